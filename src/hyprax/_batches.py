@@ -1,0 +1,94 @@
+"""Minibatches with random access: the batch of step t is a function of t alone."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree, UInt32
+
+ROUNDS = 8
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """The 32-bit finaliser of MurmurHash3: a bijection in which every input bit moves about half of the output bits."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def permuted(index: Int[Array, "*n"], size: int, key: Array) -> Int[Array, "*n"]:
+    """pi(index), for a pseudo-random permutation pi of 0..size-1 chosen by `key`, without forming pi.
+
+    A balanced Feistel network of 8 rounds on 2k >= log2(size) bits is a bijection of 0..4^k-1 whatever its round
+    function is; walking its cycle until the value is below `size` restricts it to a bijection of 0..size-1 (Black and
+    Rogaway, CT-RSA 2002). At most 4 walks are expected an index, so a batch costs O(batch), not O(size).
+    """
+    half = max(1, -(-max(size - 1, 1).bit_length() // 2))
+    mask = jnp.uint32((1 << half) - 1)
+    round_keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
+
+    def network(x: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
+        left, right = x >> half, x & mask
+        for i in range(ROUNDS):
+            left, right = right, left ^ (_mix(right ^ round_keys[i]) & mask)
+        return (left << half) | right
+
+    def walk(x: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
+        return jnp.where(x < size, x, network(x))
+
+    start = network(index.astype(jnp.uint32))
+    return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, start).astype(jnp.int32)
+
+
+class Minibatches(eqx.Module):
+    """B_t = {data[pi_e(j)] : j = s b, ..., (s+1) b - 1}, with epoch e = t div m, s = t mod m, m = n div b.
+
+    Each epoch e draws a fresh permutation pi_e of the n examples from `fold_in(key, e)` and visits every example at most
+    once; the n mod b examples left over differ from epoch to epoch. Nothing is kept between steps, so step t can be
+    asked for at any time, in any order, forwards or backwards, and gives the same bits.
+
+    **Arguments:**
+
+    - `data`: a pytree of arrays with a common leading axis of length n, 2 <= n <= 2^30.
+    - `batch_size`: b, with 1 <= b <= n.
+    - `key`: a JAX random key.
+
+    **Raises:** `ValueError` for an empty pytree, leaves of different lengths, or a batch size out of range.
+    """
+
+    data: PyTree[Array]
+    batch_size: int = eqx.field(static=True)
+    key: Array
+
+    def __init__(self, data: PyTree, batch_size: int, key: Array):
+        data = jax.tree.map(jnp.asarray, data)
+        lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(data)}
+        if len(lengths) != 1 or None in lengths:
+            raise ValueError(f"Minibatches: given leading axes {sorted(map(str, lengths))}, allowed is one common length.")
+        size = lengths.pop()
+        if not 1 <= batch_size <= size:
+            raise ValueError(f"Minibatches: given batch_size {batch_size}, allowed are 1 to {size} (the examples).")
+        self.data, self.batch_size, self.key = data, int(batch_size), key
+
+    @property
+    def size(self) -> int:
+        """n, the number of examples."""
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    @property
+    def per_epoch(self) -> int:
+        """m = n div b, the batches of an epoch."""
+        return self.size // self.batch_size
+
+    def indices(self, step: Int[Array, ""] | int) -> Int[Array, " b"]:
+        """The indices of the examples of step `step`."""
+        step = jnp.asarray(step)
+        epoch, within = jnp.divmod(step, self.per_epoch)
+        position = within * self.batch_size + jnp.arange(self.batch_size, dtype=within.dtype)
+        return permuted(position, self.size, jax.random.fold_in(self.key, epoch))
+
+    def __call__(self, step: Int[Array, ""] | int) -> PyTree[Any]:
+        """The batch of step `step`: the structure of `data`, with leading axis b."""
+        index = self.indices(step)
+        return jax.tree.map(lambda leaf: leaf[index], self.data)

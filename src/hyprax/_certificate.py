@@ -1,0 +1,88 @@
+"""Certificates: what an answer says of its own error, and with what right."""
+
+from typing import Any, Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Kind: TypeAlias = Literal["certified", "estimated", "none"]
+KINDS: tuple[str, ...] = ("certified", "estimated", "none")
+
+
+def show(x: Any) -> str:
+    """A number for a reader; a range for an array; the shape for an abstract value."""
+    try:
+        value = np.asarray(x)
+    except jax.errors.TracerArrayConversionError:  # under a transformation there is no number yet
+        return str(jax.typeof(x))
+    if value.size == 1:
+        return f"{value.item():.3g}"
+    return f"{np.min(value):.3g} .. {np.max(value):.3g} over {value.shape}" if value.size else "empty"
+
+
+class AbstractCertificate(eqx.Module):
+    """A statement `|error| <= bound`, and its kind.
+
+    - `kind = "certified"`: the bound is proved under the stated assumptions, rounding included; it is a bug if it fails.
+    - `kind = "estimated"`: the bound is a good guess with no proof.
+    - `kind = "none"`: nothing is known; `bound` is infinite.
+
+    An infinite bound of kind `certified` is a true statement that happens to say nothing.
+    """
+
+    kind: eqx.AbstractVar[Kind]
+    """`certified`, `estimated` or `none`."""
+    bounds: eqx.AbstractVar[str]
+    """What the number bounds, in words."""
+    bound: eqx.AbstractVar[Float[Array, "..."]]
+    """The bound."""
+
+
+class ErrorBound(AbstractCertificate):
+    """`|answer - truth| <= bound`, with how it was obtained.
+
+    `terms` holds the parts or the alternatives of the bound by name, for whoever wants to know what dominates it.
+    """
+
+    bound: Float[Array, "..."]
+    kind: Kind = eqx.field(static=True)
+    bounds: str = eqx.field(static=True)
+    method: str = eqx.field(static=True)
+    terms: dict[str, Array]
+
+    def __init__(self, bound: Array, kind: Kind, bounds: str, method: str, terms: dict[str, Array] | None = None):
+        if kind not in ("certified", "estimated"):
+            raise ValueError(f"ErrorBound(kind={kind!r}): allowed are 'certified' and 'estimated'.")
+        self.bound = bound
+        self.kind = kind
+        self.bounds = bounds
+        self.method = method
+        self.terms = {} if terms is None else terms
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {self.bounds} <= {show(self.bound)} ({self.method})>"
+
+
+class NoCertificate(AbstractCertificate):
+    """Nothing is known of the error; `reason` says why, and what would change that."""
+
+    bound: Float[Array, "..."]
+    reason: str = eqx.field(static=True)
+
+    def __init__(self, reason: str, bound: Array | None = None):
+        self.reason = reason
+        self.bound = jnp.asarray(jnp.inf) if bound is None else bound
+
+    @property
+    def kind(self) -> Kind:
+        return "none"
+
+    @property
+    def bounds(self) -> str:
+        return "nothing"
+
+    def __repr__(self) -> str:
+        return f"<none: {self.reason}>"

@@ -1,0 +1,53 @@
+"""Small linear algebra on pytrees of arrays."""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree, Scalar
+
+
+def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
+    """<a, b>, summed over all leaves."""
+    return functools.reduce(operator.add, map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def tree_norm(a: PyTree[Array]) -> Scalar:
+    """The Euclidean norm of all entries of all leaves together; 0 for a tree without leaves.
+
+    Scaled by the largest entry, so that it neither overflows nor underflows where the norm itself does not.
+    """
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(a) if leaf.size]
+    if not leaves:
+        return jnp.zeros(())
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf)) for leaf in leaves])
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
+    return scale * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves))
+
+
+def tree_sub(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
+    """a - b."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def tree_axpy(scale: Any, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
+    """scale * a + b."""
+    return jax.tree.map(lambda x, y: scale * x + y, a, b)
+
+
+def tree_all_finite(a: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every entry of every leaf is finite."""
+    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(a)]
+    return functools.reduce(jnp.logical_and, checks, jnp.asarray(True))
+
+
+def tree_dtype(a: PyTree[Array]) -> Any:
+    """The common floating dtype of the leaves."""
+    return jnp.result_type(*jax.tree.leaves(a))
+
+
+def tree_size(a: PyTree[Array]) -> int:
+    """The number of entries of all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(a))
