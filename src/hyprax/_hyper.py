@@ -15,9 +15,12 @@ from jaxtyping import Array, Float, PyTree
 
 
 def as_floating(x: Any, name: str) -> Array:
-    """`x` as an array of the default floating dtype (or its own, if it is floating already)."""
+    """`x` as an array of the default floating dtype (or its own, if it is floating already).
+
+    Never weakly typed: a weak type does not survive the first update of a search, and would have it compile twice.
+    """
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating):
-        return x
+        return jnp.asarray(x, dtype=x.dtype)
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name}: given values of type {array.dtype}, allowed are real numbers.")
@@ -55,8 +58,8 @@ class AbstractConstrained(eqx.Module):
     def __repr__(self) -> str:
         try:
             inner = np.array2string(np.asarray(self.value), precision=4, threshold=8)
-        except jax.errors.TracerArrayConversionError:
-            inner = str(jax.typeof(self.raw))
+        except (jax.errors.TracerArrayConversionError, TypeError, AttributeError):  # abstract, or not an array at all
+            inner = f"raw={self.raw}"
         return f"{type(self).__name__}({inner})"
 
 
@@ -76,7 +79,7 @@ class Positive(AbstractElementwise):
 
     **Arguments:**
 
-    - `x`: array-like of any shape, every entry > 0 and finite.
+    - `x`: array-like of any shape, every entry > 0 and finite. Subnormal numbers count as 0, since XLA flushes them.
 
     **Raises:** `ValueError` for an entry that is not positive and finite.
 
@@ -107,7 +110,7 @@ class Interval(AbstractElementwise):
     **Arguments:**
 
     - `x`: array-like of any shape, lo < x < hi in every entry.
-    - `lo`, `hi`: Python numbers, lo < hi, both finite. They are settings, not tuned.
+    - `lo`, `hi`: Python numbers, lo < hi, both finite and so is hi - lo. They are settings, not tuned.
 
     **Raises:** `ValueError` for a bound that is not finite, bounds in the wrong order, or an entry not strictly inside.
     """
@@ -118,8 +121,8 @@ class Interval(AbstractElementwise):
 
     def __init__(self, x: Any, lo: float, hi: float):
         lo, hi = float(lo), float(hi)
-        if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
-            raise ValueError(f"Interval: given lo = {lo}, hi = {hi}, allowed are finite numbers with lo < hi.")
+        if not (lo < hi and np.isfinite(hi - lo)):
+            raise ValueError(f"Interval: given lo = {lo}, hi = {hi}, allowed are lo < hi with hi - lo finite.")
         x = as_floating(x, "Interval")
         _check("Interval", x, (x > lo) & (x < hi), f"numbers strictly between {lo} and {hi}")
         self.lo, self.hi = lo, hi
@@ -158,7 +161,7 @@ class Simplex(AbstractConstrained):
     def __init__(self, x: Any):
         x = as_floating(x, "Simplex")
         if x.ndim == 0 or x.shape[-1] < 2:
-            raise ValueError(f"Simplex: given shape {x.shape}, allowed are arrays with at least 2 entries on the last axis.")
+            raise ValueError(f"Simplex: given shape {x.shape}, allowed are at least 2 entries on the last axis.")
         _check("Simplex", x, (x > 0) & jnp.isfinite(x), "finite numbers > 0 (start near 0, not at it)")
         total = jnp.sum(x, axis=-1, keepdims=True)
         _check("Simplex", total, jnp.abs(total - 1) <= 1e-3, "entries whose sum is 1")
