@@ -1,5 +1,6 @@
 """Minibatches with random access: the batch of step t is a function of t alone."""
 
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree, UInt32
 
 ROUNDS = 8
+LARGEST = 1 << 30
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
@@ -44,17 +46,18 @@ def permuted(index: Int[Array, "*n"], size: int, key: Array) -> Int[Array, "*n"]
 class Minibatches(eqx.Module):
     """B_t = {data[pi_e(j)] : j = s b, ..., (s+1) b - 1}, with epoch e = t div m, s = t mod m, m = n div b.
 
-    Each epoch e draws a fresh permutation pi_e of the n examples from `fold_in(key, e)` and visits every example at most
-    once; the n mod b examples left over differ from epoch to epoch. Nothing is kept between steps, so step t can be
-    asked for at any time, in any order, forwards or backwards, and gives the same bits.
+    Each epoch e draws a fresh permutation pi_e of the n examples from `fold_in(key, e)` and visits every example at
+    most once; the n mod b examples left over differ from epoch to epoch. Nothing is kept between steps, so step t can
+    be asked for at any time, in any order, forwards or backwards, and gives the same bits.
 
     **Arguments:**
 
-    - `data`: a pytree of arrays with a common leading axis of length n, 2 <= n <= 2^30.
+    - `data`: a pytree of arrays with a common leading axis of length n, 1 <= n <= 2^30.
     - `batch_size`: b, with 1 <= b <= n.
     - `key`: a JAX random key.
 
-    **Raises:** `ValueError` for an empty pytree, leaves of different lengths, or a batch size out of range.
+    **Raises:** `ValueError` for an empty pytree, leaves of different lengths, no examples or too many, or a batch size
+    out of range; `TypeError` for a batch size or a step that is not an integer.
     """
 
     data: PyTree[Array]
@@ -63,13 +66,16 @@ class Minibatches(eqx.Module):
 
     def __init__(self, data: PyTree, batch_size: int, key: Array):
         data = jax.tree.map(jnp.asarray, data)
-        lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(data)}
-        if len(lengths) != 1 or None in lengths:
-            raise ValueError(f"Minibatches: given leading axes {sorted(map(str, lengths))}, allowed is one common length.")
-        size = lengths.pop()
+        axes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
+        if len(axes) != 1 or () in axes:
+            raise ValueError(f"Minibatches: given leading axes {sorted(axes)}, allowed is one common length.")
+        (size,) = axes.pop()
+        if not 1 <= size <= LARGEST:
+            raise ValueError(f"Minibatches: given {size} examples, allowed are 1 to {LARGEST}.")
+        batch_size = operator.index(batch_size)
         if not 1 <= batch_size <= size:
             raise ValueError(f"Minibatches: given batch_size {batch_size}, allowed are 1 to {size} (the examples).")
-        self.data, self.batch_size, self.key = data, int(batch_size), key
+        self.data, self.batch_size, self.key = data, batch_size, key
 
     @property
     def size(self) -> int:
@@ -84,6 +90,8 @@ class Minibatches(eqx.Module):
     def indices(self, step: Int[Array, ""] | int) -> Int[Array, " b"]:
         """The indices of the examples of step `step`."""
         step = jnp.asarray(step)
+        if not jnp.issubdtype(step.dtype, jnp.integer):
+            raise TypeError(f"Minibatches: given a step of type {step.dtype}, allowed are integers.")
         epoch, within = jnp.divmod(step, self.per_epoch)
         position = within * self.batch_size + jnp.arange(self.batch_size, dtype=within.dtype)
         return permuted(position, self.size, jax.random.fold_in(self.key, epoch))
