@@ -26,7 +26,7 @@ def show(x: Any) -> str:
 class AbstractCertificate(eqx.Module):
     """A statement `|error| <= bound`, and its kind.
 
-    - `kind = "certified"`: the bound is proved under the stated assumptions, rounding included; it is a bug if it fails.
+    - `kind = "certified"`: the bound is proved under the stated assumptions, rounding included; a failure is a bug.
     - `kind = "estimated"`: the bound is a good guess with no proof.
     - `kind = "none"`: nothing is known; `bound` is infinite.
 
@@ -67,22 +67,21 @@ class ErrorBound(AbstractCertificate):
 
 
 class NoCertificate(AbstractCertificate):
-    """Nothing is known of the error; `reason` says why, and what would change that."""
+    """Nothing is known of the error, so the bound is infinite; `reason` says why, and what would change that.
+
+    `dtype` is that of the bound, where the answer has another than the default.
+    """
 
     bound: Float[Array, "..."]
+    kind: Kind = eqx.field(static=True)
+    bounds: str = eqx.field(static=True)
     reason: str = eqx.field(static=True)
 
-    def __init__(self, reason: str, bound: Array | None = None):
+    def __init__(self, reason: str, dtype: Any = None):
         self.reason = reason
-        self.bound = jnp.asarray(jnp.inf) if bound is None else bound
-
-    @property
-    def kind(self) -> Kind:
-        return "none"
-
-    @property
-    def bounds(self) -> str:
-        return "nothing"
+        self.kind = "none"
+        self.bounds = "nothing"
+        self.bound = jnp.asarray(jnp.inf, dtype=jnp.result_type(float) if dtype is None else dtype)
 
     def __repr__(self) -> str:
         return f"<none: {self.reason}>"
