@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import equinox as eqx
-
 
 def _walk(thing: Any) -> Iterator[Any]:
     yield thing
-    if isinstance(thing, eqx.Module):
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):  # every `eqx.Module` is one
         for field in dataclasses.fields(thing):
             yield from _walk(getattr(thing, field.name, None))
     elif isinstance(thing, dict):
