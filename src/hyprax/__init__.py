@@ -10,18 +10,18 @@ from ._citation import citation as citation
 from ._hyper import (
     AbstractConstrained as AbstractConstrained,
     Interval as Interval,
-    natural as natural,
     Positive as Positive,
     Simplex as Simplex,
+    natural as natural,
 )
 from ._objective import (
     AbstractObjective as AbstractObjective,
     Accuracy as Accuracy,
     Hypergradient as Hypergradient,
-    hypergradient as hypergradient,
     HypergradientError as HypergradientError,
     Value as Value,
+    hypergradient as hypergradient,
 )
-from ._result import explain as explain, RESULTS as RESULTS
+from ._result import RESULTS as RESULTS, explain as explain
 
 __version__ = "0.1.0"

@@ -1,0 +1,56 @@
+# Each target does its own set-up: a virtual environment in .venv, made and filled when it is missing or when
+# pyproject.toml has changed. Needed beforehand: Python 3.11 or later with its venv module (Debian: python3-venv), make.
+
+PYTHON ?= python3
+WORKERS ?= auto
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+comma := ,
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check docs bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+setup: .venv/.dev ## Make .venv with everything that the other targets need for development
+
+demo: .venv/.cli ## Tune 640 penalties on the digits, and leave out/digits/report.html
+	$(BIN)/hyprax tune examples/digits.toml --out out/digits
+
+test: .venv/.dev ## Run the tests, the slow ones excepted
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/.dev ## Run the slow tests
+	$(PYTEST) -m slow
+
+check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python docs/check_public_names.py
+
+docs: .venv/.dev ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: .venv/.dev+bench ## Time hypergradients beside other libraries
+	$(BIN)/python -m benchmarks.hypergradient
+
+clean: ## Remove everything that the targets make
+	rm -rf .venv out site build dist .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	find src tests benchmarks docs examples -name __pycache__ -prune -exec rm -rf {} +
+
+# Which extras an environment holds is kept as an empty file named after them: .venv/.cli, .venv/.dev, .venv/.dev+bench.
+.venv/.dev .venv/.cli .venv/.dev+bench: .venv/.%: .venv/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$(subst +,$(comma),$*)]"
+	@touch $@
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hyprax needs Python 3.11 or later, found: $$($(PYTHON) --version 2>&1). Say which to use: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
