@@ -1,12 +1,13 @@
 """Minibatches with random access: the batch of step t is a function of t alone."""
 
+import functools
 import operator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, ArrayLike, Int, Integer, PyTree, UInt32
 
 ROUNDS = 8
 LARGEST = 1 << 30
@@ -19,7 +20,8 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> 16)
 
 
-def permuted(index: Int[Array, "*n"], size: int, key: Array) -> Int[Array, "*n"]:
+@functools.partial(jax.jit, static_argnames="size")
+def permuted(index: Integer[Array, "*n"], size: int, key: Array) -> Int[Array, "*n"]:
     """pi(index), for a pseudo-random permutation pi of 0..size-1 chosen by `key`, without forming pi.
 
     A balanced Feistel network of 8 rounds on 2k >= log2(size) bits is a bijection of 0..4^k-1 whatever its round
@@ -64,7 +66,7 @@ class Minibatches(eqx.Module):
     batch_size: int = eqx.field(static=True)
     key: Array
 
-    def __init__(self, data: PyTree, batch_size: int, key: Array):
+    def __init__(self, data: PyTree, batch_size: SupportsIndex, key: Array):
         data = jax.tree.map(jnp.asarray, data)
         axes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
         if len(axes) != 1 or () in axes:
@@ -87,7 +89,7 @@ class Minibatches(eqx.Module):
         """m = n div b, the batches of an epoch."""
         return self.size // self.batch_size
 
-    def indices(self, step: Int[Array, ""] | int) -> Int[Array, " b"]:
+    def indices(self, step: Integer[ArrayLike, ""]) -> Int[Array, " b"]:
         """The indices of the examples of step `step`."""
         step = jnp.asarray(step)
         if not jnp.issubdtype(step.dtype, jnp.integer):
@@ -96,7 +98,7 @@ class Minibatches(eqx.Module):
         position = within * self.batch_size + jnp.arange(self.batch_size, dtype=within.dtype)
         return permuted(position, self.size, jax.random.fold_in(self.key, epoch))
 
-    def __call__(self, step: Int[Array, ""] | int) -> PyTree[Any]:
+    def __call__(self, step: Integer[ArrayLike, ""]) -> PyTree[Any]:
         """The batch of step `step`: the structure of `data`, with leading axis b."""
         index = self.indices(step)
         return jax.tree.map(lambda leaf: leaf[index], self.data)
