@@ -1,5 +1,6 @@
 """Hyprax: hyperparameters tuned by gradient, with a certificate on every answer."""
 
+from . import search as search
 from ._batches import Minibatches as Minibatches
 from ._certificate import (
     AbstractCertificate as AbstractCertificate,
@@ -10,6 +11,7 @@ from ._citation import citation as citation
 from ._hyper import (
     AbstractConstrained as AbstractConstrained,
     Interval as Interval,
+    LogInterval as LogInterval,
     Positive as Positive,
     Simplex as Simplex,
     natural as natural,
@@ -23,5 +25,20 @@ from ._objective import (
     hypergradient as hypergradient,
 )
 from ._result import RESULTS as RESULTS, explain as explain
+from .implicit import (
+    CG as CG,
+    LBFGS as LBFGS,
+    AbstractAdjointSolver as AbstractAdjointSolver,
+    AbstractBound as AbstractBound,
+    AbstractInnerSolver as AbstractInnerSolver,
+    Constants as Constants,
+    EhrhardtRoberts as EhrhardtRoberts,
+    ImplicitObjective as ImplicitObjective,
+    Newton as Newton,
+    NoBound as NoBound,
+    Optimum as Optimum,
+    families as families,
+)
+from .search import Tuned as Tuned, tune as tune
 
 __version__ = "0.1.0"

@@ -142,6 +142,46 @@ class Interval(AbstractElementwise):
         return (self.hi - self.lo) * jax.nn.sigmoid(self.raw) * jax.nn.sigmoid(-self.raw)
 
 
+class LogInterval(AbstractElementwise):
+    """x = lo (hi/lo)^sigmoid(u), u in R: a strength or a rate known to within orders of magnitude.
+
+    `Interval` for log x: dx/du = x log(hi/lo) sigmoid(u) sigmoid(-u).
+
+    **Arguments:**
+
+    - `x`: array-like of any shape, lo < x < hi in every entry.
+    - `lo`, `hi`: Python numbers, 0 < lo < hi, finite. They are settings, not tuned.
+
+    **Raises:** `ValueError` for bounds that are not positive and in order, or an entry not strictly inside.
+    """
+
+    raw: Float[Array, "..."]
+    lo: float = eqx.field(static=True)
+    hi: float = eqx.field(static=True)
+
+    def __init__(self, x: Any, lo: float, hi: float):
+        lo, hi = float(lo), float(hi)
+        if not (0 < lo < hi < np.inf):
+            raise ValueError(f"LogInterval: given lo = {lo}, hi = {hi}, allowed are finite numbers with 0 < lo < hi.")
+        x = as_floating(x, "LogInterval")
+        _check("LogInterval", x, (x > lo) & (x < hi), f"numbers strictly between {lo} and {hi}")
+        self.lo, self.hi = lo, hi
+        self.raw = jnp.log(jnp.log(x / lo)) - jnp.log(jnp.log(hi / x))
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        # Each half from the end that it is near to, as for Interval.
+        width = np.log(self.hi / self.lo).item()
+        below = self.lo * jnp.exp(width * jax.nn.sigmoid(self.raw))
+        above = self.hi * jnp.exp(-width * jax.nn.sigmoid(-self.raw))
+        return jnp.where(self.raw < 0, below, above)
+
+    @property
+    def slope(self) -> Float[Array, "..."]:
+        width = np.log(self.hi / self.lo).item()
+        return self.value * width * jax.nn.sigmoid(self.raw) * jax.nn.sigmoid(-self.raw)
+
+
 class Simplex(AbstractConstrained):
     """x = softmax(V u), u in R^(K-1): K weights >= 0 with sum 1 along the last axis.
 

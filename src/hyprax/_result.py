@@ -52,6 +52,25 @@ class RESULTS(eqx.Enumeration):
     stopped_by_callback = "A callback asked to stop."
 
 
+RESULT_NAMES = (
+    "successful",
+    "inner_not_converged",
+    "adjoint_not_converged",
+    "diverged",
+    "indefinite",
+    "strong_convexity_disproved",
+    "gradient_small_uncertified",
+    "no_progress",
+    "steps_spent",
+    "stopped_by_callback",
+)
+
+
+def result_name(result: RESULTS) -> str:
+    """The name of a member, for records and tables."""
+    return next(name for name in RESULT_NAMES if bool(result == getattr(RESULTS, name)))
+
+
 def describe(stats: Mapping[str, Any]) -> str:
     """`name = number` for every scalar statistic, in the order in which it was recorded."""
     words = []

@@ -32,6 +32,11 @@ def tree_sub(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(jnp.subtract, a, b)
 
 
+def tree_scale(scale: Any, a: PyTree[Array]) -> PyTree[Array]:
+    """scale * a."""
+    return jax.tree.map(lambda x: scale * x, a)
+
+
 def tree_axpy(scale: Any, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     """scale * a + b."""
     return jax.tree.map(lambda x, y: scale * x + y, a, b)

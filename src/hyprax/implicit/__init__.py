@@ -1,0 +1,14 @@
+"""Hypergradients at an optimum, with a posteriori bounds of their error."""
+
+from . import families as families
+from ._adjoint_solvers import CG as CG, AbstractAdjointSolver as AbstractAdjointSolver
+from ._bounds import (
+    AbstractBound as AbstractBound,
+    EhrhardtRoberts as EhrhardtRoberts,
+    Evaluation as Evaluation,
+    NoBound as NoBound,
+)
+from ._constants import Constants as Constants
+from ._inner_solvers import LBFGS as LBFGS, AbstractInnerSolver as AbstractInnerSolver, Newton as Newton
+from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
+from ._optimum import Optimum as Optimum

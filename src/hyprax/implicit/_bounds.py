@@ -1,0 +1,220 @@
+"""A posteriori bounds on the error of a hypergradient at an approximate optimum."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._hyper import natural
+from .._trees import tree_dot, tree_dtype, tree_norm
+from ._constants import Constants, Rounding
+from ._inner_loss import AbstractInnerLoss, Point
+from .families import GeneralisedLinear, MeanLoss
+
+HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
+VALUE = "|value - F(hyper)|"
+INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
+
+OuterLoss = Callable[[PyTree, PyTree, Any], Float[Array, ""]]
+
+
+class Evaluation(eqx.Module):
+    """What was computed at an approximate optimum, and all that a bound may look at.
+
+    - `point`: ŵ, with ∇g(ŵ) and A(ŵ).
+    - `outer_grad`: ∇_w f(ŵ).
+    - `adjoint`: q.
+    - `residual`: A q - ∇_w f(ŵ), recomputed.
+    """
+
+    loss: AbstractInnerLoss
+    outer: OuterLoss
+    outer_data: PyTree
+    hyper: PyTree
+    point: Point
+    outer_grad: PyTree
+    adjoint: PyTree
+    residual: PyTree
+
+
+class AbstractBound(eqx.Module):
+    """A way to bound the error of a hypergradient."""
+
+    @abc.abstractmethod
+    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractBound":
+        """The same bound with what depends on the data alone worked out; once, on the host. Refuses what cannot be."""
+
+    @abc.abstractmethod
+    def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+        """The μ that the bound assumes, 0 where it assumes none: a measured curvature below it disproves the bound."""
+
+    @abc.abstractmethod
+    def hypergradient(self, evaluation: Evaluation) -> AbstractCertificate:
+        """A bound of ‖h - dF/d hyper‖₂ for h = ∂_λ f(ŵ) - B(ŵ)ᵀ q."""
+
+    @abc.abstractmethod
+    def value(
+        self,
+        loss: AbstractInnerLoss,
+        outer: OuterLoss,
+        outer_data: PyTree,
+        hyper: PyTree,
+        point: Point,
+        outer_grad: PyTree,
+    ) -> AbstractCertificate:
+        """A bound of |f(ŵ) - F(hyper)|."""
+
+
+class NoBound(AbstractBound):
+    """No bound is computed: every answer says so."""
+
+    reason: str = eqx.field(static=True, default="no bound was asked for")
+
+    def prepare(self, loss, outer, outer_data):
+        return self
+
+    def strong_convexity(self, params, hyper, loss):
+        return jnp.zeros((), tree_dtype(params))
+
+    def hypergradient(self, evaluation: Evaluation) -> AbstractCertificate:
+        return NoCertificate(self.reason, evaluation.point.value.dtype)
+
+    def value(self, loss, outer, outer_data, hyper, point, outer_grad):
+        return NoCertificate(self.reason, point.value.dtype)
+
+
+class EhrhardtRoberts(AbstractBound):
+    """‖h - dF/dλ‖₂ <= min(ω, ω_q), the a posteriori bounds of Ehrhardt and Roberts.
+
+    With ε = ‖∇_w g(ŵ)‖/μ >= ‖ŵ - w*‖ and the true residual δ = ‖A q - ∇f(ŵ)‖, everything at ŵ:
+
+        ω   = (L_f‖B‖/μ + L_A‖∇f‖‖B‖/μ² + L_B‖∇f‖/μ) ε + (‖B‖/μ) δ + (L_B L_f/μ) ε² + L_fλ ε
+        ω_q = ((‖B‖ + L_B ε)/μ) (L_f ε + L_A ε‖q‖ + δ) + L_B ε‖q‖ + L_fλ ε
+
+    Both hold under the same assumptions (the second by inserting B*ᵀ(q - q*) with A*(q - q*) = r + (A* - Â)q + ∇f̂ - ∇f*),
+    so the smaller is taken; each stands in `terms`. They are safe and loose: constants are global, so the bound
+    is often orders of magnitude above the error, and is meant to be driven down by tighter tolerances.
+
+    **Arguments:** none for a family with its own `mean_loss` as outer loss: constants are analytic, rounding errors are
+    included, and the certificate is `certified`. Otherwise:
+
+    - `constants`: a function `(params, hyper) -> hx.Constants` (hyper in natural units), or a fixed `hx.Constants`.
+    - `lipschitz_outer`: L_f, the Lipschitz constant of ∇_w f.
+    - `lipschitz_direct`: L_fλ, that of ∂_λ f as a function of w; 0 where f does not see λ.
+
+    The certificate is then `certified` given these constants and exact arithmetic; its text says so. A μ that a
+    measured curvature disproves is reported as `strong_convexity_disproved`.
+
+    **Raises:** `ValueError` where constants are missing, and for float32 data: certificates need float64.
+
+    Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023).
+    """
+
+    constants: Callable[[PyTree, PyTree], Constants] | Constants | None = None
+    lipschitz_outer: float | Array | None = None
+    lipschitz_direct: float | Array | None = None
+
+    citations: ClassVar[tuple[str, ...]] = (
+        """@article{ehrhardt2023analyzing, author = {Ehrhardt, Matthias J. and Roberts, Lindon},
+  title = {Analyzing inexact hypergradients for bilevel learning}, journal = {IMA Journal of Applied Mathematics},
+  year = {2023}, note = {arXiv:2301.04764}}""",
+    )
+
+    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "EhrhardtRoberts":
+        if self.constants is None and not isinstance(loss, GeneralisedLinear):
+            raise ValueError(
+                "EhrhardtRoberts: given an inner loss of unknown structure, allowed are a family (hx.families) or "
+                "`constants=`. Without either use certificate=hx.NoBound()."
+            )
+        if self.lipschitz_outer is None:
+            if not isinstance(outer, MeanLoss):
+                raise ValueError(
+                    "EhrhardtRoberts: given an outer loss of unknown structure, allowed are `family.mean_loss` or "
+                    "`lipschitz_outer=` (and `lipschitz_direct=`)."
+                )
+            prepared = EhrhardtRoberts(self.constants, jnp.asarray(outer.lipschitz_gradient(outer_data)), jnp.zeros(()))
+        elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):
+            raise ValueError(
+                "EhrhardtRoberts: given `lipschitz_outer` alone, allowed is to state `lipschitz_direct` too (0 where "
+                "the outer loss does not see the hyperparameters)."
+            )
+        else:
+            direct = 0.0 if self.lipschitz_direct is None else self.lipschitz_direct
+            prepared = EhrhardtRoberts(self.constants, jnp.asarray(self.lipschitz_outer), jnp.asarray(direct))
+        return prepared
+
+    def _constants(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Constants:
+        if self.constants is None:
+            assert isinstance(loss, GeneralisedLinear)  # `prepare` has refused anything else
+            return loss.constants(params, hyper)
+        return self.constants if isinstance(self.constants, Constants) else self.constants(params, natural(hyper))
+
+    def _method(self, loss: AbstractInnerLoss, outer: OuterLoss) -> str:
+        if self.constants is None and isinstance(outer, MeanLoss):
+            return "Ehrhardt-Roberts a posteriori, analytic constants, rounding included"
+        return "Ehrhardt-Roberts a posteriori, given the user's constants, in exact arithmetic"
+
+    def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+        return self._constants(params, hyper, loss).strong_convexity
+
+    def hypergradient(self, evaluation: Evaluation) -> AbstractCertificate:
+        e = evaluation
+        w = e.point.params
+        c = self._constants(w, e.hyper, e.loss)
+        inner, outer, rounding = _margins(e)
+        l_f, l_direct = self.lipschitz_outer, self.lipschitz_direct
+        mu, b, l_a, l_b = c.strong_convexity, c.mixed_norm, c.lipschitz_hessian, c.lipschitz_mixed
+        epsilon = (tree_norm(e.point.grad) + inner) / mu
+        delta = tree_norm(e.residual) + rounding.product + outer
+        slope = tree_norm(e.outer_grad) + outer
+        q = tree_norm(e.adjoint)
+        direct = l_direct * epsilon
+        omega = (l_f * b / mu + l_a * slope * b / mu**2 + l_b * slope / mu) * epsilon + b / mu * delta
+        omega = omega + l_b * l_f / mu * epsilon**2 + direct
+        omega_q = (b + l_b * epsilon) / mu * (l_f * epsilon + l_a * epsilon * q + delta) + l_b * epsilon * q + direct
+        bound = INFLATION * jnp.minimum(omega, omega_q) + rounding.assembly
+        bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
+        terms = {"omega": omega, "omega_q": omega_q, "inner_error": epsilon, "adjoint_residual": delta}
+        return ErrorBound(bound, "certified", HYPERGRADIENT, self._method(e.loss, e.outer), terms)
+
+    def value(
+        self,
+        loss: AbstractInnerLoss,
+        outer: OuterLoss,
+        outer_data: PyTree,
+        hyper: PyTree,
+        point: Point,
+        outer_grad: PyTree,
+    ) -> AbstractCertificate:
+        """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², and the rounding of f where the structure is known."""
+        mu = self.strong_convexity(point.params, hyper, loss)
+        norm, slope, own = tree_norm(point.grad), tree_norm(outer_grad), jnp.zeros_like(point.value)
+        if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss):
+            norm = norm + loss.rounding(point.params, hyper, jnp.zeros_like(point.params)).gradient
+            slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data))
+            own = outer.value_rounding(point.params, outer_data)
+        epsilon = norm / mu
+        bound = INFLATION * (slope * epsilon + 0.5 * self.lipschitz_outer * epsilon**2) + own
+        bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
+        return ErrorBound(bound, "certified", VALUE, self._method(loss, outer), {"inner_error": epsilon})
+
+
+def _margins(e: Evaluation) -> tuple[Float[Array, ""], Float[Array, ""], Rounding]:
+    """Rounding of ‖∇g‖, of ‖∇f‖, and of the products; zeros where the structure is not known."""
+    if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss):
+        rounding = e.loss.rounding(e.point.params, e.hyper, e.adjoint)
+        outer = jnp.linalg.norm(e.outer.gradient_rounding(e.point.params, e.outer_data))
+        return rounding.gradient, outer, rounding
+    zero = jnp.zeros_like(e.point.value)
+    return zero, zero, Rounding(zero, zero, zero)
+
+
+def rayleigh_quotient(e: Evaluation) -> Float[Array, ""]:
+    """<q, A q>/<q, q>, from the products already made (A q = residual + ∇f); 1 for q = 0, which measures nothing."""
+    square = tree_dot(e.adjoint, e.adjoint)
+    product = tree_dot(e.adjoint, e.residual) + tree_dot(e.adjoint, e.outer_grad)
+    return jnp.where(square > 0, product / jnp.where(square > 0, square, 1), 1)

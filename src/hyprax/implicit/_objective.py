@@ -1,0 +1,183 @@
+"""The hypergradient at an optimum, by the implicit function theorem."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from .._hyper import natural
+from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from .._result import RESULTS
+from .._trees import tree_all_finite, tree_dtype, tree_norm, tree_sub
+from ._adjoint_solvers import CG, AbstractAdjointSolver
+from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._inner_loss import Point
+from ._optimum import Optimum, default_tolerance
+from .families import GeneralisedLinear, MeanLoss
+
+
+class ImplicitState(eqx.Module):
+    """Warm starts: the last approximate optimum and the last adjoint."""
+
+    params: PyTree
+    adjoint: PyTree
+
+
+class ImplicitObjective(AbstractObjective[ImplicitState]):
+    """F(λ) = f(w*(λ), λ), w*(λ) = argmin_w g(w, λ); dF/dλ = ∂_λ f - Bᵀ q, A q = ∇_w f, A = ∂²_ww g, B = ∂_w ∂_λ g.
+
+    The optimum is found to a gradient norm, the adjoint system solved to a residual (both warm-started from the state, both
+    recomputed afterwards and reported), without ever forming A or B.
+
+    **Arguments:**
+
+    - `optimum`: the inner problem, a [`hyprax.Optimum`][].
+    - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units; `family.mean_loss`
+        for the unpenalised loss of a family.
+    - `outer_data`: passed to `outer_loss` as it is, typically validation data.
+    - `adjoint`: a solver of A q = ∇f; default [`hyprax.CG`][].
+    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.EhrhardtRoberts`][] for a float64 family with its own mean
+        loss, and [`hyprax.NoBound`][] with the reason otherwise.
+
+    **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in float32.
+
+    Accuracy: `value_and_grad(..., accuracy=hx.Accuracy(inner, adjoint))` overrides both tolerances, as absolute norms.
+    """
+
+    optimum: Optimum
+    outer_loss: OuterLoss
+    outer_data: PyTree
+    adjoint: AbstractAdjointSolver
+    certificate: AbstractBound
+
+    def __init__(
+        self,
+        optimum: Optimum,
+        outer_loss: OuterLoss,
+        outer_data: PyTree = None,
+        *,
+        adjoint: AbstractAdjointSolver | None = None,
+        certificate: AbstractBound | None = None,
+    ):
+        self.optimum, self.outer_loss = optimum, outer_loss
+        self.outer_data = jax.tree.map(jnp.asarray, outer_data)
+        self.adjoint = CG() if adjoint is None else adjoint
+        float64 = tree_dtype(optimum.params0) == jnp.float64
+        if certificate is None:
+            if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
+                certificate = NoBound(
+                    "the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)"
+                )
+            elif not float64:
+                certificate = NoBound("certified bounds need float64: jax.config.update('jax_enable_x64', True)")
+            else:
+                certificate = EhrhardtRoberts()
+        elif not float64 and not isinstance(certificate, NoBound):
+            raise ValueError(
+                f"{type(certificate).__name__}: given {tree_dtype(optimum.params0)} parameters, allowed are float64: call "
+                "jax.config.update('jax_enable_x64', True) before making arrays, or use certificate=hx.NoBound()."
+            )
+        self.certificate = certificate.prepare(optimum.loss, outer_loss, self.outer_data)
+
+    def init(self, hyper: PyTree) -> ImplicitState:
+        return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
+
+    def _outer(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
+        return self.outer_loss(params, natural(hyper), self.outer_data)
+
+    @eqx.filter_jit
+    def value_and_grad(
+        self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, ImplicitState]:
+        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
+        minimum = self.optimum.find(hyper, state.params, tolerance)
+        point = minimum.point
+        value, (outer_grad, direct) = jax.value_and_grad(self._outer, argnums=(0, 1))(point.params, hyper)
+
+        loss = self.optimum.loss
+        product = loss.product(point, hyper)
+        allowed = self._residual(outer_grad, accuracy)
+        solved = self.adjoint.solve(
+            product, outer_grad, allowed, start=state.adjoint, preconditioner=loss.preconditioner(point, hyper)
+        )
+        residual = tree_sub(product(solved.value), outer_grad)
+        grad = tree_sub(direct, loss.mixed(point.params, hyper, solved.value))
+
+        evaluation = Evaluation(
+            loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, solved.value, residual
+        )
+        assumed = self.certificate.strong_convexity(point.params, hyper, loss)
+        stats = {
+            "inner_gradient_norm": tree_norm(point.grad),
+            "inner_tolerance": tolerance,
+            "inner_steps": minimum.steps,
+            "adjoint_residual": tree_norm(residual),
+            "adjoint_tolerance": allowed,
+            "adjoint_steps": solved.steps,
+            "products": minimum.products + solved.steps + 1,
+            "curvature": rayleigh_quotient(evaluation),
+            "strong_convexity": assumed,
+        }
+        finite = jnp.isfinite(value) & tree_all_finite((grad, solved.value, point.grad))
+        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)))
+        result = _first_failure(
+            result,
+            (stats["curvature"] <= 0, RESULTS.indefinite),
+            (stats["curvature"] < assumed * (1 - 1e-6), RESULTS.strong_convexity_disproved),
+            # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
+            (stats["adjoint_residual"] > 2 * allowed, RESULTS.adjoint_not_converged),
+        )
+        answer = Hypergradient(value, grad, self.certificate.hypergradient(evaluation), result, stats)
+        return answer, _next_state(finite, ImplicitState(point.params, solved.value), state)
+
+    @eqx.filter_jit
+    def value(
+        self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
+    ) -> tuple[Value, ImplicitState]:
+        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
+        minimum = self.optimum.find(hyper, state.params, tolerance)
+        point: Point = minimum.point
+        value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
+        certificate = self.certificate.value(
+            self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad
+        )
+        stats = {
+            "inner_gradient_norm": tree_norm(point.grad),
+            "inner_tolerance": tolerance,
+            "inner_steps": minimum.steps,
+            "products": minimum.products,
+        }
+        finite = jnp.isfinite(value) & tree_all_finite(point.params)
+        result = _inner_result(stats, finite)
+        return Value(value, certificate, result, stats), _next_state(
+            finite, ImplicitState(point.params, state.adjoint), state
+        )
+
+    def _residual(self, outer_grad: PyTree, accuracy: Accuracy | None) -> Float[Array, ""]:
+        dtype = tree_dtype(self.optimum.params0)
+        if accuracy is not None:
+            return jnp.asarray(accuracy.adjoint, dtype)
+        own = self.adjoint.tolerance
+        relative = default_tolerance(self.optimum.params0) if own is None else own
+        return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
+
+
+def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""]) -> RESULTS:
+    return _first_failure(
+        RESULTS.successful,
+        (jnp.logical_not(finite), RESULTS.diverged),
+        (jnp.logical_not(stats["inner_gradient_norm"] <= stats["inner_tolerance"]), RESULTS.inner_not_converged),
+    )
+
+
+def _first_failure(result: RESULTS, *failures: tuple[Bool[Array, ""], RESULTS]) -> RESULTS:
+    for failed, name in failures:
+        result = RESULTS.where((result == RESULTS.successful) & failed, name, result)
+    return result
+
+
+def _next_state(finite: Bool[Array, ""], new: ImplicitState, old: ImplicitState) -> ImplicitState:
+    """The new warm start; the old one where the new is not finite, so that a search can step back and go on."""
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -1,0 +1,38 @@
+"""Searches by a gradient transformation of optax."""
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import PyTree
+
+from .._objective import AbstractObjective
+from ._search import AbstractSearch, Move
+
+
+class Optax(AbstractSearch):
+    """u ← u + Δ(h), u the unconstrained coordinates, h the hypergradient, Δ any `optax.GradientTransformation`.
+
+    **Arguments:**
+
+    - `transformation`: for instance `optax.adam(0.05)`. A learning rate acts on unconstrained coordinates: for `Positive`
+        leaves 0.05 is about 5 % a step under Adam.
+    """
+
+    transformation: optax.GradientTransformation
+
+    def init(self, hyper: PyTree) -> PyTree:
+        return self.transformation.init(hyper)
+
+    def step(self, objective: AbstractObjective, hyper: PyTree, search_state: PyTree, objective_state: PyTree) -> Move:
+        hypergradient, objective_state = objective.value_and_grad(hyper, objective_state)
+        hyper, search_state = _update(self.transformation, hypergradient.grad, search_state, hyper)
+        return Move(hypergradient, hyper, search_state, objective_state)
+
+
+@eqx.filter_jit
+def _update(
+    transformation: optax.GradientTransformation, grad: PyTree, state: PyTree, hyper: PyTree
+) -> tuple[PyTree, PyTree]:
+    with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
+        updates, state = transformation.update(grad, state, hyper)
+        return optax.apply_updates(hyper, updates), state

@@ -1,0 +1,31 @@
+"""What `tune` asks of a record of a run; `hyprax.runs` keeps one on disk."""
+
+import abc
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import PyTree
+
+from ._step import Step
+
+if TYPE_CHECKING:
+    from ._tune import Tuned
+
+
+class AbstractRecord(abc.ABC):
+    """Where a run writes what it does, and finds what it did before."""
+
+    @abc.abstractmethod
+    def begin(self, template: PyTree) -> tuple[PyTree, list[dict[str, Any]]] | None:
+        """The saved state, in the structure of `template`, and the history up to it; `None` for a new run."""
+
+    @abc.abstractmethod
+    def step(self, step: Step, state: PyTree) -> None:
+        """One step was made; `state` is all that is needed to go on from here."""
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """The run is being left before its end: save what the last `step` was given."""
+
+    @abc.abstractmethod
+    def finish(self, tuned: "Tuned") -> None:
+        """The run ended by itself."""

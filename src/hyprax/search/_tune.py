@@ -1,0 +1,226 @@
+"""The outer loop: hyperparameters moved step by step, watched, recorded, and stopped for a reason with a name."""
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from .._hyper import validated
+from .._objective import AbstractObjective, Hypergradient
+from .._result import RESULTS, explain
+from ._optax import Optax
+from ._progress import ProgressBar
+from ._record import AbstractRecord
+from ._search import AbstractSearch
+from ._step import Step, measure
+
+Callback = Callable[[Step], bool | None]
+
+
+class TuningWarning(UserWarning):
+    """A step of a tuning run was not computed as accurately as was asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """When to stop before all steps are made.
+
+    - `gradient`: stop when the hypergradient is proved small, ‖h‖ + bound <= gradient with a certified bound; or when ‖h‖ <=
+        gradient and the bound alone exceeds `gradient`, so that no further step could prove it (the result then says
+        so). 0 for never.
+    - `patience`: stop when the best value has not fallen for so many steps; `None` for never.
+    - `improvement`: the relative fall of the best value that counts as progress.
+    """
+
+    gradient: float = 1e-6
+    patience: int | None = 50
+    improvement: float = 1e-7
+
+    def __post_init__(self):
+        if not (self.gradient >= 0 and self.improvement >= 0):
+            raise ValueError(
+                f"Stopping: given gradient {self.gradient} and improvement {self.improvement}, allowed are numbers >= 0."
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"Stopping: given patience {self.patience}, allowed are integers >= 1, or None.")
+
+
+class TuneState(eqx.Module):
+    """All that a run needs to go on, bit for bit: a pytree of arrays."""
+
+    hyper: PyTree
+    search_state: PyTree
+    objective_state: PyTree
+    step: Int[Array, ""]
+    best: PyTree
+    best_value: Float[Array, ""]
+    best_step: Int[Array, ""]
+    progress_step: Int[Array, ""]
+    last: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What a run found.
+
+    - `best`: the evaluated hyperparameters of lowest value, as given: constrained leaves; `hx.natural(tuned.best)` for
+        plain arrays.
+    - `best_value`, `best_step`: their value, and the step that evaluated them.
+    - `last`: the hyperparameters evaluated last, and `hypergradient` the answer there.
+    - `history`: one row (a dictionary) a step.
+    - `result`: why the run ended: `successful` for a gradient proved small.
+    - `state`: all that is needed to go on.
+    """
+
+    best: PyTree
+    best_value: float
+    best_step: int
+    last: PyTree
+    hypergradient: Hypergradient | None
+    history: list[dict[str, Any]]
+    result: RESULTS
+    state: TuneState
+
+    @property
+    def message(self) -> str:
+        """Why the run ended, in words."""
+        last = self.history[-1] if self.history else {}
+        numbers = {name: last[name] for name in ("step", "value", "gradient_norm", "certificate_bound") if name in last}
+        return explain(self.result, numbers)
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of the history as an array, NaN where a row has no such number."""
+        return np.asarray([row.get(name, math.nan) for row in self.history])
+
+
+def tune(
+    objective: AbstractObjective,
+    hyper: PyTree,
+    *,
+    search: AbstractSearch = Optax(optax.adam(0.05)),
+    steps: int,
+    stop: Stopping = Stopping(),
+    run: AbstractRecord | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Tuned:
+    """Minimise F over `hyper`: `steps` evaluations of the hypergradient, each followed by a move of the search.
+
+    **Arguments:**
+
+    - `objective`: any [`hyprax.AbstractObjective`][].
+    - `hyper`: where to start, a pytree of arrays and constrained leaves.
+    - `search`: the rule for the next point; default Adam at 0.05 in unconstrained coordinates.
+    - `steps`: the most steps, counted from the start of the run, not of this call.
+    - `stop`: when to stop earlier, [`hyprax.search.Stopping`][].
+    - `run`: a record on disk ([`hyprax.runs.Run`][]); a run that was interrupted goes on from its last saved state and
+        gives the same bits as one that was not.
+    - `callbacks`: called with a [`hyprax.search.Step`][] after every step; a true answer stops the run.
+    - `progress`: a bar on standard error, after two seconds and on a terminal only.
+
+    **Returns:** a [`hyprax.search.Tuned`][].
+
+    Nothing is compiled after the first step. A step that did not reach the accuracy asked for is counted in the history,
+    warned of once ([`hyprax.search.TuningWarning`][]) and never becomes `best`; one with a non-finite answer ends the run with
+    the result `diverged` and all that was found before.
+    """
+    if steps < 1:
+        raise ValueError(f"tune: given steps {steps}, allowed are integers >= 1.")
+    hyper = validated(hyper)
+    state = _start(objective, search, hyper)
+    history: list[dict[str, Any]] = []
+    resumed = None if run is None else run.begin(state)
+    if resumed is not None:
+        state, history = resumed
+    result = RESULTS.steps_spent
+    bar = ProgressBar(steps, len(history)) if progress else None
+    warned: set[str] = {row["result"] for row in history}
+    answer: Hypergradient | None = None
+    try:
+        for number in range(len(history), steps):
+            began = time.perf_counter()
+            evaluated = state.hyper
+            move = search.step(objective, evaluated, state.search_state, state.objective_state)
+            answer = move.hypergradient
+            step = measure(number, evaluated, answer, math.nan)
+            step = dataclasses.replace(step, seconds=time.perf_counter() - began)
+            finite = math.isfinite(step.value) and math.isfinite(step.gradient_norm)
+            if step.result != "successful" and step.result not in warned:
+                warned.add(step.result)
+                warnings.warn(f"step {number}: {answer.message}", TuningWarning, stacklevel=2)
+            best = float(state.best_value)
+            better = finite and step.result == "successful" and step.value < best
+            progressed = better and (math.isinf(best) or best - step.value > stop.improvement * abs(best))
+            state = TuneState(
+                hyper=move.hyper if finite else evaluated,
+                search_state=move.search_state if finite else state.search_state,
+                objective_state=move.objective_state,
+                step=jnp.asarray(number + 1),
+                best=evaluated if better else state.best,
+                best_value=jnp.asarray(step.value) if better else state.best_value,
+                best_step=jnp.asarray(number) if better else state.best_step,
+                progress_step=jnp.asarray(number) if progressed else state.progress_step,
+                last=evaluated,
+            )
+            history.append(step.row())
+            if run is not None:
+                run.step(step, state)
+            if bar is not None:
+                bar.update(step)
+            asked = [callback(step) for callback in callbacks]
+            ended = _ended(step, finite, number - int(state.progress_step), stop)
+            if ended is not None:
+                result = ended
+                break
+            if any(asked):
+                result = RESULTS.stopped_by_callback
+                break
+    except BaseException:
+        if run is not None:
+            run.interrupt()
+        raise
+    finally:
+        if bar is not None:
+            bar.close()
+    tuned = Tuned(
+        best=state.best,
+        best_value=float(state.best_value),
+        best_step=int(state.best_step),
+        last=state.last,
+        hypergradient=answer,
+        history=history,
+        result=result,
+        state=state,
+    )
+    if run is not None:
+        run.finish(tuned)
+    return tuned
+
+
+def _start(objective: AbstractObjective, search: AbstractSearch, hyper: PyTree) -> TuneState:
+    zero = jnp.asarray(0)
+    return TuneState(
+        hyper, search.init(hyper), objective.init(hyper), zero, hyper, jnp.asarray(jnp.inf), zero, zero, hyper
+    )
+
+
+def _ended(step: Step, finite: bool, idle: int, stop: Stopping) -> RESULTS | None:
+    """Whether, and why, the run ends after this step."""
+    if not finite:
+        return RESULTS.diverged
+    if step.result == "successful" and step.gradient_norm <= stop.gradient:
+        if step.certificate_kind == "certified" and step.gradient_norm + step.certificate_bound <= stop.gradient:
+            return RESULTS.successful
+        if step.certificate_kind != "certified" or step.certificate_bound > stop.gradient:
+            return RESULTS.gradient_small_uncertified
+    if stop.patience is not None and idle >= stop.patience:
+        return RESULTS.no_progress
+    return None
