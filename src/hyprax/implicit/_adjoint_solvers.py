@@ -1,7 +1,7 @@
 """Solvers for the adjoint system A q = ∇f, A symmetric positive definite, given as Hessian-vector products."""
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -31,9 +31,10 @@ def conjugate_gradients(
 ) -> LinearSolution:
     """A q = rhs by `lineax.CG`, to ‖A q - rhs‖₂ <= `residual` (by the recursion's residual) or `max_steps`.
 
-    `lineax.CG` stops when the residual AND the last step are below `atol`, and gives up where pᵀAp is small beside rᵀr. On a
-    badly scaled A the first asks for far more than the residual, and the second fails a solvable system; so the equation
-    is multiplied by s = 1/√ε, s A q = s rhs, which leaves q and the residual test as they are and takes both away.
+    `lineax.CG` stops when the residual AND the last step are below `atol`, and gives up where pᵀAp is small beside
+    rᵀr. On a badly scaled A the first asks for far more than the residual, and the second fails a solvable system; so
+    the equation is multiplied by s = 1/√ε, s A q = s rhs, which leaves q and the residual test as they are and takes
+    both away.
     """
     dtype = tree_dtype(rhs)
     scale = jnp.asarray(float(jnp.finfo(dtype).eps) ** -0.5, dtype)
@@ -46,7 +47,9 @@ def conjugate_gradients(
         options["preconditioner"] = lx.FunctionLinearOperator(
             preconditioner, structure, tags=lx.positive_semidefinite_tag
         )
-    solver = lx.CG(rtol=0.0, atol=scale * residual, norm=tree_norm, stabilise_every=None, max_steps=max_steps)
+    # lineax annotates tolerances as floats and takes arrays as well: a tolerance that changes compiles nothing anew.
+    atol: Any = scale * residual
+    solver = lx.CG(rtol=0.0, atol=atol, norm=tree_norm, stabilise_every=None, max_steps=max_steps)
     solution = lx.linear_solve(operator, tree_scale(scale, rhs), solver, options=options, throw=False)
     return LinearSolution(solution.value, jnp.asarray(solution.stats["num_steps"]))
 
@@ -73,8 +76,8 @@ class AbstractAdjointSolver(eqx.Module):
 class CG(AbstractAdjointSolver):
     """A q = ∇f by conjugate gradients: k products put q at the A-norm minimiser over the Krylov space of dimension k.
 
-    `lineax.CG`, matrix-free, warm-started, with the preconditioner of the inner loss where it has one. The residual that
-    certificates use is recomputed from A q - ∇f, never taken from the recursion.
+    `lineax.CG`, matrix-free, warm-started, with the preconditioner of the inner loss where it has one. The residual
+    that certificates use is recomputed from A q - ∇f, never taken from the recursion.
 
     **Arguments:**
 
@@ -90,7 +93,8 @@ class CG(AbstractAdjointSolver):
     citations: ClassVar[tuple[str, ...]] = (
         """@article{hestenes1952methods, author = {Hestenes, Magnus R. and Stiefel, Eduard},
   title = {Methods of conjugate gradients for solving linear systems},
-  journal = {Journal of Research of the National Bureau of Standards}, volume = {49}, pages = {409--436}, year = {1952}}""",
+  journal = {Journal of Research of the National Bureau of Standards},
+  volume = {49}, pages = {409--436}, year = {1952}}""",
     )
 
     def __check_init__(self):

@@ -95,8 +95,8 @@ class EhrhardtRoberts(AbstractBound):
         ω   = (L_f‖B‖/μ + L_A‖∇f‖‖B‖/μ² + L_B‖∇f‖/μ) ε + (‖B‖/μ) δ + (L_B L_f/μ) ε² + L_fλ ε
         ω_q = ((‖B‖ + L_B ε)/μ) (L_f ε + L_A ε‖q‖ + δ) + L_B ε‖q‖ + L_fλ ε
 
-    Both hold under the same assumptions (the second by inserting B*ᵀ(q - q*) with A*(q - q*) = r + (A* - Â)q + ∇f̂ - ∇f*),
-    so the smaller is taken; each stands in `terms`. They are safe and loose: constants are global, so the bound
+    Both hold under the same assumptions (the second by inserting B*ᵀ(q - q*) with A*(q - q*) = r + (A* - Â)q + ∇f̂ -
+    ∇f*), so the smaller is taken; each stands in `terms`. They are safe and loose: constants are global, so the bound
     is often orders of magnitude above the error, and is meant to be driven down by tighter tolerances.
 
     **Arguments:** none for a family with its own `mean_loss` as outer loss: constants are analytic, rounding errors are
@@ -153,6 +153,11 @@ class EhrhardtRoberts(AbstractBound):
             return loss.constants(params, hyper)
         return self.constants if isinstance(self.constants, Constants) else self.constants(params, natural(hyper))
 
+    def _outer_constants(self) -> tuple[Array, Array]:
+        assert self.lipschitz_outer is not None  # `prepare` has filled them in
+        assert self.lipschitz_direct is not None
+        return jnp.asarray(self.lipschitz_outer), jnp.asarray(self.lipschitz_direct)
+
     def _method(self, loss: AbstractInnerLoss, outer: OuterLoss) -> str:
         if self.constants is None and isinstance(outer, MeanLoss):
             return "Ehrhardt-Roberts a posteriori, analytic constants, rounding included"
@@ -166,7 +171,7 @@ class EhrhardtRoberts(AbstractBound):
         w = e.point.params
         c = self._constants(w, e.hyper, e.loss)
         inner, outer, rounding = _margins(e)
-        l_f, l_direct = self.lipschitz_outer, self.lipschitz_direct
+        l_f, l_direct = self._outer_constants()
         mu, b, l_a, l_b = c.strong_convexity, c.mixed_norm, c.lipschitz_hessian, c.lipschitz_mixed
         epsilon = (tree_norm(e.point.grad) + inner) / mu
         delta = tree_norm(e.residual) + rounding.product + outer
@@ -198,7 +203,7 @@ class EhrhardtRoberts(AbstractBound):
             slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data))
             own = outer.value_rounding(point.params, outer_data)
         epsilon = norm / mu
-        bound = INFLATION * (slope * epsilon + 0.5 * self.lipschitz_outer * epsilon**2) + own
+        bound = INFLATION * (slope * epsilon + 0.5 * self._outer_constants()[0] * epsilon**2) + own
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
         return ErrorBound(bound, "certified", VALUE, self._method(loss, outer), {"inner_error": epsilon})
 

@@ -28,20 +28,21 @@ class ImplicitState(eqx.Module):
 class ImplicitObjective(AbstractObjective[ImplicitState]):
     """F(λ) = f(w*(λ), λ), w*(λ) = argmin_w g(w, λ); dF/dλ = ∂_λ f - Bᵀ q, A q = ∇_w f, A = ∂²_ww g, B = ∂_w ∂_λ g.
 
-    The optimum is found to a gradient norm, the adjoint system solved to a residual (both warm-started from the state, both
-    recomputed afterwards and reported), without ever forming A or B.
+    The optimum is found to a gradient norm, the adjoint system solved to a residual (both warm-started from the
+    state, both recomputed afterwards and reported), without ever forming A or B.
 
     **Arguments:**
 
     - `optimum`: the inner problem, a [`hyprax.Optimum`][].
-    - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units; `family.mean_loss`
-        for the unpenalised loss of a family.
+    - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units;
+        `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f; default [`hyprax.CG`][].
-    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.EhrhardtRoberts`][] for a float64 family with its own mean
-        loss, and [`hyprax.NoBound`][] with the reason otherwise.
+    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.EhrhardtRoberts`][] for a float64 family with its
+        own mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
 
-    **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in float32.
+    **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
+    float32.
 
     Accuracy: `value_and_grad(..., accuracy=hx.Accuracy(inner, adjoint))` overrides both tolerances, as absolute norms.
     """
@@ -76,8 +77,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
                 certificate = EhrhardtRoberts()
         elif not float64 and not isinstance(certificate, NoBound):
             raise ValueError(
-                f"{type(certificate).__name__}: given {tree_dtype(optimum.params0)} parameters, allowed are float64: call "
-                "jax.config.update('jax_enable_x64', True) before making arrays, or use certificate=hx.NoBound()."
+                f"{type(certificate).__name__}: given {tree_dtype(optimum.params0)} parameters, allowed are float64: "
+                "call jax.config.update('jax_enable_x64', True) before making arrays, or use certificate=hx.NoBound()."
             )
         self.certificate = certificate.prepare(optimum.loss, outer_loss, self.outer_data)
 

@@ -31,7 +31,8 @@ class Optimum(eqx.Module):
     - `solver`: [`hyprax.Newton`][] or [`hyprax.LBFGS`][]; default Newton for a family, L-BFGS otherwise.
     - `data`: passed to `inner_loss` as it is; not given with a family.
 
-    **Raises:** `ValueError` for a function without `params0`, a family with `data`, or parameters that are not floating.
+    **Raises:** `ValueError` for a function without `params0`, a family with `data`, or parameters that are not
+    floating.
     """
 
     loss: AbstractInnerLoss

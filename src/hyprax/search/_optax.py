@@ -14,8 +14,8 @@ class Optax(AbstractSearch):
 
     **Arguments:**
 
-    - `transformation`: for instance `optax.adam(0.05)`. A learning rate acts on unconstrained coordinates: for `Positive`
-        leaves 0.05 is about 5 % a step under Adam.
+    - `transformation`: for instance `optax.adam(0.05)`. A learning rate acts on unconstrained coordinates: for
+        `Positive` leaves 0.05 is about 5 % a step under Adam.
     """
 
     transformation: optax.GradientTransformation

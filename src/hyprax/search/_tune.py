@@ -33,9 +33,9 @@ class TuningWarning(UserWarning):
 class Stopping:
     """When to stop before all steps are made.
 
-    - `gradient`: stop when the hypergradient is proved small, ‖h‖ + bound <= gradient with a certified bound; or when ‖h‖ <=
-        gradient and the bound alone exceeds `gradient`, so that no further step could prove it (the result then says
-        so). 0 for never.
+    - `gradient`: stop when the hypergradient is proved small, ‖h‖ + bound <= gradient with a certified bound; or when
+        ‖h‖ <= gradient and the bound alone exceeds `gradient`, so that no further step could prove it (the result
+        then says so). 0 for never.
     - `patience`: stop when the best value has not fallen for so many steps; `None` for never.
     - `improvement`: the relative fall of the best value that counts as progress.
     """
@@ -47,7 +47,7 @@ class Stopping:
     def __post_init__(self):
         if not (self.gradient >= 0 and self.improvement >= 0):
             raise ValueError(
-                f"Stopping: given gradient {self.gradient} and improvement {self.improvement}, allowed are numbers >= 0."
+                f"Stopping: given gradient {self.gradient}, improvement {self.improvement}, allowed are numbers >= 0."
             )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"Stopping: given patience {self.patience}, allowed are integers >= 1, or None.")
@@ -128,9 +128,9 @@ def tune(
 
     **Returns:** a [`hyprax.search.Tuned`][].
 
-    Nothing is compiled after the first step. A step that did not reach the accuracy asked for is counted in the history,
-    warned of once ([`hyprax.search.TuningWarning`][]) and never becomes `best`; one with a non-finite answer ends the run with
-    the result `diverged` and all that was found before.
+    Nothing is compiled after the first step. A step that did not reach the accuracy asked for is counted in the
+    history, warned of once ([`hyprax.search.TuningWarning`][]) and never becomes `best`; one with a non-finite answer
+    ends the run with the result `diverged` and all that was found before.
     """
     if steps < 1:
         raise ValueError(f"tune: given steps {steps}, allowed are integers >= 1.")

@@ -215,7 +215,8 @@ class GeneralisedLinear(AbstractInnerLoss):
         """Bounds on the rounding errors of the computed ∇g, A q and Bᵀq, in the Euclidean norm.
 
         Standard a priori bounds (Higham 2002, chapter 3), γ_k = (k + 12) u for k u/(1 - k u):
-        |δ∇g| <= |X|ᵀ(|δp| + γ_n|p - t|)/n + 4u|λw|; |δ(Aq)| <= |X|ᵀ((γ_n + γ_d + 16u)|D||X||q| + |δD| |X||q|)/n + 4u|λq|,
+        |δ∇g| <= |X|ᵀ(|δp| + γ_n|p - t|)/n + 4u|λw|;
+        |δ(Aq)| <= |X|ᵀ((γ_n + γ_d + 16u)|D||X||q| + |δD| |X||q|)/n + 4u|λq|,
         where |δD| <= (e^{2 max du} - 1 + 32u)|D| entry by entry; |δ(Bᵀq)| <= γ_d Σ|λ w q|.
         """
         unit = jnp.finfo(params.dtype).eps / 2
@@ -270,9 +271,10 @@ def Softmax(
 
     - `inputs`: X, `(n, d)`, finite. A column of ones makes an intercept; it is penalised like any feature.
     - `targets`: y, `(n,)`, integers 0..C-1, at least two classes.
-    - `penalty`: a selector of the strengths from the hyperparameters, e.g. `lambda hyper: hyper["penalty"]`. It is applied
-        to natural values and to the constrained tree alike, and must return a leaf, of a shape that broadcasts to
-        `(d, C)`: `()` one, `(C,)` a class, `(d, 1)` a feature, `(d, C)` a weight. Strengths must be > 0.
+    - `penalty`: a selector of the strengths from the hyperparameters, e.g. `lambda hyper: hyper["penalty"]`. It is
+        applied to natural values and to the constrained tree alike, and must return a leaf, of a shape that
+        broadcasts to `(d, C)`: `()` one, `(C,)` a class, `(d, 1)` a feature, `(d, C)` a weight. Strengths must be >
+        0.
     - `classes`: C; default the largest label plus one.
 
     **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d, C)`.

@@ -1,19 +1,25 @@
 """Pointwise losses ℓ(u; y) of linear predictions u, with the constants that curvature bounds need."""
 
 import abc
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
+
 
 class AbstractPointLoss(eqx.Module):
     """ℓ(u; y) for the predictions u of n examples: `(n,)`, or `(n, C)` where a prediction has C parts."""
 
-    curvature: eqx.AbstractClassVar[float]
+    curvature: AbstractClassVar[float]
     """sup over u of the largest eigenvalue of ∇²ℓ."""
-    third: eqx.AbstractClassVar[float]
+    third: AbstractClassVar[float]
     """sup over u and unit vectors of |D³ℓ(u)[a, b, c]|."""
 
     @abc.abstractmethod
@@ -50,8 +56,8 @@ class AbstractPointLoss(eqx.Module):
 class SquaredLoss(AbstractPointLoss):
     """ℓ = ½ |u - y|², with p = u; the curvature is constant."""
 
-    curvature = 1.0
-    third = 0.0
+    curvature: ClassVar[float] = 1.0
+    third: ClassVar[float] = 0.0
 
     def value(self, u, y):
         return 0.5 * jnp.sum(jnp.square(u - y), axis=tuple(range(1, u.ndim)))
@@ -81,8 +87,8 @@ class LogisticLoss(AbstractPointLoss):
     ℓ'' = p(1 - p) <= 1/4; ℓ''' = p(1 - p)(1 - 2p), at most 1/(6√3).
     """
 
-    curvature = 0.25
-    third = 0.09622504486493763
+    curvature: ClassVar[float] = 0.25
+    third: ClassVar[float] = 0.09622504486493763
 
     def value(self, u, y):
         return jax.nn.softplus(u) - y * u
@@ -115,8 +121,8 @@ class SoftmaxLoss(AbstractPointLoss):
     osc(c)·‖a‖_D‖b‖_D <= √2 · ½ for unit vectors (osc(c) = max c - min c <= √2 ‖c‖, D <= ½ I).
     """
 
-    curvature = 0.5
-    third = 0.7071067811865476
+    curvature: ClassVar[float] = 0.5
+    third: ClassVar[float] = 0.7071067811865476
 
     def value(self, u, y):
         return jax.nn.logsumexp(u, axis=-1) - jnp.take_along_axis(u, y[:, None], axis=-1)[:, 0]

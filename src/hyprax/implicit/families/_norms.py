@@ -8,10 +8,11 @@ DENSE_LIMIT = 2000
 def gram_norm_bound(x: np.ndarray) -> float:
     """An upper bound of ‖XᵀX‖₂ = ‖X‖₂², for X of shape (n, d); 0 for an empty X.
 
-    For min(n, d) <= 2,000 the largest eigenvalue of the smaller Gram matrix G, raised by a bound of its error: forming G
-    in floating point moves it by at most γ_k trace(G) in norm (k the summed dimension, γ_k = k u/(1 - k u)), and a backward
-    stable symmetric eigenvalue solver by a small multiple of m u ‖G‖ (m its order; 10 is used). Beyond that the
-    smaller of the trace and ‖X‖₁‖X‖_∞, each raised by γ of its own summation. A power iteration would bound it from BELOW.
+    For min(n, d) <= 2,000 the largest eigenvalue of the smaller Gram matrix G, raised by a bound of its error:
+    forming G in floating point moves it by at most γ_k trace(G) in norm (k the summed dimension, γ_k = k u/(1 - k
+    u)), and a backward stable symmetric eigenvalue solver by a small multiple of m u ‖G‖ (m its order; 10 is used).
+    Beyond that the smaller of the trace and ‖X‖₁‖X‖_∞, each raised by γ of its own summation. A power iteration would
+    bound it from BELOW.
 
     Source: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapters 3 and 6.
     """
