@@ -36,6 +36,17 @@ def intervals(draw) -> tuple[np.ndarray, float, float]:
 
 
 @st.composite
+def log_intervals(draw) -> tuple[np.ndarray, float, float]:
+    """Values strictly inside an interval of up to 60 orders of magnitude, some of them very close to an end."""
+    lo = 10.0 ** draw(st.floats(min_value=-30.0, max_value=30.0))
+    hi = lo * 10.0 ** draw(st.floats(min_value=1e-3, max_value=60.0))
+    near = draw(hnp.arrays(np.float64, draw(shapes), elements=st.floats(min_value=1e-12, max_value=0.5)))
+    x = np.where(draw(hnp.arrays(np.bool_, near.shape)), hi * (lo / hi) ** near, lo * (hi / lo) ** near)
+    hypothesis.assume(np.all((x > lo) & (x < hi)))
+    return x, lo, hi
+
+
+@st.composite
 def weights(draw) -> np.ndarray:
     """Points inside simplices, with ratios up to e^40 between their entries."""
     shape = draw(st.sampled_from([(2,), (3,), (12,), (2, 5), (2, 3, 4)]))
@@ -78,6 +89,23 @@ def test_interval_round_trip(case):
     spacing = 4 * EPS * max(abs(lo), abs(hi))  # of the numbers themselves: differences from lo and hi are rounded to it
     assert np.all(np.abs(value - x) <= relative + spacing)
     assert np.all((value >= lo) & (value <= hi))
+
+
+@hypothesis.given(log_intervals())
+def test_log_interval_round_trip(case):
+    x, lo, hi = case
+    value = np.asarray(hx.LogInterval(x, lo, hi).value)
+    distance = np.minimum(np.log(x / lo), np.log(hi / x))
+    coordinate = np.abs(np.log(np.log1p((x - lo) / lo) / np.log1p((hi - x) / x)))
+    assert np.all(np.abs(value / x - 1) <= (8 + distance * (8 + coordinate)) * EPS)
+
+
+def test_log_interval_next_to_its_ends():
+    for lo, hi in [(1.0, 10.0), (1.9999, 3.0), (1e-30, 1e30)]:
+        for x in (np.nextafter(lo, hi), np.nextafter(hi, lo)):
+            leaf = hx.LogInterval(x, lo, hi)
+            assert np.isfinite(leaf.raw)
+            assert abs(float(leaf.value) / x - 1) <= 4 * EPS
 
 
 @pytest.mark.parametrize("tiny", [1e-300, 1e-100, 1e-20, 1e-8])
@@ -128,6 +156,27 @@ def test_interval_derivative(u, lo, width):
     np.testing.assert_allclose(difference, exact, rtol=1e-7, atol=1e-11 * max(abs(lo), abs(hi)))
 
 
+@hypothesis.given(
+    hnp.arrays(np.float64, shapes, elements=coordinates),
+    st.floats(min_value=-10.0, max_value=10.0),
+    st.floats(min_value=0.1, max_value=20.0),
+)
+def test_log_interval_derivative(u, exponent, decades):
+    lo, hi = 10.0**exponent, 10.0 ** (exponent + decades)
+    middle = np.full(u.shape, np.sqrt(lo) * np.sqrt(hi))
+    leaf = eqx.tree_at(lambda one: one.raw, hx.LogInterval(middle, lo, hi), jnp.asarray(u))
+    width = np.log(hi) - np.log(lo)
+    x = np.where(u < 0, lo * np.exp(width / (1 + np.exp(-u))), hi * np.exp(-width / (1 + np.exp(u))))
+    np.testing.assert_allclose(leaf.value, x, rtol=1e-13)
+    slope = jax.grad(lambda one: jnp.sum(one.value))(leaf).raw
+    exact = x * width * np.exp(-np.abs(u)) / (1 + np.exp(-np.abs(u))) ** 2
+    np.testing.assert_allclose(slope, exact, rtol=1e-12)
+    np.testing.assert_allclose(leaf.slope, exact, rtol=1e-12)
+    # The difference of the values is rounded to their spacing.
+    difference = central_difference(value_at(leaf), u, np.ones(u.shape), 1e-3)
+    assert np.all(np.abs(difference - exact) <= 1e-6 * exact + 1e-11 * x)
+
+
 @hypothesis.given(weights().filter(lambda x: x.ndim == 1))
 def test_simplex_derivative(x):
     leaf = hx.Simplex(x)
@@ -170,6 +219,10 @@ def test_far_coordinates_stay_in_the_set_with_finite_derivatives(u):
     slope = jax.grad(lambda one: one.value)(interval).raw
     np.testing.assert_allclose(slope, 3.0 * np.exp(-abs(u)), rtol=1e-13)
 
+    decades = eqx.tree_at(lambda one: one.raw, hx.LogInterval(1.0, 1e-8, 1e8), jnp.asarray(u))
+    assert 1e-8 * (1 - 4 * EPS) <= decades.value <= 1e8 * (1 + 4 * EPS)
+    assert np.isfinite(jax.grad(lambda one: one.value)(decades).raw)
+
     simplex = eqx.tree_at(lambda one: one.raw, hx.Simplex([0.2, 0.3, 0.5]), jnp.asarray([u, -u]))
     assert np.all(np.asarray(simplex.value) >= 0)
     np.testing.assert_allclose(np.sum(simplex.value), 1.0, rtol=4 * EPS)
@@ -179,7 +232,7 @@ def test_far_coordinates_stay_in_the_set_with_finite_derivatives(u):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_floating_dtypes_are_kept(dtype):
     x = np.array([0.25, 0.75], dtype)
-    for leaf in (hx.Positive(x), hx.Interval(x, 0.0, 1.0), hx.Simplex(x), hx.Positive(jnp.asarray(x))):
+    for leaf in (hx.Positive(x), hx.Interval(x, 0.0, 1.0), hx.LogInterval(x, 0.1, 1.0), hx.Simplex(x)):
         assert leaf.raw.dtype == dtype
         assert leaf.value.dtype == dtype
         np.testing.assert_allclose(leaf.value, x, rtol=8 * np.finfo(dtype).eps)
@@ -303,6 +356,12 @@ def test_repr_shows_natural_units_and_never_raises():
         (lambda: hx.Interval(0.5, 0.0, np.inf), ["hi = inf", "finite"]),
         (lambda: hx.Interval(0.5, np.nan, 1.0), ["lo = nan"]),
         (lambda: hx.Interval(0.5, -1e308, 1e308), ["hi - lo finite"]),
+        (lambda: hx.LogInterval(0.1, 0.1, 1.0), ["LogInterval", "given 0.1", "strictly between 0.1 and 1.0"]),
+        (lambda: hx.LogInterval(0.5, 0.0, 1.0), ["lo = 0.0", "0 < lo < hi"]),
+        (lambda: hx.LogInterval(0.5, -1.0, 1.0), ["lo = -1.0"]),
+        (lambda: hx.LogInterval(0.5, 1.0, 0.1), ["lo = 1.0"]),
+        (lambda: hx.LogInterval(1.0, 1e-300, 1e300), ["hi / lo finite"]),
+        (lambda: hx.LogInterval(1.0, 0.1, np.nan), ["hi = nan"]),
         (lambda: hx.Simplex(0.5), ["shape ()", "at least 2"]),
         (lambda: hx.Simplex([1.0]), ["shape (1,)", "at least 2"]),
         (lambda: hx.Simplex([0.0, 1.0]), ["given 0.0", "> 0"]),

@@ -150,7 +150,7 @@ class LogInterval(AbstractElementwise):
     **Arguments:**
 
     - `x`: array-like of any shape, lo < x < hi in every entry.
-    - `lo`, `hi`: Python numbers, 0 < lo < hi, finite. They are settings, not tuned.
+    - `lo`, `hi`: Python numbers, 0 < lo < hi, with hi / lo finite. They are settings, not tuned.
 
     **Raises:** `ValueError` for bounds that are not positive and in order, or an entry not strictly inside.
     """
@@ -161,12 +161,13 @@ class LogInterval(AbstractElementwise):
 
     def __init__(self, x: Any, lo: float, hi: float):
         lo, hi = float(lo), float(hi)
-        if not (0 < lo < hi < np.inf):
-            raise ValueError(f"LogInterval: given lo = {lo}, hi = {hi}, allowed are finite numbers with 0 < lo < hi.")
+        if not (0 < lo < hi and np.isfinite(hi / lo)):
+            raise ValueError(f"LogInterval: given lo = {lo}, hi = {hi}, allowed are 0 < lo < hi with hi / lo finite.")
         x = as_floating(x, "LogInterval")
         _check("LogInterval", x, (x > lo) & (x < hi), f"numbers strictly between {lo} and {hi}")
         self.lo, self.hi = lo, hi
-        self.raw = jnp.log(jnp.log(x / lo)) - jnp.log(jnp.log(hi / x))
+        # log1p, since x / lo may round to 1 where x > lo.
+        self.raw = jnp.log(jnp.log1p((x - lo) / lo)) - jnp.log(jnp.log1p((hi - x) / x))
 
     @property
     def value(self) -> Float[Array, "..."]:
