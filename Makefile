@@ -40,7 +40,7 @@ bench: .venv/.dev+bench ## Time hypergradients beside other libraries
 
 clean: ## Remove everything that the targets make
 	rm -rf .venv out site build dist .ruff_cache .import_linter_cache .hypothesis .pytest_cache
-	find src tests benchmarks docs examples -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Which extras an environment holds is kept as an empty file named after them: .venv/.cli, .venv/.dev, .venv/.dev+bench.
 .venv/.dev .venv/.cli .venv/.dev+bench: .venv/.%: .venv/.created pyproject.toml
