@@ -4,11 +4,13 @@ from . import families as families
 from ._adjoint_solvers import CG as CG, AbstractAdjointSolver as AbstractAdjointSolver
 from ._bounds import (
     AbstractBound as AbstractBound,
+    Certified as Certified,
     EhrhardtRoberts as EhrhardtRoberts,
     Evaluation as Evaluation,
     NoBound as NoBound,
 )
 from ._constants import Constants as Constants
 from ._inner_solvers import LBFGS as LBFGS, AbstractInnerSolver as AbstractInnerSolver, Newton as Newton
+from ._lookahead import LookAhead as LookAhead
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum

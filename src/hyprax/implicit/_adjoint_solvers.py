@@ -1,6 +1,7 @@
 """Solvers for the adjoint system A q = ∇f, A symmetric positive definite, given as Hessian-vector products."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -25,11 +26,12 @@ def conjugate_gradients(
     rhs: PyTree,
     residual: Float[Array, ""],
     *,
+    norm: Callable[[PyTree], Float[Array, ""]] = tree_norm,
     start: PyTree | None = None,
     preconditioner: Product | None = None,
     max_steps: int,
 ) -> LinearSolution:
-    """A q = rhs by `lineax.CG`, to ‖A q - rhs‖₂ <= `residual` (by the recursion's residual) or `max_steps`.
+    """A q = rhs by `lineax.CG`, to ‖A q - rhs‖ <= `residual` (by the recursion's residual) or `max_steps`.
 
     `lineax.CG` stops when the residual AND the last step are below `atol`, and gives up where pᵀAp is small beside
     rᵀr. On a badly scaled A the first asks for far more than the residual, and the second fails a solvable system; so
@@ -49,7 +51,7 @@ def conjugate_gradients(
         )
     # lineax annotates tolerances as floats and takes arrays as well: a tolerance that changes compiles nothing anew.
     atol: Any = scale * residual
-    solver = lx.CG(rtol=0.0, atol=atol, norm=tree_norm, stabilise_every=None, max_steps=max_steps)
+    solver = lx.CG(rtol=0.0, atol=atol, norm=norm, stabilise_every=None, max_steps=max_steps)
     solution = lx.linear_solve(operator, tree_scale(scale, rhs), solver, options=options, throw=False)
     return LinearSolution(solution.value, jnp.asarray(solution.stats["num_steps"]))
 

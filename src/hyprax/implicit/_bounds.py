@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
 from .._hyper import natural
-from .._trees import tree_dot, tree_dtype, tree_norm
-from ._constants import Constants, Rounding
+from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
+from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
 from .families import GeneralisedLinear, MeanLoss
 
@@ -26,7 +26,7 @@ class Evaluation(eqx.Module):
     """What was computed at an approximate optimum, and all that a bound may look at.
 
     - `point`: ŵ, with ∇g(ŵ) and A(ŵ).
-    - `outer_grad`: ∇_w f(ŵ).
+    - `outer_grad`, `direct`: ∇_w f(ŵ) and ∂_λ f(ŵ).
     - `adjoint`: q.
     - `residual`: A q - ∇_w f(ŵ), recomputed.
     """
@@ -37,8 +37,23 @@ class Evaluation(eqx.Module):
     hyper: PyTree
     point: Point
     outer_grad: PyTree
+    direct: PyTree
     adjoint: PyTree
     residual: PyTree
+
+
+class Certified(eqx.Module):
+    """A hypergradient with its certificate; where a bound has improved the point, the better one.
+
+    - `params`, `adjoint`: where the next evaluation may start from.
+    - `products`: what certifying took beyond the hypergradient itself.
+    """
+
+    grad: PyTree
+    certificate: AbstractCertificate
+    params: PyTree
+    adjoint: PyTree
+    products: Int[Array, ""]
 
 
 class AbstractBound(eqx.Module):
@@ -53,8 +68,8 @@ class AbstractBound(eqx.Module):
         """The μ that the bound assumes, 0 where it assumes none: a measured curvature below it disproves the bound."""
 
     @abc.abstractmethod
-    def hypergradient(self, evaluation: Evaluation) -> AbstractCertificate:
-        """A bound of ‖h - dF/d hyper‖₂ for h = ∂_λ f(ŵ) - B(ŵ)ᵀ q."""
+    def certify(self, evaluation: Evaluation) -> Certified:
+        """h = ∂_λ f(ŵ) - B(ŵ)ᵀ q, or a better one, with a bound of ‖h - dF/d hyper‖₂."""
 
     @abc.abstractmethod
     def value(
@@ -80,8 +95,8 @@ class NoBound(AbstractBound):
     def strong_convexity(self, params, hyper, loss):
         return jnp.zeros((), tree_dtype(params))
 
-    def hypergradient(self, evaluation: Evaluation) -> AbstractCertificate:
-        return NoCertificate(self.reason, evaluation.point.value.dtype)
+    def certify(self, evaluation: Evaluation) -> Certified:
+        return _unimproved(evaluation, NoCertificate(self.reason, evaluation.point.value.dtype))
 
     def value(self, loss, outer, outer_data, hyper, point, outer_grad):
         return NoCertificate(self.reason, point.value.dtype)
@@ -166,25 +181,26 @@ class EhrhardtRoberts(AbstractBound):
     def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         return self._constants(params, hyper, loss).strong_convexity
 
-    def hypergradient(self, evaluation: Evaluation) -> AbstractCertificate:
+    def certify(self, evaluation: Evaluation) -> Certified:
         e = evaluation
         w = e.point.params
         c = self._constants(w, e.hyper, e.loss)
-        inner, outer, rounding = _margins(e)
+        inner, outer, product, assembly = _margins(e)
         l_f, l_direct = self._outer_constants()
         mu, b, l_a, l_b = c.strong_convexity, c.mixed_norm, c.lipschitz_hessian, c.lipschitz_mixed
         epsilon = (tree_norm(e.point.grad) + inner) / mu
-        delta = tree_norm(e.residual) + rounding.product + outer
+        delta = tree_norm(e.residual) + product + outer
         slope = tree_norm(e.outer_grad) + outer
         q = tree_norm(e.adjoint)
         direct = l_direct * epsilon
         omega = (l_f * b / mu + l_a * slope * b / mu**2 + l_b * slope / mu) * epsilon + b / mu * delta
         omega = omega + l_b * l_f / mu * epsilon**2 + direct
         omega_q = (b + l_b * epsilon) / mu * (l_f * epsilon + l_a * epsilon * q + delta) + l_b * epsilon * q + direct
-        bound = INFLATION * jnp.minimum(omega, omega_q) + rounding.assembly
+        bound = INFLATION * jnp.minimum(omega, omega_q) + assembly
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
         terms = {"omega": omega, "omega_q": omega_q, "inner_error": epsilon, "adjoint_residual": delta}
-        return ErrorBound(bound, "certified", HYPERGRADIENT, self._method(e.loss, e.outer), terms)
+        certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(e.loss, e.outer), terms)
+        return _unimproved(e, certificate)
 
     def value(
         self,
@@ -195,27 +211,49 @@ class EhrhardtRoberts(AbstractBound):
         point: Point,
         outer_grad: PyTree,
     ) -> AbstractCertificate:
-        """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², and the rounding of f where the structure is known."""
         mu = self.strong_convexity(point.params, hyper, loss)
-        norm, slope, own = tree_norm(point.grad), tree_norm(outer_grad), jnp.zeros_like(point.value)
-        if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss):
-            norm = norm + loss.rounding(point.params, hyper, jnp.zeros_like(point.params)).gradient
-            slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data))
-            own = outer.value_rounding(point.params, outer_data)
-        epsilon = norm / mu
-        bound = INFLATION * (slope * epsilon + 0.5 * self._outer_constants()[0] * epsilon**2) + own
-        bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
-        return ErrorBound(bound, "certified", VALUE, self._method(loss, outer), {"inner_error": epsilon})
+        lipschitz = self._outer_constants()[0]
+        method = self._method(loss, outer)
+        return value_certificate(loss, outer, outer_data, hyper, point, outer_grad, mu, lipschitz, method)
 
 
-def _margins(e: Evaluation) -> tuple[Float[Array, ""], Float[Array, ""], Rounding]:
-    """Rounding of ‖∇g‖, of ‖∇f‖, and of the products; zeros where the structure is not known."""
+def _unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
+    grad = tree_sub(e.direct, e.loss.mixed(e.point.params, e.hyper, e.adjoint))
+    return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
+
+
+def value_certificate(
+    loss: AbstractInnerLoss,
+    outer: OuterLoss,
+    outer_data: PyTree,
+    hyper: PyTree,
+    point: Point,
+    outer_grad: PyTree,
+    mu: Float[Array, ""],
+    lipschitz: Float[Array, ""],
+    method: str,
+) -> AbstractCertificate:
+    """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
+    norm, slope, own = tree_norm(point.grad), tree_norm(outer_grad), jnp.zeros_like(point.value)
+    if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss):
+        norm = norm + jnp.linalg.norm(loss.rounding(point.params, hyper, jnp.zeros_like(point.params)).gradient)
+        slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data))
+        own = outer.value_rounding(point.params, outer_data)
+    epsilon = norm / mu
+    bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
+    bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
+    return ErrorBound(bound, "certified", VALUE, method, {"inner_error": epsilon})
+
+
+def _margins(e: Evaluation) -> tuple[Array, Array, Array, Array]:
+    """Rounding of ‖∇g‖, ‖∇f‖, ‖A q‖ and of the assembly of h; zeros where the structure is not known."""
     if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss):
         rounding = e.loss.rounding(e.point.params, e.hyper, e.adjoint)
-        outer = jnp.linalg.norm(e.outer.gradient_rounding(e.point.params, e.outer_data))
-        return rounding.gradient, outer, rounding
+        outer = e.outer.gradient_rounding(e.point.params, e.outer_data)
+        parts = (rounding.gradient, outer, rounding.product, jnp.ravel(rounding.assembly))
+        return tuple(jnp.linalg.norm(part) for part in parts)
     zero = jnp.zeros_like(e.point.value)
-    return zero, zero, Rounding(zero, zero, zero)
+    return zero, zero, zero, zero
 
 
 def rayleigh_quotient(e: Evaluation) -> Float[Array, ""]:

@@ -22,13 +22,13 @@ class Constants(eqx.Module):
 
 
 class Rounding(eqx.Module):
-    """Bounds, in the Euclidean norm, on the rounding errors of computed vectors.
+    """Bounds, entry by entry, on the rounding errors of computed vectors.
 
     - `gradient`: of ∇_w g.
     - `product`: of A q.
-    - `assembly`: of the final Bᵀq.
+    - `assembly`: of the final Bᵀq, for each strength.
     """
 
-    gradient: Float[Array, ""]
-    product: Float[Array, ""]
-    assembly: Float[Array, ""]
+    gradient: Float[Array, "..."]
+    product: Float[Array, "..."]
+    assembly: Float[Array, "..."]

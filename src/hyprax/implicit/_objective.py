@@ -104,11 +104,10 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             product, outer_grad, allowed, start=state.adjoint, preconditioner=loss.preconditioner(point, hyper)
         )
         residual = tree_sub(product(solved.value), outer_grad)
-        grad = tree_sub(direct, loss.mixed(point.params, hyper, solved.value))
-
         evaluation = Evaluation(
-            loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, solved.value, residual
+            loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
         )
+        certified = self.certificate.certify(evaluation)
         assumed = self.certificate.strong_convexity(point.params, hyper, loss)
         stats = {
             "inner_gradient_norm": tree_norm(point.grad),
@@ -117,11 +116,11 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "adjoint_residual": tree_norm(residual),
             "adjoint_tolerance": allowed,
             "adjoint_steps": solved.steps,
-            "products": minimum.products + solved.steps + 1,
+            "products": minimum.products + solved.steps + 1 + certified.products,
             "curvature": rayleigh_quotient(evaluation),
             "strong_convexity": assumed,
         }
-        finite = jnp.isfinite(value) & tree_all_finite((grad, solved.value, point.grad))
+        finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
         result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)))
         result = _first_failure(
             result,
@@ -130,8 +129,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (stats["adjoint_residual"] > 2 * allowed, RESULTS.adjoint_not_converged),
         )
-        answer = Hypergradient(value, grad, self.certificate.hypergradient(evaluation), result, stats)
-        return answer, _next_state(finite, ImplicitState(point.params, solved.value), state)
+        answer = Hypergradient(value, certified.grad, certified.certificate, result, stats)
+        return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
     def value(

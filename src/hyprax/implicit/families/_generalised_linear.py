@@ -10,7 +10,7 @@ import jax.scipy.linalg as jsl
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..._hyper import AbstractConstrained, AbstractElementwise, natural
+from ..._hyper import AbstractConstrained, AbstractElementwise, is_constrained, natural
 from .._constants import Constants, Rounding
 from .._inner_loss import AbstractInnerLoss, Point, Product
 from ._losses import AbstractPointLoss, LogisticLoss, SoftmaxLoss, SquaredLoss
@@ -33,8 +33,11 @@ class MeanLoss(eqx.Module):
 
     def lipschitz_gradient(self, data: tuple[Array, Array]) -> float:
         """An upper bound of the Lipschitz constant of ∇f: sup ∇²ℓ times ‖VᵀV‖₂/m."""
-        inputs = np.asarray(data[0])
-        return self.loss.curvature * gram_norm_bound(inputs) / inputs.shape[0]
+        return self.loss.curvature * self.inputs_norm(data) / data[0].shape[0]
+
+    def inputs_norm(self, data: tuple[Array, Array]) -> float:
+        """An upper bound of ‖VᵀV‖₂."""
+        return gram_norm_bound(np.asarray(data[0]))
 
     def gradient_rounding(self, params: PyTree, data: tuple[Array, Array]) -> Float[Array, "d *C"]:
         """A bound, entry by entry, on the rounding error of the computed ∇f."""
@@ -183,6 +186,39 @@ class GeneralisedLinear(AbstractInnerLoss):
         product = params * adjoint
         return jax.grad(lambda h: jnp.sum(self.strengths(h) * product))(hyper)
 
+    def slope(self, hyper: PyTree) -> Array:
+        """|dλ_k/d raw_k| for each strength k, in the shape of the selected leaf; 0 for a constant.
+
+        **Raises:** `ValueError` where strengths are computed from the hyperparameters in any other way than one by one:
+        certificates would not know how they depend on them.
+        """
+        node = self.penalty(hyper)
+        if not isinstance(node, AbstractConstrained | jax.Array):
+            return jnp.zeros(np.shape(node), self.inputs.dtype)
+        if not any(node is leaf for leaf in jax.tree.leaves(hyper, is_leaf=is_constrained)):
+            raise ValueError(
+                "penalty: given strengths computed from the hyperparameters, allowed for certified bounds is a leaf as "
+                "it is, such as `lambda hyper: hyper['penalty']`."
+            )
+        if isinstance(node, AbstractElementwise):
+            return jnp.abs(node.slope)
+        if isinstance(node, AbstractConstrained):
+            raise ValueError(
+                f"penalty: given a {type(node).__name__} leaf, allowed for certified bounds are Positive, Interval, "
+                "LogInterval and plain leaves, one coordinate a strength."
+            )
+        return jnp.ones_like(node)
+
+    def grouped_strengths(self, hyper: PyTree) -> Array:
+        """λ_k for each strength k, in the shape of the selected leaf."""
+        return self._selected(natural(hyper))
+
+    def grouped(self, x: Float[Array, "d *C"], leaf: Array) -> Array:
+        """Σ_{j in group k} x_j, for each entry k of the leaf that the strengths are broadcast from."""
+        padded = (1,) * (x.ndim - leaf.ndim) + leaf.shape
+        axes = tuple(i for i, (whole, part) in enumerate(zip(x.shape, padded, strict=True)) if part == 1 and whole != 1)
+        return jnp.sum(x, axis=axes, keepdims=True).reshape(leaf.shape)
+
     def constants(self, params: PyTree, hyper: PyTree) -> Constants:
         """μ, L_A, ‖B‖ and L_B at `params`, in closed form.
 
@@ -194,15 +230,8 @@ class GeneralisedLinear(AbstractInnerLoss):
           ‖B‖₂ = max_k s_k (Σ_{j in k} w_j²)^½, exactly;
         - L_B = max_k s_k.
         """
-        node = self.penalty(hyper)
-        if isinstance(node, AbstractConstrained) and not isinstance(node, AbstractElementwise):
-            raise ValueError(
-                f"penalty: given a {type(node).__name__} leaf, allowed for certified bounds are Positive, Interval and "
-                "plain leaves, one coordinate a strength."
-            )
-        strengths = self.strengths(hyper)
-        slope = jnp.abs(node.slope) if isinstance(node, AbstractElementwise) else jnp.ones_like(jnp.asarray(node))
-        column = jnp.sqrt(_sum_to(jnp.square(params), slope.shape))
+        strengths, slope = self.strengths(hyper), self.slope(hyper)
+        column = jnp.sqrt(self.grouped(jnp.square(params), slope))
         n = self.inputs.shape[0]
         return Constants(
             strong_convexity=jnp.min(strengths),
@@ -212,7 +241,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         )
 
     def rounding(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> Rounding:
-        """Bounds on the rounding errors of the computed ∇g, A q and Bᵀq, in the Euclidean norm.
+        """Bounds, entry by entry, on the rounding errors of the computed ∇g, A q and Bᵀq.
 
         Standard a priori bounds (Higham 2002, chapter 3), γ_k = (k + 12) u for k u/(1 - k u):
         |δ∇g| <= |X|ᵀ(|δp| + γ_n|p - t|)/n + 4u|λw|;
@@ -233,15 +262,9 @@ class GeneralisedLinear(AbstractInnerLoss):
         relative = jnp.expm1(4 * widest) + (n + 2 * d + 60) * unit
         curved = self.loss.curve_abs(mean, absolute @ jnp.abs(adjoint))
         product = absolute.T @ (relative * curved) / n + 4 * unit * strengths * jnp.abs(adjoint)
-        assembly = (d + 22) * unit * jnp.sum(strengths * jnp.abs(params * adjoint))
-        return Rounding(jnp.linalg.norm(gradient), jnp.linalg.norm(product), assembly)
-
-
-def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sum the entries of x that one entry of an array of `shape` was broadcast to."""
-    padded = (1,) * (x.ndim - len(shape)) + shape
-    axes = tuple(i for i, (whole, part) in enumerate(zip(x.shape, padded, strict=True)) if part == 1 and whole != 1)
-    return jnp.sum(x, axis=axes, keepdims=True).reshape(shape)
+        slope = self.slope(hyper)
+        assembly = (params.size + 22) * unit * slope * self.grouped(jnp.abs(params * adjoint), slope)
+        return Rounding(gradient, product, assembly)
 
 
 def _checked(name: str, inputs: Any, targets: Any) -> tuple[Array, Any]:

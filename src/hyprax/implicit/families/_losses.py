@@ -21,6 +21,10 @@ class AbstractPointLoss(eqx.Module):
     """sup over u of the largest eigenvalue of ∇²ℓ."""
     third: AbstractClassVar[float]
     """sup over u and unit vectors of |D³ℓ(u)[a, b, c]|."""
+    self_concordance: AbstractClassVar[float]
+    """M with |D³ℓ(u)[a, b, c]| <= M osc(c) ‖a‖_D ‖b‖_D, D = ∇²ℓ(u); osc(c) = |c|, max c - min c for several parts."""
+    third_oscillation: AbstractClassVar[float]
+    """sup over u and unit vectors a, b of |D³ℓ(u)[a, b, c]|/osc(c)."""
 
     @abc.abstractmethod
     def value(self, u: Float[Array, "n *C"], y: Array) -> Float[Array, " n"]:
@@ -47,6 +51,18 @@ class AbstractPointLoss(eqx.Module):
         """|∇²ℓ_i| v_i with the absolute value taken entry by entry, for v >= 0."""
 
     @abc.abstractmethod
+    def top_curvature(self, p: Float[Array, "n *C"]) -> Float[Array, " n"]:
+        """An upper bound of the largest eigenvalue of ∇²ℓ_i."""
+
+    @abc.abstractmethod
+    def oscillation(self, v: Float[Array, "n *C"]) -> Float[Array, " n"]:
+        """osc(v_i): |v_i| for one part, max - min over several."""
+
+    @abc.abstractmethod
+    def oscillation_norm(self, squares: Float[Array, "n *C"]) -> Float[Array, " n"]:
+        """sup of osc over vectors Σ_c (v_ic)²/squares_ic <= 1."""
+
+    @abc.abstractmethod
     def mean_rounding(
         self, u: Float[Array, "n *C"], p: Float[Array, "n *C"], du: Float[Array, "n *C"]
     ) -> Float[Array, "n *C"]:
@@ -58,6 +74,8 @@ class SquaredLoss(AbstractPointLoss):
 
     curvature: ClassVar[float] = 1.0
     third: ClassVar[float] = 0.0
+    self_concordance: ClassVar[float] = 0.0
+    third_oscillation: ClassVar[float] = 0.0
 
     def value(self, u, y):
         return 0.5 * jnp.sum(jnp.square(u - y), axis=tuple(range(1, u.ndim)))
@@ -77,6 +95,15 @@ class SquaredLoss(AbstractPointLoss):
     def curve_abs(self, p, v):
         return v
 
+    def top_curvature(self, p):
+        return jnp.ones(p.shape[:1], p.dtype)
+
+    def oscillation(self, v):
+        return jnp.sqrt(jnp.sum(jnp.square(v), axis=tuple(range(1, v.ndim))))
+
+    def oscillation_norm(self, squares):
+        return jnp.sqrt(jnp.max(squares, axis=tuple(range(1, squares.ndim))))
+
     def mean_rounding(self, u, p, du):
         return du
 
@@ -84,11 +111,13 @@ class SquaredLoss(AbstractPointLoss):
 class LogisticLoss(AbstractPointLoss):
     """ℓ = log(1 + e^u) - y u for y in {0, 1}, with p = 1/(1 + e^-u).
 
-    ℓ'' = p(1 - p) <= 1/4; ℓ''' = p(1 - p)(1 - 2p), at most 1/(6√3).
+    ℓ'' = p(1 - p) <= 1/4; ℓ''' = p(1 - p)(1 - 2p), at most 1/(6√3), and |ℓ'''| <= ℓ'': self-concordant with M = 1.
     """
 
     curvature: ClassVar[float] = 0.25
-    third: ClassVar[float] = 0.09622504486493763
+    third: ClassVar[float] = 0.09622504486493764
+    self_concordance: ClassVar[float] = 1.0
+    third_oscillation: ClassVar[float] = 0.09622504486493764
 
     def value(self, u, y):
         return jax.nn.softplus(u) - y * u
@@ -108,6 +137,15 @@ class LogisticLoss(AbstractPointLoss):
     def curve_abs(self, p, v):
         return p * (1 - p) * v
 
+    def top_curvature(self, p):
+        return p * (1 - p)
+
+    def oscillation(self, v):
+        return jnp.abs(v)
+
+    def oscillation_norm(self, squares):
+        return jnp.sqrt(squares)
+
     def mean_rounding(self, u, p, du):
         # |dp/du| = p(1 - p), which changes by a factor of at most e^du within du; and 8 units for the function itself.
         unit = jnp.finfo(u.dtype).eps / 2
@@ -118,11 +156,14 @@ class SoftmaxLoss(AbstractPointLoss):
     """ℓ = log Σ_c e^{u_c} - u_y for labels y in 0..C-1, with p = softmax(u).
 
     ∇²ℓ = diag(p) - ppᵀ <= ½ I. D³ℓ[a, b, c] is the third cumulant E[(a-ā)(b-b̄)(c-c̄)] under p, at most
-    osc(c)·‖a‖_D‖b‖_D <= √2 · ½ for unit vectors (osc(c) = max c - min c <= √2 ‖c‖, D <= ½ I).
+    osc(c)·‖a‖_D‖b‖_D (Cauchy-Schwarz, |c - c̄| <= osc(c)): self-concordant with M = 1, and at most √2 · ½ for unit
+    vectors (osc(c) = max c - min c <= √2 ‖c‖, D <= ½ I).
     """
 
     curvature: ClassVar[float] = 0.5
     third: ClassVar[float] = 0.7071067811865476
+    self_concordance: ClassVar[float] = 1.0
+    third_oscillation: ClassVar[float] = 0.5
 
     def value(self, u, y):
         return jax.nn.logsumexp(u, axis=-1) - jnp.take_along_axis(u, y[:, None], axis=-1)[:, 0]
@@ -141,6 +182,15 @@ class SoftmaxLoss(AbstractPointLoss):
 
     def curve_abs(self, p, v):
         return p * (v + jnp.sum(p * v, axis=-1, keepdims=True))
+
+    def top_curvature(self, p):
+        return jnp.minimum(0.5, jnp.max(2 * p * (1 - p), axis=-1))
+
+    def oscillation(self, v):
+        return jnp.max(v, axis=-1) - jnp.min(v, axis=-1)
+
+    def oscillation_norm(self, squares):
+        return jnp.sqrt(jnp.sum(jax.lax.top_k(squares, 2)[0], axis=-1))
 
     def mean_rounding(self, u, p, du):
         # log p moves by at most osc(du) <= 2 max du; the shift by max u inside softmax rounds once more; and 8 units
