@@ -1,4 +1,4 @@
-"""Dense references in NumPy: no JAX, no code of the package. Newton and direct solves in float64, residuals in long double."""
+"""Dense references in NumPy, no code of the package: Newton and direct solves in float64, residuals in long double."""
 
 import dataclasses
 

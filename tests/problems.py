@@ -51,7 +51,7 @@ def random_problem(
     smallest: float = 1e-6,
     **options,
 ) -> Problem:
-    """Features of scales e^±3, correlated, sometimes duplicated or zero; strengths log-uniform from `smallest` to 10."""
+    """Features of scales e^-3 to e, correlated, some doubled or zero; strengths log-uniform from `smallest` to 10."""
     mix = rng.normal(size=(d, d)) if rng.random() < 0.5 else np.eye(d)
     scales = np.exp(rng.uniform(-3, 1, d) * (rng.random() < 0.5))
     x, xv = (rng.normal(size=(m, d)) @ mix * scales for m in (n, n // 2))

@@ -34,6 +34,7 @@ from .implicit import (
     Constants as Constants,
     EhrhardtRoberts as EhrhardtRoberts,
     ImplicitObjective as ImplicitObjective,
+    LookAhead as LookAhead,
     Newton as Newton,
     NoBound as NoBound,
     Optimum as Optimum,

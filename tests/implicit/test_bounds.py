@@ -1,4 +1,6 @@
-"""The certified bound against the truth: it must hold in every one of thousands of random problems."""
+"""The certified bounds against the truth: each must hold in every one of thousands of random problems."""
+
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,43 +8,101 @@ import pytest
 
 import hyprax as hx
 import oracles
-from problems import random_problem, shapes
+from problems import Problem, random_problem, shapes
 
 CASES = [(kind, index) for kind in ("softmax", "logistic", "squared") for index in range(len(shapes(kind, 5, 3)))]
 
 
-def check_bounds(kind: str, index: int, seed: int, count: int, **options) -> np.ndarray:
-    """Bound / true error over `count` problems with four accuracies each; every bound must hold."""
-    rng = np.random.default_rng([seed, index, len(kind)])
-    ratios = []
+def generator(kind: str, index: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, index, len(kind)])
+
+
+def random_accuracy(rng: np.random.Generator, problem: Problem) -> hx.Accuracy:
+    """From useless to beyond what float64 can do."""
+    scale = float(np.linalg.norm(problem.truth.params.astype(float))) + 1e-3
+    inner, adjoint = scale * 10.0 ** rng.uniform(-14, 0), 10.0 ** rng.uniform(-14, 0)
+    return hx.Accuracy(jnp.asarray(inner), jnp.asarray(adjoint))
+
+
+def check_bounds(kind: str, index: int, seed: int, count: int, bound: hx.AbstractBound) -> None:
+    """`count` problems, each to four accuracies: the bounds of hypergradient and value must hold every time."""
+    rng = generator(kind, index, seed)
     for _ in range(count):
-        problem = random_problem(rng, kind, index, **options)
+        problem = random_problem(rng, kind, index, certificate=bound)
         state = problem.objective.init(problem.hyper)
-        scale = float(np.linalg.norm(problem.truth.params.astype(float))) + 1e-3
         for _ in range(4):
-            inner, adjoint = scale * 10.0 ** rng.uniform(-14, 0), 10.0 ** rng.uniform(-14, 0)
-            accuracy = hx.Accuracy(jnp.asarray(inner), jnp.asarray(adjoint))
+            accuracy = random_accuracy(rng, problem)
             answer, _ = problem.objective.value_and_grad(problem.hyper, state, accuracy)
-            error = problem.error(answer)
             assert answer.certificate.kind == "certified"
-            bound = float(answer.certificate.bound)
-            assert error <= bound, f"{kind} {index} seed {seed}: error {error:.3e} above the bound {bound:.3e}"
+            assert not np.isnan(float(answer.certificate.bound))
+            assert problem.error(answer) <= float(answer.certificate.bound)
             value, _ = problem.objective.value(problem.hyper, state, accuracy)
             off = abs(float(oracles.LONG(float(value.value)) - problem.truth.value))
-            assert off <= float(value.certificate.bound), f"{kind} {index}: value off by {off:.3e}"
-            ratios.append(bound / max(error, 1e-300))
-    return np.asarray(ratios)
+            assert off <= float(value.certificate.bound)
 
 
+BOUNDS = [hx.EhrhardtRoberts(), hx.LookAhead(), hx.LookAhead(rounds=0)]
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=("ehrhardt-roberts", "look-ahead", "free"))
 @pytest.mark.parametrize(("kind", "index"), CASES)
-def test_ehrhardt_roberts_holds(kind, index):
-    ratios = check_bounds(kind, index, seed=0, count=75, certificate=hx.EhrhardtRoberts())
-    assert np.all(np.isfinite(ratios))
-    assert np.min(ratios) >= 1
+def test_bounds_hold(kind, index, bound):
+    check_bounds(kind, index, seed=0, count=25, bound=bound)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("bound", BOUNDS, ids=("ehrhardt-roberts", "look-ahead", "free"))
 @pytest.mark.parametrize(("kind", "index"), CASES)
-def test_ehrhardt_roberts_holds_at_length(kind, index, seed):
-    check_bounds(kind, index, seed, count=300, certificate=hx.EhrhardtRoberts())
+def test_bounds_hold_at_length(kind, index, bound):
+    check_bounds(kind, index, seed=1, count=500, bound=bound)
+
+
+@pytest.mark.parametrize(("kind", "index"), CASES)
+def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, index):
+    """Δ - ω⁺ <= ‖h - dF/dλ‖ <= Δ + ω⁺, |h⁺ - dF/dλ|_k <= ω⁺_k, and Δ + ω⁺ at most 3 times the error once proved."""
+    rng = generator(kind, index, seed=2)
+    proved = 0
+    for _ in range(25):
+        problem = random_problem(rng, kind, index, certificate=hx.LookAhead(relative=0.0))
+        plain = hx.ImplicitObjective(
+            problem.objective.optimum,
+            problem.objective.outer_loss,
+            problem.objective.outer_data,
+            certificate=hx.NoBound(),
+        )
+        state = plain.init(problem.hyper)
+        accuracy = random_accuracy(rng, problem)
+        unimproved, _ = plain.value_and_grad(problem.hyper, state, accuracy)
+        answer, _ = problem.objective.value_and_grad(problem.hyper, state, accuracy)
+        terms = answer.certificate.terms
+        error = problem.error(unimproved)
+        assert float(terms["lower"]) <= error <= float(terms["upper"])
+        off = np.abs(np.asarray(answer.grad["penalty"].raw).astype(oracles.LONG) - problem.grad)
+        assert np.all(off <= np.asarray(terms["entries"]))
+        if float(answer.certificate.bound) <= 0.5 * float(terms["shift"]):
+            proved += 1
+            assert float(terms["upper"]) <= 3 * error * (1 + 1e-6)
+    # Or the last statement says nothing. Newton solves a squared loss in one step, to rounding: nothing is left to prove.
+    assert proved >= (0 if kind == "squared" else 5)
+
+
+def test_look_ahead_is_far_tighter_than_the_classical_bound():
+    """Median over ill-conditioned problems of classical bound over look-ahead bound: at least a hundred."""
+    rng = np.random.default_rng(3)
+    ratios = []
+    for _ in range(40):
+        problem = random_problem(rng, "softmax", 3, certificate=hx.LookAhead(), smallest=1e-6)
+        classical = dataclasses.replace(
+            problem,
+            objective=hx.ImplicitObjective(
+                problem.objective.optimum,
+                problem.objective.outer_loss,
+                problem.objective.outer_data,
+                certificate=hx.EhrhardtRoberts(),
+            ),
+        )
+        bounds = [
+            float(hx.hypergradient(p.objective, p.hyper, throw=False).certificate.bound) for p in (problem, classical)
+        ]
+        ratios.append(bounds[1] / bounds[0])
+    assert np.median(ratios) >= 1e2

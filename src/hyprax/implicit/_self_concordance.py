@@ -61,7 +61,7 @@ def free_bound(
     2. ρ = M ν max_i sup{osc(x_iᵀv) : ‖v‖_Λ <= 1} bounds M osc(x_iᵀe); then e^-ρ Â ⪯ A(w) ⪯ e^ρ Â on the segment.
     3. ‖e‖_Â <= τ = ν ρ/(1 - e^-ρ), and <= (1 + c‖X Λ^-½‖²/n)^½ ν with c = sup ∇²ℓ.
     4. ‖z‖_Λ <= ‖z‖_{A*} <= ζ = ‖r‖_{Λ⁻¹} + min(M e^{ρ/2} Q τ, c₃ Q ‖X Λ^-½‖²/n ν) + κ ν, with r = Âq - ∇f(ŵ),
-       Q = max_i osc(x_iᵀq), κ >= λ_max of Λ^-½ (mean ∇²f on the segment) Λ^-½: A*z = r + (A* - Â)q + ∇f(ŵ) - ∇f(w*), and
+       Q = max_i osc(x_iᵀq), κ >= λ_max of Λ^-½ (mean ∇²f on the segment) Λ^-½: A*z = r + (A* - Â)q + ∇f(ŵ) - ∇f(w*);
        the change of A in the direction q is M Q e^{ρ/2}‖·‖_{A*}‖e‖_Â by Cauchy-Schwarz on the third cumulant.
     5. w_j q_j - w*_j q*_j = -q_j e_j + ŵ_j z_j + e_j z_j (signs aside), summed over a group with weights λ_j.
 
