@@ -1,6 +1,6 @@
 """Hyprax: hyperparameters tuned by gradient, with a certificate on every answer."""
 
-from . import search as search
+from . import runs as runs, search as search
 from ._batches import Minibatches as Minibatches
 from ._certificate import (
     AbstractCertificate as AbstractCertificate,
@@ -40,6 +40,7 @@ from .implicit import (
     Optimum as Optimum,
     families as families,
 )
+from .runs import Run as Run
 from .search import Tuned as Tuned, tune as tune
 
 __version__ = "0.1.0"

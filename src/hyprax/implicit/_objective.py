@@ -12,8 +12,9 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, AbstractAdjointSolver
-from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._bounds import AbstractBound, Evaluation, NoBound, OuterLoss, rayleigh_quotient
 from ._inner_loss import Point
+from ._lookahead import LookAhead
 from ._optimum import Optimum, default_tolerance
 from .families import GeneralisedLinear, MeanLoss
 
@@ -38,7 +39,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f; default [`hyprax.CG`][].
-    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.EhrhardtRoberts`][] for a float64 family with its
+    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a float64 family with its
         own mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
@@ -74,7 +75,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             elif not float64:
                 certificate = NoBound("certified bounds need float64: jax.config.update('jax_enable_x64', True)")
             else:
-                certificate = EhrhardtRoberts()
+                certificate = LookAhead()
         elif not float64 and not isinstance(certificate, NoBound):
             raise ValueError(
                 f"{type(certificate).__name__}: given {tree_dtype(optimum.params0)} parameters, allowed are float64: "

@@ -198,7 +198,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         if not any(node is leaf for leaf in jax.tree.leaves(hyper, is_leaf=is_constrained)):
             raise ValueError(
                 "penalty: given strengths computed from the hyperparameters, allowed for certified bounds is a leaf as "
-                "it is, such as `lambda hyper: hyper['penalty']`."
+                "it is, such as `lambda hyper: hyper['penalty']` (or certificate=hx.NoBound())."
             )
         if isinstance(node, AbstractElementwise):
             return jnp.abs(node.slope)
