@@ -1,0 +1,13 @@
+"""Recipes: a TOML file names data, model, what to tune and how; from it a job, and its outcome."""
+
+from ._build import Job as Job, prepare as prepare
+from ._data import Splits as Splits
+from ._errors import RecipeError as RecipeError
+from ._job import (
+    Contestant as Contestant,
+    Outcome as Outcome,
+    carry_out as carry_out,
+    table_header as table_header,
+    table_rows as table_rows,
+)
+from ._schema import Recipe as Recipe

@@ -1,0 +1,164 @@
+"""The figures of a report, each as SVG text. Colours from Okabe and Ito's palette, safe for colour-blind readers."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from ..runs import Record
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+WIDTH, HEIGHT = 8.0, 3.4
+COLUMNS = 10
+
+
+def _svg(figure: Figure) -> str:
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    with rc_context({"svg.hashsalt": "hyprax"}):  # the same run gives the same page
+        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def objective(record: Record) -> str:
+    """The outer objective against steps, its best step marked, and the baselines as lines."""
+    figure, axes = _axes()
+    steps, values = record.column("step"), record.column("value")
+    axes.plot(steps, values, color=BLUE, marker="o" if len(steps) < 3 else None, label="outer objective")
+    if np.any(np.isfinite(values)):
+        best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
+        axes.plot(steps[best], values[best], "o", color=BLUE, markersize=8, label=f"lowest: {values[best]:.4g}")
+    for baseline, style in zip(record.summary.get("baselines", []), ("--", ":", "-.") * 9, strict=False):
+        axes.axhline(
+            baseline["value"], color=ORANGE, linestyle=style, label=f"{baseline['name']}: {baseline['value']:.4g}"
+        )
+    axes.set_xlabel("step (one hypergradient each)")
+    axes.set_ylabel("outer objective")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def gradient(record: Record) -> str:
+    """‖h‖ against steps, with ‖h‖ ± bound as a band where the bound is finite."""
+    figure, axes = _axes()
+    steps, norms = record.column("step"), record.column("gradient_norm")
+    bounds = record.column("certificate_bound")
+    kinds = sorted({row.get("certificate_kind", "none") for row in record.history})
+    shown = np.isfinite(bounds) & np.isfinite(norms) & (norms > 0)
+    positive = np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)
+    axes.plot(steps, positive, color=BLUE, marker="o" if len(steps) < 3 else None, label="‖hypergradient‖")
+    if np.any(shown):
+        floor = np.nanmin(positive) * 1e-3
+        low = np.where(shown, np.maximum(norms - bounds, floor), np.nan)
+        high = np.where(shown, norms + bounds, np.nan)
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label="norm ± bound")
+        axes.plot(
+            steps, np.where(shown & (bounds > 0), bounds, np.nan), color=ORANGE, label=f"bound ({', '.join(kinds)})"
+        )
+    if np.any(np.isfinite(positive)):
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("hypergradient norm")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def work(record: Record) -> str:
+    """What each step took: gradients and Hessian products, and milliseconds."""
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    left, right = figure.subplots(1, 2)
+    steps = record.column("step")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_xlabel("step")
+    left.plot(steps, record.column("products"), color=BLUE, marker="." if len(steps) < 3 else None)
+    left.set_ylabel("gradients and Hessian products")
+    right.plot(steps[1:], 1e3 * record.column("seconds")[1:], color=GREEN, marker="." if len(steps) < 4 else None)
+    right.set_ylabel("milliseconds, without the first step")
+    figure.tight_layout()
+    return _svg(figure)
+
+
+def _colours(*arrays: np.ndarray) -> tuple[Normalize, str]:
+    """A common scale: logarithmic for positive values over more than a decade."""
+    low, high = (float(f([f(a) for a in arrays])) for f in (np.min, np.max))
+    if low > 0 and high / low > 10:
+        return LogNorm(low, high), "logarithmic"
+    return Normalize(low, high if high > low else low + 1), "linear"
+
+
+def hyperparameter(name: str, start: np.ndarray, best: np.ndarray, image_shape: tuple[int, int] | None) -> str:
+    """Before and after: small images, heat maps, or lines, whichever the shape asks for."""
+    start, best = np.asarray(start, float), np.asarray(best, float)
+    if best.ndim == 2 and image_shape is not None and best.shape[0] == math.prod(image_shape):
+        return _images(name, start, best, image_shape)
+    if best.ndim == 1 and image_shape is not None and best.size == math.prod(image_shape):
+        return _images(name, start[:, None], best[:, None], image_shape)
+    if best.ndim == 2 and min(best.shape) > 1:
+        return _heat(name, start, best)
+    return _lines(name, np.ravel(start), np.ravel(best))
+
+
+def _images(name: str, start: np.ndarray, best: np.ndarray, shape: tuple[int, int]) -> str:
+    count = best.shape[1]
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    norm, _ = _colours(start, best)
+    figure = Figure(figsize=(WIDTH, 0.6 + 0.95 * 2 * rows), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, squeeze=False)
+    picture: Any = None
+    everything = []
+    for part, values, title in zip(parts[:, 0], (start, best), ("before", "after"), strict=True):
+        part.suptitle(f"{name}, {title}", fontsize=10)
+        grid = part.subplots(rows, columns, squeeze=False)
+        for i, axes in enumerate(grid.ravel()):
+            axes.set_axis_off()
+            if i < count:
+                picture = axes.imshow(values[:, i].reshape(shape), norm=norm, cmap="viridis", interpolation="nearest")
+                if count > 1:
+                    axes.set_title(str(i), fontsize=8, pad=2)
+        everything.append((part, grid))
+    for part, grid in everything:
+        part.colorbar(picture, ax=list(grid.ravel()), fraction=0.02, pad=0.01)
+    return _svg(figure)
+
+
+def _heat(name: str, start: np.ndarray, best: np.ndarray) -> str:
+    norm, _ = _colours(start, best)
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    pair = figure.subplots(1, 2)
+    picture: Any = None
+    for axes, values, title in zip(pair, (start, best), ("before", "after"), strict=True):
+        picture = axes.imshow(values, norm=norm, cmap="viridis", aspect="auto", interpolation="nearest")
+        axes.set_title(f"{name}, {title}", fontsize=10)
+        axes.set_xlabel("column")
+        axes.set_ylabel("row")
+    figure.colorbar(picture, ax=list(pair), fraction=0.03)
+    return _svg(figure)
+
+
+def _lines(name: str, start: np.ndarray, best: np.ndarray) -> str:
+    figure, axes = _axes(3.0)
+    index = np.arange(best.size)
+    axes.plot(index, start, color=GREY, linestyle="--", label="before")
+    axes.plot(index, best, color=BLUE, marker="o", markersize=3, linewidth=0.8, label="after")
+    if np.all(best > 0) and np.all(start > 0):
+        axes.set_yscale("log")
+    axes.set_xlabel("entry")
+    axes.set_ylabel(name)
+    axes.legend(frameon=False)
+    return _svg(figure)
