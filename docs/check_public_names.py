@@ -1,6 +1,6 @@
 """Fail if a public name has no docstring, or stands on no page of the documentation.
 
-Public is what `hyprax/__init__.py` and the `__init__.py` of public subpackages re-export. A page documents a name by
+Public is what `hyprax/__init__.pyi` and the `__init__.py` of public subpackages re-export. A page documents a name by
 `::: path.of.the.name`; a name with several public paths needs one of them. Run: python docs/check_public_names.py
 """
 
@@ -19,7 +19,7 @@ def public_names(package: griffe.Object | griffe.Alias, path: str, names: dict[s
     """Add to `names`, where each public object is defined -> the public paths by which a user reaches it."""
     names[package.canonical_path].append(path)
     for name, member in package.members.items():
-        if name.startswith("_"):
+        if name.startswith("_") or (isinstance(member, griffe.Alias) and not member.target_path.startswith("hyprax.")):
             continue
         if member.is_module and member.is_init_module:
             public_names(member, f"{path}.{name}", names)

@@ -13,7 +13,7 @@ class Reference:
 
     params: np.ndarray
     adjoint: np.ndarray
-    value: np.ndarray
+    value: np.floating
     per_weight: np.ndarray
 
 
@@ -34,7 +34,7 @@ def _targets(kind: str, y: np.ndarray, columns: int) -> np.ndarray:
     return y.reshape(len(y), -1).astype(float)
 
 
-def mean_loss(kind: str, u: np.ndarray, y: np.ndarray) -> np.ndarray:
+def mean_loss(kind: str, u: np.ndarray, y: np.ndarray) -> np.floating:
     """The mean over examples of the pointwise loss of the predictions u (n, C)."""
     if kind == "squared":
         return 0.5 * np.sum((u - _targets(kind, y, u.shape[1])) ** 2) / len(u)

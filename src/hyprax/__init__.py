@@ -1,46 +1,11 @@
-"""Hyprax: hyperparameters tuned by gradient, with a certificate on every answer."""
+"""Hyprax: hyperparameters tuned by gradient, with a certificate on every answer.
 
-from . import runs as runs, search as search
-from ._batches import Minibatches as Minibatches
-from ._certificate import (
-    AbstractCertificate as AbstractCertificate,
-    ErrorBound as ErrorBound,
-    NoCertificate as NoCertificate,
-)
-from ._citation import citation as citation
-from ._hyper import (
-    AbstractConstrained as AbstractConstrained,
-    Interval as Interval,
-    LogInterval as LogInterval,
-    Positive as Positive,
-    Simplex as Simplex,
-    natural as natural,
-)
-from ._objective import (
-    AbstractObjective as AbstractObjective,
-    Accuracy as Accuracy,
-    Hypergradient as Hypergradient,
-    HypergradientError as HypergradientError,
-    Value as Value,
-    hypergradient as hypergradient,
-)
-from ._result import RESULTS as RESULTS, explain as explain
-from .implicit import (
-    CG as CG,
-    LBFGS as LBFGS,
-    AbstractAdjointSolver as AbstractAdjointSolver,
-    AbstractBound as AbstractBound,
-    AbstractInnerSolver as AbstractInnerSolver,
-    Constants as Constants,
-    EhrhardtRoberts as EhrhardtRoberts,
-    ImplicitObjective as ImplicitObjective,
-    LookAhead as LookAhead,
-    Newton as Newton,
-    NoBound as NoBound,
-    Optimum as Optimum,
-    families as families,
-)
-from .runs import Run as Run
-from .search import Tuned as Tuned, tune as tune
+The public names stand in `__init__.pyi` and are imported where they are first used: JAX takes most of a second, and
+`hyprax --help` needs none of it.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

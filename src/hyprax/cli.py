@@ -66,7 +66,9 @@ def tune(
         raise typer.Exit(INTERRUPTED) from None
     page = report.write(folder)
     if not quiet:
-        _print_table("", recipes.table_header(outcome), recipes.table_rows(outcome))
+        _print_comparison(
+            [dict(zip(recipes.table_header(outcome), row, strict=True)) for row in recipes.table_rows(outcome)]
+        )
         typer.echo(f"{result_name(outcome.tuned.result)}: {outcome.tuned.message}".rstrip(": "))
         typer.echo(f"report: {page}")
     if result_name(outcome.tuned.result) == "diverged":
@@ -96,8 +98,7 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
     ]
     _print_table(str(folder), ("", ""), rows)
     for table in record.summary.get("tables", []):
-        header = tuple(table["rows"][0]) if table["rows"] else ()
-        _print_table(table["title"], header, [tuple(row.values()) for row in table["rows"]])
+        _print_comparison(table["rows"])
     if "message" in record.summary:
         typer.echo(record.summary["message"])
 
@@ -120,6 +121,14 @@ def _console(*, stderr: bool = False) -> Any:
     from rich.console import Console
 
     return Console(stderr=stderr, soft_wrap=True, highlight=False)
+
+
+def _print_comparison(contestants: list[dict[str, str]]) -> None:
+    """One column a contestant: their names are long, and terminals narrow."""
+    if contestants:
+        name, *measures = contestants[0]
+        rows = [(measure, *(contestant[measure] for contestant in contestants)) for measure in measures]
+        _print_table("", (name, *(contestant[name] for contestant in contestants)), rows)
 
 
 def _print_table(title: str, header: Any, rows: Any) -> None:

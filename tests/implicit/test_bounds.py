@@ -74,6 +74,7 @@ def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, ind
         accuracy = random_accuracy(rng, problem)
         unimproved, _ = plain.value_and_grad(problem.hyper, state, accuracy)
         answer, _ = problem.objective.value_and_grad(problem.hyper, state, accuracy)
+        assert isinstance(answer.certificate, hx.ErrorBound)
         terms = answer.certificate.terms
         error = problem.error(unimproved)
         assert float(terms["lower"]) <= error <= float(terms["upper"])

@@ -23,6 +23,7 @@ from ._search import AbstractSearch
 from ._step import Step, measure
 
 Callback = Callable[[Step], bool | None]
+"""Called after every step; a true answer stops the run."""
 
 
 class TuningWarning(UserWarning):
