@@ -17,6 +17,10 @@ MODULES = sorted(
 )
 
 
+# Names are imported where they are first used, so an import alone would show nothing.
+EVERYTHING = "import hyprax; names = [getattr(hyprax, name) for name in hyprax.__all__]"
+
+
 def fresh(code: str) -> str:
     """What `code` prints in a new interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -28,18 +32,25 @@ def fresh(code: str) -> str:
 
 
 def test_import_is_light():
-    code = "import sys, hyprax; print(' '.join(sys.modules))"
-    loaded = set(fresh(code).split())
-    assert "hyprax" in loaded
-    assert loaded.isdisjoint(HEAVY), f"import hyprax pulls in {sorted(loaded.intersection(HEAVY))}"
+    loaded = set(fresh(f"{EVERYTHING}; import sys; print(' '.join(sys.modules))").split())
+    assert {"hyprax.implicit", "hyprax.search", "hyprax.runs"} <= loaded
+    assert loaded.isdisjoint(HEAVY), f"hyprax pulls in {sorted(loaded.intersection(HEAVY))}"
+
+
+def test_import_alone_does_not_load_jax():
+    assert "jax" not in fresh("import sys, hyprax; print(' '.join(sys.modules))").split()
+
+
+def test_every_name_of_the_stub_is_there():
+    assert int(fresh(f"{EVERYTHING}; print(len(names))")) > 30
 
 
 def test_import_starts_no_device_and_changes_no_setting():
     # A device would take memory from whoever only wants `--help`, and freeze settings that the user has yet to make.
-    code = """
+    code = f"""
 import jax
-before = {name: jax.config.values[name] for name in jax.config.values}
-import hyprax
+before = {{name: jax.config.values[name] for name in jax.config.values}}
+{EVERYTHING}
 changed = [name for name in before if jax.config.values[name] != before[name]]
 jax.config.update("jax_num_cpu_devices", 2)
 print(changed, jax.device_count())
