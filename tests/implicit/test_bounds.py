@@ -83,7 +83,7 @@ def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, ind
         if float(answer.certificate.bound) <= 0.5 * float(terms["shift"]):
             proved += 1
             assert float(terms["upper"]) <= 3 * error * (1 + 1e-6)
-    # Or the last statement says nothing. Newton solves a squared loss in one step, to rounding: nothing is left to prove.
+    # Or the last statement says nothing. Newton solves a squared loss in one step: nothing is left to prove.
     assert proved >= (0 if kind == "squared" else 5)
 
 

@@ -8,9 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import optimistix as optx
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._trees import tree_dtype, tree_norm, tree_scale, tree_size
+from .._trees import tree_dtype, tree_scale, tree_size
 from ._inner_loss import Product
 
 
@@ -26,7 +27,7 @@ def conjugate_gradients(
     rhs: PyTree,
     residual: Float[Array, ""],
     *,
-    norm: Callable[[PyTree], Float[Array, ""]] = tree_norm,
+    norm: Callable[[PyTree], Float[Array, ""]] = optx.two_norm,
     start: PyTree | None = None,
     preconditioner: Product | None = None,
     max_steps: int,

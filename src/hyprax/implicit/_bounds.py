@@ -13,7 +13,7 @@ from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
-from .families import GeneralisedLinear, MeanLoss
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
 
 HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
 VALUE = "|value - F(hyper)|"
@@ -132,6 +132,7 @@ class EhrhardtRoberts(AbstractBound):
     constants: Callable[[PyTree, PyTree], Constants] | Constants | None = None
     lipschitz_outer: float | Array | None = None
     lipschitz_direct: float | Array | None = None
+    outer_norms: DesignNorms | None = None
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{ehrhardt2023analyzing, author = {Ehrhardt, Matthias J. and Roberts, Lindon},
@@ -151,7 +152,9 @@ class EhrhardtRoberts(AbstractBound):
                     "EhrhardtRoberts: given an outer loss of unknown structure, allowed are `family.mean_loss` or "
                     "`lipschitz_outer=` (and `lipschitz_direct=`)."
                 )
-            prepared = EhrhardtRoberts(self.constants, jnp.asarray(outer.lipschitz_gradient(outer_data)), jnp.zeros(()))
+            norms = DesignNorms(outer_data[0])
+            lipschitz = outer.loss.curvature * norms.gram / norms.rows.size
+            prepared = EhrhardtRoberts(self.constants, lipschitz, jnp.zeros(()), norms)
         elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):
             raise ValueError(
                 "EhrhardtRoberts: given `lipschitz_outer` alone, allowed is to state `lipschitz_direct` too (0 where "
@@ -173,8 +176,8 @@ class EhrhardtRoberts(AbstractBound):
         assert self.lipschitz_direct is not None
         return jnp.asarray(self.lipschitz_outer), jnp.asarray(self.lipschitz_direct)
 
-    def _method(self, loss: AbstractInnerLoss, outer: OuterLoss) -> str:
-        if self.constants is None and isinstance(outer, MeanLoss):
+    def _method(self) -> str:
+        if self.constants is None and self.outer_norms is not None:
             return "Ehrhardt-Roberts a posteriori, analytic constants, rounding included"
         return "Ehrhardt-Roberts a posteriori, given the user's constants, in exact arithmetic"
 
@@ -185,7 +188,7 @@ class EhrhardtRoberts(AbstractBound):
         e = evaluation
         w = e.point.params
         c = self._constants(w, e.hyper, e.loss)
-        inner, outer, product, assembly = _margins(e)
+        inner, outer, product, assembly = _margins(e, self.outer_norms)
         l_f, l_direct = self._outer_constants()
         mu, b, l_a, l_b = c.strong_convexity, c.mixed_norm, c.lipschitz_hessian, c.lipschitz_mixed
         epsilon = (tree_norm(e.point.grad) + inner) / mu
@@ -199,7 +202,7 @@ class EhrhardtRoberts(AbstractBound):
         bound = INFLATION * jnp.minimum(omega, omega_q) + assembly
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
         terms = {"omega": omega, "omega_q": omega_q, "inner_error": epsilon, "adjoint_residual": delta}
-        certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(e.loss, e.outer), terms)
+        certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(), terms)
         return _unimproved(e, certificate)
 
     def value(
@@ -213,8 +216,9 @@ class EhrhardtRoberts(AbstractBound):
     ) -> AbstractCertificate:
         mu = self.strong_convexity(point.params, hyper, loss)
         lipschitz = self._outer_constants()[0]
-        method = self._method(loss, outer)
-        return value_certificate(loss, outer, outer_data, hyper, point, outer_grad, mu, lipschitz, method)
+        method = self._method()
+        norms = self.outer_norms
+        return value_certificate(loss, outer, outer_data, norms, hyper, point, outer_grad, mu, lipschitz, method)
 
 
 def _unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
@@ -226,6 +230,7 @@ def value_certificate(
     loss: AbstractInnerLoss,
     outer: OuterLoss,
     outer_data: PyTree,
+    outer_norms: DesignNorms | None,
     hyper: PyTree,
     point: Point,
     outer_grad: PyTree,
@@ -235,21 +240,21 @@ def value_certificate(
 ) -> AbstractCertificate:
     """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
     norm, slope, own = tree_norm(point.grad), tree_norm(outer_grad), jnp.zeros_like(point.value)
-    if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss):
-        norm = norm + jnp.linalg.norm(loss.rounding(point.params, hyper, jnp.zeros_like(point.params)).gradient)
-        slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data))
-        own = outer.value_rounding(point.params, outer_data)
+    if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss) and outer_norms is not None:
+        norm = norm + jnp.linalg.norm(loss.rounding(point, hyper, jnp.zeros_like(point.params)).gradient)
+        slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data, outer_norms))
+        own = outer.value_rounding(point.params, outer_data, outer_norms)
     epsilon = norm / mu
     bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
     bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
     return ErrorBound(bound, "certified", VALUE, method, {"inner_error": epsilon})
 
 
-def _margins(e: Evaluation) -> tuple[Array, Array, Array, Array]:
+def _margins(e: Evaluation, outer_norms: DesignNorms | None) -> tuple[Array, Array, Array, Array]:
     """Rounding of ‖∇g‖, ‖∇f‖, ‖A q‖ and of the assembly of h; zeros where the structure is not known."""
-    if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss):
-        rounding = e.loss.rounding(e.point.params, e.hyper, e.adjoint)
-        outer = e.outer.gradient_rounding(e.point.params, e.outer_data)
+    if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss) and outer_norms is not None:
+        rounding = e.loss.rounding(e.point, e.hyper, e.adjoint)
+        outer = e.outer.gradient_rounding(e.point.params, e.outer_data, outer_norms)
         parts = (rounding.gradient, outer, rounding.product, jnp.ravel(rounding.assembly))
         return tuple(jnp.linalg.norm(part) for part in parts)
     zero = jnp.zeros_like(e.point.value)

@@ -13,7 +13,7 @@ from ._adjoint_solvers import conjugate_gradients
 from ._bounds import HYPERGRADIENT, AbstractBound, Certified, Evaluation, OuterLoss, value_certificate
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import FreeBound, free_bound
-from .families import GeneralisedLinear, MeanLoss
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
 
 
 class _ScaledNorm(eqx.Module):
@@ -69,7 +69,7 @@ class LookAhead(AbstractBound):
 
     relative: float = 1e-3
     rounds: int = 5
-    outer_norm: Float[Array, ""] | None = None
+    outer_norms: DesignNorms | None = None
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{bach2010selfconcordant, author = {Bach, Francis},
@@ -92,7 +92,7 @@ class LookAhead(AbstractBound):
                 "LookAhead: given losses of unknown structure, allowed are a family (hx.families) with its `mean_loss` "
                 "as outer loss. Otherwise use hx.EhrhardtRoberts(constants=...) or hx.NoBound()."
             )
-        return LookAhead(self.relative, self.rounds, jnp.asarray(outer.inputs_norm(outer_data)))
+        return LookAhead(self.relative, self.rounds, DesignNorms(outer_data[0]))
 
     def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         assert isinstance(loss, GeneralisedLinear)  # `prepare` has refused anything else
@@ -100,24 +100,26 @@ class LookAhead(AbstractBound):
 
     def value(self, loss, outer, outer_data, hyper, point, outer_grad):
         assert isinstance(outer, MeanLoss)
-        assert self.outer_norm is not None  # `prepare` has filled it in
-        lipschitz = outer.loss.curvature * self.outer_norm / outer_data[0].shape[0]
+        assert self.outer_norms is not None  # `prepare` has filled it in
+        lipschitz = outer.loss.curvature * self.outer_norms.gram / self.outer_norms.rows.size
         mu = self.strong_convexity(point.params, hyper, loss)
         method = "gradient norm over the smallest strength, rounding included"
-        return value_certificate(loss, outer, outer_data, hyper, point, outer_grad, mu, lipschitz, method)
+        return value_certificate(
+            loss, outer, outer_data, self.outer_norms, hyper, point, outer_grad, mu, lipschitz, method
+        )
 
     def certify(self, evaluation: Evaluation) -> Certified:
         e, loss, outer = evaluation, evaluation.loss, evaluation.outer
         assert isinstance(loss, GeneralisedLinear)
         assert isinstance(outer, MeanLoss)
-        assert self.outer_norm is not None
-        hyper, outer_norm = e.hyper, self.outer_norm
+        assert self.outer_norms is not None
+        hyper, outer_norms = e.hyper, self.outer_norms
         slope = loss.slope(hyper)
         scaled = _ScaledNorm(1 / loss.strengths(hyper))
 
         def measured(point: Point, outer_grad: Array, adjoint: Array, residual: Array) -> _Round:
             grad = -slope * loss.grouped(point.params * adjoint, slope)
-            bound = free_bound(loss, outer, e.outer_data, outer_norm, hyper, point, outer_grad, adjoint, residual)
+            bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, outer_grad, adjoint, residual)
             return _Round(point, outer_grad, adjoint, residual, grad, bound)
 
         first = measured(e.point, e.outer_grad, e.adjoint, e.residual)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._inner_loss import Point
-from .families import GeneralisedLinear, MeanLoss
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
 
 INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
 
@@ -45,7 +45,7 @@ def free_bound(
     loss: GeneralisedLinear,
     outer: MeanLoss,
     outer_data: tuple[Array, Array],
-    outer_norm: Float[Array, ""],
+    outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
     outer_grad: Array,
@@ -69,8 +69,8 @@ def free_bound(
     """
     strengths, slope = loss.strengths(hyper), loss.slope(hyper)
     inverse = 1 / strengths
-    rounding = loss.rounding(point.params, hyper, adjoint)
-    outer_rounding = outer.gradient_rounding(point.params, outer_data)
+    rounding = loss.rounding(point, hyper, adjoint)
+    outer_rounding = outer.gradient_rounding(point.params, outer_data, outer_norms)
     family = loss.loss
 
     def scaled(v: Array) -> Array:
@@ -83,7 +83,7 @@ def free_bound(
     nu = INFLATION * scaled(jnp.abs(point.grad) + rounding.gradient)
     rho = family.self_concordance * jnp.max(family.oscillation_norm(squares)) * nu * INFLATION
     smallest = jnp.min(strengths)
-    design = INFLATION * jnp.minimum(loss.inputs_norm / n / smallest, jnp.max(jnp.mean(squares, axis=0)))
+    design = INFLATION * jnp.minimum(loss.norms.gram / n / smallest, jnp.max(jnp.mean(squares, axis=0)))
     tau = nu * jnp.minimum(_inverse_phi(rho), jnp.sqrt(1 + family.curvature * design))
 
     reach = INFLATION * jnp.max(family.oscillation(loss.inputs @ adjoint))
@@ -93,7 +93,7 @@ def free_bound(
     widest = jnp.max(outer_squares, axis=parts)
     kappa = INFLATION * jnp.minimum(
         jnp.mean(jnp.minimum(family.curvature, _finite_or_infinite(curved)) * widest),
-        family.curvature * outer_norm / m / smallest,
+        family.curvature * outer_norms.gram / m / smallest,
     )
     zeta = INFLATION * scaled(jnp.abs(residual) + rounding.product + outer_rounding) + reach * change + kappa * nu
 

@@ -7,3 +7,4 @@ from ._generalised_linear import (
     Softmax as Softmax,
     Squared as Squared,
 )
+from ._norms import DesignNorms as DesignNorms

@@ -14,7 +14,7 @@ from ..._hyper import AbstractConstrained, AbstractElementwise, is_constrained, 
 from .._constants import Constants, Rounding
 from .._inner_loss import AbstractInnerLoss, Point, Product
 from ._losses import AbstractPointLoss, LogisticLoss, SoftmaxLoss, SquaredLoss
-from ._norms import gram_norm_bound
+from ._norms import DesignNorms
 
 FACTORISE_BELOW = 512
 
@@ -31,51 +31,46 @@ class MeanLoss(eqx.Module):
         inputs, targets = data
         return jnp.mean(self.loss.value(inputs @ params, targets))
 
-    def lipschitz_gradient(self, data: tuple[Array, Array]) -> float:
-        """An upper bound of the Lipschitz constant of ∇f: sup ∇²ℓ times ‖VᵀV‖₂/m."""
-        return self.loss.curvature * self.inputs_norm(data) / data[0].shape[0]
-
-    def inputs_norm(self, data: tuple[Array, Array]) -> float:
-        """An upper bound of ‖VᵀV‖₂."""
-        return gram_norm_bound(np.asarray(data[0]))
-
-    def gradient_rounding(self, params: PyTree, data: tuple[Array, Array]) -> Float[Array, "d *C"]:
+    def gradient_rounding(self, params: PyTree, data: tuple[Array, Array], norms: DesignNorms) -> Float[Array, "d *C"]:
         """A bound, entry by entry, on the rounding error of the computed ∇f."""
-        return _gradient_rounding(self.loss, params, *data)
+        inputs, targets = data
+        return _gradient_rounding(self.loss, params, self.loss.mean(inputs @ params), targets, norms)
 
-    def value_rounding(self, params: PyTree, data: tuple[Array, Array]) -> Float[Array, ""]:
-        """A bound on the rounding error of the computed f: (1/m) Σ (Σ_c|p - t|_c max du + 8u(|ℓ| + max|u|)) + γ_m f."""
+    def value_rounding(self, params: PyTree, data: tuple[Array, Array], norms: DesignNorms) -> Float[Array, ""]:
+        """A bound on the rounding error of the computed f: the mean of (Σ_c|p - t|_c + du) du + γ_m (|ℓ| + |u|)."""
         inputs, targets = data
         unit = jnp.finfo(params.dtype).eps / 2
-        m = inputs.shape[0]
         u = inputs @ params
         parts = tuple(range(1, u.ndim))
         slope = jnp.sum(jnp.abs(self.loss.mean(u) - self.loss.target(u, targets)), axis=parts)
-        du = jnp.max(_prediction_rounding(params, inputs), axis=parts)
-        values = self.loss.value(u, targets)
-        each = (
-            slope * du
-            + du * du
-            + (m + 12 + 8 * u.shape[-1] ** (u.ndim - 1)) * unit * (jnp.abs(values) + jnp.max(jnp.abs(u), axis=parts))
-        )
-        return jnp.mean(each)
+        size, du = (jnp.max(x, axis=parts) for x in _prediction_rounding(params, norms))
+        relative = (inputs.shape[0] + 12 + 8 * u.shape[-1] ** (u.ndim - 1)) * unit
+        return jnp.mean((slope + du) * du + relative * (jnp.abs(self.loss.value(u, targets)) + size))
 
 
-def _prediction_rounding(params: Array, inputs: Array) -> Array:
-    """|fl(Xw) - Xw| <= γ_d |X||w|, γ_k = (k + 12) u standing for k u/(1 - k u)."""
+def _prediction_rounding(params: Array, norms: DesignNorms) -> tuple[Array, Array]:
+    """|Xw| <= size and |fl(Xw) - Xw| <= γ_d size, row by row: size_i = ‖x_i‖ max_c‖w_c‖, γ_k = (k + 12) u."""
     unit = jnp.finfo(params.dtype).eps / 2
-    return (inputs.shape[1] + 12) * unit * (jnp.abs(inputs) @ jnp.abs(params))
+    largest = jnp.max(jnp.sqrt(jnp.sum(jnp.square(params), axis=0)))
+    size = jnp.expand_dims(norms.rows, tuple(range(1, params.ndim))) * largest
+    return size, (norms.columns.size + 12) * unit * size
 
 
-def _gradient_rounding(loss: AbstractPointLoss, params: Array, inputs: Array, targets: Array) -> Array:
+def _per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
+    """A bound of |X|ᵀ rows, entry by entry, for rows >= 0."""
+    columns = jnp.expand_dims(norms.columns, tuple(range(1, rows.ndim)))
+    return columns * jnp.sqrt(jnp.sum(jnp.square(rows), axis=0, keepdims=rows.ndim > 1))
+
+
+def _gradient_rounding(
+    loss: AbstractPointLoss, params: Array, mean: Array, targets: Array, norms: DesignNorms
+) -> Array:
     """|fl(Xᵀ(p - t)/n) - Xᵀ(p - t)/n| <= |X|ᵀ(|δp| + γ_n |p - t|)/n, entry by entry."""
     unit = jnp.finfo(params.dtype).eps / 2
-    n = inputs.shape[0]
-    u = inputs @ params
-    p = loss.mean(u)
-    error = loss.mean_rounding(u, p, _prediction_rounding(params, inputs))
-    slope = jnp.abs(p - loss.target(u, targets))
-    return jnp.abs(inputs).T @ (error + (n + 12) * unit * slope) / n
+    n = norms.rows.size
+    error = loss.mean_rounding(mean, *_prediction_rounding(params, norms))
+    slope = jnp.abs(mean - loss.target(mean, targets))
+    return _per_feature(norms, error + (n + 12) * unit * slope) / n
 
 
 class GeneralisedLinear(AbstractInnerLoss):
@@ -92,8 +87,7 @@ class GeneralisedLinear(AbstractInnerLoss):
     penalty: Callable[[PyTree], Any]
     shape: tuple[int, ...] = eqx.field(static=True)
     gram: Array
-    inputs_norm: Float[Array, ""]
-    row_norm: Float[Array, ""]
+    norms: DesignNorms
 
     def __init__(
         self, inputs: Any, targets: Any, loss: AbstractPointLoss, penalty: Callable[[PyTree], Any], outputs: int | None
@@ -105,8 +99,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         # The Gram matrix where it is small enough to factorise, its diagonal where not: for preconditioning alone.
         gram = host.T @ host / n if d <= FACTORISE_BELOW else np.mean(np.square(host), axis=0)
         self.gram = jnp.asarray(gram, dtype=inputs.dtype)
-        self.inputs_norm = jnp.asarray(gram_norm_bound(host))
-        self.row_norm = jnp.asarray(np.sqrt(np.max(np.sum(np.square(host), axis=1))) * (1 + 1e-12))
+        self.norms = DesignNorms(inputs)
 
     @property
     def mean_loss(self) -> MeanLoss:
@@ -235,34 +228,31 @@ class GeneralisedLinear(AbstractInnerLoss):
         n = self.inputs.shape[0]
         return Constants(
             strong_convexity=jnp.min(strengths),
-            lipschitz_hessian=self.loss.third * self.row_norm * self.inputs_norm / n,
+            lipschitz_hessian=self.loss.third * jnp.max(self.norms.rows) * self.norms.gram / n,
             mixed_norm=jnp.max(slope * column),
             lipschitz_mixed=jnp.max(slope),
         )
 
-    def rounding(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> Rounding:
+    def rounding(self, point: Point, hyper: PyTree, adjoint: PyTree) -> Rounding:
         """Bounds, entry by entry, on the rounding errors of the computed ∇g, A q and Bᵀq.
 
         Standard a priori bounds (Higham 2002, chapter 3), γ_k = (k + 12) u for k u/(1 - k u):
         |δ∇g| <= |X|ᵀ(|δp| + γ_n|p - t|)/n + 4u|λw|;
         |δ(Aq)| <= |X|ᵀ((γ_n + γ_d + 16u)|D||X||q| + |δD| |X||q|)/n + 4u|λq|,
-        where |δD| <= (e^{2 max du} - 1 + 32u)|D| entry by entry; |δ(Bᵀq)| <= γ_d Σ|λ w q|.
+        where |δD| <= (e^{2 max du} - 1 + 32u)|D| entry by entry; |δ(Bᵀq)| <= γ_d Σ|λ w q|. Products with |X| are
+        bounded by norms of its rows and columns (Cauchy-Schwarz), so no pass over the data is made.
         """
+        params, mean, norms = point.params, point.memory, self.norms
         unit = jnp.finfo(params.dtype).eps / 2
         n, d = self.inputs.shape
-        strengths = self.strengths(hyper)
-        u = self.inputs @ params
-        mean = self.loss.mean(u)
-        absolute = jnp.abs(self.inputs)
-        du = _prediction_rounding(params, self.inputs)
-        gradient = _gradient_rounding(self.loss, params, self.inputs, self.targets) + 4 * unit * strengths * jnp.abs(
-            params
-        )
-        widest = jnp.max(du, axis=tuple(range(1, du.ndim)), keepdims=True)
-        relative = jnp.expm1(4 * widest) + (n + 2 * d + 60) * unit
-        curved = self.loss.curve_abs(mean, absolute @ jnp.abs(adjoint))
-        product = absolute.T @ (relative * curved) / n + 4 * unit * strengths * jnp.abs(adjoint)
-        slope = self.slope(hyper)
+        strengths, slope = self.strengths(hyper), self.slope(hyper)
+        gradient = _gradient_rounding(self.loss, params, mean, self.targets, norms)
+        gradient = gradient + 4 * unit * strengths * jnp.abs(params)
+        _, du = _prediction_rounding(params, norms)
+        relative = jnp.expm1(4 * du) + (n + 2 * d + 60) * unit
+        reach = jnp.broadcast_to(_prediction_rounding(adjoint, norms)[0], mean.shape)
+        product = _per_feature(norms, relative * self.loss.curve_abs(mean, reach)) / n
+        product = product + 4 * unit * strengths * jnp.abs(adjoint)
         assembly = (params.size + 22) * unit * slope * self.grouped(jnp.abs(params * adjoint), slope)
         return Rounding(gradient, product, assembly)
 

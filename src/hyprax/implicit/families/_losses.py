@@ -64,9 +64,9 @@ class AbstractPointLoss(eqx.Module):
 
     @abc.abstractmethod
     def mean_rounding(
-        self, u: Float[Array, "n *C"], p: Float[Array, "n *C"], du: Float[Array, "n *C"]
+        self, p: Float[Array, "n *C"], size: Float[Array, "n ..."], du: Float[Array, "n ..."]
     ) -> Float[Array, "n *C"]:
-        """A bound on the error of the computed p, entry by entry, when the computed u is off by at most du."""
+        """A bound on the error of the computed p, entry by entry, when |u| <= size and the computed u is off by du."""
 
 
 class SquaredLoss(AbstractPointLoss):
@@ -104,8 +104,8 @@ class SquaredLoss(AbstractPointLoss):
     def oscillation_norm(self, squares):
         return jnp.sqrt(jnp.max(squares, axis=tuple(range(1, squares.ndim))))
 
-    def mean_rounding(self, u, p, du):
-        return du
+    def mean_rounding(self, p, size, du):
+        return jnp.broadcast_to(du, p.shape)
 
 
 class LogisticLoss(AbstractPointLoss):
@@ -146,9 +146,9 @@ class LogisticLoss(AbstractPointLoss):
     def oscillation_norm(self, squares):
         return jnp.sqrt(squares)
 
-    def mean_rounding(self, u, p, du):
+    def mean_rounding(self, p, size, du):
         # |dp/du| = p(1 - p), which changes by a factor of at most e^du within du; and 8 units for the function itself.
-        unit = jnp.finfo(u.dtype).eps / 2
+        unit = jnp.finfo(p.dtype).eps / 2
         return p * ((1 - p) * du * jnp.exp(du) + 8 * unit)
 
 
@@ -192,10 +192,8 @@ class SoftmaxLoss(AbstractPointLoss):
     def oscillation_norm(self, squares):
         return jnp.sqrt(jnp.sum(jax.lax.top_k(squares, 2)[0], axis=-1))
 
-    def mean_rounding(self, u, p, du):
+    def mean_rounding(self, p, size, du):
         # log p moves by at most osc(du) <= 2 max du; the shift by max u inside softmax rounds once more; and 8 units
         # for exp, the sum and the division.
-        unit = jnp.finfo(u.dtype).eps / 2
-        wide = 2 * jnp.max(du + unit * jnp.abs(u), axis=-1, keepdims=True)
-        classes = u.shape[-1]
-        return p * (jnp.expm1(wide) + (8 + classes) * unit)
+        unit = jnp.finfo(p.dtype).eps / 2
+        return p * (jnp.expm1(2 * (du + unit * size)) + (8 + p.shape[-1]) * unit)

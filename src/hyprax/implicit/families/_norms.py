@@ -1,6 +1,9 @@
 """Norms of data matrices, bounded from above with the rounding of their computation."""
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 DENSE_LIMIT = 2000
 
@@ -31,3 +34,23 @@ def gram_norm_bound(x: np.ndarray) -> float:
         top = float(np.linalg.eigvalsh(gram)[-1])
         bound = min(bound, top + ((summed + 12) + 10 * small) * unit * trace)
     return max(bound, 0.0)
+
+
+class DesignNorms(eqx.Module):
+    """Upper bounds of norms of a data matrix X `(n, d)`, worked out once: products with |X| are then never needed.
+
+    - `gram`: of ‖XᵀX‖₂.
+    - `rows`, `columns`: of the Euclidean norms of its rows and columns, so that (|X||v|)_i <= rows_i ‖v‖₂ and
+      (|X|ᵀ|e|)_j <= columns_j ‖e‖₂; for dense data both are near equality.
+    """
+
+    gram: Float[Array, ""]
+    rows: Float[Array, " n"]
+    columns: Float[Array, " d"]
+
+    def __init__(self, inputs: Array):
+        x = np.asarray(inputs, dtype=np.float64)
+        raised = 1 + (max(x.shape) + 12) * np.finfo(np.float64).eps
+        self.gram = jnp.asarray(gram_norm_bound(x))
+        self.rows = jnp.asarray(raised * np.sqrt(np.sum(np.square(x), axis=1)))
+        self.columns = jnp.asarray(raised * np.sqrt(np.sum(np.square(x), axis=0)))
