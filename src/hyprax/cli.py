@@ -3,13 +3,17 @@
 Everything heavy is imported inside the commands, so that help and errors come at once.
 """
 
-import sys
+import contextlib
+import math
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="hyprax",
@@ -48,6 +52,17 @@ def tune(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
 ) -> None:
     """Tune what a recipe names, record the run, and write its report."""
+    folder = Path("runs") / recipe.stem if out is None else out
+    settings = setting or []
+    try:
+        _tune(recipe, settings, folder, resume=resume, quiet=quiet)
+    except KeyboardInterrupt:
+        again = ["hyprax", "tune", str(recipe), *(f"--set={text}" for text in settings), f"--out={folder}", "--resume"]
+        typer.echo(f"interrupted; to go on: {shlex.join(again)}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, quiet: bool) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)  # certificates of kind `certified` need float64
@@ -55,26 +70,26 @@ def tune(
     from ._result import result_name
     from .runs import Run
 
-    job = recipes.prepare(recipe, setting or ())
-    folder = Path("runs") / recipe.stem if out is None else out
+    job = recipes.prepare(recipe, settings)
     run = Run(folder, config=job.config, resume=resume)
     say = (lambda _: None) if quiet else _console(stderr=True).print
-    try:
+    with _warnings_in_one_line():
         outcome = recipes.carry_out(job, run, progress=not quiet, say=say)
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; to go on: hyprax tune {recipe} --out {folder} --resume", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     page = report.write(folder)
+    name, tuned = result_name(outcome.tuned.result), outcome.tuned
+    ending = f"{name}: {tuned.message}".rstrip(": ")
     if not quiet:
-        _print_comparison(
-            [dict(zip(recipes.table_header(outcome), row, strict=True)) for row in recipes.table_rows(outcome)]
-        )
-        typer.echo(f"{result_name(outcome.tuned.result)}: {outcome.tuned.message}".rstrip(": "))
+        header = recipes.table_header(outcome)
+        _print_comparison([dict(zip(header, row, strict=True)) for row in recipes.table_rows(outcome)])
         typer.echo(f"report: {page}")
-    if result_name(outcome.tuned.result) == "diverged":
-        if quiet:
-            typer.echo(f"{folder}: {outcome.tuned.message}", err=True)
-        raise typer.Exit(1)
+    if math.isinf(tuned.best_value):
+        typer.echo(f"{folder}: no step was as accurate as asked, so nothing was found. {ending}", err=True)
+        raise typer.Exit(FAILED)
+    if name == "diverged":
+        typer.echo(f"{folder}: {ending}", err=True)
+        raise typer.Exit(FAILED)
+    if not quiet:
+        typer.echo(ending)
 
 
 @app.command()
@@ -142,13 +157,29 @@ def _print_table(title: str, header: Any, rows: Any) -> None:
     _console().print(table)
 
 
-def main() -> None:
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """A step that fell short is told of as it happens, without the place in the code that Python adds."""
+    from .search import TuningWarning
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TuningWarning)
+        warnings.showwarning = show
+        yield
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: bad input is one line and exit status 2, never a traceback."""
     try:
-        app()
-    except ValueError as error:
-        known = ("RecipeError", "RunError", "StateError", "HistoryError")
-        if type(error).__name__ not in known:
+        app(args=arguments)
+    except (ValueError, OSError) as error:
+        from .recipes import RecipeError
+        from .runs import HistoryError, RunError, StateError
+
+        if not isinstance(error, RecipeError | RunError | StateError | HistoryError | OSError):
             raise
-        sys.stderr.write(f"{error}\n")
+        typer.echo(str(error), err=True)
         raise SystemExit(BAD_INPUT) from None

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from .._hyper import Interval, LogInterval, Positive
+from .._hyper import Interval, LogInterval, Positive, validated
 from .._objective import AbstractObjective
 from ..implicit import (
     CG,
@@ -29,8 +30,9 @@ from ..implicit import (
 )
 from ..search import Optax, Stopping
 from ._data import Splits, load_splits
-from ._errors import RecipeError
-from ._schema import Penalty, Recipe, read_recipe
+from ._errors import RecipeError, Source
+from ._read import read_recipe
+from ._schema import Penalty, Recipe
 
 OPTIMISERS = {
     "adam": optax.adam,
@@ -47,7 +49,7 @@ class Job:
     `hyper` is `None` where it starts from the baseline's best strength; see `start_at`.
     """
 
-    path: Path
+    source: Source
     recipe: Recipe
     splits: Splits | None
     objective: AbstractObjective
@@ -75,30 +77,29 @@ def prepare(path: Path, settings: Iterable[str] = ()) -> Job:
 
     **Raises:** `RecipeError`, with file, line and key.
     """
-    recipe, text = read_recipe(path, settings)
+    recipe, source = read_recipe(path, settings)
     try:
-        return _build(path, recipe)
+        return _build(source, recipe)
     except RecipeError as error:
-        raise error.located(path, text) from None
+        raise source.located(error) from None
 
 
-def _build(path: Path, recipe: Recipe) -> Job:
-    classify = recipe.model.kind in ("softmax", "logistic")
+def _build(source: Source, recipe: Recipe) -> Job:
     splits = None
     if recipe.data is not None:
-        splits = load_splits(recipe.data, recipe.split, path.parent, classify=classify)
+        splits = load_splits(recipe.data, recipe.split, source.path.parent, classify=recipe.model.classifies)
     search = Optax(OPTIMISERS[recipe.search.optimiser](recipe.search.learning_rate))
     stop = Stopping(recipe.stop.gradient, recipe.stop.patience, recipe.stop.improvement)
     if recipe.model.kind == "custom":
-        objective, hyper = _custom(path, recipe, splits)
-        return Job(path, recipe, splits, objective, hyper, search, stop)
+        objective, hyper = _custom(source.path, recipe, splits)
+        return Job(source, recipe, splits, objective, hyper, search, stop)
     assert splits is not None  # the schema asks for data
     if recipe.model.kind == "logistic" and len(splits.classes) != 2:
         raise RecipeError(f"given {len(splits.classes)} classes, allowed for logistic are 2", key="model.kind")
     objective = _objective(recipe, splits)
     start = recipe.hyper.penalty.start
     hyper = None if start == "grid" else {"penalty": _penalty(recipe, splits, start)}
-    return Job(path, recipe, splits, objective, hyper, search, stop)
+    return Job(source, recipe, splits, objective, hyper, search, stop)
 
 
 def _select_penalty(hyper: PyTree) -> Any:
@@ -159,24 +160,43 @@ def _custom(path: Path, recipe: Recipe, splits: Splits | None) -> tuple[Abstract
     """`function(splits)` of the user's module, found beside the recipe: an objective and where its search starts."""
     assert recipe.model.function is not None  # the schema asks for it
     module_name, _, name = recipe.model.function.partition(":")
-    folder = str(path.resolve().parent)
+    folder = path.resolve().parent
     key = "model.function"
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(folder))
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise RecipeError(f"cannot import {module_name!r} ({type(error).__name__}: {error})", key=key) from None
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise RecipeError(f"cannot import {module_name!r} ({_in_short(error)})", key=key) from None
+        beside = folder / f"{module_name.replace('.', '/')}.py"
+        if beside.is_file() and beside != Path(module.__file__ or "").resolve():
+            raise RecipeError(
+                f"{module_name!r} is the name of another module, {module.__file__ or 'built in'}: rename {beside.name}",
+                key=key,
+            )
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise RecipeError(f"module {module_name!r} has no function {name!r}", key=key)
+        try:
+            built: Any = function(splits)
+        except Exception as error:
+            raise RecipeError(f"{recipe.model.function} failed ({_in_short(error)})", key=key) from error
     finally:
-        sys.path.remove(folder)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise RecipeError(f"module {module_name!r} has no function {name!r}", key=key)
-    try:
-        built = function(splits)
-    except Exception as error:
-        raise RecipeError(f"{recipe.model.function} failed ({type(error).__name__}: {error})", key=key) from error
+        sys.path.remove(str(folder))
     if not (isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], AbstractObjective)):
         raise RecipeError(
             f"{recipe.model.function} returned {type(built).__name__}, allowed is (objective, hyper)", key=key
         )
-    return built
+    try:
+        return built[0], validated(built[1])
+    except ValueError as error:
+        raise RecipeError(
+            f"{recipe.model.function} returned hyperparameters that cannot be tuned: {error}", key=key
+        ) from None
+
+
+def _in_short(error: Exception) -> str:
+    """The type, the text and the last place of an error in somebody else's code."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {error}{place}"

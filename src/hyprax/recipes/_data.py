@@ -4,7 +4,12 @@ import csv
 import dataclasses
 import gzip
 import os
+import socket
 import struct
+import urllib.error
+import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from ._errors import RecipeError
 from ._schema import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData, Split
 
 PARTS = ("train", "validation", "test")
+OPENML_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +61,12 @@ def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool)
     if classify:
         lost = [name for label, name in enumerate(classes) if not np.any(targets[parts["train"]] == label)]
         if lost:
-            raise RecipeError(f"class {lost[0]} is not in the training part: give it more rows", key="split.train")
+            count = np.sum(targets == classes.index(lost[0]))
+            raise RecipeError(
+                f"class {lost[0]}, in {count} of {len(targets)} rows, is not in the training part, allowed are parts "
+                "with every class",
+                key="split.train",
+            )
     scaled = _scale(inputs, parts["train"], data.scale)
     if data.intercept:
         scaled = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
@@ -74,9 +85,10 @@ def _load(data: DataSource, folder: Path) -> tuple[np.ndarray, np.ndarray, tuple
             return _npz(_path(folder, data.path, "data.path"), data)
         case IdxData():
             inputs = read_idx(_path(folder, data.inputs, "data.inputs"), "data.inputs")
-            return _images(inputs, read_idx(_path(folder, data.targets, "data.targets"), "data.targets"))
+            targets = read_idx(_path(folder, data.targets, "data.targets"), "data.targets")
+            return _images(inputs, targets, folder, (data.inputs, data.targets))
         case OpenmlData():
-            return _openml(data.name, data.version, "data.name")
+            return _openml(data.name, data.version)
         case NamedData():
             return _named(data.name)
 
@@ -101,12 +113,6 @@ def _square(count: int) -> tuple[int, int] | None:
     return (side, side) if side > 1 and side * side == count else None
 
 
-def _images(inputs: np.ndarray, targets: np.ndarray) -> tuple[Any, Any, Any, Any]:
-    shape = inputs.shape[1:] if inputs.ndim == 3 else None
-    flat = inputs.reshape(len(inputs), -1)
-    return flat.astype(np.float64), targets, _named_columns(flat.shape[1]), shape
-
-
 def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
     from sklearn import datasets
 
@@ -116,45 +122,76 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
 
 
 def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        rows = [row for row in csv.reader(stream) if row]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RecipeError(f"{path} cannot be read as CSV in UTF-8 ({error})", key="data.path") from None
     if len(rows) < 2:
         raise RecipeError(f"{path} has no rows under its header", key="data.path")
-    header = [name.strip() for name in rows[0]]
-    for key, name in [("data.target", data.target), *(("data.features", name) for name in data.features or ())]:
-        if name not in header:
-            raise RecipeError(f"there is no column {name!r} in {path}, allowed are {', '.join(header)}", key=key)
+    header = [name.strip() for name in rows[0][1]]
     features = data.features or [name for name in header if name != data.target]
-    if not features:
-        raise RecipeError(f"{path} has no column besides the target", key="data.features")
-    for number, row in enumerate(rows[1:], 2):
+    _check_columns(path, header, data.target, features)
+    for line, row in rows[1:]:
         if len(row) != len(header):
-            raise RecipeError(f"{path}:{number}: given {len(row)} fields, allowed are {len(header)}", key="data.path")
-    table = np.asarray(rows[1:], dtype=object)
+            raise RecipeError(f"{path}:{line}: given {len(row)} fields, allowed are {len(header)}", key="data.path")
     columns = []
     for name in features:
-        column = table[:, header.index(name)]
-        try:
-            columns.append([float(x) if x.strip() else np.nan for x in column])
-        except ValueError:
-            bad = next(i for i, x in enumerate(column) if not _is_number(x))
+        place, column = header.index(name), []
+        for line, row in rows[1:]:
+            number = _number(row[place])
+            if number is None:
+                raise RecipeError(
+                    f"{path}:{line}: column {name!r} holds {row[place]!r}, allowed are numbers (data.features "
+                    "names the columns to use)",
+                    key="data.path",
+                )
+            if not np.isfinite(number):
+                held = row[place].strip() or "nothing"
+                raise RecipeError(
+                    f"{path}:{line}: column {name!r} holds {held}, allowed are finite numbers", key="data.path"
+                )
+            column.append(number)
+        columns.append(column)
+    place = header.index(data.target)
+    targets = [row[place].strip() for _, row in rows[1:]]
+    numbers = [_number(target) for target in targets]
+    for (line, _), target, number in zip(rows[1:], targets, numbers, strict=True):
+        if number is not None and np.isnan(number):
             raise RecipeError(
-                f"{path}:{bad + 2}: column {name!r} holds {column[bad]!r}, allowed are numbers (or name the columns in "
-                "data.features)",
-                key="data.path",
-            ) from None
-    target = table[:, header.index(data.target)].astype(str)
-    if np.any(np.char.strip(target) == ""):
-        raise RecipeError(f"column {data.target!r} of {path} has empty fields, allowed are values", key="data.target")
-    return np.asarray(columns).T, target, tuple(features)
+                f"{path}:{line}: column {data.target!r} holds {target or 'nothing'}, allowed are values",
+                key="data.target",
+            )
+    # Numbers where all are, so that 1 and 1.0 are one class, and fractions are seen to be none.
+    found = np.asarray(targets if None in numbers else numbers)
+    return np.asarray(columns).T, found, tuple(features)
 
 
-def _is_number(x: str) -> bool:
+def _check_columns(path: Path, header: Sequence[str], target: str, features: Sequence[str]) -> None:
+    """Refuse columns that are not there, or not there once."""
+    if not features:
+        raise RecipeError(f"{path} has no column besides the target", key="data.path")
+    for key, name in [("data.target", target), *(("data.features", name) for name in features)]:
+        if name not in header:
+            raise RecipeError(f"there is no column {name!r} in {path}, allowed are {', '.join(header)}", key=key)
+        if header.count(name) > 1:
+            raise RecipeError(f"{path} has {header.count(name)} columns {name!r}, allowed is one", key="data.path")
+    for name in features:
+        if features.count(name) > 1:
+            raise RecipeError(f"given {name!r} more than once", key="data.features")
+        if name == target:
+            raise RecipeError(
+                f"given {name!r}, which is the target: it would be predicted from itself", key="data.features"
+            )
+
+
+def _number(text: str) -> float | None:
+    """The number in a field, NaN for an empty one, `None` for a text."""
     try:
-        float(x or "nan")
+        return float(text.strip() or "nan")
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any]:
@@ -166,50 +203,74 @@ def _npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any]:
             inputs, targets = arrays[data.inputs], arrays[data.targets]
     except RecipeError:
         raise
-    except Exception as error:
-        raise RecipeError(f"{path} cannot be read as npz ({error})", key="data.path") from None
-    if inputs.ndim not in (2, 3) or inputs.dtype.kind not in "fiub":
+    except Exception as error:  # of many types, by what is wrong with the file
+        text = "it is none, or holds Python objects" if "pickle" in str(error) else str(error)
         raise RecipeError(
-            f"given {inputs.dtype}{list(inputs.shape)}, allowed are numbers (rows, columns) or (rows, height, width)",
-            key="data.inputs",
-        )
-    if targets.ndim != 1:
-        raise RecipeError(
-            f"given {targets.dtype}{list(targets.shape)}, allowed is one target a row", key="data.targets"
-        )
-    return _images(inputs, targets)
+            f"{path} cannot be read as an npz file of numbers and texts ({text})", key="data.path"
+        ) from None
+    return _images(inputs, targets, path, (data.inputs, data.targets))
 
 
-def read_idx(path: Path, key: str = "data") -> np.ndarray:
-    """The array of an IDX file, plain or gzipped."""
+def read_idx(path: Path, key: str) -> np.ndarray:
+    """The array of an IDX file, plain or gzipped.
+
+    Two zero bytes, the type, the rank; the shape in big-endian 32-bit integers; the entries.
+    """
     kinds = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zero, kind, rank = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
         if zero or kind not in kinds:
             raise ValueError("its first bytes are not those of IDX")
+        shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
         return np.frombuffer(raw, kinds[kind], offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise RecipeError(f"{path} cannot be read as IDX ({error})", key=key) from None
 
 
-def _openml(name: str, version: int | str, key: str) -> tuple[Any, Any, Any, Any]:
+def _images(inputs: np.ndarray, targets: np.ndarray, path: Path, names: tuple[str, str]) -> tuple[Any, Any, Any, Any]:
+    """Inputs of any shape as rows of numbers, their shape remembered where they are grey images."""
+    for key, name, array, fits, allowed in (
+        ("inputs", names[0], inputs, inputs.ndim >= 2 and inputs.dtype.kind in "fiub", "real numbers (rows, ...)"),
+        ("targets", names[1], targets, targets.ndim == 1 and targets.dtype.kind in "fiubU", "numbers or texts (rows,)"),
+    ):
+        if not fits:
+            raise RecipeError(
+                f"{name} in {path} is {array.dtype}{list(array.shape)}, allowed are {allowed}", key=f"data.{key}"
+            )
+    shape = inputs.shape[1:] if inputs.ndim == 3 else None
+    flat = inputs.reshape(len(inputs), int(np.prod(inputs.shape[1:])))
+    return flat.astype(np.float64), targets, _named_columns(flat.shape[1]), shape
+
+
+def _openml(name: str, version: int | str) -> tuple[Any, Any, Any, Any]:
     from sklearn.datasets import fetch_openml
 
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(OPENML_SECONDS)
     try:
-        bunch: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff")
-    except Exception as error:
-        raise RecipeError(f"OpenML did not give {name!r} ({type(error).__name__}: {error})", key=key) from None
-    if bunch.data.dtype.kind not in "fiu":
-        raise RecipeError(f"{name!r} has columns that are not numbers, allowed are numbers", key=key)
-    return bunch.data.astype(np.float64), bunch.target, tuple(bunch.feature_names), _square(bunch.data.shape[1])
+        with warnings.catch_warnings(action="ignore"):  # of each retry, and of old versions
+            bunch: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff", n_retries=1, delay=0.5)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            raise RecipeError(f"OpenML refused {name!r} ({error})", key="data.name") from None
+        raise RecipeError(f"OpenML cannot be reached for {name!r} ({error})", key="data.name") from None
+    except Exception as error:  # of many types, from the service and from the parser
+        raise RecipeError(f"OpenML did not give {name!r} ({type(error).__name__}: {error})", key="data.name") from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    inputs = bunch.data.toarray() if hasattr(bunch.data, "toarray") else bunch.data
+    if inputs.dtype.kind not in "fiu":
+        raise RecipeError(f"{name!r} has columns that are not numbers, allowed are numbers", key="data.name")
+    if bunch.target is None or np.ndim(bunch.target) != 1:
+        raise RecipeError(f"{name!r} names no single column as its target, allowed is one", key="data.name")
+    return inputs.astype(np.float64), bunch.target, tuple(bunch.feature_names), _square(inputs.shape[1])
 
 
 def _named(name: str) -> tuple[Any, Any, Any, Any]:
     folder = os.environ.get("HYPRAX_DATA")
     if folder is None:
-        return _openml({"mnist": "mnist_784", "fashion-mnist": "Fashion-MNIST"}[name], 1, "data.name")
+        return _openml({"mnist": "mnist_784", "fashion-mnist": "Fashion-MNIST"}[name], 1)
     parts = []
     for kind in ("images-idx3", "labels-idx1"):
         paths = [Path(folder) / name / f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k")]
@@ -217,7 +278,7 @@ def _named(name: str) -> tuple[Any, Any, Any, Any]:
             if not path.is_file():
                 raise RecipeError(f"there is no file {path} (HYPRAX_DATA is {folder})", key="data.name")
         parts.append(np.concatenate([read_idx(path, "data.name") for path in paths]))
-    return _images(*parts)
+    return _images(parts[0], parts[1], Path(folder) / name, ("the images", "the labels"))
 
 
 def _check_numbers(inputs: np.ndarray, features: tuple[str, ...]) -> None:
@@ -227,8 +288,8 @@ def _check_numbers(inputs: np.ndarray, features: tuple[str, ...]) -> None:
     if np.any(bad):
         row, column = np.argwhere(bad)[0]
         raise RecipeError(
-            f"given NaN or an infinite number in {int(bad.sum())} places, the first in row {row + 1}, column "
-            f"{features[column]!r}; allowed are finite numbers",
+            f"row {row + 1}, column {features[column]!r} holds {inputs[row, column]}"
+            f"{f' (and {bad.sum() - 1} more entries like it)' if bad.sum() > 1 else ''}, allowed are finite numbers",
             key="data",
         )
 
@@ -236,9 +297,10 @@ def _check_numbers(inputs: np.ndarray, features: tuple[str, ...]) -> None:
 def _labels(targets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     if targets.dtype.kind == "f":
         if not np.all(np.isfinite(targets)):
-            raise RecipeError("given NaN among the targets, allowed are classes", key="data")
+            raise RecipeError("given NaN or infinite numbers among the targets, allowed are classes", key="data")
         if not np.all(targets == np.round(targets)):
             raise RecipeError('given targets with fractions, allowed are classes (or kind = "ridge")', key="model.kind")
+        targets = targets.astype(np.int64)
     names, labels = np.unique(targets, return_inverse=True)
     if len(names) < 2:
         raise RecipeError(f"given a single class, {names[0]}; allowed are two or more", key="data")
@@ -250,7 +312,7 @@ def _numbers(targets: np.ndarray) -> np.ndarray:
         numbers = targets.astype(np.float64)
     except ValueError:
         raise RecipeError(
-            "given targets that are not numbers, allowed for ridge are numbers", key="model.kind"
+            'given targets that are texts, allowed are numbers (or kind = "softmax")', key="model.kind"
         ) from None
     if not np.all(np.isfinite(numbers)):
         raise RecipeError("given NaN or an infinite number among the targets, allowed are finite ones", key="data")
@@ -284,6 +346,9 @@ def _scale(inputs: np.ndarray, train: np.ndarray, scale: str) -> np.ndarray:
     if scale == "standard":
         mean, deviation = inputs[train].mean(axis=0), inputs[train].std(axis=0)
         return (inputs - mean) / np.where(deviation > 0, deviation, 1.0)
+    if scale == "minmax":
+        low, high = inputs[train].min(axis=0), inputs[train].max(axis=0)
+        return (inputs - low) / np.where(high > low, high - low, 1.0)
     if scale == "unit":
         largest = np.max(np.abs(inputs[train]))
         return inputs / (largest if largest > 0 else 1.0)

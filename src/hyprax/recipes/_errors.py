@@ -1,40 +1,61 @@
 """Errors of a recipe: one line that names the file, the line, the key, what was given and what is allowed."""
 
+import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
+
+SETTINGS = "--set"
 
 
 class RecipeError(ValueError):
     """Something in a recipe, or in the data that it names, cannot be used."""
 
     def __init__(self, message: str, *, key: str = "", file: Path | str = "", line: int | None = None):
-        self.message, self.key, self.file, self.line = message, key, str(file), line
+        self.message, self.key, self.file, self.line = " ".join(message.split()), key, str(file), line
         where = f"{self.file}:{line}" if line is not None else self.file
-        super().__init__(": ".join(part for part in (where, key, message) if part))
-
-    def located(self, file: Path, text: str) -> "RecipeError":
-        """The same error with the file, and the line of its key where the file has it."""
-        if self.file:
-            return self
-        return RecipeError(self.message, key=self.key, file=file, line=line_of(text, self.key.split(".")))
+        super().__init__(": ".join(part for part in (where, key, self.message) if part))
 
 
-def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line of a dotted key in TOML text; that of its table where the key itself is not there."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the keys of a recipe stand: in the text of a file, or in settings given over it."""
+
+    path: Path
+    text: str
+    settings: tuple[str, ...] = ()
+
+    def located(self, error: RecipeError) -> RecipeError:
+        """The same error with the place of its key; one that names a file already is left alone."""
+        if error.file:
+            return error
+        line = line_of(self.text, error.key)
+        above = any(f"{error.key}.".startswith(f"{name}.") for name in self.settings)
+        below = any(name.startswith(f"{error.key}.") for name in self.settings)
+        if above or (below and line is None):
+            return RecipeError(error.message, key=error.key, file=SETTINGS)
+        return RecipeError(error.message, key=error.key, file=self.path, line=line)
+
+
+def line_of(text: str, key: str) -> int | None:
+    """The line of a dotted key in TOML text; of the first key below it, or of its table, where it is not there."""
+    keys = tuple(key.split("."))
     table: tuple[str, ...] = ()
-    best: tuple[int, int] | None = None
+    best = (0, None)
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[\s*([^\]\[]+?)\s*\]", line)
-        entry = re.match(r"\s*([A-Za-z0-9_\-.\"']+)\s*=", line)
+        entry = re.match(r"\s*([A-Za-z0-9_\-.\"' ]+?)\s*=", line)
         if header:
-            table = tuple(part.strip().strip("\"'") for part in header.group(1).split("."))
+            table = _parts(header.group(1))
             here = table
         elif entry:
-            here = (*table, *(part.strip("\"'") for part in entry.group(1).split(".")))
+            here = (*table, *_parts(entry.group(1)))
         else:
             continue
-        depth = len(here)
-        if here == tuple(keys[:depth]) and (best is None or depth > best[0]):
+        depth = min(len(here), len(keys))
+        if here[:depth] == keys[:depth] and depth > best[0]:
             best = (depth, number)
-    return None if best is None else best[1]
+    return best[1]
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

@@ -13,7 +13,9 @@ from .._result import RESULTS
 from ..implicit import ImplicitObjective, ImplicitState
 from ..runs import Run
 from ..search import Tuned, tune
+from ..search._progress import ProgressBar
 from ._build import Job
+from ._errors import RecipeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
     contestants: list[Contestant] = []
     hyper = job.hyper
     if job.recipe.baseline is not None and job.splits is not None:
-        strength, contestant = _grid(job)
+        strength, contestant = _grid(job, progress=progress)
         contestants.append(contestant)
         say(f"{contestant.name}: validation loss {contestant.validation_loss:.4f}")
         hyper = job.start_at(strength) if hyper is None else hyper
@@ -74,7 +76,7 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
     return outcome
 
 
-def _grid(job: Job) -> tuple[float, Contestant]:
+def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
     """Solve for every strength of the grid, from the strongest down, each from the last optimum."""
     asked, objective = job.recipe.baseline, job.objective
     assert asked is not None
@@ -84,7 +86,8 @@ def _grid(job: Job) -> tuple[float, Contestant]:
     state: ImplicitState | None = None
     best: tuple[float, float, ImplicitState] | None = None
     laps: list[float] = []
-    for strength in strengths:
+    bar = ProgressBar(asked.points) if progress else None
+    for number, strength in enumerate(strengths, 1):
         began = time.perf_counter()
         hyper = single.start_at(float(strength))
         state = objective.init(hyper) if state is None else state
@@ -94,8 +97,18 @@ def _grid(job: Job) -> tuple[float, Contestant]:
         converged = bool(value.result == RESULTS.successful)
         if converged and (best is None or found < best[1]):
             best = (float(strength), found, state)
+        if bar is not None:
+            bar.show(number, f"single penalty {strength:.2g}: F={found:.6g}")
+    if bar is not None:
+        bar.close()
     if best is None:
-        raise RuntimeError("no strength of the baseline's grid could be solved for: raise objective.inner_tolerance")
+        inner = job.recipe.objective.inner_tolerance
+        error = RecipeError(
+            f"no strength of the baseline's grid was solved for to a gradient norm of {inner:g}: raise it, or scale "
+            "the data (data.scale)",
+            key="objective.inner_tolerance",
+        )
+        raise job.source.located(error)
     strength, found, state = best
     name = f"best single penalty of {asked.points}: {strength:.2g}"
     score = _score(job, state.params)
@@ -113,7 +126,8 @@ def _with_global_penalty(job: Job) -> Any:
 def _tuned(job: Job, tuned: Tuned) -> Contestant:
     count = sum(leaf.size for leaf in jax.tree.leaves(tuned.best))
     norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
-    relative = bounds / np.where(norms > 0, norms, np.nan)
+    known = np.isfinite(norms) & (norms > 0)
+    relative = bounds[known] / norms[known]
     score = float("nan")
     if isinstance(job.objective, ImplicitObjective) and job.splits is not None and job.recipe.model.kind != "custom":
         _, state = job.objective.value(tuned.best, tuned.state.objective_state, None)
@@ -126,7 +140,7 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
         float(seconds[0]),
         len(tuned.history),
         0,
-        float(np.nanmax(relative)) if np.any(np.isfinite(relative)) else float(np.max(bounds)),
+        float(np.max(relative)) if relative.size and tuned.history[0]["certificate_kind"] != "none" else float("nan"),
     )
 
 

@@ -62,8 +62,8 @@ def gradient(record: Record) -> str:
     axes.plot(steps, positive, color=BLUE, marker="o" if len(steps) < 3 else None, label="‖hypergradient‖")
     if np.any(shown):
         floor = np.nanmin(positive) * 1e-3
-        low = np.where(shown, np.maximum(norms - bounds, floor), np.nan)
-        high = np.where(shown, norms + bounds, np.nan)
+        middle, width = np.where(shown, norms, np.nan), np.where(shown, bounds, np.nan)
+        low, high = np.maximum(middle - width, floor), middle + width
         axes.fill_between(steps, low, high, color=BLUE, alpha=0.25, linewidth=0, label="norm ± bound")
         axes.plot(
             steps, np.where(shown & (bounds > 0), bounds, np.nan), color=ORANGE, label=f"bound ({', '.join(kinds)})"

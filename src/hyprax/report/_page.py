@@ -104,7 +104,8 @@ def _content(record: Record) -> dict[str, Any]:
 
 
 def _relative(bounds: np.ndarray, norms: np.ndarray) -> str:
-    ratio = bounds[norms > 0] / norms[norms > 0]
+    known = np.isfinite(norms) & (norms > 0)
+    ratio = bounds[known] / norms[known]
     return f"{np.max(ratio):.1e}" if ratio.size and np.all(np.isfinite(ratio)) else "–"
 
 

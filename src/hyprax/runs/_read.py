@@ -1,7 +1,6 @@
 """Reading a run back, without the code that made it."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from ._arrays import load_arrays
 from ._history import History
-from ._run import BEST, CONFIG, HISTORY, START, SUMMARY, RunError
+from ._run import BEST, CONFIG, HISTORY, START, SUMMARY, RunError, read_config, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ def read(folder: str | Path) -> Record:
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder}: given a folder without {CONFIG}, allowed is the folder of a run.")
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_config(folder / CONFIG)
     rows: list[dict[str, Any]] = []
     if (folder / HISTORY).exists():
         history = History(folder / HISTORY, write=False)
@@ -58,5 +57,5 @@ def read(folder: str | Path) -> Record:
     def arrays(name: str) -> dict[str, np.ndarray]:
         return load_arrays(folder / name) if (folder / name).exists() else {}
 
-    summary = json.loads((folder / SUMMARY).read_text()) if (folder / SUMMARY).exists() else {}
+    summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
     return Record(folder, config["config"], config["environment"], rows, arrays(START), arrays(BEST), summary)

@@ -25,6 +25,25 @@ class RunError(ValueError):
     """A folder cannot be used for this run."""
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; `RunError` for anything else."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path}: cannot be read ({error}).") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: given a {type(found).__name__}, allowed is an object.")
+    return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What was asked, and the environment."""
+    found = read_json(path)
+    if not all(isinstance(found.get(name), dict) for name in ("config", "environment")):
+        raise RunError(f"{path}: given something else, allowed is the configuration of a run.")
+    return found
+
+
 def natural_arrays(hyper: PyTree) -> dict[str, np.ndarray]:
     """Natural values by name: what a reader needs who knows nothing of the code that made them."""
     values = natural(hyper)
@@ -95,7 +114,7 @@ class Run(AbstractRecord):
             raise RunError(
                 f"{self.folder}: given a folder that holds a run, allowed is to resume it, or another folder."
             )
-        saved = json.loads(path.read_text())["config"]
+        saved = read_config(path)["config"]
         if saved != self._config:
             keys = sorted(saved.keys() | self._config.keys())
             first = next(key for key in keys if saved.get(key) != self._config.get(key))
@@ -157,7 +176,7 @@ class Run(AbstractRecord):
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Add to, or replace in, `summary.json`: how the run ended, and tables to report."""
         path = self.folder / SUMMARY
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path) if path.exists() else {}
         write_atomically(path, json.dumps(known | dict(summary), indent=1).encode())
 
 

@@ -1,0 +1,148 @@
+"""Reading a recipe: TOML and settings, checked against the schema, mistakes told in one line."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pydantic
+from pydantic import BaseModel
+
+from ._errors import SETTINGS, RecipeError, Source
+from ._schema import DataSource, Recipe
+
+
+def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Source]:
+    """The recipe in a TOML file, with `key=value` settings over it, and where its keys stand.
+
+    **Raises:** `RecipeError`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError("there is no such file", file=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read ({error})", file=path) from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at line (\d+), (column \d+)\)", str(error))
+        message, line = (f"{found[1]} ({found[3]})", int(found[2])) if found else (str(error), len(text.splitlines()))
+        raise RecipeError(f"not TOML: {message}", file=path, line=line) from None
+    given = tuple(_set(tree, *_setting(setting)) for setting in settings)
+    source = Source(path, text, given)
+    try:
+        return Recipe.model_validate(tree), source
+    except pydantic.ValidationError as error:
+        raise source.located(_explain(error)) from None
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"given {text!r}, allowed is key=value, such as search.steps=200", file=SETTINGS)
+    return key.strip(), value.strip()
+
+
+def _set(tree: dict[str, Any], key: str, value: str) -> str:
+    """Set a dotted key; the value is TOML, or a string where it is not. The key is returned."""
+    *tables, last = key.split(".")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"given a key below {table}, which is a value and not a table", key=key, file=SETTINGS)
+    try:
+        tree[last] = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        tree[last] = value
+    return key
+
+
+def tables(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The tables that an annotation allows: one, or several sources of data, or none for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from tables(part)
+
+
+def _walk(location: tuple[str | int, ...]) -> tuple[str, list[str]]:
+    """The dotted key at a location of pydantic's, and the keys allowed beside it.
+
+    A location holds more than keys: the tag of a source of data, and the alternative of a value that failed.
+    """
+    keys: list[str] = []
+    beside: list[str] = []
+    allowed: list[type[BaseModel]] = [Recipe]
+    for part in location:
+        if len(allowed) > 1:
+            allowed = [table for table in allowed if part in get_args(table.model_fields["source"].annotation)]
+        elif allowed:
+            fields = allowed[0].model_fields
+            keys.append(str(part))
+            beside = list(fields)
+            allowed = list(tables(fields[str(part)].annotation)) if part in fields else []
+    return ".".join(keys), beside
+
+
+def _explain(error: pydantic.ValidationError) -> RecipeError:
+    """The first mistake, in our words; a key that is not known comes before one that is missing for it."""
+    mistakes = error.errors(include_url=False)
+    mistakes.sort(key=lambda mistake: mistake["type"] != "extra_forbidden")
+    first = mistakes[0]
+    key, beside = _walk(first["loc"])
+    kind, given = first["type"], first["input"]
+    if kind == "value_error":
+        inner = first["ctx"]["error"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        return inner if isinstance(inner, RecipeError) else RecipeError(str(inner), key=key)
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(key.rpartition(".")[2], beside, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return RecipeError(f"unknown key, {hint}allowed are {', '.join(beside)}", key=key)
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        key = f"{key}.source"
+        given = given.get("source") if isinstance(given, dict) else given
+    alternatives = [_allowed(mistake) for mistake in mistakes if _walk(mistake["loc"])[0] == _walk(first["loc"])[0]]
+    allowed = " or ".join(dict.fromkeys(alternatives))
+    if kind in ("missing", "union_tag_not_found"):
+        return RecipeError(
+            "missing, and there is no default" if kind == "missing" else f"missing, allowed are {allowed}", key=key
+        )
+    return RecipeError(f"given {_show(given)}, allowed are {allowed}", key=key)
+
+
+def _allowed(mistake: Any) -> str:
+    """What pydantic would have taken, in words."""
+    kind, context = mistake["type"], mistake.get("ctx", {})
+    bounds = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
+    bounds["less_than_equal"] = ("le", "<=")
+    if kind in bounds:
+        name, sign = bounds[kind]
+        return f"numbers {sign} {context[name]:g}"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        sources = (get_args(table.model_fields["source"].annotation) for table in tables(DataSource))
+        return ", ".join(_show(name) for names in sources for name in names)
+    words = {
+        "int_type": "whole numbers",
+        "float_type": "numbers",
+        "finite_number": "finite numbers",
+        "bool_type": "true, false",
+        "string_type": "texts in quotes",
+        "string_pattern_mismatch": '"module:function"',
+        "list_type": "lists",
+        "too_short": "lists with an entry",
+        "model_type": "tables",
+        "model_attributes_type": "tables",
+    }
+    if kind == "literal_error":
+        return context["expected"].replace("'", '"').replace(" or ", ", ")
+    return words.get(kind) or mistake["msg"]
+
+
+def _show(value: Any) -> str:
+    """A value as TOML has it, cut short."""
+    text = repr(value) if isinstance(value, float) else json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
