@@ -32,7 +32,7 @@ class Step:
     certificate_kind: str
     certificate_bound: float
     result: str
-    stats: Mapping[str, float]
+    stats: Mapping[str, float | int]
     seconds: float
     hyper: PyTree
     hypergradient: Hypergradient

@@ -1,0 +1,278 @@
+"""Recipes: what they build, and a one-line error with file, line and key for each thing that can be wrong."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hyprax as hx
+from hyprax.recipes import Recipe, RecipeError, prepare
+from hyprax.recipes._data import read_idx
+
+GOOD = """
+[data]
+source = "sklearn"
+name = "iris"
+scale = "standard"
+
+[model]
+kind = "softmax"
+
+[hyper.penalty]
+shape = "weight"
+start = 0.01
+
+[search]
+steps = 3
+"""
+
+
+def write(folder: Path, text: str, name: str = "recipe.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path, *settings: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        prepare(path, settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_recipe_becomes_a_job(tmp_path):
+    job = prepare(write(tmp_path, GOOD))
+    assert job.splits is not None
+    assert isinstance(job.objective, hx.ImplicitObjective)
+    assert isinstance(job.objective.certificate, hx.LookAhead)
+    assert job.hyper is not None
+    assert job.hyper["penalty"].value.shape == (4, 3)
+    np.testing.assert_allclose(job.hyper["penalty"].value, 0.01)
+    sizes = [len(part[1]) for part in (job.splits.train, job.splits.validation, job.splits.test)]
+    assert sizes == [75, 39, 36] or sum(sizes) == 150
+    np.testing.assert_allclose(job.splits.train[0].mean(axis=0), 0, atol=1e-12)
+
+
+def test_settings_override_the_file(tmp_path):
+    path = write(tmp_path, GOOD)
+    job = prepare(path, ["search.steps=7", "hyper.penalty.shape=class", 'data.name="wine"', "split.seed=3"])
+    assert job.recipe.search.steps == 7
+    assert job.hyper is not None
+    assert job.hyper["penalty"].value.shape == (3,)
+    assert job.splits is not None
+    assert job.splits.train[0].shape[1] == 13
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [("global", ()), ("class", (3,)), ("feature", (4, 1)), ("weight", (4, 3))]
+)
+def test_every_penalty_shape(tmp_path, shape, expected):
+    job = prepare(write(tmp_path, GOOD), [f"hyper.penalty.shape={shape}"])
+    assert job.hyper is not None
+    answer = hx.hypergradient(job.objective, job.hyper)
+    assert answer.grad["penalty"].raw.shape == expected
+    assert answer.certificate.kind == "certified"
+
+
+def test_constraints_hold_the_bounds(tmp_path):
+    path = write(tmp_path, GOOD)
+    bounds = ["hyper.penalty.lo=1e-3", "hyper.penalty.hi=0.1"]
+    for constraint, kind in (("log-interval", hx.LogInterval), ("interval", hx.Interval)):
+        job = prepare(path, [*bounds, f"hyper.penalty.constraint={constraint}"])
+        assert job.hyper is not None
+        assert isinstance(job.hyper["penalty"], kind)
+        low, high = job.start_at(1e-9)["penalty"].value, job.start_at(1e9)["penalty"].value
+        assert np.all(low > 1e-3)
+        assert np.all(high < 0.1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("serch.steps=3", ["--set", "serch", "unknown key", "search"]),
+        ("search.stepps=3", ["--set", "search.stepps", "unknown key", "steps"]),
+        ("search.steps=many", ["search.steps", "'many'", "integer"]),
+        ("search.steps=0", ["search.steps", "given 0", "greater than or equal to 1"]),
+        ("search.optimiser=bfgs", ["search.optimiser", "'bfgs'", "adam"]),
+        ("model.kind=forest", ["model.kind", "'forest'", "softmax"]),
+        ("data.name=cifar", ["data.name", "'cifar'", "digits"]),
+        ("data.source=ftp", ["data.source", "ftp", "csv"]),
+        ("data.intercepts=true", ["data.intercepts", "unknown key", "intercept"]),
+        ("split.train=1.5", ["split.train", "given 1.5"]),
+        ("split.train=0.8", ["split", "at most 1"]),
+        ("split.test=0.001", ["split.test", "empty"]),
+        ("hyper.penalty.start=grid", ["grid", "baseline"]),
+        ("hyper.penalty.lo=0.1", ["hyper.penalty", "lo"]),
+        ("hyper.penalty.start=-1", ["hyper.penalty.start", "greater than 0"]),
+        ("model.function=a:b", ["model", "custom"]),
+        ("model.kind=logistic", ["hyper.penalty.shape"]),
+        ("data.rows=100000", ["data.rows", "at most 150"]),
+        ("nonsense", ["--set", "key=value"]),
+        ("model.kind.deeper=1", ["--set", "model.kind"]),
+    ],
+)
+def test_bad_settings(tmp_path, setting, words):
+    message = refused(write(tmp_path, GOOD), setting)
+    for word in words:
+        assert word in message
+
+
+def test_errors_name_file_and_line(tmp_path):
+    path = write(tmp_path, GOOD.replace("steps = 3", 'steps = "three"'))
+    assert refused(path).startswith(f"{path}:15: search.steps: given 'three'")
+    path = write(tmp_path, GOOD.replace("start = 0.01", "begin = 0.01"))
+    assert refused(path).startswith(f"{path}:12: hyper.penalty.begin: unknown key")
+    path = write(tmp_path, GOOD + "[data\n")
+    assert "not TOML" in refused(path)
+    assert "line 16" in refused(path)
+    assert "no such file" in refused(tmp_path / "missing.toml")
+    assert "missing, and there is no default" in refused(write(tmp_path, '[data]\nsource = "sklearn"\nname = "iris"\n'))
+
+
+CSV = "a,b,label\n" + "".join(f"{i % 7},{i % 3}.5,{'yes' if i % 2 else 'no'}\n" for i in range(40))
+
+
+def csv_recipe(folder: Path, table: str, extra: str = "", kind: str = "softmax") -> Path:
+    write(folder, table, "table.csv")
+    return write(
+        folder,
+        f'[data]\nsource = "csv"\npath = "table.csv"\ntarget = "label"\n{extra}\n[model]\nkind = "{kind}"\n',
+    )
+
+
+def test_csv_is_loaded(tmp_path):
+    splits = prepare(csv_recipe(tmp_path, CSV)).splits
+    assert splits is not None
+    assert splits.classes == ("no", "yes")
+    assert splits.features == ("a", "b")
+    splits = prepare(csv_recipe(tmp_path, CSV, 'features = ["b"]\nintercept = true')).splits
+    assert splits is not None
+    assert splits.features == ("b", "intercept")
+    assert np.all(splits.train[0][:, 1] == 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "extra", "words"),
+    [
+        (CSV.replace("label", "lable"), "", ["no column 'label'", "a, b, lable", "data.target"]),
+        (CSV, 'features = ["a", "z"]', ["no column 'z'", "data.features"]),
+        (CSV.replace("\n3,", "\n,", 1), "", ["NaN", "'a'"]),
+        (CSV.replace("\n3,", "\nnan,", 1), "", ["NaN", "'a'"]),
+        (CSV.replace("\n3,", "\ninf,", 1), "", ["infinite"]),
+        (CSV.replace("\n3,", "\nthree,", 1), "", ["table.csv:5", "'three'", "numbers"]),
+        (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5", "4 fields"]),
+        (CSV.replace("yes", "no"), "", ["single class", "no"]),
+        ("a,b,label\n", "", ["no rows"]),
+        (CSV.replace(",no\n", ",\n", 1), "", ["empty fields"]),
+    ],
+    ids=("target", "feature", "blank", "nan", "inf", "text", "ragged", "one class", "empty", "no target"),
+)
+def test_bad_tables(tmp_path, table, extra, words):
+    message = refused(csv_recipe(tmp_path, table, extra))
+    assert message.startswith(str(tmp_path / "recipe.toml"))
+    for word in words:
+        assert word in message
+
+
+def test_a_class_missing_from_training_is_refused(tmp_path):
+    table = CSV + "1,1,rare\n"
+    assert "class rare is not in the training part" in refused(csv_recipe(tmp_path, table), "split.train=0.3")
+
+
+def test_targets_must_fit_the_model(tmp_path):
+    numbers = "a,label\n" + "".join(f"{i},{i / 7}\n" for i in range(30))
+    assert prepare(csv_recipe(tmp_path, numbers, kind="ridge")).splits is not None
+    assert "not numbers" in refused(csv_recipe(tmp_path, CSV, kind="ridge"))
+    np.savez(tmp_path / "set.npz", X=np.arange(60.0).reshape(30, 2), y=np.arange(30) / 7)
+    path = write(tmp_path, '[data]\nsource = "npz"\npath = "set.npz"\n[model]\nkind = "softmax"\n')
+    assert "fractions" in refused(path)
+
+
+def test_npz_and_idx(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (30, 4, 4), dtype=np.uint8), rng.integers(0, 3, 30).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", X=images, y=labels, ragged=np.zeros((30, 2)))
+    path = write(tmp_path, '[data]\nsource = "npz"\npath = "set.npz"\nscale = "unit"\n[model]\nkind = "softmax"\n')
+    splits = prepare(path).splits
+    assert splits is not None
+    assert splits.image_shape == (4, 4)
+    assert splits.train[0].max() == 1.0
+    assert "no array 'Z'" in refused(path, "data.inputs=Z")
+    assert "one target a row" in refused(path, "data.targets=ragged")
+    for name, array, rank in (("x", images, 3), ("y", labels, 1)):
+        raw = struct.pack(f">HBB{rank}I", 0, 8, rank, *array.shape) + array.tobytes()
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(raw))
+    np.testing.assert_array_equal(read_idx(tmp_path / "x.gz"), images)
+    path = write(tmp_path, '[data]\nsource = "idx"\ninputs = "x.gz"\ntargets = "y.gz"\n[model]\nkind = "softmax"\n')
+    assert prepare(path).splits is not None
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"\0\0\7\1"))
+    assert "cannot be read as IDX" in refused(path)
+    assert "there is no file" in refused(path, "data.inputs=missing.gz")
+    assert "environment variable is not set" in refused(path, "data.inputs=$HYPRAX_NOWHERE/x.gz")
+    np.save(tmp_path / "objects.npy", np.asarray([{}], dtype=object))
+    np.savez(tmp_path / "set.npz", X=np.asarray([{}] * 30, dtype=object), y=labels)
+    path = write(tmp_path, '[data]\nsource = "npz"\npath = "set.npz"\n[model]\nkind = "softmax"\n')
+    assert "cannot be read as npz" in refused(path)
+
+
+def test_named_sets_come_from_the_data_folder(tmp_path, data_folder, monkeypatch):
+    monkeypatch.setenv("HYPRAX_DATA", str(data_folder))
+    path = write(tmp_path, '[data]\nsource = "named"\nname = "mnist"\nrows = 500\n[model]\nkind = "softmax"\n')
+    splits = prepare(path).splits
+    assert splits is not None
+    assert splits.image_shape == (28, 28)
+    assert len(splits.classes) == 10
+    monkeypatch.setenv("HYPRAX_DATA", str(tmp_path))
+    assert "HYPRAX_DATA" in refused(path)
+
+
+def test_openml_out_of_reach_is_one_line(tmp_path, monkeypatch):
+    def unreachable(*_args, **_options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", unreachable)
+    path = write(tmp_path, '[data]\nsource = "openml"\nname = "diabetes"\n[model]\nkind = "softmax"\n')
+    message = refused(path)
+    assert "OpenML did not give 'diabetes'" in message
+    assert "data.name" in message
+
+
+CUSTOM = '[model]\nkind = "custom"\nfunction = "{}"\n[search]\nsteps = 2\n'
+
+
+def test_a_users_own_function(tmp_path):
+    write(
+        tmp_path,
+        "import hyprax as hx, jax.numpy as jnp\n"
+        "def build(splits):\n"
+        "    inner = lambda w, hyper, data: jnp.sum((w - 1) ** 2) + hyper['a'] * jnp.sum(w ** 2)\n"
+        "    outer = lambda w, hyper, data: jnp.sum((w - 0.5) ** 2)\n"
+        "    return hx.ImplicitObjective(hx.Optimum(inner, jnp.zeros(2)), outer), {'a': hx.Positive(0.3)}\n"
+        "def wrong(splits):\n    return 3\n"
+        "def failing(splits):\n    return 1 / 0\n",
+        "mine_for_a_test.py",
+    )
+    job = prepare(write(tmp_path, CUSTOM.format("mine_for_a_test:build")))
+    assert job.hyper is not None
+    assert hx.hypergradient(job.objective, job.hyper).certificate.kind == "none"
+    for name, words in [
+        ("nowhere_at_all:build", "cannot import"),
+        ("mine_for_a_test:absent", "no function 'absent'"),
+        ("mine_for_a_test:wrong", "returned int"),
+        ("mine_for_a_test:failing", "ZeroDivisionError"),
+    ]:
+        assert words in refused(write(tmp_path, CUSTOM.format(name)))
+    assert "model.function" in refused(write(tmp_path, CUSTOM.format("not a name")))
+
+
+def test_every_key_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for table, field in Recipe.model_fields.items():
+        assert f"[{table}" in page
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        for kind in kinds:
+            for key in getattr(kind, "model_fields", {}):
+                assert f"`{key}`" in page or f"[{table}.{key}]" in page

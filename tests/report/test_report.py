@@ -1,0 +1,67 @@
+"""Reports of runs in every state."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hyprax as hx
+from hyprax import report
+
+
+def objective() -> hx.ImplicitObjective:
+    def inner(w, hyper, data):
+        return 0.5 * jnp.sum((w - 1) ** 2) + 0.5 * jnp.sum(hyper["scale"] * w**2)
+
+    def outer(w, hyper, data):
+        return jnp.sum((w - 0.5) ** 2)
+
+    return hx.ImplicitObjective(hx.Optimum(inner, jnp.zeros(16)), outer)
+
+
+LEAVES = {
+    "scalar": hx.Positive(0.3),
+    "vector": hx.Positive(np.full(16, 0.3)),
+}
+
+
+@pytest.mark.parametrize("leaf", LEAVES.values(), ids=LEAVES.keys())
+def test_the_same_run_gives_the_same_page(tmp_path, leaf):
+    search = hx.search.Optax(optax.adam(0.1))
+    hx.tune(objective(), {"scale": leaf}, search=search, steps=3, run=hx.Run(tmp_path / "run"))
+    page = report.write(tmp_path / "run", tmp_path / "page.html").read_text()
+    assert page == report.write(tmp_path / "run", tmp_path / "page.html").read_text()
+    assert page.count("<img") == 3 + (leaf.raw.size > 1)
+    assert "Nothing is known of the error" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_run_without_steps_has_a_page(tmp_path):
+    run = hx.Run(tmp_path / "run", config={"<b>": "<script>"})
+    start = objective(), {"scale": hx.Positive(np.full((4, 4), 0.3))}
+
+    def stop(step):
+        raise KeyboardInterrupt
+
+    class Failing(hx.search.Optax):
+        def step(self, objective, hyper, search_state, objective_state):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hx.tune(*start, search=Failing(optax.sgd(0.1)), steps=3, run=run)
+    page = report.write(tmp_path / "run").read_text()
+    assert "No step has been recorded" in page
+    assert "not finished" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_images_heat_maps_and_lines(tmp_path):
+    rng = np.random.default_rng(0)
+    for shape, image in [((16, 3), (4, 4)), ((6, 3), None), ((5,), None), ((16,), (4, 4))]:
+        start, best = np.full(shape, 0.1), np.exp(rng.normal(size=shape))
+        from hyprax.report import _figures
+
+        svg = _figures.hyperparameter("penalty", start, best, image)
+        assert svg.lstrip().startswith("<?xml")
+        assert ("<image" in svg) == (len(shape) == 2 or image is not None)

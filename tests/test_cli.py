@@ -1,0 +1,199 @@
+"""The command line, end to end, as a person uses it."""
+
+import html.parser
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import hyprax as hx
+from hyprax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = """
+[data]
+source = "sklearn"
+name = "iris"
+scale = "standard"
+
+[model]
+kind = "softmax"
+
+[baseline]
+lo = 1e-4
+hi = 1.0
+points = 4
+
+[hyper.penalty]
+shape = "weight"
+start = "grid"
+
+[search]
+steps = 4
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "iris.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def call(capsys, *words: str | Path) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error of the command line."""
+    argv, sys.argv = sys.argv, ["hyprax", *map(str, words)]
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0
+    finally:
+        sys.argv = argv
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "iframe")
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_tune_show_report(recipe, tmp_path, capsys):
+    out = tmp_path / "run"
+    status, text, err = call(capsys, "tune", recipe, "--out", out)
+    assert status == 0, err
+    assert "12 tuned" in text
+    assert "largest relative error" in text
+    record = hx.runs.read(out)
+    assert len(record.history) == 4
+    assert {row["certificate_kind"] for row in record.history} == {"certified"}
+    page = Page((out / "report.html").read_text())
+    assert all(source.startswith("data:") for source in page.sources)
+    assert len(page.sources) == 4  # objective, gradient, work, one leaf
+    assert "best single penalty of 4" in page.text
+    status, text, _ = call(capsys, "show", out)
+    assert status == 0
+    assert "steps_spent" in text
+    assert "best value" in text
+    (out / "report.html").unlink()
+    status, text, _ = call(capsys, "report", out)
+    assert status == 0
+    assert Path(text.strip()).is_file()
+
+
+def test_resume_goes_on_and_without_it_a_run_is_refused(recipe, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert call(capsys, "tune", recipe, "--out", out, "--quiet")[0] == 0
+    status, _, err = call(capsys, "tune", recipe, "--out", out)
+    assert status == 2
+    assert "resume" in err
+    status, _, err = call(capsys, "tune", recipe, "--out", out, "--resume", "--set", "search.steps=6", "--quiet")
+    assert status == 0, err
+    assert len(hx.runs.read(out).history) == 6
+    status, _, err = call(capsys, "tune", recipe, "--out", out, "--resume", "--set", "search.learning_rate=0.5")
+    assert status == 2
+    assert "search was" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tune", "missing.toml"),
+        ("tune", "{recipe}", "--set", "search.stepps=3"),
+        ("tune", "{recipe}", "--set", "data.name=cifar"),
+        ("tune", "{recipe}", "--set", "split.test=0.001"),
+        ("show", "nowhere"),
+        ("report", "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(recipe, tmp_path, capsys, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(capsys, *(word.format(recipe=recipe) for word in words))
+    assert status == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert "allowed" in err or "no such file" in err or "empty" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iris.toml"]
+
+
+def test_a_folder_in_use_is_refused(recipe, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    status, _, err = call(capsys, "tune", recipe, "--out", tmp_path / "full")
+    assert status == 2
+    assert "other files" in err
+
+
+def test_version_and_help(capsys):
+    assert call(capsys, "--version")[1].strip() == f"hyprax {hx.__version__}"
+    status, text, _ = call(capsys, "--help")
+    assert status == 0
+    assert all(name in text for name in ("tune", "show", "report"))
+
+
+def test_a_real_process_interrupted_says_how_to_go_on(recipe, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "from hyprax.cli import main; main()", "tune", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--set", "search.steps=1000000", "--set", "stop.patience=1000000"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (out / "history.sqlite").exists() and (out / "start.safetensors").exists():
+            time.sleep(3)
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert (out / "state.safetensors").exists()
+
+
+def test_a_diverged_run_ends_with_status_one_and_a_report(tmp_path, capsys):
+    (tmp_path / "blowing_up.py").write_text(
+        "import hyprax as hx, jax.numpy as jnp\n"
+        "def build(splits):\n"
+        "    inner = lambda w, hyper, data: 0.5 * jnp.sum((w - hyper['a']) ** 2)\n"
+        "    outer = lambda w, hyper, data: jnp.log(2.0 - jnp.sum(w))\n"
+        "    objective = hx.ImplicitObjective(hx.Optimum(inner, jnp.zeros(1)), outer)\n"
+        "    return objective, {'a': jnp.asarray([1.0])}\n"
+    )
+    recipe = tmp_path / "custom.toml"
+    recipe.write_text(
+        '[model]\nkind = "custom"\nfunction = "blowing_up:build"\n[search]\noptimiser = "sgd"\nlearning_rate = 5.0\n'
+    )
+    with pytest.warns(hx.search.TuningWarning, match="non-finite"):
+        status, text, _ = call(capsys, "tune", recipe, "--out", tmp_path / "run")
+    assert status == 1
+    assert "diverged" in text
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    assert "diverged" in page.text
+    assert re.search(r"certificates: none", page.text)
+
+
+def test_the_digits_example_is_a_good_recipe(tmp_path, capsys):
+    words = ("--set", "search.steps=2", "--set", "baseline.points=3", "--quiet")
+    assert call(capsys, "tune", ROOT / "examples" / "digits.toml", "--out", tmp_path / "run", *words)[0] == 0
+    assert hx.runs.read(tmp_path / "run").best["penalty"].shape == (64, 10)
