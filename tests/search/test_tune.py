@@ -13,7 +13,7 @@ import pytest
 
 import hyprax as hx
 from hyprax.search import AbstractRecord, Optax, Step, Stopping
-from hyprax.search._progress import ProgressBar, progress_line
+from hyprax.search._progress import ProgressBar, progress_text, step_text
 
 TRACES: list[int] = []
 
@@ -213,11 +213,11 @@ def steps_of_a_run() -> list[Step]:
 
 def test_the_progress_line_holds_count_time_value_and_certificate():
     step = steps_of_a_run()[3]
-    line = progress_line(step, 0, 8, elapsed=10.0)
-    assert "4/8" in line
-    assert "0:10<0:10" in line
-    assert f"F={step.value:.6g}" in line
-    assert "±1.0e-03 certified" in line
+    counts = progress_text(4, 0, 8, 10.0)
+    assert "4/8" in counts
+    assert "0:10<0:10" in counts
+    assert f"F={step.value:.6g}" in step_text(step)
+    assert "±1.0e-03 certified" in step_text(step)
 
 
 def test_the_bar_is_silent_off_a_terminal_and_in_its_first_seconds(monkeypatch):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._hyper import validated
 from .._objective import AbstractObjective, Hypergradient
 from .._result import RESULTS, explain
+from ._interrupt import deferred_interrupt
 from ._optax import Optax
 from ._progress import ProgressBar
 from ._record import AbstractRecord
@@ -131,7 +132,8 @@ def tune(
 
     Nothing is compiled after the first step. A step that did not reach the accuracy asked for is counted in the
     history, warned of once ([`hyprax.search.TuningWarning`][]) and never becomes `best`; one with a non-finite answer
-    ends the run with the result `diverged` and all that was found before.
+    ends the run with the result `diverged` and all that was found before. An interrupt (Ctrl-C) acts when the step in
+    progress is whole, after the record has it; a second one acts at once.
     """
     if steps < 1:
         raise ValueError(f"tune: given steps {steps}, allowed are integers >= 1.")
@@ -146,44 +148,46 @@ def tune(
     warned: set[str] = {row["result"] for row in history}
     answer: Hypergradient | None = None
     try:
-        for number in range(len(history), steps):
-            began = time.perf_counter()
-            evaluated = state.hyper
-            move = search.step(objective, evaluated, state.search_state, state.objective_state)
-            answer = move.hypergradient
-            step = measure(number, evaluated, answer, math.nan)
-            step = dataclasses.replace(step, seconds=time.perf_counter() - began)
-            finite = math.isfinite(step.value) and math.isfinite(step.gradient_norm)
-            if step.result != "successful" and step.result not in warned:
-                warned.add(step.result)
-                warnings.warn(f"step {number}: {answer.message}", TuningWarning, stacklevel=2)
-            best = float(state.best_value)
-            better = finite and step.result == "successful" and step.value < best
-            progressed = better and (math.isinf(best) or best - step.value > stop.improvement * abs(best))
-            state = TuneState(
-                hyper=move.hyper if finite else evaluated,
-                search_state=move.search_state if finite else state.search_state,
-                objective_state=move.objective_state,
-                step=jnp.asarray(number + 1),
-                best=evaluated if better else state.best,
-                best_value=jnp.asarray(step.value) if better else state.best_value,
-                best_step=jnp.asarray(number) if better else state.best_step,
-                progress_step=jnp.asarray(number) if progressed else state.progress_step,
-                last=evaluated,
-            )
-            history.append(step.row())
-            if run is not None:
-                run.step(step, state)
-            if bar is not None:
-                bar.update(step)
-            asked = [callback(step) for callback in callbacks]
-            ended = _ended(step, finite, number - int(state.progress_step), stop)
-            if ended is not None:
-                result = ended
-                break
-            if any(asked):
-                result = RESULTS.stopped_by_callback
-                break
+        with deferred_interrupt() as interrupted:
+            for number in range(len(history), steps):
+                began = time.perf_counter()
+                evaluated = state.hyper
+                move = search.step(objective, evaluated, state.search_state, state.objective_state)
+                answer = move.hypergradient
+                step = measure(number, evaluated, answer, math.nan)
+                step = dataclasses.replace(step, seconds=time.perf_counter() - began)
+                finite = math.isfinite(step.value) and math.isfinite(step.gradient_norm)
+                if step.result != "successful" and step.result not in warned:
+                    warned.add(step.result)
+                    warnings.warn(f"step {number}: {answer.message}", TuningWarning, stacklevel=2)
+                best = float(state.best_value)
+                better = finite and step.result == "successful" and step.value < best
+                progressed = better and (math.isinf(best) or best - step.value > stop.improvement * abs(best))
+                state = TuneState(
+                    hyper=move.hyper if finite else evaluated,
+                    search_state=move.search_state if finite else state.search_state,
+                    objective_state=move.objective_state,
+                    step=jnp.asarray(number + 1),
+                    best=evaluated if better else state.best,
+                    best_value=jnp.asarray(step.value) if better else state.best_value,
+                    best_step=jnp.asarray(number) if better else state.best_step,
+                    progress_step=jnp.asarray(number) if progressed else state.progress_step,
+                    last=evaluated,
+                )
+                history.append(step.row())
+                if run is not None:
+                    run.step(step, state)
+                if bar is not None:
+                    bar.update(step)
+                asked = [callback(step) for callback in callbacks]
+                interrupted()
+                ended = _ended(step, finite, number - int(state.progress_step), stop)
+                if ended is not None:
+                    result = ended
+                    break
+                if any(asked):
+                    result = RESULTS.stopped_by_callback
+                    break
     except BaseException:
         if run is not None:
             run.interrupt()

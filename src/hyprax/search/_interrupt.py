@@ -1,0 +1,38 @@
+"""Ctrl-C between steps: an interrupt waits until the step in progress is whole."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], None]]:
+    """Within the context the first SIGINT is kept until the yielded function is called; a second one acts at once.
+
+    A `KeyboardInterrupt` raised inside compiled code can leave it broken (a crash was seen in its place), and
+    would lose the step. Only the main thread may set handlers, and a handler that is not Python's own is left alone:
+    elsewhere interrupts act as they did.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield lambda: None
+        return
+    waiting = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal waiting
+        if waiting:
+            raise KeyboardInterrupt
+        waiting = True
+
+    def check() -> None:
+        if waiting:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, usual)
