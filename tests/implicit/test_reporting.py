@@ -1,0 +1,227 @@
+"""Nothing goes wrong in silence: what was not reached, not finite, not convex or not allowed is named."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hyprax as hx
+from hyprax.implicit import Constants
+from problems import random_problem, select_penalty
+
+
+def half_form(w, hyper, matrix):
+    return 0.5 * w @ matrix @ w - hyper * jnp.sum(w)
+
+
+def half_distance(w, hyper, target):
+    return 0.5 * jnp.sum((w - target) ** 2)
+
+
+def quadratic(matrix, target, **options) -> hx.ImplicitObjective:
+    """g = ½ wᵀMw - λ Σw, f = ½‖w - target‖²."""
+    start = jnp.zeros(len(target))
+    optimum = hx.Optimum(half_form, start, data=jnp.asarray(matrix), solver=options.pop("solver", None))
+    return hx.ImplicitObjective(optimum, half_distance, jnp.asarray(target), **options)
+
+
+@pytest.mark.parametrize("solver", [hx.Newton(tolerance=1e-13, max_steps=1), hx.LBFGS(tolerance=1e-13, max_steps=3)])
+def test_an_unconverged_inner_solve_is_reported(solver):
+    problem = random_problem(np.random.default_rng(0), "softmax", 3)
+    optimum = hx.Optimum(problem.objective.optimum.loss, solver=solver)
+    objective = hx.ImplicitObjective(optimum, problem.objective.outer_loss, problem.objective.outer_data)
+    answer = hx.hypergradient(objective, problem.hyper, throw=False)
+    assert bool(answer.result == hx.RESULTS.inner_not_converged)
+    assert f"{float(answer.stats['inner_gradient_norm']):.4g}" in answer.message
+    assert problem.error(answer) <= float(answer.certificate.bound)  # the bound knows
+    with pytest.raises(hx.HypergradientError, match="gradient norm") as caught:
+        hx.hypergradient(objective, problem.hyper)
+    assert caught.value.hypergradient.stats.keys() == answer.stats.keys()
+    with pytest.raises(RuntimeError, match="gradient norm"):  # inside a transformation too
+        jax.block_until_ready(jax.jit(lambda h: hx.hypergradient(objective, h).grad)(problem.hyper))
+
+
+def test_an_unconverged_adjoint_solve_is_reported():
+    problem = random_problem(np.random.default_rng(1), "softmax", 3)
+    objective = hx.ImplicitObjective(
+        hx.Optimum(problem.objective.optimum.loss),
+        problem.objective.outer_loss,
+        problem.objective.outer_data,
+        adjoint=hx.CG(tolerance=1e-12, max_steps=1),
+        certificate=hx.EhrhardtRoberts(),
+    )
+    answer = hx.hypergradient(objective, problem.hyper, throw=False)
+    assert bool(answer.result == hx.RESULTS.adjoint_not_converged)
+    assert "adjoint_residual" in answer.message
+    assert problem.error(answer) <= float(answer.certificate.bound)
+
+
+def test_the_residual_is_the_true_one():
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(8, 8))
+    matrix = root @ root.T + 1e-6 * np.eye(8)
+    objective = quadratic(matrix, rng.normal(size=8), adjoint=hx.CG(max_steps=3))
+    hyper = jnp.asarray(1.0)
+    answer, state = objective.value_and_grad(hyper, objective.init(hyper))
+    residual = matrix @ np.asarray(state.adjoint) - (np.asarray(state.params) - np.asarray(objective.outer_data))
+    np.testing.assert_allclose(answer.stats["adjoint_residual"], np.linalg.norm(residual), rtol=1e-10)
+
+
+def test_lbfgs_goes_below_where_the_plain_line_search_stalls():
+    """At ‖∇g‖ of 1e-8 the decrease of g is below its rounding: Armijo's rule alone would stop about there."""
+    problem = random_problem(np.random.default_rng(3), "softmax", 0, smallest=0.1)
+    optimum = hx.Optimum(problem.objective.optimum.loss, solver=hx.LBFGS(tolerance=1e-12))
+    objective = hx.ImplicitObjective(optimum, problem.objective.outer_loss, problem.objective.outer_data)
+    answer = hx.hypergradient(objective, problem.hyper)
+    assert float(answer.stats["inner_gradient_norm"]) <= 1e-12
+
+
+def test_the_rounding_floor_ends_newton():
+    problem = random_problem(np.random.default_rng(4), "logistic", 0)
+    optimum = hx.Optimum(problem.objective.optimum.loss, solver=hx.Newton(tolerance=1e-40))
+    objective = hx.ImplicitObjective(optimum, problem.objective.outer_loss, problem.objective.outer_data)
+    answer = hx.hypergradient(objective, problem.hyper, throw=False)
+    assert bool(answer.result == hx.RESULTS.inner_not_converged)
+    assert int(answer.stats["inner_steps"]) < 60
+    assert problem.error(answer) <= float(answer.certificate.bound)
+
+
+def test_an_indefinite_hessian_is_reported():
+    objective = quadratic(np.diag([1.0, -2.0]), [0.0, 5.0], solver=hx.Newton(max_steps=3), certificate=hx.NoBound())
+    state = objective.init(None)
+    answer, _ = objective.value_and_grad(jnp.asarray(0.0), state)
+    assert bool(answer.result == hx.RESULTS.indefinite) or not bool(answer.result == hx.RESULTS.successful)
+    assert answer.message
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_data_is_reported(bad):
+    objective = quadratic(np.diag([1.0, bad]), [0.0, 1.0])
+    answer = hx.hypergradient(objective, jnp.asarray(1.0), throw=False)
+    assert bool(answer.result == hx.RESULTS.diverged)
+    _, state = objective.value_and_grad(jnp.asarray(1.0), objective.init(None))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+def constants(mu: float, matrix: np.ndarray) -> Constants:
+    """Of the quadratic above: A is constant, B = -(1, ..., 1)ᵀ is too."""
+    return Constants(*map(jnp.asarray, (mu, 0.0, np.sqrt(len(matrix)), 0.0)))
+
+
+def test_constants_of_the_user_certify_and_a_wrong_mu_is_disproved():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        root = rng.normal(size=(5, 5))
+        matrix = root @ root.T + 0.1 * np.eye(5)
+        target, strength = rng.normal(size=5), float(rng.normal())
+        mu = float(np.linalg.eigvalsh(matrix)[0])
+        exact = -np.linalg.solve(matrix, np.ones(5)) @ (target - strength * np.linalg.solve(matrix, np.ones(5)))
+
+        def objective(mu, matrix=matrix, target=target):
+            bound = hx.EhrhardtRoberts(constants(mu, matrix), lipschitz_outer=1.0, lipschitz_direct=0.0)
+            return quadratic(matrix, target, solver=hx.LBFGS(tolerance=1e-3), certificate=bound)
+
+        answer = hx.hypergradient(objective(0.999 * mu), jnp.asarray(strength))
+        assert answer.certificate.kind == "certified"
+        assert "user's constants" in repr(answer.certificate)
+        assert abs(float(answer.grad) - exact) <= float(answer.certificate.bound)
+        wrong = hx.hypergradient(objective(50 * np.trace(matrix)), jnp.asarray(strength), throw=False)
+        assert bool(wrong.result == hx.RESULTS.strong_convexity_disproved)
+
+
+def data(rows: int = 12):
+    rng = np.random.default_rng(6)
+    return rng.normal(size=(rows, 3)), np.arange(rows) % 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x, np.zeros_like(y)), "single class"),
+        (lambda x, y: (x, y - 1), "labels -1"),
+        (lambda x, y: (x, y.astype(float)), "integer labels"),
+        (lambda x, y: (x, y[:-1]), "allowed are as many"),
+        (lambda x, y: (np.where(x > 2, np.nan, x * np.nan), y), "NaN"),
+        (lambda x, y: (x[:, :0], y), "neither 0"),
+        (lambda x, y: (x[0], y), r"allowed is \(examples, features\)"),
+        (lambda x, y: (x[:1], y[:1]), "single class"),
+    ],
+)
+def test_bad_data_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        hx.families.Softmax(*change(*data()), penalty=select_penalty)
+
+
+def test_a_penalty_of_another_shape_is_refused():
+    x, y = data()
+    family = hx.families.Softmax(x, y, penalty=select_penalty)
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
+    with pytest.raises(ValueError, match=r"shape \(4,\)"):
+        hx.hypergradient(objective, {"penalty": hx.Positive(np.ones(4))})
+    with pytest.raises(ValueError, match="Simplex"):
+        hx.hypergradient(objective, {"penalty": hx.Simplex(np.full(3, 1 / 3))})
+
+
+def test_strengths_computed_on_the_way_are_not_certified():
+    """Twice a leaf is not a leaf: its slope would be taken for 1, and the bound would be wrong."""
+    x, y = data()
+    family = hx.families.Softmax(x, y, penalty=lambda hyper: 2 * hyper["penalty"])
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
+    with pytest.raises(ValueError, match="a leaf as it is"):
+        hx.hypergradient(objective, {"penalty": jnp.asarray(0.3)})
+    plain = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y), certificate=hx.NoBound())
+    assert hx.hypergradient(plain, {"penalty": jnp.asarray(0.3)}).certificate.kind == "none"
+
+
+@pytest.mark.parametrize("strength", [1e-10, 1e10])
+def test_extreme_strengths_on_separable_data_are_bounded_or_reported(strength):
+    x = np.concatenate([np.full((10, 1), -1.0), np.full((10, 1), 1.0)])
+    y = np.repeat([0.0, 1.0], 10)
+    family = hx.families.Logistic(x, y, penalty=select_penalty)
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
+    answer = hx.hypergradient(objective, {"penalty": hx.Positive(strength)}, throw=False)
+    assert np.isfinite(float(answer.value))
+    assert not np.isnan(float(answer.certificate.bound))
+
+
+def test_misuse_of_the_parts_is_refused():
+    x, y = data()
+    family = hx.families.Softmax(x, y, penalty=select_penalty)
+    with pytest.raises(ValueError, match="family alone"):
+        hx.Optimum(family, data=x)
+    with pytest.raises(ValueError, match="no parameters"):
+        hx.Optimum(lambda w, hyper, data: 0.0)
+    with pytest.raises(ValueError, match="params0"):
+        hx.Optimum(family, jnp.zeros(3))
+    with pytest.raises(ValueError, match="unknown structure"):
+        quadratic(np.eye(2), [1.0, 2.0], certificate=hx.EhrhardtRoberts())
+    with pytest.raises(ValueError, match="unknown structure"):
+        quadratic(np.eye(2), [1.0, 2.0], certificate=hx.LookAhead())
+    for bad in (lambda: hx.Newton(tolerance=-1.0), lambda: hx.LBFGS(max_steps=0), lambda: hx.CG(tolerance=0.0)):
+        with pytest.raises(ValueError, match="allowed are"):
+            bad()
+
+
+FLOAT32 = """
+import jax, jax.numpy as jnp, numpy as np, hyprax as hx
+x, y = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32), np.arange(30) % 3
+family = hx.families.Softmax(x, y, penalty=lambda hyper: hyper["penalty"])
+outer = (jnp.asarray(x), jnp.asarray(y))
+objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer)
+answer = hx.hypergradient(objective, {"penalty": hx.Positive(0.1)})
+assert answer.grad["penalty"].raw.dtype == jnp.float32
+assert answer.certificate.kind == "none" and "float64" in repr(answer.certificate), answer
+try:
+    hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer, certificate=hx.LookAhead())
+except ValueError as error:
+    assert "jax_enable_x64" in str(error)
+else:
+    raise AssertionError("a certified bound in float32 was not refused")
+"""
+
+
+def test_float32_says_that_nothing_is_certified():
+    subprocess.run([sys.executable, "-c", FLOAT32], check=True, timeout=120)
