@@ -1,3 +1,66 @@
 """One hyperparameter over many tasks: exact or enclosed dual functions, global tuning, guarantees."""
 
+from ._bounds import (
+    crossing_bound as crossing_bound,
+    empirical_bernstein_bound as empirical_bernstein_bound,
+    hoeffding_bound as hoeffding_bound,
+    lipschitz_bound as lipschitz_bound,
+    rademacher_bound as rademacher_bound,
+    wealth_bound as wealth_bound,
+)
+from ._brackets import Complexity as Complexity, clip as clip, rademacher_complexity as rademacher_complexity
+from ._complexity import (
+    ActivationInterpolation as ActivationInterpolation,
+    Bounded as Bounded,
+    GraphKernel as GraphKernel,
+    Intervals as Intervals,
+    LassoKinks as LassoKinks,
+    Lipschitz as Lipschitz,
+    Oscillations as Oscillations,
+    Pieces as Pieces,
+    PiecewisePolynomial as PiecewisePolynomial,
+    PseudoDimension as PseudoDimension,
+    Rational as Rational,
+    RidgeRank as RidgeRank,
+    Structure as Structure,
+    ValidationOptimum as ValidationOptimum,
+    pseudo_dimension as pseudo_dimension,
+    published_order as published_order,
+)
+from ._erm import (
+    BoundedDual as BoundedDual,
+    GlobalOptimum as GlobalOptimum,
+    MeanDual as MeanDual,
+    tune as tune,
+)
+from ._guarantees import (
+    Guarantee as Guarantee,
+    SampleSize as SampleSize,
+    gap as gap,
+    tasks_needed as tasks_needed,
+)
+from ._lasso import (
+    ElasticNetPath as ElasticNetPath,
+    elastic_net_dual as elastic_net_dual,
+    elastic_net_path as elastic_net_path,
+    lasso_dual as lasso_dual,
+)
+from ._online import (
+    Density as Density,
+    ExponentialForecaster as ExponentialForecaster,
+    ForecasterState as ForecasterState,
+    OnlineRun as OnlineRun,
+    dispersion as dispersion,
+    learning_rate as learning_rate,
+    play as play,
+)
+from ._parallel import map_tasks as map_tasks
 from ._piecewise import Extremum as Extremum, PiecewiseFunction as PiecewiseFunction
+from ._ridge import ridge_dual as ridge_dual
+from ._split import (
+    SplitCertificate as SplitCertificate,
+    split_excess_bound as split_excess_bound,
+    split_risk_bound as split_risk_bound,
+)
+from ._task import Split as Split, Task as Task
+from ._zero_one import zero_one_loss as zero_one_loss

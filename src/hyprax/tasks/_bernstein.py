@@ -40,10 +40,7 @@ def from_monomial(coefficients: Array) -> Array:
 def _elevation_matrix(n: int, m: int) -> Array:
     # C(n, j) C(m - n, i - j) / C(m, i): a row i of weights is hypergeometric, so it sums to one.
     return np.array(
-        [
-            [comb(n, j) * comb(m - n, i - j) / comb(m, i) if 0 <= i - j else 0.0 for i in range(m + 1)]
-            for j in range(n + 1)
-        ]
+        [[comb(n, j) * comb(m - n, i - j) / comb(m, i) if j <= i else 0.0 for i in range(m + 1)] for j in range(n + 1)]
     )
 
 
@@ -111,7 +108,7 @@ def product(a: Array, b: Array) -> Array:
 
 
 def sign_changes(b: Array) -> Array:
-    """Sign changes in each row, zeros skipped: by Descartes' rule no fewer than the roots in (0, 1), and of their parity."""
+    """Sign changes in each row, zeros skipped: by Descartes' rule no fewer than the roots in (0, 1)."""
     sign = np.sign(b)
     # Carry the last non-zero sign over the zeros.
     for i in range(1, sign.shape[1]):
@@ -126,9 +123,10 @@ _THINNEST = 2.0**-48
 def roots(b: Array, noise: Array | None = None) -> tuple[Array, Array]:
     """Every root in the open interval (0, 1) of every row, by subdivision and Descartes' rule.
 
-    A part with no sign change of coefficients has no root; one with exactly one has one, found by bisection; any other is
-    halved. A part thinner than 2^-48, or one whose coefficients are all below `noise` (by default the rounding of the
-    row), cannot be resolved further and is reported as one root at its middle. Rows below the noise everywhere have none.
+    A part with no sign change of coefficients has no root; one with exactly one has one, found by bisection; any other
+    is halved. A part thinner than 2^-48, or one whose coefficients are all below `noise` (by default the rounding of
+    the row), cannot be resolved further and is reported as one root at its middle. Rows below the noise everywhere
+    have none.
 
     **Returns:** the rows and the places, sorted by row and then by place.
     """

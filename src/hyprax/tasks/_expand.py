@@ -57,7 +57,7 @@ def expand_rationals(f: PiecewiseFunction, degree: int, tolerance: float) -> Pie
         middle = 0.5 * (f.breakpoints[:-1] + f.breakpoints[1:])
         bad &= (middle > f.breakpoints[:-1]) & (middle < f.breakpoints[1:])
         if attempt == _HALVINGS or not bad.any():
-            return PiecewiseFunction(f.breakpoints, p, None, np.nextafter(f.radius + grown, np.inf))
+            return PiecewiseFunction(f.breakpoints, p, None, np.nextafter(f.radius + grown, np.inf), f.certified)
         f = f._refine(np.union1d(f.breakpoints, middle[bad]))
     raise AssertionError("unreachable")
 

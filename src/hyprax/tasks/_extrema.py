@@ -6,6 +6,7 @@ from . import _bernstein as bernstein
 from ._piecewise import Array, Extremum, PiecewiseFunction
 
 _LEVELS = 60
+_SLIVER = 1e-8
 _SLOPE = 1e-7
 """One-sided derivatives that differ by less than this part of their size are taken as equal."""
 
@@ -117,22 +118,34 @@ def level_set(f: PiecewiseFunction, z: float) -> Array:
     return np.stack([lo[np.append(True, apart)], hi[np.append(apart, True)]], axis=1)
 
 
-def _steps(f: PiecewiseFunction) -> tuple[Array, Array]:
-    """At each inner breakpoint: the jump, and the error of the two values there."""
-    hull, error = f._hull(), f._error()
-    step = hull[1:, 0] - hull[:-1, -1]
-    return step, error[1:] + error[:-1]
+def _known(f: PiecewiseFunction) -> Array:
+    """The pieces that say something of the shape: all but undecided slivers, such as those around a jump of a 0-1 loss.
+
+    A sliver is narrower than 1e-8 (of the domain, or of alpha) and a radius above twice the smallest.
+    """
+    width, error = np.diff(f.breakpoints), f._error()
+    span = f.breakpoints[-1] - f.breakpoints[0]
+    thin = width <= _SLIVER * np.minimum(span, np.maximum(np.abs(f.breakpoints[1:]), np.abs(f.breakpoints[:-1])))
+    return np.flatnonzero(~(thin & (error > 2 * np.min(error))))  # the piece of smallest error is always kept
+
+
+def _steps(f: PiecewiseFunction) -> tuple[Array, Array, Array]:
+    """Between neighbouring known pieces: the place, the step of the value, and the error of the two values."""
+    hull, error, k = f._hull(), f._error(), _known(f)
+    place = 0.5 * (f.breakpoints[k[:-1] + 1] + f.breakpoints[k[1:]])
+    return place, hull[k[1:], 0] - hull[k[:-1], -1], error[k[1:]] + error[k[:-1]]
 
 
 def jumps(f: PiecewiseFunction) -> Array:
     """See [`PiecewiseFunction.jumps`][hyprax.tasks.PiecewiseFunction.jumps]."""
-    step, error = _steps(f)
-    return f.breakpoints[1:-1][np.abs(step) > error]
+    place, step, error = _steps(f)
+    return place[np.abs(step) > error]
 
 
 def kinks(f: PiecewiseFunction) -> Array:
     """See [`PiecewiseFunction.kinks`][hyprax.tasks.PiecewiseFunction.kinks]."""
-    step, error = _steps(f)
+    error = f._error()
+    step, error = f._hull()[1:, 0] - f._hull()[:-1, -1], error[1:] + error[:-1]
     width, n = np.diff(f.breakpoints), f.numerator.shape[1] - 1
     if n == 0:
         return np.zeros(0)
@@ -148,17 +161,17 @@ def kinks(f: PiecewiseFunction) -> Array:
 
 
 def _turns(f: PiecewiseFunction) -> list[tuple[float, float]]:
-    """(place, value) of alternating maxima and minima, ends included; the first is a maximum if the function first falls.
+    """(place, value) of alternating maxima and minima, ends of the domain included.
 
     A turn counts when the function moves by more than its error from it. A plateau is one turn, at its middle.
     """
-    crossing, where = _critical(f, np.arange(f.n_pieces))
-    every = np.arange(f.n_pieces)
-    k = np.concatenate([every, crossing, every])
-    t = np.concatenate([np.zeros(f.n_pieces), where, np.ones(f.n_pieces)])
+    known = _known(f)
+    crossing, where = _critical(f, known)
+    k = np.concatenate([known, known[crossing], known])
+    t = np.concatenate([np.zeros(known.size), where, np.ones(known.size)])
     order = np.lexsort((t, k))
     k, t = k[order], t[order]
-    values, error = f._evaluate(k, t), float(np.max(f._error()))
+    values, error = f._evaluate(k, t), float(np.max(f._error()[known]))
     places = f.breakpoints[k] + t * (f.breakpoints[k + 1] - f.breakpoints[k])
     tolerance = 2 * error
     turns: list[tuple[float, float]] = []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = np.ndarray
-_TIGHT = 1e-9
+_TIGHT = 1e-8
 """A piece with a radius below this part of its size is exact up to rounding; a wider one is an enclosure."""
 _EXPANSION = 10
 """Degree of the polynomials that a rational piece is expanded in."""
@@ -60,6 +60,8 @@ class PiecewiseFunction:
     """Bernstein coefficients of the denominators, all positive; `None` for polynomials."""
     radius: Float[Array, " K"]
     """How far the function may be from the piece."""
+    certified: bool = True
+    """Whether the radius is proved; sums are certified if all their terms are."""
 
     def __post_init__(self):
         b = self.breakpoints
@@ -106,8 +108,8 @@ class PiecewiseFunction:
     def from_rationals(cls, breakpoints: Any, num: Any, den: Any, radius: Any = 0.0) -> "PiecewiseFunction":
         """`f(alpha) = sum_j num[k, j] t^j / sum_j den[k, j] t^j` on piece k, with a denominator positive on [0, 1].
 
-        A piece is halved until the Bernstein coefficients of its denominator are positive and within a factor of 1000 of
-        one another (so that the quotient keeps its digits).
+        A piece is halved until the Bernstein coefficients of its denominator are positive and within a factor of 1000
+        of one another (so that the quotient keeps its digits).
 
         **Arguments:** as for `from_polynomials`; `num` (K, D + 1) and `den` (K, E + 1) in ascending powers of t.
 
@@ -148,13 +150,13 @@ class PiecewiseFunction:
             left, right = edges[:-1], edges[1:]
 
     @classmethod
-    def from_enclosures(cls, breakpoints: Any, lo: Any, hi: Any) -> "PiecewiseFunction":
+    def from_enclosures(cls, breakpoints: Any, lo: Any, hi: Any, certified: bool = True) -> "PiecewiseFunction":
         """A function known only by `lo[k] <= f(alpha) <= hi[k]` on piece k."""
         breakpoints, lo, hi = _floats(breakpoints), _floats(lo), _floats(hi)
         if lo.shape != hi.shape or lo.ndim != 1 or not np.all(lo <= hi):
             raise ValueError(f"from_enclosures: needs lo <= hi, two arrays of (K,); got {_head(lo)} and {_head(hi)}.")
         middle = lo + 0.5 * (hi - lo)
-        return cls(breakpoints, middle[:, None], None, _up(np.maximum(hi - middle, middle - lo)))
+        return cls(breakpoints, middle[:, None], None, _up(np.maximum(hi - middle, middle - lo)), certified)
 
     # -- what it is
 
@@ -170,13 +172,14 @@ class PiecewiseFunction:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every piece is known up to rounding (a radius below 1e-9 of the size of the function)."""
+        """Whether every piece is known up to rounding (a radius below 1e-8 of the size of the function)."""
         return bool(np.all(self.radius <= _TIGHT * max(float(np.max(np.abs(self._hull()))), np.finfo(float).tiny)))
 
     def _hull(self) -> Float[Array, "K n_plus_1"]:
         """Numbers whose smallest and largest enclose the piece: the coefficients, or their quotients.
 
-        `N/D = sum_i (N_i/D_i) (D_i B_i) / sum_i D_i B_i` is a convex combination of the quotients, as all `D_i B_i >= 0`.
+        `N/D = sum_i (N_i/D_i) (D_i B_i) / sum_i D_i B_i` is a convex combination of the quotients, as all `D_i B_i` are
+        at least 0.
         """
         return self.numerator if self.denominator is None else self.numerator / self.denominator
 
@@ -249,6 +252,7 @@ class PiecewiseFunction:
             bernstein.restrict(self.numerator[k], t0, t1),
             denominator,
             np.where(cut, self._error()[k], self.radius[k]),
+            self.certified,
         )
 
     def __add__(self, other: "PiecewiseFunction | float") -> "PiecewiseFunction":
@@ -263,14 +267,13 @@ class PiecewiseFunction:
         hull = np.max(np.abs(self._hull()), axis=1)
         radius = _up(abs(factor) * self.radius + 4 * UNIT * abs(factor) * hull)
         exact = np.all(numerator == 0, axis=1) | (np.log2(abs(factor) or 1.0) % 1 == 0)
-        return PiecewiseFunction(
-            self.breakpoints, numerator, self.denominator, np.where(exact, abs(factor) * self.radius, radius)
-        )
+        radius = np.where(exact, abs(factor) * self.radius, radius)
+        return PiecewiseFunction(self.breakpoints, numerator, self.denominator, radius, self.certified)
 
     __rmul__ = __mul__
 
     def __neg__(self) -> "PiecewiseFunction":
-        return PiecewiseFunction(self.breakpoints, -self.numerator, self.denominator, self.radius)
+        return PiecewiseFunction(self.breakpoints, -self.numerator, self.denominator, self.radius, self.certified)
 
     def __sub__(self, other: "PiecewiseFunction | float") -> "PiecewiseFunction":
         return self + (-other)
@@ -295,9 +298,9 @@ class PiecewiseFunction:
     def to_polynomials(self, tolerance: float = 1e-12) -> "PiecewiseFunction":
         r"""Rational pieces expanded in polynomials of degree 10, with a proven radius: what sums of many are made of.
 
-        A polynomial p interpolates N/D at Chebyshev points of the piece, and `|N/D - p| <= max|N - p D| / min D`, where the
-        coefficients of `N - p D` bound its maximum. A piece whose radius grows by more than `tolerance` times the largest
-        `|f|` is halved, up to 40 times.
+        A polynomial p interpolates N/D at Chebyshev points of the piece, and `|N/D - p| <= max|N - p D| / min D`,
+        where the coefficients of `N - p D` bound its maximum. A piece whose radius grows by more than `tolerance`
+        times the largest `|f|` is halved, up to 40 times.
         """
         if self.denominator is None:
             return self
@@ -308,7 +311,7 @@ class PiecewiseFunction:
     # -- questions
 
     def minimise(self) -> Extremum:
-        """The smallest value, over every piece and both one-sided limits at jumps; see [`Extremum`][hyprax.tasks.Extremum]."""
+        """The smallest value, over every piece and both limits at jumps; see [`Extremum`][hyprax.tasks.Extremum]."""
         from ._extrema import minimise
 
         return minimise(self)
@@ -386,7 +389,7 @@ def _add(f: PiecewiseFunction, g: PiecewiseFunction) -> PiecewiseFunction:
             radius = radius + bernstein.rounding(part.numerator)
     rows = bernstein.elevate(f.numerator, degree) + bernstein.elevate(g.numerator, degree)
     radius = _up(radius + UNIT * np.max(np.abs(rows), axis=1))
-    return PiecewiseFunction(f.breakpoints, rows, None, radius)
+    return PiecewiseFunction(f.breakpoints, rows, None, radius, f.certified and g.certified)
 
 
 def _quotient_error(top: Array, bottom: Array, top_error: Array, bottom_error: Array) -> Array:

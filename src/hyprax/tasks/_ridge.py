@@ -8,7 +8,7 @@ from . import _bernstein as bernstein
 from ._bernstein import UNIT
 from ._expand import interpolate, interpolation
 from ._piecewise import Array, PiecewiseFunction
-from ._task import Split, Task, check_domain, check_labels
+from ._task import Split, Task, check_domain, check_labels, singular_floor
 from ._zero_one import zero_one_loss
 
 _DEGREE = 16
@@ -28,18 +28,19 @@ def ridge_dual(
 
     `w(lambda) = argmin_w ||y - X w||^2 / (2 n) + lambda ||w||^2 / 2` on each training part.
 
-    With `X = U S V^T`, `x_i w(lambda) = sum_j (x_i V)_j s_j (U^T y)_j / (s_j^2 + n lambda)`: f is a rational function of
-    degree at most twice the rank (summed over the splits), with all poles at `lambda <= 0`. In monomials or over a common
-    denominator such a function loses every digit, so it is held in polynomials of degree 16 on half-octaves of lambda,
-    with a proven radius; the sum of thousands of duals is then of the same form.
+    With `X = U S V^T`, `x_i w(lambda) = sum_j (x_i V)_j s_j (U^T y)_j / (s_j^2 + n lambda)`: f is a rational function
+    of degree at most twice the rank (summed over the splits), with all poles at `lambda <= 0`. In monomials or over a
+    common denominator such a function loses every digit, so it is held in polynomials of degree 16 on half-octaves of
+    lambda, with a proven radius; the sum of thousands of duals is then of the same form.
 
     *Proof of the radius.* f extends to complex z with `Re z >= x > 0`, and there `|s^2 + n z| >= s^2 + n x`, so
-    `||w(z)|| <= ||w(x)|| <= (l / x) ||w(l)||` for x < l, and `|f(z)| <= B = (1/M) sum (||y_val|| + ||X_val|| ||w(x)||)^2`.
-    On a piece [l, u] the Bernstein ellipse of parameter `rho = c + sqrt(c^2 - 1)`, `c = ((l + u)/2 - x) / ((u - l)/2)`,
-    lies in `Re z >= x`; interpolation at N + 1 Chebyshev points errs by at most `4 B rho^-N / (rho - 1)` (Trefethen,
-    Approximation Theory and Approximation Practice, theorem 8.2), and errors of the values there count at most 3 times
-    (Lebesgue constant). Each value is checked: its w has a gradient g computed with a rounding bound, so
-    `||w - w_true|| <= ||g|| / (lambda + s_min^2 / n)`; with more columns than rows the dual system is checked likewise.
+    `||w(z)|| <= ||w(x)|| <= (l / x) ||w(l)||` for x < l, and `|f(z)| <= B = (1/M) sum (||y_val|| + ||X_val||
+    ||w(x)||)^2`. On a piece [l, u] the Bernstein ellipse of parameter `rho = c + sqrt(c^2 - 1)`, `c = ((l + u)/2 - x)
+    / ((u - l)/2)`, lies in `Re z >= x`; interpolation at N + 1 Chebyshev points errs by at most `4 B rho^-N / (rho -
+    1)` (Trefethen, Approximation Theory and Approximation Practice, theorem 8.2), and errors of the values there count
+    at most 3 times (Lebesgue constant). Each value is checked: its w has a gradient g computed with a rounding bound,
+    so `||w - w_true|| <= ||g|| / (lambda + s_min^2 / n)`; with more columns than rows the dual system is checked
+    likewise.
 
     **Arguments:**
 
@@ -115,7 +116,7 @@ def _primal(X: Array, y: Array, lam: Array, size_x: Array, size_y: Array) -> tup
     # Rounding of two products, a subtraction and the centring (Higham 2002, section 3.5).
     lost = _apply(size_x.T, size_y[..., None] + _apply(size_x, size_w)) / n + lam * size_w
     norm = _norm(np.abs(gradient) + (2 * n + d + 12) * UNIT * lost)
-    return w, norm / (lam + _smallest(s, X, size_x) ** 2 / n) * (1 + 1e-12)
+    return w, norm / (lam + singular_floor(s, size_x) ** 2 / n) * (1 + 1e-12)
 
 
 def _dual(X: Array, y: Array, lam: Array, size_x: Array, size_y: Array) -> tuple[Array, Array]:
@@ -133,14 +134,11 @@ def _dual(X: Array, y: Array, lam: Array, size_x: Array, size_y: Array) -> tuple
     size_w = _apply(size_x.T, size_a)
     lost = size_y[..., None] + _apply(size_x, size_w) + n * lam * size_a
     norm = _norm(np.abs(residual) + (2 * d + n + 12) * UNIT * lost)
-    worst = np.maximum(_smallest(s, X, size_x), np.sqrt(n * lam))  # s / (s^2 + n lambda) has its top at sqrt(n lambda)
+    worst = np.maximum(
+        singular_floor(s, size_x), np.sqrt(n * lam)
+    )  # s / (s^2 + n lambda) has its top at sqrt(n lambda)
     error = norm * worst / (worst**2 + n * lam) + (n + 4) * UNIT * _norm(size_w)
     return w, error * (1 + 1e-12)
-
-
-def _smallest(s: Array, X: Array, size_x: Array) -> float:
-    """A lower bound of the smallest singular value: Weyl, with the backward error of the SVD and of the centring."""
-    return max(float(s[-1]) - 4 * sum(X.shape) * UNIT * float(np.linalg.norm(size_x)), 0.0)
 
 
 def _norm(tensor: Array) -> Array:
@@ -157,7 +155,7 @@ def _apply(matrix: Array, tensor: Array) -> Array:
 
 
 def _polynomials(values: Array, error: Array, cut: Array) -> tuple[Array, Array]:
-    """Bernstein rows through `values` (rows, nodes) known within `error`, and their radius with the truncation `cut`."""
+    """Bernstein rows through `values` (rows, nodes), known within `error`, and their radius; `cut`: truncation."""
     rows = interpolate(values, _DEGREE)
     met = np.stack([bernstein.evaluate(rows, np.full(len(rows), t)) for t in interpolation(_DEGREE)[0]], axis=1)
     at_nodes = np.max(np.abs(values - met) + error, axis=1) + 2 * bernstein.rounding(rows)
@@ -179,11 +177,15 @@ def _zero_one(task: Task, edges: Array, grid: Array, intercept: bool) -> Piecewi
     for split in task.splits:
         model = _Model(split, grid, intercept)
         m, k = len(split.y_val), len(edges) - 1
-        by_piece = lambda x: x.reshape(m, *grid.shape).swapaxes(0, 1).reshape(k * m, -1)  # noqa: E731
-        values = by_piece(split.y_val * (model.prediction[:, 0] + model.offset))
-        error = by_piece(model.residual_error[:, 0] + 4 * UNIT * abs(model.offset))
+        values = _by_piece(split.y_val * (model.prediction[:, 0] + model.offset), grid)
+        error = _by_piece(model.residual_error[:, 0] + 4 * UNIT * abs(model.offset), grid)
         cut = _truncation(edges, abs(model.offset) + model.row_norm[:, None] * model.far_norm[:, None, :])
         row, radius = _polynomials(values, error, cut.ravel())
         rows.append(row.reshape(k, m, -1))
         radii.append(radius.reshape(k, m))
     return zero_one_loss(edges, np.concatenate(rows, axis=1), np.concatenate(radii, axis=1))
+
+
+def _by_piece(values: Array, grid: Array) -> Array:
+    """(m, pieces * nodes) -> (pieces * m, nodes)."""
+    return values.reshape(-1, *grid.shape).swapaxes(0, 1).reshape(-1, grid.shape[1])

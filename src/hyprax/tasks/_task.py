@@ -1,11 +1,12 @@
 """A task: the data of one whole learning problem, as pairs of a training part and a validation part."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from ._bernstein import UNIT
 
 Array = np.ndarray
 
@@ -25,7 +26,9 @@ class Split:
             if name.startswith("y") and value.ndim == 1:
                 value = value[:, None]
             if value.ndim != 2 or value.size == 0:
-                raise ValueError(f"{name} of a task must be a non-empty array of one row an example; got {value.shape}.")
+                raise ValueError(
+                    f"{name} of a task must be a non-empty array of one row an example; got {value.shape}."
+                )
             if not np.all(np.isfinite(value)):
                 row = int(np.flatnonzero(~np.all(np.isfinite(value), axis=1))[0])
                 raise ValueError(f"{name} of a task must be finite; row {row} holds nan or inf.")
@@ -48,7 +51,7 @@ class Split:
             return self
         mx, my = self.X.mean(axis=0), self.y.mean(axis=0)
         # A constant column leaves rounding behind; it must come out as zero, not as noise to be fitted.
-        constant = np.all(self.X == self.X[0], axis=0)
+        constant = np.all(self.X[0] == self.X, axis=0)
         mx = np.where(constant, self.X[0], mx)
         return Split(self.X - mx, self.y - my, self.X_val - mx, self.y_val - my)
 
@@ -77,7 +80,7 @@ class Task:
         return cls((Split(X, y, X_val, y_val),))
 
     @classmethod
-    def k_fold(cls, X: Any, y: Any, folds: int | Sequence[Any], seed: int = 0) -> "Task":
+    def k_fold(cls, X: Any, y: Any, folds: Any, seed: int = 0) -> "Task":
         """Every fold is validated by a model trained on the others.
 
         **Arguments:**
@@ -93,7 +96,9 @@ class Task:
         else:
             member = np.asarray(folds)
             if member.shape != (n,) or np.unique(member).size < 2:
-                raise ValueError(f"k_fold: the fold numbers must be {n}, of at least two kinds; got shape {member.shape}.")
+                raise ValueError(
+                    f"k_fold: the fold numbers must be {n}, of at least two kinds; got shape {member.shape}."
+                )
         parts = [member == k for k in np.unique(member)]
         return cls(tuple(Split(X[~part], y[~part], X[part], y[part]) for part in parts))
 
@@ -119,3 +124,11 @@ def check_labels(y: Array) -> None:
     """Raise unless the targets are labels -1 and +1 in one column."""
     if y.shape[1] != 1 or not np.all(np.abs(y) == 1):
         raise ValueError("a 0-1 or hinge loss needs one target column of labels -1 and +1.")
+
+
+def singular_floor(s: Array, size: Array) -> float:
+    """A lower bound of the last of the computed singular values s of a matrix: Weyl, with the SVD's backward error.
+
+    `size` are the sizes of the entries, with whatever was taken off them in centring.
+    """
+    return max(float(s[-1]) - 4 * sum(size.shape) * UNIT * float(np.linalg.norm(size)), 0.0)

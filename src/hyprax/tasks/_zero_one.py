@@ -6,18 +6,19 @@ from . import _bernstein as bernstein
 from ._piecewise import Array, PiecewiseFunction
 
 
-def zero_one_loss(edges: Array, margins: Array, radius: Array) -> PiecewiseFunction:
+def zero_one_loss(edges: Array, margins: Array, radius: Array, certified: bool = True) -> PiecewiseFunction:
     r"""`f(alpha) = (1/m) #{i : margin_i(alpha) <= 0}`, constant between the roots of the margins.
 
-    An example is certainly right where `margin - r > 0` and certainly wrong where `margin + r < 0`, r its radius with the
-    rounding; the roots of both are isolated by subdivision. Between them it is undecided and counts as [0, 1]: slivers
-    of the width of the rounding around each jump, whose enclosure has both values.
+    An example is certainly right where `margin - r > 0` and certainly wrong where `margin + r < 0`, r its radius with
+    the rounding; the roots of both are isolated by subdivision. Between them it is undecided and counts as [0, 1]:
+    slivers of the width of the rounding around each jump, whose enclosure has both values.
 
     **Arguments:**
 
     - `edges`: (K + 1,), the pieces.
     - `margins`: (K, m, D + 1), Bernstein coefficients of the margin of each example on each piece.
     - `radius`: (K, m), how far the margin may be from it.
+    - `certified`: whether those radii are proved.
     """
     n_pieces, m, _ = margins.shape
     flat = margins.reshape(n_pieces * m, -1)
@@ -29,7 +30,8 @@ def zero_one_loss(edges: Array, margins: Array, radius: Array) -> PiecewiseFunct
     lo, hi = n_wrong / m, 1.0 - n_right / m
     # Neighbours that say the same are one piece.
     fresh = np.append(True, (lo[1:] != lo[:-1]) | (hi[1:] != hi[:-1]))
-    return PiecewiseFunction.from_enclosures(np.append(cuts[:-1][fresh], cuts[-1]), lo[fresh], np.maximum(lo, hi)[fresh])
+    ends = np.append(cuts[:-1][fresh], cuts[-1])
+    return PiecewiseFunction.from_enclosures(ends, lo[fresh], np.maximum(lo, hi)[fresh], certified)
 
 
 def _signs(edges: Array, rows: Array, m: int) -> tuple[Array, Array]:
