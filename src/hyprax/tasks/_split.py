@@ -33,17 +33,17 @@ from ._piecewise import PiecewiseFunction
 
 Array = np.ndarray
 Means: TypeAlias = Literal["wealth", "bernstein"]
-_BETS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95])
+_BETS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 0.99])
 _CELLS = 48
 """Cells of the domain, and again of the neighbourhood of the optimum, from which the S_i and C_ij are put together."""
 _INTERVALS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 """Numbers of intervals S_i that the likely part of the domain may be cut into."""
 _PLANNERS = 150
 """Choosing tasks that the plan is computed from, at most: more would cost time and change it little."""
-_TRUST = 0.8
+_TRUST = 0.9
 """Weight of the bet that the choosing tasks recommend; the others share the rest, in case they are not typical."""
-_LIKELY = 0.95
-"""Part of delta for the S_i among which the optimum is likely to lie; the two ends of the domain share the rest."""
+_EQUAL = 0.02
+"""Part of each budget of delta that is given out in equal parts: what the choosing tasks rule out is still covered."""
 
 
 @dataclass(frozen=True)
@@ -172,23 +172,34 @@ def _split(
         around = np.linspace(max(a, edges[first] - reach), min(b, edges[last] + reach), _CELLS + 1)
         edges = np.union1d(coarse, around)
     lo, hi = cell_ranges(duals, edges)
-    first, last = _likely(lo[choosing], hi[choosing])
-    cuts, shares = _intervals(lo[choosing], hi[choosing], first, last, range / n)
+    cuts, shares = _intervals(lo[choosing], hi[choosing], range / n)
     # A point on an edge has the value of the cell to its right.
     i = min(int(np.searchsorted(edges[cuts], alpha, side="right")) - 1, shares.size - 1)
     return _Ground(edges, lo, hi, choosing, certifying, int(cuts[i]), int(cuts[i + 1]), delta * float(shares[i]))
 
 
-def _likely(lo: Array, hi: Array) -> tuple[int, int]:
-    """First and last + 1 of the cells that these tasks cannot tell from the best within two standard errors."""
+def _behind(lo: Array, hi: Array) -> Array:
+    """By how many standard errors these tasks place each cell behind the best one."""
     middle = 0.5 * (lo + hi)
     behind = middle - middle[:, [int(np.argmin(middle.mean(axis=0)))]]
-    alike = np.flatnonzero(behind.mean(axis=0) <= 2 * behind.std(axis=0, ddof=1) / np.sqrt(len(middle)))
+    error = behind.std(axis=0, ddof=1) / np.sqrt(len(middle))
+    mean = behind.mean(axis=0)
+    return np.divide(mean, error, out=np.where(mean > 0, np.inf, 0.0), where=error > 0)
+
+
+def _likely(lo: Array, hi: Array) -> tuple[int, int]:
+    """First and last + 1 of the cells within two standard errors of the best."""
+    alike = np.flatnonzero(_behind(lo, hi) <= 2)
     return int(alike[0]), int(alike[-1]) + 1
 
 
-def _intervals(lo: Array, hi: Array, first: int, last: int, price: float) -> tuple[Array, Array]:
-    """Cuts between the S_i and their parts of delta: as many as balance the width of brackets against `price ln(number)`."""
+def _intervals(lo: Array, hi: Array, price: float) -> tuple[Array, Array]:
+    """Cuts between the S_i, and their parts of delta.
+
+    The likely cells are cut into as many S_i as balance the mean width of the brackets against `price ln(number)`; the parts
+    are proportional to `exp(-z^2 / 2)`, z the standard errors by which the best cell of S_i is behind.
+    """
+    first, last = _likely(lo, hi)
     best, inner = np.inf, np.array([first, last])
     for number in _INTERVALS:
         cuts = np.unique(np.linspace(first, last, number + 1).round().astype(int))
@@ -197,9 +208,9 @@ def _intervals(lo: Array, hi: Array, first: int, last: int, price: float) -> tup
         if cost < best:
             best, inner = cost, cuts
     cuts = np.unique(np.concatenate([[0], inner, [lo.shape[1]]]))
-    likely = (cuts[:-1] >= first) & (cuts[1:] <= last)
-    ends = 1 - _LIKELY if not likely.all() else 0.0
-    return cuts, np.where(likely, (1 - ends) / np.sum(likely), ends / max(1, np.sum(~likely)))
+    behind = _behind(lo, hi)
+    chance = np.exp([-0.5 * np.min(behind[p:q]) ** 2 for p, q in itertools.pairwise(cuts)])
+    return cuts, (1 - _EQUAL) * chance / np.sum(chance) + _EQUAL / chance.size
 
 
 def _weights(recommended: int) -> Array:
@@ -245,6 +256,5 @@ def _plan(ground: _Ground, range: float) -> tuple[Array, Array, Array, Array]:
     index = np.zeros((cells, cells), dtype=int)
     index[rows, columns] = np.arange(rows.size)
     chosen = index[cuts[:-1], cuts[1:] - 1]
-    # A hundredth in equal parts: no cell is left without a share because the choosing tasks saw no need of it.
-    shares = ground.share * (0.99 * cost[chosen] / np.sum(cost[chosen]) + 0.01 / chosen.size)
+    shares = ground.share * ((1 - _EQUAL) * cost[chosen] / np.sum(cost[chosen]) + _EQUAL / chosen.size)
     return cuts[:-1], cuts[1:], shares, wealth.argmax(axis=0)[chosen]
