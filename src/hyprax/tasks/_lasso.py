@@ -105,7 +105,7 @@ def elastic_net_dual(
     intercept: bool = True,
     loss: Literal["squared", "zero-one"] = "squared",
 ) -> PiecewiseFunction:
-    r"""`f(l1) = (1/M) sum (y_i - x_i w(l1))^2` over validation examples, w the elastic net's path on each training part.
+    r"""`f(l1) = (1/M) sum (y_i - x_i w(l1))^2` over validation examples, w the path on each training part.
 
     Exact: w is linear between kinks, so f is quadratic there, with Bernstein coefficients `(||e_0||^2, e_0 . e_1,
     ||e_1||^2) / M` from the residuals e_0, e_1 at the two kinks. The radius holds the proven error of w; where the
