@@ -16,12 +16,12 @@ from hyprax.tasks import (
     Oscillations,
     Pieces,
     PiecewisePolynomial,
-    pseudo_dimension,
     PseudoDimension,
-    published_order,
     Rational,
     RidgeRank,
     ValidationOptimum,
+    pseudo_dimension,
+    published_order,
 )
 from hyprax.tasks._complexity import log_cells
 

@@ -34,7 +34,7 @@ def cell_ranges(
 
 
 def merged_cells(duals: Sequence[PiecewiseFunction], most: int) -> Float[Array, " G_plus_1"]:
-    """Edges of at most about `most` cells: all breakpoints if they are few, else quantiles of them with even steps between."""
+    """Edges of at most about `most` cells: all breakpoints if few, else quantiles of them; and even steps."""
     a, b = duals[0].domain
     points = np.unique(np.concatenate([dual.breakpoints for dual in duals]))
     if points.size > most // 2:
@@ -67,10 +67,11 @@ def clip(dual: PiecewiseFunction, upper: float) -> PiecewiseFunction:
     low, high = piece_ranges(parts)
     numerator = np.where(kept[:, None], parts.numerator, upper * _ones(parts))
     # `min(f, upper)` differs from f by what f exceeds `upper` by, and from `upper` by what f falls short of it.
-    slack = np.where(kept, 0.0, np.maximum(upper - low, 0.0))
-    for k in np.flatnonzero(kept & (high > upper)):  # the hull of a higher degree is too wide to tell
+    slack = np.where(kept, high - upper, upper - low)
+    for k in np.flatnonzero(slack > 0):  # the hull of a higher degree is too wide to tell
         one = parts.restrict(*parts.breakpoints[k : k + 2])
-        slack[k] = max(0.0, one.maximise().upper - upper)
+        slack[k] = one.maximise().upper - upper if kept[k] else upper - one.minimise().lower
+    slack = np.maximum(slack, 0.0)
     return PiecewiseFunction(
         parts.breakpoints, numerator, parts.denominator, np.where(kept, parts.radius, 0.0) + slack, dual.certified
     )
@@ -96,7 +97,7 @@ class Complexity:
 def rademacher_complexity(
     duals: Sequence[PiecewiseFunction], *, draws: int = 2000, delta: float = 0.005, seed: int = 0
 ) -> Complexity:
-    r"""`R = E_s max_alpha (1/n) sum_i s_i f_i(alpha)`, s_i = +-1: the inner maximum exact, the expectation by Monte Carlo.
+    r"""`R = E_s max_alpha (1/n) sum_i s_i f_i(alpha)`, s_i = +-1: inner maximum exact, expectation by Monte Carlo.
 
     On the merged breakpoints a signed sum is one polynomial a piece, `sum_i s_i b_ik`, whose Bernstein coefficients
     are signed sums of those of the duals: one matrix product for all draws. Its maximum is exact up to degree 2 and

@@ -20,8 +20,8 @@ degree at most D in k real variables have together at most `C(s, k, D) = D (2D -
 connected components, called cells here. It makes the constants of the neural-network bounds explicit.
 
 Sources: Balcan, Nguyen and Sharma (2025), arXiv 2501.13734; Balcan, DeBlasio, Dick, Kingsford, Sandholm and Vitercik,
-"How much data is sufficient to learn high-performing algorithms?" (2021); Basu, Pollack and Roy, "On the Betti numbers of
-sign conditions", Proc. AMS 133 (2005); Bartlett, Harvey, Liaw and Mehrabian (2019), for counting layer by layer.
+"How much data is sufficient to learn high-performing algorithms?" (2021); Basu, Pollack and Roy, "On the Betti numbers
+of sign conditions", Proc. AMS 133 (2005); Bartlett, Harvey, Liaw and Mehrabian (2019), for counting layer by layer.
 """
 
 import abc
@@ -48,10 +48,9 @@ class Structure(abc.ABC):
             raise ValueError(f"{type(self).__name__}: range must be a finite number > 0; got {self.range!r}.")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and not (isinstance(value, int | np.integer) and value >= self._least(field.name)):
-                raise ValueError(
-                    f"{type(self).__name__}: {field.name} must be an integer >= {self._least(field.name)}; got {value!r}."
-                )
+            least = self._least(field.name)
+            if field.type is int and not (isinstance(value, int | np.integer) and value >= least):
+                raise ValueError(f"{type(self).__name__}: {field.name} must be an integer >= {least}; got {value!r}.")
 
     def _least(self, name: str) -> int:
         """Smallest value allowed for an integer field."""
@@ -167,7 +166,8 @@ class Lipschitz(Structure):
 
     @property
     def assumption(self) -> str:
-        return f"every dual function is Lipschitz with constant {self.constant:g} on [{self.domain[0]:g}, {self.domain[1]:g}]"
+        a, b = self.domain
+        return f"every dual function is Lipschitz with constant {self.constant:g} on [{a:g}, {b:g}]"
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class PiecewisePolynomial(Structure):
 
 @dataclass(frozen=True)
 class ValidationOptimum(Structure):
-    r"""`B0 = T_f T_g C(M_f + M_g + d + 1, d + 1, D)`: the validation dual `g(alpha, w(alpha))` of a regular inner problem.
+    r"""`B0 = T_f T_g C(M_f + M_g + d + 1, d + 1, D)`: the dual `g(alpha, w(alpha))` of a regular inner problem.
 
     Regular: for every alpha the training loss f is differentiable in w, and its gradient vanishes at w(alpha) alone (a
     strictly convex f does it). *Proof.* The graph of w is the zero set of the gradient. On piece i of f and piece j of
@@ -306,14 +306,14 @@ class ValidationOptimum(Structure):
     @property
     def assumption(self) -> str:
         return (
-            f"the dual is a validation loss at the only stationary point of a training loss of {self.weights} weights, both "
-            f"piecewise polynomial of degree at most {self.degree}"
+            f"the dual is a validation loss at the only stationary point of a training loss of {self.weights} weights, "
+            f"both piecewise polynomial of degree at most {self.degree}"
         )
 
 
 @dataclass(frozen=True)
 class ActivationInterpolation(Structure):
-    r"""`ln B0 = sum_l ln C(k_l T p, 1 + W_l, e_l) + ln C(sum_l k_l T p + s, 1 + W, e)`: sigma = alpha o1 + (1 - alpha) o2.
+    r"""`ln B0 = sum_l ln C(k_l T p, 1 + W_l, e_l) + ln C(sum_l k_l T p + s, 1 + W, e)` for alpha o1 + (1 - alpha) o2.
 
     A fully connected network of `widths = (inputs, k_1, ..., k_L, outputs)` with o1, o2 piecewise polynomial of
     `degree` D with p = `breakpoints` in all, trained on T = `examples`; the dual is the optimal training loss
@@ -366,8 +366,9 @@ class ActivationInterpolation(Structure):
     @property
     def assumption(self) -> str:
         return (
-            f"the dual is the optimal {self.loss} training loss of a network of widths {self.widths} on {self.examples} "
-            f"examples with activation alpha o1 + (1 - alpha) o2, {self.breakpoints} breakpoints, degree {self.degree}"
+            f"the dual is the optimal {self.loss} training loss of a network of widths {self.widths} on "
+            f"{self.examples} examples with activation alpha o1 + (1 - alpha) o2, "
+            f"{self.breakpoints} breakpoints, degree {self.degree}"
         )
 
 
@@ -376,10 +377,10 @@ class GraphKernel(Structure):
     r"""`ln B0 = ln C(n d0, 1 + d_in d0, D + 1) + ln C(n d0 + s, 1 + W, 2D + 2)`: a two-layer GCN, A = (d_ij + alpha)^D.
 
     The network is `A relu(A X W0) W1` on n = `nodes`, with d_in = `features`, d0 = `hidden` units and F = `classes`;
-    W = d0 (d_in + F). *Proof.* The n d0 pre-activations have degree D + 1 in (alpha, W0); once their signs are fixed the
-    outputs are polynomials of degree 2D + 2. The 0-1 loss compares them, s = n binom(F, 2) polynomials (n if F = 1); the squared
-    loss is one polynomial of twice the degree. Count cells and project: the O(d0 (d_in + F) log(n d0 F D)) of the
-    theory.
+    W = d0 (d_in + F). *Proof.* The n d0 pre-activations have degree D + 1 in (alpha, W0); once their signs are fixed,
+    the outputs are polynomials of degree 2D + 2. The 0-1 loss compares them: s = n binom(F, 2) polynomials (n if
+    F = 1); the squared loss is one polynomial of twice the degree. Count cells and project: the O(d0 (d_in + F) log(n d0 F D))
+    of the theory.
     """
 
     nodes: int
@@ -403,8 +404,9 @@ class GraphKernel(Structure):
     @property
     def assumption(self) -> str:
         return (
-            f"the dual is the optimal {self.loss} loss of a two-layer graph network of {self.features} features, {self.hidden} "
-            f"hidden units and {self.classes} classes on {self.nodes} nodes, with kernel (d_ij + alpha)^{self.degree}"
+            f"the dual is the optimal {self.loss} loss of a two-layer graph network of {self.features} features, "
+            f"{self.hidden} hidden units and {self.classes} classes on {self.nodes} nodes, "
+            f"with kernel (d_ij + alpha)^{self.degree}"
         )
 
 

@@ -165,13 +165,14 @@ def tasks_needed(
     left = epsilon - _accuracy_cost(accuracy, target)
     if not (math.isfinite(epsilon) and left > 0):
         raise ValueError(
-            f"epsilon must be finite and above {epsilon - left:g}, what the accuracy of the losses costs; got {epsilon!r}."
+            f"epsilon must be finite and above {epsilon - left:g}, what the accuracy of the losses costs; "
+            f"got {epsilon!r}."
         )
     bounds = _structural(structures, target)
     if not bounds:
         raise ValueError(
-            "tasks_needed: the structure gives no bound before tasks are seen (only their range is known). Give a structure "
-            "that counts pieces, kinks or oscillations or that has a Lipschitz constant, or use `gap` with dual functions."
+            "tasks_needed: with only the range known there is no bound before tasks are seen. Give a structure that "
+            "counts pieces, kinks or oscillations or has a Lipschitz constant, or use `gap` with dual functions."
         )
     candidates = {name: _smallest(lambda n, f=f: f(n, delta) <= left) for name, (_, f) in bounds.items()}
     best = min(candidates, key=lambda name: candidates[name])
@@ -306,8 +307,8 @@ def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> No
             low, high = dual.minimise().upper, dual.maximise().lower  # the hull may be wider than the range
             if low < -1e-9 * width or high > (1 + 1e-9) * width:
                 raise ValueError(
-                    f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the structure a "
-                    "`range` that bounds every loss that can occur, or clip the duals with hyprax.tasks.clip."
+                    f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the "
+                    "structure a `range` that bounds every loss that can occur, or clip the duals with hyprax.tasks.clip."
                 )
 
 

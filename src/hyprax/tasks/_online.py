@@ -11,7 +11,7 @@ information, and for any sequence of tasks fixed beforehand (no distribution is 
     E sum_t loss_t(alpha_t) - F* <= eta T H^2 / 8 + (1/eta) ln( (b - a) / int exp(-eta (F - F*)) ).
 
 *Proof.* With `W_t = int exp(-eta sum_{s<=t} loss_s)`, Hoeffding's lemma gives
-`ln(W_t / W_{t-1}) = ln E_{p_t} exp(-eta loss_t) <= -eta E_{p_t} loss_t + eta^2 H^2 / 8`. Add up, with `W_0 = b - a`. ∎
+`ln(W_t / W_{t-1}) = ln E_{p_t} exp(-eta loss_t) <= -eta E_{p_t} loss_t + eta^2 H^2 / 8`. Add up; `W_0 = b - a`. ∎
 
 **Corollary (dispersion).** If at most k of the tasks have a jump in any window of width rho, and all are L-Lipschitz
 between their jumps, then `F - F* <= k H + T L rho` on a window of width rho at alpha*, so that
@@ -169,7 +169,7 @@ class ExponentialForecaster:
     def update(
         self, state: ForecasterState, loss: PiecewiseFunction, alpha: float, density: Density | None = None
     ) -> ForecasterState:
-        """The state after `alpha` met `loss`. In the semi-bandit only the piece of the loss around alpha is looked at."""
+        """The state after `alpha` met `loss`. In the semi-bandit only the piece around alpha is looked at."""
         if self.feedback == "semi-bandit":
             density = self.density(state) if density is None else density
             loss = _estimate(loss, alpha, density)
@@ -231,7 +231,8 @@ class OnlineRun:
         surely = "surely" if self.feedback == "full" else "in expectation over the draws"
         return "\n".join(
             [
-                f"{len(self.alphas)} rounds, {self.feedback}: regret {self.regret:.4g}, expected {self.expected_regret:.4g}",
+                f"{len(self.alphas)} rounds, {self.feedback}: regret {self.regret:.4g}, "
+                f"expected {self.expected_regret:.4g}",
                 f"  bound by dispersion: {self.bound:.4g} (rho = {self.rho:.3g}, k = {self.k}, L = {self.slope:.3g})",
                 f"  bound by the integral: {self.integral_bound:.4g}",
                 f"  the bounds hold for the expected regret, {surely}",

@@ -196,8 +196,8 @@ def _likely(lo: Array, hi: Array) -> tuple[int, int]:
 def _intervals(lo: Array, hi: Array, price: float) -> tuple[Array, Array]:
     """Cuts between the S_i, and their parts of delta.
 
-    The likely cells are cut into as many S_i as balance the mean width of the brackets against `price ln(number)`; the parts
-    are proportional to `exp(-z^2 / 2)`, z the standard errors by which the best cell of S_i is behind.
+    The likely cells are cut into as many S_i as balance the mean width of the brackets against `price ln(number)`; the
+    parts are proportional to `exp(-z^2 / 2)`, z the standard errors by which the best cell of S_i is behind.
     """
     first, last = _likely(lo, hi)
     best, inner = np.inf, np.array([first, last])
