@@ -98,7 +98,9 @@ def test_picture_has_every_part():
 
     best = tune(duals(np.random.default_rng(0), 6))
     ax = best.plot(xlabel="penalty")
-    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    legend = ax.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
     plt.close("all")
     assert len(words) == 4
     assert "6 tasks" in words
@@ -110,8 +112,10 @@ def test_picture_has_every_part():
     [
         (lambda f, g: tune([]), "at least one"),
         (lambda f, g: tune([f, g]), "one domain"),
-        (lambda f, g: tune([f, 3.0]), "float"),
-        (lambda f, g: tune([f], method="grid"), "'grid'"),
+        (lambda f, g: tune([f, 3.0]),  # pyright: ignore[reportArgumentType]
+         "float"),
+        (lambda f, g: tune([f], method="grid"),  # pyright: ignore[reportArgumentType]
+         "'grid'"),
         (lambda f, g: tune([f], gap=0.0), "gap"),
         (lambda f, g: tune([f], epsilon=-1.0), "epsilon"),
     ],

@@ -35,11 +35,11 @@ def interpolate(values: Array, degree: int) -> Array:
 
 def expand_rationals(f: PiecewiseFunction, degree: int, tolerance: float) -> PiecewiseFunction:
     """See [`PiecewiseFunction.to_polynomials`][hyprax.tasks.PiecewiseFunction.to_polynomials]."""
-    assert f.denominator is not None
     nodes, _ = interpolation(degree)
     size = float(np.max(np.abs(f._hull())))
     for attempt in range(_HALVINGS + 1):
         top, bottom = f.numerator, f.denominator
+        assert bottom is not None
         t = np.broadcast_to(nodes, (f.n_pieces, nodes.size))
         values = np.stack([bernstein.evaluate(top, x) / bernstein.evaluate(bottom, x) for x in t.T], axis=1)
         p = interpolate(values, degree)
