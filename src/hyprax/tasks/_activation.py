@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._bernstein import Array
-from ._dual import ReadoutDuals, assemble, encode_pair
+from ._dual import ReadoutDuals
+from ._margins import classes_of
 from ._series import Features, Scores, cover, gamma, ridge_outputs, score
+from ._task import Split, Task
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Activation:
         ends = np.concatenate([[-np.inf], np.asarray(self.breakpoints, dtype=np.float64), [np.inf]])
         k = np.searchsorted(ends[1:-1], z[0], side="right")
         reach = np.sum(np.abs(z[1:]), axis=0)
-        return np.maximum(0.0, np.maximum(ends[k] - (z[0] - reach), z[0] + reach - ends[k + 1])) 
+        return np.maximum(0.0, np.maximum(ends[k] - (z[0] - reach), z[0] + reach - ends[k + 1]))
 
     def of_series(self, z: Array, at: Array) -> Array:
         """Coefficients of `o(z(s))` for a series z (J + 1, n, k), with the piece of o chosen at the numbers `at` (n, k)."""
@@ -113,10 +115,7 @@ def leaky_relu(slope: float) -> Activation:
 
 
 def activation_dual(
-    x_train: Any,
-    y_train: Any,
-    x_val: Any,
-    y_val: Any,
+    task: Task,
     layers: Sequence[tuple[Any, Any]],
     o1: Activation,
     o2: Activation,
@@ -140,8 +139,8 @@ def activation_dual(
 
     **Arguments:**
 
-    - `x_train` (n, d), `x_val` (m, d); `y_train`, `y_val`: integers are classes (two: targets -1 and +1; more: one-hot),
-        floats (n,) or (n, K) a regression.
+    - `task`: with targets -1 and +1 in one column, or one-hot rows, the answer has a 0-1 loss too; any other targets are
+        those of a regression.
     - `layers`: one or two pairs `(V, b)`, V (d, k), b (k,).
     - `penalty`: of the read-out, positive.
     - `domain`: the range of alpha; it may leave [0, 1].
@@ -153,23 +152,34 @@ def activation_dual(
 
     Source: Balcan, Nguyen, Sharma (2025), arXiv 2501.13734, section on activation interpolation.
     """
-    x, v = _matrix(x_train, "x_train"), _matrix(x_val, "x_val")
-    targets, check, truth = encode_pair(y_train, len(x), y_val, len(v))
     a, b = _domain(domain)
     if not penalty > 0 or not np.isfinite(penalty):
         raise ValueError(f"penalty must be positive and finite; got {penalty}.")
     if len(layers) not in (1, 2):
         raise ValueError(f"layers must hold one or two pairs (V, b) for a dual that is exact; got {len(layers)}.")
-    if x.shape[1] != v.shape[1]:
-        raise ValueError(f"x_train has {x.shape[1]} columns and x_val {v.shape[1]}: they must agree.")
     weights = [_layer(pair, i) for i, pair in enumerate(layers)]
+    inputs = [task.splits[0].X.shape[1], *(matrix.shape[1] for matrix, _ in weights)]
     for i, (matrix, _) in enumerate(weights):
-        wanted = x.shape[1] if i == 0 else weights[0][0].shape[1]
-        if len(matrix) != wanted:
-            raise ValueError(f"layers[{i}] has {len(matrix)} rows; it takes {wanted} inputs.")
-    first = _first_layer(np.concatenate([x, v]), *weights[0], o1, o2)
-    cuts = np.array([a, b]) if len(weights) == 1 else _crossings(first, *weights[1], o1, o2, a, b)
-    n = len(x)
+        if len(matrix) != inputs[i]:
+            raise ValueError(f"layers[{i}] must have {inputs[i]} rows, one an input; got {len(matrix)}.")
+    parts = [_split_dual(split, weights, o1, o2, penalty, (a, b), accuracy, degree) for split in task.splits]
+    return ReadoutDuals.pooled(parts, [len(split.X_val) / task.n_validation for split in task.splits])
+
+
+def _split_dual(
+    split: Split,
+    weights: list[tuple[Array, Array]],
+    o1: Activation,
+    o2: Activation,
+    penalty: float,
+    domain: tuple[float, float],
+    accuracy: float,
+    degree: int,
+) -> ReadoutDuals:
+    n = len(split.X)
+    truth = classes_of(split.y_val) if classes_of(split.y) is not None else None
+    first = _first_layer(np.concatenate([split.X, split.X_val]), *weights[0], o1, o2)
+    cuts = np.array(domain) if len(weights) == 1 else _crossings(first, *weights[1], o1, o2, *domain)
 
     def expand(lo: float, hi: float) -> Scores:
         hidden = first.on(lo, hi)
@@ -181,14 +191,10 @@ def activation_dual(
         radius = np.sqrt(np.sum(hidden.slack**2, axis=1)) * (1 + gamma(features.shape[2] + 8))
         exact = np.zeros(len(radius))  # Phi is a polynomial: nothing is cut off
         train, test = (Features(features[:, i], radius[i], exact[i]) for i in (slice(n), slice(n, None)))
-        return score(ridge_outputs(train, targets, test, penalty, degree), check, truth, degree)
+        return score(ridge_outputs(train, split.y, test, penalty, degree), split.y_val, truth, degree)
 
-    pieces = [
-        piece
-        for lo, hi in pairwise(cuts.tolist())
-        for piece in cover((lo, hi), expand, accuracy, "activation_dual")
-    ]
-    return assemble(pieces, len(v), truth is not None)
+    pieces = [piece for ends in pairwise(cuts.tolist()) for piece in cover(ends, expand, accuracy, "activation_dual")]
+    return ReadoutDuals.assemble(pieces, len(split.X_val), truth is not None)
 
 
 class _Hidden(NamedTuple):
@@ -248,14 +254,13 @@ def _second_layer(
     return _interpolate(*parts, lo, hi)
 
 
-def _crossings(
-    first: _First, matrix: Array, bias: Array, o1: Activation, o2: Activation, a: float, b: float
-) -> Array:
+def _crossings(first: _First, matrix: Array, bias: Array, o1: Activation, o2: Activation, a: float, b: float) -> Array:
     """Ends of the cells: where a pre-activation of the second layer, affine in alpha, meets a breakpoint."""
     at_zero, slope = first.v2 @ matrix + bias, (first.v1 - first.v2) @ matrix
     moving = slope != 0
     places = [
-        (z - at_zero[moving]) / slope[moving] for z in sorted({*map(float, o1.breakpoints), *map(float, o2.breakpoints)})
+        (z - at_zero[moving]) / slope[moving]
+        for z in sorted({*map(float, o1.breakpoints), *map(float, o2.breakpoints)})
     ]
     inside = np.unique(np.concatenate([np.zeros(0), *places]))
     inside = inside[(inside > a) & (inside < b)]
@@ -268,17 +273,10 @@ def _crossings(
     return np.array([*ends, b])
 
 
-def _matrix(x: Any, name: str) -> Array:
-    x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2 or x.size == 0 or not np.all(np.isfinite(x)):
-        raise ValueError(f"{name} must be a non-empty matrix of finite numbers; got shape {x.shape}" + (
-            "." if x.ndim != 2 or x.size == 0 else " with nan or inf."
-        ))
-    return x
-
-
 def _layer(pair: tuple[Any, Any], index: int) -> tuple[Array, Array]:
-    matrix, bias = _matrix(pair[0], f"layers[{index}][0]"), np.asarray(pair[1], dtype=np.float64)
+    matrix, bias = np.asarray(pair[0], dtype=np.float64), np.asarray(pair[1], dtype=np.float64)
+    if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
+        raise ValueError(f"layers[{index}][0] must be a matrix of finite numbers; got shape {matrix.shape}.")
     if bias.shape != matrix.shape[1:] or not np.all(np.isfinite(bias)):
         raise ValueError(f"layers[{index}][1] must hold {matrix.shape[1]} finite numbers; got shape {bias.shape}.")
     return matrix, bias

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ._activation import _domain as check_domain, _matrix as check_matrix
 from ._bernstein import Array
-from ._dual import ReadoutDuals, assemble, encode_pair
-from ._kernel import Graph, GraphKernel, Matrix, WeightSeries, row_sums
+from ._dual import ReadoutDuals
+from ._kernel import Graph, Kernel, Matrix, WeightSeries, row_sums
+from ._margins import classes_of
 from ._series import Features, Outputs, Scores, cover, gamma, ridge_outputs, score, solve_spd
 
 
@@ -15,7 +15,7 @@ def label_propagation_dual(
     distances: Any,
     labels: Any,
     labelled: Any,
-    kernel: GraphKernel,
+    kernel: Kernel,
     *,
     domain: tuple[float, float],
     edges: Any = None,
@@ -50,17 +50,14 @@ def label_propagation_dual(
     Source: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions".
     """
     graph = Graph(distances, edges, loops=False)
-    a, b = check_domain(domain)
+    a, b = _domain(domain)
     kernel.check(graph.values, a, b)
     given = _nodes(labelled, graph.n, "labelled")
     free = np.setdiff1d(np.arange(graph.n), given)
     scored = free if score_on is None else _nodes(score_on, graph.n, "score_on")
     if np.isin(scored, given).any():
         raise ValueError("score_on must not hold labelled nodes: their labels are given to the method.")
-    y = np.asarray(labels)
-    if y.shape[:1] != (graph.n,):
-        raise ValueError(f"labels must hold one entry for each of {graph.n} nodes; got shape {y.shape}.")
-    targets, check, truth = encode_pair(y[given], len(given), y[scored], len(scored))
+    targets, check, truth = _targets(labels, graph.n, given, scored)
     _check_connected(graph, given)
     place = np.searchsorted(free, scored)
 
@@ -70,7 +67,9 @@ def label_propagation_dual(
         rows = np.full(len(scored), np.sqrt(targets.shape[1]) * (1 + gamma(8)))
         return score(Outputs(solution[:, place], rows * radius, rows * cut), check, truth, degree)
 
-    return assemble(cover((a, b), expand, accuracy, "label_propagation_dual"), len(scored), truth is not None)
+    return ReadoutDuals.assemble(
+        cover((a, b), expand, accuracy, "label_propagation_dual"), len(scored), truth is not None
+    )
 
 
 def sgc_dual(
@@ -79,7 +78,7 @@ def sgc_dual(
     labels: Any,
     train: Any,
     validation: Any,
-    kernel: GraphKernel,
+    kernel: Kernel,
     *,
     domain: tuple[float, float],
     penalty: float,
@@ -107,11 +106,11 @@ def sgc_dual(
     normalisation `D^-1/2 A D^-1/2`).
     """
     graph = Graph(distances, edges, loops=True)
-    a, b = check_domain(domain)
+    a, b = _domain(domain)
     kernel.check(graph.values, a, b)
-    x = check_matrix(features, "features")
-    if len(x) != graph.n:
-        raise ValueError(f"features must have one row for each of {graph.n} nodes; got {len(x)}.")
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2 or len(x) != graph.n or not np.all(np.isfinite(x)):
+        raise ValueError(f"features must be finite, one row for each of {graph.n} nodes; got shape {x.shape}.")
     if not penalty > 0 or not np.isfinite(penalty):
         raise ValueError(f"penalty must be positive and finite; got {penalty}.")
     if hops < 1:
@@ -119,21 +118,50 @@ def sgc_dual(
     fit, scored = _nodes(train, graph.n, "train"), _nodes(validation, graph.n, "validation")
     if np.isin(scored, fit).any():
         raise ValueError("train and validation must not share nodes.")
-    y = np.asarray(labels)
-    if y.shape[:1] != (graph.n,):
-        raise ValueError(f"labels must hold one entry for each of {graph.n} nodes; got shape {y.shape}.")
-    targets, check, truth = encode_pair(y[fit], len(fit), y[scored], len(scored))
+    targets, check, truth = _targets(labels, graph.n, fit, scored)
 
     def expand(lo: float, hi: float) -> Scores:
         weights = graph.expand(kernel, lo, hi, degree)
         phi, error, cut = _averaged(weights, x, hops, degree)
         width = np.sqrt(x.shape[1]) * (1 + gamma(8))
         both = [
-            Features(phi[:, rows], np.full(len(rows), error * width), np.full(len(rows), cut * width)) for rows in (fit, scored)
+            Features(phi[:, rows], np.full(len(rows), error * width), np.full(len(rows), cut * width))
+            for rows in (fit, scored)
         ]
         return score(ridge_outputs(both[0], targets, both[1], penalty, degree), check, truth, degree)
 
-    return assemble(cover((a, b), expand, accuracy, "sgc_dual"), len(scored), truth is not None)
+    return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual"), len(scored), truth is not None)
+
+
+def _domain(domain: tuple[float, float]) -> tuple[float, float]:
+    a, b = (float(x) for x in domain)
+    if not (np.isfinite(a) and np.isfinite(b) and a < b):
+        raise ValueError(f"domain must be (a, b) with finite a < b; got {domain}.")
+    return a, b
+
+
+def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Array, Array | None]:
+    """Targets of the nodes that fit and of those that score, and the classes of the latter (or `None`), from all labels."""
+    y = np.asarray(labels)
+    if y.shape[:1] != (n,):
+        raise ValueError(f"labels must hold one entry for each of {n} nodes; got shape {y.shape}.")
+    used = np.concatenate([fit, scored])
+    if y.dtype.kind == "f":
+        targets = y.astype(np.float64).reshape(n, -1)
+        if not np.all(np.isfinite(targets[used])):
+            raise ValueError("float labels must be finite on the nodes that are used.")
+    elif y.ndim == 1:
+        classes = np.unique(y[fit])
+        if len(classes) < 2:
+            raise ValueError(f"the labelled nodes hold {len(classes)} class; at least two are needed.")
+        unknown = scored[~np.isin(y[scored], classes)]
+        if unknown.size:
+            raise ValueError(f"node {unknown[0]} is scored, but no labelled node has its class {y[unknown[0]]!r}.")
+        targets = (y[:, None] == classes).astype(np.float64)
+        targets = 2 * targets[:, 1:] - 1 if len(classes) == 2 else targets
+    else:
+        raise ValueError(f"labels that are classes must be (N,); got shape {y.shape}.")
+    return targets[fit], targets[scored], None if classes_of(targets[used]) is None else classes_of(targets[scored])
 
 
 def _nodes(which: Any, n: int, name: str) -> Array:
@@ -141,7 +169,9 @@ def _nodes(which: Any, n: int, name: str) -> Array:
     if nodes.dtype == bool and nodes.shape == (n,):
         nodes = np.flatnonzero(nodes)
     if nodes.ndim != 1 or nodes.size == 0 or nodes.dtype.kind not in "iu" or nodes.min() < 0 or nodes.max() >= n:
-        raise ValueError(f"{name} must be indices of some of the {n} nodes, or a mask of them all; got {np.asarray(which)!r}.")
+        raise ValueError(
+            f"{name} must be indices of some of the {n} nodes, or a mask of them all; got {np.asarray(which)!r}."
+        )
     if len(np.unique(nodes)) != len(nodes):
         raise ValueError(f"{name} holds a node more than once.")
     return nodes

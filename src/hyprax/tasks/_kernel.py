@@ -13,7 +13,7 @@ Matrix: TypeAlias = Any
 """A dense array, or a SciPy sparse array in CSR form."""
 
 
-class GraphKernel(Protocol):
+class Kernel(Protocol):
     """Weights `A_ij(alpha) = k(d_ij, alpha) >= 0`, analytic in alpha; `PolynomialKernel` and `GaussianKernel` are such."""
 
     def __call__(self, distances: Array, alpha: float) -> Array:
@@ -145,14 +145,15 @@ class Graph:
         out[self.rows, self.columns] = values
         return out
 
-    def expand(self, kernel: GraphKernel, lo: float, hi: float, degree: int) -> WeightSeries:
+    def expand(self, kernel: Kernel, lo: float, hi: float, degree: int) -> WeightSeries:
         """The weights on [lo, hi]. Entries have few distinct distances in many graphs: each is expanded once."""
         distinct, where = np.unique(self.values, return_inverse=True)
         centre = 0.5 * (lo + hi)
         half = max(hi - centre, centre - lo)
         series, cut, rounding = kernel.expand(distinct, centre, half, degree)
         cuts, roundings = (
-            np.bincount(self.rows, weights=x[where], minlength=self.n) * (1 + gamma(self.n + 8)) for x in (cut, rounding)
+            np.bincount(self.rows, weights=x[where], minlength=self.n) * (1 + gamma(self.n + 8))
+            for x in (cut, rounding)
         )
         return WeightSeries([self.matrix(c[where]) for c in series], (cuts + roundings) * (1 + gamma(4)), cuts)
 

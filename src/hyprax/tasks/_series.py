@@ -11,11 +11,13 @@ of N products is off by at most `gamma_N = N u / (1 - N u)` times the sum of the
 """
 
 from collections.abc import Callable
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
 
-from hyprax.tasks._bernstein import UNIT, Array, rounding, split
+from ._bernstein import UNIT, Array
+from ._margins import margin_radius, margins
 
 
 def gamma(n: float) -> float:
@@ -150,19 +152,12 @@ def _bernstein(series: Array) -> Array:
     n = series.shape[1] - 1
     table = np.zeros((n + 1, n + 1))
     for i in range(n + 1):
-        # (1 - x)^(n - i) (1 + x)^i = sum_k e_k x^k, e_k the elementary symmetric polynomials of the signs: integers, exact.
+        # (1 + x)^i (1 - x)^(n - i) = sum_k e_k x^k, e_k the elementary symmetric polynomials of the signs: integers, exact.
         e = np.array([1.0])
         for sign in [1.0] * i + [-1.0] * (n - i):
             e = np.convolve(e, [1.0, sign])
-        table[:, i] = e / np.abs(np.convolve([1.0], _binomial_row(n)))
+        table[:, i] = e / [comb(n, k) for k in range(n + 1)]
     return series @ table
-
-
-def _binomial_row(n: int) -> Array:
-    row = np.array([1.0])
-    for _ in range(n):
-        row = np.convolve(row, [1.0, 1.0])
-    return row
 
 
 def _shorten(series: Array, degree: int) -> tuple[Array, Array, Array]:
@@ -175,9 +170,7 @@ def _shorten(series: Array, degree: int) -> tuple[Array, Array, Array]:
 def score(outputs: Outputs, targets: Array, truth: Array | None, degree: int) -> Scores:
     """Mean squared error `mean_j ||out_j - y_j||^2` and margins on a piece.
 
-    `targets` (m, K). `truth` (m,): the right class of each row where this is a classification; with one output the classes
-    are 0 and 1 for targets -1 and +1 and the margin is `y out`; with K outputs the margins are `out_y - out_c`, c != y, and
-    a row is right where all are positive.
+    `targets` (m, K); `truth` (m,): the right class of each row where this is a classification.
 
     *The loss's radius.* `| ||r + e||^2 - ||r||^2 | <= ||e|| (2 ||r|| + ||e||)` summed over rows by Cauchy-Schwarz.
     """
@@ -199,44 +192,9 @@ def score(outputs: Outputs, targets: Array, truth: Array | None, degree: int) ->
     if truth is None:
         return Scores(_bernstein(short), radius, cut, np.zeros((0, 1)), np.zeros(0))
     out = outputs.coefficients
-    if out.shape[2] == 1:
-        margins = (out[:, :, 0] * targets[:, 0]).T
-        slack = outputs.radius
-    else:
-        others = np.array([[c for c in range(out.shape[2]) if c != y] for y in truth])
-        rows = np.arange(m)
-        margins = out[:, rows, truth][:, :, None] - out[:, rows[:, None], others]
-        margins = margins.reshape(len(out), -1).T
-        slack = np.sqrt(2.0) * np.repeat(outputs.radius, out.shape[2] - 1)
-    kept, tail, lost = _shorten(margins, degree)
+    slack = margin_radius(outputs.radius, out.shape[2])
+    kept, tail, lost = _shorten(margins(out, targets, truth).T, degree)
     return Scores(_bernstein(short), radius, cut, _bernstein(kept), (slack + tail + lost) * (1 + gamma(64)))
-
-
-def certain_signs(margins: Array, radius: Array, resolution: float) -> tuple[Array, Array, Array, Array]:
-    """Parts of [0, 1] on which `margin + e`, |e| <= radius, is certainly positive (+1), negative (-1), or undecided (0).
-
-    Halving with the range of the Bernstein coefficients; parts of width `resolution` or less are left undecided: they
-    bracket the crossings. Returns rows, starts, ends, signs: for each row a partition of [0, 1].
-    """
-    owner = np.arange(len(margins))
-    rows, lo, hi = margins, np.zeros(len(owner)), np.ones(len(owner))
-    # Each halving moves a coefficient by its rounding; fifty levels are never reached at the resolutions allowed.
-    slack = radius + 50 * rounding(margins) if len(margins) else radius
-    found: list[tuple[Array, Array, Array, Array]] = []
-    while owner.size:
-        sign = np.where(rows.min(axis=1) > slack[owner], 1, np.where(rows.max(axis=1) < -slack[owner], -1, 0))
-        done = (sign != 0) | (hi - lo <= resolution)
-        found.append((owner[done], lo[done], hi[done], sign[done]))
-        owner, rows, lo, hi = owner[~done], rows[~done], lo[~done], hi[~done]
-        left, right = split(rows, np.full(owner.size, 0.5))
-        middle = 0.5 * (lo + hi)
-        rows, owner = np.concatenate([left, right]), np.concatenate([owner, owner])
-        lo, hi = np.concatenate([lo, middle]), np.concatenate([middle, hi])
-    if not found:
-        empty = np.zeros(0)
-        return empty.astype(int), empty, empty, empty.astype(int)
-    who, start, end, sign = (np.concatenate(x) for x in zip(*found, strict=True))
-    return who, start, end, sign
 
 
 def _shifted(scores: Scores, lo: float, hi: float) -> Scores:
