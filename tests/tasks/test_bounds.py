@@ -268,7 +268,7 @@ def test_gap_holds_in_simulation(monkeypatch, name, target):
 def test_gap_holds_in_thousands_of_draws(monkeypatch, name, target):
     monkeypatch.setattr("hyprax.tasks._guarantees._DRAWS", (10, 20))
     for n in (6, 30):
-        assert failures(name, n, 0.2, 3000, target) <= 0.2
+        assert failures(name, n, 0.2, 1500, target) <= 0.2
 
 
 @pytest.mark.parametrize("name", ["thresholds", "disasters", "rare"])
@@ -354,9 +354,15 @@ def test_another_alpha_pays_for_its_distance():
         (lambda: gap(Intervals(1), 0, 0.05), "number of tasks must be an integer >= 1"),
         (lambda: gap(Intervals(1), 10, 0.0), "delta must lie in"),
         (lambda: gap(Intervals(1), 10, math.nan), "delta must lie in"),
-        (lambda: gap(Intervals(1), 10, 0.05, target="regret"), "'excess' or 'deviation'"),
+        (
+            lambda: gap(Intervals(1), 10, 0.05, target="regret"),  # pyright: ignore[reportArgumentType]
+            "'excess' or 'deviation'",
+        ),
         (lambda: gap(Intervals(1), 10, 0.05, accuracy=-1.0), "accuracy must be"),
-        (lambda: gap("lasso", 10, 0.05), "structure must be a Structure"),
+        (
+            lambda: gap("lasso", 10, 0.05),  # pyright: ignore[reportArgumentType]
+            "structure must be a Structure",
+        ),
         (lambda: gap([Intervals(1), Intervals(1, range=2.0)], 10, 0.05), "one range"),
         (lambda: gap(Bounded(), 10, 0.05), "dual functions are needed"),
         (lambda: gap(Bounded(), 3, 0.05, [parabola(0.5)]), "n = 3, but 1 dual"),
@@ -364,7 +370,10 @@ def test_another_alpha_pays_for_its_distance():
         (lambda: gap(Bounded(), 1, 0.05, [parabola(0.5) * 9.0]), r"outside \[0, 1\]"),
         (lambda: gap(Bounded(), 1, 0.05, [parabola(0.5) - 0.1]), r"outside \[0, 1\]"),
         (lambda: gap(Bounded(), 2, 0.05, [parabola(0.5), PiecewiseFunction.constant((0, 2), 0.1)]), "one domain"),
-        (lambda: gap(Bounded(), 1, 0.05, [lambda a: a]), "a PiecewiseFunction is needed"),
+        (
+            lambda: gap(Bounded(), 1, 0.05, [lambda a: a]),  # pyright: ignore[reportArgumentType]
+            "a PiecewiseFunction is needed",
+        ),
         (lambda: gap(Bounded(), 5, 0.05, [parabola(0.5)] * 5, alpha=2.0), "must lie in the domain"),
         (lambda: split_excess_bound([parabola(0.5)] * 3, 0.5, 0.05), "integer >= 4"),
         (lambda: split_excess_bound([parabola(0.5)] * 9, 0.5, 0.05, fraction=1.0), "fraction must lie"),

@@ -23,7 +23,7 @@ from hyprax.tasks import (
     pseudo_dimension,
     published_order,
 )
-from hyprax.tasks._complexity import log_cells
+from hyprax.tasks._networks import log_cells
 
 
 def cells_by_integers(s, k, d):
@@ -160,7 +160,10 @@ def test_the_published_orders():
     ("make", "words"),
     [
         (lambda: Intervals(0), "count must be an integer >= 1"),
-        (lambda: Intervals(1.5), "count must be an integer"),
+        (
+            lambda: Intervals(1.5),  # pyright: ignore[reportArgumentType]
+            "count must be an integer",
+        ),
         (lambda: Intervals(1, range=0.0), "range must be a finite number > 0"),
         (lambda: Intervals(1, range=math.nan), "range must be a finite number > 0"),
         (lambda: Lipschitz(1.0, (1, 0)), "finite a < b"),

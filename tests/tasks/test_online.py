@@ -144,7 +144,10 @@ def test_step_by_step_is_the_same_game():
         (lambda: play([]), "got none"),
         (lambda: play([PiecewiseFunction.constant((0, 1), 2.0)]), r"outside \[0, 1\]"),
         (lambda: ExponentialForecaster((0, 1), 0.0), "rate must be"),
-        (lambda: ExponentialForecaster((0, 1), 1.0, feedback="bandit"), "'full' or 'semi-bandit'"),
+        (
+            lambda: ExponentialForecaster((0, 1), 1.0, feedback="bandit"),  # pyright: ignore[reportArgumentType]
+            "'full' or 'semi-bandit'",
+        ),
         (lambda: dispersion([PiecewiseFunction.constant((0, 1), 0.5)], 0.0), "rho must be > 0"),
         (lambda: learning_rate(0), "must be >= 1"),
     ],

@@ -10,22 +10,17 @@ from ._bounds import (
 )
 from ._brackets import Complexity as Complexity, clip as clip, rademacher_complexity as rademacher_complexity
 from ._complexity import (
-    ActivationInterpolation as ActivationInterpolation,
     Bounded as Bounded,
-    GraphKernel as GraphKernel,
     Intervals as Intervals,
     LassoKinks as LassoKinks,
     Lipschitz as Lipschitz,
     Oscillations as Oscillations,
     Pieces as Pieces,
-    PiecewisePolynomial as PiecewisePolynomial,
     PseudoDimension as PseudoDimension,
     Rational as Rational,
     RidgeRank as RidgeRank,
     Structure as Structure,
-    ValidationOptimum as ValidationOptimum,
     pseudo_dimension as pseudo_dimension,
-    published_order as published_order,
 )
 from ._erm import (
     BoundedDual as BoundedDual,
@@ -45,6 +40,13 @@ from ._lasso import (
     elastic_net_path as elastic_net_path,
     lasso_dual as lasso_dual,
 )
+from ._networks import (
+    ActivationInterpolation as ActivationInterpolation,
+    GraphKernel as GraphKernel,
+    PiecewisePolynomial as PiecewisePolynomial,
+    ValidationOptimum as ValidationOptimum,
+    published_order as published_order,
+)
 from ._online import (
     Density as Density,
     ExponentialForecaster as ExponentialForecaster,
@@ -62,5 +64,6 @@ from ._split import (
     split_excess_bound as split_excess_bound,
     split_risk_bound as split_risk_bound,
 )
+from ._svm import SVMPath as SVMPath, svm_dual as svm_dual, svm_path as svm_path
 from ._task import Split as Split, Task as Task
 from ._zero_one import zero_one_loss as zero_one_loss

@@ -308,7 +308,7 @@ def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> No
             if low < -1e-9 * width or high > (1 + 1e-9) * width:
                 raise ValueError(
                     f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the "
-                    "structure a `range` that bounds every loss that can occur, or clip the duals with hyprax.tasks.clip."
+                    "structure a `range` that bounds every possible loss, or clip the duals with hyprax.tasks.clip."
                 )
 
 
