@@ -1,5 +1,16 @@
 """One hyperparameter over many tasks: exact or enclosed dual functions, global tuning, guarantees."""
 
+from ._activation import (
+    ABSOLUTE as ABSOLUTE,
+    HARD_SIGMOID as HARD_SIGMOID,
+    HARD_TANH as HARD_TANH,
+    IDENTITY as IDENTITY,
+    RELU as RELU,
+    RELU2 as RELU2,
+    Activation as Activation,
+    activation_dual as activation_dual,
+    leaky_relu as leaky_relu,
+)
 from ._bounds import (
     crossing_bound as crossing_bound,
     empirical_bernstein_bound as empirical_bernstein_bound,
@@ -22,12 +33,15 @@ from ._complexity import (
     Structure as Structure,
     pseudo_dimension as pseudo_dimension,
 )
+from ._dual import ReadoutDuals as ReadoutDuals
+from ._enclosure import Chord as Chord, InnerProblem as InnerProblem, SmoothProblem as SmoothProblem, enclose as enclose
 from ._erm import (
     BoundedDual as BoundedDual,
     GlobalOptimum as GlobalOptimum,
     MeanDual as MeanDual,
     tune as tune,
 )
+from ._graph import label_propagation_dual as label_propagation_dual, sgc_dual as sgc_dual
 from ._guarantees import (
     Guarantee as Guarantee,
     SampleSize as SampleSize,
@@ -47,6 +61,8 @@ from ._networks import (
     ValidationOptimum as ValidationOptimum,
     published_order as published_order,
 )
+from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel
+from ._linear import huber_dual as huber_dual, logistic_dual as logistic_dual, softmax_dual as softmax_dual
 from ._online import (
     Density as Density,
     ExponentialForecaster as ExponentialForecaster,

@@ -16,7 +16,8 @@ from ._task import Split, Task
 
 @dataclass(frozen=True)
 class Activation:
-    """A continuous piecewise polynomial `o(z) = sum_j coefficients[k][j] z^j` on the k-th interval between `breakpoints`.
+    """A continuous piecewise polynomial `o(z) = sum_j coefficients[k][j] z^j` on the k-th interval between
+    `breakpoints`.
 
     `breakpoints` (p,) ascending and `coefficients` p + 1 tuples, from the left to the right. Below: `RELU`, `IDENTITY`,
     `leaky_relu(slope)`, `RELU2` (max(z, 0)^2), `HARD_TANH` (clip(z, -1, 1)), `ABSOLUTE`, `HARD_SIGMOID`.
@@ -51,7 +52,7 @@ class Activation:
     def __call__(self, z: Any) -> Array:
         """`o(z)`, elementwise."""
         z = np.asarray(z, dtype=np.float64)
-        return sum((c * z**j for j, c in enumerate(self._at(z))), np.zeros_like(z))
+        return np.sum([c * z**j for j, c in enumerate(self._at(z))], axis=0)
 
     def _at(self, z: Array) -> Array:
         """(degree + 1, *z.shape): the coefficients that apply at each entry."""
@@ -63,8 +64,8 @@ class Activation:
     def error(self, size: Array, slack: Array) -> Array:
         """A bound of `|computed o(z_hat) - o(z)|` where `|z_hat| <= size` and `|z - z_hat| <= slack`.
 
-        The slope of every piece on [-size - slack, size + slack] times `slack`, the rounding of the evaluation, and what
-        the pieces miss each other by where they meet.
+        The slope of every piece on [-size - slack, size + slack] times `slack`, the rounding of the evaluation, and
+        what the pieces miss each other by where they meet.
         """
         reach = size + slack
         slope, total = np.zeros_like(size), np.zeros_like(size)
@@ -89,7 +90,8 @@ class Activation:
         return np.maximum(0.0, np.maximum(ends[k] - (z[0] - reach), z[0] + reach - ends[k + 1]))
 
     def of_series(self, z: Array, at: Array) -> Array:
-        """Coefficients of `o(z(s))` for a series z (J + 1, n, k), with the piece of o chosen at the numbers `at` (n, k)."""
+        """Coefficients of `o(z(s))` for a series z (J + 1, n, k), with the piece of o chosen at the numbers `at` (n,
+        k)."""
         table = self._at(at)
         out = table[-1:]
         for c in table[-2::-1]:
@@ -127,20 +129,21 @@ def activation_dual(
 ) -> ReadoutDuals:
     r"""`alpha -> L_val(w(alpha))`, `w(alpha) = argmin_w ||Phi(alpha) w - Y||^2 / n + penalty ||w||^2`, exact in alpha.
 
-    `Phi(alpha) = sigma_alpha(X V + b)` for one hidden layer, `sigma_alpha(sigma_alpha(X V_1 + b_1) V_2 + b_2)` for two, with
-    `sigma_alpha = alpha o1 + (1 - alpha) o2`, a column of ones beside it, and V, b fixed (random features, or layers trained
-    before). One layer: the pre-activations do not depend on alpha, so Phi is affine in alpha and the loss is one rational
-    function of degree up to 4 k. Two layers: the second pre-activations are affine in alpha (their slopes and intercepts
-    are known), they cross a breakpoint of o1 or o2 at known places, and between two of those Phi is a polynomial.
+    `Phi(alpha) = sigma_alpha(X V + b)` for one hidden layer, `sigma_alpha(sigma_alpha(X V_1 + b_1) V_2 + b_2)` for two,
+    with `sigma_alpha = alpha o1 + (1 - alpha) o2`, a column of ones beside it, and V, b fixed (random features, or
+    layers trained before). One layer: the pre-activations do not depend on alpha, so Phi is affine in alpha and the
+    loss is one rational function of degree up to 4 k. Two layers: the second pre-activations are affine in alpha (their
+    slopes and intercepts are known), they cross a breakpoint of o1 or o2 at known places, and between two of those Phi
+    is a polynomial.
 
     Monomials cannot hold a rational function of such a degree, so it is expanded on pieces in power series whose
-    remainder is proved (see `_series`): the answer is a polynomial on each piece, with a radius that holds what was cut off
-    (at most `accuracy`) and all rounding, that of the pre-activations too.
+    remainder is proved (see `_series`): the answer is a polynomial on each piece, with a radius that holds what was cut
+    off (at most `accuracy`) and all rounding, that of the pre-activations too.
 
     **Arguments:**
 
-    - `task`: with targets -1 and +1 in one column, or one-hot rows, the answer has a 0-1 loss too; any other targets are
-        those of a regression.
+    - `task`: with targets -1 and +1 in one column, or one-hot rows, the answer has a 0-1 loss too; any other targets
+        are those of a regression.
     - `layers`: one or two pairs `(V, b)`, V (d, k), b (k,).
     - `penalty`: of the read-out, positive.
     - `domain`: the range of alpha; it may leave [0, 1].
@@ -245,13 +248,14 @@ def _second_layer(
     pre[0] += bias
     size = np.sum(np.abs(hidden.values), axis=0) @ np.abs(matrix) + np.abs(bias)
     slack = (hidden.slack @ np.abs(matrix) + gamma(len(matrix) + 8) * size) * (1 + gamma(len(matrix) + 16))
-    parts = []
-    for o in (o1, o2):
-        # The piece of o is that of the middle. Where rounding put a crossing inside the cell, the series leaves that piece
-        # by `beyond`, over which o and the polynomial part by at most twice their Lipschitz constant.
+
+    def through(o: Activation) -> tuple[Array, Array]:
+        # The piece of o is that of the middle. Where rounding put a crossing inside the cell, the series leaves that
+        # piece by `beyond`, over which o and the polynomial part by at most twice their Lipschitz constant.
         beyond = o.beyond(pre)
-        parts += [o.of_series(pre, pre[0]), o.error(size + beyond, slack + 2 * beyond)]
-    return _interpolate(*parts, lo, hi)
+        return o.of_series(pre, pre[0]), o.error(size + beyond, slack + 2 * beyond)
+
+    return _interpolate(*through(o1), *through(o2), lo, hi)
 
 
 def _crossings(first: _First, matrix: Array, bias: Array, o1: Activation, o2: Activation, a: float, b: float) -> Array:

@@ -16,8 +16,8 @@ class ReadoutDuals:
     squared: PiecewiseFunction
     """`alpha -> mean_j ||out_j(alpha) - y_j||^2` over the validation rows."""
     zero_one: PiecewiseFunction | None
-    """`alpha -> share of the validation rows predicted wrongly`, piecewise constant; a change of a prediction is caught in
-    a bracket of 2^-30 of a piece, on which the loss is only enclosed. `None` for a regression."""
+    """`alpha -> share of the validation rows predicted wrongly`, piecewise constant; a change of a prediction is caught
+    in a bracket of 2^-30 of a piece, on which the loss is only enclosed. `None` for a regression."""
 
     @classmethod
     def assemble(cls, pieces: list[tuple[float, float, Scores]], n_rows: int, classifies: bool) -> "ReadoutDuals":

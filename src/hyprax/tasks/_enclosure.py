@@ -24,7 +24,8 @@ class InnerProblem(Protocol):
     """What `enclose` needs of a problem: an approximate optimum at one alpha, and a bound between two."""
 
     def solve(self, alpha: float, start: Any) -> Any:
-        """The solution at alpha (with whatever `chord` wants to find again), started from another one or from `None`."""
+        """The solution at alpha (with whatever `chord` wants to find again), started from another one or from
+        `None`."""
         ...
 
     def between(self, left: Any, right: Any) -> Any:
@@ -45,26 +46,27 @@ def enclose(
 ) -> PiecewiseFunction:
     r"""`|L(alpha) - p(alpha)| <= r_k <= tolerance` on every piece k: a dual function known to a tolerance, everywhere.
 
-    `L(alpha) = g(w*(alpha))`, `w*(alpha) = argmin_w f(w, alpha)`. The problem is solved (approximately) at the two ends of an
-    interval; between them the chord `c(t) = (1 - t) w_a + t w_b` is compared with the path w*. For a strongly convex f
-    with modulus mu,
+    `L(alpha) = g(w*(alpha))`, `w*(alpha) = argmin_w f(w, alpha)`. The problem is solved (approximately) at the two ends
+    of an interval; between them the chord `c(t) = (1 - t) w_a + t w_b` is compared with the path w*. For a strongly
+    convex f with modulus mu,
 
         || c(t) - w*(alpha(t)) || <= || grad f(c(t), alpha(t)) || / mu,
 
-    and along the chord the gradient differs from the straight line between its (tiny) values at the ends by at most 1/8 of the
-    largest second derivative: an error of second order in the width, so the number of solves grows like
+    and along the chord the gradient differs from the straight line between its (tiny) values at the ends by at most 1/8
+    of the largest second derivative: an error of second order in the width, so the number of solves grows like
     `tolerance^-1/2`. An interval whose bound is above the tolerance is halved.
 
     **Arguments:**
 
     - `problem`: a [`SmoothProblem`][hyprax.tasks.SmoothProblem] with its constants, or anything with its methods.
-      [`logistic_dual`][hyprax.tasks.logistic_dual], `softmax_dual` and `huber_dual` call this with constants of their own.
+      [`logistic_dual`][hyprax.tasks.logistic_dual], `softmax_dual` and `huber_dual` call this with constants of their
+      own.
     - `domain`: (a, b), the range of alpha.
     - `tolerance`: the largest radius allowed.
     - `most_solves`: how many inner problems may be solved.
 
-    **Returns:** a [`PiecewiseFunction`][hyprax.tasks.PiecewiseFunction] of linear pieces, certified if the constants are
-    right.
+    **Returns:** a [`PiecewiseFunction`][hyprax.tasks.PiecewiseFunction] of linear pieces, certified if the constants
+    are right.
 
     **Raises:** `ValueError` where the tolerance is not reached, with the place and the radius there.
     """
@@ -84,7 +86,7 @@ def chords_of(
     if not (np.isfinite(a) and np.isfinite(b) and a < b):
         raise ValueError(f"the domain must be (a, b) with finite a < b; got {domain}.")
     left = problem.solve(a, None)
-    stack, solves = [(a, left, b, problem.solve(b, left))], 2
+    stack, solves = [(a, left, b, problem.solve(b, problem.between(left, left)))], 2
     edges, chords = [a], []
     while stack:
         lo, left, hi, right = stack.pop()
@@ -96,9 +98,9 @@ def chords_of(
         middle = problem.middle(lo, hi)
         if solves >= most_solves or not lo < middle < hi or hi - lo <= 2.0**-44 * max(abs(lo), abs(hi)):
             raise ValueError(
-                f"the enclosure on [{lo:.9g}, {hi:.9g}] is still too wide after {solves} solves: {chord}. Raise `tolerance` or "
-                "`most_solves`, or keep the domain away from this place (with a tiny modulus of strong convexity no "
-                "float64 gradient is small enough)."
+                f"the enclosure on [{lo:.9g}, {hi:.9g}] is still too wide after {solves} solves: {chord}. Raise "
+                "`tolerance` or `most_solves`, or keep the domain away from this place (with a tiny modulus of strong "
+                "convexity no float64 gradient is small enough)."
             )
         state = problem.solve(middle, problem.between(left, right))
         solves += 1
@@ -117,18 +119,20 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True)
 class SmoothProblem:
-    r"""A strongly convex inner problem and a smooth outer loss, of one's own, with the constants that prove an enclosure.
+    r"""A strongly convex inner problem and a smooth outer loss, of one's own, with the constants that prove an
+    enclosure.
 
-    With `mu` the modulus of strong convexity of `f(., alpha)`, `d = w_b - w_a`, `D = b - a`, and gradients at the ends of norm
-    g_a, g_b, the gradient along the chord c(t) is bounded in two ways, of which the smaller is used:
+    With `mu` the modulus of strong convexity of `f(., alpha)`, `d = w_b - w_a`, `D = b - a`, and gradients at the ends
+    of norm g_a, g_b, the gradient along the chord c(t) is bounded in two ways, of which the smaller is used:
 
-    - second order, from `bend = (K, K', K'')` with `|f_www| <= K`, `|f_ww alpha| <= K'`, `|f_w alpha alpha| <= K''` (operator
-      norms): `max(g_a, g_b) + (K |d|^2 + 2 K' |D| |d| + K'' D^2) / 8`, by the error of linear interpolation;
-    - first order, from `mixed = M`, `|f_w alpha| <= M`: w* is within `(max(g_a, g_b) + M |D| / 2) / mu` of the nearer end, and
-      c(t) within `|d| / 2` of it.
+    - second order, from `bend = (K, K', K'')` with `|f_www| <= K`, `|f_ww alpha| <= K'`, `|f_w alpha alpha| <= K''`
+      (operator norms): `max(g_a, g_b) + (K |d|^2 + 2 K' |D| |d| + K'' D^2) / 8`, by the error of linear interpolation;
+    - first order, from `mixed = M`, `|f_w alpha| <= M`: w* is within `(max(g_a, g_b) + M |D| / 2) / mu` of the nearer
+      end, and c(t) within `|d| / 2` of it.
 
-    That gives `|c(t) - w*| <= r`. With g's gradient Lipschitz (`smoothness = B`), `g(c(t))` is within `B |d|^2 / 8` of the
-    straight line between its ends, and `|g(w*) - g(c)| <= r (max(|grad g(w_a)|, |grad g(w_b)|) + B |d| / 2) + B r^2 / 2`.
+    That gives `|c(t) - w*| <= r`. With g's gradient Lipschitz (`smoothness = B`), `g(c(t))` is within `B |d|^2 / 8` of
+    the straight line between its ends, and `|g(w*) - g(c)| <= r (max(|grad g(w_a)|, |grad g(w_b)|) + B |d| / 2) + B r^2
+    / 2`.
 
     The constants must hold wherever the chords and the path run; each may be a number or a function `(a, b) -> number`.
     **They are the user's word: the enclosure is as certain as they are.**
@@ -137,7 +141,8 @@ class SmoothProblem:
     gradient: Callable[[Array, float], Array]
     """`(w, alpha) -> grad_w f`, w a flat array."""
     solver: Callable[[float, Array | None], Array]
-    """`(alpha, start) -> w`, an approximate optimum; `start` is a guess or `None`. Its accuracy is measured, not trusted."""
+    """`(alpha, start) -> w`, an approximate optimum; `start` is a guess or `None`. Its accuracy is measured, not
+    trusted."""
     outer: Callable[[Array], float]
     """`w -> g(w)`."""
     outer_gradient: Callable[[Array], Array]
@@ -147,8 +152,8 @@ class SmoothProblem:
     smoothness: float | Callable[[float, float], float]
     """B, the Lipschitz constant of `outer_gradient`."""
     rounding: float
-    """Bound of the rounding error of `gradient`, `outer` and `outer_gradient` (in norm); 1e-12 times their size is a usual
-    guess, but it is part of the proof."""
+    """Bound of the rounding error of `gradient`, `outer` and `outer_gradient` (in norm); 1e-12 times their size is a
+    usual guess, but it is part of the proof."""
     bend: Callable[[float, float], tuple[float, float, float]] | tuple[float, float, float] | None = None
     mixed: float | Callable[[float, float], float] | None = None
     logarithmic: bool = False
@@ -169,7 +174,8 @@ class SmoothProblem:
         value = float(self.outer(w))
         if slope.shape != w.shape or outer.shape != w.shape or w.ndim != 1:
             raise ValueError(
-                f"w, gradient and outer_gradient must be flat arrays of one shape; got {w.shape}, {slope.shape}, {outer.shape}."
+                "w, gradient and outer_gradient must be flat arrays of one shape; "
+                f"got {w.shape}, {slope.shape}, {outer.shape}."
             )
         if not (np.all(np.isfinite(slope)) and np.all(np.isfinite(outer)) and np.isfinite(value)):
             raise ValueError(f"the gradient or the outer loss is not finite at alpha = {alpha}.")

@@ -1,4 +1,5 @@
-"""Duals in the parameter of a graph kernel: label propagation, and simplified graph convolution with a ridge read-out."""
+"""Duals in the parameter of a graph kernel: label propagation, and simplified graph convolution with a ridge
+read-out."""
 
 from typing import Any
 
@@ -23,10 +24,12 @@ def label_propagation_dual(
     accuracy: float = 1e-10,
     degree: int = 10,
 ) -> ReadoutDuals:
-    r"""`alpha -> loss of f(alpha)` on nodes without a label, `(D_uu - A_uu) f = A_ul y_l`, `D = diag(A 1)`, `A = A(alpha)`.
+    r"""`alpha -> loss of f(alpha)` on nodes without a label, `(D_uu - A_uu) f = A_ul y_l`, `D = diag(A 1)`, `A =
+    A(alpha)`.
 
-    Label propagation: f is the harmonic function with the given labels, each value the weighted mean of its neighbours'.
-    With `A_ij = (d_ij + alpha)^Delta` the solution is rational in alpha; with the Gaussian kernel it is smooth.
+    Label propagation: f is the harmonic function with the given labels, each value the weighted mean of its
+    neighbours'. With `A_ij = (d_ij + alpha)^Delta` the solution is rational in alpha; with the Gaussian kernel it is
+    smooth.
 
     *Certificate.* The matrix `M(s) = D_uu - A_uu` has non-positive entries off the diagonal. If `v > 0` and
     `M(s) v >= c > 0` for all |s| <= 1, then M(s) is a non-singular M-matrix and `||M^-1||_inf <= max v / c`: for
@@ -40,12 +43,13 @@ def label_propagation_dual(
     - `labels` (N,): integers are classes (two: -1 and +1; more: one-hot), floats targets. All nodes'; those outside
         `labelled` only score the answer.
     - `labelled`: indices of the nodes whose labels are given, or a boolean mask.
-    - `edges` (N, N) boolean: where there are weights; all pairs by default. Weights of nodes with themselves play no part.
+    - `edges` (N, N) boolean: where there are weights; all pairs by default. Weights of nodes with themselves play no
+      part.
     - `score_on`: indices of the nodes scored; all the others by default.
     - `domain`, `accuracy`, `degree`: as for [`activation_dual`][hyprax.tasks.activation_dual].
 
-    **Raises:** `ValueError` for bad input, and where a node is not connected to a labelled one (or by weights too small to
-    prove it).
+    **Raises:** `ValueError` for bad input, and where a node is not connected to a labelled one (or by weights too small
+    to prove it).
 
     Source: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions".
     """
@@ -87,14 +91,16 @@ def sgc_dual(
     accuracy: float = 1e-10,
     degree: int = 10,
 ) -> ReadoutDuals:
-    r"""`alpha -> L_val(w(alpha))` for `Phi(alpha) = (D^-1 A(alpha))^hops X`, `w = argmin ||Phi_t w - Y||^2 / n + penalty ||w||^2`.
+    r"""`alpha -> L_val(w(alpha))` for `Phi(alpha) = (D^-1 A(alpha))^hops X`, `w = argmin ||Phi_t w - Y||^2 / n +
+    penalty ||w||^2`.
 
     Simplified graph convolution: features averaged over neighbours `hops` times, and a ridge read-out on the nodes of
     `train`. Every node is a neighbour of itself, with the weight `k(d_ii, alpha)`.
 
-    *Certificate.* `D F_k = A F_(k-1)` is solved in power series. `D^-1 A` averages, so an error in F_(k-1) is not amplified
-    in the largest norm, and `|F_k - F_hat_k| <= |F_(k-1) - F_hat_(k-1)|_inf + |A F_hat_(k-1) - D F_hat_k| / D` entry by
-    entry; what the kernel's series leaves out enters the residual. The read-out is verified as in `ridge_outputs`.
+    *Certificate.* `D F_k = A F_(k-1)` is solved in power series. `D^-1 A` averages, so an error in F_(k-1) is not
+    amplified in the largest norm, and `|F_k - F_hat_k| <= |F_(k-1) - F_hat_(k-1)|_inf + |A F_hat_(k-1) - D F_hat_k| /
+    D` entry by entry; what the kernel's series leaves out enters the residual. The read-out is verified as in
+    `ridge_outputs`.
 
     **Arguments:** as for [`label_propagation_dual`][hyprax.tasks.label_propagation_dual], and
 
@@ -141,7 +147,8 @@ def _domain(domain: tuple[float, float]) -> tuple[float, float]:
 
 
 def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Array, Array | None]:
-    """Targets of the nodes that fit and of those that score, and the classes of the latter (or `None`), from all labels."""
+    """Targets of the nodes that fit and of those that score, and the classes of the latter (or `None`), from all
+    labels."""
     y = np.asarray(labels)
     if y.shape[:1] != (n,):
         raise ValueError(f"labels must hold one entry for each of {n} nodes; got shape {y.shape}.")
@@ -185,15 +192,16 @@ def _check_connected(graph: Graph, given: Array) -> None:
     alone = np.flatnonzero(~np.isin(part, part[given]))
     if alone.size:
         raise ValueError(
-            f"label propagation needs a path from every node to a labelled one; {alone.size} nodes have none, the first is "
-            f"node {alone[0]}. Drop them, or label one of each component."
+            f"label propagation needs a path from every node to a labelled one; {alone.size} nodes have none, the "
+            f"first is node {alone[0]}. Drop them, or label one of each component."
         )
 
 
 def _harmonic(
     weights: WeightSeries, given: Array, free: Array, targets: Array, degree: int
 ) -> tuple[Array, float, float]:
-    """Series (degree + 1, u, K) of the harmonic function, the bound of its error in the largest norm, and of its truncation."""
+    """Series (degree + 1, u, K) of the harmonic function, the bound of its error in the largest norm, and of its
+    truncation."""
     blocks = [_dense(a[free]) for a in weights.coefficients]
     laplacian = np.stack([np.diag(row_sums(a)) - a[:, free] for a in blocks])
     right = np.stack([a[:, given] @ targets for a in blocks])

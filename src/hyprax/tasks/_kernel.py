@@ -14,15 +14,17 @@ Matrix: TypeAlias = Any
 
 
 class Kernel(Protocol):
-    """Weights `A_ij(alpha) = k(d_ij, alpha) >= 0`, analytic in alpha; `PolynomialKernel` and `GaussianKernel` are such."""
+    """Weights `A_ij(alpha) = k(d_ij, alpha) >= 0`, analytic in alpha; `PolynomialKernel` and `GaussianKernel` are
+    such."""
 
     def __call__(self, distances: Array, alpha: float) -> Array:
         """`k(d, alpha)`, elementwise."""
         ...
 
     def expand(self, distances: Array, centre: float, half: float, degree: int) -> tuple[Array, Array, Array]:
-        """Coefficients (J + 1, *distances.shape) of `k(d, centre + half s)`, and elementwise bounds of what the truncated
-        series leaves out on |s| <= 1 and of the rounding of its values there. Raises `numpy.linalg.LinAlgError` where the piece is too wide for a bound."""
+        """Coefficients (J + 1, *distances.shape) of `k(d, centre + half s)`, and elementwise bounds of what the
+        truncated series leaves out on |s| <= 1 and of the rounding of its values there. Raises
+        `numpy.linalg.LinAlgError` where the piece is too wide for a bound."""
         ...
 
     def check(self, distances: Array, a: float, b: float) -> None:
@@ -51,14 +53,15 @@ class PolynomialKernel:
         base = distances + centre
         n = self.degree
         series = np.stack([comb(n, j) * half**j * base ** (n - j) for j in range(n + 1)])
-        size = sum(comb(n, j) * half**j * (np.abs(distances) + abs(centre)) ** (n - j) for j in range(n + 1))
+        reach = np.abs(distances) + abs(centre)
+        size = np.sum([comb(n, j) * half**j * reach ** (n - j) for j in range(n + 1)], axis=0)
         return series, np.zeros_like(size), gamma(4 * n + 16) * size
 
     def check(self, distances: Array, a: float, b: float) -> None:
         if distances.size and not np.min(distances) + a >= 0:
             raise ValueError(
-                f"PolynomialKernel: d + alpha must be >= 0 on the domain; the smallest d is {np.min(distances):.6g} and "
-                f"the domain begins at {a:.6g}."
+                f"PolynomialKernel: d + alpha must be >= 0 on the domain; the smallest d is {np.min(distances):.6g} "
+                f"and the domain begins at {a:.6g}."
             )
 
 
@@ -66,10 +69,10 @@ class PolynomialKernel:
 class GaussianKernel:
     """`k(d, alpha) = exp(-d^2 / alpha^2)`, `alpha > 0`.
 
-    *Remainder.* On the complex disc of radius R = c/2 about c, alpha has a modulus of at most 1.5 c and an argument of at most
-    30 degrees, so `Re(1 / alpha^2) >= cos(60 degrees) / (1.5 c)^2 >= 0.2 / c^2` and `|k| <= B = exp(-0.2 d^2 / c^2)`. By
-    Cauchy's estimate the coefficient j in s is at most `B q^j`, `q = h / R`, and what follows degree D at most
-    `B q^(D + 1) / (1 - q)`.
+    *Remainder.* On the complex disc of radius R = c/2 about c, alpha has a modulus of at most 1.5 c and an argument of
+    at most 30 degrees, so `Re(1 / alpha^2) >= cos(60 degrees) / (1.5 c)^2 >= 0.2 / c^2` and `|k| <= B = exp(-0.2 d^2 /
+    c^2)`. By Cauchy's estimate the coefficient j in s is at most `B q^j`, `q = h / R`, and what follows degree D at
+    most `B q^(D + 1) / (1 - q)`.
     """
 
     def __call__(self, distances: Array, alpha: float) -> Array:
@@ -85,10 +88,10 @@ class GaussianKernel:
         exponent = [-square * (-1.0) ** j * (j + 1) * ratio**j for j in range(degree + 1)]
         series, majorant = [np.exp(exponent[0])], [np.exp(exponent[0])]
         for k in range(1, degree + 1):
-            series.append(sum(j * exponent[j] * series[k - j] for j in range(1, k + 1)) / k)
-            majorant.append(sum(j * np.abs(exponent[j]) * majorant[k - j] for j in range(1, k + 1)) / k)
-        # Every product that enters coefficient k holds at most k factors and passes at most k sums of k terms; the error of
-        # Q_0, 8 u |Q_0|, multiplies everything.
+            series.append(np.sum([j * exponent[j] * series[k - j] for j in range(1, k + 1)], axis=0) / k)
+            majorant.append(np.sum([j * np.abs(exponent[j]) * majorant[k - j] for j in range(1, k + 1)], axis=0) / k)
+        # Every product that enters coefficient k holds at most k factors and passes at most k sums of k terms; the
+        # error of Q_0, 8 u |Q_0|, multiplies everything.
         rounding = gamma(2 * degree**2 + 16 * degree + 32) * (1 + square) * sum(majorant)
         left_out = np.exp(-0.2 * square) * q ** (degree + 1) / (1 - q)
         # Underflow in exp: entries below 1e-300 are lost altogether.
@@ -113,8 +116,8 @@ class WeightSeries(NamedTuple):
 class Graph:
     """Distances (or similarities) on the edges of a graph: dense, or only where `edges` is set.
 
-    `distances` (N, N) symmetric; `edges` (N, N) boolean, symmetric, `None` for all pairs. Where fewer than one pair in ten is
-    an edge, the weights are held in a sparse form.
+    `distances` (N, N) symmetric; `edges` (N, N) boolean, symmetric, `None` for all pairs. Where fewer than one pair in
+    ten is an edge, the weights are held in a sparse form.
     """
 
     def __init__(self, distances: Any, edges: Any = None, *, loops: bool):

@@ -57,12 +57,12 @@ class _LinearProblem:
     r"""`f(w, lambda) = (1/n) sum l(x_i w, y_i) + (lambda/2) ||w||^2`, outer loss `(1/m) sum l(v_j w, y_j)`.
 
     *The tube.* Let F_i be a lower bound of `l''` for all predictions within `pad` of the chord of row i, and
-    `M = (1/n) sum x_i x_i^T (x) F_i + lambda_a I`. On the chord the gradient is the straight line between its values at the ends,
-    plus `(1/n) sum x_i (x) v_i` (`v_i`: the loss's `bend`), minus `t (1 - t) D d`, D the step of lambda and d of w. In the
-    dual norm of M the ends count by their largest, `||D d|| / 4` bounds the last, and the sum is at most
-    `sqrt((1/n) sum_S v_i^T F_i^+ v_i) + (1/n) sum_(not S) ||x_i|| |v_i|`, as `M >= (1/n) sum x_i x_i^T (x) F_i`. Call the total
-    rho. f is 1-strongly convex in the norm of M on the ball of radius rho around c(t), if predictions move by at most `pad`
-    there, that is if `||x_i|| rho < pad`. Then w* lies in that ball: on its surface
+    `M = (1/n) sum x_i x_i^T (x) F_i + lambda_a I`. On the chord the gradient is the straight line between its values at
+    the ends, plus `(1/n) sum x_i (x) v_i` (`v_i`: the loss's `bend`), minus `t (1 - t) D d`, D the step of lambda and d
+    of w. In the dual norm of M the ends count by their largest, `||D d|| / 4` bounds the last, and the sum is at most
+    `sqrt((1/n) sum_S v_i^T F_i^+ v_i) + (1/n) sum_(not S) ||x_i|| |v_i|`, as `M >= (1/n) sum x_i x_i^T (x) F_i`. Call
+    the total rho. f is 1-strongly convex in the norm of M on the ball of radius rho around c(t), if predictions move by
+    at most `pad` there, that is if `||x_i|| rho < pad`. Then w* lies in that ball: on its surface
     `<grad f(w), w - c> >= ||w - c||_M^2 - rho ||w - c||_M >= 0`, and f is strictly convex. The condition is checked; no
     constant of the problem is assumed.
     """
@@ -106,7 +106,7 @@ class _LinearProblem:
 
     def _state(self, alpha: float, w: Array) -> _State:
         x, y, loss, s = self.split.X, self.split.y, self.loss, self.split
-        n, p = x.shape
+        p = x.shape[1]
         size = np.abs(w)
 
         def predicted(rows: Array) -> tuple[Array, Array]:
@@ -179,9 +179,9 @@ class _LinearProblem:
     def chord(self, a: float, left: _State, b: float, right: _State) -> Chord:
         """The outer loss along the chord, and how far that on the path may be from it.
 
-        `g(w*) - g(c)` is at most `||grad g(c)|| rho + (B/2) rho^2 (1/m) sum ||v_j||^2` in the norms of M, the gradient on the
-        chord bounded by its ends and the loss's bend; `g(c(t))` is convex, so below the line between its ends, by at most
-        1/8 of the mean of the loss's `bow`.
+        `g(w*) - g(c)` is at most `||grad g(c)|| rho + (B/2) rho^2 (1/m) sum ||v_j||^2` in the norms of M, the gradient
+        on the chord bounded by its ends and the loss's bend; `g(c(t))` is convex, so below the line between its ends,
+        by at most 1/8 of the mean of the loss's `bow`.
         """
         tube = self.tube(a, left, b, right)
         if tube is None:
@@ -196,7 +196,8 @@ class _LinearProblem:
         tilt += float(np.mean(reach * (bend + 2 * loss.smoothness * wobble)))
         off = tube.radius * tilt + 0.5 * loss.smoothness * tube.radius**2 * float(np.mean(reach**2))
         length = np.linalg.norm(right.out - left.out, axis=1)
-        # The predictions at the ends are known within `wobble`; the dip below the line has a slope of at most B length in them.
+        # The predictions at the ends are known within `wobble`; the dip below the line has a slope of at most B length
+        # in them.
         bow = loss.bow(left.out, right.out, y) + 16 * loss.smoothness * wobble * (length + wobble)
         lost = max(left.value_error, right.value_error) + 4 * UNIT * (left.value + right.value)
         safe = 1 + gamma(4 * len(rows) + 200)
@@ -233,12 +234,13 @@ def logistic_dual(
     loss: Literal["logistic", "zero-one"] = "logistic",
     most_solves: int = 2000,
 ) -> PiecewiseFunction:
-    r"""`L(lambda) = (1/M) sum log(1 + exp(-y_i x_i w(lambda)))` over validation examples, within `tolerance` everywhere, where
+    r"""`L(lambda) = (1/M) sum log(1 + exp(-y_i x_i w(lambda)))` over validation examples, within `tolerance`
+    everywhere, where
 
     `w(lambda) = argmin_w (1/n) sum log(1 + exp(-y_i x_i w)) + (lambda/2) ||w||^2` on each training part.
 
-    Enclosed by chords between approximate optima, see [`enclose`][hyprax.tasks.enclose]; the curvature of the data, not lambda
-    alone, stands in the bound, so small penalties cost few solves more. Rounding is included. Work: about
+    Enclosed by chords between approximate optima, see [`enclose`][hyprax.tasks.enclose]; the curvature of the data, not
+    lambda alone, stands in the bound, so small penalties cost few solves more. Rounding is included. Work: about
     `tolerance^-1/2` solves of an inner problem by Newton's method, O(n p^2 + p^3) each: for up to about 2,000 columns.
 
     **Arguments:**
@@ -246,7 +248,8 @@ def logistic_dual(
     - `task`: labels -1 and +1 in one column.
     - `domain`: (a, b), the range of lambda, a > 0.
     - `tolerance`: the largest radius.
-    - `intercept`: whether a column of ones is added. Its weight is penalised as the others are (strong convexity needs it).
+    - `intercept`: whether a column of ones is added. Its weight is penalised as the others are (strong convexity needs
+      it).
     - `loss`: `"zero-one"` gives the share of validation examples predicted wrongly: piecewise constant; every change is
         caught in a bracket of at most 1e-4 of the domain (in log lambda), on which the loss is only enclosed.
     - `most_solves`: for each split.
@@ -255,8 +258,8 @@ def logistic_dual(
 
     **Raises:** `ValueError` for bad input, and where the tolerance cannot be reached (the place is named).
 
-    Source of the approach: Shibagaki, Suzuki, Karasuyama, Takeuchi (2015), "Regularization path of cross-validation error
-    lower bounds"; the bounds here are of second order.
+    Source of the approach: Shibagaki, Suzuki, Karasuyama, Takeuchi (2015), "Regularization path of cross-validation
+    error lower bounds"; the bounds here are of second order.
     """
     for split in task.splits:
         check_labels(np.concatenate([split.y, split.y_val]))
@@ -276,8 +279,8 @@ def softmax_dual(
 ) -> PiecewiseFunction:
     """`L(lambda) = (1/M) sum [log sum_k exp(z_ik) - z_(i, y_i)]`, `z_i = x_i W(lambda)`, within `tolerance` everywhere.
 
-    As [`logistic_dual`][hyprax.tasks.logistic_dual], for targets of one-hot rows (n, K): O(n p^2 K^2 + p^3 K^3) a solve, for up
-    to about 2,000 weights.
+    As [`logistic_dual`][hyprax.tasks.logistic_dual], for targets of one-hot rows (n, K): O(n p^2 K^2 + p^3 K^3) a
+    solve, for up to about 2,000 weights.
     """
     for split in task.splits:
         if split.y.shape[1] < 2 or classes_of(np.concatenate([split.y, split.y_val])) is None:
@@ -300,8 +303,8 @@ def huber_dual(
 ) -> PiecewiseFunction:
     """`L(lambda) = (1/M) sum huber(x_i w(lambda) - y_i)` with the same loss in training, within `tolerance` everywhere.
 
-    `huber(r) = r^2/2` for `|r| <= delta`, else `delta |r| - delta^2/2`. As [`logistic_dual`][hyprax.tasks.logistic_dual], for a
-    target of one column.
+    `huber(r) = r^2/2` for `|r| <= delta`, else `delta |r| - delta^2/2`. As
+    [`logistic_dual`][hyprax.tasks.logistic_dual], for a target of one column.
     """
     for split in task.splits:
         if split.y.shape[1] != 1:
@@ -387,7 +390,8 @@ def _solve(factor: Array, right: Array) -> Array:
 
 
 def _row_norms(factor: Array, rows: Array, k: int) -> Array:
-    """(n,): largest `|(x (x) I)^T u|` for `||u||_M <= 1`: the norm of `factor^-1 (x (x) I)`, by Frobenius where k > 1."""
+    """(n,): largest `|(x (x) I)^T u|` for `||u||_M <= 1`: the norm of `factor^-1 (x (x) I)`, by Frobenius where k >
+    1."""
     n, p = rows.shape
     total = np.zeros(n)
     for j in range(k):

@@ -9,15 +9,21 @@ from ._bernstein import UNIT, Array
 
 
 class LinearLoss(Protocol):
-    """A convex loss `l(z, y)` of the K predictions z of one row. Arrays are (n, K); rows may be chords, from z_a to z_b.
+    """A convex loss `l(z, y)` of the K predictions z of one row. Arrays are (n, K); rows may be chords, from z_a to
+    z_b.
 
     The constants are rounded to the safe side. `pad` (n,) is by how much z may leave the chord, in Euclidean norm.
     """
 
-    smoothness: float
-    """Largest eigenvalue of l''."""
-    pad: float
-    """A `pad` that costs little of the curvature."""
+    @property
+    def smoothness(self) -> float:
+        """Largest eigenvalue of l''."""
+        ...
+
+    @property
+    def pad(self) -> float:
+        """A `pad` that costs little of the curvature."""
+        ...
 
     def value(self, z: Array, y: Array) -> Array:
         """(n,)."""
@@ -40,8 +46,8 @@ class LinearLoss(Protocol):
         ...
 
     def bend(self, za: Array, zb: Array, y: Array, pad: Array) -> tuple[Array, Array]:
-        """By how much the gradient along the chord leaves the straight line between its ends: the norm (n,) of that v, and
-        `v^T F^+ v` with F the `floor` (n,), infinite where F does not bound it."""
+        """By how much the gradient along the chord leaves the straight line between its ends: the norm (n,) of that v,
+        and `v^T F^+ v` with F the `floor` (n,), infinite where F does not bound it."""
         ...
 
     def bow(self, za: Array, zb: Array, y: Array) -> Array:
@@ -119,7 +125,8 @@ class Softmax:
     A change s of z multiplies every probability by a factor between `exp(-R)` and `exp(R)`, `R = max s - min s`, and
     `u^T l'' u = min_c sum_k p_k (u_k - c)^2`, so `exp(-R) l''(z) <= l''(z + s) <= exp(R) l''(z)`.
     Along a chord of direction e, `p'' = l''(z) q` with `q = (e - mean_p e)^2`, so
-    `p''^T F^+ p'' <= exp(R/2 + R') E q^2` for `F = exp(-R') l''(middle)`, and `E q^2 <= R^2 Var_p(e)`; `|p''|_1 <= 2 Var_p(e)`.
+    `p''^T F^+ p'' <= exp(R/2 + R') E q^2` for `F = exp(-R') l''(middle)`, and `E q^2 <= R^2 Var_p(e)`; `|p''|_1 <= 2
+    Var_p(e)`.
     """
 
     smoothness: float = 0.5
@@ -175,7 +182,8 @@ class Softmax:
 class Huber:
     """`l(z, y) = r^2 / 2` for `|r| <= delta`, else `delta |r| - delta^2 / 2`, `r = z - y`.
 
-    The gradient is piecewise linear: on a chord of length e it leaves its line by `t (1 - t) e` for a kink at t, at most.
+    The gradient is piecewise linear: on a chord of length e it leaves its line by `t (1 - t) e` for a kink at t, at
+    most.
     """
 
     delta: float = 1.0
@@ -186,7 +194,7 @@ class Huber:
             raise ValueError(f"Huber: delta must be positive; got {self.delta}.")
 
     @property
-    def pad(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def pad(self) -> float:
         """A twentieth of delta."""
         return 0.05 * self.delta
 

@@ -42,8 +42,8 @@ def margin_radius(radius: Array, n_outputs: int) -> Array:
 def error_rate(edges: Array, rows: Sequence[Array], radii: Sequence[Array], m: int) -> PiecewiseFunction:
     """`(1/m) #{rows predicted wrongly}`: constant between brackets, in which it is enclosed.
 
-    **Arguments:** `edges` (P + 1,); for each piece Bernstein coefficients (R, D + 1) of the margins and their radii (R,),
-    R a multiple of m.
+    **Arguments:** `edges` (P + 1,); for each piece Bernstein coefficients (R, D + 1) of the margins and their radii
+    (R,), R a multiple of m.
     """
     parts = [_on_piece(*x, m) for x in zip(edges[:-1].tolist(), edges[1:].tolist(), rows, radii, strict=True)]
     ends = np.concatenate([parts[0][0][:1], *(b[1:] for b, _, _ in parts)])
@@ -80,8 +80,8 @@ def _on_piece(lo: float, hi: float, rows: Array, radius: Array, m: int) -> tuple
 def certain_signs(rows: Array, radius: Array) -> tuple[Array, Array, Array, Array]:
     """Parts of [0, 1] on which `p + e`, |e| <= radius, is certainly positive (+1), negative (-1), or undecided (0).
 
-    Halving with the range of the Bernstein coefficients; parts thinner than 2^-30, or on which p stays within the radius
-    of zero, are left undecided. Returns rows, starts, ends, signs: for each row a partition of [0, 1].
+    Halving with the range of the Bernstein coefficients; parts thinner than 2^-30, or on which p stays within the
+    radius of zero, are left undecided. Returns rows, starts, ends, signs: for each row a partition of [0, 1].
     """
     owner = np.arange(len(rows))
     lo, hi = np.zeros(len(owner)), np.ones(len(owner))

@@ -1,13 +1,13 @@
 """Power series in one hyperparameter with a bound on everything that was left out: verified, not assumed.
 
-On a piece `alpha = c + h s`, `|s| <= 1`, a quantity is `x(s) = sum_k x_k s^k + e(s)` with `||e(s)|| <= radius` for every
-such s. A linear system `M(s) x(s) = r(s)` gives the `x_k` by one factorisation of `M_0` and a recurrence; the residual of
-the truncated series is itself a polynomial, so the sum of the norms of its coefficients bounds it on the whole piece, and
-`||x - x_hat|| <= ||M^-1|| ||residual||`. Nothing is assumed about convergence: a piece that is too wide has a large
-residual, and is halved.
+On a piece `alpha = c + h s`, `|s| <= 1`, a quantity is `x(s) = sum_k x_k s^k + e(s)` with `||e(s)|| <= radius` for
+every such s. A linear system `M(s) x(s) = r(s)` gives the `x_k` by one factorisation of `M_0` and a recurrence; the
+residual of the truncated series is itself a polynomial, so the sum of the norms of its coefficients bounds it on the
+whole piece, and `||x - x_hat|| <= ||M^-1|| ||residual||`. Nothing is assumed about convergence: a piece that is too
+wide has a large residual, and is halved.
 
-Rounding is counted by the standard model (Higham, *Accuracy and stability of numerical algorithms*, 2002, chapter 3): a sum
-of N products is off by at most `gamma_N = N u / (1 - N u)` times the sum of the absolute values.
+Rounding is counted by the standard model (Higham, *Accuracy and stability of numerical algorithms*, 2002, chapter 3): a
+sum of N products is off by at most `gamma_N = N u / (1 - N u)` times the sum of the absolute values.
 """
 
 from collections.abc import Callable
@@ -89,10 +89,10 @@ def ridge_outputs(train: Features, targets: Array, test: Features, penalty: floa
     `w - w_hat = (Phi^T Phi + m I)^-1 [Phi^T (Y - Phi w_hat) - m w_hat]`. Put `Phi = F + E` with F the polynomial,
     `e = Y - F w_hat`, `r = F^T e - m w_hat`: the bracket is `r + E^T e - Phi^T E w_hat`. Now
     `||(Phi^T Phi + m I)^-1|| <= 1/m` and `||(Phi^T Phi + m I)^-1 Phi^T|| <= 1/(2 sqrt m)`, so
-    `||w - w_hat|| <= (||r|| + ||E|| ||e||)/m + ||E|| ||w_hat||/(2 sqrt m)`, where a polynomial is at most the sum of the
-    norms of its coefficients as |s| <= 1. Rounding: the computed e is off by `d_e <= gamma (|F| |w_hat| + |Y|)`, which adds
-    `F^T d_e`, worth `||d_e||/(2 sqrt m) + ||E|| ||d_e||/m`, and the products in r by `gamma (|F|^T |e| + m |w_hat|)`. A row
-    of `Psi w` is then off by `||psi|| ||w - w_hat|| + ||E_psi|| (||w_hat|| + ||w - w_hat||)`.
+    `||w - w_hat|| <= (||r|| + ||E|| ||e||)/m + ||E|| ||w_hat||/(2 sqrt m)`, where a polynomial is at most the sum of
+    the norms of its coefficients as |s| <= 1. Rounding: the computed e is off by `d_e <= gamma (|F| |w_hat| + |Y|)`,
+    which adds `F^T d_e`, worth `||d_e||/(2 sqrt m) + ||E|| ||d_e||/m`, and the products in r by `gamma (|F|^T |e| + m
+    |w_hat|)`. A row of `Psi w` is then off by `||psi|| ||w - w_hat|| + ||E_psi|| (||w_hat|| + ||w - w_hat||)`.
 
     `targets` (n, K). The system solved is the smaller of k x k and n x n.
     """
@@ -130,7 +130,8 @@ def ridge_outputs(train: Features, targets: Array, test: Features, penalty: floa
 
 
 class Scores(NamedTuple):
-    """What is kept of a piece: the mean squared error and the classification margins, as Bernstein coefficients on it."""
+    """What is kept of a piece: the mean squared error and the classification margins, as Bernstein coefficients on
+    it."""
 
     loss: Array
     """(1, L + 1)."""
@@ -146,13 +147,14 @@ class Scores(NamedTuple):
 def _bernstein(series: Array) -> Array:
     """Bernstein coefficients on [-1, 1] of `sum_k c_k s^k`, rows of `series` (rows, n + 1).
 
-    The coefficient i of s^k is the mean of the products of k among i ones and n - i minus ones (its polar form): at most 1
-    in size, so the change of basis amplifies no error.
+    The coefficient i of s^k is the mean of the products of k among i ones and n - i minus ones (its polar form): at
+    most 1 in size, so the change of basis amplifies no error.
     """
     n = series.shape[1] - 1
     table = np.zeros((n + 1, n + 1))
     for i in range(n + 1):
-        # (1 + x)^i (1 - x)^(n - i) = sum_k e_k x^k, e_k the elementary symmetric polynomials of the signs: integers, exact.
+        # (1 + x)^i (1 - x)^(n - i) = sum_k e_k x^k, e_k the elementary symmetric polynomials of the signs: integers,
+        # exact.
         e = np.array([1.0])
         for sign in [1.0] * i + [-1.0] * (n - i):
             e = np.convolve(e, [1.0, sign])
@@ -161,7 +163,8 @@ def _bernstein(series: Array) -> Array:
 
 
 def _shorten(series: Array, degree: int) -> tuple[Array, Array, Array]:
-    """Rows cut to `degree`, what the cut is worth at most on |s| <= 1, and the rounding of the change to Bernstein's basis."""
+    """Rows cut to `degree`, what the cut is worth at most on |s| <= 1, and the rounding of the change to Bernstein's
+    basis."""
     tail = np.sum(np.abs(series[:, degree + 1 :]), axis=1)
     lost = gamma(4 * series.shape[1] + 16) * np.sum(np.abs(series), axis=1)
     return series[:, : degree + 1], tail, lost
@@ -200,9 +203,10 @@ def score(outputs: Outputs, targets: Array, truth: Array | None, degree: int) ->
 def _shifted(scores: Scores, lo: float, hi: float) -> Scores:
     """The radii with what the rounding of the centre and of the half-width can do.
 
-    The computed `c` and `h` are off by at most `2 u max(|lo|, |hi|)`, so the local coordinate t that belongs to an alpha is
-    off by at most `delta = 4 u max(|lo|, |hi|) / (hi - lo)`, and s may leave [-1, 1] by 2 delta: a polynomial of degree n moves by
-    at most delta times the largest slope `n max|b_(i+1) - b_i|`, and the sums of norms grow by a factor `(1 + 2 delta)^n`.
+    The computed `c` and `h` are off by at most `2 u max(|lo|, |hi|)`, so the local coordinate t that belongs to an
+    alpha is off by at most `delta = 4 u max(|lo|, |hi|) / (hi - lo)`, and s may leave [-1, 1] by 2 delta: a polynomial
+    of degree n moves by at most delta times the largest slope `n max|b_(i+1) - b_i|`, and the sums of norms grow by a
+    factor `(1 + 2 delta)^n`.
     """
     delta = 4 * UNIT * max(abs(lo), abs(hi)) / (hi - lo)
     if delta > 1e-5:
@@ -221,8 +225,8 @@ def cover(
 ) -> list[tuple[float, float, Scores]]:
     """Halve `domain` until the truncation of `expand(a, b)` is worth at most `accuracy` on every part.
 
-    A part on which `expand` raises `numpy.linalg.LinAlgError` is halved too. Raises ValueError, with the place and the reason,
-    at parts thinner than 2^-40 of the domain.
+    A part on which `expand` raises `numpy.linalg.LinAlgError` is halved too. Raises ValueError, with the place and the
+    reason, at parts thinner than 2^-40 of the domain.
     """
     a, b = domain
     stack, out = [(a, b)], []
@@ -239,8 +243,8 @@ def cover(
         middle = 0.5 * (lo + hi)
         if not (b - a) * 2.0**-40 < hi - lo or not lo < middle < hi:
             raise ValueError(
-                f"{what}: no bound could be proved on [{lo:.17g}, {hi:.17g}], however thin: {reason}. Raise the penalty where "
-                "there is one, or keep the domain away from this place."
+                f"{what}: no bound could be proved on [{lo:.17g}, {hi:.17g}], however thin: {reason}. Raise the "
+                "penalty where there is one, or keep the domain away from this place."
             )
         stack += [(middle, hi), (lo, middle)]
     return out
