@@ -63,6 +63,11 @@ from ._networks import (
 )
 from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel
 from ._linear import huber_dual as huber_dual, logistic_dual as logistic_dual, softmax_dual as softmax_dual
+from ._network_losses import (
+    NetworkLosses as NetworkLosses,
+    activation_losses as activation_losses,
+    gcn_losses as gcn_losses,
+)
 from ._online import (
     Density as Density,
     ExponentialForecaster as ExponentialForecaster,
@@ -83,3 +88,4 @@ from ._split import (
 from ._svm import SVMPath as SVMPath, svm_dual as svm_dual, svm_path as svm_path
 from ._task import Split as Split, Task as Task
 from ._zero_one import zero_one_loss as zero_one_loss
+from ._trained import TrainedDual as TrainedDual, trained_dual as trained_dual

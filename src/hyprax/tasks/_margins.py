@@ -65,7 +65,7 @@ def _on_piece(lo: float, hi: float, rows: Array, radius: Array, m: int) -> tuple
             right[i:j, row] = False
         if s < 0:
             wrong[i:j, row] = True
-    low, high = np.sum(wrong, axis=1) / m, 1.0 - np.sum(right, axis=1) / m
+    low, high = np.sum(wrong, axis=1) / m, np.sum(~right, axis=1) / m
     ends = lo + ticks * (hi - lo)
     ends[0], ends[-1] = lo, hi
     # On a piece so thin that ticks fall on one number, a part that vanishes leaves its bounds to the part after it.
