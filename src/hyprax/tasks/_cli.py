@@ -1,0 +1,225 @@
+"""`hyprax tasks`: tune, needed, gap and plot, on the command line."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ._brackets import piece_ranges
+from ._complexity import (
+    Bounded,
+    Intervals,
+    LassoKinks,
+    Lipschitz,
+    Oscillations,
+    Pieces,
+    PseudoDimension,
+    Rational,
+    RidgeRank,
+    Structure,
+)
+from ._erm import GlobalOptimum, tune
+from ._guarantees import gap, tasks_needed
+from ._settings import Settings, duals_of, load_settings
+
+app = typer.Typer(
+    help="One hyperparameter for many tasks: tuned globally, with a guarantee for the tasks to come.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_COUNTED: dict[str, Callable[[int, float], Structure]] = {
+    "intervals": lambda count, width: Intervals(count, range=width),
+    "oscillations": lambda count, width: Oscillations(count, range=width),
+    "pieces": lambda count, width: Pieces(count, range=width),
+    "rational-degree": lambda count, width: Rational(count, range=width),
+    "ridge-rank": lambda count, width: RidgeRank(count, range=width),
+    "lasso-kinks": lambda count, width: LassoKinks(count, range=width),
+    "pseudo-dimension": lambda count, width: PseudoDimension(count, range=width),
+}
+"""Structures that one integer says all of."""
+
+SettingsFile = Annotated[Path, typer.Argument(help="The TOML file.", metavar="FILE.toml")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No count of tasks on the terminal.")]
+StructureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="KIND=COUNT or lipschitz=CONSTANT:LOW:HIGH; give several if all hold. Kinds: " + ", ".join(_COUNTED) + "."
+    ),
+]
+Range = Annotated[float, typer.Option("--range", help="H: every loss lies in [0, H].")]
+Delta = Annotated[float, typer.Option(help="Probability with which the guarantee may fail.")]
+TargetOption = Annotated[str, typer.Option("--target", help="excess or deviation.")]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """A mistake of the user ends in one line on stderr and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+
+
+def parse_structures(texts: list[str] | None, width: float) -> list[Structure]:
+    """`["ridge-rank=20", "lipschitz=3:0:1"]` as structures."""
+    found: list[Structure] = []
+    for text in texts or []:
+        kind, _, value = text.partition("=")
+        try:
+            if kind == "lipschitz":
+                constant, low, high = (float(part) for part in value.split(":"))
+                found.append(Lipschitz(constant, (low, high), range=width))
+                continue
+            count = int(value)
+        except ValueError as error:
+            raise ValueError(f"--structure {text}: {error}") from None
+        if kind not in _COUNTED:
+            raise ValueError(f"--structure {text}: the kind must be lipschitz or one of {', '.join(_COUNTED)}")
+        found.append(_COUNTED[kind](count, width))
+    return found
+
+
+def _optimum(file: Path, quiet: bool) -> tuple[Settings, list[str], GlobalOptimum]:
+    settings = load_settings(file)
+    names, duals = duals_of(settings, file.parent, not quiet)
+    return settings, names, tune(duals, epsilon=settings.epsilon, progress=not quiet)
+
+
+@app.command("tune")
+def tune_command(
+    file: SettingsFile,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the duals, to this PNG, PDF or SVG file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the answer as JSON to this file.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """The alpha with the smallest mean loss over all tasks, globally, with its epsilon-optimal set and guarantee."""
+    with _one_line():
+        settings, names, optimum = _optimum(file, quiet)
+        typer.echo(f"tasks: {len(names)}, model: {settings.model.kind}")
+        typer.echo(f"alpha: {optimum.alpha:.8g}")
+        typer.echo(f"mean loss: {optimum.value:.8g}, least possible >= {optimum.lower:.8g}")
+        typer.echo(f"certificate: {optimum.certificate!r}")
+        near = ", ".join(f"[{a:.6g}, {b:.6g}]" for a, b in optimum.epsilon_set)
+        typer.echo(f"within {optimum.epsilon:.4g} of the least: {near}")
+        regrets = optimum.regrets()
+        worst = int(np.argmax(regrets))
+        typer.echo(
+            f"cost of sharing alpha: mean {np.mean(regrets):.4g}, largest {regrets[worst]:.4g} (task {names[worst]})"
+        )
+        answer: dict[str, Any] = {
+            "alpha": optimum.alpha,
+            "mean_loss": optimum.value,
+            "lower": optimum.lower,
+            "upper": optimum.upper,
+            "epsilon": optimum.epsilon,
+            "epsilon_set": optimum.epsilon_set.tolist(),
+            "tasks": names,
+            "task_optima": [extremum.alpha for extremum in optimum.task_optima],
+            "certificate": {"kind": optimum.certificate.kind, "bound": float(optimum.certificate.bound)},
+        }
+        if settings.guarantee is not None:
+            answer["guarantees"] = _guarantees(settings, optimum)
+        if out is not None:
+            _write(out, lambda: out.write_text(json.dumps(answer, indent=1) + "\n"))
+        if picture is not None:
+            _draw(optimum, settings, picture)
+
+
+def _guarantees(settings: Settings, optimum: GlobalOptimum) -> dict[str, Any]:
+    assert settings.guarantee is not None
+    given: dict[str, Any] = {}
+    functions: Any = optimum.duals
+    width, delta = settings.guarantee.range, settings.guarantee.delta
+    clipped = sum(float(np.max(piece_ranges(f)[1])) >= width for f in functions)
+    typer.echo(f"losses clipped at {width:g}, on {clipped} of {len(functions)} tasks somewhere in the domain")
+    # Each of the two holds with half of delta, so both hold together with 1 - delta.
+    for target in ("excess", "deviation"):
+        found = gap(Bounded(range=width), len(functions), delta / 2, functions, target=target, alpha=optimum.alpha)
+        typer.echo(str(found))
+        given[target] = {"value": found.value, "name": found.name, "kind": found.kind, "delta": found.delta}
+    return given
+
+
+@app.command("needed")
+def needed_command(
+    epsilon: Annotated[float, typer.Argument(help="The gap asked for, in units of the loss.")],
+    structure: StructureOption = None,
+    width: Range = 1.0,
+    delta: Delta = 0.05,
+    target: TargetOption = "excess",
+) -> None:
+    """The number of tasks after which the guarantee is at most EPSILON, known before any task is seen."""
+    with _one_line():
+        structures = parse_structures(structure, width)
+        if not structures:
+            raise ValueError("needed: give at least one --structure, as lasso-kinks=30")
+        typer.echo(str(tasks_needed(structures, epsilon, delta, target=target)))  # type: ignore[arg-type]
+
+
+@app.command("gap")
+def gap_command(
+    tasks: Annotated[int | None, typer.Argument(help="The number of tasks.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The TOML file of tasks, for bounds computed from them.")] = None,
+    structure: StructureOption = None,
+    width: Annotated[float | None, typer.Option("--range", help="H; by default the file's, or 1.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Probability of failure; by default the file's, or 0.05.")] = None,
+    target: TargetOption = "excess",
+    quiet: Quiet = False,
+) -> None:
+    """The guarantee for a number of tasks, or for the tasks of a file."""
+    with _one_line():
+        if (tasks is None) == (data is None):
+            raise ValueError("gap: give either a number of tasks or --data FILE.toml")
+        if data is None:
+            structures = parse_structures(structure, 1.0 if width is None else width)
+            if not structures:
+                raise ValueError("gap: give at least one --structure, as lasso-kinks=30, or --data FILE.toml")
+            level = 0.05 if delta is None else delta
+            typer.echo(str(gap(structures, tasks or 0, level, target=target)))  # type: ignore[arg-type]
+            return
+        settings = load_settings(data)
+        if settings.guarantee is None:
+            raise ValueError(f"{data}: guarantee: is missing, and says the range of the loss")
+        if width is not None and width != settings.guarantee.range:
+            raise ValueError("gap: the range of the loss is set in the file; --range must not differ from it")
+        limit = settings.guarantee.range
+        level = settings.guarantee.delta if delta is None else delta
+        _, duals = duals_of(settings, data.parent, not quiet)
+        known = [Bounded(range=limit), *parse_structures(structure, limit)]
+        typer.echo(str(gap(known, len(duals), level, duals, target=target)))  # type: ignore[arg-type]
+
+
+@app.command("plot")
+def plot_command(
+    file: SettingsFile,
+    picture: Annotated[Path, typer.Argument(help="The PNG, PDF or SVG file to write.")],
+    quiet: Quiet = False,
+) -> None:
+    """The dual functions of all tasks, their mean, and the optimum with its epsilon-optimal set."""
+    with _one_line():
+        settings, _, optimum = _optimum(file, quiet)
+        _draw(optimum, settings, picture)
+
+
+def _draw(optimum: GlobalOptimum, settings: Settings, picture: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    optimum.plot(figure.add_subplot(), xlabel=f"penalty of {settings.model.kind.replace('_', ' ')}")
+    _write(picture, lambda: figure.savefig(picture, dpi=160))
+    typer.echo(f"picture: {picture}")
+
+
+def _write(path: Path, write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None

@@ -1,0 +1,273 @@
+"""Duals in the parameter of a graph kernel: label propagation, and simplified graph convolution with a ridge
+read-out."""
+
+from typing import Any
+
+import numpy as np
+
+from ._bernstein import Array
+from ._dual import ReadoutDuals
+from ._kernel import Graph, Kernel, Matrix, WeightSeries, row_sums
+from ._margins import classes_of
+from ._series import Features, Outputs, Scores, cover, gamma, ridge_outputs, score, solve_spd
+
+
+def label_propagation_dual(
+    distances: Any,
+    labels: Any,
+    labelled: Any,
+    kernel: Kernel,
+    *,
+    domain: tuple[float, float],
+    edges: Any = None,
+    score_on: Any = None,
+    accuracy: float = 1e-10,
+    degree: int = 10,
+) -> ReadoutDuals:
+    r"""`alpha -> loss of f(alpha)` on nodes without a label, `(D_uu - A_uu) f = A_ul y_l`, `D = diag(A 1)`, `A =
+    A(alpha)`.
+
+    Label propagation: f is the harmonic function with the given labels, each value the weighted mean of its
+    neighbours'. With `A_ij = (d_ij + alpha)^Delta` the solution is rational in alpha; with the Gaussian kernel it is
+    smooth.
+
+    *Certificate.* The matrix `M(s) = D_uu - A_uu` has non-positive entries off the diagonal. If `v > 0` and
+    `M(s) v >= c > 0` for all |s| <= 1, then M(s) is a non-singular M-matrix and `||M^-1||_inf <= max v / c`: for
+    `M x = r`, `-|r|_inf M v / c <= r <= |r|_inf M v / c` and `M^-1 >= 0`. v is the computed `M_0^-1 1`, and the bound
+    `M_0 v - sum_{j >= 1} |M_j v|` less rounding holds on the whole piece. The polynomial f_hat is then within
+    `(max v / c) |A_ul y - M f_hat|_inf`.
+
+    **Arguments:**
+
+    - `distances` (N, N): symmetric, distances or similarities, as the kernel takes them.
+    - `labels` (N,): integers are classes (two: -1 and +1; more: one-hot), floats targets. All nodes'; those outside
+        `labelled` only score the answer.
+    - `labelled`: indices of the nodes whose labels are given, or a boolean mask.
+    - `edges` (N, N) boolean: where there are weights; all pairs by default. Weights of nodes with themselves play no
+      part.
+    - `score_on`: indices of the nodes scored; all the others by default.
+    - `domain`, `accuracy`, `degree`: as for [`activation_dual`][hyprax.tasks.activation_dual].
+
+    **Raises:** `ValueError` for bad input, and where a node is not connected to a labelled one (or by weights too small
+    to prove it).
+
+    Source: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions".
+    """
+    graph = Graph(distances, edges, loops=False)
+    a, b = _domain(domain)
+    kernel.check(graph.values, a, b)
+    given = _nodes(labelled, graph.n, "labelled")
+    free = np.setdiff1d(np.arange(graph.n), given)
+    scored = free if score_on is None else _nodes(score_on, graph.n, "score_on")
+    if np.isin(scored, given).any():
+        raise ValueError("score_on must not hold labelled nodes: their labels are given to the method.")
+    targets, check, truth = _targets(labels, graph.n, given, scored)
+    _check_connected(graph, given)
+    place = np.searchsorted(free, scored)
+
+    def expand(lo: float, hi: float) -> Scores:
+        weights = graph.expand(kernel, lo, hi, degree)
+        solution, radius, cut = _harmonic(weights, given, free, targets, degree)
+        rows = np.full(len(scored), np.sqrt(targets.shape[1]) * (1 + gamma(8)))
+        return score(Outputs(solution[:, place], rows * radius, rows * cut), check, truth, degree)
+
+    return ReadoutDuals.assemble(
+        cover((a, b), expand, accuracy, "label_propagation_dual"), len(scored), truth is not None
+    )
+
+
+def sgc_dual(
+    distances: Any,
+    features: Any,
+    labels: Any,
+    train: Any,
+    validation: Any,
+    kernel: Kernel,
+    *,
+    domain: tuple[float, float],
+    penalty: float,
+    edges: Any = None,
+    hops: int = 2,
+    accuracy: float = 1e-10,
+    degree: int = 10,
+) -> ReadoutDuals:
+    r"""`alpha -> L_val(w(alpha))` for `Phi(alpha) = (D^-1 A(alpha))^hops X`, `w = argmin ||Phi_t w - Y||^2 / n +
+    penalty ||w||^2`.
+
+    Simplified graph convolution: features averaged over neighbours `hops` times, and a ridge read-out on the nodes of
+    `train`. Every node is a neighbour of itself, with the weight `k(d_ii, alpha)`.
+
+    *Certificate.* `D F_k = A F_(k-1)` is solved in power series. `D^-1 A` averages, so an error in F_(k-1) is not
+    amplified in the largest norm, and `|F_k - F_hat_k| <= |F_(k-1) - F_hat_(k-1)|_inf + |A F_hat_(k-1) - D F_hat_k| /
+    D` entry by entry; what the kernel's series leaves out enters the residual. The read-out is verified as in
+    `ridge_outputs`.
+
+    **Arguments:** as for [`label_propagation_dual`][hyprax.tasks.label_propagation_dual], and
+
+    - `features` (N, p): of all nodes.
+    - `train`, `validation`: indices (or masks) of the nodes that fit the read-out, and of those that score it.
+    - `penalty`: of the read-out, positive. `hops`: how often features are averaged, at least 1.
+
+    Source: Wu et al. (2019), "Simplifying graph convolutional networks", arXiv 1902.07153 (there with the symmetric
+    normalisation `D^-1/2 A D^-1/2`).
+    """
+    graph = Graph(distances, edges, loops=True)
+    a, b = _domain(domain)
+    kernel.check(graph.values, a, b)
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2 or len(x) != graph.n or not np.all(np.isfinite(x)):
+        raise ValueError(f"features must be finite, one row for each of {graph.n} nodes; got shape {x.shape}.")
+    if not penalty > 0 or not np.isfinite(penalty):
+        raise ValueError(f"penalty must be positive and finite; got {penalty}.")
+    if hops < 1:
+        raise ValueError(f"hops must be at least 1; got {hops}.")
+    fit, scored = _nodes(train, graph.n, "train"), _nodes(validation, graph.n, "validation")
+    if np.isin(scored, fit).any():
+        raise ValueError("train and validation must not share nodes.")
+    targets, check, truth = _targets(labels, graph.n, fit, scored)
+
+    def expand(lo: float, hi: float) -> Scores:
+        weights = graph.expand(kernel, lo, hi, degree)
+        phi, error, cut = _averaged(weights, x, hops, degree)
+        width = np.sqrt(x.shape[1]) * (1 + gamma(8))
+        both = [
+            Features(phi[:, rows], np.full(len(rows), error * width), np.full(len(rows), cut * width))
+            for rows in (fit, scored)
+        ]
+        return score(ridge_outputs(both[0], targets, both[1], penalty, degree), check, truth, degree)
+
+    return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual"), len(scored), truth is not None)
+
+
+def _domain(domain: tuple[float, float]) -> tuple[float, float]:
+    a, b = (float(x) for x in domain)
+    if not (np.isfinite(a) and np.isfinite(b) and a < b):
+        raise ValueError(f"domain must be (a, b) with finite a < b; got {domain}.")
+    return a, b
+
+
+def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Array, Array | None]:
+    """Targets of the nodes that fit and of those that score, and the classes of the latter (or `None`), from all
+    labels."""
+    y = np.asarray(labels)
+    if y.shape[:1] != (n,):
+        raise ValueError(f"labels must hold one entry for each of {n} nodes; got shape {y.shape}.")
+    used = np.concatenate([fit, scored])
+    if y.dtype.kind == "f":
+        targets = y.astype(np.float64).reshape(n, -1)
+        if not np.all(np.isfinite(targets[used])):
+            raise ValueError("float labels must be finite on the nodes that are used.")
+    elif y.ndim == 1:
+        classes = np.unique(y[fit])
+        if len(classes) < 2:
+            raise ValueError(f"the labelled nodes hold {len(classes)} class; at least two are needed.")
+        unknown = scored[~np.isin(y[scored], classes)]
+        if unknown.size:
+            raise ValueError(f"node {unknown[0]} is scored, but no labelled node has its class {y[unknown[0]]!r}.")
+        targets = (y[:, None] == classes).astype(np.float64)
+        targets = 2 * targets[:, 1:] - 1 if len(classes) == 2 else targets
+    else:
+        raise ValueError(f"labels that are classes must be (N,); got shape {y.shape}.")
+    return targets[fit], targets[scored], None if classes_of(targets[used]) is None else classes_of(targets[scored])
+
+
+def _nodes(which: Any, n: int, name: str) -> Array:
+    nodes = np.asarray(which)
+    if nodes.dtype == bool and nodes.shape == (n,):
+        nodes = np.flatnonzero(nodes)
+    if nodes.ndim != 1 or nodes.size == 0 or nodes.dtype.kind not in "iu" or nodes.min() < 0 or nodes.max() >= n:
+        raise ValueError(
+            f"{name} must be indices of some of the {n} nodes, or a mask of them all; got {np.asarray(which)!r}."
+        )
+    if len(np.unique(nodes)) != len(nodes):
+        raise ValueError(f"{name} holds a node more than once.")
+    return nodes
+
+
+def _check_connected(graph: Graph, given: Array) -> None:
+    from scipy.sparse.csgraph import connected_components
+
+    pattern = graph.matrix(np.ones(len(graph.values)))
+    _, part = connected_components(pattern, directed=False)
+    alone = np.flatnonzero(~np.isin(part, part[given]))
+    if alone.size:
+        raise ValueError(
+            f"label propagation needs a path from every node to a labelled one; {alone.size} nodes have none, the "
+            f"first is node {alone[0]}. Drop them, or label one of each component."
+        )
+
+
+def _harmonic(
+    weights: WeightSeries, given: Array, free: Array, targets: Array, degree: int
+) -> tuple[Array, float, float]:
+    """Series (degree + 1, u, K) of the harmonic function, the bound of its error in the largest norm, and of its
+    truncation."""
+    blocks = [_dense(a[free]) for a in weights.coefficients]
+    laplacian = np.stack([np.diag(row_sums(a)) - a[:, free] for a in blocks])
+    right = np.stack([a[:, given] @ targets for a in blocks])
+    solution = solve_spd(laplacian, np.concatenate([right, np.ones((len(right), len(free), 1))], axis=2), degree)
+    v = solution[0, :, -1]
+    solution = solution[:, :, :-1]
+    n = laplacian.shape[1] + len(given)
+    error = weights.row_radius[free]
+    # For the rounding of M_j w: a row of M_j holds weights, and a degree that is itself a rounded sum of n weights.
+    size = np.stack([np.diag(row_sums(np.abs(a))) + np.abs(a[:, free]) for a in blocks])
+    count = gamma(2 * n + 2 * len(blocks) + 2 * degree + 16)
+    if not np.all(v > 0):
+        raise np.linalg.LinAlgError("the Laplacian of the nodes without labels is numerically singular")
+    spread = sum(np.abs(m @ v) for m in laplacian[1:]) if len(laplacian) > 1 else 0.0
+    floor = laplacian[0] @ v - spread - count * np.sum(size @ v, axis=0) - 2 * error * np.max(v) * (1 + gamma(16))
+    least = float(np.min(floor))
+    if not least > 0:
+        raise np.linalg.LinAlgError("the Laplacian of the nodes without labels could not be proved non-singular")
+    inverse = float(np.max(v)) / least * (1 + gamma(16))
+
+    residual = np.zeros((len(laplacian) + len(solution) - 1, *solution.shape[1:]))
+    residual[: len(right)] += right
+    for j, m in enumerate(laplacian):
+        residual[j : j + len(solution)] -= m @ solution
+    total = np.sum(np.abs(solution), axis=0)
+    outer = float(np.max(np.abs(targets)))
+    rounding = count * (np.sum(size, axis=0) @ total + np.sum(np.abs(blocks), axis=0)[:, given] @ np.abs(targets))
+    reach = 2 * float(np.max(total)) + outer
+    exact = float(np.max(np.sum(np.abs(residual), axis=0) + rounding + error[:, None] * reach))
+    cut = float(np.max(np.sum(np.abs(residual[degree + 1 :]), axis=0) + weights.row_truncation[free][:, None] * reach))
+    return solution, exact * inverse * (1 + gamma(64)), cut * inverse
+
+
+def _averaged(weights: WeightSeries, x: Array, hops: int, degree: int) -> tuple[Array, float, float]:
+    """Series (degree + 1, N, p) of `(D^-1 A)^hops X`, a bound of the error of its entries, and of their truncation."""
+    sums = np.stack([row_sums(a) for a in weights.coefficients])
+    size = sum(row_sums(abs(a)) for a in weights.coefficients)
+    n = len(x)
+    count = gamma(2 * n + 4 * degree + 16)
+    least = sums[0] - np.sum(np.abs(sums[1:]), axis=0) - weights.row_radius - count * size
+    if not np.all(least > 0):
+        raise np.linalg.LinAlgError("a node's weights could not be proved to have a positive sum")
+    current, error, cut = x[None], 0.0, 0.0
+    for _ in range(hops):
+        pushed = np.zeros((len(weights.coefficients) + len(current) - 1, *x.shape))
+        for j, a in enumerate(weights.coefficients):
+            for d in range(len(current)):
+                pushed[j + d] += a @ current[d]
+        following = np.zeros((degree + 1, *x.shape))
+        for d in range(degree + 1):
+            r = pushed[d].copy() if d < len(pushed) else np.zeros(x.shape)
+            for j in range(1, min(d, len(sums) - 1) + 1):
+                r -= sums[j][:, None] * following[d - j]
+            following[d] = r / sums[0][:, None]
+        residual = np.zeros((max(len(pushed), len(sums) + degree), *x.shape))
+        residual[: len(pushed)] += pushed
+        for j in range(len(sums)):
+            residual[j : j + degree + 1] -= sums[j][:, None] * following
+        largest = float(np.max(np.sum(np.abs(current), axis=0))) + float(np.max(np.sum(np.abs(following), axis=0)))
+        missed = np.max(np.sum(np.abs(residual), axis=0), axis=1) + (weights.row_radius + count * size) * largest
+        error = (error + float(np.max(missed / least))) * (1 + gamma(n + 64))
+        lost = np.max(np.sum(np.abs(residual[degree + 1 :]), axis=0), axis=1) + weights.row_truncation * largest
+        cut += float(np.max(lost / least))
+        current = following
+    return current, error, cut
+
+
+def _dense(matrix: Matrix) -> Array:
+    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()

@@ -1,0 +1,320 @@
+"""`gap` and `tasks_needed`: the smallest applicable guarantee, with its name and its assumptions in words."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+from jax import Array
+
+from .._certificate import ErrorBound, Kind
+from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound, rademacher_bound
+from ._brackets import piece_ranges, rademacher_complexity, same_domain
+from ._complexity import Structure, as_structures
+from ._piecewise import PiecewiseFunction
+from ._split import Means, split_excess_bound, split_risk_bound
+
+_SHARES = {"structure": 0.05, "rademacher": 0.05, "split, empirical Bernstein": 0.05, "split": 0.85}
+"""Parts of delta for the kinds of bound, fixed before any task is seen: most of it to the one that usually wins."""
+_WORK = 4e10
+"""Multiplications that the Rademacher complexity may cost in `gap`; a few seconds."""
+_DRAWS = (50, 2000)
+"""Fewest and most draws of signs; with fewer than the fewest, the bound is left out."""
+_IID = (
+    "the tasks are independent draws from one distribution, the one that later tasks come from; folds, resamples or "
+    "subsets of one data set are not independent tasks"
+)
+_MEANINGS = {
+    "excess": "expected loss at the tuned alpha, less the smallest expected loss of any alpha",
+    "deviation": "expected loss at the tuned alpha, less its mean loss on the tasks at hand",
+}
+
+
+def _rounded_up(value: float) -> Array:
+    """As an array of the default float type, never below the value."""
+    array = jnp.asarray(value, dtype=float)
+    return array if float(array) >= value else jnp.nextafter(array, jnp.asarray(jnp.inf, dtype=array.dtype))
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """`target <= value` with probability at least 1 - delta over the draw of n tasks."""
+
+    value: float
+    """The smallest applicable bound, in units of the loss."""
+    name: str
+    """Which bound that is."""
+    target: Target
+    """`"excess"` or `"deviation"`."""
+    n: int
+    delta: float
+    range: float
+    """H: a bound of H or more says nothing."""
+    assumptions: tuple[str, ...]
+    """What it rests on, in words."""
+    reference: float
+    """`H sqrt(ln(2/delta) / 2n)`: Hoeffding for one alpha fixed beforehand, with nothing tuned."""
+    candidates: Mapping[str, float]
+    """Every bound that was tried, each at its own part of delta."""
+    alpha: float | None = None
+    """The alpha that it speaks of, if dual functions were given."""
+    alphas: tuple[float, float] | None = None
+    """The interval that the bound covers at once, if it is a split bound."""
+    notes: tuple[str, ...] = field(default=())
+    """Bounds that could not be tried, and why."""
+    kind: Kind = "certified"
+    """`"certified"` under the assumptions; `"estimated"` where the dual functions themselves are not certified."""
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the bound is no smaller than the range of the loss."""
+        return self.value >= self.range
+
+    @property
+    def certificate(self) -> ErrorBound:
+        """The same as a certificate, with the assumptions in its text."""
+        terms = {name: _rounded_up(value) for name, value in self.candidates.items()}
+        words = f"{self.name}; with probability {1 - self.delta:g}, provided that " + "; ".join(self.assumptions)
+        return ErrorBound(_rounded_up(self.value), self.kind, _MEANINGS[self.target], words, terms)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.target} <= {self.value:.4g} with probability {1 - self.delta:g} over {self.n} tasks ({self.name}"
+            + (")" if self.kind == "certified" else "; estimated, as the dual functions are not certified)")
+            + (": vacuous, the loss itself is at most that" if self.vacuous else ""),
+            f"  {self.target}: {_MEANINGS[self.target]}",
+        ]
+        if self.alpha is not None:
+            lines.append(f"  at alpha = {self.alpha:.6g}")
+        if self.alphas is not None:
+            lines.append(f"  and for every alpha in [{self.alphas[0]:.6g}, {self.alphas[1]:.6g}] at once")
+        lines += [f"  assumed: {words}" for words in self.assumptions]
+        lines += [f"  tried: {name}: {value:.4g}" for name, value in self.candidates.items()]
+        lines += [f"  not tried: {note}" for note in self.notes]
+        lines.append(f"  for reference, one alpha fixed beforehand (Hoeffding): {self.reference:.4g}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """The smallest number of tasks for which the guarantee is at most `epsilon`."""
+
+    n: int
+    name: str
+    """The bound that needs the fewest tasks."""
+    target: Target
+    epsilon: float
+    delta: float
+    assumptions: tuple[str, ...]
+    reference: int
+    """`ceil(H^2 ln(2/delta) / (2 epsilon^2))`: tasks that one alpha, fixed beforehand, needs (Hoeffding)."""
+    candidates: Mapping[str, int]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n} tasks make {self.target} <= {self.epsilon:g} with probability {1 - self.delta:g} ({self.name})",
+            f"  {self.target}: {_MEANINGS[self.target]}",
+        ]
+        lines += [f"  assumed: {words}" for words in self.assumptions]
+        lines += [f"  tried: {name}: {value} tasks" for name, value in self.candidates.items()]
+        lines.append(f"  for reference, one alpha fixed beforehand (Hoeffding): {self.reference} tasks")
+        return "\n".join(lines)
+
+
+def _structural(
+    structures: Sequence[Structure], target: Target
+) -> dict[str, tuple[Structure, Callable[[int, float], float]]]:
+    """The bounds that hold by the structures alone, by name: functions of n and delta."""
+    bounds: dict[str, tuple[Structure, Callable[[int, float], float]]] = {}
+    for s in structures:
+        if math.isfinite(s.log_labellings(1)):
+            bounds[f"crossings ({type(s).__name__})"] = s, lambda n, delta, s=s: crossing_bound(s, n, delta, target)
+        if math.isfinite(s.variation):
+            bounds[f"net ({type(s).__name__})"] = s, lambda n, delta, s=s: lipschitz_bound(s, n, delta, target)
+    return bounds
+
+
+def tasks_needed(
+    structure: Structure | Sequence[Structure],
+    epsilon: float,
+    delta: float,
+    *,
+    target: Target = "excess",
+    accuracy: float = 0.0,
+) -> SampleSize:
+    """`min {n : bound(n, delta) <= epsilon}`, the smallest over the bounds that the structure allows, by bisection.
+
+    All of them fall as n grows and are known before any task is drawn, so taking the smallest costs no union bound.
+
+    **Arguments:**
+
+    - `structure`: what is known of the dual functions; several structures if all of them hold.
+    - `epsilon`: the gap asked for, in units of the loss; in (0, H).
+    - `delta`: the probability with which it may be missed.
+    - `target`: `"excess"` (over the best alpha) or `"deviation"` (of the expected loss from the mean).
+    - `accuracy`: xi, how far the computed losses may be from the true ones: adds 2 xi to an excess, xi to a deviation.
+
+    **Returns:** a [`SampleSize`][hyprax.tasks.SampleSize], with the number that Hoeffding gives for one alpha beside
+    it.
+
+    **Raises:** `ValueError` where epsilon is not above what `accuracy` costs, or where no bound applies.
+    """
+    structures = as_structures(structure)
+    check_sample(1, delta)
+    width = structures[0].range
+    left = epsilon - _accuracy_cost(accuracy, target)
+    if not (math.isfinite(epsilon) and left > 0):
+        raise ValueError(
+            f"epsilon must be finite and above {epsilon - left:g}, what the accuracy of the losses costs; "
+            f"got {epsilon!r}."
+        )
+    bounds = _structural(structures, target)
+    if not bounds:
+        raise ValueError(
+            "tasks_needed: with only the range known there is no bound before tasks are seen. Give a structure that "
+            "counts pieces, kinks or oscillations or has a Lipschitz constant, or use `gap` with dual functions."
+        )
+    candidates = {name: _smallest(lambda n, f=f: f(n, delta) <= left) for name, (_, f) in bounds.items()}
+    best = min(candidates, key=lambda name: candidates[name])
+    reference = math.ceil(width**2 * math.log(2 / delta) / (2 * left**2))
+    assumptions = (_IID, f"losses in [0, {width:g}]", bounds[best][0].assumption)
+    return SampleSize(candidates[best], best, target, epsilon, delta, assumptions, reference, candidates)
+
+
+def _smallest(enough: Callable[[int], bool]) -> int:
+    high = 1
+    while not enough(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def gap(
+    structure: Structure | Sequence[Structure],
+    n: int,
+    delta: float,
+    duals: Sequence[PiecewiseFunction] | None = None,
+    *,
+    target: Target = "excess",
+    alpha: float | None = None,
+    accuracy: float = 0.0,
+    fraction: float = 0.15,
+    seed: int = 0,
+) -> Guarantee:
+    """`P(target <= value) >= 1 - delta`: the smallest applicable guarantee for the alpha tuned on n tasks.
+
+    Without duals: the smallest of the bounds that the structure gives; each is known beforehand, so delta is not
+    shared. With the duals of the n tasks, data decide which bound is smallest, so delta is shared among the kinds in
+    parts that are fixed beforehand (85 % for the split bound with wealth, 5 % each for the structure, Rademacher and
+    the split bound with empirical Bernstein), and all hold together with probability 1 - delta (union bound).
+
+    **Arguments:**
+
+    - `structure`: what is known of the dual functions; several if all of them hold; `Bounded` if only the range.
+    - `n`, `delta`: number of tasks, and the probability with which the guarantee may fail.
+    - `duals`: the dual functions of the n tasks: losses in [0, H], H the range of the structure.
+    - `target`: `"excess"` or `"deviation"`.
+    - `alpha`: the alpha that will be used; by default the one with the smallest mean loss over the duals. Another one
+      pays, in an excess, for its distance from that mean in the bounds that are not split bounds.
+    - `accuracy`: xi as in [`tasks_needed`][hyprax.tasks.tasks_needed]; the radii of the duals are accounted for
+      without it.
+    - `fraction`, `seed`: the tasks that choose in the split bounds. Trying several and keeping the best voids delta.
+
+    **Raises:** `ValueError` where n is not the number of duals, or a dual leaves [0, H].
+    """
+    structures = as_structures(structure)
+    check_sample(n, delta)
+    width, cost = structures[0].range, _accuracy_cost(accuracy, target)
+    assumptions = [_IID, f"losses in [0, {width:g}], whatever the task"]
+    bounds = _structural(structures, target)
+    reference = hoeffding_bound(n, delta, width)
+    if duals is None:
+        if not bounds:
+            raise ValueError("gap: with nothing known but the range of the loss, the dual functions are needed.")
+        candidates = {name: f(n, delta) + cost for name, (_, f) in bounds.items()}
+        best = min(candidates, key=lambda name: candidates[name])
+        assumptions.append(bounds[best][0].assumption)
+        return Guarantee(candidates[best], best, target, n, delta, width, tuple(assumptions), reference, candidates)
+
+    check_losses(duals, n, width)
+    mean = PiecewiseFunction.mean(duals)
+    least = mean.minimise()
+    alpha = least.alpha if alpha is None else alpha
+    below, above = (float(x) for x in mean.enclose(alpha))
+    behind = max(0.0, above - least.lower) if target == "excess" else 0.0
+    notes: list[str] = []
+    candidates = {name: f(n, delta * _SHARES["structure"]) + behind for name, (_, f) in bounds.items()}
+    share = delta * _SHARES["rademacher"]
+    draws = _affordable_draws(duals)
+    if draws:
+        complexity = rademacher_complexity(duals, draws=draws, delta=share / 10, seed=seed)
+        candidates["rademacher"] = rademacher_bound(complexity.upper, n, 0.9 * share, width, target) + behind
+    else:
+        notes.append(
+            f"rademacher: {n} tasks with so many pieces would take too long; call rademacher_complexity for it"
+        )
+    alphas = {}
+    if n >= 4:
+        kinds: dict[str, Means] = {"split, empirical Bernstein": "bernstein", "split": "wealth"}
+        for name, means in kinds.items():
+            bound = split_excess_bound if target == "excess" else split_risk_bound
+            found = bound(duals, alpha, delta * _SHARES[name], width, fraction=fraction, seed=seed, means=means)
+            candidates[name] = found.bound - (0.0 if target == "excess" else below)
+            alphas[name] = found.alphas
+    else:
+        notes.append(f"split: needs at least 4 tasks, some to choose and some to certify; got {n}")
+    candidates = {name: value + cost for name, value in candidates.items()}
+    best = min(candidates, key=lambda name: candidates[name])
+    if best in bounds:
+        assumptions.append(bounds[best][0].assumption)
+    return Guarantee(
+        candidates[best],
+        best,
+        target,
+        n,
+        delta,
+        width,
+        tuple(assumptions),
+        reference,
+        candidates,
+        float(alpha),
+        alphas.get(best) if target == "excess" else None,
+        tuple(notes),
+        "certified" if all(dual.certified for dual in duals) else "estimated",
+    )
+
+
+def _accuracy_cost(accuracy: float, target: Target) -> float:
+    """2 xi for an excess, a difference of two losses; xi for a deviation, whose other side is the computed mean."""
+    if not (math.isfinite(accuracy) and accuracy >= 0):
+        raise ValueError(f"accuracy must be a finite number >= 0; got {accuracy!r}.")
+    if target not in _MEANINGS:
+        raise ValueError(f"target must be 'excess' or 'deviation'; got {target!r}.")
+    return 2 * accuracy if target == "excess" else accuracy
+
+
+def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> None:
+    """Raise unless there are n duals, on one domain, with values in [0, width] up to rounding."""
+    if len(same_domain(duals)) != n:
+        raise ValueError(f"gap: n = {n}, but {len(duals)} dual functions were given.")
+    for i, dual in enumerate(duals):
+        lo, hi = piece_ranges(dual)
+        low, high = float(lo.min()), float(hi.max())
+        if low < -1e-9 * width or high > (1 + 1e-9) * width:
+            low, high = dual.minimise().upper, dual.maximise().lower  # the hull may be wider than the range
+            if low < -1e-9 * width or high > (1 + 1e-9) * width:
+                raise ValueError(
+                    f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the "
+                    "structure a `range` that bounds every possible loss, or clip the duals with hyprax.tasks.clip."
+                )
+
+
+def _affordable_draws(duals: Sequence[PiecewiseFunction]) -> int:
+    fewest, most = _DRAWS
+    pieces = sum(dual.n_pieces for dual in duals)
+    degree = max(1 if d.denominator is None and d.numerator.shape[1] <= 3 else 8 for d in duals)
+    draws = int(_WORK / (len(duals) * pieces * 3 * degree))
+    return 0 if draws < fewest else min(draws, most)

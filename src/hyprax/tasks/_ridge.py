@@ -1,0 +1,191 @@
+"""The validation loss of ridge regression as a function of its penalty."""
+
+from typing import Literal
+
+import numpy as np
+
+from . import _bernstein as bernstein
+from ._bernstein import UNIT
+from ._expand import interpolate, interpolation
+from ._piecewise import Array, PiecewiseFunction
+from ._task import Split, Task, check_domain, check_labels, singular_floor
+from ._zero_one import zero_one_loss
+
+_DEGREE = 16
+_LEBESGUE = 3.0
+"""Bound of the Lebesgue constant `1 + (2/pi) ln(17)` of 17 Chebyshev points."""
+_PER_OCTAVE = 2
+
+
+def ridge_dual(
+    task: Task,
+    domain: tuple[float, float],
+    *,
+    intercept: bool = True,
+    loss: Literal["squared", "zero-one"] = "squared",
+) -> PiecewiseFunction:
+    r"""`f(lambda) = (1/M) sum ||y_i - x_i w(lambda)||^2` over validation examples, exact to rounding, where
+
+    `w(lambda) = argmin_w ||y - X w||^2 / (2 n) + lambda ||w||^2 / 2` on each training part.
+
+    With `X = U S V^T`, `x_i w(lambda) = sum_j (x_i V)_j s_j (U^T y)_j / (s_j^2 + n lambda)`: f is a rational function
+    of degree at most twice the rank (summed over the splits), with all poles at `lambda <= 0`. In monomials or over a
+    common denominator such a function loses every digit, so it is held in polynomials of degree 16 on half-octaves of
+    lambda, with a proven radius; the sum of thousands of duals is then of the same form.
+
+    *Proof of the radius.* f extends to complex z with `Re z >= x > 0`, and there `|s^2 + n z| >= s^2 + n x`, so
+    `||w(z)|| <= ||w(x)|| <= (l / x) ||w(l)||` for x < l, and `|f(z)| <= B = (1/M) sum (||y_val|| + ||X_val||
+    ||w(x)||)^2`. On a piece [l, u] the Bernstein ellipse of parameter `rho = c + sqrt(c^2 - 1)`, `c = ((l + u)/2 - x)
+    / ((u - l)/2)`, lies in `Re z >= x`; interpolation at N + 1 Chebyshev points errs by at most `4 B rho^-N / (rho -
+    1)` (Trefethen, Approximation Theory and Approximation Practice, theorem 8.2), and errors of the values there count
+    at most 3 times (Lebesgue constant). Each value is checked: its w has a gradient g computed with a rounding bound,
+    so `||w - w_true|| <= ||g|| / (lambda + s_min^2 / n)`; with more columns than rows the dual system is checked
+    likewise.
+
+    **Arguments:**
+
+    - `task`: any number of outputs for the squared loss; labels -1 and +1 for the 0-1 loss.
+    - `domain`: (a, b), the range of lambda, a > 0.
+    - `intercept`: whether an unpenalised intercept is fitted (by the means of each training part).
+    - `loss`: the validation loss. `"zero-one"` is the share of examples with `y_i x_i w <= 0`: constant between the
+      roots of the margins, undecided (an enclosure) within rounding of them.
+
+    **Returns:** a [`PiecewiseFunction`][hyprax.tasks.PiecewiseFunction]; its radius bounds the distance to the dual of
+    the data as given, rounding included.
+    """
+    a, b = check_domain(domain, "ridge_dual")
+    if loss not in ("squared", "zero-one"):
+        raise ValueError(f"loss must be 'squared' or 'zero-one'; got {loss!r}.")
+    n_pieces = max(1, int(np.ceil(_PER_OCTAVE * np.log2(b / a) - 1e-9)))
+    edges = np.geomspace(a, b, n_pieces + 1)
+    edges[0], edges[-1] = a, b
+    nodes = interpolation(_DEGREE)[0]
+    grid = edges[:-1, None] + nodes * np.diff(edges)[:, None]
+    if loss == "zero-one":
+        for split in task.splits:
+            check_labels(np.concatenate([split.y, split.y_val]))
+        return _zero_one(task, edges, grid, intercept)
+    values, error, bound = np.zeros_like(grid), np.zeros_like(grid), np.zeros((n_pieces, len(_RELATIVE)))
+    for split in task.splits:
+        model = _Model(split, grid, intercept)
+        size = np.sqrt(np.sum(model.residual**2, axis=(0, 1)))
+        values += size.reshape(grid.shape) ** 2
+        off = np.sqrt(np.sum(model.residual_error**2, axis=(0, 1)))
+        error += ((2 * size + off) * off + 4 * model.residual[..., 0].size * UNIT * size**2).reshape(grid.shape)
+        bound += (model.target_norm + model.input_norm * model.far_norm) ** 2
+    rows, radius = _polynomials(values, error, _truncation(edges, bound))
+    return PiecewiseFunction(edges, rows, None, radius) * (1.0 / task.n_validation)
+
+
+_RELATIVE = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01])
+"""Left ends x of the ellipses tried, as parts of l: a wider ellipse has a larger rho, and a larger bound B."""
+
+
+class _Model:
+    """The solutions of one split at all nodes, with their errors."""
+
+    def __init__(self, split: Split, grid: Array, intercept: bool):
+        centred = split.centred(intercept)
+        X, y, X_val, y_val = centred.X, centred.y, centred.X_val, centred.y_val
+        # Sizes with what was taken off: the rounding of the centring is counted with them.
+        shift_x, shift_y = np.abs(split.X - X).max(axis=0), np.abs(split.y - y).max(axis=0)
+        size_x, size_y = np.abs(X) + shift_x, np.abs(y) + shift_y
+        w, w_error = (_primal if X.shape[0] >= X.shape[1] else _dual)(X, y, grid.ravel(), size_x, size_y)
+        self.prediction = _apply(X_val, w)
+        self.residual = y_val[..., None] - self.prediction
+        size_val = np.abs(X_val) + shift_x
+        lost = (np.abs(y_val) + shift_y)[..., None] + _apply(size_val, np.abs(w))
+        self.row_norm = np.linalg.norm(size_val, axis=1) * (1 + 1e-12)
+        self.residual_error = (sum(X.shape) + 8) * UNIT * lost + self.row_norm[:, None, None] * w_error
+        self.offset = float(split.y[0, 0] - y[0, 0])  # the mean of the targets; 0 without an intercept
+        self.input_norm = float(np.linalg.norm(self.row_norm))
+        self.target_norm = float(np.linalg.norm(np.abs(y_val) + shift_y))
+        # ||w(x)|| <= (lambda_0 / x) ||w(lambda_0)|| at the first node lambda_0 of each piece, for x < lambda_0.
+        first = (_norm(w) + w_error).reshape(grid.shape)[:, :1] * (1 + 1e-12)
+        self.far_norm = first * (1 + _FIRST) / _RELATIVE
+
+
+def _primal(X: Array, y: Array, lam: Array, size_x: Array, size_y: Array) -> tuple[Array, Array]:
+    """w (d, q, nodes) and a bound of its error: the gradient over the strong convexity `lambda + s_min^2 / n`."""
+    (n, d), q = X.shape, y.shape[1]
+    u, s, vt = np.linalg.svd(X, full_matrices=False)
+    inner = (s[:, None] * (u.T @ y))[:, :, None] / (s[:, None, None] ** 2 + n * lam)
+    w = (vt.T @ inner.reshape(len(s), -1)).reshape(d, q, -1)
+    gradient = _apply(X.T, y[..., None] - _apply(X, w)) / n - lam * w
+    size_w = np.abs(w)
+    # Rounding of two products, a subtraction and the centring (Higham 2002, section 3.5).
+    lost = _apply(size_x.T, size_y[..., None] + _apply(size_x, size_w)) / n + lam * size_w
+    norm = _norm(np.abs(gradient) + (2 * n + d + 12) * UNIT * lost)
+    return w, norm / (lam + singular_floor(s, size_x) ** 2 / n) * (1 + 1e-12)
+
+
+def _dual(X: Array, y: Array, lam: Array, size_x: Array, size_y: Array) -> tuple[Array, Array]:
+    """The same with `w = X^T a`, `(X X^T + n lambda) a = y`, for more columns than rows.
+
+    A residual r of that system moves w by at most `||r|| max_s s / (s^2 + n lambda)` over the singular values s.
+    """
+    (n, d), q = X.shape, y.shape[1]
+    u, s, _ = np.linalg.svd(X, full_matrices=False)
+    inner = (u.T @ y)[:, :, None] / (s[:, None, None] ** 2 + n * lam)
+    a = (u @ inner.reshape(len(s), -1)).reshape(n, q, -1)
+    w = _apply(X.T, a)
+    residual = y[..., None] - _apply(X, w) - n * lam * a
+    size_a = np.abs(a)
+    size_w = _apply(size_x.T, size_a)
+    lost = size_y[..., None] + _apply(size_x, size_w) + n * lam * size_a
+    norm = _norm(np.abs(residual) + (2 * d + n + 12) * UNIT * lost)
+    worst = np.maximum(
+        singular_floor(s, size_x), np.sqrt(n * lam)
+    )  # s / (s^2 + n lambda) has its top at sqrt(n lambda)
+    error = norm * worst / (worst**2 + n * lam) + (n + 4) * UNIT * _norm(size_w)
+    return w, error * (1 + 1e-12)
+
+
+def _norm(tensor: Array) -> Array:
+    return np.sqrt(np.sum(tensor**2, axis=(0, 1)))
+
+
+_FIRST = 0.01
+"""The first node of a piece [l, u], u <= sqrt(2) l, lies below (1 + 0.01) l."""
+
+
+def _apply(matrix: Array, tensor: Array) -> Array:
+    """`sum_j matrix[i, j] tensor[j, q, k]`."""
+    return (matrix @ tensor.reshape(len(tensor), -1)).reshape(len(matrix), *tensor.shape[1:])
+
+
+def _polynomials(values: Array, error: Array, cut: Array) -> tuple[Array, Array]:
+    """Bernstein rows through `values` (rows, nodes), known within `error`, and their radius; `cut`: truncation."""
+    rows = interpolate(values, _DEGREE)
+    met = np.stack([bernstein.evaluate(rows, np.full(len(rows), t)) for t in interpolation(_DEGREE)[0]], axis=1)
+    at_nodes = np.max(np.abs(values - met) + error, axis=1) + 2 * bernstein.rounding(rows)
+    return rows, _LEBESGUE * at_nodes + cut
+
+
+def _truncation(edges: Array, bound: Array) -> Array:
+    """`min_x 4 B(x) rho(x)^-N / (rho(x) - 1)`; `bound` (K, ..., ellipses), slightly raised for its own rounding."""
+    low, high = edges[:-1, None], edges[1:, None]
+    c = (0.5 * (low + high) - _RELATIVE * low) / (0.5 * (high - low))
+    rho = (c + np.sqrt(c**2 - 1)) * (1 - 1e-12)
+    factor = 4.01 * rho**-_DEGREE / (rho - 1)
+    return np.min(bound * factor.reshape(len(low), *[1] * (bound.ndim - 2), -1), axis=-1)
+
+
+def _zero_one(task: Task, edges: Array, grid: Array, intercept: bool) -> PiecewiseFunction:
+    """The margins `y_i (x_i w + intercept)` as polynomials with radii, and their signs."""
+    rows, radii = [], []
+    for split in task.splits:
+        model = _Model(split, grid, intercept)
+        m, k = len(split.y_val), len(edges) - 1
+        values = _by_piece(split.y_val * (model.prediction[:, 0] + model.offset), grid)
+        error = _by_piece(model.residual_error[:, 0] + 4 * UNIT * abs(model.offset), grid)
+        cut = _truncation(edges, abs(model.offset) + model.row_norm[:, None] * model.far_norm[:, None, :])
+        row, radius = _polynomials(values, error, cut.ravel())
+        rows.append(row.reshape(k, m, -1))
+        radii.append(radius.reshape(k, m))
+    return zero_one_loss(edges, np.concatenate(rows, axis=1), np.concatenate(radii, axis=1))
+
+
+def _by_piece(values: Array, grid: Array) -> Array:
+    """(m, pieces * nodes) -> (pieces * m, nodes)."""
+    return values.reshape(-1, *grid.shape).swapaxes(0, 1).reshape(-1, grid.shape[1])

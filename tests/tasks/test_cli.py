@@ -1,0 +1,206 @@
+"""`hyprax tasks` on small tables: right answers, and mistakes that end in one line with exit code 2."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hyprax.tasks import LassoKinks, Task, gap, ridge_dual, tasks_needed, tune
+from hyprax.tasks._cli import app
+
+TOML = """
+processes = {processes}
+[data]
+path = "{path}"
+task = "school"
+target = "score"
+[model]
+kind = "ridge"
+low = {low}
+high = 10.0
+standardise = false
+[validation]
+kind = "k_fold"
+folds = 3
+seed = 4
+[guarantee]
+range = 3.0
+"""
+
+
+def problem(seed=0, tasks=6, rows=14):
+    rng = np.random.default_rng(seed)
+    w = rng.normal(size=3)
+    found = []
+    for _ in range(tasks):
+        X = rng.normal(size=(rows, 3))
+        found.append((X, X @ (w + 0.3 * rng.normal(size=3)) * 0.3 + 0.5 * rng.normal(size=rows)))
+    return found
+
+
+def write_table(path, tasks):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["x1", "school", "x2", "x3", "score"])
+        for i, (X, y) in enumerate(tasks):
+            writer.writerows([x[0], f"s{i}", x[1], x[2], t] for x, t in zip(X, y, strict=True))
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def table(tmp_path):
+    write_table(tmp_path / "scores.csv", problem())
+    (tmp_path / "run.toml").write_text(TOML.format(path="scores.csv", low=0.001, processes=1))
+    return tmp_path
+
+
+def fails(result, *words):
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_tune_gives_what_the_library_gives(table):
+    result = invoke("tune", table / "run.toml", "--out", table / "answer.json", "--quiet")
+    assert result.exit_code == 0, result.output
+    answer = json.loads((table / "answer.json").read_text())
+    duals = [ridge_dual(Task.k_fold(X, y, 3, 4), (0.001, 10.0)) for X, y in problem()]
+    truth = tune(duals)
+    assert answer["alpha"] == pytest.approx(truth.alpha, rel=1e-9)
+    assert answer["mean_loss"] == pytest.approx(truth.value, rel=1e-12)
+    assert answer["tasks"] == [f"s{i}" for i in range(6)]
+    assert answer["certificate"]["kind"] == "certified"
+    assert set(answer["guarantees"]) == {"excess", "deviation"}
+    assert "independent draws" in result.output
+
+
+def test_a_folder_of_files_gives_what_the_table_gives(table):
+    folder = table / "tasks"
+    folder.mkdir()
+    for i, (X, y) in enumerate(problem()):
+        if i % 2:
+            np.savez(folder / f"s{i}.npz", X=X, y=y)
+        else:
+            with (folder / f"s{i}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([["x1", "x2", "x3", "score"], *np.column_stack([X, y]).tolist()])
+    (table / "folder.toml").write_text(TOML.format(path="tasks", low=0.001, processes=1))
+    for name in ("run", "folder"):
+        assert invoke("tune", table / f"{name}.toml", "--out", table / f"{name}.json").exit_code == 0
+    one, two = (json.loads((table / f"{name}.json").read_text()) for name in ("run", "folder"))
+    assert one == two
+
+
+def test_parallel_processes_give_the_same_answer(table):
+    (table / "two.toml").write_text(TOML.format(path="scores.csv", low=0.001, processes=2))
+    for name in ("run", "two"):
+        assert invoke("tune", table / f"{name}.toml", "--out", table / f"{name}.json").exit_code == 0
+    one, two = (json.loads((table / f"{name}.json").read_text()) for name in ("run", "two"))
+    assert one["alpha"] == pytest.approx(two["alpha"], rel=1e-12)
+
+
+def test_plot_writes_a_picture(table):
+    import matplotlib.image
+
+    result = invoke("plot", table / "run.toml", table / "duals.png")
+    assert result.exit_code == 0, result.output
+    picture = matplotlib.image.imread(table / "duals.png")
+    assert picture.shape[0] > 400
+    assert np.std(picture) > 0.05
+    fails(invoke("plot", table / "run.toml", table / "nowhere" / "duals.png"), "nowhere")
+
+
+def test_needed_and_gap_print_what_the_library_gives(table):
+    result = invoke("needed", 0.1, "--structure", "lasso-kinks=30", "--delta", 0.01)
+    assert str(tasks_needed(LassoKinks(30), 0.1, 0.01)) in result.output
+    result = invoke("gap", 139, "--structure", "lasso-kinks=30", "--range", 2.0, "--target", "deviation")
+    assert str(gap(LassoKinks(30, range=2.0), 139, 0.05, target="deviation")) in result.output
+    result = invoke("gap", "--data", table / "run.toml", "--structure", "ridge-rank=9", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "over 6 tasks" in result.output
+    assert "crossings (RidgeRank)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["needed", 0.1], ["--structure"]),
+        (["needed", 0.1, "--structure", "kinks=3"], ["kinks=3", "lasso-kinks"]),
+        (["needed", 0.1, "--structure", "lasso-kinks=many"], ["lasso-kinks=many"]),
+        (["needed", 0.1, "--structure", "lipschitz=1:2"], ["lipschitz=1:2"]),
+        (["needed", "--structure", "lasso-kinks=3", "--", -1], ["epsilon"]),
+        (["gap", 10, "--structure", "lasso-kinks=3", "--target", "risk"], ["'excess' or 'deviation'"]),
+        (["gap", 0, "--structure", "lasso-kinks=3"], ["number of tasks"]),
+        (["gap", 10, "--structure", "lasso-kinks=3", "--delta", 1.0], ["delta"]),
+        (["gap"], ["either"]),
+        (["tune", "nowhere.toml"], ["nowhere.toml"]),
+    ],
+)
+def test_mistakes_on_the_line_end_in_one_line(arguments, words):
+    fails(invoke(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace("low = 0.001", "low = 20.0"), ["model", "low must be below high"]),
+        (lambda text: text.replace("low = 0.001", "low = nan"), ["model.low"]),
+        (lambda text: text.replace("low = 0.001", "low = 0.0"), ["ridge needs low > 0"]),
+        (lambda text: text.replace('kind = "ridge"', 'kind = "lars"'), ["model.kind"]),
+        (lambda text: text.replace('kind = "ridge"', 'kind = "elastic_net"'), ["penalty2"]),
+        (lambda text: text.replace("folds = 3", "folds = 1"), ["validation.folds"]),
+        (lambda text: text.replace("[guarantee]", "[garantee]"), ["garantee"]),
+        (lambda text: text.replace("range = 3.0", "range = 0"), ["guarantee.range"]),
+        (lambda text: text.replace("[data]", "[data"), ["not a TOML file"]),
+        (lambda text: text.replace("scores.csv", "no.csv"), ["no.csv"]),
+        (lambda text: text.replace('task = "school"', 'task = "town"'), ["no column 'town'"]),
+        (lambda text: text.replace('target = "score"', 'target = "mark"'), ["no target column 'mark'"]),
+    ],
+)
+def test_mistakes_in_the_file_end_in_one_line(table, change, words):
+    (table / "run.toml").write_text(change((table / "run.toml").read_text()))
+    fails(invoke("tune", table / "run.toml"), *words)
+
+
+def rewrite(table, change):
+    path = table / "scores.csv"
+    rows = list(csv.reader(path.read_text().splitlines()))
+    path.write_text("\n".join(",".join(row) for row in change(rows)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: [*rows[:-1], ["nan", *rows[-1][1:]]], ["task s5", "nan"]),
+        (lambda rows: [*rows[:-1], ["high", *rows[-1][1:]]], ["must be numbers"]),
+        (lambda rows: [*rows[:-1], rows[-1][:-1]], ["row 85", "4 fields"]),
+        (lambda rows: rows[:1], ["at least one row"]),
+        (lambda rows: [*rows, ["0", "lonely", "0", "0", "1"]], ["task lonely", "at least 2 rows"]),
+    ],
+)
+def test_mistakes_in_the_table_end_in_one_line(table, change, words):
+    rewrite(table, change)
+    fails(invoke("tune", table / "run.toml"), *words)
+
+
+def test_odd_tables_get_a_right_answer(table):
+    """One task, a constant target, and duplicated rows are no mistakes."""
+    for tasks in (
+        problem(tasks=1),
+        [(X, np.ones_like(y)) for X, y in problem()],
+        [(np.repeat(X, 2, axis=0), np.repeat(y, 2)) for X, y in problem()],
+    ):
+        write_table(table / "scores.csv", tasks)
+        result = invoke("tune", table / "run.toml", "--out", table / "odd.json")
+        assert result.exit_code == 0, result.output
+        answer = json.loads((table / "odd.json").read_text())
+        truth = tune([ridge_dual(Task.k_fold(X, y, 3, 4), (0.001, 10.0)) for X, y in tasks])
+        assert answer["mean_loss"] == pytest.approx(truth.value, rel=1e-9, abs=1e-12)
+        assert answer["lower"] <= truth.upper
