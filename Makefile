@@ -17,6 +17,7 @@ help: ## List the targets
 setup: .venv/.dev ## Make .venv with everything that the other targets need for development
 
 demo: .venv/.cli ## Tune 640 penalties on the digits, and leave out/digits/report.html
+	rm -rf out/digits
 	$(BIN)/hyprax tune examples/digits.toml --out out/digits
 
 test: .venv/.dev ## Run the tests, the slow ones excepted

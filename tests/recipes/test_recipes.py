@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
-from hyprax.recipes import Recipe, RecipeError, prepare
+from hyprax.recipes import RecipeError, prepare
 from hyprax.recipes._data import read_idx
 
 GOOD = """
@@ -94,11 +94,11 @@ def test_constraints_hold_the_bounds(tmp_path):
     [
         ("serch.steps=3", ["--set", "serch", "unknown key", "search"]),
         ("search.stepps=3", ["--set", "search.stepps", "unknown key", "steps"]),
-        ("search.steps=many", ["search.steps", "'many'", "integer"]),
-        ("search.steps=0", ["search.steps", "given 0", "greater than or equal to 1"]),
-        ("search.optimiser=bfgs", ["search.optimiser", "'bfgs'", "adam"]),
-        ("model.kind=forest", ["model.kind", "'forest'", "softmax"]),
-        ("data.name=cifar", ["data.name", "'cifar'", "digits"]),
+        ("search.steps=many", ["--set: search.steps", 'given "many"', "allowed are whole numbers"]),
+        ("search.steps=0", ["search.steps", "given 0", "allowed are numbers >= 1"]),
+        ("search.optimiser=bfgs", ["search.optimiser", '"bfgs"', '"adam"']),
+        ("model.kind=forest", ["model.kind", '"forest"', '"softmax"']),
+        ("data.name=cifar", ["data.name", '"cifar"', '"digits"']),
         ("data.source=ftp", ["data.source", "ftp", "csv"]),
         ("data.intercepts=true", ["data.intercepts", "unknown key", "intercept"]),
         ("split.train=1.5", ["split.train", "given 1.5"]),
@@ -106,7 +106,7 @@ def test_constraints_hold_the_bounds(tmp_path):
         ("split.test=0.001", ["split.test", "empty"]),
         ("hyper.penalty.start=grid", ["grid", "baseline"]),
         ("hyper.penalty.lo=0.1", ["hyper.penalty", "lo"]),
-        ("hyper.penalty.start=-1", ["hyper.penalty.start", "greater than 0"]),
+        ("hyper.penalty.start=-1", ["hyper.penalty.start", 'allowed are numbers >= 1e-100 or "grid"']),
         ("model.function=a:b", ["model", "custom"]),
         ("model.kind=logistic", ["hyper.penalty.shape"]),
         ("data.rows=100000", ["data.rows", "at most 150"]),
@@ -122,12 +122,11 @@ def test_bad_settings(tmp_path, setting, words):
 
 def test_errors_name_file_and_line(tmp_path):
     path = write(tmp_path, GOOD.replace("steps = 3", 'steps = "three"'))
-    assert refused(path).startswith(f"{path}:15: search.steps: given 'three'")
+    assert refused(path).startswith(f'{path}:15: search.steps: given "three", allowed are whole numbers')
     path = write(tmp_path, GOOD.replace("start = 0.01", "begin = 0.01"))
     assert refused(path).startswith(f"{path}:12: hyper.penalty.begin: unknown key")
     path = write(tmp_path, GOOD + "[data\n")
-    assert "not TOML" in refused(path)
-    assert "line 16" in refused(path)
+    assert refused(path).startswith(f"{path}:16: not TOML")
     assert "no such file" in refused(tmp_path / "missing.toml")
     assert "missing, and there is no default" in refused(write(tmp_path, '[data]\nsource = "sklearn"\nname = "iris"\n'))
 
@@ -159,14 +158,14 @@ def test_csv_is_loaded(tmp_path):
     [
         (CSV.replace("label", "lable"), "", ["no column 'label'", "a, b, lable", "data.target"]),
         (CSV, 'features = ["a", "z"]', ["no column 'z'", "data.features"]),
-        (CSV.replace("\n3,", "\n,", 1), "", ["NaN", "'a'"]),
-        (CSV.replace("\n3,", "\nnan,", 1), "", ["NaN", "'a'"]),
-        (CSV.replace("\n3,", "\ninf,", 1), "", ["infinite"]),
+        (CSV.replace("\n3,", "\n,", 1), "", ["table.csv:5", "'a' holds nothing", "finite numbers"]),
+        (CSV.replace("\n3,", "\nnan,", 1), "", ["table.csv:5", "'a' holds nan", "finite numbers"]),
+        (CSV.replace("\n3,", "\ninf,", 1), "", ["table.csv:5", "'a' holds inf"]),
         (CSV.replace("\n3,", "\nthree,", 1), "", ["table.csv:5", "'three'", "numbers"]),
         (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5", "4 fields"]),
         (CSV.replace("yes", "no"), "", ["single class", "no"]),
         ("a,b,label\n", "", ["no rows"]),
-        (CSV.replace(",no\n", ",\n", 1), "", ["empty fields"]),
+        (CSV.replace(",no\n", ",\n", 1), "", ["table.csv:2", "'label' holds nothing"]),
     ],
     ids=("target", "feature", "blank", "nan", "inf", "text", "ragged", "one class", "empty", "no target"),
 )
@@ -179,13 +178,15 @@ def test_bad_tables(tmp_path, table, extra, words):
 
 def test_a_class_missing_from_training_is_refused(tmp_path):
     table = CSV + "1,1,rare\n"
-    assert "class rare is not in the training part" in refused(csv_recipe(tmp_path, table), "split.train=0.3")
+    assert "class rare, in 1 of 41 rows, is not in the training part" in refused(
+        csv_recipe(tmp_path, table), "split.train=0.3"
+    )
 
 
 def test_targets_must_fit_the_model(tmp_path):
     numbers = "a,label\n" + "".join(f"{i},{i / 7}\n" for i in range(30))
     assert prepare(csv_recipe(tmp_path, numbers, kind="ridge")).splits is not None
-    assert "not numbers" in refused(csv_recipe(tmp_path, CSV, kind="ridge"))
+    assert "targets that are texts" in refused(csv_recipe(tmp_path, CSV, kind="ridge"))
     np.savez(tmp_path / "set.npz", X=np.arange(60.0).reshape(30, 2), y=np.arange(30) / 7)
     path = write(tmp_path, '[data]\nsource = "npz"\npath = "set.npz"\n[model]\nkind = "softmax"\n')
     assert "fractions" in refused(path)
@@ -201,11 +202,11 @@ def test_npz_and_idx(tmp_path):
     assert splits.image_shape == (4, 4)
     assert splits.train[0].max() == 1.0
     assert "no array 'Z'" in refused(path, "data.inputs=Z")
-    assert "one target a row" in refused(path, "data.targets=ragged")
+    assert "ragged in" in refused(path, "data.targets=ragged")
     for name, array, rank in (("x", images, 3), ("y", labels, 1)):
         raw = struct.pack(f">HBB{rank}I", 0, 8, rank, *array.shape) + array.tobytes()
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(raw))
-    np.testing.assert_array_equal(read_idx(tmp_path / "x.gz"), images)
+    np.testing.assert_array_equal(read_idx(tmp_path / "x.gz", "data.inputs"), images)
     path = write(tmp_path, '[data]\nsource = "idx"\ninputs = "x.gz"\ntargets = "y.gz"\n[model]\nkind = "softmax"\n')
     assert prepare(path).splits is not None
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"\0\0\7\1"))
@@ -215,7 +216,7 @@ def test_npz_and_idx(tmp_path):
     np.save(tmp_path / "objects.npy", np.asarray([{}], dtype=object))
     np.savez(tmp_path / "set.npz", X=np.asarray([{}] * 30, dtype=object), y=labels)
     path = write(tmp_path, '[data]\nsource = "npz"\npath = "set.npz"\n[model]\nkind = "softmax"\n')
-    assert "cannot be read as npz" in refused(path)
+    assert "cannot be read as an npz file" in refused(path)
 
 
 def test_named_sets_come_from_the_data_folder(tmp_path, data_folder, monkeypatch):
@@ -266,13 +267,3 @@ def test_a_users_own_function(tmp_path):
     ]:
         assert words in refused(write(tmp_path, CUSTOM.format(name)))
     assert "model.function" in refused(write(tmp_path, CUSTOM.format("not a name")))
-
-
-def test_every_key_is_documented():
-    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    for table, field in Recipe.model_fields.items():
-        assert f"[{table}" in page
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        for kind in kinds:
-            for key in getattr(kind, "model_fields", {}):
-                assert f"`{key}`" in page or f"[{table}.{key}]" in page

@@ -68,7 +68,8 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
     )
     if np.isfinite(tuned.best_value):
         contestants.append(_tuned(job, tuned))
-    outcome = Outcome(tuned, tuple(contestants), "test R²" if job.recipe.model.kind == "ridge" else "test accuracy")
+    score_name = {"ridge": "test R²", "custom": "test score"}.get(job.recipe.model.kind, "test accuracy")
+    outcome = Outcome(tuned, tuple(contestants), score_name)
     if run is not None:
         baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants[:-1]]
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
