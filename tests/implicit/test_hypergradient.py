@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from jax.flatten_util import ravel_pytree
 
 import hyprax as hx
 from problems import FAMILIES, random_problem, select_penalty, shapes
@@ -50,6 +51,7 @@ def test_families_agree_with_automatic_differentiation(kind, index):
     rng = np.random.default_rng(1)
     problem = random_problem(rng, kind, index)
     family = problem.objective.optimum.loss
+    assert isinstance(family, hx.families.GeneralisedLinear)
     w, v = (jnp.asarray(rng.normal(size=family.shape)) for _ in range(2))
     point = family.at(w, problem.hyper)
     gradient = jax.grad(family.value)
@@ -62,6 +64,7 @@ def test_families_agree_with_automatic_differentiation(kind, index):
         family.mixed(w, problem.hyper, v)["penalty"].raw, mixed["penalty"].raw, rtol=1e-9, atol=1e-12
     )
     solve = family.preconditioner(point, problem.hyper)
+    assert solve is not None
     u = jnp.asarray(rng.normal(size=family.shape))
     np.testing.assert_allclose(jnp.vdot(u, solve(v)), jnp.vdot(v, solve(u)), rtol=1e-8)  # symmetric
     assert float(jnp.vdot(v, solve(v))) > 0
@@ -110,8 +113,8 @@ def test_any_pytree_and_any_constraint_against_finite_differences(leaf, pick):
     def value(hyper):
         return float(objective.value(hyper, objective.init(hyper))[0].value)
 
-    raw, unravel = jax.flatten_util.ravel_pytree(hyper)
-    found = jax.flatten_util.ravel_pytree(answer.grad)[0]
+    raw, unravel = ravel_pytree(hyper)
+    found = ravel_pytree(answer.grad)[0]
     for i in range(raw.size):
         step = 1e-5
         up, down = (value(unravel(raw.at[i].add(s))) for s in (step, -step))

@@ -193,7 +193,7 @@ def test_misuse_of_the_parts_is_refused():
     with pytest.raises(ValueError, match="family alone"):
         hx.Optimum(family, data=x)
     with pytest.raises(ValueError, match="no parameters"):
-        hx.Optimum(lambda w, hyper, data: 0.0)
+        hx.Optimum(half_form)
     with pytest.raises(ValueError, match="params0"):
         hx.Optimum(family, jnp.zeros(3))
     with pytest.raises(ValueError, match="unknown structure"):
