@@ -1,6 +1,6 @@
 # The public names. The package imports each where it is first used (see __init__.py); nothing else stands here.
 
-from . import runs as runs, search as search
+from . import runs as runs, search as search, tasks as tasks
 from ._batches import Minibatches as Minibatches
 from ._certificate import (
     AbstractCertificate as AbstractCertificate,
