@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 from experiments.school.data import schools, split_task
@@ -124,9 +125,9 @@ def beside(repeats: int) -> None:
             # alpha and l1_ratio differ from one penalty to the next, as l2 is fixed: one warm-started call each.
             w = None
             for i, l1 in enumerate(grid):
-                _, coefficients, _ = enet_path(
-                    X, y, l1_ratio=l1 / (l1 + PENALTY2), alphas=np.array([l1 + PENALTY2]), coef_init=w, tol=1e-6, max_iter=10_000
-                )
+                both = float(l1 + PENALTY2)
+                settings: Any = {"alphas": [both], "coef_init": w, "tol": 1e-6, "max_iter": 10_000}
+                _, coefficients, _ = enet_path(X, y, l1_ratio=l1 / both, **settings)
                 w = np.ascontiguousarray(coefficients[:, 0])
                 total[i] += np.mean((centred.y_val[:, 0] - centred.X_val @ w) ** 2)
         return float(np.min(total)) / len(tasks)

@@ -6,6 +6,8 @@ from hypothesis import given, settings, strategies as st
 
 from hyprax.tasks import Task, elastic_net_dual, elastic_net_path, lasso_dual, ridge_dual
 
+DOMAIN = (1e-3, 1e2)
+
 
 def solve_ridge(X, y, lam, intercept):
     """Dense normal equations with an unpenalised column of ones."""
@@ -39,7 +41,7 @@ def random_task(rng, outputs=1, labels=False):
 def test_ridge_dual_contains_the_direct_solve(seed, intercept):
     rng = np.random.default_rng(seed)
     task = random_task(rng, outputs=int(rng.integers(1, 4)))
-    f = ridge_dual(task, (1e-3, 1e2), intercept=intercept)
+    f = ridge_dual(task, DOMAIN, intercept=intercept)
     for lam in np.concatenate([[1e-3, 1e2], np.exp(rng.uniform(np.log(1e-3), np.log(1e2), 12))]):
         loss = sum(np.sum((s.y_val - solve_ridge(s.X, s.y, lam, intercept)(s.X_val)) ** 2) for s in task.splits)
         truth = loss / task.n_validation
@@ -55,7 +57,7 @@ def test_ridge_dual_contains_the_direct_solve(seed, intercept):
 def test_ridge_zero_one_counts_the_wrong_signs(seed):
     rng = np.random.default_rng(seed)
     task = random_task(rng, labels=True)
-    f = ridge_dual(task, (1e-3, 1e2), loss="zero-one")
+    f = ridge_dual(task, DOMAIN, loss="zero-one")
     for lam in np.exp(rng.uniform(np.log(1e-3), np.log(1e2), 12)):
         margins = np.concatenate([(s.y_val * solve_ridge(s.X, s.y, lam, True)(s.X_val))[:, 0] for s in task.splits])
         lo, hi = f.enclose(lam)

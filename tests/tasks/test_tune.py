@@ -112,10 +112,6 @@ def test_picture_has_every_part():
     [
         (lambda f, g: tune([]), "at least one"),
         (lambda f, g: tune([f, g]), "one domain"),
-        (lambda f, g: tune([f, 3.0]),  # pyright: ignore[reportArgumentType]
-         "float"),
-        (lambda f, g: tune([f], method="grid"),  # pyright: ignore[reportArgumentType]
-         "'grid'"),
         (lambda f, g: tune([f], gap=0.0), "gap"),
         (lambda f, g: tune([f], epsilon=-1.0), "epsilon"),
     ],

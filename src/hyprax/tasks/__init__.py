@@ -48,11 +48,18 @@ from ._guarantees import (
     gap as gap,
     tasks_needed as tasks_needed,
 )
+from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel
 from ._lasso import (
     ElasticNetPath as ElasticNetPath,
     elastic_net_dual as elastic_net_dual,
     elastic_net_path as elastic_net_path,
     lasso_dual as lasso_dual,
+)
+from ._linear import huber_dual as huber_dual, logistic_dual as logistic_dual, softmax_dual as softmax_dual
+from ._network_losses import (
+    NetworkLosses as NetworkLosses,
+    activation_losses as activation_losses,
+    gcn_losses as gcn_losses,
 )
 from ._networks import (
     ActivationInterpolation as ActivationInterpolation,
@@ -60,13 +67,6 @@ from ._networks import (
     PiecewisePolynomial as PiecewisePolynomial,
     ValidationOptimum as ValidationOptimum,
     published_order as published_order,
-)
-from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel
-from ._linear import huber_dual as huber_dual, logistic_dual as logistic_dual, softmax_dual as softmax_dual
-from ._network_losses import (
-    NetworkLosses as NetworkLosses,
-    activation_losses as activation_losses,
-    gcn_losses as gcn_losses,
 )
 from ._online import (
     Density as Density,
@@ -87,5 +87,5 @@ from ._split import (
 )
 from ._svm import SVMPath as SVMPath, svm_dual as svm_dual, svm_path as svm_path
 from ._task import Split as Split, Task as Task
-from ._zero_one import zero_one_loss as zero_one_loss
 from ._trained import TrainedDual as TrainedDual, trained_dual as trained_dual
+from ._zero_one import zero_one_loss as zero_one_loss

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from ._active_set import FLAT, tied_direction
 from ._bernstein import UNIT
 from ._piecewise import Array, PiecewiseFunction
 from ._task import Split, Task, check_domain, check_labels, singular_floor
@@ -13,10 +14,6 @@ from ._zero_one import zero_one_loss
 
 _TIE = 1e-11
 """Correlations this close to the penalty, and weights this close to zero, in parts of their scale, count as ties."""
-_FLAT = 1e-9
-"""A slope below this is zero: the correlation moves with the penalty and does not cross it."""
-_DEPENDENT = 1e-12
-"""A column that keeps less than this part of its squared norm beside others is in their span."""
 KKT_TOLERANCE = 1e-9
 """The largest violation of the optimality conditions that is let through, in parts of the largest `|X^T y| / n`."""
 
@@ -237,14 +234,14 @@ def _homotopy(X: Array, y: Array, ridge: Array, stop: float, noise: float) -> tu
         active = w != 0
         tied = ~active & (np.abs(correlation) >= lam - tie)
         s = np.where(active, np.sign(w), np.sign(correlation))
-        direction = _direction(H, s, active, tied)
+        direction = tied_direction(H, s, s, active, tied)
         moving = active | (direction != 0)
         slope = H @ direction
         # A weight on its way to zero; a correlation on its way to +-l1, which falls at rate 1.
         with np.errstate(divide="ignore", invalid="ignore"):
             leave = np.where(active & (w * direction < 0), -w / direction, np.inf)
-            up = np.where(~moving & (slope < 1 - _FLAT), (lam - correlation) / (1 - slope), np.inf)
-            down = np.where(~moving & (slope > _FLAT - 1), (lam + correlation) / (1 + slope), np.inf)
+            up = np.where(~moving & (slope < 1 - FLAT), (lam - correlation) / (1 - slope), np.inf)
+            down = np.where(~moving & (slope > FLAT - 1), (lam + correlation) / (1 + slope), np.inf)
         # A tie that was left alone moves away from its own bound: it meets the other one only.
         up[tied & (s > 0)], down[tied & (s < 0)] = np.inf, np.inf
         step = float(min(leave.min(), up.min(), down.min(), lam - stop))
@@ -270,58 +267,6 @@ def _homotopy(X: Array, y: Array, ridge: Array, stop: float, noise: float) -> tu
         f"the elastic net's path did not reach l1 = {stop:.6g} within {100 * (n + d)} kinks; it stands at {lam:.17g}. "
         "The data are too ill-conditioned; raise penalty2."
     )
-
-
-def _direction(H: Array, s: Array, active: Array, tied: Array) -> Array:
-    """`-dw/dl1` to the left of a kink: `argmin d^T H d / 2 - s^T d` over d_active free and `s_tied d_tied >= 0`.
-
-    The active-set method of Lawson and Hanson (1974, chapter 23) in the tied weights, which nearly always takes one
-    step. A column in the span of the free ones (possible for l2 = 0 only) is passed over: it has `X_j = X_free a` and,
-    being tied, `a^T s_free = s_j`, so its correlation goes on falling with l1 by itself.
-    """
-    free, barred = active.copy(), np.zeros_like(active)
-    d = _solve(H, s, free)
-    for _ in range(10 * (int(tied.sum()) + 1)):
-        gain = np.where(tied & ~free & ~barred, 1.0 - s * (H @ d), 0.0)  # how fast a tie left at zero breaks its bound
-        j = int(np.argmax(gain))
-        if gain[j] <= _FLAT:
-            return d
-        barred[j] = True
-        if free.any() and H[j, j] - H[j, free] @ _solve(H, H[:, j], free)[free] <= _DEPENDENT * H[j, j]:
-            continue
-        free[j] = True
-        new = _solve(H, s, free)
-        if s[j] * new[j] <= 0:  # by rounding: the gain was nothing
-            free[j] = False
-            continue
-        while True:
-            wrong = tied & free & (s * new <= 0)
-            if not wrong.any():
-                break
-            # Back along the way to the first weight that met zero; there was progress, so the barred may try again.
-            ratio = np.divide(s * d, s * (d - new), out=np.full(len(d), np.inf), where=wrong & (s * d > s * new))
-            t = float(np.min(ratio))
-            drop = wrong & (ratio <= t)
-            if not drop.any():
-                raise ArithmeticError(_STUCK)
-            d = np.where(drop, 0.0, d + min(t, 1.0) * (new - d))
-            free &= ~drop
-            new = _solve(H, s, free)
-            barred[:] = False
-        d = new
-    raise ArithmeticError(_STUCK)
-
-
-_STUCK = (
-    "the ties at a kink of the elastic net's path could not be resolved in float64; raise penalty2 or drop columns."
-)
-
-
-def _solve(H: Array, s: Array, free: Array) -> Array:
-    d = np.zeros(len(s))
-    if free.any():
-        d[free] = np.linalg.solve(H[np.ix_(free, free)], s[free])
-    return d
 
 
 def _clip(lam: Array, w: Array, domain: tuple[float, float]) -> tuple[Array, Array]:

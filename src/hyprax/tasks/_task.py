@@ -11,7 +11,7 @@ from ._bernstein import UNIT
 Array = np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Split:
     """One training part and one validation part; a target of shape (n,) is kept as (n, 1)."""
 
@@ -20,9 +20,9 @@ class Split:
     X_val: Float[Array, "m d"]
     y_val: Float[Array, "m q"]
 
-    def __post_init__(self):
-        for name in ("X", "y", "X_val", "y_val"):
-            value = np.array(getattr(self, name), dtype=np.float64)
+    def __init__(self, X: Any, y: Any, X_val: Any, y_val: Any):
+        for name, given in (("X", X), ("y", y), ("X_val", X_val), ("y_val", y_val)):
+            value = np.array(given, dtype=np.float64)
             if name.startswith("y") and value.ndim == 1:
                 value = value[:, None]
             if value.ndim != 2 or value.size == 0:
@@ -33,11 +33,11 @@ class Split:
                 row = int(np.flatnonzero(~np.all(np.isfinite(value), axis=1))[0])
                 raise ValueError(f"{name} of a task must be finite; row {row} holds nan or inf.")
             object.__setattr__(self, name, value)
-        for x, y in (("X", "y"), ("X_val", "y_val")):
-            if len(getattr(self, x)) != len(getattr(self, y)):
+        for inputs, targets in ((self.X, self.y), (self.X_val, self.y_val)):
+            if len(inputs) != len(targets):
                 raise ValueError(
-                    f"{x} and {y} of a task must have one row an example each; got {len(getattr(self, x))} and "
-                    f"{len(getattr(self, y))}."
+                    "X and y of a task, and X_val and y_val, must have one row an example each; got "
+                    f"{len(inputs)} and {len(targets)}."
                 )
         if self.X.shape[1] != self.X_val.shape[1] or self.y.shape[1] != self.y_val.shape[1]:
             raise ValueError(

@@ -5,6 +5,9 @@ import numpy as np
 from . import _bernstein as bernstein
 from ._piecewise import Array, PiecewiseFunction
 
+_SAFETY = 4
+"""Roundings of a margin counted before its sign is certain."""
+
 
 def zero_one_loss(edges: Array, margins: Array, radius: Array, certified: bool = True) -> PiecewiseFunction:
     r"""`f(alpha) = (1/m) #{i : margin_i(alpha) <= 0}`, constant between the roots of the margins.
@@ -22,7 +25,7 @@ def zero_one_loss(edges: Array, margins: Array, radius: Array, certified: bool =
     """
     n_pieces, m, _ = margins.shape
     flat = margins.reshape(n_pieces * m, -1)
-    shift = (radius.ravel() + 4 * bernstein.rounding(flat))[:, None]
+    shift = (radius.ravel() + _SAFETY * bernstein.rounding(flat))[:, None]
     right = _signs(edges, flat - shift, m)  # steps of #{certainly right}
     wrong = _signs(edges, -flat - shift, m)  # steps of #{certainly wrong}
     cuts = np.union1d(edges, np.concatenate([right[0], wrong[0]]))
