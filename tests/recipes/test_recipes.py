@@ -230,17 +230,6 @@ def test_named_sets_come_from_the_data_folder(tmp_path, data_folder, monkeypatch
     assert "HYPRAX_DATA" in refused(path)
 
 
-def test_openml_out_of_reach_is_one_line(tmp_path, monkeypatch):
-    def unreachable(*_args, **_options):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", unreachable)
-    path = write(tmp_path, '[data]\nsource = "openml"\nname = "diabetes"\n[model]\nkind = "softmax"\n')
-    message = refused(path)
-    assert "OpenML did not give 'diabetes'" in message
-    assert "data.name" in message
-
-
 CUSTOM = '[model]\nkind = "custom"\nfunction = "{}"\n[search]\nsteps = 2\n'
 
 

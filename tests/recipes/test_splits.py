@@ -1,0 +1,108 @@
+"""Splits: every row in one part, classes in proportion, scaled by the training part alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from hyprax.recipes._data import load_splits
+from hyprax.recipes._schema import CsvData, NpzData, SklearnData, Split
+
+
+def random_set(folder, rng, rows, classes):
+    """A set whose first column is the number of the row, so that rows are known again."""
+    inputs = np.column_stack([np.arange(rows), rng.normal(3.0, 5.0, (rows, 2)), np.full(rows, 4.0)])
+    targets = np.concatenate([np.arange(classes), rng.integers(0, classes, rows - classes)])
+    np.savez(folder / "set.npz", X=inputs, y=targets)
+    return inputs, targets
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    classes=st.integers(2, 5),
+    train=st.floats(0.2, 0.6),
+    validation=st.floats(0.1, 0.2),
+)
+def test_parts_are_disjoint_and_proportional(tmp_path_factory, seed, classes, train, validation):
+    folder = tmp_path_factory.mktemp("sets")
+    inputs, targets = random_set(folder, np.random.default_rng(seed), 120, classes)
+    test = 1 - train - validation
+    split = Split(train=train, validation=validation, test=test, seed=seed)
+    splits = load_splits(NpzData(source="npz", path="set.npz"), split, folder, classify=True)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows = np.concatenate([part[0][:, 0].astype(int) for part in parts.values()])
+    assert sorted(rows) == list(range(120))
+    for name, (x, y) in parts.items():
+        np.testing.assert_array_equal(x, inputs[x[:, 0].astype(int)])
+        np.testing.assert_array_equal(y, targets[x[:, 0].astype(int)])
+        for label in range(classes):
+            assert abs(np.sum(y == label) - getattr(split, name) * np.sum(targets == label)) <= 1 + 1e-9
+
+
+def test_fractions_below_one_leave_rows_out_and_a_seed_decides_all(tmp_path):
+    random_set(tmp_path, np.random.default_rng(0), 100, 2)
+    data = NpzData(source="npz", path="set.npz")
+
+    def rows(seed: int) -> list[list[float]]:
+        split = Split(train=0.3, validation=0.2, test=0.1, seed=seed)
+        splits = load_splits(data, split, tmp_path, classify=False)
+        return [list(part[0][:, 0]) for part in (splits.train, splits.validation, splits.test)]
+
+    assert [len(part) for part in rows(0)] == [30, 20, 10]
+    assert len({row for part in rows(0) for row in part}) == 60
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+
+
+@pytest.mark.parametrize("scale", ["none", "standard", "minmax", "unit"])
+def test_scales_are_measured_on_the_training_part(tmp_path, scale):
+    inputs, _ = random_set(tmp_path, np.random.default_rng(1), 90, 3)
+
+    def load(scale):
+        return load_splits(NpzData(source="npz", path="set.npz", scale=scale), Split(), tmp_path, classify=True)
+
+    train = load("none").train[0]
+    for plain, scaled in zip(
+        (part[0] for part in (load("none").train, load("none").validation, load("none").test)),
+        (part[0] for part in (load(scale).train, load(scale).validation, load(scale).test)),
+        strict=True,
+    ):
+        # The last column is constant: it has no spread to divide by, and stays finite.
+        expected = {
+            "none": plain,
+            "standard": (plain - train.mean(0)) / [*train.std(0)[:3], 1.0],
+            "minmax": (plain - train.min(0)) / [*np.ptp(train, axis=0)[:3], 1.0],
+            "unit": plain / np.abs(train).max(),
+        }[scale]
+        np.testing.assert_allclose(scaled, expected, rtol=1e-14, atol=1e-14)
+    assert len(inputs) == 90
+
+
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [
+        (["1", "1.0", "2", "10"], ("1", "2", "10")),
+        (["b", "a", " a", "b"], ("a", "b")),
+        (["1", "x", "1", "x"], ("1", "x")),
+        (["True", "False", "True", "False"], ("False", "True")),
+    ],
+)
+def test_classes_of_a_table_may_have_any_name(tmp_path, written, classes):
+    rows = [f"{i},{written[i % 4]}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\ufeffx,y\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    splits = load_splits(CsvData(source="csv", path="t.csv", target="y"), Split(), tmp_path, classify=True)
+    assert splits.classes == classes
+    names = np.asarray(splits.classes)[splits.train[1]]
+    for x, name in zip(splits.train[0][:, 0], names, strict=True):
+        given = written[int(x) % 4].strip()
+        assert name == (str(int(float(given))) if given[0].isdigit() and "x" not in written else given)
+
+
+def test_digits_are_images_until_a_column_is_added(tmp_path):
+    data = SklearnData(source="sklearn", name="digits")
+    assert load_splits(data, Split(), tmp_path, classify=True).image_shape == (8, 8)
+    data = SklearnData(source="sklearn", name="digits", intercept=True, scale="standard")
+    splits = load_splits(data, Split(), tmp_path, classify=True)
+    assert splits.image_shape is None
+    assert splits.features[-1] == "intercept"
+    for inputs, _ in (splits.train, splits.validation, splits.test):
+        assert np.all(inputs[:, -1] == 1.0)

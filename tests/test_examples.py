@@ -1,0 +1,60 @@
+"""The examples run, and find what they say."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import hyprax as hx
+from hyprax import cli
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_python_example_fits_a_screen_and_lowers_the_loss(capsys):
+    path = EXAMPLES / "digits.py"
+    assert len(path.read_text().splitlines()) <= 15
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        names = runpy.run_path(str(path))
+    assert names["tuned"].best_value < 0.6 * names["tuned"].history[0]["value"]
+    assert "certified" in capsys.readouterr().out
+
+
+def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
+    for name in ("custom.toml", "custom.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        cli_status = _call("tune", "custom.toml", "--out", "run", "--set", "search.steps=30")
+    assert cli_status == 0, capsys.readouterr().err
+    record = hx.runs.read("run")
+    assert {row["certificate_kind"] for row in record.history} == {"none"}
+    assert record.column("value")[-1] < record.column("value")[0]
+    # The gradient of the example is that of its own loss: central differences of the value.
+    from hyprax.recipes import prepare
+
+    job = prepare(tmp_path / "custom.toml")
+    assert job.hyper is not None
+    accuracy = hx.Accuracy(jax.numpy.asarray(1e-11), jax.numpy.asarray(1e-11))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        state = job.objective.init(job.hyper)
+        answer, state = job.objective.value_and_grad(job.hyper, state, accuracy)
+
+        def value(shift: float) -> float:
+            moved = {"penalty": hx.Positive(1e-4 * np.exp(shift * np.eye(10)[2]))}
+            return float(job.objective.value(moved, state, accuracy)[0].value)
+
+        slope = (value(1e-3) - value(-1e-3)) / 2e-3
+    np.testing.assert_allclose(answer.grad["penalty"].raw[2], slope, rtol=1e-4)
+
+
+def _call(*words: str) -> int:
+    try:
+        cli.main(words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
