@@ -91,9 +91,10 @@ Method = Callable[[Problem, float], Callable[[Array], Any]]
 
 def jaxopt_lbfgs(problem: Problem, tolerance: float) -> Callable[[Array], Any]:
     import jaxopt
+    from jaxopt.linear_solve import solve_cg
 
     def solve(matvec: Any, b: Any, **_: Any) -> Any:
-        return jaxopt.linear_solve.solve_cg(matvec, b, tol=tolerance)
+        return solve_cg(matvec, b, tol=tolerance)
 
     solver = jaxopt.LBFGS(problem.inner, tol=tolerance, maxiter=2000, implicit_diff_solve=solve)
 

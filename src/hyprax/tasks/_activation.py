@@ -104,11 +104,17 @@ class Activation:
 
 
 RELU = Activation((0.0,), ((0.0,), (0.0, 1.0)), "ReLU")
+"""max(u, 0)."""
 IDENTITY = Activation((), ((0.0, 1.0),), "identity")
+"""u."""
 RELU2 = Activation((0.0,), ((0.0,), (0.0, 0.0, 1.0)), "squared ReLU")
+"""max(u, 0)²."""
 HARD_TANH = Activation((-1.0, 1.0), ((-1.0,), (0.0, 1.0), (1.0,)), "hard tanh")
+"""min(max(u, -1), 1)."""
 HARD_SIGMOID = Activation((-1.0, 1.0), ((0.0,), (0.5, 0.5), (1.0,)), "hard sigmoid")
+"""min(max(u/2 + 1/2, 0), 1)."""
 ABSOLUTE = Activation((0.0,), ((0.0, -1.0), (0.0, 1.0)), "absolute value")
+"""|u|."""
 
 
 def leaky_relu(slope: float) -> Activation:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Chord(NamedTuple):
     above: float
 
 
+@runtime_checkable
 class InnerProblem(Protocol):
     """What `enclose` needs of a problem: an approximate optimum at one alpha, and a bound between two."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import comb
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ Matrix: TypeAlias = Any
 """A dense array, or a SciPy sparse array in CSR form."""
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """Weights `A_ij(alpha) = k(d_ij, alpha) >= 0`, analytic in alpha; `PolynomialKernel` and `GaussianKernel` are
     such."""

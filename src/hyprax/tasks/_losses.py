@@ -1,13 +1,14 @@
 """Losses of linear models with what is known of their curvature along a chord of predictions."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ._bernstein import UNIT, Array
 
 
+@runtime_checkable
 class LinearLoss(Protocol):
     """A convex loss `l(z, y)` of the K predictions z of one row. Arrays are (n, K); rows may be chords, from z_a to
     z_b.
