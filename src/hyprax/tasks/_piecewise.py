@@ -220,7 +220,7 @@ class PiecewiseFunction:
         """`(lo, hi)` with `lo <= f(alpha) <= hi`, rounding included."""
         k, t = self._locate(alpha)
         value, error = self._evaluate(k, t), self._error()[k]
-        return np.asarray(_down(value - error)), np.asarray(_up(value + error))
+        return _down(value - error), _up(value + error)
 
     def bounds(self, a: float, b: float) -> tuple[float, float]:
         """`(lo, hi)` with `lo <= f <= hi` on [a, b], one-sided limits included: the hull of the coefficients there."""
@@ -412,11 +412,11 @@ def _check_rows(name: str, rows: Array, breakpoints: Array) -> None:
 
 def _up(x: Any) -> Array:
     """One step of the floating-point grid upwards, zero left alone (a sum of exact zeros is exact)."""
-    return np.where(x == 0, x, np.nextafter(x, np.inf))
+    return np.asarray(np.where(x == 0, x, np.nextafter(x, np.inf)))
 
 
 def _down(x: Any) -> Array:
-    return np.nextafter(x, -np.inf)
+    return np.asarray(np.nextafter(x, -np.inf))
 
 
 def _head(x: Array) -> str:
