@@ -71,7 +71,7 @@ DUALS = {"logistic": tasks.logistic_dual, "softmax": tasks.softmax_dual, "huber"
 
 
 @pytest.mark.parametrize("kind", list(DUALS))
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(12), *(pytest.param(s, marks=pytest.mark.slow) for s in range(12, 200))])
 def test_the_truth_lies_in_the_enclosure(kind, seed):
     task = _problem(kind, seed)
     tolerance = [1e-1, 1e-2, 1e-3][seed % 3]

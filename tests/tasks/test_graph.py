@@ -5,6 +5,8 @@ import pytest
 
 from hyprax import tasks
 
+SEEDS = [*range(24), *(pytest.param(s, marks=pytest.mark.slow) for s in range(24, 200))]
+
 
 def _graph(seed):
     rng = np.random.default_rng(seed)
@@ -42,7 +44,7 @@ def _check(duals, alpha, out, y, k):
     assert lo - 1e-12 <= wrong <= hi + 1e-12
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_label_propagation_encloses_direct_solves(seed):
     _, d, edges, y, k, labelled, free, kernel, domain, rng = _graph(seed)
     duals = tasks.label_propagation_dual(d, y, labelled, kernel, domain=domain, edges=edges)
@@ -56,7 +58,7 @@ def test_label_propagation_encloses_direct_solves(seed):
         _check(duals, alpha, out, y[free], k)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_sgc_encloses_direct_solves(seed):
     x, d, edges, y, k, train, val, kernel, domain, rng = _graph(seed)
     hops, penalty = 1 + seed % 3, 10.0 ** rng.uniform(-3, 0)

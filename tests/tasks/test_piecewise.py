@@ -142,7 +142,7 @@ def test_level_set_is_where_the_function_is_below(seed):
 
 def test_level_set_of_everything_and_of_nothing():
     f = PiecewiseFunction.from_polynomials([A, 1, B], [[1.0, 1], [0, 2]])
-    np.testing.assert_array_equal(f.level_set(10), [[A, B]])
+    np.testing.assert_array_equal(f.level_set(10.0), [[A, B]])
     assert f.level_set(-1e-3).shape == (0, 2)
     # A minimum that only touches the threshold is in the set.
     g = PiecewiseFunction.from_polynomials([-1.0, 1.0], [[1.0, -4, 4]])

@@ -1,7 +1,7 @@
 """Regularised linear models: the validation loss as a function of the penalty, enclosed to a tolerance."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -212,15 +212,19 @@ class _Predictions(NamedTuple):
     radius: Array
 
 
-class _ErrorProblem(_LinearProblem):
+class _ErrorProblem:
     """The same inner problem, with the predictions themselves as the answer: for the 0-1 loss."""
 
-    def chord(self, a: float, left: _State, b: float, right: _State) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __init__(self, problem: _LinearProblem):
+        self.problem = problem
+        self.solve, self.between, self.middle = problem.solve, problem.between, problem.middle
+
+    def chord(self, a: float, left: _State, b: float, right: _State) -> _Predictions:
         """Rows of predictions with their radii."""
-        tube = self.tube(a, left, b, right)
+        tube = self.problem.tube(a, left, b, right)
         if tube is None:
             return _Predictions(left.out, right.out, np.full(len(left.out), np.inf))
-        reach = _row_norms(tube.factor, self.split.X_val, left.out.shape[1]) * tube.inflation
+        reach = _row_norms(tube.factor, self.problem.split.X_val, left.out.shape[1]) * tube.inflation
         radius = (reach * tube.radius + np.maximum(left.out_error, right.out_error)) * (1 + 1e-12)
         return _Predictions(left.out, right.out, radius)
 
@@ -329,16 +333,17 @@ def _dual(
     for split in task.splits:
         part = _with_ones(split) if intercept else split
         share = len(split.X_val) / task.n_validation
+        problem = _LinearProblem(part, loss)
         if zero_one:
-            dual = _zero_one(_ErrorProblem(part, loss), (a, b), most_solves)
+            dual = _zero_one(problem, (a, b), most_solves)
         else:
-            dual = enclose(_LinearProblem(part, loss), (a, b), tolerance=tolerance, most_solves=most_solves)
+            dual = enclose(problem, (a, b), tolerance=tolerance, most_solves=most_solves)
         total = dual * share if total is None else total + dual * share
     assert total is not None
     return total
 
 
-def _zero_one(problem: _ErrorProblem, domain: tuple[float, float], most_solves: int) -> PiecewiseFunction:
+def _zero_one(problem: _LinearProblem, domain: tuple[float, float], most_solves: int) -> PiecewiseFunction:
     """Predictions along chords, refined until each crossing of a margin is caught in a narrow bracket."""
     y = problem.split.y_val
     truth = classes_of(y)
@@ -360,7 +365,7 @@ def _zero_one(problem: _ErrorProblem, domain: tuple[float, float], most_solves: 
             margin_radius(chord.radius, y.shape[1]),
         )
 
-    edges, chords = chords_of(problem, domain, narrow, most_solves)
+    edges, chords = chords_of(_ErrorProblem(problem), domain, narrow, most_solves)
     lines = [ends(chord) for chord in chords]
     return error_rate(edges, [np.stack(x[:2], axis=1) for x in lines], [x[2] for x in lines], len(y))
 

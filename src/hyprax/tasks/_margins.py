@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._bernstein import Array, rounding, split
+from ._bernstein import UNIT, Array, rounding, split
 from ._piecewise import PiecewiseFunction
 
 _RESOLUTION = 2.0**-30
@@ -55,7 +55,10 @@ def error_rate(edges: Array, rows: Sequence[Array], radii: Sequence[Array], m: i
 
 def _on_piece(lo: float, hi: float, rows: Array, radius: Array, m: int) -> tuple[Array, Array, Array]:
     """Breakpoints and bounds on one piece: the share of rows certainly wrong, and of those not certainly right."""
-    who, start, end, sign = certain_signs(rows, radius)
+    # A tick is placed on the domain within rounding; what that shift can do to a margin is added to its radius.
+    shift = 4 * UNIT * max(abs(lo), abs(hi)) / (hi - lo)
+    slope = (rows.shape[1] - 1) * np.max(np.abs(np.diff(rows, axis=1)), axis=1, initial=0.0)
+    who, start, end, sign = certain_signs(rows, radius + shift * slope)
     ticks = np.unique(np.concatenate([[0.0, 1.0], start, end]))
     per_row = len(rows) // m
     wrong, right = np.zeros((len(ticks) - 1, m), dtype=bool), np.ones((len(ticks) - 1, m), dtype=bool)

@@ -205,7 +205,7 @@ class PiecewiseFunction:
             raise ValueError(f"alpha must lie in the domain [{a:.17g}, {b:.17g}] of the function; got {_head(alpha)}.")
         k = np.minimum(np.searchsorted(self.breakpoints, alpha, side="right") - 1, self.n_pieces - 1)
         left = self.breakpoints[k]
-        return k, (alpha - left) / (self.breakpoints[k + 1] - left)
+        return np.asarray(k), np.asarray((alpha - left) / (self.breakpoints[k + 1] - left))
 
     def __call__(self, alpha: Any) -> Float[Array, "..."]:
         """`f(alpha)`, of the shape of `alpha`; the middle where only an enclosure is known."""
@@ -214,7 +214,7 @@ class PiecewiseFunction:
 
     def _evaluate(self, k: Array, t: Array) -> Array:
         value = bernstein.evaluate(self.numerator[k], t)
-        return value if self.denominator is None else value / bernstein.evaluate(self.denominator[k], t)
+        return np.asarray(value if self.denominator is None else value / bernstein.evaluate(self.denominator[k], t))
 
     def enclose(self, alpha: Any) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """`(lo, hi)` with `lo <= f(alpha) <= hi`, rounding included."""
@@ -410,13 +410,13 @@ def _check_rows(name: str, rows: Array, breakpoints: Array) -> None:
         )
 
 
-def _up(x: Array) -> Array:
+def _up(x: Any) -> Array:
     """One step of the floating-point grid upwards, zero left alone (a sum of exact zeros is exact)."""
-    return np.where(x == 0, x, np.nextafter(x, np.inf))
+    return np.asarray(np.where(x == 0, x, np.nextafter(x, np.inf)))
 
 
-def _down(x: Array) -> Array:
-    return np.nextafter(x, -np.inf)
+def _down(x: Any) -> Array:
+    return np.asarray(np.nextafter(x, -np.inf))
 
 
 def _head(x: Array) -> str:

@@ -14,7 +14,7 @@ from ._zero_one import zero_one_loss
 
 _TIE = 1e-10
 """Margins this close to 1 count as tied."""
-_AT_BOUND = 1e-13
+_AT_BOUND = 1e-15
 """Dual variables this close to a bound, in parts of it, count as at it."""
 KKT_TOLERANCE = 1e-9
 """The largest violation of the optimality conditions (in units of the margin) that is let through, beyond rounding."""
@@ -62,7 +62,7 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     path.
 
     *Proof of `weight_error`.* The computed a fulfils the conditions of the problem whose margins 1 are replaced by
-    `1 + e_i`, `|e_i| <= e`, e the violation with the rounding of its computation (once a_i within 1e-13 of a bound are
+    `1 + e_i`, `|e_i| <= e`, e the violation with the rounding of its computation (once a_i within 1e-15 of a bound are
     moved to it, which is counted too). Adding the variational inequalities of
     both problems gives `||w - w_true||^2 <= e sum_i |a_i - a_true_i| <= e n C`.
 
@@ -106,7 +106,8 @@ def svm_dual(
     r"""`f(C) = (1/M) sum max(0, 1 - y_i x_i w(C))` over validation examples, w the path on each training part.
 
     Exact: margins are linear between kinks, so f is piecewise linear, with more kinks where a validation margin meets
-    1. The radius holds the proven error of w, the square root of that of the margins: about 1e-7 of the size.
+    1. The radius holds the proven error of w, the square root of that of the margins: 1e-6 or so, far above the
+    error itself.
 
     **Arguments:** as for [`svm_path`][hyprax.tasks.svm_path], and
 

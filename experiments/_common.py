@@ -1,0 +1,22 @@
+"""What the experiments share: the machine's name, and where the data sets are."""
+
+import os
+import platform
+from pathlib import Path
+
+
+def machine() -> str:
+    """Cores, architecture and memory of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cpu = Path("/proc/cpuinfo")
+    kind = "virtual machine" if cpu.exists() and "hypervisor" in cpu.read_text() else "machine"
+    return f"{os.cpu_count()}-core {platform.machine().replace('_', '-')} {kind}, {int(memory)} GiB"
+
+
+def data_file(name: str) -> Path:
+    """A file in the folder named by `HYPRAX_DATA`, or in `../shared/data` beside the repository."""
+    folder = Path(os.environ.get("HYPRAX_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+    path = folder / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: set HYPRAX_DATA to the folder that holds {name}.")
+    return path
