@@ -22,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Before the first import of the package, which the hook rewrites.
-jaxtyping.install_import_hook("hyprax", "beartype.beartype")
+jaxtyping.install_import_hook("hyprax", "type_checker.check")
 
 # The first example of a property compiles, so a deadline would measure the compiler.
 hypothesis.settings.register_profile("dev", deadline=None)

@@ -387,6 +387,7 @@ def test_another_alpha_pays_for_its_distance():
         (lambda: empirical_bernstein_bound([0.5], 0.05, 1.0), "integer >= 2"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")  # as for a user, whose arguments nobody checks
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()

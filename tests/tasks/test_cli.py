@@ -143,6 +143,7 @@ def test_needed_and_gap_print_what_the_library_gives(table):
         (["tune", "nowhere.toml"], ["nowhere.toml"]),
     ],
 )
+@pytest.mark.usefixtures("unchecked")  # as for a user, whose arguments nobody checks
 def test_mistakes_on_the_line_end_in_one_line(arguments, words):
     fails(invoke(*arguments), *words)
 

@@ -174,6 +174,7 @@ def test_the_published_orders():
         (lambda: published_order("test", weights=1, pieces=1, boundaries=1, degree=1), "'training' or 'validation'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")  # as for a user, whose arguments nobody checks
 def test_bad_sizes_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -152,6 +152,7 @@ def test_step_by_step_is_the_same_game():
         (lambda: learning_rate(0), "must be >= 1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")  # as for a user, whose arguments nobody checks
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()

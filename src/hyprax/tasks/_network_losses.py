@@ -39,9 +39,9 @@ def activation_losses(
 
     def net(params: Any, alpha: Any, x: Any) -> Any:
         for weight, bias in params[:-1]:
-            z = x @ weight + bias
+            z = x @ weight + bias[None]
             x = alpha * _apply(o1, z) + (1 - alpha) * _apply(o2, z)
-        return x @ params[-1][0] + params[-1][1]
+        return x @ params[-1][0] + params[-1][1][None]
 
     def loss(params: Any, alpha: Any, x: Any, y: Any) -> Any:
         dtype = params[0][0].dtype
@@ -100,8 +100,8 @@ def gcn_losses(
         weights = jnp.where(jnp.asarray(support), weights, 0.0)
         scale = jax.lax.rsqrt(jnp.sum(weights, axis=1))
         p = scale[:, None] * weights * scale[None, :]
-        h = activation(p @ (jnp.asarray(x, w1.dtype) @ w1) + b1)
-        return p @ (h @ w2) + b2
+        h = activation(p @ (jnp.asarray(x, w1.dtype) @ w1) + b1[None])
+        return p @ (h @ w2) + b2[None]
 
     def loss(params: Any, alpha: Any, nodes: Any) -> Any:
         return -jnp.mean(jax.nn.log_softmax(logits(params, alpha))[nodes, y[nodes]])
