@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -20,3 +21,13 @@ def data_file(name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: set HYPRAX_DATA to the folder that holds {name}.")
     return path
+
+
+def results_folder(experiment: str) -> Path:
+    """Beside the experiment; for a quick run, whose figures are not to stand, out/experiments/NAME instead."""
+    here = Path(experiment).parent
+    if "--quick" not in sys.argv:
+        return here
+    folder = Path("out") / "experiments" / here.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -5,22 +5,21 @@ of random features with the activation `alpha ReLU + (1 - alpha) z` (alpha = 0: 
 read-out: the dual of each task is exact, and one alpha for all is chosen at the global minimum of their mean. The same
 for `alpha ReLU^2 + (1 - alpha) hard tanh`. Then two tasks are trained throughout (estimated).
 
-Writes RESULTS.md and the pictures beside this file.
+Writes RESULTS.md and the pictures beside this file; with --quick into out/experiments.
 """
 
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from experiments._common import machine
+from experiments._common import machine, results_folder
 
 from hyprax import tasks
 
 from .data import FAMILIES, PAIRS, PENALTY, TRAIN, WIDTH, digit_task, dual
 
-HERE = Path(__file__).parent
+HERE = results_folder(__file__)
 
 
 def excess(duals: list[tasks.PiecewiseFunction], repeats: int) -> tuple[float, float]:

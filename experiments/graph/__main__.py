@@ -6,17 +6,16 @@ similarity of the words; and simplified graph convolution with `exp(-d_ij^2 / al
 The duals are exact (the 0-1 loss too), and one alpha for a family is chosen at the global minimum of their mean. A
 two-layer GCN is estimated.
 
-Writes RESULTS.md and the pictures beside this file.
+Writes RESULTS.md and the pictures beside this file; with --quick into out/experiments.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from experiments._common import machine
+from experiments._common import machine, results_folder
 
 from hyprax import tasks
 
@@ -33,7 +32,7 @@ from .data import (
     subgraph,
 )
 
-HERE = Path(__file__).parent
+HERE = results_folder(__file__)
 
 
 def rows_of(method: str, family: str, duals_of: Callable, count: int, processes: int) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ Every school is a regression task. For the elastic net (l2 fixed) and for ridge 
 - split-half excess risk: the penalty is chosen on half of the schools and judged on the others, against their own
   optimum.
 
-Writes RESULTS.md and the pictures beside this file.
+Writes RESULTS.md and the pictures beside this file; with --quick into out/experiments.
 """
 
 import argparse
@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from experiments._common import results_folder
 
 from hyprax.tasks import PiecewiseFunction, map_tasks, tune
 
 from .data import DOMAINS, PENALTY2, dual, pair, schools, split_task
 
-HERE = Path(__file__).parent
+HERE = results_folder(__file__)
 GRID_POINTS = 10
 EPSILON = 0.001
 """Slack of the epsilon-optimal set, in parts of the variance of the scores."""

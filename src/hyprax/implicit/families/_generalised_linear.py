@@ -165,13 +165,14 @@ class GeneralisedLinear(AbstractInnerLoss):
             column = jnp.expand_dims(self.gram, tuple(range(1, strengths.ndim)))
             inverse = 1 / (column * scale + strengths)
             return lambda v: inverse * v
-        columns = strengths.T.reshape(-1, strengths.shape[0])
-        blocks = self.gram[None] * scale.reshape(-1, 1, 1) + jax.vmap(jnp.diag)(columns)
-        factor = jnp.linalg.cholesky(blocks)
+        if strengths.ndim == 1:
+            factor = jnp.linalg.cholesky(self.gram * scale + jnp.diag(strengths))
+            return lambda v: jsl.cho_solve((factor, True), v)
+        blocks = self.gram[None] * scale[:, None, None] + jax.vmap(jnp.diag)(strengths.T)
+        factors = jnp.linalg.cholesky(blocks)
 
         def solve(v: Array) -> Array:
-            solved = jax.vmap(lambda c, b: jsl.cho_solve((c, True), b))(factor, v.T.reshape(columns.shape))
-            return solved.T.reshape(v.shape)
+            return jax.vmap(lambda c, b: jsl.cho_solve((c, True), b))(factors, v.T).T
 
         return solve
 
