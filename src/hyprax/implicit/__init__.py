@@ -10,8 +10,11 @@ from ._bounds import (
     NoBound as NoBound,
 )
 from ._constants import Constants as Constants
+from ._directional import DirectionalBound as DirectionalBound
 from ._family_bounds import FreeBound as FreeBound
+from ._gauss_newton import GaussNewton as GaussNewton
 from ._inner_solvers import LBFGS as LBFGS, AbstractInnerSolver as AbstractInnerSolver, Newton as Newton
 from ._lookahead import LookAhead as LookAhead
+from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum

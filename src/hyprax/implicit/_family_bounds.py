@@ -130,7 +130,7 @@ class FreeBound(AbstractFamilyBound):
             "self-concordance, no solve, rounding included",
             {"inner_error": bound.inner_error, "adjoint_error": bound.adjoint_error},
         )
-        return unimproved(e, certificate)
+        return as_computed(e, certificate)
 
 
 def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
@@ -140,7 +140,7 @@ def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
     return e.loss, e.outer
 
 
-def unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
+def as_computed(e: Evaluation, certificate: AbstractCertificate) -> Certified:
     """h itself, with its certificate."""
     loss, _ = family_of(e)
     strengths, weights = loss.mixed_parts(e.point, e.hyper, e.adjoint)

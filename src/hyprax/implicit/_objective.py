@@ -12,10 +12,11 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, AbstractAdjointSolver
-from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, OuterLoss, rayleigh_quotient
 from ._family_bounds import AbstractFamilyBound
 from ._inner_loss import Point
 from ._lookahead import LookAhead
+from ._lookahead_estimate import LookAheadEstimate
 from ._optimum import Optimum, default_tolerance
 from .families import GeneralisedLinear, MeanLoss
 
@@ -41,7 +42,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f; default [`hyprax.CG`][].
     - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
-        mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
+        mean loss where 64-bit arithmetic is on, and [`hyprax.LookAheadEstimate`][] otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -155,9 +156,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
 
 def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
     if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
-        return NoBound("the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)")
+        return LookAheadEstimate()
     if not jax.config.read("jax_enable_x64"):
-        return NoBound("certified bounds need float64 arithmetic: jax.config.update('jax_enable_x64', True)")
+        return LookAheadEstimate()
     return LookAhead()
 
 
