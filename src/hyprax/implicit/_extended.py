@@ -7,16 +7,10 @@ from jaxtyping import Array, Float, PyTree
 from ._double_double import DoubleDouble, lifted
 from ._inner_loss import Point
 from ._self_concordance import INFLATION, Residuals
-from .families import (
-    Design,
-    DesignNorms,
-    GeneralisedLinear,
-    MeanLoss,
-    exact_backward,
-    exact_forward,
-    extended_unit,
-    over,
-)
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families._design import Design
+from .families._exact_products import exact_backward, exact_forward, extended_unit
+from .families._mean_loss import over
 
 UNIT = 2.0**-53
 

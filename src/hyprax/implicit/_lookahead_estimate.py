@@ -30,7 +30,8 @@ class LookAheadEstimate(AbstractBound):
 
     h is the hypergradient at (ŵ, q), h⁺ that at a point one inexact Newton step and one refinement of the adjoint
     further. While the solves converge, an answer moves by about its own error, so the answer h⁺ is off by less than it
-    has just moved; the factor 2 is for what is not known (and never less than 100 units of rounding). Rounds are added until that is at most `relative` ‖h⁺‖₂.
+    has just moved; the factor 2 is for what is not known (and never less than 100 units of rounding). Rounds are added
+    until that is at most `relative` ‖h⁺‖₂.
 
     Of kind `estimated`: it fails where the solves make no progress without saying so, and (rarely) where errors cancel
     in h. For an inner loss that is not convex it speaks of the branch of minima that ŵ belongs to. Where a Newton step
