@@ -28,7 +28,8 @@ class Optimum(eqx.Module):
     - `inner_loss`: a pure function `inner_loss(params, hyper, data)` to a scalar, hyper in natural units; or a family
         (see [`hyprax.families`][]), which brings its data, its starting point and its constants with it.
     - `params0`: where a cold start begins, a pytree of floating arrays; a family's default is w = 0.
-    - `solver`: [`hyprax.Newton`][] or [`hyprax.LBFGS`][]; default Newton for a family, L-BFGS otherwise.
+    - `solver`: any [`hyprax.AbstractInnerSolver`][]; default [`hyprax.Newton`][] for a family, [`hyprax.LBFGS`][]
+        otherwise.
     - `data`: passed to `inner_loss` as it is; not given with a family.
 
     **Raises:** `ValueError` for a function without `params0`, a family with `data`, or parameters that are not
