@@ -81,7 +81,7 @@ def conjugate_gradients(
     )
     last = jax.lax.while_loop(unfinished, step, first)
     rounding = 1000 * jnp.finfo(gamma.dtype).eps * last.largest
-    return LinearSolution(last.value, last.steps, last.steps + (start is not None), last.least + rounding)
+    return LinearSolution(last.value, last.steps, last.steps + int(start is not None), last.least + rounding)
 
 
 class CG(AbstractAdjointSolver):
