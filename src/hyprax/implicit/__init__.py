@@ -1,6 +1,11 @@
 """Hypergradients at an optimum, with a posteriori bounds of their error."""
 
 from . import families as families
+from ._a_priori import (
+    a_priori_bound as a_priori_bound,
+    a_priori_reduction as a_priori_reduction,
+    a_priori_steps as a_priori_steps,
+)
 from ._adjoint_solvers import (
     CG as CG,
     MINRES as MINRES,
@@ -18,7 +23,6 @@ from ._adjoint_solvers import (
     NystromSolver as NystromSolver,
     OneStep as OneStep,
 )
-from ._a_priori import a_priori_reduction as a_priori_reduction, a_priori_steps as a_priori_steps
 from ._bounds import (
     AbstractBound as AbstractBound,
     Certified as Certified,

@@ -1,9 +1,11 @@
-"""A priori rates of the solvers: how many iterations an accuracy will take, before any is made."""
+"""A priori rates and errors: what an accuracy will take, before any iteration is made."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
+
+from ._constants import Constants
 
 Method: TypeAlias = Literal["gradient_descent", "heavy_ball", "fista", "conjugate_gradients"]
 
@@ -91,3 +93,53 @@ def a_priori_steps(method: Method, condition: float, reduction: float) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if rate(middle) <= reduction else (middle, high)
     return high
+
+
+def a_priori_bound(
+    constants: Constants,
+    smoothness: float,
+    *,
+    gradient_norm: float,
+    outer_gradient_norm: float,
+    lipschitz_outer: float,
+    lipschitz_direct: float = 0.0,
+    inner: tuple[Method, int],
+    adjoint: tuple[Method, int],
+) -> float:
+    """‖h - dF/dλ‖₂ <= ω(ε_k, δ_m) after k inner iterations from w_0 and m adjoint iterations from q = 0.
+
+    All is known at w_0, before anything is iterated. With ε_0 = ‖∇g(w_0)‖/μ >= ‖w_0 - w*‖, ε = ρ_k ε_0, and the
+    distance s = ε_0 + ε that the inner solver can have moved:
+
+        G = ‖∇f(w_0)‖ + L_f s >= ‖∇f(ŵ)‖,   b = ‖B(w_0)‖ + L_B s >= ‖B(ŵ)‖,   δ = ρ_m G,
+        ω = (L_f b/μ + L_A G b/μ² + L_B G/μ) ε + (b/μ) δ + (L_B L_f/μ) ε² + L_fλ ε,
+
+    ρ as in [`hyprax.implicit.a_priori_reduction`][]. It plans work: [`hyprax.EhrhardtRoberts`][] measures the same
+    terms where the iterations have ended, and is smaller.
+
+    **Arguments:**
+
+    - `constants`: [`hyprax.Constants`][], μ and the Lipschitz constants global, `mixed_norm` that at w_0.
+    - `smoothness`: L, A ⪯ L I everywhere.
+    - `gradient_norm`, `outer_gradient_norm`: ‖∇_w g‖₂ and ‖∇_w f‖₂ at w_0.
+    - `lipschitz_outer`, `lipschitz_direct`: L_f and L_fλ.
+    - `inner`, `adjoint`: method and iterations, such as `("fista", 200)`. An inner loss that is not quadratic has a
+        rate for gradient descent and FISTA alone.
+
+    It holds in exact arithmetic, given the constants; it is no certificate.
+
+    Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023), section 3.
+    """
+    mu, l_a = float(constants.strong_convexity), float(constants.lipschitz_hessian)
+    l_b, l_f = float(constants.lipschitz_mixed), float(lipschitz_outer)
+    if not 0 < mu <= smoothness:
+        raise ValueError(f"a_priori_bound: given μ = {mu}, L = {smoothness}, allowed are 0 < μ <= L.")
+    condition = smoothness / mu
+    first = gradient_norm / mu
+    epsilon = a_priori_reduction(inner[0], condition, inner[1]) * first
+    moved = first + epsilon
+    slope = outer_gradient_norm + l_f * moved
+    mixed = float(constants.mixed_norm) + l_b * moved
+    delta = a_priori_reduction(adjoint[0], condition, adjoint[1]) * slope
+    omega = (l_f * mixed / mu + l_a * slope * mixed / mu**2 + l_b * slope / mu) * epsilon + mixed / mu * delta
+    return omega + l_b * l_f / mu * epsilon**2 + lipschitz_direct * epsilon

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._hyper import natural
 from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._hyper import natural
 from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
@@ -18,7 +18,7 @@ from ._hessian import hessian_diagonal
 from ._inner_loss import Point
 from ._lookahead import LookAhead
 from ._optimum import Optimum, default_tolerance
-from ._spectrum import known_spectrum
+from ._spectrum import Spectrum, known_spectrum
 from .families import GeneralisedLinear, MeanLoss
 
 
@@ -103,6 +103,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         value, (outer_grad, direct) = jax.value_and_grad(self._outer, argnums=(0, 1))(point.params, hyper)
 
         loss = self.optimum.loss
+        spectrum = known_spectrum(loss, hyper)
         product = loss.product(point, hyper)
         allowed = self._residual(outer_grad, accuracy)
         system = AdjointSystem(
@@ -112,7 +113,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             state.adjoint,
             preconditioner=minimum.preconditioner(loss, hyper),
             diagonal=hessian_diagonal(loss, point, hyper),
-            spectrum=known_spectrum(loss, hyper),
+            spectrum=spectrum,
         )
         solved = self.adjoint.solve(system)
         residual = tree_sub(product(solved.value), outer_grad)
@@ -133,7 +134,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "strong_convexity": assumed,
         }
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
-        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)))
+        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(spectrum))
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
         judged = tree_norm(tree_axpy(self.adjoint.damping, solved.value, residual))
         result = _first_failure(
@@ -166,7 +167,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "products": minimum.products,
         }
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
-        result = _inner_result(stats, finite)
+        unpenalised = _unpenalised(known_spectrum(self.optimum.loss, hyper))
+        result = _inner_result(stats, finite, unpenalised)
         return Value(value, certificate, result, stats), _next_state(
             finite, ImplicitState(point.params, state.adjoint), state
         )
@@ -205,9 +207,15 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
     return certificate
 
 
-def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""]) -> RESULTS:
+def _unpenalised(spectrum: Spectrum | None) -> Bool[Array, ""]:
+    """Whether a family has a strength that is not above zero; a loss of unknown structure says nothing."""
+    return jnp.asarray(False) if spectrum is None else spectrum.lower <= 0
+
+
+def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
     return _first_failure(
         RESULTS.successful,
+        (unpenalised, RESULTS.unpenalised),
         (jnp.logical_not(finite), RESULTS.diverged),
         (jnp.logical_not(stats["inner_gradient_norm"] <= stats["inner_tolerance"]), RESULTS.inner_not_converged),
     )

@@ -50,7 +50,7 @@ class AbstractAdjointSolver(eqx.Module):
     tolerance: eqx.AbstractVar[float | None]
     """The residual to stop at, relative to ‖∇f‖₂; `None` for the square root of the rounding unit."""
     truncated: ClassVar[bool] = False
-    """Whether it does a fixed amount of work: its residual is then reported, and judged only where one was asked for."""
+    """Whether the amount of work is fixed: the residual is then reported, and judged only where one was asked for."""
     solves_indefinite: ClassVar[bool] = False
     """Whether an A with eigenvalues of both signs is solved too."""
 

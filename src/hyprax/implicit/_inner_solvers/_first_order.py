@@ -36,8 +36,8 @@ def descend(
     """Steps of `advance` from `params` until ‖∇g‖₂ <= `tolerance`, nothing moves any more, or `max_steps` are made.
 
     `constants` are μ and L as the user gave them. Where L is an estimate, every step measures it again for nothing: a
-    step along which the gradient changes by more than L times its length is taken back, L doubled (or raised to what was
-    measured), and the momentum dropped. An accepted step of gradient descent then lowers a convex g.
+    step along which the gradient changes by more than L times its length is taken back, L doubled (or raised to what
+    was measured), and the momentum dropped. An accepted step of gradient descent then lowers a convex g.
     """
     start = loss.at(params, hyper)
     known = known_spectrum(loss, hyper)

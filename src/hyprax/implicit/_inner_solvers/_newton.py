@@ -29,9 +29,9 @@ class Newton(AbstractInnerSolver):
     """w ← w - t A⁻¹ ∇g(w), A = ∂²g(w); t = 1, halved until g falls (Armijo, rounding allowed for).
 
     The direction comes from conjugate gradients on Hessian-vector products of one linearisation, with the
-    preconditioner of the loss where it has one, to a relative residual of min(0.1, ‖∇g‖/‖∇g(start)‖): loose far from the
-    optimum, quadratic convergence near it. For strongly convex g; where g curves downwards, the direction is that found
-    so far.
+    preconditioner of the loss where it has one, to a relative residual of min(0.1, ‖∇g‖/‖∇g(start)‖): loose far from
+    the optimum, quadratic convergence near it. For strongly convex g; where g curves downwards, the direction is that
+    found so far.
 
     A is not formed, but for a family with one output and at most 512 features, where it takes about as long as d/10
     products: then it is formed and inverted at a point where conjugate gradients were slow, and preconditions all that
