@@ -1,5 +1,8 @@
 """Adjoint solvers against dense solves in numpy, and the theorem that ties them to unrolled differentiation."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,13 +40,15 @@ def as_vector(tree) -> jax.Array:
     return jnp.concatenate([tree["a"].ravel(), tree["b"]])
 
 
-def solve(solver, matrix, rhs, residual=TOLERANCE, start=None) -> LinearSolution:
-    @jax.jit
-    def run(matrix, rhs, residual, start):
-        return solver.solve(AdjointSystem(lambda v: as_tree(matrix @ as_vector(v)), rhs, residual, start))
+@eqx.filter_jit
+def run(solver, matrix, rhs, residual, start, diagonal) -> LinearSolution:
+    return solver.solve(AdjointSystem(lambda v: as_tree(matrix @ as_vector(v)), rhs, residual, start, None, diagonal))
 
+
+def solve(solver, matrix, rhs, residual=TOLERANCE, start=None, diagonal=None) -> LinearSolution:
     begin = np.zeros(SIZE) if start is None else start
-    return run(jnp.asarray(matrix), as_tree(rhs), jnp.asarray(residual), as_tree(begin))
+    known = None if diagonal is None else as_tree(diagonal)
+    return run(solver, jnp.asarray(matrix), as_tree(rhs), jnp.asarray(residual), as_tree(begin), known)
 
 
 @pytest.mark.parametrize("solver", CONVERGENT.values(), ids=CONVERGENT.keys())
@@ -107,14 +112,11 @@ def test_jacobi_undoes_a_scaling_of_the_parameters():
         scale = np.exp(rng.uniform(-5, 5, SIZE))
         matrix = symmetric(rng, rng.uniform(1, 1.5, SIZE)) * scale * scale[:, None]
         rhs = scale * rng.normal(size=SIZE)
-        diagonal = as_tree(np.diag(matrix))
 
-        def steps(preconditioner, matrix=matrix, rhs=rhs, diagonal=diagonal):
-            tight = jnp.asarray(1e-10 * np.linalg.norm(rhs))
-            zero = as_tree(np.zeros(SIZE))
-            product = lambda v: as_tree(jnp.asarray(matrix) @ as_vector(v))  # noqa: E731
-            system = AdjointSystem(product, as_tree(rhs), tight, zero, diagonal=diagonal)
-            return int(hx.CG(preconditioner=preconditioner).solve(system).steps)
+        def steps(preconditioner, matrix=matrix, rhs=rhs):
+            tight = 1e-10 * np.linalg.norm(rhs)
+            solver = hx.CG(preconditioner=preconditioner)
+            return int(solve(solver, matrix, rhs, tight, diagonal=np.diag(matrix)).steps)
 
         assert steps(hx.Jacobi()) <= SIZE + 2 < steps(hx.NoPreconditioner())
 
@@ -196,34 +198,33 @@ def test_inexact_automatic_differentiation_is_the_solver_on_the_adjoint_system(m
         step, momentum = 4 / (high + low) ** 2, ((high - low) / (high + low)) ** 2
         make = hx.AdjointHeavyBall
 
-    for _ in range(10):
-        theta, x0 = jnp.asarray(rng.uniform(-3, 0, SIZE)), jnp.asarray(rng.normal(size=SIZE))
-        for count in (1, 2, 9, 40):
+    @functools.partial(jax.jit, static_argnums=2)
+    def both(theta, x0, count):
+        def iterate(slope, theta):
+            def advance(carry, _):
+                x, before = carry
+                return (x - step * slope(x, theta) + momentum * (x - before), x), None
 
-            def iterate(slope, theta, x0=x0, count=count):
-                def advance(carry, _):
-                    x, before = carry
-                    return (x - step * slope(x, theta) + momentum * (x - before), x), None
+            return jax.lax.scan(advance, (x0, x0), length=count)[0][0]
 
-                return jax.lax.scan(advance, (x0, x0), length=count)[0][0]
+        last = iterate(gradient, theta)
 
-            last = iterate(gradient, theta)
+        def frozen(x, parameter):
+            return gradient(last, theta) + jax.jvp(gradient, (last, theta), (x - last, parameter - theta))[1]
 
-            def frozen(x, parameter, last=last, theta=theta):
-                change = (x - last, parameter - theta)
-                return gradient(last, theta) + jax.jvp(gradient, (last, theta), change)[1]
+        # The frozen recursion ends elsewhere than at x^K; the outer gradient is that at x^K.
+        slope = jax.grad(outer)(last)
+        unrolled = jax.grad(lambda parameter: slope @ iterate(frozen, parameter))(theta)
+        product = jax.linearize(lambda x: gradient(x, theta), last)[1]
+        solver = make(max_steps=count, smoothness=most, strong_convexity=least)
+        q = solver.solve(AdjointSystem(product, slope, jnp.zeros(()), jnp.zeros(SIZE))).value
+        return unrolled, -jax.grad(lambda parameter: gradient(last, parameter) @ q)(theta)
 
-            # The frozen recursion ends elsewhere than at x^K; the outer gradient is that at x^K.
-            slope = jax.grad(outer)(last)
-            unrolled = jax.grad(lambda p, frozen=frozen, iterate=iterate, slope=slope: slope @ iterate(frozen, p))(
-                theta
-            )
-            product = jax.linearize(lambda x, theta=theta: gradient(x, theta), last)[1]
-            solver = make(max_steps=count, smoothness=most, strong_convexity=least)
-            system = AdjointSystem(product, slope, jnp.zeros(()), jnp.zeros(SIZE))
-            q = solver.solve(system).value
-            mixed = jax.grad(lambda p, last=last, q=q: gradient(last, p) @ q)(theta)
-            np.testing.assert_allclose(unrolled, -mixed, rtol=1e-9, atol=1e-11)
+    for count in (1, 2, 9, 40):
+        for _ in range(10):
+            theta, x0 = jnp.asarray(rng.uniform(-3, 0, SIZE)), jnp.asarray(rng.normal(size=SIZE))
+            unrolled, adjoint = both(theta, x0, count)
+            np.testing.assert_allclose(unrolled, adjoint, rtol=1e-9, atol=1e-11)
 
 
 def test_misuse_of_adjoint_solvers_is_refused():

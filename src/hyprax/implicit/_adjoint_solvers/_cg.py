@@ -95,7 +95,8 @@ class CG(AbstractAdjointSolver):
 
     - `tolerance`: ‖A q - ∇f‖₂/‖∇f‖₂ to stop at; default the square root of the rounding unit (1.5e-8 in float64).
     - `max_steps`: products, at most; default twice the number of parameters, and 20 more.
-    - `preconditioner`: [`hyprax.Jacobi`][], [`hyprax.Nystrom`][], [`hyprax.NoPreconditioner`][]; default that of the inner loss, where it has one.
+    - `preconditioner`: [`hyprax.Jacobi`][], [`hyprax.Nystrom`][], [`hyprax.NoPreconditioner`][]; default that of the
+        inner loss, where it has one.
     - `damping`: ρ; with ρ > 0 the system (A + ρI) q = ∇f is solved instead, which certificates name. Another system has
         another solution: ρ = 1e-2 can move a hypergradient by a third.
 

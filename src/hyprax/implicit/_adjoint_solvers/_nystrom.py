@@ -27,7 +27,7 @@ class NystromSolver(AbstractAdjointSolver):
     """
 
     rank: int
-    damping: float = eqx.field(static=True)  # pyright: ignore[reportIncompatibleMethodOverride, reportGeneralTypeIssues]
+    damping: float = eqx.field(static=True, default=1e-2)  # pyright: ignore[reportIncompatibleMethodOverride]
     seed: int = 0
     tolerance: float | None = None
 
