@@ -45,3 +45,4 @@ from ._lookahead import LookAhead as LookAhead
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
 from ._spectrum import Spectrum as Spectrum
+from ._stacked import stacked as stacked
