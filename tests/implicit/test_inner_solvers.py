@@ -95,11 +95,16 @@ def objective(lower, adjoint, data=None) -> hx.ImplicitObjective:
     return hx.ImplicitObjective(optimum, outer, held, adjoint=adjoint, certificate=hx.NoBound())
 
 
-@pytest.mark.parametrize("adjoint", ADJOINT.values(), ids=ADJOINT.keys())
-@pytest.mark.parametrize("lower", LOWER.values(), ids=LOWER.keys())
+OTHERS = ["gradient-descent", "heavy-ball", "lbfgs", "callable"]
+PAIRS = [
+    pytest.param(a, b, marks=() if a == "newton" or b == "cg" else pytest.mark.slow) for a in LOWER for b in ADJOINT
+]
+
+
+@pytest.mark.parametrize(("lower", "adjoint"), PAIRS)
 def test_any_lower_solver_with_any_adjoint_at_hyperparameters_at_once(lower, adjoint):
     """vmap over hyperparameters, three accuracies from one compilation: each is met, and the tightest is the truth."""
-    problem = objective(lower, adjoint)
+    problem = objective(LOWER[lower], ADJOINT[adjoint])
     strengths = np.exp(np.random.default_rng(1).uniform(-3, 1, (4, FEATURES)))
 
     @jax.jit
@@ -131,61 +136,54 @@ def test_a_warm_start_at_the_optimum_takes_no_steps(name):
     assert int(again.stats["products"]) < int(first.stats["products"]) or name == "callable"
 
 
-@pytest.mark.parametrize("name", ["gradient-descent", "heavy-ball", "fista"])
+FIRST_ORDER = [hx.GradientDescent, hx.HeavyBall, hx.FISTA]
+
+
+@pytest.mark.parametrize("method", FIRST_ORDER)
 @pytest.mark.parametrize("kind", ["softmax", "logistic", "squared"])
-def test_first_order_methods_on_families_use_their_constants(kind, name):
+def test_first_order_methods_on_families_use_their_constants(kind, method):
     """No estimate is made, every gradient counts as one product, and the answer is that of the dense reference."""
     rng = np.random.default_rng(2)
     for _ in range(2):
-        problem = random_problem(rng, kind, 0, smallest=0.1, certificate=hx.NoBound())
-        optimum = hx.Optimum(problem.objective.optimum.loss, solver=eqx.tree_at(_tolerance, LOWER[name], 1e-11, _none))
+        problem = random_problem(rng, kind, 0, smallest=0.1)
         built = problem.objective
-        built = hx.ImplicitObjective(optimum, built.outer_loss, built.outer_data, adjoint=hx.CG(tolerance=1e-11))
+        optimum = hx.Optimum(built.optimum.loss, solver=method(tolerance=1e-10, max_steps=200_000))
         plain = hx.ImplicitObjective(
             optimum, built.outer_loss, built.outer_data, adjoint=hx.CG(tolerance=1e-11), certificate=hx.NoBound()
         )
         answer = hx.hypergradient(plain, problem.hyper)
         steps, adjoint = int(answer.stats["inner_steps"]), int(answer.stats["adjoint_steps"])
         assert int(answer.stats["products"]) == steps + 1 + adjoint + 2
-        assert problem.error(answer) <= 1e-6 * float(np.linalg.norm(problem.grad.astype(float))) + 1e-9
+        assert problem.error(answer) <= 1e-6 * float(np.linalg.norm(problem.grad.astype(float))) + 1e-8
 
 
-def _tolerance(solver):
-    return solver.tolerance
-
-
-def _none(leaf):
-    return leaf is None
-
-
-@pytest.mark.parametrize("name", ["gradient-descent", "heavy-ball", "fista"])
-def test_an_estimate_of_smoothness_that_is_too_small_is_raised(name):
-    """Curvature that grows towards the optimum: g has A = 1 where the solver starts and 10⁴ where it ends."""
+@pytest.mark.parametrize("method", [hx.GradientDescent, hx.FISTA])
+def test_an_estimate_of_smoothness_that_is_too_small_is_raised(method):
+    """g = Σ_j ½w_j² + 500 [log(1 + e^{4(w_j - h)}) + log(1 + e^{-w_j})]: A is 1 at the start, and 10³ at the end."""
 
     def steep(w, hyper, data):
-        return 0.5 * jnp.sum(w**2) + 1e4 * jnp.sum(jnp.logaddexp(0.0, 4 * (w - hyper)) + jnp.logaddexp(0.0, -w)) / 4
+        return 0.5 * jnp.sum(w**2) + 500 * jnp.sum(jnp.logaddexp(0.0, 4 * (w - hyper)) + jnp.logaddexp(0.0, -w))
 
-    optimum = hx.Optimum(steep, jnp.full(3, -40.0), solver=LOWER[name])
+    optimum = hx.Optimum(steep, jnp.full(3, -40.0), solver=method(max_steps=20_000))
     problem = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certificate=hx.NoBound())
     answer = hx.hypergradient(problem, jnp.asarray(0.5), throw=False)
-    assert float(answer.stats["inner_gradient_norm"]) <= 1e-6
-    exact = jax.grad(lambda h: jnp.sum(_stationary(jax.grad(steep), h)))(jnp.asarray(0.5))
-    np.testing.assert_allclose(answer.grad, exact, rtol=1e-6)
+    assert float(answer.stats["inner_gradient_norm"]) <= 1e-7
+
+    def sigmoid(u):
+        return 1 / (1 + np.exp(-u))
+
+    low, high = -5.0, 5.0
+    for _ in range(100):
+        w = (low + high) / 2
+        low, high = (low, w) if w + 500 * (4 * sigmoid(4 * (w - 0.5)) - sigmoid(-w)) > 0 else (w, high)
+    curve = 16 * 500 * sigmoid(4 * (w - 0.5)) * sigmoid(-4 * (w - 0.5))
+    exact = 3 * curve / (1 + curve + 500 * sigmoid(w) * sigmoid(-w))
+    np.testing.assert_allclose(answer.grad, exact, rtol=1e-7)
 
 
-def _stationary(gradient, hyper):
-    """Newton's method by hand, differentiated through its last step, which is exact at a stationary point."""
-    w = jnp.full(3, -0.5)
-    for _ in range(60):
-        slope = jax.jacobian(gradient)(w, hyper, None)
-        w = jax.lax.stop_gradient(w) - jnp.clip(jnp.linalg.solve(slope, gradient(w, hyper, None)), -0.5, 0.5)
-        w = w if _ == 59 else jax.lax.stop_gradient(w)
-    return w
-
-
-@pytest.mark.parametrize("lower", LOWER.values(), ids=LOWER.keys())
+@pytest.mark.parametrize("lower", ["newton", "fista", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
 def test_vmap_over_problems(lower):
-    problems = [objective(lower, hx.CG(), case(seed)) for seed in range(3)]
+    problems = [objective(LOWER[lower], hx.CG(), case(seed)) for seed in range(3)]
     together = stacked(problems)
     strengths = np.exp(np.random.default_rng(3).uniform(-2, 1, (3, FEATURES)))
     hypers = jax.vmap(lambda s: hx.Positive(s))(jnp.asarray(strengths))
@@ -197,7 +195,8 @@ def test_vmap_over_problems(lower):
 
 def test_families_are_stacked_with_their_certificates():
     rng = np.random.default_rng(4)
-    problems = [random_problem(rng, "logistic", 1, smallest=1e-2) for _ in range(3)]
+    bound = hx.EhrhardtRoberts()
+    problems = [random_problem(rng, "logistic", 1, smallest=1e-2, certificate=bound) for _ in range(3)]
     together = stacked([problem.objective for problem in problems])
     hypers = jax.tree.map(lambda *x: jnp.stack(x), *(problem.hyper for problem in problems))
     states = eqx.filter_vmap(lambda o, hyper: o.init(hyper))(together, hypers)
@@ -206,6 +205,18 @@ def test_families_are_stacked_with_their_certificates():
     for i, problem in enumerate(problems):
         answer = jax.tree.map(lambda leaf, i=i: leaf[i], answers)
         assert problem.error(answer) <= float(answer.certificate.bound) < np.inf
+
+
+def test_a_momentum_that_does_not_converge_is_reported():
+    """Heavy ball has a cycle where the curvature changes by a factor of a thousand: it must not pass for an optimum."""
+
+    def steep(w, hyper, data):
+        return 0.5 * jnp.sum(w**2) + 500 * jnp.sum(jnp.logaddexp(0.0, 4 * (w - hyper)) + jnp.logaddexp(0.0, -w))
+
+    optimum = hx.Optimum(steep, jnp.full(3, -40.0), solver=hx.HeavyBall(max_steps=2000))
+    problem = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certificate=hx.NoBound())
+    answer = hx.hypergradient(problem, jnp.asarray(0.5), throw=False)
+    assert bool(answer.result == hx.RESULTS.inner_not_converged)
 
 
 def test_what_differs_is_not_stacked():
