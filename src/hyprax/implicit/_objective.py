@@ -174,13 +174,16 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         )
 
     def _check(self, state: ImplicitState) -> None:
-        """Refuse a warm start of other shapes: it belongs to another problem."""
+        """Refuse a warm start of another structure, shape or dtype: it belongs to another problem."""
         for name, tree in (("params", state.params), ("adjoint", state.adjoint)):
-            given, allowed = (jax.tree.map(jnp.shape, t) for t in (tree, self.optimum.params0))
+            given, allowed = (
+                jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", t)
+                for t in (tree, self.optimum.params0)
+            )
             if given != allowed:
                 raise ValueError(
-                    f"ImplicitState: given {name} of shapes {given}, allowed are those of this problem's parameters, "
-                    f"{allowed}: was the state made by another objective?"
+                    f"ImplicitState: given {name} {given}, allowed is what this problem's parameters are, {allowed}: "
+                    "was the state made by another objective?"
                 )
 
     def _residual(self, outer_grad: PyTree, accuracy: Accuracy | None) -> Float[Array, ""]:
