@@ -38,9 +38,9 @@ class RESULTS(eqx.Enumeration):
         "would not hold. Lower mu, or give the constants of the loss that is really used."
     )
     unpenalised = (
-        "A strength of the penalty is not above zero, so the inner loss need not have a minimum: with separable "
-        "classes the weights grow without end, and the point found is where the solver stopped. Give every weight a "
-        "strength above zero (`hx.Positive` keeps it there)."
+        "A strength of the penalty is not above zero (or an example weight is negative), so the inner loss need not "
+        "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
+        "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
     )
     gradient_small_uncertified = (
         "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "

@@ -98,7 +98,7 @@ def test_the_a_priori_bound_holds_and_the_a_posteriori_bounds_are_below_it():
     rng = np.random.default_rng(3)
     n, d = 30, 4
 
-    def evaluate(x, y, xv, yv, raw, low, high, steps, more):
+    def evaluate(x, y, xv, yv, raw, low, high, *, steps, more):
         def ridge(w, hyper, data):
             return 0.5 * jnp.mean((x @ w - y) ** 2) + 0.5 * jnp.sum(hyper * w**2)
 
@@ -112,7 +112,7 @@ def test_the_a_priori_bound_holds_and_the_a_posteriori_bounds_are_below_it():
         hyper = hx.Positive(jnp.exp(raw))
         return objective.value_and_grad(hyper, objective.init(hyper))[0].grad.raw
 
-    run = {(k, m): jax.jit(lambda *a, k=k, m=m: evaluate(*a, k, m)) for k in (1, 10, 100) for m in (1, 10, 100)}
+    run = {(k, m): jax.jit(lambda *a, k=k, m=m: evaluate(*a, steps=k, more=m)) for k in (1, 100) for m in (1, 100)}
     tightest = np.inf
     for _ in range(60):
         x, xv = rng.normal(size=(n, d)), rng.normal(size=(n, d))

@@ -114,7 +114,7 @@ def test_jacobi_undoes_a_scaling_of_the_parameters():
         rhs = scale * rng.normal(size=SIZE)
 
         def steps(preconditioner, matrix=matrix, rhs=rhs):
-            tight = 1e-10 * np.linalg.norm(rhs)
+            tight = float(1e-10 * np.linalg.norm(rhs))
             solver = hx.CG(preconditioner=preconditioner)
             return int(solve(solver, matrix, rhs, tight, diagonal=np.diag(matrix)).steps)
 
@@ -151,7 +151,7 @@ def test_truncated_adjoints_are_their_formulas():
         for terms in (1, 2, 7):
             factors = [np.linalg.matrix_power(np.eye(SIZE) - 0.9 * matrix, k) for k in range(terms)]
             series = 0.9 * sum(factors) @ rhs
-            found = solve(hx.Neumann(terms, step=0.9), matrix, rhs, start=start)
+            found = solve(hx.Neumann(terms=terms, step=0.9), matrix, rhs, start=start)
             np.testing.assert_allclose(as_vector(found.value), series, rtol=1e-10, atol=1e-12)
         found = solve(hx.OneStep(step=0.9), matrix, rhs, start=start)
         np.testing.assert_allclose(as_vector(found.value), 0.9 * rhs, rtol=1e-14)
@@ -230,7 +230,7 @@ def test_inexact_automatic_differentiation_is_the_solver_on_the_adjoint_system(m
 def test_misuse_of_adjoint_solvers_is_refused():
     matrix, rhs = np.eye(SIZE), np.ones(SIZE)
     for bad in (
-        lambda: hx.Neumann(0),
+        lambda: hx.Neumann(terms=0),
         lambda: hx.CG(damping=-1.0),
         lambda: hx.MINRES(max_steps=0),
         lambda: hx.NystromSolver(rank=3, damping=0.0),

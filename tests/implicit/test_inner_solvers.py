@@ -46,7 +46,7 @@ ADJOINT = {
     "gradient-descent": hx.AdjointGradientDescent(max_steps=200_000),
     "heavy-ball": hx.AdjointHeavyBall(max_steps=50_000),
     "cholesky": hx.Cholesky(),
-    "neumann": hx.Neumann(20_000),
+    "neumann": hx.Neumann(terms=20_000),
 }
 FEATURES = 4
 
@@ -172,7 +172,7 @@ def test_an_estimate_of_smoothness_that_is_too_small_is_raised(method):
     def sigmoid(u):
         return 1 / (1 + np.exp(-u))
 
-    low, high = -5.0, 5.0
+    low, high, w = -5.0, 5.0, 0.0
     for _ in range(100):
         w = (low + high) / 2
         low, high = (low, w) if w + 500 * (4 * sigmoid(4 * (w - 0.5)) - sigmoid(-w)) > 0 else (w, high)

@@ -31,6 +31,7 @@ from ._bounds import (
     NoBound as NoBound,
 )
 from ._constants import Constants as Constants
+from ._family_bounds import FreeBound as FreeBound
 from ._inner_solvers import (
     FISTA as FISTA,
     LBFGS as LBFGS,

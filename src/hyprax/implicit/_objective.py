@@ -1,5 +1,6 @@
 """The hypergradient at an optimum, by the implicit function theorem."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -7,18 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, ErrorBound, NoCertificate, TwoSidedBound
 from .._hyper import natural
 from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, AbstractAdjointSolver, AdjointSystem
-from ._bounds import AbstractBound, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._family_bounds import AbstractFamilyBound
 from ._hessian import hessian_diagonal
-from ._inner_loss import Point
+from ._inner_loss import AbstractInnerLoss, Point
 from ._lookahead import LookAhead
 from ._optimum import Optimum, default_tolerance
-from ._spectrum import Spectrum, known_spectrum
+from ._spectrum import known_spectrum
 from .families import GeneralisedLinear, MeanLoss
 
 
@@ -42,8 +44,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f, any [`hyprax.AbstractAdjointSolver`][]; default [`hyprax.CG`][].
-    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a float64 family with its
-        own mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
+    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
+        mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -69,22 +71,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.optimum, self.outer_loss = optimum, outer_loss
         self.outer_data = jax.tree.map(jnp.asarray, outer_data)
         self.adjoint = CG() if adjoint is None else adjoint
-        float64 = tree_dtype(optimum.params0) == jnp.float64
-        if certificate is None:
-            if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
-                certificate = NoBound(
-                    "the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)"
-                )
-            elif not float64:
-                certificate = NoBound("certified bounds need float64: jax.config.update('jax_enable_x64', True)")
-            else:
-                certificate = LookAhead()
-        elif not float64 and not isinstance(certificate, NoBound):
-            raise ValueError(
-                f"{type(certificate).__name__}: given {tree_dtype(optimum.params0)} parameters, allowed are float64: "
-                "call jax.config.update('jax_enable_x64', True) before making arrays, or use certificate=hx.NoBound()."
-            )
-        self.certificate = certificate.prepare(optimum.loss, outer_loss, self.outer_data)
+        self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
+        _check_dtype(self.certificate, optimum)
+        self.certificate = self.certificate.prepare(optimum.loss, outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -103,7 +92,6 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         value, (outer_grad, direct) = jax.value_and_grad(self._outer, argnums=(0, 1))(point.params, hyper)
 
         loss = self.optimum.loss
-        spectrum = known_spectrum(loss, hyper)
         product = loss.product(point, hyper)
         allowed = self._residual(outer_grad, accuracy)
         system = AdjointSystem(
@@ -113,7 +101,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             state.adjoint,
             preconditioner=minimum.preconditioner(loss, hyper),
             diagonal=hessian_diagonal(loss, point, hyper),
-            spectrum=spectrum,
+            spectrum=known_spectrum(loss, hyper),
         )
         solved = self.adjoint.solve(system)
         residual = tree_sub(product(solved.value), outer_grad)
@@ -121,7 +109,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
         )
         certified = self.certificate.certify(evaluation)
-        assumed = self.certificate.strong_convexity(point.params, hyper, loss)
+        assumed = self.certificate.strong_convexity(point, hyper, loss)
         stats = {
             "inner_gradient_norm": tree_norm(point.grad),
             "inner_tolerance": tolerance,
@@ -134,13 +122,13 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "strong_convexity": assumed,
         }
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
-        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(spectrum))
+        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(loss, hyper))
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
         judged = tree_norm(tree_axpy(self.adjoint.damping, solved.value, residual))
         result = _first_failure(
             result,
             (jnp.logical_not(self.adjoint.solves_indefinite) & (stats["curvature"] <= 0), RESULTS.indefinite),
-            (stats["curvature"] < assumed * (1 - 1e-6), RESULTS.strong_convexity_disproved),
+            ((assumed > 0) & (stats["curvature"] < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
         )
@@ -167,7 +155,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "products": minimum.products,
         }
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
-        unpenalised = _unpenalised(known_spectrum(self.optimum.loss, hyper))
+        unpenalised = _unpenalised(self.optimum.loss, hyper)
         result = _inner_result(stats, finite, unpenalised)
         return Value(value, certificate, result, stats), _next_state(
             finite, ImplicitState(point.params, state.adjoint), state
@@ -202,17 +190,39 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
     if not (adjoint.truncated or adjoint.damping):
         return certificate
     words = f"the adjoint solver took {adjoint.system}"
-    if isinstance(certificate, ErrorBound):
-        c = certificate
-        return ErrorBound(c.bound, c.kind, c.bounds, f"{c.method}; {words}", c.terms)
+    if isinstance(certificate, ErrorBound | TwoSidedBound):
+        return dataclasses.replace(certificate, method=f"{certificate.method}; {words}")
     if isinstance(certificate, NoCertificate):
         return NoCertificate(f"{certificate.reason}; {words}", certificate.bound.dtype)
     return certificate
 
 
-def _unpenalised(spectrum: Spectrum | None) -> Bool[Array, ""]:
-    """Whether a family has a strength that is not above zero; a loss of unknown structure says nothing."""
-    return jnp.asarray(False) if spectrum is None else spectrum.lower <= 0
+def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
+    """Whether a family's strong convexity is not above zero; a loss of unknown structure says nothing."""
+    return loss.strong_convexity(hyper) <= 0 if isinstance(loss, GeneralisedLinear) else jnp.asarray(False)
+
+
+def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
+    if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
+        return NoBound("the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)")
+    if not jax.config.read("jax_enable_x64"):
+        return NoBound("certified bounds need float64 arithmetic: jax.config.update('jax_enable_x64', True)")
+    return LookAhead()
+
+
+def _check_dtype(certificate: AbstractBound, optimum: Optimum) -> None:
+    """Families are certified in float64 arithmetic whatever they are stored in; others as they are given."""
+    dtype = tree_dtype(optimum.params0)
+    if isinstance(certificate, AbstractFamilyBound) and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{type(certificate).__name__}: given 32-bit arithmetic alone, allowed is 64-bit: call "
+            "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.NoBound()."
+        )
+    if isinstance(certificate, EhrhardtRoberts) and dtype != jnp.float64:
+        raise ValueError(
+            f"EhrhardtRoberts: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
+            "True) before making arrays, or use hx.LookAhead() with a family, which widens them."
+        )
 
 
 def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:

@@ -64,7 +64,7 @@ class Optimum(eqx.Module):
             raise ValueError(f"Optimum: given params0 {jnp.shape(self.params0)}, allowed is {self.loss.shape}.")
         if solver is None:
             solver = Newton() if structured else LBFGS()
-        self.solver = solver if isinstance(solver, AbstractInnerSolver) else CallableSolver(solver)
+        self.solver = solver if isinstance(solver, AbstractInnerSolver) else CallableSolver(fn=solver)
 
     def tolerance(self, asked: Float[Array, ""] | None) -> Float[Array, ""]:
         """The gradient norm to stop at: what was asked, else the solver's, else the default of the dtype."""

@@ -1,5 +1,7 @@
 """Bounds μ and L of the eigenvalues of a Hessian: given, known from a family's structure, or estimated."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,11 +22,16 @@ class Spectrum(eqx.Module):
 
 
 def known_spectrum(loss: AbstractInnerLoss, hyper: PyTree) -> Spectrum | None:
-    """μ = min λ_j, L = sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j for a family, everywhere; `None` for a loss of unknown structure."""
-    if not isinstance(loss, GeneralisedLinear):
+    """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j for a family, everywhere.
+
+    `None` for a loss of unknown structure, and for one whose curvature has no bound (Poisson).
+    """
+    if not isinstance(loss, GeneralisedLinear) or not math.isfinite(loss.loss.curvature):
         return None
     strengths = loss.strengths(hyper)
     fit = loss.loss.curvature * loss.norms.gram.astype(strengths.dtype) / loss.inputs.shape[0]
+    if loss.weights is not None:
+        fit = fit * jnp.max(loss.weights.leaf(hyper))
     return Spectrum(jnp.min(strengths), fit + jnp.max(strengths))
 
 
