@@ -67,17 +67,15 @@ def test_a_wrong_recursion_of_conjugate_gradients_is_caught():
     grown = 0
     for _ in range(10):
         problem = random_problem(rng, "softmax", 3, smallest=1e-2)
-        for bound in BOUNDS.values():
-            wrong = hx.hypergradient(
-                changed(problem, adjoint=WrongCG(), certificate=bound()), problem.hyper, throw=False
-            )
-            assert name_of(wrong) in ("adjoint_not_converged", "diverged")
-            assert not problem.error(wrong) > float(wrong.certificate.bound)
-        plain = changed(problem, adjoint=WrongCG(), certificate=hx.NoBound())
-        answer = hx.hypergradient(plain, problem.hyper, throw=False)
+        wrong = changed(problem, adjoint=WrongCG(), certificate=hx.EhrhardtRoberts())
+        answer = hx.hypergradient(wrong, problem.hyper, throw=False)
+        assert name_of(answer) in ("adjoint_not_converged", "diverged")
+        assert not problem.error(answer) > float(answer.certificate.bound)
         zero = float(np.linalg.norm(problem.grad.astype(float)))  # the error of q = 0
         grown += problem.error(answer) > zero
-        right = hx.hypergradient(changed(problem, adjoint=hx.CG(tolerance=1e-10)), problem.hyper)
+        right = hx.hypergradient(
+            changed(problem, adjoint=hx.CG(tolerance=1e-10), certificate=hx.NoBound()), problem.hyper
+        )
         assert problem.error(right) <= 1e-6 * zero
     assert grown >= 2  # worse than q = 0: what is caught is no harmless variant
 
@@ -237,7 +235,8 @@ def test_float32_stops_at_its_rounding_floor_and_says_so(name):
     family = hx.families.Logistic(x, y, penalty=select_penalty)
     optimum = hx.Optimum(family, solver=LOWER[name](tolerance=1e-12, max_steps=3000))
     held = (jnp.asarray(xv), jnp.asarray(yv))
-    objective = hx.ImplicitObjective(optimum, family.mean_loss, held, adjoint=hx.CG(tolerance=1e-12))
+    bound = hx.LookAhead() if name == "lbfgs" else hx.NoBound()
+    objective = hx.ImplicitObjective(optimum, family.mean_loss, held, adjoint=hx.CG(tolerance=1e-12), certificate=bound)
     hyper = {"penalty": hx.Positive(jnp.full(4, 0.1, jnp.float32))}
     answer = hx.hypergradient(objective, hyper, throw=False)
     assert answer.grad["penalty"].raw.dtype == jnp.float32
@@ -254,8 +253,15 @@ def test_float32_stops_at_its_rounding_floor_and_says_so(name):
 # A column of zeros
 
 
-@pytest.mark.parametrize("kind", ["softmax", "logistic", "squared"])
-@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        ("softmax", hx.LookAhead),
+        ("softmax", hx.EhrhardtRoberts),
+        ("logistic", hx.EhrhardtRoberts),
+        ("squared", hx.EhrhardtRoberts),
+    ],
+)
 def test_a_column_of_zeros_has_no_effect_and_a_hypergradient_of_zero(kind, bound):
     rng = np.random.default_rng(9)
     n, d, c = 30, 4, 3
@@ -268,7 +274,7 @@ def test_a_column_of_zeros_has_no_effect_and_a_hypergradient_of_zero(kind, bound
         make = {"logistic": hx.families.Logistic, "squared": hx.families.Squared}[kind]
         family = make(x, (np.arange(n) % 2).astype(float), penalty=select_penalty)
         yv, strength = jnp.asarray(rng.integers(0, 2, n).astype(float)), np.full(d, 1e-3)
-    for adjoint in (hx.CG(), hx.CG(preconditioner=hx.Jacobi())):
+    for adjoint in (hx.CG(), hx.CG(preconditioner=hx.Jacobi()))[: 1 if bound is hx.LookAhead else 2]:
         objective = hx.ImplicitObjective(
             hx.Optimum(family), family.mean_loss, (jnp.asarray(xv), yv), certificate=bound(), adjoint=adjoint
         )
@@ -314,8 +320,15 @@ def test_one_example_has_one_class_and_is_refused(make):
 # Separable classes without a penalty
 
 
-@pytest.mark.parametrize("bound", [*BOUNDS.values(), hx.NoBound], ids=[*BOUNDS.keys(), "none"])
-@pytest.mark.parametrize("make", [hx.families.Softmax, hx.families.Logistic])
+@pytest.mark.parametrize(
+    ("make", "bound"),
+    [
+        (hx.families.Softmax, hx.LookAhead),
+        (hx.families.Logistic, hx.EhrhardtRoberts),
+        (hx.families.Softmax, hx.NoBound),
+        (hx.families.Logistic, hx.NoBound),
+    ],
+)
 def test_separable_classes_without_penalty_have_no_optimum(make, bound):
     """The gradient norm does fall below the tolerance, far out: that alone must not pass for an optimum."""
     x = np.concatenate([np.linspace(-2, -0.5, 10), np.linspace(0.5, 2, 10)])[:, None]

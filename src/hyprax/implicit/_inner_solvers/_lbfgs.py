@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
@@ -94,13 +95,19 @@ class LBFGS(AbstractInnerSolver):
     def minimise(self, loss: AbstractInnerLoss, hyper: PyTree, params: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         solver = optx.LBFGS(rtol=0.0, atol=0.0, norm=tree_norm, history_length=self.memory)
         solver = eqx.tree_at(lambda s: s.search, solver, _RoundingAwareArmijo())
+        # `optimistix.LBFGS` keeps inner products in JAX's default dtype and takes no other for the parameters.
+        wide = jnp.result_type(float)
+
+        def narrowed(w: PyTree) -> PyTree:
+            return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), w, params)
+
         solution = optx.minimise(
-            lambda w, hyper: loss.value(w, hyper),
-            _StopAtGradientNorm(solver=solver, tolerance=tolerance),
-            params,
+            lambda w, hyper: loss.value(narrowed(w), hyper).astype(wide),
+            _StopAtGradientNorm(solver=solver, tolerance=tolerance.astype(wide)),
+            jax.tree.map(lambda leaf: leaf.astype(wide), params),
             hyper,
             max_steps=self.max_steps,
             throw=False,
         )
         steps = jnp.asarray(solution.stats["num_steps"])
-        return Minimum(loss.at(solution.value, hyper), steps, steps + 1)
+        return Minimum(loss.at(narrowed(solution.value), hyper), steps, steps + 1)

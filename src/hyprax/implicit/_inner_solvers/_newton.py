@@ -74,7 +74,8 @@ class Newton(AbstractInnerSolver):
             residual = jnp.maximum(forcing * carry.norm, 0.1 * tolerance)
             inverse = carry.inverse
             if inverse is not None:
-                inverse = jax.lax.cond(carry.slow, lambda: _exact_inverse(loss, point, hyper, inverse), lambda: inverse)
+                old = inverse
+                inverse = jax.lax.cond(carry.slow, lambda: _exact_inverse(loss, point, hyper, old), lambda: old)
             solved = conjugate_gradients(
                 loss.product(point, hyper),
                 point.grad,
