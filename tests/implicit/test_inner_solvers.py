@@ -240,3 +240,31 @@ def test_a_callable_that_stops_early_is_found_out():
     problem = objective(lambda value_and_grad, w, tolerance, max_steps: w - 0.1 * value_and_grad(w)[1], hx.CG())
     answer = hx.hypergradient(problem, hx.Positive(np.full(FEATURES, 0.3)), throw=False)
     assert bool(answer.result == hx.RESULTS.inner_not_converged)
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "words"),
+    [
+        (hx.Neumann(terms=3), "3 terms of the Neumann series"),
+        (hx.OneStep(), "one step"),
+        (hx.OneStep(preconditioned=True), "M q = ∇f"),
+        (hx.NystromSolver(rank=2, damping=0.1), "A_r + 0.1 I"),
+        (hx.CG(damping=0.3), "A + 0.3 I"),
+        (hx.MINRES(damping=0.3), "A + 0.3 I"),
+    ],
+)
+def test_a_certificate_names_the_system_that_was_solved_and_covers_what_it_left_out(adjoint, words):
+    rng = np.random.default_rng(6)
+    off = 0.0
+    for _ in range(3):
+        problem = random_problem(rng, "logistic", 1, smallest=0.1)
+        built = problem.objective
+        for bound in (hx.EhrhardtRoberts(), hx.NoBound()):
+            objective = hx.ImplicitObjective(
+                built.optimum, built.outer_loss, built.outer_data, adjoint=adjoint, certificate=bound
+            )
+            answer = hx.hypergradient(objective, problem.hyper)
+            assert words in repr(answer.certificate)
+            assert problem.error(answer) <= float(answer.certificate.bound)
+        off = max(off, problem.error(answer) / float(np.linalg.norm(problem.grad.astype(float))))
+    assert off > 1e-3  # it is another system
