@@ -13,6 +13,7 @@ WAYS_OUT = {
     "diverged": "lower the learning rate",
     "indefinite": "Add an l2 penalty",
     "strong_convexity_disproved": "Lower mu",
+    "unpenalised": "Give every weight a strength above zero",
     "gradient_small_uncertified": "Ask for a tighter inner and adjoint tolerance",
     "no_progress": "raise `patience`",
     "steps_spent": "Ask for more `steps`",

@@ -37,6 +37,11 @@ class RESULTS(eqx.Enumeration):
         "A measured curvature is below the strong-convexity constant mu that the certificate was given, so its bound "
         "would not hold. Lower mu, or give the constants of the loss that is really used."
     )
+    unpenalised = (
+        "A strength of the penalty is not above zero (or an example weight is negative), so the inner loss need not "
+        "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
+        "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
+    )
     gradient_small_uncertified = (
         "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
         "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
@@ -59,6 +64,7 @@ RESULT_NAMES = (
     "diverged",
     "indefinite",
     "strong_convexity_disproved",
+    "unpenalised",
     "gradient_small_uncertified",
     "no_progress",
     "steps_spent",

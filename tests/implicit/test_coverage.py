@@ -31,7 +31,7 @@ def check(structure: coverage.Structure, seed: int, problems: int, points: int) 
 
 @pytest.mark.parametrize("structure", coverage.few_structures(), ids=str)
 def test_certificates_hold_and_are_tight(structure):
-    check(structure, seed=0, problems=100, points=5)
+    check(structure, seed=0, problems=200, points=5)
 
 
 @pytest.mark.slow

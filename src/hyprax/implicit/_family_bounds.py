@@ -188,7 +188,8 @@ def _narrowed(certified: Certified, e: Evaluation) -> Certified:
     certificate = eqx.tree_at(lambda c: (c.bound, c.terms), certificate, (bound, terms))
     if isinstance(certificate, TwoSidedBound):
         entries = jax.tree.map(lambda x, more: _up(x + more, dtype), certificate.entries, lost)
-        parts = (certificate.shift.astype(dtype), entries)
-        certificate = eqx.tree_at(lambda c: (c.shift, c.entries), certificate, parts)
+        shift, lower, upper = certificate.shift, certificate.lower, certificate.upper
+        parts = (shift.astype(dtype), (lower / INFLATION).astype(dtype), _up(upper, dtype), entries)
+        certificate = eqx.tree_at(lambda c: (c.shift, c.lower, c.upper, c.entries), certificate, parts)
     grad, params, adjoint = tree_cast((certified.grad, certified.params, certified.adjoint), dtype)
     return Certified(grad, certificate, params, adjoint, certified.products)

@@ -15,7 +15,7 @@ from ._bounds import HYPERGRADIENT, Certified, Evaluation
 from ._extended import extended_residuals
 from ._family_bounds import AbstractFamilyBound, convex_or_infinite, entries_of, family_of
 from ._inner_loss import Point
-from ._self_concordance import Enclosure, Residuals, free_bound, geometry, plain_residuals
+from ._self_concordance import INFLATION, Enclosure, Residuals, free_bound, geometry, plain_residuals
 from .families import DesignNorms
 
 
@@ -70,8 +70,9 @@ class LookAhead(AbstractFamilyBound):
         extended precision (errors near 2^-80) and go on. Costs nothing until then, but time to compile.
 
     The certificate is a [`hyprax.TwoSidedBound`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺ of the error of
-    the unimproved h; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`. In `terms`: `free`, the bound at
-    the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one; `rounds`; `extended`.
+    the unimproved h, as float64 makes it of ŵ and q; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`.
+    In `terms`: `free`, the bound at the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one;
+    `rounds`; `extended`.
 
     Source: own derivation; the self-concordance calculus is that of Bach (Electron. J. Stat. 4, 2010) and Sun and
     Tran-Dinh (Math. Prog. 178, 2019).
@@ -217,12 +218,15 @@ class LookAhead(AbstractFamilyBound):
             "rounds": carry.rounds,
             "extended": carry.extended,
         }
+        bound, moved = convex_or_infinite(last.bound.total, loss, hyper), shift(last)
         certificate = TwoSidedBound(
-            bound=convex_or_infinite(last.bound.total, loss, hyper),
+            bound=bound,
             kind="certified",
             bounds=HYPERGRADIENT,
             method="look-ahead, self-concordance, rounding included",
-            shift=shift(last),
+            shift=moved,
+            lower=jnp.maximum(moved / INFLATION - bound, 0),
+            upper=INFLATION * moved + bound,
             entries=entries_of(e, last.bound),
             status=status,
             terms=terms,
