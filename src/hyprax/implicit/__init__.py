@@ -31,7 +31,9 @@ from ._bounds import (
     NoBound as NoBound,
 )
 from ._constants import Constants as Constants
+from ._directional import DirectionalBound as DirectionalBound
 from ._family_bounds import FreeBound as FreeBound
+from ._gauss_newton import GaussNewton as GaussNewton
 from ._inner_solvers import (
     FISTA as FISTA,
     LBFGS as LBFGS,
@@ -43,6 +45,7 @@ from ._inner_solvers import (
     Newton as Newton,
 )
 from ._lookahead import LookAhead as LookAhead
+from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
 from ._spectrum import Spectrum as Spectrum

@@ -22,7 +22,9 @@ from ._self_concordance import (
     outer_curvature,
     plain_residuals,
 )
-from .families import DesignNorms, GeneralisedLinear, MeanLoss, measured, unit_roundoff
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families._mean_loss import unit_roundoff
+from .families._norms import measured
 
 # What storing an answer in float32 may cost, for each entry: its own rounding, that of the slope of its leaf.
 NARROWING = 2.0**-21
@@ -130,7 +132,7 @@ class FreeBound(AbstractFamilyBound):
             "self-concordance, no solve, rounding included",
             {"inner_error": bound.inner_error, "adjoint_error": bound.adjoint_error},
         )
-        return unimproved(e, certificate)
+        return as_computed(e, certificate)
 
 
 def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
@@ -140,7 +142,7 @@ def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
     return e.loss, e.outer
 
 
-def unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
+def as_computed(e: Evaluation, certificate: AbstractCertificate) -> Certified:
     """h itself, with its certificate."""
     loss, _ = family_of(e)
     strengths, weights = loss.mixed_parts(e.point, e.hyper, e.adjoint)

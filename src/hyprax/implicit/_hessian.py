@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._inner_loss import AbstractInnerLoss, Point
-from .families import GeneralisedLinear, SparseDesign, forward_squared
+from .families import GeneralisedLinear, SparseDesign
+from .families._design import forward_squared
 
 FORM_BELOW = 512
 

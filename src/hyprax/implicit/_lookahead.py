@@ -1,5 +1,6 @@
 """The look-ahead certificate: take one more step, bound the better point, and answer with it."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -115,6 +116,23 @@ class LookAhead(AbstractFamilyBound):
             bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, adjoint, found, space)
             return _Round(point, adjoint, found, strengths, weights, bound)
 
+        def adjoint_residual(adjoint: Array) -> Callable[[Array], Array]:
+            return lambda params: (
+                loss.product(loss.at(params, hyper), hyper)(adjoint) - outer.gradient(params, e.outer_data)
+            )
+
+        def shortened(start: Point, step: Array, tiny: Bool[Array, ""]) -> tuple[Array, Point]:
+            """The step, halved until ‖∇g‖_{Λ⁻¹} falls; at the rounding floor it cannot tell, and takes it whole."""
+
+            def rises(tried: tuple[Array, Point]) -> Bool[Array, ""]:
+                return jnp.logical_not(tiny | (scaled(tried[1].grad) < scaled(start.grad))) & (tried[0] > 1e-6)
+
+            def halve(tried: tuple[Array, Point]) -> tuple[Array, Point]:
+                length = 0.5 * tried[0]
+                return length, loss.at(start.params - length * step, hyper)
+
+            return jax.lax.while_loop(rises, halve, halve((jnp.asarray(2.0, jnp.float64), start)))
+
         never = jnp.asarray(False)
         plain = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, e.point, e.adjoint, e.residual)
         first = measured(e.point, e.adjoint, plain)
@@ -151,13 +169,12 @@ class LookAhead(AbstractFamilyBound):
                 preconditioner=loss.preconditioner(now.point, hyper),
                 max_steps=most,
             )
-            moved = loss.at(now.point.params - step.value, hyper)
-            # At the rounding floor the computed gradient cannot tell: there the step is small, and taken.
-            falls = carry.extended | (scaled(moved.grad) < scaled(now.point.grad))
-            point = jax.tree.map(lambda a, b: jnp.where(falls, a, b), moved, now.point)
-            outer_grad = outer.gradient(point.params, e.outer_data)
+            length, point = shortened(now.point, step.value, carry.extended)
             product = loss.product(point, hyper)
-            refine = residuals(carry.extended, point, now.adjoint, product(now.adjoint) - outer_grad).adjoint
+            outer_grad = outer.gradient(point.params, e.outer_data)
+            # Where the residual is known beyond working precision, so is its change, to first order in a tiny step.
+            drift = jax.jvp(adjoint_residual(now.adjoint), (now.point.params,), (-length * step.value,))[1]
+            refine = jnp.where(carry.extended, now.residuals.adjoint + drift, product(now.adjoint) - outer_grad)
             correction = conjugate_gradients(
                 product,
                 refine,

@@ -14,11 +14,12 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, AbstractAdjointSolver, AdjointSystem
-from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, OuterLoss, rayleigh_quotient
 from ._family_bounds import AbstractFamilyBound
 from ._hessian import hessian_diagonal
 from ._inner_loss import AbstractInnerLoss, Point
 from ._lookahead import LookAhead
+from ._lookahead_estimate import LookAheadEstimate
 from ._optimum import Optimum, default_tolerance
 from ._spectrum import known_spectrum
 from .families import GeneralisedLinear, MeanLoss
@@ -45,7 +46,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f, any [`hyprax.AbstractAdjointSolver`][]; default [`hyprax.CG`][].
     - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
-        mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
+        mean loss where 64-bit arithmetic is on, and [`hyprax.LookAheadEstimate`][] otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -204,9 +205,9 @@ def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
 
 def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
     if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
-        return NoBound("the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)")
+        return LookAheadEstimate()
     if not jax.config.read("jax_enable_x64"):
-        return NoBound("certified bounds need float64 arithmetic: jax.config.update('jax_enable_x64', True)")
+        return LookAheadEstimate()
     return LookAhead()
 
 
