@@ -14,6 +14,9 @@ from .._result import RESULTS
 from .._trees import tree_axpy, tree_dtype
 
 
+MISSED = (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged)
+
+
 @eqx.filter_jit
 def descend(hyper: PyTree, grad: PyTree, step_size: Float[Array, ""]) -> PyTree:
     """θ - α h, in unconstrained coordinates."""
@@ -45,6 +48,7 @@ class Measured:
     norm: float
     bound: float
     solved: bool
+    sound: bool
     inner: float
     adjoint: float
 
@@ -84,7 +88,8 @@ class Account:
         self.products += int(stats.get("products", 0))
         inner, adjoint = (float(stats.get(name, math.inf)) for name in ("inner_gradient_norm", "adjoint_residual"))
         solved = bool(result == RESULTS.successful)
-        return Measured(float(value), float(norm), float(bound), solved, inner, adjoint)
+        sound = solved or any(bool(result == missed) for missed in MISSED)
+        return Measured(float(value), float(norm), float(bound), solved, sound, inner, adjoint)
 
     def recorded(self, answer: Hypergradient, **numbers: float) -> Hypergradient:
         """The hypergradient with what the step took, and `numbers`, among its statistics."""

@@ -53,7 +53,9 @@ class FixedTolerance(AbstractSearch):
     def init(self, hyper: PyTree) -> FixedState:
         return FixedState(jnp.zeros((), tree_dtype(hyper)))
 
-    def step(self, objective: AbstractObjective, hyper: PyTree, search_state: FixedState, objective_state: PyTree) -> Move:
+    def step(
+        self, objective: AbstractObjective, hyper: PyTree, search_state: FixedState, objective_state: PyTree
+    ) -> Move:
         spent = account(objective, hyper)
         answer, now, objective_state = spent.value_and_grad(hyper, objective_state, self.inner, self.adjoint)
         if self.step_size is not None or not now.norm > 0:

@@ -78,7 +78,9 @@ class HOAG(AbstractSearch):
         zero = jnp.zeros((), tree_dtype(hyper))
         return HOAGState(jnp.asarray(1), zero, zero, zero)
 
-    def step(self, objective: AbstractObjective, hyper: PyTree, search_state: HOAGState, objective_state: PyTree) -> Move:
+    def step(
+        self, objective: AbstractObjective, hyper: PyTree, search_state: HOAGState, objective_state: PyTree
+    ) -> Move:
         spent = account(objective, hyper)
         unit = float(jnp.finfo(tree_dtype(hyper)).eps)
         floor = math.sqrt(unit) if self.floor is None else self.floor
