@@ -13,7 +13,6 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_axpy, tree_dtype
 
-
 MISSED = (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged)
 
 

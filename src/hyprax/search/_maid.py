@@ -69,8 +69,8 @@ class MAID(AbstractSearch):
     When tightening, the factor is what would reach the bound needed if bounds were proportional to tolerances, at most
     ½ and at least 1e-4; it acts on the residuals reached where those are below the tolerances. So a bound that is loose
     by orders of magnitude costs a few evaluations more, and no tuning. Published are halvings alone, a line search that
-    shortens α and tightens ε in a fixed pattern, and an α that only grows between steps; here the certificates say which
-    of the two is to blame, and the hypergradients how long a step may be.
+    shortens α and tightens ε in a fixed pattern, and an α that only grows between steps; here the certificates say
+    which of the two is to blame, and the hypergradients how long a step may be.
 
     **Arguments:**
 
@@ -86,8 +86,8 @@ class MAID(AbstractSearch):
 
     **Raises:** `ValueError` for settings out of range, and at the first step for an objective without certificates.
 
-    Source: Salehi, Mukherjee, Roberts and Ehrhardt, arXiv 2308.10098 (2023), with a line search of our own; Barzilai and Borwein
-    (IMA J. Numer. Anal. 8, 1988) for the first α.
+    Source: Salehi, Mukherjee, Roberts and Ehrhardt, arXiv 2308.10098 (2023), with a line search of our own; Barzilai
+    and Borwein (IMA J. Numer. Anal. 8, 1988) for the first α.
     """
 
     eta: float = 0.5
