@@ -51,13 +51,13 @@ class RESULTS(eqx.Enumeration):
     )
     stopped_by_callback = "A callback asked to stop."
     no_certified_descent = (
-        "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the decrease "
-        "that is left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
-        "(`hx.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on without proof (`hx.search.Optax`)."
+        "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the "
+        "decrease left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
+        "(`hx.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on unproved (`hx.search.Optax`)."
     )
     no_descent = (
-        "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, is "
-        "too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
+        "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
+        "is too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
     )
 
 

@@ -82,7 +82,8 @@ class MAID(AbstractSearch):
     **Certificate:** the decrease is proved exactly as far as the objective's own certificates are: with those of kind
     `certified` F falls at every step; with `estimated` ones probably. Each step records `proved_decrease`, D - w.
 
-    A run ends with `no_certified_descent` where tightening no longer lowers ω or w: at the rounding floor.
+    A run ends with `no_certified_descent` where tightening no longer lowers w, and no step is proved: at the rounding
+    floor. Where it no longer lowers ω the line search is tried all the same, since its proof needs values alone.
 
     **Raises:** `ValueError` for settings out of range, and at the first step for an objective without certificates.
 
@@ -129,7 +130,7 @@ class MAID(AbstractSearch):
         answer, now, descends = walk.direction()
         used = {"search_inner": walk.inner, "search_adjoint": walk.adjoint}
         taken, ended = None, None
-        if descends and now.norm > 0:
+        if now.sound and now.norm > 0:  # values decide, even where the direction could not be certified
             taken = walk.line(answer, now.norm, self._trial(search_state, hyper, answer, now.norm))
         if not now.sound:
             ended = answer.result
@@ -139,7 +140,9 @@ class MAID(AbstractSearch):
         state = MAIDState(
             spent.array(walk.inner), spent.array(walk.adjoint), spent.array(walk.step_size), hyper, answer.grad
         )
-        if descends:  # the certificate is what the tolerances were for: one that was missed no longer matters
+        if (
+            descends or taken is not None
+        ):  # the certificate is what the tolerances were for: one that was missed no longer matters
             answer = eqx.tree_at(lambda a: a.result, answer, RESULTS.successful)
         recorded = spent.recorded(answer, **used, step_size=walk.step_size, proved_decrease=proved)
         return Move(recorded, moved, state, walk.state, ended)
@@ -161,15 +164,18 @@ class _Walk:
         self.inner, self.adjoint, self.step_size = inner, adjoint, 0.0
 
     def direction(self) -> tuple[Hypergradient, Measured, bool]:
-        """Tighten until ω <= (1 - η)‖h‖; false where that cannot be reached."""
-        stalls = _Stalls()
+        """Tighten until ω <= (1 - η)‖h‖; false, and what had the smallest ω, where that cannot be reached."""
+        stalls, best = _Stalls(), None
         while True:
             answer, now, self.state = self.spent.value_and_grad(self.hyper, self.state, self.inner, self.adjoint)
             _require(answer.certificate)
             wanted = (1 - self.rule.eta) * now.norm
             if not now.sound or now.bound <= wanted:
                 return answer, now, now.sound
+            if best is None or now.bound < 0.9 * best[1].bound:
+                best = answer, now, self.inner, self.adjoint
             if stalls.stuck(now.bound) or self.spent.gradients >= MOST_EVALUATIONS:
+                answer, now, self.inner, self.adjoint = best
                 return answer, now, False
             factor = _factor(0.7 * wanted, now.bound)
             self.inner = factor * min(self.inner, now.inner)
