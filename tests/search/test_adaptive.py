@@ -73,7 +73,9 @@ class Uncertain(hx.AbstractObjective):
 
 def evaluated(objective, hyper, search, steps, stop=TO_THE_END):
     points = []
-    tuned = hx.tune(objective, hyper, search=search, steps=steps, stop=stop, callbacks=[lambda s: points.append(s.hyper)])
+    tuned = hx.tune(
+        objective, hyper, search=search, steps=steps, stop=stop, callbacks=[lambda s: points.append(s.hyper)]
+    )
     return tuned, points
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._certificate import AbstractCertificate
 from .._objective import AbstractObjective, Hypergradient
@@ -29,14 +29,21 @@ class MAIDState(eqx.Module):
     step_size: Float[Array, ""]
     last_hyper: PyTree
     last_grad: PyTree
+    last_bound: Float[Array, ""]
 
 
 @eqx.filter_jit
-def _inverse_curvature(state: MAIDState, hyper: PyTree, grad: PyTree) -> Float[Array, ""]:
-    """<s, y>/<y, y>, s and y the last changes of θ and of h: the short step of Barzilai and Borwein; 0 for y = 0."""
+def _inverse_curvature(
+    state: MAIDState, hyper: PyTree, grad: PyTree, bound: Float[Array, ""]
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """<s, y>/<y, y>, s and y the last changes of θ and of h: the short step of Barzilai and Borwein; 0 for y = 0.
+
+    And whether it is worth its name: the errors of both hypergradients make at most half of y.
+    """
     moved, turned = tree_sub(hyper, state.last_hyper), tree_sub(grad, state.last_grad)
     square = tree_dot(turned, turned)
-    return jnp.where(square > 0, tree_dot(moved, turned) / jnp.where(square > 0, square, 1), 0)
+    inverse = jnp.where(square > 0, tree_dot(moved, turned) / jnp.where(square > 0, square, 1), 0)
+    return inverse, 4 * (bound + state.last_bound) ** 2 <= square
 
 
 class _Stalls:
@@ -64,7 +71,7 @@ class MAID(AbstractSearch):
        D + w < 2λP, which proves that it was too long; otherwise ε is tightened, and either holds at the latest when w
        <= ½λP. As 2λ < η, every α up to 2(η - 2λ)/L passes, L the curvature of F: there are finitely many trials.
     3. *Loosening.* After a step ε and δ grow by `loosen`. The next α to try is the inverse curvature <s, y>/<y, y> of
-       the last move (s, y the changes of θ and h), or, where F curved downwards, the last α times `lengthen`.
+       the last move (s, y the changes of θ and h); the last α times `lengthen` where that is negative.
 
     When tightening, the factor is what would reach the bound needed if bounds were proportional to tolerances, at most
     ½ and at least 1e-4; it acts on the residuals reached where those are below the tolerances. So a bound that is loose
@@ -120,7 +127,7 @@ class MAID(AbstractSearch):
         dtype = tree_dtype(hyper)
         still = jax.tree.map(jnp.zeros_like, hyper)
         zero = jnp.zeros((), dtype)
-        return MAIDState(jnp.asarray(self.inner, dtype), jnp.asarray(self.adjoint, dtype), zero, hyper, still)
+        return MAIDState(jnp.asarray(self.inner, dtype), jnp.asarray(self.adjoint, dtype), zero, hyper, still, zero)
 
     def step(
         self, objective: AbstractObjective, hyper: PyTree, search_state: MAIDState, objective_state: PyTree
@@ -131,14 +138,21 @@ class MAID(AbstractSearch):
         used = {"search_inner": walk.inner, "search_adjoint": walk.adjoint}
         taken, ended = None, None
         if now.sound and now.norm > 0:  # values decide, even where the direction could not be certified
-            taken = walk.line(answer, now.norm, self._trial(search_state, hyper, answer, now.norm))
+            taken = walk.line(
+                answer, now.norm, self._trial(search_state, hyper, answer, now.norm, spent.array(now.bound))
+            )
         if not now.sound:
             ended = answer.result
         elif taken is None and now.norm != 0:
             ended = RESULTS.no_certified_descent
         moved, proved = (hyper, 0.0) if taken is None else taken
         state = MAIDState(
-            spent.array(walk.inner), spent.array(walk.adjoint), spent.array(walk.step_size), hyper, answer.grad
+            inner=spent.array(walk.inner),
+            adjoint=spent.array(walk.adjoint),
+            step_size=spent.array(walk.step_size),
+            last_hyper=hyper,
+            last_grad=answer.grad,
+            last_bound=spent.array(now.bound),
         )
         if (
             descends or taken is not None
@@ -147,13 +161,16 @@ class MAID(AbstractSearch):
         recorded = spent.recorded(answer, **used, step_size=walk.step_size, proved_decrease=proved)
         return Move(recorded, moved, state, walk.state, ended)
 
-    def _trial(self, state: MAIDState, hyper: PyTree, answer: Hypergradient, norm: float) -> float:
+    def _trial(self, state: MAIDState, hyper: PyTree, answer: Hypergradient, norm: float, bound: Array) -> float:
         """The α to try first."""
         last = float(state.step_size)
         if last == 0:
             return 1 / norm
-        measured = float(_inverse_curvature(state, hyper, answer.grad))
-        return min(measured, LONGEST_FACTOR * last) if measured > 0 else self.lengthen * last
+        inverse, certain = jax.device_get(_inverse_curvature(state, hyper, answer.grad, bound))
+        if not inverse > 0:
+            return self.lengthen * last
+        # Errors of y make it longer, and the step shorter: what is not certain shortens it by a half at most.
+        return min(max(float(inverse), 0.0 if certain else last / 2), LONGEST_FACTOR * last)
 
 
 class _Walk:
