@@ -1,5 +1,6 @@
 """MAID, HOAG and fixed tolerances: proved decrease against the truth, optima of a dense reference, cost, bad input."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ TO_THE_END = Stopping(gradient=1e-5, patience=None)
 class Uncertain(hx.AbstractObjective):
     """F(u) = ½ Σ s_j (u_j - 1)², told with errors as large as the bounds allow, in random directions.
 
-    |value - F| <= bound and ‖grad - ∇F‖ <= bound, with bounds of `looseness` times the accuracy, and never below `floor`.
+    |value - F| <= bound and ‖grad - ∇F‖ <= bound, bounds of `looseness` times the accuracy, and never below `floor`.
     """
 
     scales: jax.Array
@@ -95,7 +96,7 @@ def test_maid_descends_whatever_the_errors_within_the_bounds(seed, spread, loose
         assert fall >= least > 0
         assert before - after >= fall * (1 - 1e-12) - 1e-15
     assert len(truths) == 60 or tuned.result != hx.RESULTS.no_certified_descent
-    assert truths[-1] <= 1e-2 * truths[0] or len(truths) < 3
+    assert truths[-1] <= 0.1 * truths[0]
 
 
 def test_maid_stops_at_the_floor_of_the_certificates():
@@ -140,7 +141,7 @@ def test_maid_proves_decrease_and_finds_the_optimum_of_a_dense_reference(kind, c
         value, slope = dense_value(kind, data, shape, tuned.best["penalty"].raw)
         assert np.linalg.norm(slope) <= 2e-4 or len(points) == 150
         polished = scipy.optimize.minimize(
-            lambda u: dense_value(kind, data, shape, u),
+            functools.partial(dense_value, kind, data, shape),
             np.ravel(tuned.best["penalty"].raw),
             jac=True,
             method="L-BFGS-B",

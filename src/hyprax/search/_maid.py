@@ -208,7 +208,8 @@ class _Walk:
         while self.spent.values < MOST_EVALUATIONS:
             moved = descend(self.hyper, answer.grad, self.spent.array(alpha))
             _, trial, trial_state = self.spent.value(moved, state, inner, self.adjoint)
-            fall, asked = base.value - trial.value, rule.armijo * alpha * norm**2
+            fall, predicted = base.value - trial.value, alpha * norm**2
+            asked = rule.armijo * predicted
             width = base.bound + trial.bound + 2 * unit * (abs(base.value) + abs(trial.value))
             if fall - width >= asked:
                 self.state, self.step_size = trial_state, alpha
@@ -228,7 +229,9 @@ class _Walk:
             elif hopeless:
                 return None
             else:
-                decisive = max(fall - asked, 2 * asked - fall, 0.5 * asked)
+                # What decides, if the fall is as computed; one beyond the prediction is the error's.
+                likely = min(max(fall, -predicted), predicted)
+                decisive = max(likely - asked, 2 * asked - likely, 0.5 * asked)
                 inner = _factor(0.7 * decisive, width) * min(inner, max(base.inner, trial.inner))
                 _, base, state = self.spent.value(self.hyper, state, inner, self.adjoint)
                 continue
