@@ -52,9 +52,9 @@ class _Stalls:
     def __init__(self):
         self.best, self.count = math.inf, 0
 
-    def stuck(self, bound: float) -> bool:
-        """Told the next bound; an infinite one is only waiting for the first that is finite."""
-        falls = bound < 0.9 * self.best or math.isinf(bound)
+    def stuck(self, bound: float, solved: bool) -> bool:
+        """Told the next bound; an infinite one of a problem solved as asked only waits for the first that is finite."""
+        falls = bound < 0.9 * self.best or (math.isinf(bound) and solved)
         self.count = 0 if falls else self.count + 1
         self.best = min(self.best, bound)
         return self.count >= 2
@@ -191,7 +191,7 @@ class _Walk:
                 return answer, now, now.sound
             if best is None or now.bound < 0.9 * best[1].bound:
                 best = answer, now, self.inner, self.adjoint
-            if stalls.stuck(now.bound) or self.spent.gradients >= MOST_EVALUATIONS:
+            if stalls.stuck(now.bound, now.solved) or self.spent.gradients >= MOST_EVALUATIONS:
                 answer, now, self.inner, self.adjoint = best
                 return answer, now, False
             factor = _factor(0.7 * wanted, now.bound)
@@ -217,7 +217,7 @@ class _Walk:
                 return moved, fall - width
             attempts += 1
             reached = (base.solved or base.inner <= inner) and trial.solved
-            hopeless = stalls.stuck(width) or not reached or attempts > MOST_TIGHTENINGS
+            hopeless = stalls.stuck(width, reached) or not reached or attempts > MOST_TIGHTENINGS
             if not math.isfinite(trial.value) or fall + width < 2 * asked:
                 alpha, shortened = alpha / 2, True
             elif hopeless and trial.bound > 10 * base.bound:
