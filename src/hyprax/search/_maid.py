@@ -22,7 +22,10 @@ LONGEST_FACTOR = 100.0
 
 
 class MAIDState(eqx.Module):
-    """The tolerances to try first, and of the last move: its step size (0 before the first), and where it began."""
+    """The tolerances to try first; of the last move its step size (0 before the first), and where it began.
+
+    `upper` is a proved upper bound of F at the present θ, infinite before the first move.
+    """
 
     inner: Float[Array, ""]
     adjoint: Float[Array, ""]
@@ -30,6 +33,7 @@ class MAIDState(eqx.Module):
     last_hyper: PyTree
     last_grad: PyTree
     last_bound: Float[Array, ""]
+    upper: Float[Array, ""]
 
 
 @eqx.filter_jit
@@ -87,7 +91,8 @@ class MAID(AbstractSearch):
     - `loosen`: >= 1; `lengthen`: >= 1.
 
     **Certificate:** the decrease is proved exactly as far as the objective's own certificates are: with those of kind
-    `certified` F falls at every step; with `estimated` ones probably. Each step records `proved_decrease`, D - w.
+    `certified` F falls at every step; with `estimated` ones probably. Each step records `proved_decrease`, D - w, and
+    as its value the last one that the line search computed at θ, or the upper bound that the move to θ has proved.
 
     A run ends with `no_certified_descent` where tightening no longer lowers w, and no step is proved: at the rounding
     floor. Where it no longer lowers ω the line search is tried all the same, since its proof needs values alone.
@@ -127,13 +132,21 @@ class MAID(AbstractSearch):
         dtype = tree_dtype(hyper)
         still = jax.tree.map(jnp.zeros_like, hyper)
         zero = jnp.zeros((), dtype)
-        return MAIDState(jnp.asarray(self.inner, dtype), jnp.asarray(self.adjoint, dtype), zero, hyper, still, zero)
+        return MAIDState(
+            inner=jnp.asarray(self.inner, dtype),
+            adjoint=jnp.asarray(self.adjoint, dtype),
+            step_size=zero,
+            last_hyper=hyper,
+            last_grad=still,
+            last_bound=zero,
+            upper=jnp.full((), jnp.inf, dtype),
+        )
 
     def step(
         self, objective: AbstractObjective, hyper: PyTree, search_state: MAIDState, objective_state: PyTree
     ) -> Move:
         spent = account(objective, hyper)
-        walk = _Walk(self, spent, hyper, objective_state, float(search_state.inner), float(search_state.adjoint))
+        walk = _Walk(self, spent, hyper, objective_state, search_state)
         answer, now, descends = walk.direction()
         used = {"search_inner": walk.inner, "search_adjoint": walk.adjoint}
         taken, ended = None, None
@@ -143,7 +156,7 @@ class MAID(AbstractSearch):
             )
         if not now.sound:
             ended = answer.result
-        elif taken is None and now.norm != 0:
+        elif taken is None and not (descends and now.norm == 0):
             ended = RESULTS.no_certified_descent
         moved, proved = (hyper, 0.0) if taken is None else taken
         state = MAIDState(
@@ -153,7 +166,11 @@ class MAID(AbstractSearch):
             last_hyper=hyper,
             last_grad=answer.grad,
             last_bound=spent.array(now.bound),
+            upper=spent.array(walk.upper),
         )
+        # Where F is known to be below the computed value, that is closer: so the values of a run fall at every step.
+        value = answer.value if walk.value is None else spent.array(min(walk.value, float(search_state.upper)))
+        answer = eqx.tree_at(lambda a: a.value, answer, value)
         if (
             descends or taken is not None
         ):  # the certificate is what the tolerances were for: one that was missed no longer matters
@@ -176,9 +193,11 @@ class MAID(AbstractSearch):
 class _Walk:
     """One step of MAID at `hyper`: the tolerances, which both of its parts tighten, and the objective's state."""
 
-    def __init__(self, rule: MAID, spent: Account, hyper: PyTree, state: Any, inner: float, adjoint: float):
+    def __init__(self, rule: MAID, spent: Account, hyper: PyTree, state: Any, start: MAIDState):
         self.rule, self.spent, self.hyper, self.state = rule, spent, hyper, state
-        self.inner, self.adjoint, self.step_size = inner, adjoint, 0.0
+        self.inner, self.adjoint, self.step_size = float(start.inner), float(start.adjoint), 0.0
+        self.value: float | None = None
+        self.upper = float(start.upper)
 
     def direction(self) -> tuple[Hypergradient, Measured, bool]:
         """Tighten until ω <= (1 - η)‖h‖; false, and what had the smallest ω, where that cannot be reached."""
@@ -206,13 +225,16 @@ class _Walk:
         base_value, base, state = self.spent.value(self.hyper, self.state, inner, self.adjoint)
         _require(base_value.certificate)
         while self.spent.values < MOST_EVALUATIONS:
+            self.value = base.value
             moved = descend(self.hyper, answer.grad, self.spent.array(alpha))
             _, trial, trial_state = self.spent.value(moved, state, inner, self.adjoint)
             fall, predicted = base.value - trial.value, alpha * norm**2
             asked = rule.armijo * predicted
-            width = base.bound + trial.bound + 2 * unit * (abs(base.value) + abs(trial.value))
+            rounding = 2 * unit * (abs(base.value) + abs(trial.value))
+            width = base.bound + trial.bound + rounding
             if fall - width >= asked:
                 self.state, self.step_size = trial_state, alpha
+                self.upper = trial.value + trial.bound + rounding
                 self.inner, self.adjoint = inner * rule.loosen, self.adjoint * rule.loosen
                 return moved, fall - width
             attempts += 1
