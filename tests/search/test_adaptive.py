@@ -139,6 +139,9 @@ def test_maid_proves_decrease_and_finds_the_optimum_of_a_dense_reference(kind, c
         for before, after, proved in zip(truths[:-1], truths[1:], tuned.column("proved_decrease")[:-1], strict=True):
             assert before - after >= proved > 0
         assert np.all(np.diff(tuned.column("value")) < 0)
+        if bool(tuned.result == hx.RESULTS.no_certified_descent):  # a strength vanishes, and with it what can be proved
+            assert tuned.history[-1]["strong_convexity"] < 1e-4
+            continue
         end = np.ravel(tuned.best["penalty"].raw)
         value, slope = dense(end)
         assert np.linalg.norm(slope) <= 2e-5 or len(points) == 120
