@@ -192,7 +192,7 @@ def main() -> None:
         "",
     ]
     notes = {
-        "shift": "The published problem, with exact constants (eigenvalues and norms of the matrices). The three bounds "
+        "shift": "The published problem, with exact constants (eigenvalues and norms of the matrices). All bounds "
         "nearly coincide: the lower level is quadratic, so that only the product of global constants is loose.",
         "ridge": "The same matrices as ridge regression with ten strengths of 0.01: a family, so look-ahead applies. "
         "`free` needs no solve; `look-ahead` bounds the error of the same hypergradient h from above, and from below; "
