@@ -1,7 +1,7 @@
 # The public names. The package imports each where it is first used (see __init__.py); nothing else stands here.
 
-from . import runs as runs, search as search, tasks as tasks
-from ._batches import Minibatches as Minibatches
+from . import runs as runs, search as search, tasks as tasks, unroll as unroll
+from ._batches import FullBatch as FullBatch, Minibatches as Minibatches
 from ._certificate import (
     AbstractCertificate as AbstractCertificate,
     ErrorBound as ErrorBound,
@@ -42,5 +42,11 @@ from .implicit import (
 )
 from .runs import Run as Run
 from .search import Tuned as Tuned, tune as tune
+from .unroll import (
+    AbstractMode as AbstractMode,
+    AbstractOptimizer as AbstractOptimizer,
+    OptaxOptimizer as OptaxOptimizer,
+    Training as Training,
+)
 
 __version__: str
