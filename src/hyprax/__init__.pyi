@@ -45,8 +45,13 @@ from .search import Tuned as Tuned, tune as tune
 from .unroll import (
     AbstractMode as AbstractMode,
     AbstractOptimizer as AbstractOptimizer,
+    Checkpointed as Checkpointed,
+    ForwardMode as ForwardMode,
     OptaxOptimizer as OptaxOptimizer,
+    StoreAll as StoreAll,
     Training as Training,
+    Truncated as Truncated,
+    UnrolledObjective as UnrolledObjective,
 )
 
 __version__: str

@@ -37,6 +37,13 @@ class RESULTS(eqx.Enumeration):
         "A measured curvature is below the strong-convexity constant mu that the certificate was given, so its bound "
         "would not hold. Lower mu, or give the constants of the loss that is really used."
     )
+    chaotic = (
+        "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "
+        "hypergradient, however exact, foretells the objective only over a vanishing distance. Lower the learning "
+        "rate of the training or clip its gradients, train for fewer steps, or cut the sweep short with "
+        "`hx.Truncated`; `hx.unroll.metasmoothness` measures whether that helped, and `hx.unroll.ChaosGauge` sets "
+        "the limit."
+    )
     gradient_small_uncertified = (
         "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
         "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
@@ -59,6 +66,7 @@ RESULT_NAMES = (
     "diverged",
     "indefinite",
     "strong_convexity_disproved",
+    "chaotic",
     "gradient_small_uncertified",
     "no_progress",
     "steps_spent",

@@ -77,6 +77,12 @@ class Training(eqx.Module):
             return self.loss(params, hyper, batch)
         return self.loss(params, hyper, batch, jax.random.fold_in(jax.random.split(key)[1], t))
 
+    def reseeded(self, key: Array) -> "Training":
+        """The same run with its examples visited in an order made from `key`, where the batches can be reseeded."""
+        if not hasattr(self.batches, "reseeded"):
+            return self
+        return eqx.tree_at(lambda training: training.batches, self, self.batches.reseeded(key))
+
     def check(self, hyper: PyTree, key: Array) -> None:
         """Look at shapes and types alone.
 
