@@ -100,9 +100,7 @@ class _Moments(AbstractReversibleOptimizer):
         }
         return {**super().init(params), "products": ones}
 
-    def update(
-        self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]
-    ) -> tuple[PyTree, PyTree]:
+    def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
         beta1, beta2 = at_step(self.beta1, t), at_step(self.beta2, t)
         products = {
             name: jax.tree.map(lambda p, b: p * b.astype(p.dtype), state["products"][name], beta)

@@ -105,9 +105,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
         moved = c["momentum"] * velocity - c["gain"] * gradient if self.form == "nesterov" else velocity
         return {VELOCITY: velocity}, weights + c["rate"] * moved
 
-    def update(
-        self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]
-    ) -> tuple[PyTree, PyTree]:
+    def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
         momentum = at_step(self.momentum, t)
         coefficients = {
             "rate": at_step(self.learning_rate, t),
