@@ -34,8 +34,9 @@ from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coeffic
 from ._spill import Place, Spill
 from ._step import Program
 
-Pair: TypeAlias = Literal["loop", "host", "one"]
-"""The forward and the reverse sweep: two compiled loops, two host loops, or host loops that share one gradient."""
+Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
+"""The forward and the reverse sweep: two compiled loops (with the gradient isolated in both, or not), two host loops, or
+host loops that share one compiled gradient, which are exact by construction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Draft:
     @property
     def steps(self) -> int:
         return self.setup.program.training.steps
+
+    def pairs(self, host: bool) -> tuple[Pair, ...]:
+        """The pairs to try in turn, the fastest first; one that is seldom exact for this optimiser is left out."""
+        if self.setup.layout.rule.pullback_needs_gradient:
+            return ("one",) if host else ("isolated", "one")
+        return ("host", "one") if host else ("loop", "isolated", "one")
 
 
 def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
@@ -142,10 +149,11 @@ def draft(program: Program) -> Draft:
             tuple(groups),
             tuple((name, factor.shift) for name, factor in factors.items()),
             user_x64,
+            isolated=False,
         )
         tables = _make_tables(rule, wider, as_float64(used), steps)
         pairs = {name: (jnp.asarray(f.n), jnp.asarray(f.d)) for name, f in factors.items()}
-        setup = Setup(program, layout, tables, pairs)
+        setup = Setup(program, layout, tables, pairs, jnp.asarray(True))
         start = _start_words(setup, weights)
     plans = {name: [plan(f.n[:, g], f.d[:, g], steps) for g in range(f.n.shape[1])] for name, f in factors.items()}
     return Draft(setup, factors, plans, asked, chosen, raw, used, weights, start)
@@ -159,7 +167,10 @@ class ExactRun:
     """A drafted run under one pair of sweeps; use it where 64-bit types are on."""
 
     def __init__(self, draft: Draft, pair: Pair, place: Place):
-        self.draft, self.setup, self.pair = draft, draft.setup, pair
+        self.draft, self.pair = draft, pair
+        self.setup = eqx.tree_at(
+            lambda s: s.layout, draft.setup, dataclasses.replace(draft.setup.layout, isolated=pair == "isolated")
+        )
         self.spill = Spill(place)
         self.largest_spill = 0
         self._due: dict[int, list[tuple[int, str]]] = {}
@@ -177,7 +188,7 @@ class ExactRun:
         """Steps lo..hi-1, with the words that are due before step lo put away."""
         for i, name in self._due.get(lo, ()):
             carry = eqx.tree_at(lambda c, i=i, name=name: c.words[i].buffers[name], carry, replace_fn=self.spill.take)
-        if self.pair == "loop":
+        if self.pair in ("loop", "isolated"):
             return loop_step(self.setup, carry, index(lo), index(hi))
         for t in range(lo, hi):
             carry = self._step(carry, index(t))
@@ -185,7 +196,7 @@ class ExactRun:
 
     def backward(self, carry: Backward, lo: int, hi: int) -> Backward:
         """Steps hi-1..lo undone, and the words put back that were put away before step lo."""
-        if self.pair == "loop":
+        if self.pair in ("loop", "isolated"):
             carry = loop_step_back(self.setup, carry, index(lo), index(hi))
         else:
             for t in reversed(range(lo, hi)):
@@ -213,7 +224,8 @@ class ExactRun:
 
     def weights(self, carry: Forward) -> PyTree:
         """The weights in the user's dtypes."""
-        return _weights_of(self.setup.layout, carry.words)
+        with wide():
+            return _weights_of(self.setup.layout, carry.words)
 
 
 @dataclasses.dataclass(frozen=True)

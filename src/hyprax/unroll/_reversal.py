@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ._fixed_point import as_user, decode, encode, watch
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, StepFactors, Words
-from ._step import Program, add, gradient, gradient_and_product
+from ._step import Program, add, gradient
 
 
 class Layout(eqx.Module):
@@ -25,15 +25,20 @@ class Layout(eqx.Module):
     groups: tuple[int, ...] = eqx.field(static=True)
     shifts: tuple[tuple[str, int | None], ...] = eqx.field(static=True)
     user_x64: bool = eqx.field(static=True)
+    isolated: bool = eqx.field(static=True)
 
 
 class Setup(eqx.Module):
-    """All that a step depends on but t: tables of coefficients (float64) and pairs n, d (int64), (rows, groups)."""
+    """All that a step depends on but t: tables of coefficients (float64) and pairs n, d (int64), (rows, groups).
+
+    `always` is true, and no constant: see `user_gradient`.
+    """
 
     program: Program
     layout: Layout
     tables: dict[str, Array]
     pairs: dict[str, tuple[Array, Array]]
+    always: Array
 
 
 class Forward(eqx.Module):
@@ -77,8 +82,23 @@ def weights_of(layout: Layout, words: list[Words]) -> PyTree:
 
 
 def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
-    """g_t, a list of leaves."""
-    grads = as_user(setup.layout.user_x64, gradient)(setup.program, weights_of(setup.layout, words), t)
+    """g_t, a list of leaves.
+
+    Isolated, it is one branch of a conditional, which compilers do not fuse with what stands around it: so the last bits
+    of g, which depend on the operations that it is fused with, are the same in both sweeps.
+    """
+    grad = as_user(setup.layout.user_x64, gradient)
+    weights = weights_of(setup.layout, words)
+    if setup.layout.isolated:
+        grads = jax.lax.cond(
+            setup.always,
+            lambda weights, t: grad(setup.program, weights, t),
+            lambda weights, t: jax.tree.map(jnp.zeros_like, weights),
+            weights,
+            t,
+        )
+    else:
+        grads = grad(setup.program, weights, t)
     return jax.tree.leaves(grads)
 
 
@@ -137,9 +157,8 @@ def step_back(setup: Setup, carry: Backward, t: Array) -> Backward:
     layout = setup.layout
     words = undo_weights(setup, carry.words, t)
     weights = weights_of(layout, words)
-    if layout.rule.pullback_needs_gradient:
-        grads, product = as_user(layout.user_x64, gradient_and_product)(setup.program, weights, t)
-        return _finish(setup, carry, words, t, jax.tree.leaves(grads), product)
+    if layout.rule.pullback_needs_gradient or layout.isolated:
+        return step_back_given(setup, carry, words, t, user_gradient(setup, words, t))
     direction = layout.structure.unflatten(_directions(setup, carry, t))
     along = as_user(layout.user_x64, gradient_along)
     grads, products = along(setup.program, weights, t, direction)
@@ -148,9 +167,11 @@ def step_back(setup: Setup, carry: Backward, t: Array) -> Backward:
 
 def step_back_given(setup: Setup, carry: Backward, words: list[Words], t: Array, gradients: list[Array]) -> Backward:
     """As `step_back`, from the words with weights undone and the gradient there; the product is made anew."""
-    _, product = as_user(setup.layout.user_x64, gradient_and_product)(
-        setup.program, weights_of(setup.layout, words), t
-    )
+    weights = weights_of(setup.layout, words)
+
+    def product(direction: PyTree) -> tuple[PyTree, PyTree]:
+        return as_user(setup.layout.user_x64, gradient_along)(setup.program, weights, t, direction)[1]
+
     return _finish(setup, carry, words, t, gradients, product)
 
 

@@ -14,7 +14,6 @@ from ._drivers import DriverName, HostDriver, check_driver, choose_driver, index
 from ._exact_run import (
     Draft,
     ExactRun,
-    Pair,
     Ranges,
     as_float64,
     close,
@@ -92,7 +91,7 @@ class Reversible(AbstractMode):
     ) -> tuple[Float[Array, ""], PyTree, UnrollReport]:
         program = Program(training, hyper, key)
         planned = draft(program)
-        for attempt, pair in enumerate((self._pair(program), "one"), 1):
+        for attempt, pair in enumerate(planned.pairs(self._host(program)), 1):
             run = ExactRun(planned, pair, self.buffers)
             last, metrics = _forward(run)
             found = ranges(planned, last)
@@ -123,7 +122,7 @@ class Reversible(AbstractMode):
     ) -> tuple[Float[Array, ""], UnrollReport]:
         program = Program(training, hyper, key)
         planned = draft(program)
-        run = ExactRun(planned, self._pair(program), self.buffers)
+        run = ExactRun(planned, planned.pairs(self._host(program))[0], self.buffers)
         last, metrics = _forward(run)
         found, params = ranges(planned, last), run.weights(last)
         value = judge(outer, params, hyper)
@@ -133,8 +132,8 @@ class Reversible(AbstractMode):
         certificate = _unknown(value, "a run forwards alone is not undone")
         return value, UnrollReport(params, certificate, result, _stats(run, found, 1), metrics)
 
-    def _pair(self, program: Program) -> Pair:
-        return "host" if isinstance(choose_driver(self.driver, program), HostDriver) else "loop"
+    def _host(self, program: Program) -> bool:
+        return isinstance(choose_driver(self.driver, program), HostDriver)
 
 
 def _forward(run: ExactRun) -> tuple[Forward, PyTree]:
