@@ -86,7 +86,7 @@ def make_plan(steps: int, states: int | None) -> Plan:
 
 
 def schedule(segments: int, slots: int) -> Iterator[tuple[str, int, int]]:
-    """The moves that reverse all segments: ("advance", a, b), from the last start kept, ("keep", b, b), ("reverse", a, b).
+    """The moves that reverse all segments: ("advance", a, b), ("keep", b, b) and ("reverse", a, b).
 
     An advance goes on from where the last move ended if that was an advance or a keep, and else from the last start
     kept, which is then at a; a reverse takes the segment that begins where the last advance ended, and drops its start.
@@ -160,8 +160,8 @@ class Checkpointed(AbstractMode):
             return make_plan(steps, self.states)
         if self.memory < 2 * state_bytes:
             raise ValueError(
-                f"Checkpointed: given memory {self.memory} bytes, allowed are at least {2 * state_bytes}: two states of "
-                "weights and optimiser."
+                f"Checkpointed: given memory {self.memory} bytes, allowed are at least {2 * state_bytes}: two "
+                "states of weights and optimiser."
             )
         return make_plan(steps, self.memory // max(state_bytes, 1))
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ChaosGauge(eqx.Module):
     """growth = (‖dw_0‖/‖dw_T‖)^(1/T), amplification = ‖dw_0‖/‖dw_T‖, of the adjoint of the weights.
 
-    Above a critical learning rate training is chaotic: a small change of the weights grows at every step, F is rugged in
-    λ at every scale, and its exact derivative is large and says nothing of where F falls. Then the amplification is
+    Above a critical learning rate training is chaotic: a small change of the weights grows at every step, F is rugged
+    in λ at every scale, and its exact derivative is large and says nothing of where F falls. Then the amplification is
     growth^T; rounding, too, is amplified by it. Where training contracts, it is of order 1.
 
     **Arguments:**
@@ -35,7 +35,7 @@ class ChaosGauge(eqx.Module):
             raise ValueError(f"ChaosGauge: given limit {self.limit}, allowed are numbers > 0.")
 
     def read(self, stats: dict[str, Array], steps: int) -> tuple[dict[str, Array], Bool[Array, ""]]:
-        """`growth` and `amplification` from the norms `adjoint_start` and `adjoint_end`, and whether the limit is passed.
+        """`growth` and `amplification` from `adjoint_start` and `adjoint_end`, and whether the limit is passed.
 
         Nothing, and no warning, where a mode has no adjoint at both ends.
         """
@@ -52,15 +52,16 @@ def metasmoothness(
     """S = Σ_j |Δ_j| sign(Δ_j) sign(Δ'_j) / Σ_j |Δ_j|, Δ = w(λ + h v) - w(λ), Δ' = w(λ + 2 h v) - w(λ + h v).
 
     w(λ) are the weights at the end of training: three short trainings along one direction of λ. S near 1 says that the
-    weights move steadily along v, so that a derivative foretells what a step of length h does; near 0, that it does not:
-    lower the learning rate of the training, clip its gradients, start from smaller weights, or use `hx.Truncated`.
+    weights move steadily along v, so that a derivative foretells what a step of length h does; near 0, that it does
+    not: lower the learning rate of the training, clip its gradients, start from smaller weights, or use
+    `hx.Truncated`.
 
     **Arguments:**
 
     - `objective`: a [`hyprax.UnrolledObjective`][].
     - `hyper`: the hyperparameters, as for [`hyprax.hypergradient`][].
-    - `direction`: the structure of `hyper`, in unconstrained coordinates: typically a hypergradient. Its length does not
-        matter.
+    - `direction`: the structure of `hyper`, in unconstrained coordinates: typically a hypergradient. Its length does
+        not matter.
     - `step`: h, the length of a step in unconstrained coordinates.
 
     **Returns:** S, between -1 and 1. It is a measurement along one direction and carries no certificate; a nan, for

@@ -1,4 +1,4 @@
-"""One evaluation on the host: segments of a run given to a driver, metrics recorded on the way, answers put together."""
+"""One evaluation on the host: segments of a run given to a driver, metrics recorded, answers put together."""
 
 from collections.abc import Iterator
 from typing import Any

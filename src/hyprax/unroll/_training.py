@@ -79,9 +79,8 @@ class Training(eqx.Module):
 
     def reseeded(self, key: Array) -> "Training":
         """The same run with its examples visited in an order made from `key`, where the batches can be reseeded."""
-        if not hasattr(self.batches, "reseeded"):
-            return self
-        return eqx.tree_at(lambda training: training.batches, self, self.batches.reseeded(key))
+        reseeded = getattr(self.batches, "reseeded", None)
+        return self if reseeded is None else eqx.tree_at(lambda training: training.batches, self, reseeded(key))
 
     def check(self, hyper: PyTree, key: Array) -> None:
         """Look at shapes and types alone.
