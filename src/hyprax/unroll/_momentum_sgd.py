@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from ._fixed_point import as_wide, to_word
-from ._rational import Factor, dyadic
+from ._rational import Factor, dyadic, nearest
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
@@ -38,8 +38,11 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `learning_rate`: α, a scalar, a schedule of shape [T], or a prefix of the tree of weights with such leaves.
     - `momentum`: γ, the same. Reversal needs γ > 0; where γ >= 1 it stores nothing.
     - `fraction_bits`: F, for reversal: weights and velocities are multiples of 2^-F, of magnitude below 2^(62 - F).
-    - `denominator_bits`: k, for reversal: γ is rounded to n / 2^k (the derivative passes straight through, and the
-        `stats` tell the largest change), and velocities carry noise of 2^(k - F).
+    - `denominator_bits`: k, for reversal: γ becomes the nearest fraction with a denominator up to 2^k, mostly within
+        2^-2k (.9 exactly); the derivative passes straight through, and `stats` hold the largest change. Velocities
+        carry noise of up to 2^(k - F).
+    - `dyadic`: for reversal, whether γ becomes n / 2^k, within 2^-(k + 1): division by shifts makes the fixed-point part
+        of a step about a third faster. Then take k = 16 to 20.
 
     **Raises:** `ValueError` for an unknown form or for bits out of range.
     """
@@ -49,6 +52,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
     form: Form = eqx.field(static=True)
     bits: int = eqx.field(static=True)
     denominator_bits: int = eqx.field(static=True)
+    dyadic: bool = eqx.field(static=True)
 
     states: ClassVar[tuple[str, ...]] = (VELOCITY,)
     pullback_needs_gradient: ClassVar[bool] = False
@@ -60,7 +64,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
         *,
         form: str = "paper",
         fraction_bits: int = 48,
-        denominator_bits: int = 16,
+        denominator_bits: int = 12,
+        dyadic: bool = False,
     ):
         if form not in FORMS:
             raise ValueError(f"MomentumSGD: given form {form!r}, allowed are {', '.join(map(repr, FORMS))}.")
@@ -71,6 +76,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
             )
         self.learning_rate, self.momentum = learning_rate, momentum
         self.form, self.bits, self.denominator_bits = form, fraction_bits, denominator_bits  # pyright: ignore[reportAttributeAccessIssue]
+        self.dyadic = dyadic
 
     def fraction_bits(self) -> dict[str, int]:
         return {WEIGHTS: self.bits, VELOCITY: self.bits}
@@ -89,7 +95,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
         return {VELOCITY: hyper["momentum"]}
 
     def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
-        return {VELOCITY: dyadic(positive("momentum", targets[VELOCITY], self.denominator_bits), self.denominator_bits)}
+        momentum = positive("momentum", targets[VELOCITY], self.denominator_bits)
+        return {VELOCITY: (dyadic if self.dyadic else nearest)(momentum, self.denominator_bits)}
 
     def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
         momentum = targets[VELOCITY]

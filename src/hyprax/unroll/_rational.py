@@ -13,7 +13,9 @@ from ._fixed_point import LIMIT_BITS, as_wide
 
 QUOTIENT_BITS = 50
 WORD_BITS = 32
-SMALLEST_DENOMINATOR = 1 << 8
+SMALLEST_DENOMINATOR = 1 << 10
+SHIFT = 1.5 * 2.0**52
+SHIFT_WORD = int(np.float64(SHIFT).view(np.int64))
 
 Scalar = Int64[Array, ""]
 
@@ -45,7 +47,7 @@ def dyadic(values: np.ndarray, bits: int) -> Factor:
 def nearest(values: np.ndarray, bits: int) -> Factor:
     """The nearest n / d with d <= 2^bits to each value, by continued fractions: mostly within 2^-2 bits.
 
-    Small fractions are expanded to d >= 2^8, which keeps quotients of words by n and d below 2^50.
+    Small fractions are expanded to d >= 2^10, so that words of 60 bits have quotients below 2^50.
     """
     unique, where = np.unique(values, return_inverse=True)
     pairs = []
@@ -73,14 +75,16 @@ def complement(values: np.ndarray, bits: int) -> Factor:
 def floor_divide(x: Array, n: Scalar) -> tuple[Array, Array]:
     """x div n, x mod n for n >= 1 and |x / n| < 2^50, by a float64 reciprocal.
 
-    x, 1/n and their product are each rounded once, so the estimate is off by less than 3.1 |x/n| 2^-53 < 1, and its
-    floor by at most 1: one correction makes it exact. Processors divide 64-bit integers ten times slower.
+    x, 1/n and their product are each rounded once, so the product is within 3.1 |x/n| 2^-53 < .4 of x/n; added to
+    1.5 2^52 it is rounded to an integer, which then stands in the last bits of the sum. So the estimate is off by less
+    than 1, and one correction makes it exact, however the sum was rounded. Processors divide 64-bit integers ten times
+    slower, and conversion to an integer is slow for what it does with numbers that do not fit.
     """
-    estimate = jnp.floor(as_wide(x) * (1.0 / as_wide(n))).astype(jnp.int64)
+    shifted = as_wide(x) * (1.0 / as_wide(n)) + SHIFT
+    estimate = jax.lax.bitcast_convert_type(shifted, jnp.int64) - SHIFT_WORD
     rest = x - estimate * n
-    low, high = rest < 0, rest >= n
-    quotient = estimate + high.astype(jnp.int64) - low.astype(jnp.int64)
-    return quotient, rest + jnp.where(low, n, 0) - jnp.where(high, n, 0)
+    low = rest >> 63
+    return estimate + low, rest + (low & n)
 
 
 def multiply(v: Array, buffer: Array, n: Scalar, d: Scalar, shift: int | None) -> tuple[Array, Array]:
