@@ -48,6 +48,16 @@ class RESULTS(eqx.Enumeration):
         "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
         "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
     )
+    not_reversible = (
+        "The training run was undone and did not come back to the bits that it started from: the gradient of a step is "
+        "not deterministic, or depends on more than weights, hyperparameters and step. Make the loss a pure function, "
+        "ask for deterministic operations of the device, or use `hx.Checkpointed`."
+    )
+    fixed_point_overflow = (
+        "A weight or a state of the optimiser outgrew its fixed-point format: compare `used_bits` with `limit_bits`. "
+        "Give the optimiser fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, or "
+        "use `hx.Checkpointed`."
+    )
     no_progress = (
         "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "
         "raise `patience`, or change the learning rate of the search, to go on."
@@ -68,6 +78,8 @@ RESULT_NAMES = (
     "strong_convexity_disproved",
     "chaotic",
     "gradient_small_uncertified",
+    "not_reversible",
+    "fixed_point_overflow",
     "no_progress",
     "steps_spent",
     "stopped_by_callback",
