@@ -45,9 +45,13 @@ from .search import Tuned as Tuned, tune as tune
 from .unroll import (
     AbstractMode as AbstractMode,
     AbstractOptimizer as AbstractOptimizer,
+    Adam as Adam,
+    AdamW as AdamW,
     Checkpointed as Checkpointed,
     ForwardMode as ForwardMode,
+    MomentumSGD as MomentumSGD,
     OptaxOptimizer as OptaxOptimizer,
+    Reversible as Reversible,
     StoreAll as StoreAll,
     Training as Training,
     Truncated as Truncated,
