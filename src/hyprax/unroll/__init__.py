@@ -2,8 +2,8 @@
 
 from ._adam import Adam as Adam, AdamW as AdamW
 from ._checkpointed import Checkpointed as Checkpointed
-from ._forward_mode import ForwardMode as ForwardMode
 from ._estimate import Estimate as Estimate, ModeCost as ModeCost, estimate as estimate
+from ._forward_mode import ForwardMode as ForwardMode
 from ._gauge import ChaosGauge as ChaosGauge, metasmoothness as metasmoothness
 from ._mode import AbstractMode as AbstractMode, Outer as Outer, UnrollReport as UnrollReport
 from ._momentum_sgd import MomentumSGD as MomentumSGD

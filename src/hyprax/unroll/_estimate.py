@@ -71,8 +71,8 @@ def estimate(
     | `Checkpointed` | N S P + A | (T + recomputed) c + T h |
     | `ForwardMode` | (1 + H) S P + A_H | T times one step with its H tangents |
 
-    Memory is that beside the data and hyperparameters. A is XLA's own figure for the compiled step; c and h are measured
-    for a fraction of a second each. The `ForwardMode` is left out above 32 hyperparameters.
+    Memory is that beside the data and hyperparameters. A is XLA's own figure for the compiled step; c and h are
+    measured for a fraction of a second each. The `ForwardMode` is left out above 32 hyperparameters.
 
     **Arguments:**
 
