@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
@@ -120,7 +120,8 @@ def pull_tables(
     return jax.vjp(lambda raw: _tables(rule, raw, used, steps), raw)[1](dtables)[0]
 
 
-def as_float64(table: Coefficients) -> Coefficients:
+def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
+    """The tables in float64; call it where 64-bit types are on."""
     return {name: jnp.asarray(np.asarray(value), jnp.float64) for name, value in table.items()}
 
 
