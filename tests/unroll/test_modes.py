@@ -1,5 +1,7 @@
 """Every mode and driver against `jax.grad` through a Python loop, and against finite differences."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,7 +137,7 @@ def test_a_diverged_run_says_so():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: hx.StoreAll("scan"), "given driver 'scan'"),
+        (lambda: hx.StoreAll(cast(Any, "scan")), "given driver 'scan'"),
         (lambda: hx.Checkpointed(states=1), "given states 1"),
         (lambda: hx.Checkpointed(states=3, memory=10), "both states and memory"),
         (lambda: hx.Truncated(0), "given steps 0"),

@@ -8,7 +8,7 @@ import pytest
 
 import hyprax as hx
 from hyprax.unroll import _drivers
-from hyprax.unroll._estimate import allocated, estimate
+from hyprax.unroll._estimate import estimate
 from hyprax.unroll._step import Program, movable
 from trainings import make_problem
 

@@ -15,8 +15,11 @@ from .._hyper import natural, validated
 from .._trees import tree_size
 from ._checkpointed import Checkpointed, make_plan, tree_bytes
 from ._drivers import AbstractDriver, DriverName, choose_driver
+from ._exact_run import draft, kept_bits
 from ._forward_mode import ForwardMode
 from ._mode import AbstractMode
+from ._reversible import Reversible
+from ._reversible_optimizer import AbstractReversibleOptimizer
 from ._step import Program, basis, check_program, first, movable, start_forward, step_back, step_forward
 from ._store_all import StoreAll
 from ._training import Training
@@ -69,6 +72,7 @@ def estimate(
     | --- | --- | --- |
     | `StoreAll` | T S P + A | T (c + h) |
     | `Checkpointed` | N S P + A | (T + recomputed) c + T h |
+    | `Reversible` | 64-bit words and their buffers + A | T (2 c + h) |
     | `ForwardMode` | (1 + H) S P + A_H | T times one step with its H tangents |
 
     Memory is that beside the data and hyperparameters. A is XLA's own figure for the compiled step; c and h are
@@ -101,6 +105,8 @@ def estimate(
         plan = make_plan(steps, states)
         again = (steps + plan.recomputed) * forward_seconds + steps * reverse_seconds
         costs.append(ModeCost(Checkpointed(states, driver=driver), plan.states * state + reverse_bytes, again))
+    if isinstance(training.optimizer(plain), AbstractReversibleOptimizer):
+        costs.append(_reversible(program, driver, reverse_bytes, forward_seconds, reverse_seconds))
     if (size := tree_size(plain)) <= 32:
         directions = basis(plain)
         tangents = eqx.filter_jit(start_forward)(program, directions)
@@ -112,19 +118,24 @@ def estimate(
     return Estimate(tuple(costs), best.mode, budget, forward_seconds, reverse_seconds)
 
 
+def _reversible(
+    program: Program, driver: DriverName, reverse_bytes: int, forward_seconds: float, reverse_seconds: float
+) -> ModeCost:
+    """Words, buffers of so many bits a parameter and step, and a step; fixed-point arithmetic counts as a gradient."""
+    planned = draft(program)
+    kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
+    memory = round(tree_bytes(planned.start) + kept) + reverse_bytes
+    return ModeCost(Reversible(driver), memory, planned.steps * (2 * forward_seconds + reverse_seconds))
+
+
 def scratch(fn: Callable[..., Any], *arguments: Any) -> int:
-    """The bytes that XLA allocates for a call: temporaries and results, from its own analysis of the compiled call."""
+    """The bytes that XLA allocates for a call: temporaries, and results that replace no argument."""
     arrays, rest = eqx.partition(arguments, eqx.is_array)
 
     def call(arrays: Any) -> Any:
         return eqx.filter(fn(*eqx.combine(arrays, rest)), eqx.is_array)
 
-    return allocated(jax.jit(call).lower(arrays).compile())
-
-
-def allocated(compiled: Any) -> int:
-    """The bytes of temporaries and results of a compiled function, less the results that replace arguments."""
-    analysis = compiled.memory_analysis()
+    analysis = jax.jit(call).lower(arrays).compile().memory_analysis()
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 
 
