@@ -9,7 +9,7 @@ import pytest
 import hyprax as hx
 from hyprax.unroll import _drivers
 from hyprax.unroll._estimate import estimate
-from hyprax.unroll._step import Program, movable
+from hyprax.unroll._step import Program, movable, step_back
 from trainings import make_problem
 
 
@@ -131,7 +131,7 @@ def logistic_map(rate: float, steps: int = 60) -> hx.UnrolledObjective:
 
     training = hx.Training(
         loss,
-        lambda hyper, key: jnp.full((4,), 0.3) + 0.1 * jnp.arange(4.0),
+        lambda hyper, key: jax.random.uniform(key, (400,), minval=0.1, maxval=0.9),
         lambda hyper: hx.OptaxOptimizer(optax.sgd(1.0)),
         hx.FullBatch(jnp.zeros(1)),
         steps,
@@ -147,11 +147,11 @@ def test_the_gauge_tells_chaos_from_contraction():
     assert answer.result == hx.RESULTS.chaotic
     assert "hx.Truncated" in answer.message
     assert 1.6 < float(answer.stats["growth"]) < 2.4
-    assert abs(float(hx.unroll.metasmoothness(objective, hyper, {"rate": jnp.asarray(-1.0)}, 1e-3))) < 0.9
+    assert abs(float(hx.unroll.metasmoothness(objective, hyper, {"rate": jnp.asarray(-1.0)}, 1e-5))) < 0.2
     calm = {"rate": jnp.asarray(2.5)}
     answer = hx.hypergradient(objective, calm)
     assert float(answer.stats["growth"]) < 0.7
-    np.testing.assert_allclose(answer.grad["rate"], 4 / 2.5**2, rtol=1e-10)  # the fixed point is 1 - 1/r
+    np.testing.assert_allclose(answer.grad["rate"], 400 / 2.5**2, rtol=1e-10)  # the fixed point is 1 - 1/r
     assert float(hx.unroll.metasmoothness(objective, calm, answer.grad, 1e-3)) == 1.0
     loose = hx.UnrolledObjective(
         objective.training, objective.outer.loss, key=objective.key, gauge=hx.unroll.ChaosGauge(float("inf"))
@@ -267,3 +267,38 @@ def test_the_host_loop_is_chosen_where_the_loss_convolves():
         problem = make_problem(model, "sgd", seed=0)
         program = Program(problem.training, problem.hyper, problem.key)
         assert isinstance(_drivers.choose_driver("auto", program), driver)
+
+
+def test_scanned_blocks_change_the_memory_of_a_step_and_nothing_else():
+    """Eight blocks of a residual network: the same hypergradient, in less than half of what XLA allocates for a step."""
+
+    def block(params, x):
+        return x + jnp.sin(jnp.tanh(x @ params["in"]) @ params["out"])
+
+    def plainly(block, params, x):
+        return jax.lax.scan(lambda x, params: (block(params, x), None), x, params)[0]
+
+    grads, bytes_used = [], []
+    for through in (plainly, hx.unroll.scan_blocks):
+        training = change(
+            loss=lambda params, hyper, batch, through=through: (
+                jnp.mean(through(block, params, batch) ** 2) * hyper["lr"]
+            ),
+            init=lambda hyper, key: {
+                "in": 0.1 * jax.random.normal(key, (8, 6, 24)),
+                "out": 0.1 * jax.random.normal(key, (8, 24, 6)),
+            },
+            batches=hx.FullBatch(jax.random.normal(jax.random.key(1), (256, 6))),
+            steps=2,
+        )
+        hyper = {"lr": jnp.asarray(0.5)}
+        objective = hx.UnrolledObjective(
+            training, lambda params, hyper, data: jnp.sum(params["in"] ** 2), key=jax.random.key(0)
+        )
+        grads.append(float(hx.hypergradient(objective, hyper).grad["lr"]))
+        program = Program(training, hyper, jax.random.key(0))
+        carry = _drivers.start(program)
+        adjoint, dhyper = (jax.tree.map(jnp.zeros_like, movable(tree)) for tree in (carry, hyper))
+        bytes_used.append(scratch(step_back, program, carry, _drivers.index(0), adjoint, dhyper))
+    np.testing.assert_allclose(*grads, rtol=1e-12)
+    assert bytes_used[1] < bytes_used[0] / 2

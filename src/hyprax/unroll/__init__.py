@@ -1,6 +1,7 @@
 """Hypergradients through training runs of T steps: stored, recomputed, reversed, carried forward or cut short."""
 
 from ._adam import Adam as Adam, AdamW as AdamW
+from ._blocks import scan_blocks as scan_blocks
 from ._checkpointed import Checkpointed as Checkpointed
 from ._estimate import Estimate as Estimate, ModeCost as ModeCost, estimate as estimate
 from ._forward_mode import ForwardMode as ForwardMode

@@ -198,7 +198,7 @@ class Checkpointed(AbstractMode):
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array
     ) -> tuple[Float[Array, ""], UnrollReport]:
-        return run_value(training, outer, hyper, key, self.driver, rounding_only(None))
+        return run_value(training, outer, hyper, key, self.driver)
 
 
 def tree_bytes(tree: Any) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate
+from .._certificate import AbstractCertificate, NoCertificate
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_norm
 from ._drivers import DriverName, choose_driver, index, start
@@ -134,10 +134,11 @@ def measure(program: Program, params: PyTree, t: Any) -> PyTree:
 
 
 def run_value(
-    training: Training, outer: Outer, hyper: PyTree, key: Array, driver: DriverName, certificate: AbstractCertificate
+    training: Training, outer: Outer, hyper: PyTree, key: Array, driver: DriverName
 ) -> tuple[Float[Array, ""], UnrollReport]:
     """F alone, by running the training forwards."""
     runner = Runner(training, hyper, key, driver)
     params, _ = runner.advance(runner.start(), 0, training.steps)
     value = judge(outer, params, hyper)
+    certificate = NoCertificate("the run is made in floating point, and its rounding is not bounded", value.dtype)
     return value, runner.report(params, certificate, value)

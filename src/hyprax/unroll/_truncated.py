@@ -71,7 +71,7 @@ class Truncated(AbstractMode):
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array
     ) -> tuple[Float[Array, ""], UnrollReport]:
-        return run_value(training, outer, hyper, key, self.driver, rounding_only(None))
+        return run_value(training, outer, hyper, key, self.driver)
 
 
 @jax.jit
