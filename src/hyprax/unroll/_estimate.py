@@ -136,6 +136,8 @@ def scratch(fn: Callable[..., Any], *arguments: Any) -> int:
         return eqx.filter(fn(*eqx.combine(arrays, rest)), eqx.is_array)
 
     analysis = jax.jit(call).lower(arrays).compile().memory_analysis()
+    if analysis is None:
+        raise NotImplementedError(f"estimate: XLA analyses no memory on the platform {jax.default_backend()}.")
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 
 
