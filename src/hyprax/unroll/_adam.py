@@ -140,7 +140,7 @@ class _Moments(AbstractReversibleOptimizer):
         )
 
     def _move(self, c: Coefficients, words: Words) -> Array:
-        """rint(α m / (√s + ε)) in units of the weights, whose F the mean shares. Nothing here is a product and a sum."""
+        """rint(α m / (√s + ε)), in units of the weights, whose F the mean shares. No product here enters a sum."""
         root = jnp.sqrt(as_wide(words.values[VARIANCE]) * 2.0**-self.variance_bits)
         return to_word(_ratio(as_wide(words.values[MEAN]) * c["rate"], root + c["eps"]))
 
@@ -257,10 +257,7 @@ class AdamW(_Moments):
         return {**super().rationals(targets), WEIGHTS: complement(decay, self.decay_bits)}
 
     def represented(self, name: str, factor: Factor) -> np.ndarray:
-        kept = factor.value
-        if name != WEIGHTS:
-            return kept
-        return (np.asarray(factor.d) - np.asarray(factor.n)) / np.asarray(factor.d)
+        return (factor.d - factor.n) / factor.d if name == WEIGHTS else factor.value
 
     def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
         return {**super().tables(hyper, targets, steps), "decay": targets[WEIGHTS]}

@@ -1,6 +1,7 @@
 """One run in fixed point on the host: what it is made of, forwards, backwards, and whether it came back."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._drivers import index
-from ._fixed_point import COARSE_BITS, Seen, wide
+from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
 from ._rational import Factor, Plan, exact_bits, limit_bits, plan
 from ._reversal import (
     Backward,
@@ -35,8 +36,8 @@ from ._spill import Place, Spill
 from ._step import Program
 
 Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
-"""The forward and the reverse sweep: two compiled loops (with the gradient isolated in both, or not), two host loops, or
-host loops that share one compiled gradient, which are exact by construction."""
+"""The forward and the reverse sweep: two compiled loops (with the gradient isolated in both, or not), two host loops,
+or host loops that share one compiled gradient, which are exact by construction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,9 @@ def _open(program: Program, chosen: dict[str, list[int]]) -> tuple[Coefficients,
 
 
 @eqx.filter_jit
-def close(program: Program, chosen: dict[str, list[int]], draw: Coefficients, dweights: PyTree, dhyper: PyTree) -> PyTree:
+def close(
+    program: Program, chosen: dict[str, list[int]], draw: Coefficients, dweights: PyTree, dhyper: PyTree
+) -> PyTree:
     """dλ with what acts through the optimiser and through w_0."""
     (through_optimizer,) = jax.vjp(_columns(program, chosen), program.hyper)[1](draw)
     (through_start,) = jax.vjp(_start(program), program.hyper)[1](dweights)
@@ -97,13 +100,9 @@ def _start(program: Program) -> Any:
     return lambda hyper: jax.tree.map(jnp.asarray, program.training.start(hyper, program.key))
 
 
-def _tables(
-    rule: AbstractReversibleOptimizer, raw: Coefficients, used: dict[str, Array], steps: int
-) -> Coefficients:
+def _tables(rule: AbstractReversibleOptimizer, raw: Coefficients, used: dict[str, Array], steps: int) -> Coefficients:
     """The tables at the values used, with derivatives that pass straight through the rounding."""
-    targets = {
-        name: used[name] + (value - jax.lax.stop_gradient(value)) for name, value in rule.targets(raw).items()
-    }
+    targets = {name: used[name] + (value - jax.lax.stop_gradient(value)) for name, value in rule.targets(raw).items()}
     return rule.tables(raw, targets, steps)
 
 
@@ -183,7 +182,7 @@ class ExactRun:
     def pieces(self, stops: Iterator[int]) -> list[tuple[int, int]]:
         """The steps, cut where words are due and at other stops."""
         cuts = sorted({0, self.draft.steps, *self._due, *stops})
-        return list(zip(cuts, cuts[1:], strict=False))
+        return list(itertools.pairwise(cuts))
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
         """Steps lo..hi-1, with the words that are due before step lo put away."""
@@ -246,9 +245,9 @@ def ranges(draft: Draft, carry: Forward) -> Ranges:
     """What the watch saw: log2 of the largest magnitude, in units of the last place, beside what is allowed."""
     seen = Seen([np.asarray(word) for word in carry.seen])
     names = (WEIGHTS, *draft.setup.layout.rule.states)
-    limits = dict.fromkeys(names, limit_bits(np.array([1 << 20]), np.array([1 << 20])))
+    limits = dict.fromkeys(names, LIMIT_BITS)
     for name, factor in draft.factors.items():
-        limits[name] = limit_bits(np.asarray(factor.n), np.asarray(factor.d))
+        limits[name] = limit_bits(factor.n, factor.d)
     return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), limits)
 
 

@@ -41,8 +41,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `denominator_bits`: k, for reversal: γ becomes the nearest fraction with a denominator up to 2^k, mostly within
         2^-2k (.9 exactly); the derivative passes straight through, and `stats` hold the largest change. Velocities
         carry noise of up to 2^(k - F).
-    - `dyadic`: for reversal, whether γ becomes n / 2^k, within 2^-(k + 1): division by shifts makes the fixed-point part
-        of a step about a third faster. Then take k = 16 to 20.
+    - `dyadic`: for reversal, whether γ becomes n / 2^k, within 2^-(k + 1): division by shifts makes the fixed-point
+        part of a step about a third faster. Then take k = 16 to 20.
 
     **Raises:** `ValueError` for an unknown form or for bits out of range.
     """
@@ -143,7 +143,10 @@ class MomentumSGD(AbstractReversibleOptimizer):
 
 
 def positive(name: str, values: np.ndarray, bits: int) -> np.ndarray:
-    """`values`, all of which can be undone. **Raises:** `ValueError` where one is 0 at this resolution, or no number."""
+    """`values`, all of which can be undone.
+
+    **Raises:** `ValueError` where one is 0 at this resolution, negative, above 4, or no number.
+    """
     smallest, largest = 2.0 ** -(bits + 1), 4.0
     bad = ~((values > smallest) & (values <= largest))
     if np.any(bad):

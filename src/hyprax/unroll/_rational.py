@@ -20,7 +20,6 @@ SHIFT_WORD = int(np.float64(SHIFT).view(np.int64))
 Scalar = Int64[Array, ""]
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Factor:
     """n_t / d_t for every step t and group, exactly. Rows: the steps, or one row for all; columns: the groups.
@@ -28,14 +27,14 @@ class Factor:
     `shift` is k where every d is 2^k: division is then by shifts and masks.
     """
 
-    n: np.ndarray | Array
-    d: np.ndarray | Array
-    shift: int | None = dataclasses.field(metadata={"static": True})
+    n: np.ndarray
+    d: np.ndarray
+    shift: int | None
 
     @property
     def value(self) -> np.ndarray:
         """n/d in float64."""
-        return np.asarray(self.n) / np.asarray(self.d)
+        return self.n / self.d
 
 
 def dyadic(values: np.ndarray, bits: int) -> Factor:
@@ -153,5 +152,5 @@ def plan(n: np.ndarray, d: np.ndarray, steps: int) -> Plan:
 
 def exact_bits(n: np.ndarray, d: np.ndarray, steps: int) -> float:
     """sum over t of log2(d_t / n_t), the bits a parameter that must be kept; factors above 1 give none back here."""
-    bits = np.log2(np.asarray(d) / np.asarray(n))
+    bits = np.log2(d / n)
     return float(np.sum(np.broadcast_to(bits, (steps,))))

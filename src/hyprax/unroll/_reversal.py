@@ -84,8 +84,8 @@ def weights_of(layout: Layout, words: list[Words]) -> PyTree:
 def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
     """g_t, a list of leaves.
 
-    Isolated, it is one branch of a conditional, which compilers do not fuse with what stands around it: so the last bits
-    of g, which depend on the operations that it is fused with, are the same in both sweeps.
+    Isolated, it is one branch of a conditional, which compilers do not fuse with what stands around it: so the last
+    bits of g, which depend on the operations that it is fused with, are the same in both sweeps.
     """
     grad = as_user(setup.layout.user_x64, gradient)
     weights = weights_of(setup.layout, words)
@@ -234,9 +234,7 @@ def loop_step(setup: Setup, carry: Forward, lo: Array, hi: Array) -> Forward:
 @eqx.filter_jit
 def loop_step_back(setup: Setup, carry: Backward, lo: Array, hi: Array) -> Backward:
     """Steps hi-1..lo undone in one loop."""
-    return jax.lax.fori_loop(
-        jnp.zeros_like(lo), hi - lo, lambda i, carry: step_back(setup, carry, hi - 1 - i), carry
-    )
+    return jax.lax.fori_loop(jnp.zeros_like(lo), hi - lo, lambda i, carry: step_back(setup, carry, hi - 1 - i), carry)
 
 
 host_step = eqx.filter_jit(step)

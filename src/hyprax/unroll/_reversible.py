@@ -14,6 +14,7 @@ from ._drivers import DriverName, HostDriver, check_driver, choose_driver, index
 from ._exact_run import (
     Draft,
     ExactRun,
+    Pair,
     Ranges,
     as_float64,
     close,
@@ -74,8 +75,8 @@ class Reversible(AbstractMode):
 
     The optimiser must be [`hyprax.MomentumSGD`][], [`hyprax.Adam`][] or [`hyprax.AdamW`][]. `stats` hold
     `bits_per_parameter_step` and `theory_bits`, `stored_bytes` (buffers put away), `headroom_bits` (doublings left in
-    the fullest format), `used_bits_*` against `limit_bits_*` of each kind of number, `rounding_*` (how far what was used
-    is from the momentum, β or decay asked for), and `attempts`.
+    the fullest format), `used_bits_*` against `limit_bits_*` of each kind of number, `rounding_*` (how far what was
+    used is from the momentum, β or decay asked for), and `attempts`.
     """
 
     driver: DriverName = eqx.field(static=True, default="auto")
@@ -91,31 +92,40 @@ class Reversible(AbstractMode):
     ) -> tuple[Float[Array, ""], PyTree, UnrollReport]:
         program = Program(training, hyper, key)
         planned = draft(program)
-        for attempt, pair in enumerate(planned.pairs(self._host(program)), 1):
-            run = ExactRun(planned, pair, self.buffers)
-            last, metrics = _forward(run)
-            found = ranges(planned, last)
-            params = run.weights(last)
-            value, dparams, dhyper = end(outer, params, hyper)
-            stats = _stats(run, found, attempt)
-            if not (found.finite and found.fits):
-                result = RESULTS.fixed_point_overflow if found.finite else RESULTS.diverged
-                report = UnrollReport(params, _unknown(value, "the run left its range"), result, stats, metrics)
-                return value, _nan(hyper), report
-            carry = _backward(run, last, dparams, dhyper)
-            with wide():
-                returned = run.returned(carry)
-            if returned:
-                break
+        pairs = planned.pairs(self._host(program))
+        for attempt, pair in enumerate(pairs, 1):
+            answer, returned = self._attempt(planned, outer, pair, attempt)
+            if returned or attempt == len(pairs):
+                return answer
+        raise AssertionError("there is always a pair to try")
+
+    def _attempt(
+        self, planned: Draft, outer: Outer, pair: Pair, attempt: int
+    ) -> tuple[tuple[Float[Array, ""], PyTree, UnrollReport], bool]:
+        """The answer by one pair of sweeps, and whether to leave it at that."""
+        run, hyper = ExactRun(planned, pair, self.buffers), planned.setup.program.hyper
+        last, metrics = _forward(run)
+        found = ranges(planned, last)
+        params = run.weights(last)
+        value, dparams, dhyper = end(outer, params, hyper)
+        stats = _stats(run, found, attempt)
+        if not (found.finite and found.fits):
+            result = RESULTS.fixed_point_overflow if found.finite else RESULTS.diverged
+            certificate = _unknown(value, "the run left its range")
+            return (value, _nan(hyper), UnrollReport(params, certificate, result, stats, metrics)), True
+        carry = _backward(run, last, dparams, dhyper)
+        with wide():
+            returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
         stats |= {"adjoint_start": tree_norm(dweights), "adjoint_end": tree_norm(dparams)}
-        finite = jnp.isfinite(value) & tree_all_finite(grads)
-        if not returned:
-            certificate, result = _unknown(value, "the run did not come back to its start"), RESULTS.not_reversible
-        else:
-            certificate = ExactReversal(jnp.full_like(value, jnp.inf), *kept_bits(planned))
+        if returned:
+            bits, theory = kept_bits(planned)
+            certificate = ExactReversal(bound=jnp.full_like(value, jnp.inf), bits=bits, theory=theory)
+            finite = jnp.isfinite(value) & tree_all_finite(grads)
             result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
-        return value, grads, UnrollReport(params, certificate, result, stats, metrics)
+        else:
+            certificate, result = _unknown(value, "the run did not come back to its start"), RESULTS.not_reversible
+        return (value, grads, UnrollReport(params, certificate, result, stats, metrics)), returned
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array
