@@ -19,7 +19,9 @@ class ChaosGauge(eqx.Module):
 
     Above a critical learning rate training is chaotic: a small change of the weights grows at every step, F is rugged
     in λ at every scale, and its exact derivative is large and says nothing of where F falls. Then the amplification is
-    growth^T; rounding, too, is amplified by it. Where training contracts, it is of order 1.
+    growth^T. It bounds ‖∂w_T/∂w_0‖ from below, and rounding is amplified alike: at 10^6 that of float32 reaches a tenth
+    of the answer. Where training contracts, it is below 1; over long runs of healthy trainings it has been seen to
+    reach 10^3.
 
     **Arguments:**
 
@@ -28,7 +30,7 @@ class ChaosGauge(eqx.Module):
     **Raises:** `ValueError` for a limit that is not positive.
     """
 
-    limit: float = eqx.field(static=True, default=1e4)
+    limit: float = eqx.field(static=True, default=1e6)
 
     def __check_init__(self) -> None:
         if not self.limit > 0:
