@@ -148,7 +148,7 @@ def test_the_gauge_tells_chaos_from_contraction():
     assert answer.result == hx.RESULTS.chaotic
     assert "hx.Truncated" in answer.message
     assert 1.6 < float(answer.stats["growth"]) < 2.4
-    assert abs(float(hx.unroll.metasmoothness(objective, hyper, {"rate": jnp.asarray(-1.0)}, 1e-5))) < 0.2
+    assert float(hx.unroll.metasmoothness(objective, hyper, {"rate": jnp.asarray(-1.0)}, 1e-5)) < 0.2
     calm = {"rate": jnp.asarray(2.5)}
     answer = hx.hypergradient(objective, calm)
     assert float(answer.stats["growth"]) < 0.7

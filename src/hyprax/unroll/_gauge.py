@@ -20,8 +20,7 @@ class ChaosGauge(eqx.Module):
     Above a critical learning rate training is chaotic: a small change of the weights grows at every step, F is rugged
     in λ at every scale, and its exact derivative is large and says nothing of where F falls. Then the amplification is
     growth^T. It bounds ‖∂w_T/∂w_0‖ from below, and rounding is amplified alike: at 10^6 that of float32 reaches a tenth
-    of the answer. Where training contracts, it is below 1; over long runs of healthy trainings it has been seen to
-    reach 10^3.
+    of the answer. Where training contracts, it is below 1.
 
     **Arguments:**
 
@@ -54,8 +53,8 @@ def metasmoothness(
     """S = Σ_j |Δ_j| sign(Δ_j) sign(Δ'_j) / Σ_j |Δ_j|, Δ = w(λ + h v) - w(λ), Δ' = w(λ + 2 h v) - w(λ + h v).
 
     w(λ) are the weights at the end of training: three short trainings along one direction of λ. S near 1 says that the
-    weights move steadily along v, so that a derivative foretells what a step of length h does; near 0, that it does
-    not: lower the learning rate of the training, clip its gradients, start from smaller weights, or use
+    weights move steadily along v, so that a derivative foretells what a step of length h does; near 0 or below
+    (ends that have nothing to do with one another differ to and fro), that it does not: lower the learning rate of the training, clip its gradients, start from smaller weights, or use
     `hx.Truncated`.
 
     **Arguments:**
