@@ -323,7 +323,7 @@ def test_any_number_of_threads(threads):
     here = Path(__file__).parent
     code = (
         "import jax, jax.numpy as jnp\n"
-        "from test_reversible import make, run\n"
+        "from test_reversible import exact, make, run\n"
         "for name, model in (('paper', 'mlp'), ('adamw', 'mlp'), ('paper', 'cnn'), ('adam', 'attention')):\n"
         "    report = run(make(name, model, steps=300, dropout=True, dtype=jnp.float32))[2]\n"
         "    assert exact(report), (name, model)\n"
