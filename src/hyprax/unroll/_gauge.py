@@ -53,9 +53,9 @@ def metasmoothness(
     """S = Σ_j |Δ_j| sign(Δ_j) sign(Δ'_j) / Σ_j |Δ_j|, Δ = w(λ + h v) - w(λ), Δ' = w(λ + 2 h v) - w(λ + h v).
 
     w(λ) are the weights at the end of training: three short trainings along one direction of λ. S near 1 says that the
-    weights move steadily along v, so that a derivative foretells what a step of length h does; near 0, or below it (ends
-    that have nothing to do with one another move to and fro), that it does not: lower the learning rate of the training,
-    clip its gradients, start from smaller weights, or use `hx.Truncated`.
+    weights move steadily along v, so that a derivative foretells what a step of length h does; near 0, or below it
+    (ends that have nothing to do with one another move to and fro), that it does not: lower the learning rate of the
+    training, clip its gradients, start from smaller weights, or use `hx.Truncated`.
 
     **Arguments:**
 
