@@ -321,7 +321,9 @@ def test_ten_thousand_steps_come_back(name):
 def test_any_number_of_threads(threads):
     """In processes of their own: the number of threads is fixed when XLA starts."""
     here = Path(__file__).parent
+    cores = set(sorted(os.sched_getaffinity(0))[:threads])
     code = (
+        f"import os; os.sched_setaffinity(0, {cores})\n"
         "import jax, jax.numpy as jnp\n"
         "from test_reversible import exact, make, run\n"
         "for name, model in (('paper', 'mlp'), ('adamw', 'mlp'), ('paper', 'cnn'), ('adam', 'attention')):\n"
@@ -336,13 +338,11 @@ def test_any_number_of_threads(threads):
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
     }
-    cores = sorted(os.sched_getaffinity(0))[:threads]
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
         capture_output=True,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     assert done.returncode == 0, done.stderr
 
