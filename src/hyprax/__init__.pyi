@@ -1,7 +1,7 @@
 # The public names. The package imports each where it is first used (see __init__.py); nothing else stands here.
 
-from . import runs as runs, search as search, tasks as tasks
-from ._batches import Minibatches as Minibatches
+from . import runs as runs, search as search, tasks as tasks, unroll as unroll
+from ._batches import FullBatch as FullBatch, Minibatches as Minibatches
 from ._certificate import (
     STATUS as STATUS,
     AbstractCertificate as AbstractCertificate,
@@ -62,5 +62,20 @@ from .implicit import (
 )
 from .runs import Run as Run
 from .search import Tuned as Tuned, tune as tune
+from .unroll import (
+    AbstractMode as AbstractMode,
+    AbstractOptimizer as AbstractOptimizer,
+    Adam as Adam,
+    AdamW as AdamW,
+    Checkpointed as Checkpointed,
+    ForwardMode as ForwardMode,
+    MomentumSGD as MomentumSGD,
+    OptaxOptimizer as OptaxOptimizer,
+    Reversible as Reversible,
+    StoreAll as StoreAll,
+    Training as Training,
+    Truncated as Truncated,
+    UnrolledObjective as UnrolledObjective,
+)
 
 __version__: str
