@@ -1,6 +1,7 @@
 """Hyperparameters from the training data alone: stochastic bounds on the evidence of a Laplace approximation."""
 
 from ._certificate import EvidenceCertificate as EvidenceCertificate
+from ._choice import Choice as Choice, ChoiceState as ChoiceState
 from ._designs import (
     AbstractDesign as AbstractDesign,
     Blocks as Blocks,
@@ -16,6 +17,7 @@ from ._estimator import (
     LogDeterminant as LogDeterminant,
     Midpoint as Midpoint,
 )
+from ._kfac import KFAC as KFAC
 from ._lanczos import Lanczos as Lanczos
 from ._likelihoods import (
     AbstractLikelihood as AbstractLikelihood,
@@ -25,6 +27,7 @@ from ._likelihoods import (
     Poisson as Poisson,
 )
 from ._log_evidence import LogEvidence as LogEvidence, log_evidence as log_evidence, problem as problem
+from ._objective import EvidenceObjective as EvidenceObjective, EvidenceState as EvidenceState
 from ._partitions import FullData as FullData, Partition as Partition
 from ._priors import GaussianPrior as GaussianPrior
 from ._problem import Problem as Problem
