@@ -21,7 +21,7 @@ from ._plan import Group, Plan, Tensor
 
 Features = dict[str, dict[int, Array]]
 """Of M examples: "operand" and "ids" [M, raw operand] and "cotangent" [M, R, raw output] by number of use, "rows"
-[M, R, leaf] by number of leaf."""
+by number of leaf: [M, R, *leaf], or [M, R, entries] in the order of the leaf's groups where it has such."""
 
 _HIGHEST = lax.Precision.HIGHEST  # a Cholesky factor follows: the short products of some accelerators would spoil it
 
@@ -30,26 +30,30 @@ def _einsum(equation: str, *operands: Array) -> Array:
     return jnp.einsum(equation, *operands, precision=_HIGHEST)
 
 
-def factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
-    """a [M, B, S, I], or row numbers [M, B, S] for a look-up, and g [M, R, B, S, O], the uses of a group together."""
+def example_factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
+    """a [B, S, I], or row numbers [B, S] for a look-up, and g [R, B, S, O] of one example, the uses of a group together."""
     which = "ids" if group.lookup else "operand"
     operands, cotangents = [], []
     for number in group.uses:
         layout = plan.uses[number].layout
-        operands.append(jax.vmap(layout.operand)(features[which][number]))
-        cotangents.append(jax.vmap(jax.vmap(layout.cotangent))(features["cotangent"][number]))
+        operands.append(layout.operand(features[which][number]))
+        cotangents.append(jax.vmap(layout.cotangent)(features["cotangent"][number]))
     if len(operands) == 1:
         return operands[0], cotangents[0]
-    return jnp.concatenate(operands, axis=2), jnp.concatenate(cotangents, axis=3)
+    return jnp.concatenate(operands, axis=1), jnp.concatenate(cotangents, axis=2)
 
 
-def gradients(group: Group, a: Array, g: Array) -> Array:
-    """W̄ [M, R, B, I, O]."""
-    if not group.lookup:
-        return _einsum("mbsi,mrbso->mrbio", a, g)
-    rows = group.weight.shape[1]
-    is_row = a[..., None] == jnp.arange(rows, dtype=a.dtype).reshape(1, 1, 1, -1)
-    return _einsum("mbsi,mrbso->mrbio", is_row.astype(g.dtype), g)
+def example_gradient(group: Group, a: Array, g: Array) -> Array:
+    """W̄ [R, B, I, O] of one example."""
+    if group.lookup:
+        rows = jnp.arange(group.weight.shape[1], dtype=a.dtype).reshape(1, 1, -1)
+        a = (a[..., None] == rows).astype(g.dtype)
+    return _einsum("bsi,rbso->rbio", a, g)
+
+
+def factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
+    """a [M, B, S, I] or [M, B, S], and g [M, R, B, S, O]."""
+    return jax.vmap(lambda one: example_factors(plan, group, one))(features)
 
 
 def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
@@ -86,7 +90,7 @@ def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory
     pieces = np.array_split(np.arange(i if over_inputs else o), min(n, i if over_inputs else o) or 1)
 
     def some(a_some: Array, g_some: Array, variance_some: Array | None) -> Array:
-        rows = gradients(group, a_some, g_some).reshape(m * r, -1)
+        rows = jax.vmap(lambda a, g: example_gradient(group, a, g))(a_some, g_some).reshape(m * r, -1)
         return gram(rows, variance_some)
 
     total = jnp.zeros((m * r, m * r), g.dtype)
@@ -113,6 +117,8 @@ def tensor_gram(
     tensor: Tensor = plan.tensors[number]
     if tensor.contraction == "gradient":
         rows = features["rows"][number]
+        if variance is not None and tensor.groups:
+            variance = variance.reshape(-1)[np.concatenate([group.weight.reshape(-1) for group in tensor.groups])]
         return gram(rows.reshape(rows.shape[0] * rows.shape[1], -1), variance)
     total: Array | None = None
     for group in tensor.groups:

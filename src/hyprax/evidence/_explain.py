@@ -59,10 +59,10 @@ def explain(
 def _lines(plan: Plan, tensor: Tensor) -> list[list[str]]:
     shape = "x".join(map(str, tensor.shape)) or "scalar"
     contraction = _NAMES[tensor.contraction]
-    if not tensor.products:
+    if not tensor.groups:
         return [[tensor.name, shape, "", "", "", "", "", contraction, tensor.reason]]
     lines = []
-    for group in tensor.products:
+    for group in tensor.groups:
         operations = [plan.uses[number].operation for number in group.uses]
         counted = ", ".join(f"{operations.count(o)} {o}" if operations.count(o) > 1 else o for o in dict.fromkeys(operations))
         b, i, o = group.weight.shape

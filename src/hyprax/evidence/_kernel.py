@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._contractions import Features, factors, in_chunks, tensor_gram
+from ._contractions import Features, example_factors, example_gradient, factors, in_chunks, tensor_gram
 from ._plan import Apply, Plan, make_plan
 
 MEMORY = 2**30
@@ -28,7 +28,8 @@ class Arguments(NamedTuple):
 
 def _example_features(plan: Plan, given: Arguments) -> Features:
     """The features of one example: vjps of one evaluation, in the taps and in the leaves without a tap."""
-    direct = {i: given.params[i] for i, t in enumerate(plan.tensors) if t.contraction == "gradient"}
+    at_once = [i for i, tensor in enumerate(plan.tensors) if tensor.contraction == "gradient"]
+    direct = {i: given.params[i] for i in at_once if not plan.tensors[i].groups}
 
     def outputs(taps: dict[int, Array], direct: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
         leaves = [direct.get(i, leaf) for i, leaf in enumerate(given.params)]
@@ -38,12 +39,21 @@ def _example_features(plan: Plan, given: Arguments) -> Features:
     _, pull, operands = jax.vjp(outputs, taps, direct, has_aux=True)
     cotangent, rows = jax.vmap(pull)(given.cotangents)
     lookups = {n for n in operands if plan.uses[n].layout.lookup}
-    return {
+    features: Features = {
         "operand": {n: a for n, a in operands.items() if n not in lookups},
         "ids": {n: operands[n] for n in lookups},
         "cotangent": cotangent,
         "rows": rows,
     }
+    for i in at_once:  # formed here, so that their factors, which are larger, are never kept
+        groups = plan.tensors[i].groups
+        if groups:
+            formed = [example_gradient(group, *example_factors(plan, group, features)) for group in groups]
+            rows[i] = jnp.concatenate([w.reshape(w.shape[0], -1) for w in formed], axis=1)
+            for number in (n for group in groups for n in group.uses):
+                for key in ("operand", "ids", "cotangent"):
+                    features[key].pop(number, None)
+    return features
 
 
 def _features(plan: Plan, memory: int, given: Arguments) -> Features:
@@ -315,12 +325,12 @@ def uses(
     for `kernel`.
     """
     plan, given, _ = _arguments(apply, params, hyper, inputs, cotangents, None)
-    plan = plan.with_factors()
+    plan = plan.contracted("columns")
     features = _features(plan, memory, given)
     found = []
     for i in _used(plan):
         tensor = plan.tensors[i]
-        if tensor.contraction == "gradient":
+        if not tensor.groups:
             found.append(TensorUse(tensor.name, i, rows=features["rows"][i]))
         for group in tensor.groups:
             a, g = factors(plan, group, features)

@@ -45,8 +45,6 @@ class Tensor:
     contraction: Contraction
     reason: str
     groups: tuple[Group, ...] = ()
-    """The uses to tap: none where the contraction is by gradients at once."""
-    products: tuple[Group, ...] = ()
     """All uses, where all are products of matrices."""
 
     @property
@@ -67,11 +65,9 @@ class Plan:
     def tapped(self) -> list[int]:
         return [number for tensor in self.tensors for group in tensor.groups for number in group.uses]
 
-    def with_factors(self) -> "Plan":
-        """The plan that taps every tensor that it can."""
-        tensors = [
-            dataclasses.replace(t, contraction="columns", groups=t.products) if t.products else t for t in self.tensors
-        ]
+    def contracted(self, contraction: Contraction) -> "Plan":
+        """The plan with one contraction for every tensor that has a choice."""
+        tensors = [dataclasses.replace(t, contraction=contraction) if t.groups else t for t in self.tensors]
         return dataclasses.replace(self, tensors=tuple(tensors))
 
     def tap(self, number: int) -> Array:
@@ -196,7 +192,7 @@ def _choose(tensor: Tensor, uses: dict[int, Use], m: int, r: int, whole: bool) -
             tensor, contraction="columns", reason=f"{why}; factors take less memory than gradients"
         )
     return dataclasses.replace(
-        tensor, contraction="gradient", groups=(), reason=f"{why}; gradients take less memory than factors"
+        tensor, contraction="gradient", reason=f"{why}; gradients take less memory than factors"
     )
 
 
@@ -231,7 +227,7 @@ def make_plan(
         elif not groups:
             tensor = dataclasses.replace(tensor, contraction="unused", reason="the outputs do not depend on it")
         else:
-            tensor = dataclasses.replace(tensor, groups=tuple(groups), products=tuple(groups))
+            tensor = dataclasses.replace(tensor, groups=tuple(groups))
             tensor = _choose(tensor, recorder.uses, m, r, True if whole is None else whole[i])
         tensors.append(tensor)
     has_convolution = "conv_general_dilated" in str(closed.jaxpr)
