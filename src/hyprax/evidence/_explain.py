@@ -64,7 +64,11 @@ def _lines(plan: Plan, tensor: Tensor) -> list[list[str]]:
     lines = []
     for group in tensor.groups:
         operations = [plan.uses[number].operation for number in group.uses]
-        counted = ", ".join(f"{operations.count(o)} {o}" if operations.count(o) > 1 else o for o in dict.fromkeys(operations))
+        counted = ", ".join(
+            f"{operations.count(o)} {o}" if operations.count(o) > 1 else o for o in dict.fromkeys(operations)
+        )
         b, i, o = group.weight.shape
-        lines.append([tensor.name, shape, counted, str(b), str(group.positions), str(i), str(o), contraction, tensor.reason])
+        lines.append(
+            [tensor.name, shape, counted, str(b), str(group.positions), str(i), str(o), contraction, tensor.reason]
+        )
     return lines

@@ -133,12 +133,29 @@ def _gather_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> L
     return Layout(index.reshape(1, rows, width), operand, cotangent, positions, lookup=True)
 
 
+def _row_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> Layout | str:
+    """One row, by a number that is clamped to the rows that there are; the other axes are whole, so start at 0."""
+    rows, width = index.shape[0], _product(index.shape[1:])
+    if position != 0 or tuple(eqn.params["slice_sizes"]) != (1, *index.shape[1:]):
+        return "a slice that is no row"
+
+    def operand(raw: Array) -> Array:
+        return jnp.clip(raw.reshape(1, 1), 0, rows - 1)
+
+    def cotangent(raw: Array) -> Array:
+        return raw.reshape(1, 1, width)
+
+    return Layout(index.reshape(1, rows, width), operand, cotangent, 1, lookup=True)
+
+
 LAYOUTS: dict[str, Callable[[JaxprEqn, int, Indices, Any], Layout | str]] = {
     "dot_general": _dot_layout,
     "conv_general_dilated": _conv_layout,
     "gather": _gather_layout,
+    "dynamic_slice": _row_layout,
 }
-"""Operations linear in their weight: (equation, which input is the weight, its places, the other input's type) -> layout,
+"""Operations linear in their weight: (equation, which input is the weight, its places, the type of the other
+input, or the first of the others) -> layout,
 or why there is none."""
 
 

@@ -191,9 +191,7 @@ def _choose(tensor: Tensor, uses: dict[int, Use], m: int, r: int, whole: bool) -
         return dataclasses.replace(
             tensor, contraction="columns", reason=f"{why}; factors take less memory than gradients"
         )
-    return dataclasses.replace(
-        tensor, contraction="gradient", reason=f"{why}; gradients take less memory than factors"
-    )
+    return dataclasses.replace(tensor, contraction="gradient", reason=f"{why}; gradients take less memory than factors")
 
 
 def make_plan(

@@ -111,7 +111,7 @@ class Tapper:
                 values = self._bind(eqn, [inputs[0].value])
                 return [dataclasses.replace(inputs[0], value=v, index=i) for v, i in zip(values, moved, strict=True)]
         reason = name
-        if name in LAYOUTS and len(inputs) == 2 and len(weights) == 1:
+        if name in LAYOUTS and len(weights) == 1:
             reason = self._layout(eqn, inputs, weights[0])
             if isinstance(reason, Layout):
                 return self._tap(eqn, inputs, weights[0], reason)
@@ -131,10 +131,10 @@ class Tapper:
             return "repeated before use"
         if eqn.outvars[0].aval.dtype != weight.value.dtype:
             return "the result has another dtype"
-        return LAYOUTS[eqn.primitive.name](eqn, position, weight.index, eqn.invars[1 - position].aval)
+        return LAYOUTS[eqn.primitive.name](eqn, position, weight.index, eqn.invars[0 if position else 1].aval)
 
     def _tap(self, eqn: JaxprEqn, inputs: list[Any], position: int, layout: Layout) -> list[Any]:
-        weight, data = inputs[position], inputs[1 - position]
+        weight, data = inputs[position], inputs[0 if position else 1]
         (output,) = self._bind(eqn, [v.value if isinstance(v, Weight) else v for v in inputs])
         number = self.count
         self.count += 1
