@@ -1,10 +1,12 @@
-"""Seconds of a kernel's log-determinant and its derivatives, beside dense Jacobians: python -m benchmarks.evidence_grams
+"""Seconds of a kernel's log-determinant and its derivatives, beside dense Jacobians.
+
+    python -m benchmarks.evidence_grams [--models mlp lenet wrn-16-1] [--examples 100] [--resnet-examples 16]
 
 log |I + K| of M data with ten outputs, all of them or one for each datum, with (a) its derivative in one log prior
 precision a tensor, and (b) that in an offset of every input as well, in float32. `dense` is vmap(vjp) for the Jacobians
 of all tensors, K by one product each, compiled and differentiated by JAX; `hyprax` is `hyprax.evidence.kernel`. Both in
-one process, medians over interleaved rounds; compilation is apart. `memory` is XLA's own figure of temporary storage. The
-two values and derivatives agree to the printed relative error.
+one process, medians over interleaved rounds; compilation is apart. `memory` is XLA's own figure of temporary storage.
+The two values and derivatives agree to the printed relative error.
 """
 
 import argparse
@@ -101,7 +103,9 @@ def dense_kernel(apply: Callable, params: Any, hyper: Array, inputs: Array, cota
 
     n = cotangents.shape[0] * cotangents.shape[1]
     flat = [j.reshape(n, -1) for j in jax.tree.leaves(jax.vmap(rows)(inputs, cotangents))]
-    return sum((v * (j @ j.T) for j, v in zip(flat, jax.tree.leaves(variances), strict=True)), jnp.zeros((n, n), jnp.float32))
+    return sum(
+        (v * (j @ j.T) for j, v in zip(flat, jax.tree.leaves(variances), strict=True)), jnp.zeros((n, n), jnp.float32)
+    )
 
 
 def compiled(kernel_of: Callable, apply: Callable, with_input: bool, example: tuple) -> Any:
@@ -136,9 +140,10 @@ def measure(name: str, model: tuple, m: int, r: int, with_input: bool, rounds: i
             times.append(time.perf_counter() - start)
     dense, ours = (statistics.median(times) for times in seconds)
     memory = [f.memory_analysis().temp_size_in_bytes / 2**20 for f in functions]
+    outputs, gradient = "all" if r > 1 else "one", "input" if with_input else "prior"
     print(
-        f"{name:10} {m:5d} {'all' if r > 1 else 'one':>7} {'input' if with_input else 'prior':>8} {dense:9.4f} {ours:9.4f} "
-        f"{dense / ours:7.1f} {memory[0]:10.0f} {memory[1]:10.0f} {error:9.1e}",
+        f"{name:10} {m:5d} {outputs:>7} {gradient:>8} {dense:9.4f} {ours:9.4f} {dense / ours:7.1f} "
+        f" {memory[0]:10.0f} {memory[1]:10.0f} {error:9.1e}",
         flush=True,
     )
 

@@ -52,7 +52,8 @@ def mlp(rng: np.random.Generator, m: int) -> Model:
 
 def lenet(rng: np.random.Generator, m: int) -> Model:
     params = {
-        "c1": draw(rng, 4, 1, 3, 3), "b1": draw(rng, 4), "c2": draw(rng, 6, 4, 3, 3), "w": draw(rng, 24, 8), "v": draw(rng, 8, C),
+        "c1": draw(rng, 4, 1, 3, 3), "b1": draw(rng, 4), "c2": draw(rng, 6, 4, 3, 3), "w": draw(rng, 24, 8),
+        "v": draw(rng, 8, C),
     }  # fmt: skip
 
     def apply(p: Any, hyper: Array, x: Array) -> Array:
@@ -90,8 +91,8 @@ def strange_cnn(rng: np.random.Generator, m: int) -> Model:
 
 def group_norm_resnet(rng: np.random.Generator, m: int) -> Model:
     params = {
-        "stem": draw(rng, 4, 2, 3, 3), "w1": draw(rng, 4, 4, 3, 3), "w2": draw(rng, 4, 4, 3, 3), "gain": 1 + draw(rng, 4),
-        "bias": draw(rng, 4), "alpha": draw(rng, 1)[0], "head": draw(rng, C, 4),
+        "stem": draw(rng, 4, 2, 3, 3), "w1": draw(rng, 4, 4, 3, 3), "w2": draw(rng, 4, 4, 3, 3), 
+        "gain": 1 + draw(rng, 4), "bias": draw(rng, 4), "alpha": draw(rng, 1)[0], "head": draw(rng, C, 4),
     }  # fmt: skip
 
     def norm(z: Array, gain: Array, bias: Array) -> Array:
@@ -112,8 +113,8 @@ def transformer(rng: np.random.Generator, m: int) -> Model:
     """Embedding by look-up, positions, fused query-key-value, two heads, LayerNorm, a rematerialised block."""
     d, t = 6, 5
     params = {
-        "embedding": draw(rng, 7, d), "position": draw(rng, t, d), "qkv": draw(rng, d, 3 * d), "out": draw(rng, 2, d // 2, d),
-        "gain": 1 + draw(rng, d), "up": draw(rng, d, 2 * d), "down": draw(rng, 2 * d, d), "head": draw(rng, d, C),
+        "embedding": draw(rng, 7, d), "position": draw(rng, t, d), "qkv": draw(rng, d, 3 * d),
+        "out": draw(rng, 2, d // 2, d), "gain": 1 + draw(rng, d), "up": draw(rng, d, 2 * d), "down": draw(rng, 2 * d, d), "head": draw(rng, d, C),
     }  # fmt: skip
 
     def block(p: Any, z: Array, temperature: Array) -> Array:
@@ -146,7 +147,8 @@ def tied(rng: np.random.Generator, m: int) -> Model:
         z = jnp.tanh(jnp.tanh(z @ p["w"] + p["b"]) @ p["w"] + p["b"])
         return p["e"] @ jnp.tanh((z @ p["v"]) @ p["v"].T)
 
-    inputs = {name: jnp.asarray(rng.integers(0, n, (m, *shape))) for name, n, shape in [("token", C, ()), ("left", 6, ()), ("right", 6, (3,))]}  # fmt: skip
+    shapes = {"token": (C, ()), "left": (6, ()), "right": (6, (3,))}
+    inputs = {name: jnp.asarray(rng.integers(0, n, (m, *shape))) for name, (n, shape) in shapes.items()}
     return Model(apply, params, draw(rng, 4), inputs)
 
 
@@ -186,7 +188,10 @@ def rnn(rng: np.random.Generator, m: int) -> Model:
 
 def scanned_layers(rng: np.random.Generator, m: int) -> Model:
     """Layers of stacked weights by scan, each with a scan over the positions inside; and a model under jit."""
-    params = {"w": draw(rng, 3, 4, 4), "k": draw(rng, 3, 2, 4, 1, 3), "gain": 1 + draw(rng, 3, 4), "shared": draw(rng, 4, 4), "o": draw(rng, 4, C)}  # fmt: skip
+    params = {
+        "w": draw(rng, 3, 4, 4), "k": draw(rng, 3, 2, 4, 1, 3), "gain": 1 + draw(rng, 3, 4), "shared": draw(rng, 4, 4),
+        "o": draw(rng, 4, C),
+    }  # fmt: skip
 
     @jax.jit
     def apply(p: Any, hyper: Array, x: Array) -> Array:
@@ -236,7 +241,7 @@ def equinox_module(rng: np.random.Generator, m: int) -> Model:
 
 
 def custom_rule(rng: np.random.Generator, m: int) -> Model:
-    """Weights that pass through a function with a derivative of its own, through cond and while, and a bias returned."""
+    """Weights that pass through a function with a derivative of its own, through cond and while; a bias returned."""
     params = {
         "w": draw(rng, 4, 4),
         "v": draw(rng, 4, C),

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hyprax.evidence._kernel import MEMORY, _arguments, _kernel, kernel, kernel_matvec, kernels_by_tensor, uses
+from architectures import ARCHITECTURES, C, Model
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from architectures import ARCHITECTURES, C, Model
+from hyprax.evidence._kernel import MEMORY, _arguments, _kernel, kernel, kernel_matvec, kernels_by_tensor, uses
 
 TOLERANCE = 1e-10
 
@@ -98,7 +98,7 @@ def test_kernels_and_their_derivatives_are_those_of_the_dense_jacobian(name: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("m, r", [(1, 1), (6, 1), (4, 3)])
+@pytest.mark.parametrize(("m", "r"), [(1, 1), (6, 1), (4, 3)])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_chosen_contractions_agree_with_the_dense_jacobian(name: str, m: int, r: int, seed: int) -> None:
     assert_agrees(kernel, *problem(name, seed, m, r, "mixed"))

@@ -4,8 +4,8 @@ For rows φ_mr = Σ_s a_ms g_mrsᵀ (b understood), K_(mr)(nq) = <φ_mr, φ_nq> 
 
     Σ_bst (a_mbs·a_nbt) (g_mrbs·g_nqbt),
 
-in which nothing of the tensor's size is formed; or by gradients, W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] a few columns at a
-time.
+in which nothing of the tensor's size is formed; or by gradients, W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] a few columns
+at a time.
 """
 
 import math
@@ -31,7 +31,7 @@ def _einsum(equation: str, *operands: Array) -> Array:
 
 
 def example_factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
-    """a [B, S, I], or row numbers [B, S] for a look-up, and g [R, B, S, O] of one example, the uses of a group together."""
+    """a [B, S, I], or row numbers [B, S] for look-ups, and g [R, B, S, O] of one example: a group as one use."""
     which = "ids" if group.lookup else "operand"
     operands, cotangents = [], []
     for number in group.uses:

@@ -26,9 +26,10 @@ def explain(
 ) -> str:
     """The plan by which kernels of `apply` are contracted, as a table: one line for each parameter tensor.
 
-    For a tensor used as y[b, s, o] = Σ_i a[b, s, i] W[b, i, o] the line gives the sizes B, S, I, O, the contraction, and
-    why that one: pairs of factors, Σ_bst (a_s·a_t)(g_s·g_t); or gradients Σ_s a_s g_sᵀ, some columns at a time or at once.
-    A tensor that is used by anything but products of matrices is served by its gradients, and the line says by what.
+    For a tensor used as y[b, s, o] = Σ_i a[b, s, i] W[b, i, o] the line gives the sizes B, S, I, O, the contraction,
+    and why that one: pairs of factors, Σ_bst (a_s·a_t)(g_s·g_t); or gradients Σ_s a_s g_sᵀ, some columns at a time or
+    at once. A tensor that is used by anything but products of matrices is served by its gradients, and the line says by
+    what.
 
     Args:
         apply: f = apply(params, hyper, x), outputs [C] of one example.

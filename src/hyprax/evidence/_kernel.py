@@ -223,10 +223,10 @@ def kernel(
 ) -> Float[Array, "rows rows"]:
     """K = Σ_l φ_l diag(v_l) φ_lᵀ, the kernel of the rows φ_(m,r) = c_mrᵀ ∂f(x_m)/∂w, exact, by products of matrices.
 
-    Nothing of the size rows times parameters is formed where that is dearer than pairs of factors (`explain` prints which
-    contraction serves which tensor). Differentiable once, in reverse, in everything: `hyper`, arrays that `apply` closes
-    over, `inputs`, `cotangents`, `variances` and `params`; the derivative takes the cotangents of the factors tensor by
-    tensor and then one recomputed vjp of the model, chunk of examples by chunk.
+    Nothing of the size rows times parameters is formed where that is dearer than pairs of factors (`explain` prints
+    which contraction serves which tensor). Differentiable once, in reverse, in everything: `hyper`, arrays that `apply`
+    closes over, `inputs`, `cotangents`, `variances` and `params`; the derivative takes the cotangents of the factors
+    tensor by tensor and then one recomputed vjp of the model, chunk of examples by chunk.
 
     Args:
         apply: f = apply(params, hyper, x), outputs [C] of one example x.
@@ -241,8 +241,8 @@ def kernel(
         K [M R, M R], rows datum by datum.
 
     Raises:
-        ValueError: for outputs, cotangents, variances or parameters of a wrong shape or type, and for a model with batch
-            statistics, which no function of one example can express.
+        ValueError: for outputs, cotangents, variances or parameters of a wrong shape or type, and for a model with
+            batch statistics, which no function of one example can express.
     """
     plan, given, spread = _arguments(apply, params, hyper, inputs, cotangents, variances)
     return _kernel(plan, memory, given, spread)
@@ -293,7 +293,7 @@ def kernel_matvec(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TensorUse:
-    """The rows of one parameter tensor: W̄ [b, i, o] = Σ_s a[b, s, i] g[b, s, o] with its place in the leaf, or as they are.
+    """The rows of a parameter tensor: W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] and its place, or as they are.
 
     Attributes:
         leaf: the name of the leaf, and `number`, its place among the leaves of `params`.
@@ -321,8 +321,8 @@ def uses(
 ) -> list[TensorUse]:
     """The factors of the rows of every parameter tensor, wherever it is used by products of matrices only.
 
-    A tensor of which disjoint parts are used apart (a fused query, key and value) has one entry for each part. Arguments as
-    for `kernel`.
+    A tensor of which disjoint parts are used apart (a fused query, key and value) has one entry for each part.
+    Arguments as for `kernel`.
     """
     plan, given, _ = _arguments(apply, params, hyper, inputs, cotangents, None)
     plan = plan.contracted("columns")

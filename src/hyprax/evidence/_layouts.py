@@ -1,8 +1,8 @@
 """How an operation that is linear in a weight reads as products of matrices, and which reshufflings keep it one.
 
 A matrix-like use of a weight computes y[b, s, o] = Σ_i a[b, s, i] W[b, i, o]: b counts batches or convolution groups, s
-positions. Its gradient for an output cotangent g is W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o]. A layout says which entry of
-the weight is W[b, i, o], and brings the operand and the cotangent into the form a, g.
+positions. Its gradient for an output cotangent g is W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o]. A layout says which entry
+of the weight is W[b, i, o], and brings the operand and the cotangent into the form a, g.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Indices = np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """`weight`: places of the weight as [B, I, O]; `operand`: raw operand -> a [B, S, I]; `cotangent`: raw -> g [B, S, O].
+    """`weight`: its places as [B, I, O]; `operand`: raw operand -> a [B, S, I]; `cotangent`: raw -> g [B, S, O].
 
     With `lookup` the operand becomes row numbers [B, S] instead: a is one-hot in them, and zero where one is negative.
     """
@@ -33,6 +33,18 @@ class Layout:
     cotangent: Callable[[Array], Array]
     positions: int
     lookup: bool = False
+
+
+def input_type(eqn: JaxprEqn, position: int) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an input."""
+    aval: Any = eqn.invars[position].aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def output_type(eqn: JaxprEqn) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the first output."""
+    aval: Any = eqn.outvars[0].aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
 def _product(sizes: Sequence[int]) -> int:
@@ -86,7 +98,7 @@ def _conv_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> Lay
         return "convolution in batch groups"
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     kernel = [index.shape[d] for d in numbers.rhs_spec[2:]]
-    out_shape = eqn.outvars[0].aval.shape
+    out_shape = output_type(eqn).shape
     out = [out_shape[d] for d in numbers.out_spec[2:]]
     images, channels = (data.shape[d] for d in numbers.lhs_spec[:2])
     outputs, inner = index.shape[numbers.rhs_spec[0]] // groups, channels // groups * _product(kernel)
@@ -118,7 +130,7 @@ def _gather_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> L
     ):
         return "a gather that is no look-up of rows"
     positions = _product(data.shape[:-1])
-    out_dims = len(eqn.outvars[0].aval.shape)
+    out_dims = len(output_type(eqn).shape)
     offset = tuple(numbers.offset_dims)
     order = [d for d in range(out_dims) if d not in offset] + list(offset)
     clip = eqn.params["mode"] == lax.GatherScatterMode.CLIP
@@ -159,10 +171,6 @@ input, or the first of the others) -> layout,
 or why there is none."""
 
 
-def _same_float(eqn: JaxprEqn) -> bool:
-    return eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
-
-
 def reshuffle(eqn: JaxprEqn, index: Indices) -> list[Indices] | None:
     """The places of the outputs of an equation that only moves entries of its one input; None for any other."""
     params: dict[str, Any] = eqn.params
@@ -177,7 +185,7 @@ def reshuffle(eqn: JaxprEqn, index: Indices) -> list[Indices] | None:
             return [np.flip(index, tuple(params["dimensions"]))]
         case "copy" | "copy_p":
             return [index]
-        case "convert_element_type" if _same_float(eqn):
+        case "convert_element_type" if input_type(eqn, 0).dtype == output_type(eqn).dtype:
             return [index]
         case "broadcast_in_dim" if len(eqn.invars) == 1:
             shape = [1] * len(params["shape"])
@@ -197,8 +205,8 @@ def reshuffle(eqn: JaxprEqn, index: Indices) -> list[Indices] | None:
 def stack_steps(layout: Layout, steps: Sequence[tuple[int, bool]], weight: Indices) -> Layout:
     """The layout of a use inside loops: raw operands and cotangents gain a leading axis for each loop, outermost first.
 
-    Where the loop runs over slices of the weight, its steps are further batches b; where it uses the weight afresh in each
-    step, they are further positions s. `weight` holds the places [the former steps ..., B, I, O].
+    Where the loop runs over slices of the weight, its steps are further batches b; where it uses the weight afresh in
+    each step, they are further positions s. `weight` holds the places [the former steps ..., B, I, O].
     """
     sizes = tuple(size for size, _ in steps)
     sliced = [i for i, (_, is_sliced) in enumerate(steps) if is_sliced]

@@ -20,7 +20,8 @@ Apply = Callable[[Any, Any, Any], Array]
 Contraction = Literal["pairwise", "columns", "gradient", "unused"]
 
 _MOVING = 8.0
-"""Memory traffic in place of arithmetic: an entry of an elementwise product costs about as much as so many of a matrix product."""
+"""Memory traffic in place of arithmetic: an entry of an elementwise product costs about as much as so many of a matrix
+product."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,21 +113,21 @@ def _check_params(params: PyTree) -> None:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"params must hold floating-point arrays only, but {name} is {dtype or type(leaf).__name__}: keep the rest "
-                "inside `apply` (equinox.partition(model, equinox.is_inexact_array) separates them)."
+                f"params must hold floating-point arrays only, but {name} is {dtype or type(leaf).__name__}: keep the "
+                "rest inside `apply` (equinox.partition(model, equinox.is_inexact_array) separates them)."
             )
         if "batch_stats" in name:
             raise ValueError(
-                f"params hold batch statistics ({name}): these are no parameters with a prior. Close over them in `apply`, "
-                "with the normalisation in evaluation mode, or use GroupNorm, LayerNorm or Fixup."
+                f"params hold batch statistics ({name}): these are no parameters with a prior. Close over them in "
+                "`apply`, with the normalisation in evaluation mode, or use GroupNorm, LayerNorm or Fixup."
             )
 
 
 def _trace(apply: Apply, params: PyTree, hyper: PyTree, x: PyTree) -> tuple[ClosedJaxpr, int]:
     _check_params(params)
     way_out = (
-        "`apply` is a function of one example, which batch normalisation in training mode is not: put it in evaluation mode, "
-        "its statistics closed over, or use GroupNorm, LayerNorm or Fixup."
+        "`apply` is a function of one example, which batch normalisation in training mode is not: put it in evaluation "
+        "mode, its statistics closed over, or use GroupNorm, LayerNorm or Fixup."
     )
     try:
         jaxpr, out = jax.make_jaxpr(apply, return_shape=True)(params, hyper, x)
@@ -137,13 +138,13 @@ def _trace(apply: Apply, params: PyTree, hyper: PyTree, x: PyTree) -> tuple[Clos
     leaves = jax.tree.leaves(out)
     if len(leaves) != 1 or not hasattr(out, "shape"):
         raise ValueError(
-            f"apply must return one array of outputs [C], got {jax.tree.structure(out)}; if it returns new batch statistics "
-            f"beside the outputs: {way_out}"
+            f"apply must return one array of outputs [C], got {jax.tree.structure(out)}; if it returns new batch "
+            f"statistics beside the outputs: {way_out}"
         )
     if len(out.shape) != 1 or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
-            f"apply must return floating-point outputs [C] for one example, got {out.dtype} of shape {tuple(out.shape)}; "
-            "x is one example, without the leading axis of `inputs`."
+            f"apply must return floating-point outputs [C] for one example, got {out.dtype} of shape "
+            f"{tuple(out.shape)}; x is one example, without the leading axis of `inputs`."
         )
     return jaxpr, out.shape[0]
 

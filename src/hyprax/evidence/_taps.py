@@ -1,7 +1,8 @@
 """The interpreter: evaluates a jaxpr, and taps each operation that is linear in a parameter tensor.
 
-A tap is a zero added to the operation's output: the derivative with respect to it is the output cotangent g, and the other
-operand is a. The values that pass through are plain arrays or `Weight`s: parameter tensors whose entries were only moved.
+A tap is a zero added to the operation's output: the derivative with respect to it is the output cotangent g, and the
+other operand is a. The values that pass through are plain arrays or `Weight`s: parameter tensors whose entries were
+only moved.
 """
 
 import dataclasses
@@ -14,20 +15,20 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array
 
-from ._layouts import LAYOUTS, Indices, Layout, reshuffle, stack_steps
+from ._layouts import LAYOUTS, Indices, Layout, input_type, output_type, reshuffle, stack_steps
 
 _INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr"}
 _INLINED |= {"checkpoint": "jaxpr", "remat": "jaxpr"}
-"""Calls that mean no more than their body, and the parameter that holds it. custom_jvp and custom_vjp define derivatives
-of their own (that of relu at 0, say) and stay whole."""
+"""Calls that mean no more than their body, and the parameter that holds it. custom_jvp and custom_vjp define
+derivatives of their own (that of relu at 0, say) and stay whole."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
-    """A parameter tensor, its entries moved or left out: the value, the leaf it is, and `index`, the places of its entries.
+    """A parameter tensor, its entries moved or left out: the value, its leaf, and `index`, the places of its entries.
 
-    Inside loops over slices, `index` numbers the entries of the slice, and `outer` [steps ..., size] where those stand in
-    the leaf. `sliced` says for each loop around, outermost first, whether it runs over slices of this tensor.
+    Inside loops over slices, `index` numbers the entries of the slice, and `outer` [steps ..., size] where those stand
+    in the leaf. `sliced` says for each loop around, outermost first, whether it runs over slices of this tensor.
     """
 
     value: Array
@@ -43,7 +44,7 @@ class Weight:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Use:
-    """One matrix-like use of a leaf: the layout, and the raw shapes of operand and tap with their loops' axes leading."""
+    """One matrix-like use of a leaf: the layout, and the raw shapes of operand and tap, the loops' axes leading."""
 
     leaf: int
     operation: str
@@ -54,7 +55,7 @@ class Use:
 
 
 class Recorder:
-    """Collects the uses that an evaluation meets, by number; and for each leaf why a use of it is no product of matrices."""
+    """The uses that an evaluation meets, by number; and for each leaf why some use of it is no product of matrices."""
 
     def __init__(self) -> None:
         self.uses: dict[int, Use] = {}
@@ -129,9 +130,9 @@ class Tapper:
         weight = inputs[position]
         if np.unique(weight.index).size != weight.index.size:
             return "repeated before use"
-        if eqn.outvars[0].aval.dtype != weight.value.dtype:
+        if output_type(eqn).dtype != weight.value.dtype:
             return "the result has another dtype"
-        return LAYOUTS[eqn.primitive.name](eqn, position, weight.index, eqn.invars[0 if position else 1].aval)
+        return LAYOUTS[eqn.primitive.name](eqn, position, weight.index, input_type(eqn, 0 if position else 1))
 
     def _tap(self, eqn: JaxprEqn, inputs: list[Any], position: int, layout: Layout) -> list[Any]:
         weight, data = inputs[position], inputs[0 if position else 1]
@@ -158,37 +159,39 @@ class Tapper:
         carry = [self.plain(v, "the first state of a scan") for v in inputs[n_consts : n_consts + n_carry]]
         over = inputs[n_consts + n_carry :]
 
-        def step_weight(weight: Weight, value: Array) -> Weight:
-            rows = weight.index.reshape(length, -1)
-            index = np.arange(rows.shape[1]).reshape(weight.index.shape[1:])
-            return Weight(value, weight.leaf, index, weight.places(rows), (*weight.sliced, True))
+        def sliced(values: list[Array]) -> list[Any]:
+            """One step's slices, those of weights with their places."""
+            xs: list[Any] = list(values)
+            for k, weight in enumerate(over):
+                if isinstance(weight, Weight):
+                    rows = weight.index.reshape(length, -1)
+                    index = np.arange(rows.shape[1]).reshape(weight.index.shape[1:])
+                    xs[k] = Weight(values[k], weight.leaf, index, weight.places(rows), (*weight.sliced, True))
+            return xs
 
-        first, last = self.count, self.count
+        first = last = self.count
 
         def step(state: list[Array], slices: tuple[list[Array], dict[int, Array]]) -> tuple[list[Array], Any]:
             nonlocal last
             values, taps = slices
-            xs = [step_weight(w, v) if isinstance(w, Weight) else v for w, v in zip(over, values, strict=True)]
             inner = Tapper(taps, self.recorder, first, (*self.loops, length))
-            outputs = [
-                inner.plain(v, "returned by a scan") for v in inner.run(body.jaxpr, body.consts, [*consts, *state, *xs])
-            ]
+            outputs = inner.run(body.jaxpr, body.consts, [*consts, *state, *sliced(values)])
+            outputs = [inner.plain(v, "returned by a scan") for v in outputs]
             last = inner.count
             return outputs[:n_carry], (outputs[n_carry:], inner.operands)
 
-        # Every tap that is not yet passed belongs to this loop or to later code, whose taps lack the loop's axis; which are
-        # its own is known once the body was traced, so a first trace without taps counts them.
         values = [v.value if isinstance(v, Weight) else v for v in over]
         taps: dict[int, Array] = {}
-        if self.taps:
+        if (
+            self.taps
+        ):  # which taps are this loop's own, and have its axis, shows only in a trace of the body without any
             quiet = Tapper({}, None, first, (*self.loops, length))
-
-            def counted(state: list[Array], values: list[Array]) -> None:
-                xs = [step_weight(w, v) if isinstance(w, Weight) else v for w, v in zip(over, values, strict=True)]
-                quiet.run(body.jaxpr, body.consts, [*consts, *state, *xs])
-
             slices = [jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in values]
-            jax.eval_shape(counted, carry, slices)
+            jax.eval_shape(
+                lambda state, values: quiet.run(body.jaxpr, body.consts, [*consts, *state, *sliced(values)]) and None,
+                carry,
+                slices,
+            )
             taps = {n: tap for n, tap in self.taps.items() if first <= n < quiet.count}
         final, (ys, operands) = lax.scan(
             step, carry, (values, taps), length=length, reverse=params["reverse"], unroll=params["unroll"]
