@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ._designs import check_size, subset
 from ._estimator import AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
@@ -56,7 +56,10 @@ def _sided(problem: Problem, size: int, key: Array, reference: int, reference_ke
     factors = accumulate(constant, data, rows, second_factors)
     into = bases(factors)
     projected = accumulate(constant, data, rows, lambda x: projected_squares(x, into))
-    guesses = [_guess(square, basis, left, right) for square, basis, (left, right) in zip(projected, into, factors)]
+    guesses = [
+        _guess(square, basis, left, right, reference)
+        for square, basis, (left, right) in zip(projected, into, factors, strict=True)
+    ]
     into, guesses = jax.lax.stop_gradient((into, guesses))
     data, rows = _rademacher(problem, size, key)
     fresh = accumulate(problem, data, rows, lambda x: projected_squares(x, into))
@@ -65,15 +68,24 @@ def _sided(problem: Problem, size: int, key: Array, reference: int, reference_ke
 
 
 def _guess(
-    squares: Float[Array, "i o"], basis: Basis, left: PyTree, right: PyTree
+    squares: Float[Array, "i o"], basis: Basis, left: Array | None, right: Array | None, rows: int
 ) -> Float[Array, "i o"]:
-    """s̃ = ½ d_i e_o/Σd + ½ ŝ_io, with d and e the eigenvalues of the two factors."""
-    if basis.left is None or basis.right is None:
-        return squares
-    along = jnp.einsum("ij,ik,kj->j", basis.left, left, basis.left)
-    across = jnp.einsum("ij,ik,kj->j", basis.right, right, basis.right)
+    """s̃ = ½ d_i e_o/Σd + ½ ŝ_io, d and e the eigenvalues of the two factors, each shrunk towards its mean.
+
+    k numbers from m rows keep the share m/(m + √k) of themselves: a direction of which few reference rows show anything
+    would otherwise have s̃ near 0, and the tangent there is steep.
+    """
+
+    def shrunk(x: Array) -> Array:
+        own = rows / (rows + x.size**0.5)
+        return own * jnp.maximum(x, 0.0) + (1 - own) * jnp.mean(x)
+
+    if basis.left is None or basis.right is None or left is None or right is None:
+        return shrunk(squares)
+    along = shrunk(jnp.einsum("ij,ik,kj->j", basis.left, left, basis.left))
+    across = shrunk(jnp.einsum("ij,ik,kj->j", basis.right, right, basis.right))
     total = jnp.maximum(jnp.sum(along), jnp.finfo(squares.dtype).tiny)
-    return 0.5 * squares + 0.5 * jnp.maximum(jnp.outer(along, across) / total, 0.0)
+    return 0.5 * shrunk(squares) + 0.5 * jnp.outer(along, across) / total
 
 
 def _rademacher(problem: Problem, size: int, key: Array) -> tuple[Array, Float[Array, "m 1 c"]]:
