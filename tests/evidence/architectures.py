@@ -114,8 +114,8 @@ def transformer(rng: np.random.Generator, m: int) -> Model:
     d, t = 6, 5
     params = {
         "embedding": draw(rng, 7, d), "position": draw(rng, t, d), "qkv": draw(rng, d, 3 * d),
-        "out": draw(rng, 2, d // 2, d), "gain": 1 + draw(rng, d), "up": draw(rng, d, 2 * d), "down": draw(rng, 2 * d, d),
-        "head": draw(rng, d, C),
+        "out": draw(rng, 2, d // 2, d), "gain": 1 + draw(rng, d), "up": draw(rng, d, 2 * d),
+        "down": draw(rng, 2 * d, d), "head": draw(rng, d, C),
     }  # fmt: skip
 
     def block(p: Any, z: Array, temperature: Array) -> Array:

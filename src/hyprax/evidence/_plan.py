@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 from jaxtyping import Array, PyTree
 
 from ._layouts import Indices
@@ -55,7 +55,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """A traced `apply`, without its constants, and the plan of each leaf."""
+    """A traced `apply` and the plan of each leaf."""
 
     jaxpr: ClosedJaxpr
     tensors: tuple[Tensor, ...]
@@ -92,10 +92,17 @@ class Plan:
         for number in self.tapped():
             use = self.uses[number]
             entries += math.prod(use.operand_shape) + rows * math.prod(use.tap_shape)
-        activations = sum(
-            math.prod(v.aval.shape) for eqn in self.jaxpr.jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "shape")
-        )
+        shapes = [getattr(v.aval, "shape", ()) for eqn in _equations(self.jaxpr.jaxpr) for v in eqn.outvars]
+        activations = sum(math.prod(shape) for shape in shapes)
         return 8 * (entries + (1 + rows) * activations)
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All equations, those of inner functions too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from _equations(inner)
 
 
 def _weights(leaves: Sequence[Array]) -> list[Weight]:
@@ -229,6 +236,5 @@ def make_plan(
             tensor = dataclasses.replace(tensor, groups=tuple(groups))
             tensor = _choose(tensor, recorder.uses, m, r, True if whole is None else whole[i])
         tensors.append(tensor)
-    has_convolution = "conv_general_dilated" in str(closed.jaxpr)
-    bare = ClosedJaxpr(closed.jaxpr, closed.consts)
-    return Plan(bare, tuple(tensors), recorder.uses, outputs, has_convolution)
+    has_convolution = any(eqn.primitive.name == "conv_general_dilated" for eqn in _equations(closed.jaxpr))
+    return Plan(closed, tuple(tensors), recorder.uses, outputs, has_convolution)
