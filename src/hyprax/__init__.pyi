@@ -28,9 +28,12 @@ from ._result import RESULTS as RESULTS, explain as explain
 from .implicit import (
     CG as CG,
     LBFGS as LBFGS,
+    SABA as SABA,
+    SOBA as SOBA,
     AbstractAdjointSolver as AbstractAdjointSolver,
     AbstractBound as AbstractBound,
     AbstractInnerSolver as AbstractInnerSolver,
+    AmIGO as AmIGO,
     Constants as Constants,
     EhrhardtRoberts as EhrhardtRoberts,
     ImplicitObjective as ImplicitObjective,

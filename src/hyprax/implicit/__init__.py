@@ -14,3 +14,10 @@ from ._inner_solvers import LBFGS as LBFGS, AbstractInnerSolver as AbstractInner
 from ._lookahead import LookAhead as LookAhead
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
+from ._single_loop import (
+    SABA as SABA,
+    SOBA as SOBA,
+    AbstractSingleLoop as AbstractSingleLoop,
+    AmIGO as AmIGO,
+    SingleLoopState as SingleLoopState,
+)
