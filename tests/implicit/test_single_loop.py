@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from hypothesis import given, settings, strategies as st
 from problems import Problem, random_problem, select_penalty
 
 import hyprax as hx
 from hyprax.implicit import SingleLoopState
+from hyprax.implicit._single_loop._blocks import Blocks
 from hyprax.search import Optax, Stopping
 
 KEY = jax.random.key(7)
@@ -64,46 +64,62 @@ def full_directions(problem: Problem, w: np.ndarray, v: np.ndarray) -> tuple[np.
     return d_w.reshape(w.shape), d_v.reshape(v.shape), d_hyper
 
 
+SIZES = [(12, 4, 6), (11, 4, 5), (7, 3, 2), (3, 1, 1), (9, 9, 4)]
+"""Examples, and batch sizes of the inner and the outer loss: dividing them, not dividing them, one, all."""
+
+
+@pytest.mark.parametrize(("n", "batch", "outer_batch"), SIZES)
 @pytest.mark.parametrize(("kind", "shape_index"), KINDS)
-@settings(max_examples=12)
-@given(seed=st.integers(0, 10**6), n=st.integers(2, 13), batch=st.integers(1, 13), outer_batch=st.integers(1, 6))
-def test_directions_are_unbiased_whatever_the_batch_size(kind, shape_index, seed, n, batch, outer_batch):
-    rng = np.random.default_rng(seed)
-    problem = random_problem(rng, kind, shape_index, n=max(n, 3), d=4)
-    for form, options in forms(problem):
-        sizes = {"batch_size": min(batch, max(n, 3)), "outer_batch_size": min(outer_batch, max(n, 3) // 2)}
-        objective = hx.SOBA(*form(problem), **{"rate": 0.1, **options}, adjoint_rate=0.2, **sizes, key=KEY)
-        state = objective.init(problem.hyper)
-        w, v = (rng.normal(size=np.shape(state.params)) for _ in range(2))
-        found = []
-        # Every inner block with every outer one, equally often; and in whole epochs.
-        for step in range(math.lcm(objective.inner.blocks.count, objective.outer.blocks.count)):
-            at = SingleLoopState(jnp.asarray(w), jnp.asarray(v), jnp.asarray(step, jnp.int32))
-            answer, new = objective.value_and_grad(problem.hyper, at)
-            found.append(((w - new.params) / 0.1, (v - new.adjoint) / 0.2, answer.grad["penalty"].raw))
-        for mean, exact in zip(map(np.mean, zip(*found, strict=True), [0, 0, 0]), full_directions(problem, w, v), strict=True):
-            np.testing.assert_allclose(mean, exact, rtol=1e-9, atol=1e-9)
+def test_directions_are_unbiased_whatever_the_batch_size(kind, shape_index, n, batch, outer_batch):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        problem = random_problem(rng, kind, shape_index, n=n, d=4, smallest=0.01)
+        for form, options in forms(problem)[: 2 if seed == 0 else 1]:
+            outer_batch = min(outer_batch, n // 2)
+            objective = hx.SOBA(
+                *form(problem),
+                **{**options, "rate": 0.1},
+                adjoint_rate=0.2,
+                batch_size=batch,
+                outer_batch_size=outer_batch,
+                key=jax.random.key(1),
+            )
+            w, v = (rng.normal(size=objective.optimum.params0.shape) for _ in range(2))
+            # Every inner and every outer block equally often, in whole epochs.
+            steps = jnp.arange(math.lcm(objective.inner.blocks.count, objective.outer.blocks.count), dtype=jnp.int32)
+            found = _directions(objective, problem.hyper, jnp.asarray(w), jnp.asarray(v), steps)
+            for drawn, exact in zip(found, full_directions(problem, w, v), strict=True):
+                assert drawn.shape[0] == len(steps)
+                np.testing.assert_allclose(np.mean(drawn, axis=0), exact, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=60)
-@given(size=st.integers(1, 300), batch=st.integers(1, 300), seed=st.integers(0, 1000))
-def test_blocks_are_a_partition_and_every_epoch_visits_each_once(size, batch, seed):
-    from hyprax.implicit._single_loop._blocks import Blocks
+@eqx.filter_jit
+def _directions(objective, hyper, w, v, steps):
+    """D_w, D_v, D_λ of each step at the same point, the first two read off what the step did."""
 
-    batch = min(batch, size)
-    blocks = Blocks("test", size, batch, jax.random.key(seed))
+    def at(step):
+        answer, new = objective.value_and_grad(hyper, SingleLoopState(w, v, step))
+        return (w - new.params) / 0.1, (v - new.adjoint) / 0.2, answer.grad["penalty"].raw
+
+    return jax.vmap(at)(steps)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 1), (2, 1), (12, 4), (13, 4), (101, 7), (300, 299), (300, 300)])
+def test_blocks_are_a_partition_and_every_epoch_visits_each_once(size, batch):
+    blocks = Blocks("test", size, batch, jax.random.key(size))
     every = jnp.arange(blocks.count, dtype=jnp.int32)
     rows = np.asarray(jax.vmap(blocks.rows)(every))
     weights = np.asarray(jax.vmap(lambda k: blocks.weights(k, jnp.float64))(every))
     assert sorted(rows[weights > 0]) == list(range(size))
     assert (weights > 0).sum(axis=1).max() <= batch
     np.testing.assert_allclose(weights[weights > 0], blocks.count / size)
-    for epoch in (0, 3):
-        drawn = jax.vmap(blocks.draw)(every + epoch * blocks.count)
-        assert sorted(np.asarray(drawn)) == list(range(blocks.count))
+    orders = [np.asarray(jax.vmap(blocks.draw)(every + e * blocks.count)) for e in (0, 3)]
+    for order in orders:
+        assert sorted(order) == list(range(blocks.count))
+    assert blocks.count < 10 or list(orders[0]) != list(orders[1])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("kind", "shape_index"), KINDS)
 def test_saba_at_fixed_hyperparameters_ends_at_the_exact_hypergradient(kind, shape_index, seed):
     problem = random_problem(np.random.default_rng(seed), kind, shape_index, n=40, smallest=0.3)
@@ -134,38 +150,53 @@ def tuned_gradient(problem: Problem, hyper) -> float:
     return float(np.linalg.norm(oracles.sum_to(truth.per_weight, (*shape, 1) if shape else ()).astype(float)))
 
 
+@eqx.filter_jit
+def descended(objective: hx.AbstractObjective, hyper, rate, calls: int):
+    """Hyperparameters after so many steps of gradient descent, `rate` a function of the step."""
+
+    def step(carry, number):
+        hyper, state = carry
+        answer, state = objective.value_and_grad(hyper, state)
+        return (jax.tree.map(lambda a, b: a - rate(number) * b, hyper, answer.grad), state), None
+
+    (hyper, _), _ = jax.lax.scan(step, (hyper, objective.init(hyper)), jnp.arange(calls))
+    return hyper
+
+
+def regular_problem(seed: int) -> Problem:
+    """A logistic problem whose best single strength is neither 0 nor infinite: labels follow a noisy linear rule."""
+    rng = np.random.default_rng(seed)
+    w = rng.normal(size=5)
+    x, xv = rng.normal(size=(20, 5)), rng.normal(size=(400, 5))
+    y, yv = ((a @ w + 2 * rng.normal(size=len(a)) > 0).astype(float) for a in (x, xv))
+    family = hx.families.Logistic(x, y, penalty=select_penalty)
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (jnp.asarray(xv), jnp.asarray(yv)))
+    hyper = {"penalty": hx.Positive(0.3)}
+    truth = oracles.reference("logistic", x, y, xv, yv, np.full((5, 1), 0.3))
+    return Problem("logistic", objective, hyper, truth)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_saba_finds_the_optimum_with_constant_steps(seed):
-    problem = random_problem(np.random.default_rng(seed), "logistic", 0, n=60, smallest=0.3)
-    objective = hx.SABA(*as_family(problem), batch_size=10, steps=10, key=jax.random.key(seed))
-    search = Optax(optax.sgd(2.0))
-    # Strengths that have no finite optimum move to where the gradient vanishes all the same.
-    tuned = hx.tune(objective, problem.hyper, search=search, steps=1500, stop=Stopping(patience=None), progress=False)
-    start, end = tuned_gradient(problem, problem.hyper), tuned_gradient(problem, tuned.state.hyper)
-    assert end < max(1e-3 * start, 1e-7)
+    problem = regular_problem(seed)
+    objective = hx.SABA(*as_family(problem), batch_size=10, outer_batch_size=40, key=jax.random.key(seed))
+    found = descended(objective, problem.hyper, lambda t: 0.5, 20_000)
+    assert tuned_gradient(problem, found) < 1e-6 * tuned_gradient(problem, problem.hyper)
 
 
 def test_soba_settles_with_decreasing_steps_and_hovers_with_constant_ones():
-    errors = {"constant": [], "decreasing": []}
-    for seed in range(4):
-        problem = random_problem(np.random.default_rng(seed), "logistic", 1, n=60, smallest=0.3)
-        rates = {"constant": 0.1, "decreasing": lambda t: 0.1 / (1 + t / 500.0) ** 0.9}
-        for name, rate in rates.items():
-            objective = hx.SOBA(*as_family(problem), batch_size=6, rate=rate, steps=200, key=KEY)
-            state = objective.init(problem.hyper)
-            for _ in range(100):
-                answer, state = objective.value_and_grad(problem.hyper, state)
-            exact = np.asarray(problem.truth.params, float)[:, 0]
-            errors[name].append(float(np.linalg.norm(np.asarray(state.params) - exact)))
-    assert np.mean(errors["decreasing"]) < 0.3 * np.mean(errors["constant"])
-
-
-def test_soba_lowers_the_objective_of_a_search():
-    problem = random_problem(np.random.default_rng(3), "logistic", 1, n=80, smallest=0.5)
-    objective = hx.SOBA(*as_family(problem), batch_size=8, rate=0.1, steps=5, key=KEY)
-    search = Optax(optax.sgd(optax.polynomial_schedule(2.0, 0.02, 1, 1500)))
-    tuned = hx.tune(objective, problem.hyper, search=search, steps=1500, stop=Stopping(patience=None), progress=False)
-    assert tuned_gradient(problem, tuned.state.hyper) < 0.2 * tuned_gradient(problem, problem.hyper)
+    ends = {"constant": [], "decreasing": []}
+    for seed in range(5):
+        problem = regular_problem(seed)
+        schedules = {"constant": lambda t: 1.0, "decreasing": lambda t: 1 / jnp.sqrt(1 + t.astype(float) / 100.0)}
+        for name, schedule in schedules.items():
+            objective = hx.SOBA(
+                *as_family(problem), batch_size=5, rate=lambda t, s=schedule: 0.3 * s(t), key=jax.random.key(seed)
+            )
+            found = descended(objective, problem.hyper, lambda t, s=schedule: 0.3 * s(t), 20_000)
+            ends[name].append(tuned_gradient(problem, found) / tuned_gradient(problem, problem.hyper))
+    assert np.mean(ends["decreasing"]) < 0.5 * np.mean(ends["constant"])
+    assert np.mean(ends["decreasing"]) < 0.1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -174,7 +205,7 @@ def test_amigo_with_many_steps_on_all_data_is_the_hypergradient(seed):
     for form, options in forms(problem):
         n, m = 30, 15
         objective = hx.AmIGO(
-            *form(problem), **options, batch_size=n, outer_batch_size=m, inner_steps=3000, adjoint_steps=3000, key=KEY
+            *form(problem), **options, batch_size=n, outer_batch_size=m, inner_steps=2000, adjoint_steps=2000, key=KEY
         )
         answer, _ = objective.value_and_grad(problem.hyper, objective.init(problem.hyper))
         assert problem.error(answer) <= 1e-6 * (1 + np.linalg.norm(problem.grad))
@@ -298,6 +329,8 @@ def test_inside_a_compiled_loop_and_over_many_starts(method):
         np.testing.assert_allclose(values[i], answer.value, rtol=1e-10)
         plain = jax.tree.map(lambda a, b: a - 0.5 * b, plain, answer.grad)
     np.testing.assert_allclose(hyper["penalty"].raw, plain["penalty"].raw, rtol=1e-9)
+    if method is not hx.SABA:
+        return
     many = {"penalty": hx.Positive(np.stack([problem.hyper["penalty"].value, 2 * problem.hyper["penalty"].value]))}
     (both, _), _ = jax.vmap(looped)(many)
     np.testing.assert_allclose(both["penalty"].raw[0], hyper["penalty"].raw, rtol=1e-9)
@@ -334,19 +367,17 @@ def test_losses_without_data_and_pytree_parameters():
 
 
 def test_one_example_and_float32():
-    x, y = np.asarray([[1.0, -2.0]], np.float32), np.asarray([1.0], np.float32)
-    family = hx.families.Logistic(x, y, penalty=select_penalty)
+    x, y = np.asarray([[1.0, -2.0]], np.float32), np.asarray([1.5], np.float32)
+    family = hx.families.Squared(x, y, penalty=select_penalty)
     hyper = {"penalty": hx.Positive(np.float32(0.5))}
-    objective = hx.SABA(hx.Optimum(family), family.mean_loss, (x, y), batch_size=1, steps=200, key=KEY)
+    data = (jnp.asarray(x), jnp.asarray(y))
+    objective = hx.SABA(hx.Optimum(family), family.mean_loss, data, batch_size=1, steps=200, key=KEY)
     answer, state = objective.value_and_grad(hyper, objective.init(hyper))
     answer, state = objective.value_and_grad(hyper, state)
     assert answer.value.dtype == jnp.float32 == state.params.dtype
-    w = np.zeros(2)
-    for _ in range(200):
-        s = 1 / (1 + np.exp(-x[0] @ w))
-        w = w - np.linalg.solve(s * (1 - s) * np.outer(x[0], x[0]) + 0.5 * np.eye(2), (s - 1) * x[0] + 0.5 * w)
-    s = 1 / (1 + np.exp(-x[0] @ w))
-    q = np.linalg.solve(s * (1 - s) * np.outer(x[0], x[0]) + 0.5 * np.eye(2), (s - 1) * x[0])
+    a = np.outer(x[0], x[0]) + 0.5 * np.eye(2)
+    w = np.linalg.solve(a, 1.5 * x[0])
+    q = np.linalg.solve(a, (x[0] @ w - 1.5) * x[0])
     np.testing.assert_allclose(answer.grad["penalty"].raw, -0.5 * w @ q, rtol=1e-4)
 
 

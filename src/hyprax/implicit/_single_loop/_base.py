@@ -82,7 +82,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     `search.Optax(optax.sgd(0.01))`, at a rate small beside that of the inner problem.
 
     The certificate is `none`: the answer is a stochastic direction at a point that is not an optimum. `value` of an
-    answer is the outer loss as the method has estimated it, noisy; compare `Tuned.last` rather than `Tuned.best`.
+    answer is the outer loss as the method has estimated it, noisy: with `tune`, take `Tuned.last` rather than
+    `Tuned.best`, and `stop=search.Stopping(patience=None)`.
     [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
 
     `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the `inner_rate`, and `example_passes`: how
@@ -128,13 +129,25 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         self.rate, self.adjoint_rate = rate, adjoint_rate
 
     def init(self, hyper: PyTree) -> SingleLoopState:
-        # Copies, so that a state may be given away (donated) without taking the objective's own arrays along.
-        params = jax.tree.map(jnp.copy, self.optimum.params0)
-        name = type(self).__name__
+        """One step of w from where the optimum starts, and one of v from 0.
+
+        From v = 0 itself the first direction would often be 0, and be taken for a small gradient.
+        """
+        name, params = type(self).__name__, self.optimum.params0
         check_mean(f"{name}, the optimum's loss", self.inner, params, hyper)
         check_mean(f"{name}, outer_loss", self.outer, params, hyper)
+        return self._first(hyper)
+
+    @eqx.filter_jit
+    def _first(self, hyper: PyTree) -> SingleLoopState:
+        params = self.optimum.params0
+        zero, before = jnp.zeros((), jnp.int32), jnp.asarray(-1, jnp.int32)
         adjoint = jax.tree.map(jnp.zeros_like, params)
-        zero = jnp.zeros((), jnp.int32)
+        rate, adjoint_rate = self._rates(hyper, zero)
+        slope = terms(self.inner, self.inner.blocks.draw(before), params, hyper, adjoint).gradient
+        params = tree_axpy(-rate, slope, params)
+        outer = terms(self.outer, self.outer.blocks.draw(before), params, hyper, adjoint).gradient
+        adjoint = tree_axpy(adjoint_rate, outer, adjoint)
         return SingleLoopState(params, adjoint, zero, self._remember(params, hyper, adjoint))
 
     def _remember(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> PyTree:
@@ -204,7 +217,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
             if rate is None:
                 assert isinstance(self.inner, LinearInner)  # __init__ has asked for a rate otherwise
                 return (0.5 / self.inner.smoothness(hyper)).astype(dtype)
-            return jnp.asarray(rate(step) if callable(rate) else rate, dtype)
+            with jax.numpy_dtype_promotion("standard"):  # schedules mix dtypes, whatever the user has set
+                return jnp.asarray(rate(step) if callable(rate) else rate, dtype)
 
         inner = at(self.rate)
         return inner, inner if self.adjoint_rate is None else at(self.adjoint_rate)

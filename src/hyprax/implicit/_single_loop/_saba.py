@@ -116,7 +116,6 @@ class SABA(AbstractSingleLoop):
     def _in_place(self) -> bool:
         return self.donate
 
-    @eqx.filter_jit
     def _remember(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> PyTree:
         return tuple(
             _remembered(part, block_codes(part, params, hyper, adjoint), params, hyper)

@@ -247,7 +247,7 @@ def check_mean(name: str, part: AbstractSum, params: PyTree, hyper: PyTree) -> N
         return
     fn, data = part.examples.fn, part.examples.data
 
-    def at(rows: slice) -> Float[Array, ""]:
+    def at(rows: slice) -> Array:
         return fn(params, natural(hyper), jax.tree.map(lambda leaf: leaf[rows], data))
 
     together, first, second = at(slice(0, 2)), at(slice(0, 1)), at(slice(1, 2))
