@@ -3,9 +3,11 @@
 from . import runs as runs, search as search, tasks as tasks
 from ._batches import Minibatches as Minibatches
 from ._certificate import (
+    STATUS as STATUS,
     AbstractCertificate as AbstractCertificate,
     ErrorBound as ErrorBound,
     NoCertificate as NoCertificate,
+    TwoSidedBound as TwoSidedBound,
 )
 from ._citation import citation as citation
 from ._hyper import (
@@ -36,6 +38,7 @@ from .implicit import (
     AmIGO as AmIGO,
     Constants as Constants,
     EhrhardtRoberts as EhrhardtRoberts,
+    FreeBound as FreeBound,
     ImplicitObjective as ImplicitObjective,
     LookAhead as LookAhead,
     Newton as Newton,

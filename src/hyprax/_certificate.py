@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 Kind: TypeAlias = Literal["certified", "estimated", "none"]
 KINDS: tuple[str, ...] = ("certified", "estimated", "none")
@@ -61,6 +61,48 @@ class ErrorBound(AbstractCertificate):
         self.bounds = bounds
         self.method = method
         self.terms = {} if terms is None else terms
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {self.bounds} <= {show(self.bound)} ({self.method})>"
+
+
+class STATUS(eqx.Enumeration):
+    """Why a two-sided bound stopped where it did. `STATUS[status]` is the message."""
+
+    effectivity_proved = "effectivity at most 3 proved"
+    decision_made = "decision made: the bound is as small as was asked"
+    rounding_floor = "rounding floor: more work in this arithmetic would not tighten the bound"
+    rounds_spent = "rounds spent"
+
+
+class TwoSidedBound(AbstractCertificate):
+    """`|answer - truth| <= bound`, and `lower <= |first - truth| <= upper` for the answer first computed.
+
+    Made by certificates that answer with an improved value: `shift` is the distance between the two answers.
+
+    - `entries`: bounds of the single entries of the answer, in its structure.
+    - `status`: a member of `STATUS`. Where `effectivity_proved`, upper <= 3 |first - truth|.
+    - `terms`: the parts of the bound by name.
+    """
+
+    bound: Float[Array, "..."]
+    kind: Kind = eqx.field(static=True)
+    bounds: str = eqx.field(static=True)
+    method: str = eqx.field(static=True)
+    shift: Float[Array, "..."]
+    entries: PyTree
+    status: STATUS
+    terms: dict[str, Array]
+
+    @property
+    def lower(self) -> Float[Array, "..."]:
+        """A lower bound of the error of the unimproved answer: max(shift - bound, 0), rounding included."""
+        return jnp.maximum(self.shift * (1 - 1e-6) - self.bound, 0)
+
+    @property
+    def upper(self) -> Float[Array, "..."]:
+        """An upper bound of the error of the unimproved answer: shift + bound, rounding included."""
+        return self.shift * (1 + 1e-6) + self.bound
 
     def __repr__(self) -> str:
         return f"<{self.kind}: {self.bounds} <= {show(self.bound)} ({self.method})>"

@@ -32,6 +32,11 @@ def tree_sub(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(jnp.subtract, a, b)
 
 
+def tree_add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
+    """a + b."""
+    return jax.tree.map(jnp.add, a, b)
+
+
 def tree_scale(scale: Any, a: PyTree[Array]) -> PyTree[Array]:
     """scale * a."""
     return jax.tree.map(lambda x: scale * x, a)
@@ -56,3 +61,13 @@ def tree_dtype(a: PyTree[Array]) -> Any:
 def tree_size(a: PyTree[Array]) -> int:
     """The number of entries of all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(a))
+
+
+def tree_cast(a: PyTree, dtype: Any) -> PyTree:
+    """Every floating array of `a` in `dtype`; whatever else it holds as it is."""
+
+    def cast(leaf: Any) -> Any:
+        floating = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if floating else leaf
+
+    return jax.tree.map(cast, a)

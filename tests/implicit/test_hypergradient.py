@@ -61,7 +61,7 @@ def test_families_agree_with_automatic_differentiation(kind, index):
     np.testing.assert_allclose(family.product(point, problem.hyper)(v), product, rtol=1e-9, atol=1e-11)
     mixed = jax.grad(lambda h: jnp.vdot(gradient(w, h), v))(problem.hyper)
     np.testing.assert_allclose(
-        family.mixed(w, problem.hyper, v)["penalty"].raw, mixed["penalty"].raw, rtol=1e-9, atol=1e-12
+        family.mixed(point, problem.hyper, v)["penalty"].raw, mixed["penalty"].raw, rtol=1e-9, atol=1e-12
     )
     solve = family.preconditioner(point, problem.hyper)
     assert solve is not None

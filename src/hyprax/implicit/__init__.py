@@ -10,6 +10,7 @@ from ._bounds import (
     NoBound as NoBound,
 )
 from ._constants import Constants as Constants
+from ._family_bounds import FreeBound as FreeBound
 from ._inner_solvers import LBFGS as LBFGS, AbstractInnerSolver as AbstractInnerSolver, Newton as Newton
 from ._lookahead import LookAhead as LookAhead
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState

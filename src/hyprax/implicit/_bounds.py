@@ -13,7 +13,7 @@ from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families import DesignNorms, GeneralisedLinear, MeanLoss, measured, unit_roundoff
 
 HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
 VALUE = "|value - F(hyper)|"
@@ -64,7 +64,7 @@ class AbstractBound(eqx.Module):
         """The same bound with what depends on the data alone worked out; once, on the host. Refuses what cannot be."""
 
     @abc.abstractmethod
-    def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         """The μ that the bound assumes, 0 where it assumes none: a measured curvature below it disproves the bound."""
 
     @abc.abstractmethod
@@ -92,8 +92,8 @@ class NoBound(AbstractBound):
     def prepare(self, loss, outer, outer_data):
         return self
 
-    def strong_convexity(self, params, hyper, loss):
-        return jnp.zeros((), tree_dtype(params))
+    def strong_convexity(self, point, hyper, loss):
+        return jnp.zeros((), tree_dtype(point.params))
 
     def certify(self, evaluation: Evaluation) -> Certified:
         return _unimproved(evaluation, NoCertificate(self.reason, evaluation.point.value.dtype))
@@ -152,7 +152,7 @@ class EhrhardtRoberts(AbstractBound):
                     "EhrhardtRoberts: given an outer loss of unknown structure, allowed are `family.mean_loss` or "
                     "`lipschitz_outer=` (and `lipschitz_direct=`)."
                 )
-            norms = DesignNorms(outer_data[0])
+            norms, _ = measured(outer_data[0])
             lipschitz = outer.loss.curvature * norms.gram / norms.rows.size
             prepared = EhrhardtRoberts(self.constants, lipschitz, jnp.zeros(()), norms)
         elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):
@@ -165,11 +165,13 @@ class EhrhardtRoberts(AbstractBound):
             prepared = EhrhardtRoberts(self.constants, jnp.asarray(self.lipschitz_outer), jnp.asarray(direct))
         return prepared
 
-    def _constants(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Constants:
+    def _constants(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Constants:
         if self.constants is None:
             assert isinstance(loss, GeneralisedLinear)  # `prepare` has refused anything else
-            return loss.constants(params, hyper)
-        return self.constants if isinstance(self.constants, Constants) else self.constants(params, natural(hyper))
+            return loss.constants(point, hyper)
+        if isinstance(self.constants, Constants):
+            return self.constants
+        return self.constants(point.params, natural(hyper))
 
     def _outer_constants(self) -> tuple[Array, Array]:
         assert self.lipschitz_outer is not None  # `prepare` has filled them in
@@ -181,13 +183,12 @@ class EhrhardtRoberts(AbstractBound):
             return "Ehrhardt-Roberts a posteriori, analytic constants, rounding included"
         return "Ehrhardt-Roberts a posteriori, given the user's constants, in exact arithmetic"
 
-    def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
-        return self._constants(params, hyper, loss).strong_convexity
+    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+        return self._constants(point, hyper, loss).strong_convexity
 
     def certify(self, evaluation: Evaluation) -> Certified:
         e = evaluation
-        w = e.point.params
-        c = self._constants(w, e.hyper, e.loss)
+        c = self._constants(e.point, e.hyper, e.loss)
         inner, outer, product, assembly = _margins(e, self.outer_norms)
         l_f, l_direct = self._outer_constants()
         mu, b, l_a, l_b = c.strong_convexity, c.mixed_norm, c.lipschitz_hessian, c.lipschitz_mixed
@@ -214,7 +215,7 @@ class EhrhardtRoberts(AbstractBound):
         point: Point,
         outer_grad: PyTree,
     ) -> AbstractCertificate:
-        mu = self.strong_convexity(point.params, hyper, loss)
+        mu = self.strong_convexity(point, hyper, loss)
         lipschitz = self._outer_constants()[0]
         method = self._method()
         norms = self.outer_norms
@@ -222,7 +223,7 @@ class EhrhardtRoberts(AbstractBound):
 
 
 def _unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
-    grad = tree_sub(e.direct, e.loss.mixed(e.point.params, e.hyper, e.adjoint))
+    grad = tree_sub(e.direct, e.loss.mixed(e.point, e.hyper, e.adjoint))
     return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
 
 
@@ -241,9 +242,10 @@ def value_certificate(
     """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
     norm, slope, own = tree_norm(point.grad), tree_norm(outer_grad), jnp.zeros_like(point.value)
     if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss) and outer_norms is not None:
-        norm = norm + jnp.linalg.norm(loss.rounding(point, hyper, jnp.zeros_like(point.params)).gradient)
-        slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data, outer_norms))
-        own = outer.value_rounding(point.params, outer_data, outer_norms)
+        unit = unit_roundoff(point.params)
+        norm = norm + jnp.linalg.norm(loss.rounding(point, hyper, jnp.zeros_like(point.params), unit).gradient)
+        slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data, outer_norms, unit))
+        own = outer.value_rounding(point.params, outer_data, outer_norms, unit)
     epsilon = norm / mu
     bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
     bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
@@ -253,10 +255,11 @@ def value_certificate(
 def _margins(e: Evaluation, outer_norms: DesignNorms | None) -> tuple[Array, Array, Array, Array]:
     """Rounding of ‖∇g‖, ‖∇f‖, ‖A q‖ and of the assembly of h; zeros where the structure is not known."""
     if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss) and outer_norms is not None:
-        rounding = e.loss.rounding(e.point, e.hyper, e.adjoint)
-        outer = e.outer.gradient_rounding(e.point.params, e.outer_data, outer_norms)
-        parts = (rounding.gradient, outer, rounding.product, jnp.ravel(rounding.assembly))
-        return tuple(jnp.linalg.norm(part) for part in parts)
+        unit = unit_roundoff(e.point.params)
+        rounding = e.loss.rounding(e.point, e.hyper, e.adjoint, unit)
+        outer = e.outer.gradient_rounding(e.point.params, e.outer_data, outer_norms, unit)
+        assembly = tree_norm((rounding.strengths, rounding.weights))
+        return *(jnp.linalg.norm(part) for part in (rounding.gradient, outer, rounding.product)), assembly
     zero = jnp.zeros_like(e.point.value)
     return zero, zero, zero, zero
 

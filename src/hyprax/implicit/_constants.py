@@ -26,9 +26,10 @@ class Rounding(eqx.Module):
 
     - `gradient`: of ∇_w g.
     - `product`: of A q.
-    - `assembly`: of the final Bᵀq, for each strength.
+    - `strengths`, `weights`: of the final Bᵀq, for each strength and each example weight.
     """
 
     gradient: Float[Array, "..."]
     product: Float[Array, "..."]
-    assembly: Float[Array, "..."]
+    strengths: Float[Array, "..."]
+    weights: Float[Array, "..."] | None

@@ -46,8 +46,8 @@ class AbstractInnerLoss(eqx.Module):
         """v ↦ M⁻¹ v with M ≈ A at the point, symmetric positive definite; `None` where the loss knows none."""
 
     @abc.abstractmethod
-    def mixed(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> PyTree:
-        """Bᵀq = ∂/∂(raw hyper) <∇_w g(params, hyper), adjoint>: the structure of `hyper`."""
+    def mixed(self, point: Point, hyper: PyTree, adjoint: PyTree) -> PyTree:
+        """Bᵀq = ∂/∂(raw hyper) <∇_w g(w, hyper), adjoint> at the point: the structure of `hyper`."""
 
 
 class AutodiffLoss(AbstractInnerLoss):
@@ -69,8 +69,8 @@ class AutodiffLoss(AbstractInnerLoss):
     def preconditioner(self, point: Point, hyper: PyTree) -> Product | None:
         return None
 
-    def mixed(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> PyTree:
+    def mixed(self, point: Point, hyper: PyTree, adjoint: PyTree) -> PyTree:
         def slope(hyper: PyTree) -> Float[Array, ""]:
-            return jax.jvp(lambda w: self.value(w, hyper), (params,), (adjoint,))[1]
+            return jax.jvp(lambda w: self.value(w, hyper), (point.params,), (adjoint,))[1]
 
         return jax.grad(slope)(hyper)

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._certificate import ErrorBound
+from .._certificate import STATUS, TwoSidedBound
 from .._trees import tree_sub
 from ._adjoint_solvers import conjugate_gradients
-from ._bounds import HYPERGRADIENT, AbstractBound, Certified, Evaluation, OuterLoss, value_certificate
-from ._inner_loss import AbstractInnerLoss, Point
-from ._self_concordance import FreeBound, free_bound
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from ._bounds import HYPERGRADIENT, Certified, Evaluation
+from ._extended import extended_residuals
+from ._family_bounds import AbstractFamilyBound, convex_or_infinite, entries_of, family_of
+from ._inner_loss import Point
+from ._self_concordance import Enclosure, Residuals, free_bound, geometry, plain_residuals
+from .families import DesignNorms
 
 
 class _ScaledNorm(eqx.Module):
@@ -26,49 +28,57 @@ class _ScaledNorm(eqx.Module):
 
 
 class _Round(eqx.Module):
-    """The point of one round: ŵ, q, r, and the bound of the hypergradient there."""
+    """The point of one round: ŵ, q, their residuals, h for strengths and weights, and its bound."""
 
     point: Point
-    outer_grad: Array
     adjoint: Array
-    residual: Array
-    grad: Array
-    bound: FreeBound
+    residuals: Residuals
+    strengths: Array
+    weights: Array | None
+    bound: Enclosure
 
 
 class _Carry(eqx.Module):
+    """`extended`: whether the residuals are those of extended precision by now."""
+
     current: _Round
     accuracy: Float[Array, ""]
     rounds: Int[Array, ""]
     products: Int[Array, ""]
+    extended: Bool[Array, ""]
     stuck: Bool[Array, ""]
 
 
-class LookAhead(AbstractBound):
+class LookAhead(AbstractFamilyBound):
     """‖h⁺ - dF/dλ‖₂ <= ω⁺, and Δ - ω⁺ <= ‖h - dF/dλ‖₂ <= Δ + ω⁺ with Δ = ‖h - h⁺‖₂.
 
     h is the hypergradient that was computed; h⁺ that of a better point (w⁺, q⁺), one inexact Newton step and one
-    refinement of the adjoint further; ω⁺ a bound there that needs no solve (generalised self-concordance, penalty
-    scaled out). Rounds are added until ω⁺ <= Δ/2, which proves that Δ + ω⁺ is at most 3 times the error of h, or ω⁺
-    <= `relative` ‖h⁺‖, or ω⁺ no longer falls (the rounding floor). The answer is h⁺ with the bound ω⁺, and the point
-    is the next warm start, so the work is not lost.
+    refinement of the adjoint further; ω⁺ the bound there that needs no solve, [`hyprax.FreeBound`][]. Rounds are added
+    until ω⁺ <= Δ/2, which proves that Δ + ω⁺ is at most 3 times the error of h, or ω⁺ <= `relative` ‖h⁺‖, or ω⁺ no
+    longer falls (the rounding floor). The answer is h⁺ with the bound ω⁺, and the point is the next warm start, so the
+    work is not lost.
 
-    For families with their own mean loss as outer loss; rounding included; nothing is asked of the user.
+    For families with their own mean loss as outer loss; rounding included; nothing is asked of the user. A float32
+    problem is certified in float64 arithmetic (which needs `jax_enable_x64`).
 
     **Arguments:**
 
     - `relative`: stop when ω⁺ <= relative ‖h⁺‖₂.
     - `rounds`: the most rounds.
+    - `extended`: where ω⁺ is stuck at the rounding floor of float64, compute the two residuals that it rests on in
+        extended precision (errors near 2^-80) and go on. Costs nothing until then, but time to compile.
 
-    `terms` of the certificate: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺ of the error of the unimproved h;
-    `free`, the bound at the unimproved point; `rounds`.
+    The certificate is a [`hyprax.TwoSidedBound`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺ of the error of
+    the unimproved h; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`. In `terms`: `free`, the bound at
+    the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one; `rounds`; `extended`.
 
     Source: own derivation; the self-concordance calculus is that of Bach (Electron. J. Stat. 4, 2010) and Sun and
     Tran-Dinh (Math. Prog. 178, 2019).
     """
 
     relative: float = 1e-3
-    rounds: int = 5
+    rounds: int = 6
+    extended: bool = True
     outer_norms: DesignNorms | None = None
 
     citations: ClassVar[tuple[str, ...]] = (
@@ -86,70 +96,68 @@ class LookAhead(AbstractBound):
                 f"LookAhead: given relative {self.relative}, rounds {self.rounds}, allowed are numbers >= 0."
             )
 
-    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "LookAhead":
-        if not (isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss)):
-            raise ValueError(
-                "LookAhead: given losses of unknown structure, allowed are a family (hx.families) with its `mean_loss` "
-                "as outer loss. Otherwise use hx.EhrhardtRoberts(constants=...) or hx.NoBound()."
+    def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
+        e, hyper = evaluation, evaluation.hyper
+        loss, outer = family_of(e)
+        space = geometry(loss, e.outer_data, outer_norms, hyper)
+        scaled = _ScaledNorm(1 / space.strengths)
+
+        def residuals(extended: Bool[Array, ""], point: Point, adjoint: Array, residual: Array) -> Residuals:
+            arguments = (loss, outer, e.outer_data, outer_norms, hyper, point, adjoint)
+            if not self.extended:
+                return plain_residuals(*arguments, residual)
+            return jax.lax.cond(
+                extended, lambda: extended_residuals(*arguments), lambda: plain_residuals(*arguments, residual)
             )
-        return LookAhead(self.relative, self.rounds, DesignNorms(outer_data[0]))
 
-    def strong_convexity(self, params: PyTree, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
-        assert isinstance(loss, GeneralisedLinear)  # `prepare` has refused anything else
-        return jnp.min(loss.strengths(hyper))
+        def measured(point: Point, adjoint: Array, found: Residuals) -> _Round:
+            strengths, weights = loss.mixed_parts(point, hyper, adjoint)
+            bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, adjoint, found, space)
+            return _Round(point, adjoint, found, strengths, weights, bound)
 
-    def value(self, loss, outer, outer_data, hyper, point, outer_grad):
-        assert isinstance(outer, MeanLoss)
-        assert self.outer_norms is not None  # `prepare` has filled it in
-        lipschitz = outer.loss.curvature * self.outer_norms.gram / self.outer_norms.rows.size
-        mu = self.strong_convexity(point.params, hyper, loss)
-        method = "gradient norm over the smallest strength, rounding included"
-        return value_certificate(
-            loss, outer, outer_data, self.outer_norms, hyper, point, outer_grad, mu, lipschitz, method
-        )
+        never = jnp.asarray(False)
+        plain = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, e.point, e.adjoint, e.residual)
+        first = measured(e.point, e.adjoint, plain)
 
-    def certify(self, evaluation: Evaluation) -> Certified:
-        e, loss, outer = evaluation, evaluation.loss, evaluation.outer
-        assert isinstance(loss, GeneralisedLinear)
-        assert isinstance(outer, MeanLoss)
-        assert self.outer_norms is not None
-        hyper, outer_norms = e.hyper, self.outer_norms
-        slope = loss.slope(hyper)
-        scaled = _ScaledNorm(1 / loss.strengths(hyper))
+        def shift(now: _Round) -> Float[Array, ""]:
+            moved = jnp.linalg.norm(now.strengths - first.strengths)
+            if now.weights is None or first.weights is None:
+                return moved
+            return jnp.hypot(moved, jnp.linalg.norm(now.weights - first.weights))
 
-        def measured(point: Point, outer_grad: Array, adjoint: Array, residual: Array) -> _Round:
-            grad = -slope * loss.grouped(point.params * adjoint, slope)
-            bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, outer_grad, adjoint, residual)
-            return _Round(point, outer_grad, adjoint, residual, grad, bound)
+        def size(now: _Round) -> Float[Array, ""]:
+            norm = jnp.linalg.norm(now.strengths)
+            return norm if now.weights is None else jnp.hypot(norm, jnp.linalg.norm(now.weights))
 
-        first = measured(e.point, e.outer_grad, e.adjoint, e.residual)
+        def decided(now: _Round) -> Bool[Array, ""]:
+            return now.bound.total <= self.relative * size(now)
 
-        def shift(carry: _Carry) -> Float[Array, ""]:
-            return jnp.linalg.norm(carry.current.grad - first.grad)
+        def proved(now: _Round) -> Bool[Array, ""]:
+            return now.bound.total <= 0.5 * shift(now)
 
         def unfinished(carry: _Carry) -> Bool[Array, ""]:
-            bound = carry.current.bound.total
-            decided = bound <= self.relative * jnp.linalg.norm(carry.current.grad)
-            proved = (carry.rounds > 0) & (bound <= 0.5 * shift(carry))
-            return jnp.logical_not(decided | proved | carry.stuck) & (carry.rounds < self.rounds)
+            finished = decided(carry.current) | proved(carry.current) | carry.stuck
+            return jnp.logical_not(finished) & (carry.rounds < self.rounds)
 
         def ahead(carry: _Carry) -> _Carry:
             now = carry.current
             most = 2 * now.adjoint.size + 20
+            gradient = now.residuals.gradient
             step = conjugate_gradients(
                 loss.product(now.point, hyper),
-                now.point.grad,
-                carry.accuracy * scaled(now.point.grad),
+                gradient,
+                carry.accuracy * scaled(gradient),
                 norm=scaled,
                 preconditioner=loss.preconditioner(now.point, hyper),
                 max_steps=most,
             )
             moved = loss.at(now.point.params - step.value, hyper)
-            falls = scaled(moved.grad) < scaled(now.point.grad)
+            # At the rounding floor the computed gradient cannot tell: there the step is small, and taken.
+            falls = carry.extended | (scaled(moved.grad) < scaled(now.point.grad))
             point = jax.tree.map(lambda a, b: jnp.where(falls, a, b), moved, now.point)
-            outer_grad = jax.grad(outer)(point.params, None, e.outer_data)
+            outer_grad = outer.gradient(point.params, e.outer_data)
             product = loss.product(point, hyper)
-            refine = tree_sub(outer_grad, product(now.adjoint))
+            refine = residuals(carry.extended, point, now.adjoint, product(now.adjoint) - outer_grad).adjoint
             correction = conjugate_gradients(
                 product,
                 refine,
@@ -158,35 +166,49 @@ class LookAhead(AbstractBound):
                 preconditioner=loss.preconditioner(point, hyper),
                 max_steps=most,
             )
-            adjoint = now.adjoint + correction.value
-            new = measured(point, outer_grad, adjoint, product(adjoint) - outer_grad)
+            adjoint = now.adjoint - correction.value
+            new = measured(point, adjoint, residuals(carry.extended, point, adjoint, product(adjoint) - outer_grad))
             better = new.bound.total < now.bound.total
+            gained = new.bound.total < 0.9 * now.bound.total
             new = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, now)
-            wanted = jnp.clip(0.15 * jnp.linalg.norm(new.grad - first.grad) / new.bound.total, 1e-8, 0.1)
+            wanted = jnp.clip(0.15 * shift(new) / new.bound.total, 1e-8, 0.1)
+            stuck = jnp.logical_not(gained)
             return _Carry(
                 current=new,
                 accuracy=jnp.where(jnp.isfinite(wanted), wanted, 1e-2),
                 rounds=carry.rounds + 1,
                 products=carry.products + step.steps + correction.steps + 4,
-                stuck=jnp.logical_not(new.bound.total < 0.9 * now.bound.total),
+                extended=carry.extended | (stuck & self.extended),
+                stuck=stuck & (carry.extended | (not self.extended)),
             )
 
         zero = jnp.asarray(0)
-        start = _Carry(first, jnp.asarray(1e-2, slope.dtype), zero, zero, jnp.asarray(False))
+        start = _Carry(first, jnp.asarray(1e-2, jnp.float64), zero, zero, never, never)
         carry = jax.lax.while_loop(unfinished, ahead, start)
-        last, moved = carry.current, shift(carry)
+        last = carry.current
+        status = STATUS.rounds_spent
+        for reached, name in (
+            (carry.stuck, STATUS.rounding_floor),
+            (decided(last), STATUS.decision_made),
+            ((carry.rounds > 0) & proved(last), STATUS.effectivity_proved),
+        ):
+            status = STATUS.where(reached, name, status)
         terms = {
-            "shift": moved,
-            "lower": jnp.maximum(moved - last.bound.total, 0),
-            "upper": moved + last.bound.total,
             "free": first.bound.total,
             "inner_error": last.bound.inner_error,
             "adjoint_error": last.bound.adjoint_error,
             "rounds": carry.rounds,
-            "entries": last.bound.entries,
+            "extended": carry.extended,
         }
-        certificate = ErrorBound(
-            last.bound.total, "certified", HYPERGRADIENT, "look-ahead, self-concordance, rounding included", terms
+        certificate = TwoSidedBound(
+            bound=convex_or_infinite(last.bound.total, loss, hyper),
+            kind="certified",
+            bounds=HYPERGRADIENT,
+            method="look-ahead, self-concordance, rounding included",
+            shift=shift(last),
+            entries=entries_of(e, last.bound),
+            status=status,
+            terms=terms,
         )
-        grad = tree_sub(e.direct, loss.mixed(last.point.params, hyper, last.adjoint))
+        grad: PyTree = tree_sub(e.direct, loss.placed(hyper, last.strengths, last.weights))
         return Certified(grad, certificate, last.point.params, last.adjoint, carry.products)

@@ -12,7 +12,8 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, AbstractAdjointSolver
-from ._bounds import AbstractBound, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from ._family_bounds import AbstractFamilyBound
 from ._inner_loss import Point
 from ._lookahead import LookAhead
 from ._optimum import Optimum, default_tolerance
@@ -39,8 +40,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f; default [`hyprax.CG`][].
-    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a float64 family with its
-        own mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
+    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
+        mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -66,22 +67,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.optimum, self.outer_loss = optimum, outer_loss
         self.outer_data = jax.tree.map(jnp.asarray, outer_data)
         self.adjoint = CG() if adjoint is None else adjoint
-        float64 = tree_dtype(optimum.params0) == jnp.float64
-        if certificate is None:
-            if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
-                certificate = NoBound(
-                    "the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)"
-                )
-            elif not float64:
-                certificate = NoBound("certified bounds need float64: jax.config.update('jax_enable_x64', True)")
-            else:
-                certificate = LookAhead()
-        elif not float64 and not isinstance(certificate, NoBound):
-            raise ValueError(
-                f"{type(certificate).__name__}: given {tree_dtype(optimum.params0)} parameters, allowed are float64: "
-                "call jax.config.update('jax_enable_x64', True) before making arrays, or use certificate=hx.NoBound()."
-            )
-        self.certificate = certificate.prepare(optimum.loss, outer_loss, self.outer_data)
+        self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
+        _check_dtype(self.certificate, optimum)
+        self.certificate = self.certificate.prepare(optimum.loss, outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -109,7 +97,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
         )
         certified = self.certificate.certify(evaluation)
-        assumed = self.certificate.strong_convexity(point.params, hyper, loss)
+        assumed = self.certificate.strong_convexity(point, hyper, loss)
         stats = {
             "inner_gradient_norm": tree_norm(point.grad),
             "inner_tolerance": tolerance,
@@ -163,6 +151,29 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         own = self.adjoint.tolerance
         relative = default_tolerance(self.optimum.params0) if own is None else own
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
+
+
+def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
+    if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
+        return NoBound("the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)")
+    if not jax.config.read("jax_enable_x64"):
+        return NoBound("certified bounds need float64 arithmetic: jax.config.update('jax_enable_x64', True)")
+    return LookAhead()
+
+
+def _check_dtype(certificate: AbstractBound, optimum: Optimum) -> None:
+    """Families are certified in float64 arithmetic whatever they are stored in; others as they are given."""
+    dtype = tree_dtype(optimum.params0)
+    if isinstance(certificate, AbstractFamilyBound) and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{type(certificate).__name__}: given 32-bit arithmetic alone, allowed is 64-bit: call "
+            "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.NoBound()."
+        )
+    if isinstance(certificate, EhrhardtRoberts) and dtype != jnp.float64:
+        raise ValueError(
+            f"EhrhardtRoberts: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
+            "True) before making arrays, or use hx.LookAhead() with a family, which widens them."
+        )
 
 
 def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""]) -> RESULTS:

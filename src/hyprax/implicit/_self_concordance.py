@@ -10,16 +10,50 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._inner_loss import Point
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families import (
+    Design,
+    DesignNorms,
+    GeneralisedLinear,
+    MeanLoss,
+    forward,
+    forward_squared,
+    prediction_rounding,
+    unit_roundoff,
+)
 
 INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
 
 
-class FreeBound(eqx.Module):
-    """A bound of ‖h - dF/dλ‖₂, its parts for each strength, and the error of the optimum that it rests on."""
+class Residuals(eqx.Module):
+    """∇g(ŵ) and r = Â q - ∇f(ŵ) as computed, with bounds, entry by entry, on what rounding has done to them."""
+
+    gradient: Float[Array, "d *C"]
+    adjoint: Float[Array, "d *C"]
+    gradient_error: Float[Array, "d *C"]
+    adjoint_error: Float[Array, "d *C"]
+
+
+class Geometry(eqx.Module):
+    """What a bound knows of the problem in the norms ‖·‖_Λ and ‖·‖_{Λ⁻¹}; everything but `strengths` an upper bound.
+
+    - `rows`, `outer_rows`: ‖x_i‖²_{Λ⁻¹} for each part of a prediction, on the data of g and of f.
+    - `design`: ‖Ω^½XΛ^-½‖₂²/n; `outer_design`: ‖VΛ^-½‖₂²/m; `plain_design`: ‖XΛ^-½‖₂²/n.
+    """
+
+    strengths: Float[Array, "d *C"]
+    rows: Float[Array, "n *C"]
+    outer_rows: Float[Array, "m *C"]
+    design: Float[Array, ""]
+    plain_design: Float[Array, ""]
+    outer_design: Float[Array, ""]
+
+
+class Enclosure(eqx.Module):
+    """A bound of ‖h - dF/dλ‖₂, its parts for each strength and weight, and the errors that it rests on."""
 
     total: Float[Array, ""]
-    entries: Float[Array, "..."]
+    strengths: Float[Array, "..."]
+    weights: Float[Array, "..."] | None
     inner_error: Float[Array, ""]
     adjoint_error: Float[Array, ""]
 
@@ -36,73 +70,208 @@ def _inverse_phi(x: Array) -> Array:
     return jnp.where(x > 1e-8, -safe / jnp.expm1(-safe), 1 + x)
 
 
-def _finite_or_infinite(x: Array) -> Array:
+def finite_or_infinite(x: Array) -> Array:
     """Overflow must give an infinite bound, never NaN."""
     return jnp.where(jnp.isnan(x), jnp.inf, x)
+
+
+def _times(constant: Array | float, x: Array) -> Array:
+    """constant · x for a constant that may be infinite: an infinite bound also where x = 0."""
+    return finite_or_infinite(constant * x)
+
+
+def geometry(
+    loss: GeneralisedLinear, outer_data: tuple[Design, Array], outer_norms: DesignNorms, hyper: PyTree
+) -> Geometry:
+    """The scaled norms, from one pass over each data matrix."""
+    strengths = loss.strengths(hyper)
+    inverse, smallest = 1 / strengths, jnp.min(strengths)
+    n, m = loss.inputs.shape[0], outer_data[0].shape[0]
+    rows, outer_rows = forward_squared(loss.inputs, inverse), forward_squared(outer_data[0], inverse)
+
+    def norm(rows: Array, gram: Array, count: int, heaviest: Array | float) -> Array:
+        return INFLATION * jnp.minimum(heaviest * gram / count / smallest, jnp.max(jnp.mean(rows, axis=0)))
+
+    plain = norm(rows, loss.norms.gram, n, 1.0)
+    design = plain
+    if loss.weights is not None:
+        design = norm(loss.weighted(rows, hyper), loss.norms.gram, n, jnp.max(loss.weights.leaf(hyper)))
+    return Geometry(strengths, rows, outer_rows, design, plain, norm(outer_rows, outer_norms.gram, m, 1.0))
+
+
+def plain_residuals(
+    loss: GeneralisedLinear,
+    outer: MeanLoss,
+    outer_data: tuple[Design, Array],
+    outer_norms: DesignNorms,
+    hyper: PyTree,
+    point: Point,
+    adjoint: Array,
+    residual: Array,
+) -> Residuals:
+    """The residuals as the working precision gives them, with a priori bounds of their rounding."""
+    unit = unit_roundoff(point.params)
+    rounding = loss.rounding(point, hyper, adjoint, unit)
+    of_outer = outer.gradient_rounding(point.params, outer_data, outer_norms, unit)
+    return Residuals(point.grad, residual, rounding.gradient, rounding.product + of_outer)
+
+
+def inner_error(space: Geometry, residuals: Residuals) -> Float[Array, ""]:
+    """ν >= ‖w* - ŵ‖_Λ: with Ā ⪰ Λ the mean Hessian on the segment, Ā(w* - ŵ) = -∇g(ŵ), so ν = ‖∇g(ŵ)‖_{Λ⁻¹}."""
+    square = jnp.square(jnp.abs(residuals.gradient) + residuals.gradient_error)
+    return INFLATION * jnp.sqrt(jnp.sum(square / space.strengths))
+
+
+def outer_curvature(
+    space: Geometry, outer: MeanLoss, outer_data: tuple[Design, Array], params: Array, nu: Float[Array, ""]
+) -> Float[Array, ""]:
+    """κ >= λ_max(Λ^-½ (mean of ∇²f on the segment to w*) Λ^-½), for ‖w* - ŵ‖_Λ <= ν."""
+    family, (inputs, targets) = outer.loss, outer_data
+    reach = family.self_concordance * family.oscillation_norm(space.outer_rows) * nu
+    curved = family.top_curvature(family.statistic(forward(inputs, params), targets)) * _psi(reach)
+    widest = jnp.max(space.outer_rows, axis=tuple(range(1, space.outer_rows.ndim)))
+    local = jnp.mean(jnp.minimum(family.curvature, finite_or_infinite(curved)) * widest)
+    return INFLATION * jnp.minimum(finite_or_infinite(local), _times(family.curvature, space.outer_design))
 
 
 def free_bound(
     loss: GeneralisedLinear,
     outer: MeanLoss,
-    outer_data: tuple[Array, Array],
+    outer_data: tuple[Design, Array],
     outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
-    outer_grad: Array,
     adjoint: Array,
-    residual: Array,
-) -> FreeBound:
-    """‖h - dF/dλ‖₂ <= max_k t_k‖q‖_{Λ,k} ν + max_k t_k‖ŵ‖_{Λ,k} ζ + max_k t_k ν ζ + rounding, everything at (ŵ, q).
+    residuals: Residuals,
+    space: Geometry,
+) -> Enclosure:
+    """A bound of ‖h - dF/dλ‖₂ at (ŵ, q) that needs no solve.
 
-    With e = w* - ŵ, z = q - q*, t_k = |dλ_k/d raw_k|/λ_k, ‖·‖_{Λ,k} restricted to the weights of strength k, and M, osc
-    as in the losses:
+    With e = w* - ŵ, z = q - q*, Â the Hessian at ŵ, A* at w*, Λ = diag λ, ω' = ω/n the example weights, M and osc as in
+    the losses:
 
-    1. ‖e‖_Λ <= ν = ‖∇g(ŵ)‖_{Λ⁻¹}, since Āe = -∇g with Ā ⪰ Λ the mean Hessian on the segment.
-    2. ρ = M ν max_i sup{osc(x_iᵀv) : ‖v‖_Λ <= 1} bounds M osc(x_iᵀe); then e^-ρ Â ⪯ A(w) ⪯ e^ρ Â on the segment.
-    3. ‖e‖_Â <= τ = ν ρ/(1 - e^-ρ), and <= (1 + c‖X Λ^-½‖²/n)^½ ν with c = sup ∇²ℓ.
-    4. ‖z‖_Λ <= ‖z‖_{A*} <= ζ = ‖r‖_{Λ⁻¹} + min(M e^{ρ/2} Q τ, c₃ Q ‖X Λ^-½‖²/n ν) + κ ν, with r = Âq - ∇f(ŵ),
-       Q = max_i osc(x_iᵀq), κ >= λ_max of Λ^-½ (mean ∇²f on the segment) Λ^-½: A*z = r + (A* - Â)q + ∇f(ŵ) - ∇f(w*);
-       the change of A in the direction q is M Q e^{ρ/2}‖·‖_{A*}‖e‖_Â by Cauchy-Schwarz on the third cumulant.
-    5. w_j q_j - w*_j q*_j = -q_j e_j + ŵ_j z_j + e_j z_j (signs aside), summed over a group with weights λ_j.
+    1. ‖e‖_Λ <= ν = ‖∇g(ŵ)‖_{Λ⁻¹}.
+    2. ρ_i = M ν sup{osc(x_iᵀv) : ‖v‖_Λ <= 1} bounds M osc(x_iᵀe); with ρ = max ρ_i, e^-ρ Â ⪯ A(w) ⪯ e^ρ Â on the
+       segment.
+    3. ‖e‖_Â <= τ = ν min(ρ/(1 - e^-ρ), (1 + c‖Ω'^½XΛ^-½‖²)^½), c = sup ∇²ℓ.
+    4. ‖z‖_Λ <= ‖z‖_{A*} <= ζ = ‖r‖_{Λ⁻¹} + min(M e^{ρ/2} Q τ, c₃ Q ‖Ω'^½XΛ^-½‖² ν) + κ ν, with r = Âq - ∇f(ŵ),
+       Q = max_i osc(x_iᵀq), κ of `outer_curvature`: A*z = r + (A* - Â)q + ∇f(ŵ) - ∇f(w*); the change of A in the
+       direction q is M Q e^{ρ/2}‖·‖_{A*}‖e‖_Â by Cauchy-Schwarz on the third cumulant.
+    5. Strengths, t_k = |dλ_k/d raw_k|/λ_k: w_j q_j - w*_j q*_j = -q_j e_j + ŵ_j z_j + e_j z_j (signs aside), so
+       |h_k - ∂F_k| <= t_k (‖q‖_{Λ,k} ν + ‖ŵ‖_{Λ,k} ζ + ν ζ), and the norm over k is at most the same with max_k.
+    6. Weights, c_i = |dω_i/d raw_i|/n: ∇ℓ̂ᵀx_iᵀq - ∇ℓ*ᵀx_iᵀq* = ∇ℓ̂ᵀ(x_iᵀz) + (∇ℓ̂ - ∇ℓ*)ᵀ(x_iᵀq) - (∇ℓ̂ -
+       ∇ℓ*)ᵀ(x_iᵀz), where |(∇ℓ̂ - ∇ℓ*)ᵀv| <= ψ(ρ_i)‖x_iᵀe‖_D̂‖v‖_D̂ and <= c‖x_iᵀe‖‖v‖, Σ_i ω'_i‖x_iᵀe‖²_D̂ <= τ²,
+       Σ_i ω'_i‖x_iᵀz‖²_D̂ <= e^ρ ζ², ψ(x) = (e^x - 1)/x. See `_weights_bound`.
 
     Rounding errors of ∇g, A q, ∇f and of the assembly of h are added entry by entry before the norms are taken.
     """
-    strengths, slope = loss.strengths(hyper), loss.slope(hyper)
-    inverse = 1 / strengths
-    rounding = loss.rounding(point, hyper, adjoint)
-    outer_rounding = outer.gradient_rounding(point.params, outer_data, outer_norms)
-    family = loss.loss
+    family, strengths = loss.loss, space.strengths
+    unit = unit_roundoff(point.params)
+    rounding = loss.rounding(point, hyper, adjoint, unit)
+    nu = inner_error(space, residuals)
+    rows_rho = INFLATION * family.self_concordance * family.oscillation_norm(space.rows) * nu
+    rho = jnp.max(rows_rho)
+    tau = nu * jnp.minimum(_inverse_phi(rho), jnp.sqrt(1 + _times(family.curvature, space.design)))
 
-    def scaled(v: Array) -> Array:
-        return jnp.sqrt(jnp.sum(jnp.square(v) * inverse))
-
-    n, m = loss.inputs.shape[0], outer_data[0].shape[0]
-    squares = jnp.square(loss.inputs) @ inverse
-    outer_squares = jnp.square(outer_data[0]) @ inverse
-    parts = tuple(range(1, squares.ndim))
-    nu = INFLATION * scaled(jnp.abs(point.grad) + rounding.gradient)
-    rho = family.self_concordance * jnp.max(family.oscillation_norm(squares)) * nu * INFLATION
-    smallest = jnp.min(strengths)
-    design = INFLATION * jnp.minimum(loss.norms.gram / n / smallest, jnp.max(jnp.mean(squares, axis=0)))
-    tau = nu * jnp.minimum(_inverse_phi(rho), jnp.sqrt(1 + family.curvature * design))
-
-    reach = INFLATION * jnp.max(family.oscillation(loss.inputs @ adjoint))
-    change = jnp.minimum(family.self_concordance * jnp.exp(rho / 2) * tau, family.third_oscillation * design * nu)
-    local_rho = family.self_concordance * family.oscillation_norm(outer_squares) * nu
-    curved = family.top_curvature(family.mean(outer_data[0] @ point.params)) * _psi(local_rho)
-    widest = jnp.max(outer_squares, axis=parts)
-    kappa = INFLATION * jnp.minimum(
-        jnp.mean(jnp.minimum(family.curvature, _finite_or_infinite(curved)) * widest),
-        family.curvature * outer_norms.gram / m / smallest,
+    reach = forward(loss.inputs, adjoint)
+    hidden = 2 * jnp.max(prediction_rounding(adjoint, loss.norms, unit)[1])
+    reach = INFLATION * (jnp.max(family.oscillation(reach)) + hidden)
+    change = jnp.minimum(
+        finite_or_infinite(family.self_concordance * jnp.exp(rho / 2) * tau),
+        _times(family.third_oscillation, space.design * nu),
     )
-    zeta = INFLATION * scaled(jnp.abs(residual) + rounding.product + outer_rounding) + reach * change + kappa * nu
+    kappa = outer_curvature(space, outer, outer_data, point.params, nu)
+    residual = jnp.square(jnp.abs(residuals.adjoint) + residuals.adjoint_error)
+    zeta = INFLATION * jnp.sqrt(jnp.sum(residual / strengths)) + reach * change + kappa * nu
 
-    ratio = slope / loss.grouped_strengths(hyper)
-    of_adjoint = ratio * jnp.sqrt(loss.grouped(strengths * jnp.square(adjoint), slope))
-    of_params = ratio * jnp.sqrt(loss.grouped(strengths * jnp.square(point.params), slope))
-    entries = INFLATION * (of_adjoint * nu + of_params * zeta + ratio * nu * zeta) + rounding.assembly
+    slope = loss.penalty.slope(hyper)
+    ratio = slope / loss.penalty.leaf(hyper)
+    of_adjoint = ratio * jnp.sqrt(loss.penalty.summed(strengths * jnp.square(adjoint), slope))
+    of_params = ratio * jnp.sqrt(loss.penalty.summed(strengths * jnp.square(point.params), slope))
+    entries = INFLATION * (of_adjoint * nu + of_params * zeta + ratio * nu * zeta) + rounding.strengths
     total = INFLATION * (jnp.max(of_adjoint) * nu + jnp.max(of_params) * zeta + jnp.max(ratio) * nu * zeta)
-    total = total + jnp.sqrt(jnp.sum(jnp.square(rounding.assembly)))
-    # Several entries, each bounded: their Euclidean norm bounds the total as well.
-    total = jnp.minimum(_finite_or_infinite(total), _finite_or_infinite(INFLATION * jnp.sqrt(jnp.sum(entries**2))))
-    return FreeBound(total, _finite_or_infinite(entries), nu, zeta)
+    total = _smaller(total, entries, rounding.strengths)
+    weights = None
+    if loss.weights is not None:
+        assert rounding.weights is not None
+        weights, weights_total = _weights_bound(loss, hyper, point, adjoint, space, rows_rho, nu, tau, zeta)
+        weights = finite_or_infinite(weights + rounding.weights)
+        total = INFLATION * jnp.hypot(total, _smaller(weights_total, weights, rounding.weights))
+    return Enclosure(finite_or_infinite(total), finite_or_infinite(entries), weights, nu, zeta)
+
+
+def _smaller(total: Array, entries: Array, rounding: Array) -> Array:
+    """The bound of the whole with its rounding, or the norm of the bounds of its entries, which is another."""
+    total = finite_or_infinite(total + jnp.sqrt(jnp.sum(jnp.square(rounding))))
+    return jnp.minimum(total, finite_or_infinite(INFLATION * jnp.sqrt(jnp.sum(jnp.square(entries)))))
+
+
+def _weights_bound(
+    loss: GeneralisedLinear,
+    hyper: PyTree,
+    point: Point,
+    adjoint: Array,
+    space: Geometry,
+    rows_rho: Array,
+    nu: Array,
+    tau: Array,
+    zeta: Array,
+) -> tuple[Array, Array]:
+    """Bounds of |h_k - ∂F_k| for each weight k, and of their norm, without rounding.
+
+    The three terms of step 6, each the smaller of a form in the norms of D̂ (exact near the optimum, and infinite where
+    ω_i = 0 or ρ is large) and one by global constants. For a leaf that each entry of which weighs up to G examples,
+    sums over a group are taken by Cauchy-Schwarz, and the norm over groups by ‖Σ_{i in k} x_i‖_k <= √G ‖x‖.
+    """
+    assert loss.weights is not None
+    family, targets, weights = loss.loss, loss.targets, loss.weights
+    n = loss.inputs.shape[0]
+    leaf_slope = weights.slope(hyper)
+    omega, rate = weights.values(hyper) / n, weights.spread(leaf_slope) / n
+    parts = tuple(range(1, point.memory.ndim))
+    unit = unit_roundoff(point.params)
+    size, du = prediction_rounding(point.params, loss.norms, unit)
+    error = family.slope_rounding(point.memory, targets, size, du, unit)
+    slope = jnp.abs(family.slope(point.memory, targets)) + error
+    steep = jnp.sqrt(jnp.sum(jnp.square(slope), axis=parts))
+    reach = forward(loss.inputs, adjoint)
+    hidden = jnp.broadcast_to(prediction_rounding(adjoint, loss.norms, unit)[1], reach.shape)
+    hidden = jnp.sqrt(jnp.sum(jnp.square(hidden), axis=parts))
+    reach_size = jnp.sqrt(jnp.sum(jnp.square(reach), axis=parts)) + hidden
+    # The squared D̂-norm is a difference for several parts: it may have lost all but 1e-14 of its terms.
+    square = jnp.sum(reach * family.curve(point.memory, reach), axis=parts)
+    lost = 1e-7 * jnp.sqrt(family.top_curvature(point.memory)) * reach_size
+    curved = jnp.sqrt(jnp.maximum(square, 0)) + lost + jnp.sqrt(family.top_curvature(point.memory)) * hidden
+    widest = jnp.sqrt(jnp.max(space.rows, axis=parts))
+    psi, growth = _psi(rows_rho), jnp.exp(rows_rho / 2)
+    root = jnp.sqrt(omega)
+    group = weights.count(leaf_slope)
+
+    def summed(x: Array) -> Array:
+        return weights.summed(x, leaf_slope)
+
+    def norm(x: Array) -> Array:
+        return jnp.sqrt(summed(jnp.square(x)))
+
+    by_curvature = rate * jnp.sqrt(family.dual_slope(point.memory, targets, error)) / root * jnp.max(growth)
+    by_slope = rate * jnp.sqrt(jnp.sum(jnp.square(slope) * space.rows, axis=parts))
+    first = _least(summed(by_slope), norm(by_curvature)) * zeta
+    change, change_by_constant = psi * rate / root * curved, _times(family.curvature, rate * reach_size)
+    second = _least(norm(change) * tau, summed(change_by_constant * widest) * nu)
+    both, both_by_constant = psi * growth * rate / omega, _times(family.curvature, rate * jnp.square(widest))
+    third = _least(weights.largest(both, leaf_slope) * tau * zeta, summed(both_by_constant) * nu * zeta)
+    entries = INFLATION * (first + second + third)
+
+    design = jnp.sqrt(space.plain_design * n)
+    slopes = _least(jnp.max(rate * steep) * design, jnp.sqrt(jnp.sum(jnp.square(by_slope))), jnp.max(by_curvature))
+    changes = _least(jnp.max(change) * tau, jnp.max(change_by_constant) * design * nu)
+    rest = _least(jnp.max(both) * tau * zeta, _times(family.curvature, jnp.max(rate * widest)) * design * nu * zeta)
+    return entries, INFLATION * group**0.5 * (slopes * zeta + changes + rest)
+
+
+def _least(*bounds: Array) -> Array:
+    """The smallest of several bounds of one thing; one that is not a number says nothing."""
+    smallest = finite_or_infinite(bounds[0])
+    for bound in bounds[1:]:
+        smallest = jnp.minimum(smallest, finite_or_infinite(bound))
+    return smallest

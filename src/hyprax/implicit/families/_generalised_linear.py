@@ -1,105 +1,72 @@
-"""Generalised linear models with diagonal l2 penalties: a loss together with what its certificates need."""
+"""Generalised linear models with diagonal l2 penalties and example weights: a loss with what its certificates need."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..._hyper import AbstractConstrained, AbstractElementwise, is_constrained, natural
+from ..._trees import tree_add, tree_cast
 from .._constants import Constants, Rounding
 from .._inner_loss import AbstractInnerLoss, Point, Product
-from ._losses import AbstractPointLoss, LogisticLoss, SoftmaxLoss, SquaredLoss
-from ._norms import DesignNorms
+from ._design import Design, backward, forward
+from ._losses import AbstractPointLoss
+from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, slope_rounding
+from ._norms import DesignNorms, measured
+from ._selection import Selection, Selector
 
 FACTORISE_BELOW = 512
 
 
-class MeanLoss(eqx.Module):
-    """f(w) = (1/m) Σ_i ℓ(v_iᵀw; y_i): the unpenalised mean loss on given data, as an outer loss.
-
-    Called as `outer_loss(params, hyper, data)` with `data = (V, y)`; `hyper` is not used.
-    """
-
-    loss: AbstractPointLoss
-
-    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Array, Array]) -> Float[Array, ""]:
-        inputs, targets = data
-        return jnp.mean(self.loss.value(inputs @ params, targets))
-
-    def gradient_rounding(self, params: PyTree, data: tuple[Array, Array], norms: DesignNorms) -> Float[Array, "d *C"]:
-        """A bound, entry by entry, on the rounding error of the computed ∇f."""
-        inputs, targets = data
-        return _gradient_rounding(self.loss, params, self.loss.mean(inputs @ params), targets, norms)
-
-    def value_rounding(self, params: PyTree, data: tuple[Array, Array], norms: DesignNorms) -> Float[Array, ""]:
-        """A bound on the rounding error of the computed f: the mean of (Σ_c|p - t|_c + du) du + γ_m (|ℓ| + |u|)."""
-        inputs, targets = data
-        unit = jnp.finfo(params.dtype).eps / 2
-        u = inputs @ params
-        parts = tuple(range(1, u.ndim))
-        slope = jnp.sum(jnp.abs(self.loss.mean(u) - self.loss.target(u, targets)), axis=parts)
-        size, du = (jnp.max(x, axis=parts) for x in _prediction_rounding(params, norms))
-        relative = (inputs.shape[0] + 12 + 8 * u.shape[-1] ** (u.ndim - 1)) * unit
-        return jnp.mean((slope + du) * du + relative * (jnp.abs(self.loss.value(u, targets)) + size))
-
-
-def _prediction_rounding(params: Array, norms: DesignNorms) -> tuple[Array, Array]:
-    """|Xw| <= size and |fl(Xw) - Xw| <= γ_d size, row by row: size_i = ‖x_i‖ max_c‖w_c‖, γ_k = (k + 12) u."""
-    unit = jnp.finfo(params.dtype).eps / 2
-    largest = jnp.max(jnp.sqrt(jnp.sum(jnp.square(params), axis=0)))
-    size = jnp.expand_dims(norms.rows, tuple(range(1, params.ndim))) * largest
-    return size, (norms.columns.size + 12) * unit * size
-
-
-def _per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
-    """A bound of |X|ᵀ rows, entry by entry, for rows >= 0."""
-    columns = jnp.expand_dims(norms.columns, tuple(range(1, rows.ndim)))
-    return columns * jnp.sqrt(jnp.sum(jnp.square(rows), axis=0, keepdims=rows.ndim > 1))
-
-
-def _gradient_rounding(
-    loss: AbstractPointLoss, params: Array, mean: Array, targets: Array, norms: DesignNorms
-) -> Array:
-    """|fl(Xᵀ(p - t)/n) - Xᵀ(p - t)/n| <= |X|ᵀ(|δp| + γ_n |p - t|)/n, entry by entry."""
-    unit = jnp.finfo(params.dtype).eps / 2
-    n = norms.rows.size
-    error = loss.mean_rounding(mean, *_prediction_rounding(params, norms))
-    slope = jnp.abs(mean - loss.target(mean, targets))
-    return _per_feature(norms, error + (n + 12) * unit * slope) / n
-
-
 class GeneralisedLinear(AbstractInnerLoss):
-    """g(w, λ) = (1/n) Σ_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j², with λ = penalty(hyper) broadcast to the shape of w.
+    """g(w, λ, ω) = (1/n) Σ_i ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j².
 
-    Made by [`hyprax.families.Softmax`][], [`hyprax.families.Logistic`][] and [`hyprax.families.Squared`][].
-    It is strongly convex with the constant min λ_j, which is what makes certificates possible: no constant is asked of
-    the user, and the rounding of every product is bounded.
+    λ = penalty(hyper) spread over the shape of w, ω = weights(hyper) spread over the examples (1 where not given).
+    Made by [`hyprax.families.Softmax`][], [`hyprax.families.Logistic`][], [`hyprax.families.Squared`][],
+    [`hyprax.families.Poisson`][] and [`hyprax.families.PseudoHuber`][]. For λ > 0 and ω >= 0 it is strongly convex with
+    the constant min λ_j, which is what makes certificates possible: no constant is asked of the user, and the rounding
+    of every product is bounded.
     """
 
-    inputs: Float[Array, "n d"]
+    inputs: Design
     targets: Array
     loss: AbstractPointLoss
-    penalty: Callable[[PyTree], Any]
-    shape: tuple[int, ...] = eqx.field(static=True)
+    penalty: Selection
+    weights: Selection | None
     gram: Array
     norms: DesignNorms
 
     def __init__(
-        self, inputs: Any, targets: Any, loss: AbstractPointLoss, penalty: Callable[[PyTree], Any], outputs: int | None
+        self,
+        inputs: Design,
+        targets: Array,
+        loss: AbstractPointLoss,
+        outputs: int | None,
+        *,
+        penalty: Selector | float,
+        penalty_groups: Any = None,
+        weights: Selector | None = None,
+        weight_groups: Any = None,
     ):
-        self.inputs, self.targets, self.loss, self.penalty = inputs, targets, loss, penalty
+        self.inputs, self.targets, self.loss = inputs, targets, loss
         n, d = inputs.shape
-        self.shape = (d,) if outputs is None else (d, outputs)
-        host = np.asarray(inputs, dtype=np.float64)
+        dtype = inputs.dtype
+        shape = (d,) if outputs is None else (d, outputs)
+        self.penalty = Selection(penalty, shape, penalty_groups, "penalty", dtype)
+        if weights is None and weight_groups is not None:
+            raise ValueError("weight_groups: given without `weights`, allowed is both.")
+        self.weights = None if weights is None else Selection(weights, (n,), weight_groups, "weights", dtype)
+        self.norms, products = measured(inputs)
         # The Gram matrix where it is small enough to factorise, its diagonal where not: for preconditioning alone.
-        gram = host.T @ host / n if d <= FACTORISE_BELOW else np.mean(np.square(host), axis=0)
-        self.gram = jnp.asarray(gram, dtype=inputs.dtype)
-        self.norms = DesignNorms(inputs)
+        gram = products if d <= FACTORISE_BELOW else jnp.square(self.norms.columns)
+        self.gram = jnp.asarray(gram, dtype=dtype) / n
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of w."""
+        return self.penalty.shape
 
     @property
     def mean_loss(self) -> MeanLoss:
@@ -112,58 +79,56 @@ class GeneralisedLinear(AbstractInnerLoss):
 
     def strengths(self, hyper: PyTree) -> Float[Array, "d *C"]:
         """λ, in the shape of w."""
-        return jnp.broadcast_to(self._selected(natural(hyper)), self.shape)
+        return self.penalty.values(hyper)
 
-    def _selected(self, hyper: PyTree) -> Array:
-        leaf = self.penalty(hyper)
-        if not isinstance(leaf, jax.Array):
-            leaf = jnp.asarray(leaf, self.inputs.dtype)
-        try:
-            fits = np.broadcast_shapes(leaf.shape, self.shape) == self.shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"penalty: given an array of shape {leaf.shape}, allowed are shapes that broadcast to that of the "
-                f"weights, {self.shape}: () for one strength"
-                + (
-                    f", ({self.shape[1]},) a class, ({self.shape[0]}, 1) a feature, {self.shape} a weight."
-                    if len(self.shape) == 2
-                    else f", {self.shape} one a feature."
-                )
-            )
-        return leaf
+    def weighted(self, rows: Float[Array, "n *C"], hyper: PyTree) -> Float[Array, "n *C"]:
+        """ω_i rows_i."""
+        return rows if self.weights is None else over(self.weights.values(hyper), rows) * rows
+
+    def resolved(self, hyper: PyTree, dtype: Any) -> "GeneralisedLinear":
+        """The same loss at these hyperparameters alone, its arrays converted to `dtype`: exact for a wider one.
+
+        The natural values are those that the narrower arithmetic gives: they define the problem.
+        """
+        fixed = eqx.tree_at(lambda loss: loss.penalty, self, self.penalty.resolved(hyper))
+        if self.weights is not None:
+            fixed = eqx.tree_at(lambda loss: loss.weights, fixed, self.weights.resolved(hyper))
+        return tree_cast(fixed, dtype)
 
     def value(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
-        fit = jnp.mean(self.loss.value(self.inputs @ params, self.targets))
-        return fit + 0.5 * jnp.sum(self.strengths(hyper) * jnp.square(params))
+        losses = self.weighted(self.loss.value(forward(self.inputs, params), self.targets), hyper)
+        return jnp.mean(losses) + 0.5 * jnp.sum(self.strengths(hyper) * jnp.square(params))
 
     def at(self, params: PyTree, hyper: PyTree) -> Point:
         strengths = self.strengths(hyper)
-        u = self.inputs @ params
-        mean = self.loss.mean(u)
-        value = jnp.mean(self.loss.value(u, self.targets)) + 0.5 * jnp.sum(strengths * jnp.square(params))
-        slope = mean - self.loss.target(u, self.targets)
-        grad = self.inputs.T @ slope / self.inputs.shape[0] + strengths * params
-        return Point(params, value, grad, mean)
+        u = forward(self.inputs, params)
+        statistic = self.loss.statistic(u, self.targets)
+        losses = self.weighted(self.loss.value(u, self.targets), hyper)
+        value = jnp.mean(losses) + 0.5 * jnp.sum(strengths * jnp.square(params))
+        slope = self.weighted(self.loss.slope(statistic, self.targets), hyper)
+        grad = backward(self.inputs, slope) / self.inputs.shape[0] + strengths * params
+        return Point(params, value, grad, statistic)
 
     def product(self, point: Point, hyper: PyTree) -> Product:
-        """v ↦ Xᵀ(D Xv)/n + Λv, D = ∇²ℓ from the predicted means that the point has kept."""
-        strengths, mean = self.strengths(hyper), point.memory
-        n = self.inputs.shape[0]
-        return lambda v: self.inputs.T @ self.loss.curve(mean, self.inputs @ v) / n + strengths * v
+        """v ↦ Xᵀ(ω D Xv)/n + Λv, D = ∇²ℓ from the statistic that the point has kept."""
+        strengths, n = self.strengths(hyper), self.inputs.shape[0]
+
+        def product(v: Array) -> Array:
+            rows = self.weighted(self.loss.curve(point.memory, forward(self.inputs, v)), hyper)
+            return backward(self.inputs, rows) / n + strengths * v
+
+        return product
 
     def preconditioner(self, point: Point, hyper: PyTree) -> Product:
-        """The inverse of diag_c(s_c XᵀX/n + Λ_c), s_c the mean over examples of the c-th diagonal entry of D.
+        """The inverse of diag_c(s_c XᵀX/n + Λ_c), s_c the mean over examples of ω times the c-th diagonal entry of D.
 
         A is close to block diagonal over outputs. The blocks are factorised where XᵀX is at hand (at most 512
         features), and replaced by their diagonals beyond.
         """
         strengths = self.strengths(hyper)
-        scale = jnp.mean(self.loss.curve_diagonal(point.memory), axis=0)
+        scale = jnp.mean(self.weighted(self.loss.curve_diagonal(point.memory), hyper), axis=0)
         if self.gram.ndim == 1:
-            column = jnp.expand_dims(self.gram, tuple(range(1, strengths.ndim)))
-            inverse = 1 / (column * scale + strengths)
+            inverse = 1 / (over(self.gram, strengths) * scale + strengths)
             return lambda v: inverse * v
         if strengths.ndim == 1:
             factor = jnp.linalg.cholesky(self.gram * scale + jnp.diag(strengths))
@@ -176,169 +141,114 @@ class GeneralisedLinear(AbstractInnerLoss):
 
         return solve
 
-    def mixed(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> PyTree:
-        product = params * adjoint
-        return jax.grad(lambda h: jnp.sum(self.strengths(h) * product))(hyper)
+    def mixed(self, point: Point, hyper: PyTree, adjoint: PyTree) -> PyTree:
+        """Σ_j w_j q_j dλ_j + (1/n) Σ_i ∇ℓ_iᵀ(x_iᵀq) dω_i, in the structure of `hyper`."""
+        product = point.params * adjoint
+        weights = self.weights
+        rows = jnp.zeros(()) if weights is None else self.weight_derivatives(point, adjoint)
 
-    def slope(self, hyper: PyTree) -> Array:
-        """|dλ_k/d raw_k| for each strength k, in the shape of the selected leaf; 0 for a constant.
+        def linear(h: PyTree) -> Float[Array, ""]:
+            total = jnp.sum(self.strengths(h) * product)
+            return total if weights is None else total + jnp.sum(weights.values(h) * rows)
 
-        **Raises:** `ValueError` where strengths are computed from the hyperparameters in any other way than one by one:
-        certificates would not know how they depend on them.
+        return jax.grad(linear)(hyper)
+
+    def mixed_parts(self, point: Point, hyper: PyTree, adjoint: Array) -> tuple[Array, Array | None]:
+        """Bᵀq for each entry of the leaf of strengths, and of that of weights: what certified bounds speak of.
+
+        **Raises:** `ValueError` where one leaf is both, or is not a leaf: the slope of a leaf must be known.
         """
-        node = self.penalty(hyper)
-        if not isinstance(node, AbstractConstrained | jax.Array):
-            return jnp.zeros(np.shape(node), self.inputs.dtype)
-        if not any(node is leaf for leaf in jax.tree.leaves(hyper, is_leaf=is_constrained)):
-            raise ValueError(
-                "penalty: given strengths computed from the hyperparameters, allowed for certified bounds is a leaf as "
-                "it is, such as `lambda hyper: hyper['penalty']` (or certificate=hx.NoBound())."
-            )
-        if isinstance(node, AbstractElementwise):
-            return jnp.abs(node.slope)
-        if isinstance(node, AbstractConstrained):
-            raise ValueError(
-                f"penalty: given a {type(node).__name__} leaf, allowed for certified bounds are Positive, Interval, "
-                "LogInterval and plain leaves, one coordinate a strength."
-            )
-        return jnp.ones_like(node)
+        slope = self.penalty.slope(hyper)
+        strengths = slope * self.penalty.summed(point.params * adjoint, slope)
+        if self.weights is None:
+            return strengths, None
+        if self.penalty.node(hyper) is self.weights.node(hyper):
+            raise ValueError("weights: given the leaf that is the penalty too, allowed are two leaves.")
+        slope = self.weights.slope(hyper)
+        return strengths, slope * self.weights.summed(self.weight_derivatives(point, adjoint), slope)
 
-    def grouped_strengths(self, hyper: PyTree) -> Array:
-        """λ_k for each strength k, in the shape of the selected leaf."""
-        return self._selected(natural(hyper))
+    def placed(self, hyper: PyTree, strengths: Array, weights: Array | None) -> PyTree:
+        """A tree like `hyper` with these at the leaf of strengths and that of weights, and zeros elsewhere."""
+        tree = tree_cast(self.penalty.placed(hyper, strengths), strengths.dtype)
+        if self.weights is None or weights is None:
+            return tree
+        return tree_add(tree, tree_cast(self.weights.placed(hyper, weights), weights.dtype))
 
-    def grouped(self, x: Float[Array, "d *C"], leaf: Array) -> Array:
-        """Σ_{j in group k} x_j, for each entry k of the leaf that the strengths are broadcast from."""
-        padded = (1,) * (x.ndim - leaf.ndim) + leaf.shape
-        axes = tuple(i for i, (whole, part) in enumerate(zip(x.shape, padded, strict=True)) if part == 1 and whole != 1)
-        return jnp.sum(x, axis=axes, keepdims=True).reshape(leaf.shape)
+    def weight_derivatives(self, point: Point, adjoint: Array) -> Float[Array, " n"]:
+        """∇ℓ_iᵀ(x_iᵀq)/n: what Bᵀq is for each example weight, before the slope of its leaf."""
+        slope = self.loss.slope(point.memory, self.targets)
+        reach = forward(self.inputs, adjoint)
+        return jnp.sum(slope * reach, axis=tuple(range(1, slope.ndim))) / self.inputs.shape[0]
 
-    def constants(self, params: PyTree, hyper: PyTree) -> Constants:
-        """μ, L_A, ‖B‖ and L_B at `params`, in closed form.
+    def strong_convexity(self, hyper: PyTree) -> Float[Array, ""]:
+        """min_j λ_j; -infinite where an example weight is negative, since nothing is known then."""
+        smallest = jnp.min(self.strengths(hyper))
+        if self.weights is None:
+            return smallest
+        return jnp.where(jnp.min(self.weights.leaf(hyper)) >= 0, smallest, -jnp.inf)
 
-        With s_k = dλ_k/d(raw_k) the slope of the k-th strength (s = λ where the leaf is `Positive`):
+    def constants(self, point: Point, hyper: PyTree) -> Constants:
+        """μ, L_A, ‖B‖ and L_B at a point, in closed form.
+
+        With s_k = |dλ_k/d(raw_k)| and t_k = |dω_k/d(raw_k)| the slopes of the leaves, Ω = max_i ω_i:
 
         - μ = min_j λ_j;
-        - L_A = c₃ max_i‖x_i‖ ‖XᵀX‖₂/n, c₃ = sup |D³ℓ|;
-        - B has the column (s_k w_j)_{j in group k} for each k; the columns have disjoint supports, so
-          ‖B‖₂ = max_k s_k (Σ_{j in k} w_j²)^½, exactly;
-        - L_B = max_k s_k.
+        - L_A = c₃ Ω max_i‖x_i‖ ‖XᵀX‖₂/n, c₃ = sup |D³ℓ|;
+        - the columns of B for strengths, (s_k w_j)_{j in group k}, have disjoint supports: their norm is
+          max_k s_k (Σ_{j in k} w_j²)^½, exactly. Those for weights are t_k Σ_{i in k} x_i ∇ℓ_iᵀ/n, of norm at most
+          √G max_i t_i‖∇ℓ_i‖ ‖X‖₂/n with G the largest group; ‖B‖ is at most the root of the sum of squares;
+        - L_B = (max_k s_k² + G (max_i t_i c ‖x_i‖ ‖X‖₂/n)²)^½, c = sup ‖∇²ℓ‖.
         """
-        strengths, slope = self.strengths(hyper), self.slope(hyper)
-        column = jnp.sqrt(self.grouped(jnp.square(params), slope))
-        n = self.inputs.shape[0]
+        norms, n = self.norms, self.inputs.shape[0]
+        slope = self.penalty.slope(hyper)
+        column = jnp.sqrt(self.penalty.summed(jnp.square(point.params), slope))
+        mixed, lipschitz, heaviest = jnp.max(slope * column), jnp.max(slope), jnp.ones(())
+        spectral, widest = jnp.sqrt(norms.gram), jnp.max(norms.rows)
+        if self.weights is not None:
+            heaviest = jnp.max(self.weights.leaf(hyper))
+            leaf_slope = self.weights.slope(hyper)
+            rate = self.weights.spread(leaf_slope)
+            root = self.weights.count(leaf_slope) ** 0.5
+            slopes = jnp.square(self.loss.slope(point.memory, self.targets))
+            steepest = jnp.sqrt(jnp.sum(slopes, axis=tuple(range(1, slopes.ndim))))
+            mixed = jnp.hypot(mixed, root * jnp.max(rate * steepest) * spectral / n)
+            lipschitz = jnp.hypot(lipschitz, root * jnp.max(rate * norms.rows) * self.loss.curvature * spectral / n)
         return Constants(
-            strong_convexity=jnp.min(strengths),
-            lipschitz_hessian=self.loss.third * jnp.max(self.norms.rows) * self.norms.gram / n,
-            mixed_norm=jnp.max(slope * column),
-            lipschitz_mixed=jnp.max(slope),
+            strong_convexity=self.strong_convexity(hyper),
+            lipschitz_hessian=self.loss.third * heaviest * widest * norms.gram / n,
+            mixed_norm=mixed,
+            lipschitz_mixed=lipschitz,
         )
 
-    def rounding(self, point: Point, hyper: PyTree, adjoint: PyTree) -> Rounding:
-        """Bounds, entry by entry, on the rounding errors of the computed ∇g, A q and Bᵀq.
+    def rounding(self, point: Point, hyper: PyTree, adjoint: PyTree, unit: float) -> Rounding:
+        """Bounds, entry by entry, on the rounding errors of ∇g, A q and Bᵀq in arithmetic of unit roundoff `unit`.
 
         Standard a priori bounds (Higham 2002, chapter 3), γ_k = (k + 12) u for k u/(1 - k u):
-        |δ∇g| <= |X|ᵀ(|δp| + γ_n|p - t|)/n + 4u|λw|;
-        |δ(Aq)| <= |X|ᵀ((γ_n + γ_d + 16u)|D||X||q| + |δD| |X||q|)/n + 4u|λq|,
-        where |δD| <= (e^{2 max du} - 1 + 32u)|D| entry by entry; |δ(Bᵀq)| <= γ_d Σ|λ w q|. Products with |X| are
-        bounded by norms of its rows and columns (Cauchy-Schwarz), so no pass over the data is made.
+        |δ∇g| <= |X|ᵀω(|δ∇ℓ| + γ_n|∇ℓ|)/n + 4u|λw|;
+        |δ(Aq)| <= |X|ᵀω((γ_n + γ_d + 16u)|D||X||q| + |δD| |X||q|)/n + 4u|λq|, where
+        |δD| <= (e^{4M max du} - 1 + 32u)|D| entry by entry; |δ(Bᵀq)| <= γ_d Σ s|w q| for a strength, and
+        Σ t (|δ∇ℓ||Xq| + |∇ℓ||δ(Xq)| + 8u|∇ℓ||Xq|)/n for a weight, s and t the slopes of the leaves. Products with |X|
+        are bounded by norms of its rows and columns (Cauchy-Schwarz), so no pass over the data is made.
         """
-        params, mean, norms = point.params, point.memory, self.norms
-        unit = jnp.finfo(params.dtype).eps / 2
+        params, statistic, norms, targets = point.params, point.memory, self.norms, self.targets
         n, d = self.inputs.shape
-        strengths, slope = self.strengths(hyper), self.slope(hyper)
-        gradient = _gradient_rounding(self.loss, params, mean, self.targets, norms)
-        gradient = gradient + 4 * unit * strengths * jnp.abs(params)
-        _, du = _prediction_rounding(params, norms)
-        relative = jnp.expm1(4 * du) + (n + 2 * d + 60) * unit
-        reach = jnp.broadcast_to(_prediction_rounding(adjoint, norms)[0], mean.shape)
-        product = _per_feature(norms, relative * self.loss.curve_abs(mean, reach)) / n
-        product = product + 4 * unit * strengths * jnp.abs(adjoint)
-        assembly = (params.size + 22) * unit * slope * self.grouped(jnp.abs(params * adjoint), slope)
-        return Rounding(gradient, product, assembly)
-
-
-def _checked(name: str, inputs: Any, targets: Any) -> tuple[Array, Any]:
-    inputs = jnp.asarray(inputs)
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-        inputs = inputs.astype(jnp.result_type(float))
-    if inputs.ndim != 2 or 0 in inputs.shape:
-        raise ValueError(f"{name}: given inputs of shape {inputs.shape}, allowed is (examples, features), neither 0.")
-    targets = np.asarray(targets)
-    if targets.shape[:1] != inputs.shape[:1]:
-        raise ValueError(
-            f"{name}: given {inputs.shape[0]} inputs and {targets.shape[:1]} targets, allowed are as many."
-        )
-    if not np.all(np.isfinite(np.asarray(inputs))):
-        raise ValueError(f"{name}: given inputs with NaN or infinite entries, allowed are finite numbers.")
-    if targets.dtype.kind == "f" and not np.all(np.isfinite(targets)):
-        raise ValueError(f"{name}: given targets with NaN or infinite entries, allowed are finite numbers.")
-    return inputs, targets
-
-
-def Softmax(
-    inputs: Any, targets: Any, *, penalty: Callable[[PyTree], Any], classes: int | None = None
-) -> GeneralisedLinear:
-    """g(W, λ) = -(1/n) Σ_i log softmax(Wᵀx_i)_{y_i} + ½ Σ_jc λ_jc W_jc²: multinomial logistic regression.
-
-    **Arguments:**
-
-    - `inputs`: X, `(n, d)`, finite. A column of ones makes an intercept; it is penalised like any feature.
-    - `targets`: y, `(n,)`, integers 0..C-1, at least two classes.
-    - `penalty`: a selector of the strengths from the hyperparameters, e.g. `lambda hyper: hyper["penalty"]`. It is
-        applied to natural values and to the constrained tree alike, and must return a leaf, of a shape that
-        broadcasts to `(d, C)`: `()` one, `(C,)` a class, `(d, 1)` a feature, `(d, C)` a weight. Strengths must be >
-        0.
-    - `classes`: C; default the largest label plus one.
-
-    **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d, C)`.
-
-    **Raises:** `ValueError` for data of other shapes, non-finite entries, labels out of range, or a single class.
-    """
-    inputs, targets = _checked("Softmax", inputs, targets)
-    if targets.ndim != 1 or targets.dtype.kind not in "iu":
-        raise ValueError(f"Softmax: given targets {targets.dtype}{targets.shape}, allowed are integer labels (n,).")
-    found = int(targets.max()) + 1
-    classes = found if classes is None else classes
-    if targets.min() < 0 or found > classes:
-        raise ValueError(f"Softmax: given labels {targets.min()} to {targets.max()}, allowed are 0 to {classes - 1}.")
-    if classes < 2 or np.all(targets == targets[0]):
-        raise ValueError("Softmax: given a single class, allowed are two or more.")
-    return GeneralisedLinear(inputs, jnp.asarray(targets), SoftmaxLoss(), penalty, classes)
-
-
-def Logistic(inputs: Any, targets: Any, *, penalty: Callable[[PyTree], Any]) -> GeneralisedLinear:
-    """g(w, λ) = (1/n) Σ_i [log(1 + e^{u_i}) - y_i u_i] + ½ Σ_j λ_j w_j², u = Xw: binary logistic regression.
-
-    **Arguments:**
-
-    - `inputs`: X, `(n, d)`, finite.
-    - `targets`: y, `(n,)`, each 0 or 1, both present.
-    - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
-
-    **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d,)`.
-    """
-    inputs, targets = _checked("Logistic", inputs, targets)
-    if targets.ndim != 1 or not np.all((targets == 0) | (targets == 1)):
-        raise ValueError("Logistic: given targets other than 0 and 1, allowed are 0 and 1, of shape (n,).")
-    if np.all(targets == targets[0]):
-        raise ValueError("Logistic: given a single class, allowed are both.")
-    return GeneralisedLinear(inputs, jnp.asarray(targets, inputs.dtype), LogisticLoss(), penalty, None)
-
-
-def Squared(inputs: Any, targets: Any, *, penalty: Callable[[PyTree], Any]) -> GeneralisedLinear:
-    """g(w, λ) = (1/2n) ‖Xw - y‖² + ½ Σ_j λ_j w_j²: ridge regression.
-
-    **Arguments:**
-
-    - `inputs`: X, `(n, d)`, finite.
-    - `targets`: y, `(n,)` or `(n, C)`, finite.
-    - `penalty`: as in [`hyprax.families.Softmax`][].
-
-    **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d,)` or `(d, C)`.
-    """
-    inputs, targets = _checked("Squared", inputs, targets)
-    if targets.ndim not in (1, 2) or targets.dtype.kind not in "fiu":
-        raise ValueError(f"Squared: given targets {targets.dtype}{targets.shape}, allowed are numbers (n,) or (n, C).")
-    outputs = None if targets.ndim == 1 else targets.shape[1]
-    return GeneralisedLinear(inputs, jnp.asarray(targets, inputs.dtype), SquaredLoss(), penalty, outputs)
+        strengths, slope = self.strengths(hyper), self.penalty.slope(hyper)
+        rows = slope_rounding(self.loss, statistic, targets, params, norms, unit)
+        gradient = per_feature(norms, self.weighted(rows, hyper)) / n + 4 * unit * strengths * jnp.abs(params)
+        _, du = prediction_rounding(params, norms, unit)
+        relative = jnp.expm1(4 * self.loss.self_concordance * du) + (n + 2 * d + 60) * unit
+        reach, reach_error = prediction_rounding(adjoint, norms, unit)
+        reach = jnp.broadcast_to(reach, statistic.shape)
+        curved = relative * self.loss.curve_abs(statistic, reach)
+        curved = self.weighted(curved + unit * self.loss.curve_cancellation(statistic) * reach, hyper)
+        product = per_feature(norms, curved) / n + 4 * unit * strengths * jnp.abs(adjoint)
+        summed = self.penalty.summed(jnp.abs(params * adjoint), slope)
+        strengths_error = (params.size + 22) * unit * slope * summed
+        weights_error = None
+        if self.weights is not None:
+            rate, parts = self.weights.slope(hyper), tuple(range(1, statistic.ndim))
+            steep = jnp.abs(self.loss.slope(statistic, targets))
+            count = self.weights.count(rate)
+            error = rows * reach + steep * (reach_error + (count + 20) * unit * reach)
+            weights_error = rate * self.weights.summed(jnp.sum(error, axis=parts), rate) / n
+        return Rounding(gradient, product, strengths_error, weights_error)

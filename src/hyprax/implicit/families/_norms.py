@@ -1,56 +1,114 @@
-"""Norms of data matrices, bounded from above with the rounding of their computation."""
+"""Norms of data matrices, bounded from above with the rounding of their computation, in one pass over the data."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._design import Design, SparseDesign
+
 DENSE_LIMIT = 2000
+CHUNK_ENTRIES = 1 << 23  # 64 MiB of float64
 
 
-def gram_norm_bound(x: np.ndarray) -> float:
-    """An upper bound of ‖XᵀX‖₂ = ‖X‖₂², for X of shape (n, d); 0 for an empty X.
+class _Sums(eqx.Module):
+    """What one pass over the rows of X gives: sums of squares and of absolute values by row and by column, and XᵀX."""
 
-    For min(n, d) <= 2,000 the largest eigenvalue of the smaller Gram matrix G, raised by a bound of its error:
-    forming G in floating point moves it by at most γ_k trace(G) in norm (k the summed dimension, γ_k = k u/(1 - k
-    u)), and a backward stable symmetric eigenvalue solver by a small multiple of m u ‖G‖ (m its order; 10 is used).
-    Beyond that the smaller of the trace and ‖X‖₁‖X‖_∞, each raised by γ of its own summation. A power iteration would
-    bound it from BELOW.
+    row_squares: np.ndarray
+    column_squares: np.ndarray
+    row_sums: np.ndarray
+    column_sums: np.ndarray
+    gram: np.ndarray | None
 
-    Source: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapters 3 and 6.
-    """
-    x = np.asarray(x, dtype=np.float64)
-    if x.size == 0:
-        return 0.0
+
+def _row_blocks(x: Any) -> Iterator[np.ndarray]:
+    rows = max(1, CHUNK_ENTRIES // max(1, x.shape[1]))
+    for start in range(0, x.shape[0], rows):
+        yield np.asarray(x[start : start + rows], dtype=np.float64)
+
+
+def _dense_sums(x: Any, with_gram: bool) -> _Sums:
     n, d = x.shape
-    unit = np.finfo(np.float64).eps / 2
-    trace = float(np.sum(np.square(x))) * (1 + 2 * (n * d + 12) * unit)
-    absolute = np.abs(x)
-    product = float(absolute.sum(axis=0).max() * absolute.sum(axis=1).max()) * (1 + 2 * (n + d + 12) * unit)
-    bound = min(trace, product)
-    small, summed = min(n, d), max(n, d)
-    if small <= DENSE_LIMIT:
-        gram = x.T @ x if d <= n else x @ x.T
-        top = float(np.linalg.eigvalsh(gram)[-1])
-        bound = min(bound, top + ((summed + 12) + 10 * small) * unit * trace)
-    return max(bound, 0.0)
+    row_squares, row_sums, column_squares, column_sums = np.zeros(n), np.zeros(n), np.zeros(d), np.zeros(d)
+    gram = np.zeros((d, d)) if with_gram else None
+    at = 0
+    for block in _row_blocks(x):
+        here = slice(at, at + len(block))
+        at += len(block)
+        absolute, squares = np.abs(block), np.square(block)
+        row_squares[here], row_sums[here] = squares.sum(axis=1), absolute.sum(axis=1)
+        column_squares += squares.sum(axis=0)
+        column_sums += absolute.sum(axis=0)
+        if gram is not None:
+            gram += block.T @ block
+    return _Sums(row_squares, column_squares, row_sums, column_sums, gram)
+
+
+def _sparse_sums(x: SparseDesign, with_gram: bool) -> _Sums:
+    entries, rows, columns = (np.asarray(part) for part in x.by_row)
+    entries = entries.astype(np.float64)
+    n, d = x.shape
+    absolute, squares = np.abs(entries), np.square(entries)
+    gram = None
+    if with_gram:
+        gram = np.zeros((d, d))
+        height = max(1, CHUNK_ENTRIES // d)
+        for start in range(0, n, height):
+            first, last = np.searchsorted(rows, (start, start + height))
+            block = np.zeros((min(height, n - start), d))
+            block[rows[first:last] - start, columns[first:last]] = entries[first:last]
+            gram += block.T @ block
+    return _Sums(
+        np.bincount(rows, squares, n),
+        np.bincount(columns, squares, d),
+        np.bincount(rows, absolute, n),
+        np.bincount(columns, absolute, d),
+        gram,
+    )
 
 
 class DesignNorms(eqx.Module):
     """Upper bounds of norms of a data matrix X `(n, d)`, worked out once: products with |X| are then never needed.
 
-    - `gram`: of ‖XᵀX‖₂.
+    - `gram`: of ‖XᵀX‖₂ = ‖X‖₂². For d <= 2,000 (or n <= 2,000, dense) the largest eigenvalue of the smaller Gram
+      matrix G, raised by a bound of its error: forming G in floating point moves it by at most γ_k trace(G) in norm (k
+      the summed dimension, γ_k = k u/(1 - k u)), and a backward stable symmetric eigenvalue solver by a small multiple
+      of m u ‖G‖ (m its order; 10 is used). Beyond that the smaller of the trace and ‖X‖₁‖X‖_∞, each raised by γ of its
+      own summation. A power iteration would bound it from BELOW.
     - `rows`, `columns`: of the Euclidean norms of its rows and columns, so that (|X||v|)_i <= rows_i ‖v‖₂ and
       (|X|ᵀ|e|)_j <= columns_j ‖e‖₂; for dense data both are near equality.
+
+    The data is read once, in blocks of rows.
+
+    Source: Higham, Accuracy and Stability of Numerical Algorithms (2002), chapters 3 and 6.
     """
 
     gram: Float[Array, ""]
     rows: Float[Array, " n"]
     columns: Float[Array, " d"]
 
-    def __init__(self, inputs: Array):
-        x = np.asarray(inputs, dtype=np.float64)
-        raised = 1 + (max(x.shape) + 12) * np.finfo(np.float64).eps
-        self.gram = jnp.asarray(gram_norm_bound(x))
-        self.rows = jnp.asarray(raised * np.sqrt(np.sum(np.square(x), axis=1)))
-        self.columns = jnp.asarray(raised * np.sqrt(np.sum(np.square(x), axis=0)))
+
+def measured(x: Design) -> tuple[DesignNorms, np.ndarray | None]:
+    """The norms of X, and XᵀX where it was formed (d <= 2,000)."""
+    n, d = x.shape
+    unit = np.finfo(np.float64).eps / 2
+    if 0 in x.shape:
+        return DesignNorms(jnp.zeros(()), jnp.zeros(n), jnp.zeros(d)), None
+    with_gram = d <= DENSE_LIMIT
+    sums = _sparse_sums(x, with_gram) if isinstance(x, SparseDesign) else _dense_sums(x, with_gram)
+    trace = float(np.sum(sums.row_squares)) * (1 + 2 * (n * d + 12) * unit)
+    bound = min(trace, float(sums.column_sums.max() * sums.row_sums.max()) * (1 + 2 * (n + d + 12) * unit))
+    gram = sums.gram
+    small, summed = (gram, n) if d <= n or n > DENSE_LIMIT or isinstance(x, SparseDesign) else (None, d)
+    if small is None and not isinstance(x, SparseDesign):
+        host = np.asarray(x, dtype=np.float64)
+        small = host @ host.T
+    if small is not None:
+        top = float(np.linalg.eigvalsh(small)[-1])
+        bound = min(bound, top + ((summed + 12) + 10 * len(small)) * unit * trace)
+    raised = 1 + (max(n, d) + 12) * 2 * unit
+    rows, columns = (raised * np.sqrt(squares) for squares in (sums.row_squares, sums.column_squares))
+    return DesignNorms(jnp.asarray(max(bound, 0.0)), jnp.asarray(rows), jnp.asarray(columns)), gram

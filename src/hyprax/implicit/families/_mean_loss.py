@@ -1,0 +1,86 @@
+"""The unpenalised mean loss of linear predictions, and the rounding of its derivatives."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._design import Design, backward, forward
+from ._losses import AbstractPointLoss
+from ._norms import DesignNorms
+
+
+def unit_roundoff(x: Array) -> float:
+    """u = ε/2 of a floating array."""
+    return float(jnp.finfo(x.dtype).eps) / 2
+
+
+def over(rows: Float[Array, " n"], like: Array) -> Array:
+    """A number for each row, with as many axes as `like`."""
+    return jnp.expand_dims(rows, tuple(range(1, like.ndim)))
+
+
+def prediction_rounding(params: Array, norms: DesignNorms, unit: float) -> tuple[Array, Array]:
+    """|Xw| <= size and |fl(Xw) - Xw| <= γ_d size, row by row: size_i = ‖x_i‖ max_c‖w_c‖, γ_k = (k + 12) u."""
+    largest = jnp.max(jnp.sqrt(jnp.sum(jnp.square(params), axis=0)))
+    size = over(norms.rows, params) * largest
+    return size, (norms.columns.size + 12) * unit * size
+
+
+def per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
+    """A bound of |X|ᵀ rows, entry by entry, for rows >= 0."""
+    columns = over(norms.columns, rows)
+    return columns * jnp.sqrt(jnp.sum(jnp.square(rows), axis=0, keepdims=rows.ndim > 1))
+
+
+class MeanLoss(eqx.Module):
+    """f(w) = (1/m) Σ_i ℓ(v_iᵀw; y_i): the unpenalised mean loss on given data, as an outer loss.
+
+    Called as `outer_loss(params, hyper, data)` with `data = (V, y)`, V dense or a [`hyprax.families.SparseDesign`][];
+    `hyper` is not used.
+    """
+
+    loss: AbstractPointLoss
+
+    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array]) -> Float[Array, ""]:
+        inputs, targets = data
+        return jnp.mean(self.loss.value(forward(inputs, params), targets))
+
+    def gradient(self, params: Array, data: tuple[Design, Array]) -> Float[Array, "d *C"]:
+        """∇f = Vᵀ ∇ℓ/m."""
+        inputs, targets = data
+        slope = self.loss.slope(self.loss.statistic(forward(inputs, params), targets), targets)
+        return backward(inputs, slope) / inputs.shape[0]
+
+    def gradient_rounding(
+        self, params: Array, data: tuple[Design, Array], norms: DesignNorms, unit: float
+    ) -> Float[Array, "d *C"]:
+        """|fl(∇f) - ∇f| <= |V|ᵀ(|δ∇ℓ| + γ_m |∇ℓ|)/m, entry by entry, in arithmetic of unit roundoff `unit`."""
+        inputs, targets = data
+        statistic = self.loss.statistic(forward(inputs, params), targets)
+        rows = slope_rounding(self.loss, statistic, targets, params, norms, unit)
+        return per_feature(norms, rows) / inputs.shape[0]
+
+    def value_rounding(
+        self, params: Array, data: tuple[Design, Array], norms: DesignNorms, unit: float
+    ) -> Float[Array, ""]:
+        """A bound on the rounding of f: the mean of (Σ_c|∇ℓ|_c + D e^{2M du} du) du + γ_m size(ℓ), D = ‖∇²ℓ‖."""
+        inputs, targets = data
+        u = forward(inputs, params)
+        parts = tuple(range(1, u.ndim))
+        statistic = self.loss.statistic(u, targets)
+        slope = jnp.sum(jnp.abs(self.loss.slope(statistic, targets)), axis=parts)
+        size, du = (jnp.max(x, axis=parts) for x in prediction_rounding(params, norms, unit))
+        curved = self.loss.top_curvature(statistic) * jnp.exp(2 * self.loss.self_concordance * du)
+        columns = u.shape[-1] ** (u.ndim - 1)
+        relative = (inputs.shape[0] + 12 + 8 * columns) * unit
+        sizes = self.loss.value_size(u, targets) + size
+        return jnp.mean((slope + columns * curved * du) * du + relative * sizes)
+
+
+def slope_rounding(
+    loss: AbstractPointLoss, statistic: Array, targets: Array, params: Array, norms: DesignNorms, unit: float
+) -> Float[Array, "n *C"]:
+    """|δ∇ℓ| + γ_n |∇ℓ|, row by row: what summing n rows of the computed ∇ℓ adds up, before |X|ᵀ."""
+    size, du = prediction_rounding(params, norms, unit)
+    error = loss.slope_rounding(statistic, targets, size, du, unit)
+    return error + (norms.rows.size + 12) * unit * jnp.abs(loss.slope(statistic, targets))
