@@ -400,7 +400,7 @@ def build(**changes):
         ({"rate": 0.0}, "given rate 0.0"),
         ({"rate": math.nan}, "given rate nan"),
         ({"adjoint_rate": -1.0}, "given adjoint_rate -1.0"),
-        ({"form": as_functions}, "given no rate for a function"),
+        ({"form": as_functions}, "given no rate for a loss of unknown smoothness"),
         ({"steps": 0}, "given steps 0"),
         ({"method": hx.AmIGO, "inner_steps": 0}, "given inner_steps 0"),
         ({"method": hx.AmIGO, "adjoint_steps": 1.5}, "given adjoint_steps 1.5"),

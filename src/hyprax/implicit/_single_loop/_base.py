@@ -71,10 +71,11 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
 
     - `rate`: the step size of the inner variable, a number or a function of the step (an optax schedule). Default for
         a family: 1/(2𝓛) with 𝓛 the expected smoothness of its minibatches, worked out at each step's hyperparameters
-        (Gower et al. 2019). Must be given for a function: its smoothness is not known.
+        (Gower et al. 2019). Must be given for a function, for Poisson losses and for example weights, whose smoothness
+        is not known.
     - `adjoint_rate`: that of the adjoint; default the same, since both steps are with the same Hessian.
     - `batch_size`, `outer_batch_size`: the most examples in a batch, for the inner and the outer loss; the outer
-        default is the inner's, or all examples where there are fewer. Batches are fixed blocks of examples, drawn at
+        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of examples, drawn at
         random once, and gone through in a new random order each epoch.
     - `key`: a JAX random key, for the batches.
 
@@ -121,8 +122,12 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         if outer_batch_size is None:
             outer_batch_size = min(operator.index(batch_size), common_length(f"{name}, outer_data", self.outer_data))
         self.outer = outer_sum(name, outer_loss, self.outer_data, outer_batch_size, outer_key)
-        if rate is None and not isinstance(self.inner, LinearInner):
-            raise ValueError(f"{name}: given no rate for a function, allowed is `rate=`, or a family, which has one.")
+        known = isinstance(self.inner, LinearInner) and self.inner.family.loss.curvature < float("inf")
+        if rate is None and not known:
+            raise ValueError(
+                f"{name}: given no rate for a loss of unknown smoothness, allowed is `rate=`, or a family of bounded "
+                "curvature without example weights, which has a rate of its own."
+            )
         for label, given in (("rate", rate), ("adjoint_rate", adjoint_rate)):
             if given is not None and not callable(given) and not 0 < given < float("inf"):
                 raise ValueError(f"{name}: given {label} {given}, allowed are numbers > 0, or a function of the step.")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Integer, PyTree
 from ..._hyper import natural
 from ..._trees import tree_dtype, tree_scale
 from .._inner_loss import AbstractInnerLoss, AutodiffLoss
-from ..families import GeneralisedLinear, MeanLoss
+from ..families import GeneralisedLinear, MeanLoss, SparseDesign
 from ._blocks import Blocks, common_length
 
 Loss = Callable[[PyTree, PyTree, Any], Float[Array, ""]]
@@ -138,6 +138,7 @@ class LinearInner(AbstractSum):
     """
 
     family: GeneralisedLinear
+    inputs: Float[Array, "n d"]
     blocks: Blocks
     passes: int = eqx.field(static=True, default=2)
 
@@ -147,13 +148,13 @@ class LinearInner(AbstractSum):
 
     def code(self, block, params, hyper, adjoint):
         rows = self.blocks.rows(block)
-        inputs = self.family.inputs[rows]
+        inputs = self.inputs[rows]
         slope, curve = jax.jvp(self._slope(self.family.targets[rows]), (inputs @ params,), (inputs @ adjoint,))
         weights = jnp.expand_dims(self.blocks.weights(block, slope.dtype), tuple(range(1, slope.ndim)))
         return _LinearCode(weights * slope, weights * curve)
 
     def decode(self, block, code, params, hyper):
-        inputs = self.family.inputs[self.blocks.rows(block)]
+        inputs = self.inputs[self.blocks.rows(block)]
         return Terms(inputs.T @ code.slope, inputs.T @ code.second, _zeros(hyper))
 
     def exact(self, params, hyper, adjoint):
@@ -205,10 +206,17 @@ class LinearOuter(AbstractSum):
 def inner_sum(name: str, loss: AbstractInnerLoss, batch_size: SupportsIndex, key: Array) -> FunctionInner | LinearInner:
     """The inner loss as a sum over blocks.
 
-    **Raises:** `ValueError` for a loss that is neither a function of data nor a family, and for bad batch sizes.
+    **Raises:** `ValueError` for a loss that is neither a function of data nor a family, for sparse data, and for bad
+    batch sizes.
     """
     if isinstance(loss, GeneralisedLinear):
-        return LinearInner(loss, Blocks(name, loss.inputs.shape[0], batch_size, key))
+        inputs = _dense(name, loss.inputs)
+        blocks = Blocks(name, inputs.shape[0], batch_size, key)
+        if loss.weights is None:
+            return LinearInner(loss, inputs, blocks)
+        # Weights are hyperparameters of single examples: their part of Bᵀv is sampled too, as that of any function.
+        data = (inputs, loss.targets, jnp.arange(inputs.shape[0], dtype=jnp.int32))
+        return FunctionInner(_Examples(_WeightedLoss(loss), data, blocks))
     if not isinstance(loss, AutodiffLoss):
         raise ValueError(
             f"{name}: given an inner loss of type {type(loss).__name__}, allowed are a family and a function "
@@ -226,11 +234,31 @@ def outer_sum(
 
     **Raises:** `ValueError` for bad batch sizes.
     """
+    if isinstance(loss, MeanLoss):
+        _dense(f"{name}, outer_data", data[0])
     size = common_length(f"{name}, outer_data", data)
     blocks = Blocks(f"{name}, outer", size, _fitting(batch_size, data), key)
     if isinstance(loss, MeanLoss):
-        return LinearOuter(loss, *data, blocks)
+        return LinearOuter(loss, data[0], data[1], blocks)
     return FunctionOuter(_Examples(loss, data, blocks))
+
+
+class _WeightedLoss(eqx.Module):
+    """The mean over a batch (x, y, i) of ω_i ℓ(x_iᵀw; y_i), and the penalty."""
+
+    family: GeneralisedLinear
+
+    def __call__(self, params: PyTree, hyper: PyTree, batch: tuple[Array, Array, Array]) -> Float[Array, ""]:
+        inputs, targets, places = batch
+        assert self.family.weights is not None  # `inner_sum` uses it for no other
+        losses = self.family.weights.values(hyper)[places] * self.family.loss.value(inputs @ params, targets)
+        return jnp.mean(losses) + 0.5 * jnp.sum(self.family.strengths(hyper) * jnp.square(params))
+
+
+def _dense(name: str, inputs: Any) -> Array:
+    if isinstance(inputs, SparseDesign):
+        raise ValueError(f"{name}: given sparse inputs, allowed are dense ones: batches are rows, taken at random.")
+    return inputs
 
 
 def _fitting(batch_size: SupportsIndex, data: PyTree) -> SupportsIndex:
