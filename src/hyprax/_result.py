@@ -50,6 +50,15 @@ class RESULTS(eqx.Enumeration):
         "where it stopped."
     )
     stopped_by_callback = "A callback asked to stop."
+    no_certified_descent = (
+        "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the "
+        "decrease left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
+        "(`hx.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on unproved (`hx.search.Optax`)."
+    )
+    no_descent = (
+        "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
+        "is too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
+    )
 
 
 RESULT_NAMES = (
@@ -63,6 +72,8 @@ RESULT_NAMES = (
     "no_progress",
     "steps_spent",
     "stopped_by_callback",
+    "no_certified_descent",
+    "no_descent",
 )
 
 

@@ -27,7 +27,15 @@ CASES = {
     IRIS
     + SOFTMAX
     + "[search]\nstep = 3\n": "R:7: search.step: unknown key, did you mean steps? allowed are optimiser, "
-    "learning_rate, steps",
+    "learning_rate, schedule, inner, adjoint, step_size, steps",
+    IRIS + SOFTMAX + '[search]\noptimiser = "maid"\nlearning_rate = 0.1\n': "R:8: search.learning_rate: given for "
+    'optimiser = "maid", allowed for "adam", "sgd", "momentum", "rmsprop"',
+    IRIS + SOFTMAX + '[search]\nschedule = "cubic"\n': 'R:7: search.schedule: given for optimiser = "adam", allowed '
+    'for "hoag"',
+    IRIS + SOFTMAX + '[search]\noptimiser = "fixed"\ninner = 1e-3\n': "R:6: search.adjoint: missing, and optimiser = "
+    '"fixed" asks for it',
+    IRIS + SOFTMAX + '[objective]\ncertificate = "none"\n[search]\noptimiser = "maid"\n': "R:9: search.optimiser: "
+    'given "maid", allowed with a certificate other than "none"',
     IRIS
     + "featuers = 3\n"
     + SOFTMAX: "R:4: data.featuers: unknown key, allowed are scale, intercept, rows, source, name",

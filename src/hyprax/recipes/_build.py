@@ -28,13 +28,13 @@ from ..implicit import (
     Optimum,
     families,
 )
-from ..search import Optax, Stopping
+from ..search import HOAG, MAID, AbstractSearch, FixedTolerance, Optax, Stopping
 from ._data import Splits, load_splits
 from ._errors import RecipeError, Source
 from ._read import read_recipe
 from ._schema import Penalty, Recipe
 
-OPTIMISERS = {
+GRADIENT_TRANSFORMATIONS = {
     "adam": optax.adam,
     "sgd": optax.sgd,
     "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
@@ -54,7 +54,7 @@ class Job:
     splits: Splits | None
     objective: AbstractObjective
     hyper: PyTree | None
-    search: Optax
+    search: AbstractSearch
     stop: Stopping
 
     @property
@@ -88,7 +88,7 @@ def _build(source: Source, recipe: Recipe) -> Job:
     splits = None
     if recipe.data is not None:
         splits = load_splits(recipe.data, recipe.split, source.path.parent, classify=recipe.model.classifies)
-    search = Optax(OPTIMISERS[recipe.search.optimiser](recipe.search.learning_rate))
+    search = _search(recipe)
     stop = Stopping(recipe.stop.gradient, recipe.stop.patience, recipe.stop.improvement)
     if recipe.model.kind == "custom":
         objective, hyper = _custom(source.path, recipe, splits)
@@ -100,6 +100,23 @@ def _build(source: Source, recipe: Recipe) -> Job:
     start = recipe.hyper.penalty.start
     hyper = None if start == "grid" else {"penalty": _penalty(recipe, splits, start)}
     return Job(source, recipe, splits, objective, hyper, search, stop)
+
+
+def _search(recipe: Recipe) -> AbstractSearch:
+    asked = recipe.search
+    match asked.optimiser:
+        case "maid":
+            if recipe.model.kind != "custom" and recipe.objective.certificate == "none":
+                raise RecipeError('given "maid", allowed with a certificate other than "none"', key="search.optimiser")
+            return MAID()
+        case "hoag":
+            return HOAG(asked.schedule)
+        case "fixed":
+            assert asked.inner is not None  # the schema asks for both
+            assert asked.adjoint is not None
+            return FixedTolerance(asked.inner, asked.adjoint, asked.step_size)
+        case name:
+            return Optax(GRADIENT_TRANSFORMATIONS[name](asked.learning_rate))
 
 
 def _select_penalty(hyper: PyTree) -> Any:

@@ -11,6 +11,15 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+# Which optimisers take which keys of the table [search]; the others are for all.
+TAKEN_BY = {
+    "learning_rate": ("adam", "sgd", "momentum", "rmsprop"),
+    "schedule": ("hoag",),
+    "inner": ("fixed",),
+    "adjoint": ("fixed",),
+    "step_size": ("fixed",),
+}
+
 Strength = Annotated[float, Field(ge=1e-100, le=1e100)]
 
 
@@ -181,11 +190,35 @@ class Objective(_Table):
 
 
 class Search(_Table):
-    """How the hyperparameters move, in unconstrained coordinates."""
+    """How the hyperparameters move, in unconstrained coordinates.
 
-    optimiser: Literal["adam", "sgd", "momentum", "rmsprop"] = "adam"
-    learning_rate: float = Field(default=0.05, gt=0)
+    `maid` finds accuracies and step sizes by the certificates; `hoag` has the accuracies of a schedule; `fixed` those
+    given.
+    """
+
+    optimiser: Literal["adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = "adam"
+    learning_rate: float = Field(default=0.05, gt=0, description="of adam, sgd, momentum and rmsprop")
+    schedule: Literal["exponential", "quadratic", "cubic"] = Field(default="exponential", description="of hoag")
+    inner: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of fixed: gradient norm")
+    adjoint: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of fixed: residual norm")
+    step_size: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of fixed; backtracking where not given"
+    )
     steps: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _keys_of_the_optimiser(self) -> "Search":
+        for key, takers in TAKEN_BY.items():
+            given = key in self.model_fields_set and getattr(self, key) is not None
+            if given and self.optimiser not in takers:
+                allowed = ", ".join(f'"{name}"' for name in takers)
+                raise RecipeError(
+                    f'given for optimiser = "{self.optimiser}", allowed for {allowed}', key=f"search.{key}"
+                )
+        for key in ("inner", "adjoint"):
+            if self.optimiser == "fixed" and getattr(self, key) is None:
+                raise RecipeError('missing, and optimiser = "fixed" asks for it', key=f"search.{key}")
+        return self
 
 
 class Stop(_Table):

@@ -1,5 +1,8 @@
 """Searches over hyperparameters, and `tune`, which runs them."""
 
+from ._fixed import FixedTolerance as FixedTolerance
+from ._hoag import HOAG as HOAG
+from ._maid import MAID as MAID
 from ._optax import Optax as Optax
 from ._record import AbstractRecord as AbstractRecord
 from ._search import AbstractSearch as AbstractSearch, Move as Move

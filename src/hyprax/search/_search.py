@@ -7,15 +7,20 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from .._objective import AbstractObjective, Hypergradient
+from .._result import RESULTS
 
 
 class Move(eqx.Module):
-    """One step of a search: what was measured at the old hyperparameters, and where to go next."""
+    """One step of a search: what was measured at the old hyperparameters, and where to go next.
+
+    `ended` says why the search itself can go no further, and ends the run; `None` while it can.
+    """
 
     hypergradient: Hypergradient
     hyper: PyTree
     search_state: PyTree
     objective_state: PyTree
+    ended: RESULTS | None = None
 
 
 class AbstractSearch(eqx.Module):

@@ -182,6 +182,7 @@ def tune(
                 asked = [callback(step) for callback in callbacks]
                 interrupted()
                 ended = _ended(step, finite, number - int(state.progress_step), stop)
+                ended = move.ended if ended is None else ended
                 if ended is not None:
                     result = ended
                     break

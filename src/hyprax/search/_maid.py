@@ -1,0 +1,232 @@
+"""Accuracies and step sizes chosen by certificates: as loose, and as long, as descent can be proved with."""
+
+import math
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._certificate import AbstractCertificate
+from .._objective import AbstractObjective, Hypergradient
+from .._result import RESULTS
+from .._trees import tree_dot, tree_dtype, tree_sub
+from ._descent import Account, Measured, account, check_positive, descend
+from ._search import AbstractSearch, Move
+
+SMALLEST_FACTOR = 1e-4
+MOST_EVALUATIONS = 60
+MOST_TIGHTENINGS = 3
+LONGEST_FACTOR = 100.0
+
+
+class MAIDState(eqx.Module):
+    """The tolerances to try first, and of the last move: its step size (0 before the first), and where it began."""
+
+    inner: Float[Array, ""]
+    adjoint: Float[Array, ""]
+    step_size: Float[Array, ""]
+    last_hyper: PyTree
+    last_grad: PyTree
+
+
+@eqx.filter_jit
+def _inverse_curvature(state: MAIDState, hyper: PyTree, grad: PyTree) -> Float[Array, ""]:
+    """<s, y>/<y, y>, s and y the last changes of θ and of h: the short step of Barzilai and Borwein; 0 for y = 0."""
+    moved, turned = tree_sub(hyper, state.last_hyper), tree_sub(grad, state.last_grad)
+    square = tree_dot(turned, turned)
+    return jnp.where(square > 0, tree_dot(moved, turned) / jnp.where(square > 0, square, 1), 0)
+
+
+class _Stalls:
+    """Whether a bound that is asked to fall still does: two attempts in a row without a tenth mean that it cannot."""
+
+    def __init__(self):
+        self.best, self.count = math.inf, 0
+
+    def stuck(self, bound: float) -> bool:
+        """Told the next bound; an infinite one is only waiting for the first that is finite."""
+        falls = bound < 0.9 * self.best or math.isinf(bound)
+        self.count = 0 if falls else self.count + 1
+        self.best = min(self.best, bound)
+        return self.count >= 2
+
+
+class MAID(AbstractSearch):
+    """θ ← θ - α h where F is *proved* to fall by at least λ α‖h‖²; tolerances and α are found, not given.
+
+    With the certificates ‖h - ∇F‖ <= ω of the hypergradient and |value - F| <= u of values, one step at θ:
+
+    1. *Direction.* Tolerances (ε, δ) are tightened until ω <= (1 - η)‖h‖. Then <∇F, h> >= η‖h‖²: -h descends.
+    2. *Line search.* With D the computed decrease from θ to θ - α h, w the sum of the two values' bounds (and their
+       rounding) and P = α‖h‖²: the step is taken if D - w >= λP, which proves F(θ) - F(θ - α h) >= λP; α is halved if
+       D + w < 2λP, which proves that it was too long; otherwise ε is tightened, and either holds at the latest when w
+       <= ½λP. As 2λ < η, every α up to 2(η - 2λ)/L passes, L the curvature of F: there are finitely many trials.
+    3. *Loosening.* After a step ε and δ grow by `loosen`. The next α to try is the inverse curvature <s, y>/<y, y> of
+       the last move (s, y the changes of θ and h), or, where F curved downwards, the last α times `lengthen`.
+
+    When tightening, the factor is what would reach the bound needed if bounds were proportional to tolerances, at most
+    ½ and at least 1e-4; it acts on the residuals reached where those are below the tolerances. So a bound that is loose
+    by orders of magnitude costs a few evaluations more, and no tuning. Published are halvings alone, a line search that
+    shortens α and tightens ε in a fixed pattern, and an α that only grows between steps; here the certificates say
+    which of the two is to blame, and the hypergradients how long a step may be.
+
+    **Arguments:**
+
+    - `eta`: η, between 0 and 1.
+    - `armijo`: λ, 0 < λ < η/2.
+    - `inner`, `adjoint`: ε and δ of the first step, absolute norms. What they are hardly matters.
+    - `loosen`: >= 1; `lengthen`: >= 1.
+
+    **Certificate:** the decrease is proved exactly as far as the objective's own certificates are: with those of kind
+    `certified` F falls at every step; with `estimated` ones probably. Each step records `proved_decrease`, D - w.
+
+    A run ends with `no_certified_descent` where tightening no longer lowers w, and no step is proved: at the rounding
+    floor. Where it no longer lowers ω the line search is tried all the same, since its proof needs values alone.
+
+    **Raises:** `ValueError` for settings out of range, and at the first step for an objective without certificates.
+
+    Source: Salehi, Mukherjee, Roberts and Ehrhardt, arXiv 2308.10098 (2023), with a line search of our own; Barzilai
+    and Borwein (IMA J. Numer. Anal. 8, 1988) for the first α.
+    """
+
+    eta: float = 0.5
+    armijo: float = 0.1
+    inner: float = 0.1
+    adjoint: float = 0.1
+    loosen: float = 1.25
+    lengthen: float = 2.0
+
+    citations: ClassVar[tuple[str, ...]] = (
+        """@article{salehi2023adaptively, author = {Salehi, Mohammad Sadegh and Mukherjee, Subhadip and Roberts, Lindon
+  and Ehrhardt, Matthias J.}, title = {An adaptively inexact first-order method for bilevel optimization with
+  application to hyperparameter learning}, year = {2023}, note = {arXiv:2308.10098}}""",
+    )
+
+    def __check_init__(self):
+        check_positive("MAID", inner=self.inner, adjoint=self.adjoint)
+        if not 0 < self.eta < 1:
+            raise ValueError(f"MAID: given eta {self.eta}, allowed are numbers between 0 and 1.")
+        if not 0 < self.armijo < self.eta / 2:
+            raise ValueError(
+                f"MAID: given armijo {self.armijo}, allowed are numbers between 0 and eta/2 = {self.eta / 2}."
+            )
+        for name in ("loosen", "lengthen"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise ValueError(f"MAID: given {name} {getattr(self, name)}, allowed are finite numbers >= 1.")
+
+    def init(self, hyper: PyTree) -> MAIDState:
+        dtype = tree_dtype(hyper)
+        still = jax.tree.map(jnp.zeros_like, hyper)
+        zero = jnp.zeros((), dtype)
+        return MAIDState(jnp.asarray(self.inner, dtype), jnp.asarray(self.adjoint, dtype), zero, hyper, still)
+
+    def step(
+        self, objective: AbstractObjective, hyper: PyTree, search_state: MAIDState, objective_state: PyTree
+    ) -> Move:
+        spent = account(objective, hyper)
+        walk = _Walk(self, spent, hyper, objective_state, float(search_state.inner), float(search_state.adjoint))
+        answer, now, descends = walk.direction()
+        used = {"search_inner": walk.inner, "search_adjoint": walk.adjoint}
+        taken, ended = None, None
+        if now.sound and now.norm > 0:  # values decide, even where the direction could not be certified
+            taken = walk.line(answer, now.norm, self._trial(search_state, hyper, answer, now.norm))
+        if not now.sound:
+            ended = answer.result
+        elif taken is None and now.norm != 0:
+            ended = RESULTS.no_certified_descent
+        moved, proved = (hyper, 0.0) if taken is None else taken
+        state = MAIDState(
+            spent.array(walk.inner), spent.array(walk.adjoint), spent.array(walk.step_size), hyper, answer.grad
+        )
+        if (
+            descends or taken is not None
+        ):  # the certificate is what the tolerances were for: one that was missed no longer matters
+            answer = eqx.tree_at(lambda a: a.result, answer, RESULTS.successful)
+        recorded = spent.recorded(answer, **used, step_size=walk.step_size, proved_decrease=proved)
+        return Move(recorded, moved, state, walk.state, ended)
+
+    def _trial(self, state: MAIDState, hyper: PyTree, answer: Hypergradient, norm: float) -> float:
+        """The α to try first."""
+        last = float(state.step_size)
+        if last == 0:
+            return 1 / norm
+        measured = float(_inverse_curvature(state, hyper, answer.grad))
+        return min(measured, LONGEST_FACTOR * last) if measured > 0 else self.lengthen * last
+
+
+class _Walk:
+    """One step of MAID at `hyper`: the tolerances, which both of its parts tighten, and the objective's state."""
+
+    def __init__(self, rule: MAID, spent: Account, hyper: PyTree, state: Any, inner: float, adjoint: float):
+        self.rule, self.spent, self.hyper, self.state = rule, spent, hyper, state
+        self.inner, self.adjoint, self.step_size = inner, adjoint, 0.0
+
+    def direction(self) -> tuple[Hypergradient, Measured, bool]:
+        """Tighten until ω <= (1 - η)‖h‖; false, and what had the smallest ω, where that cannot be reached."""
+        stalls, best = _Stalls(), None
+        while True:
+            answer, now, self.state = self.spent.value_and_grad(self.hyper, self.state, self.inner, self.adjoint)
+            _require(answer.certificate)
+            wanted = (1 - self.rule.eta) * now.norm
+            if not now.sound or now.bound <= wanted:
+                return answer, now, now.sound
+            if best is None or now.bound < 0.9 * best[1].bound:
+                best = answer, now, self.inner, self.adjoint
+            if stalls.stuck(now.bound) or self.spent.gradients >= MOST_EVALUATIONS:
+                answer, now, self.inner, self.adjoint = best
+                return answer, now, False
+            factor = _factor(0.7 * wanted, now.bound)
+            self.inner = factor * min(self.inner, now.inner)
+            self.adjoint = factor * min(self.adjoint, now.adjoint)
+
+    def line(self, answer: Hypergradient, norm: float, alpha: float) -> tuple[PyTree, float] | None:
+        """The next hyperparameters and the decrease proved; `None` where none can be proved."""
+        rule, stalls, attempts, shortened = self.rule, _Stalls(), 0, False
+        unit = float(jnp.finfo(self.spent.dtype).eps)
+        inner = self.inner
+        base_value, base, state = self.spent.value(self.hyper, self.state, inner, self.adjoint)
+        _require(base_value.certificate)
+        while self.spent.values < MOST_EVALUATIONS:
+            moved = descend(self.hyper, answer.grad, self.spent.array(alpha))
+            _, trial, trial_state = self.spent.value(moved, state, inner, self.adjoint)
+            fall, asked = base.value - trial.value, rule.armijo * alpha * norm**2
+            width = base.bound + trial.bound + 2 * unit * (abs(base.value) + abs(trial.value))
+            if fall - width >= asked:
+                self.state, self.step_size = trial_state, alpha
+                self.inner, self.adjoint = inner * rule.loosen, self.adjoint * rule.loosen
+                return moved, fall - width
+            attempts += 1
+            reached = (base.solved or base.inner <= inner) and trial.solved
+            hopeless = stalls.stuck(width) or not reached or attempts > MOST_TIGHTENINGS
+            if not math.isfinite(trial.value) or fall + width < 2 * asked:
+                alpha, shortened = alpha / 2, True
+            elif hopeless and trial.bound > 10 * base.bound:
+                # Far away the problem may be conditioned so badly that no tolerance helps: that is the step's fault.
+                alpha, shortened = alpha / 8, True
+            elif hopeless and not shortened:
+                # The decrease that so short a step can bring drowns in rounding; that of a longer one may not.
+                alpha = 4 * alpha
+            elif hopeless:
+                return None
+            else:
+                decisive = max(fall - asked, 2 * asked - fall, 0.5 * asked)
+                inner = _factor(0.7 * decisive, width) * min(inner, max(base.inner, trial.inner))
+                _, base, state = self.spent.value(self.hyper, state, inner, self.adjoint)
+                continue
+            inner, stalls, attempts = self.inner, _Stalls(), 0
+        return None
+
+
+def _factor(wanted: float, had: float) -> float:
+    """By what to multiply tolerances so that a bound proportional to them falls from `had` to `wanted`."""
+    return min(max(wanted / had, SMALLEST_FACTOR), 0.5) if math.isfinite(had) else 0.05
+
+
+def _require(certificate: AbstractCertificate) -> None:
+    if certificate.kind == "none":
+        raise ValueError(
+            f"MAID: given an objective without error bounds ({certificate!r}), allowed is one with a certificate "
+            "(a family with hx.LookAhead(), or hx.EhrhardtRoberts(constants=...)). Without one use hx.search.HOAG()."
+        )
