@@ -32,34 +32,35 @@ class Track:
 
 
 def stochastic(method: type, problem: Ijcnn1, budget: float, rate: float, *, decreasing: bool = False, **options):
-    """Steps of gradient descent along the directions of a single-loop method, a thousand between two looks."""
+    """Adam along the directions of a single-loop method; `decreasing`: all rates fall like 1/sqrt(1 + t/1000)."""
+    search = optax.adam((lambda t: rate / jnp.sqrt(1 + t / 1000)) if decreasing else rate)
     if decreasing:
         smooth = method(*problem.parts, batch_size=64, key=jax.random.key(0)).inner.smoothness(problem.start)
         options["rate"] = lambda t: 0.5 / smooth / jnp.sqrt(1 + t / 1000)
     objective = method(*problem.parts, batch_size=64, key=jax.random.key(0), **options)
 
     @eqx.filter_jit
-    def run(objective, hyper, state, rate, number):
+    def run(objective, carry):
         def step(carry, _):
-            hyper, state, number = carry
+            hyper, state, moments = carry
             answer, state = objective.value_and_grad(hyper, state)
-            now = rate / jnp.sqrt(1 + number / 1000) if decreasing else rate
-            hyper = jax.tree.map(lambda a, b: a - now * b, hyper, answer.grad)
-            return (hyper, state, number + 1), answer.stats["example_passes"]
+            updates, moments = search.update(answer.grad, moments)
+            return (optax.apply_updates(hyper, updates), state, moments), answer.stats["example_passes"]
 
-        (hyper, state, number), passes = jax.lax.scan(step, (hyper, state, number), length=chunk)
-        return hyper, state, number, jnp.sum(passes.astype(float))
+        carry, passes = jax.lax.scan(step, carry, length=chunk)
+        return carry, jnp.sum(passes.astype(float))
 
     chunk = 100
-    hyper, track = problem.start, Track()
-    state, number, spent = objective.init(hyper), jnp.asarray(0.0), 0.0
+    hyper, track, spent = problem.start, Track(), 0.0
+    carry = (hyper, objective.init(hyper), search.init(hyper))
     if method is hx.SABA:
         spent += problem.passes(2, 1)  # its memory is filled in one pass
     track.add(spent, hyper["penalty"].raw, 0.0)
-    run(objective, hyper, state, jnp.asarray(rate), number)  # compilation apart
+    run(objective, carry)  # compilation apart
     began, following = time.perf_counter(), 0.0
     while spent < budget:
-        hyper, state, number, passes = run(objective, hyper, state, jnp.asarray(rate), number)
+        carry, passes = run(objective, carry)
+        hyper = carry[0]
         spent += float(passes)
         if spent >= following:
             track.add(spent, hyper["penalty"].raw, time.perf_counter() - began)
