@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few small patches, few steps, 4 test images")
     quick = parser.parse_args().quick
-    count, side, tests, steps, budget = (4, 16, 4, (10, 10), 300) if quick else (24, 32, 68, (150, 300), 8000)
+    count, side, tests, steps, budget = (4, 16, 4, (10, 10), 300) if quick else (16, 32, 68, (120, 200), 4000)
     table, bounds, examples, learned = [], [], {}, {}
     for sigma in SIGMAS:
         patches, test = training(count, side, sigma), testing(tests, 64, sigma)

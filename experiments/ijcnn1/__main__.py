@@ -12,12 +12,13 @@ import argparse
 
 import jax
 import numpy as np
+import optax
 from experiments._common import machine, results_folder
 
 jax.config.update("jax_enable_x64", True)
 
 import hyprax as hx
-from hyprax.search import Stopping
+from hyprax.search import MAID, Optax, Stopping
 
 from . import methods
 from .problem import START, Ijcnn1, Judge
@@ -29,7 +30,8 @@ COLOURS = {
     "SOBA": "tab:cyan",
     "AmIGO": "tab:purple",
     "hyprax implicit, MAID": "tab:red",
-    "hyprax implicit, Adam": "tab:orange",
+    "hyprax implicit, Adam, fixed tolerance": "tab:pink",
+    "hyprax implicit, Adam, following tolerance": "tab:orange",
     "jaxopt implicit, Adam": "tab:green",
     "Optuna TPE": "tab:gray",
 }
@@ -47,10 +49,12 @@ def contestants(problem: Ijcnn1, budget: float) -> dict[str, list[tuple[str, met
         add("SABA", f"rate {rate:g}", methods.stochastic(hx.SABA, problem, budget, rate))
         add("SOBA", f"rate {rate:g}", methods.stochastic(hx.SOBA, problem, budget, rate, decreasing=True))
         add("AmIGO", f"rate {10 * rate:g}", methods.stochastic(hx.AmIGO, problem, budget, 10 * rate))
-    add("hyprax implicit, MAID", "nothing to set", methods.full_batch(problem, budget, methods.maid(), steps=2000))
+    add("hyprax implicit, MAID", "nothing to set", methods.full_batch(problem, budget, MAID(), steps=2000))
     for rate in (0.1, 0.3):
-        track = methods.full_batch(problem, budget, methods.adam(rate), steps=2000)
-        add("hyprax implicit, Adam", f"rate {rate:g}", track)
+        fixed, following = Optax(optax.adam(rate)), methods.FollowingAdam(optax.adam(rate))
+        for name, search in (("fixed tolerance", fixed), ("following tolerance", following)):
+            track = methods.full_batch(problem, budget, search, steps=2000)
+            add(f"hyprax implicit, Adam, {name}", f"rate {rate:g}", track)
         add("jaxopt implicit, Adam", f"rate {rate:g}", methods.jaxopt_implicit(problem, budget, rate))
     for seed in range(3):
         add("Optuna TPE", f"seed {seed}", methods.optuna_tpe(problem, budget, seed))
@@ -63,7 +67,7 @@ def lowest(problem: Ijcnn1, values: dict) -> float:
     objective = hx.ImplicitObjective(*problem.parts)
     start = {"penalty": hx.Positive(np.exp(np.array(best[1])))}
     tuned = hx.tune(
-        objective, start, search=methods.maid(), steps=400, stop=Stopping(gradient=1e-10, patience=None), progress=False
+        objective, start, search=MAID(), steps=400, stop=Stopping(gradient=1e-10, patience=None), progress=False
     )
     return min(best[0], tuned.best_value)
 
@@ -74,7 +78,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2,000 examples and a twentieth of the visits")
     quick = parser.parse_args().quick
     problem = Ijcnn1(2000) if quick else Ijcnn1()
-    budget = 1e6 if quick else 5e7
+    budget = 1e6 if quick else 2e7
     tracks = contestants(problem, budget)
     judge = Judge(problem)
     judged = {
@@ -117,8 +121,9 @@ Hessian product of one example's loss, and each method may make {budget:.0e} of 
 ({budget / len(problem.train[1]):.0f} passes over the training part). F is worked out afterwards at the exact optimum of
 the strengths that a method had at that point; the lowest known is {least:.7f}. "Share" is what is left of the way from
 the first to the lowest. Stochastic methods have batches of 64, the library's own rates of the inner loop, and Adam at
-three rates each for the log-strengths; all rates of SOBA fall like 1/sqrt(1 + t/1000). Of each method the setting in bold ended lowest, and is drawn;
-MAID has none. Visits for certificates are counted. Seconds are of one run each, on a machine with other work beside.
+three rates each for the log-strengths; that of SOBA falls like 1/sqrt(1 + t/1000). The full-batch objective is solved
+to 1.5e-8 (fixed tolerance), to a tenth of the last hypergradient's norm (following), or as MAID asks; jaxopt to its
+default, 1e-3. Of each method the setting in bold ended lowest, and is drawn; MAID has none. Visits for certificates are counted. Seconds are of one run each, on a machine with other work beside.
 
 | method | setting | F at the end | share left | visits to 1e-2 left | to 1e-4 left | seconds | certificate |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -144,7 +149,7 @@ def draw(chosen: dict, least: float) -> None:
         step = "steps-post" if name == "Optuna TPE" else "default"
         ax.plot(passes, gaps, label=f"{name} ({setting})", color=COLOURS[name], drawstyle=step)
     ax.set(xscale="log", yscale="log", xlabel="examples visited", ylabel="F − lowest known")
-    ax.set_ylim(bottom=1e-9)
+    ax.set_ylim(bottom=1e-5)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     figure.savefig(HERE / "ijcnn1.png", dpi=110)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import hyprax as hx
-from hyprax.search import MAID, Optax, Stopping
+from hyprax.search import AbstractSearch, Move, Stopping
 
 from .problem import Ijcnn1
 
@@ -31,13 +31,10 @@ class Track:
         self.seconds.append(seconds)
 
 
-def stochastic(method: type, problem: Ijcnn1, budget: float, rate: float, *, decreasing: bool = False, **options):
-    """Adam along the directions of a single-loop method; `decreasing`: all rates fall like 1/sqrt(1 + t/1000)."""
+def stochastic(method: type, problem: Ijcnn1, budget: float, rate: float, *, decreasing: bool = False):
+    """Adam along the directions of a single-loop method; `decreasing`: its rate falls like 1/sqrt(1 + t/1000)."""
     search = optax.adam((lambda t: rate / jnp.sqrt(1 + t / 1000)) if decreasing else rate)
-    if decreasing:
-        smooth = method(*problem.parts, batch_size=64, key=jax.random.key(0)).inner.smoothness(problem.start)
-        options["rate"] = lambda t: 0.5 / smooth / jnp.sqrt(1 + t / 1000)
-    objective = method(*problem.parts, batch_size=64, key=jax.random.key(0), **options)
+    objective = method(*problem.parts, batch_size=64, key=jax.random.key(0))
 
     @eqx.filter_jit
     def run(objective, carry):
@@ -176,9 +173,23 @@ def optuna_tpe(problem: Ijcnn1, budget: float, seed: int) -> Track:
     return track
 
 
-def adam(rate: float) -> Optax:
-    return Optax(optax.adam(rate))
+class FollowingAdam(AbstractSearch):
+    """Adam, each hypergradient asked for to tolerances of `share` of the norm of the last one."""
+
+    transformation: optax.GradientTransformation
+    share: float = 0.1
+
+    def init(self, hyper):
+        return self.transformation.init(hyper), jnp.asarray(1e-3)
+
+    def step(self, objective, hyper, search_state, objective_state):
+        moments, tolerance = search_state
+        answer, objective_state = objective.value_and_grad(hyper, objective_state, hx.Accuracy(tolerance, tolerance))
+        hyper, moments = _moved(self.transformation, answer.grad, moments, hyper)
+        return Move(answer, hyper, (moments, self.share * answer.norm), objective_state)
 
 
-def maid() -> MAID:
-    return MAID()
+@eqx.filter_jit
+def _moved(transformation, grad, moments, hyper):
+    updates, moments = transformation.update(grad, moments)
+    return optax.apply_updates(hyper, updates), moments

@@ -70,9 +70,9 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     `SOBA`, `SABA` and `AmIGO` take the arguments of `ImplicitObjective` and the following:
 
     - `rate`: the step size of the inner variable, a number or a function of the step (an optax schedule). Default for
-        a family: 1/(2𝓛) with 𝓛 the expected smoothness of its minibatches, worked out at each step's hyperparameters
-        (Gower et al. 2019). Must be given for a function, for Poisson losses and for example weights, whose smoothness
-        is not known.
+        a family: 1/(2(𝓛 + λ_j)) for the j-th weight, 𝓛 the expected smoothness of the loss over a minibatch (Gower et
+        al. 2019) and λ_j its present strength: one large strength does not slow down the other weights. Must be given
+        for a function, for Poisson losses and for example weights, whose smoothness is not known.
     - `adjoint_rate`: that of the adjoint; default the same, since both steps are with the same Hessian.
     - `batch_size`, `outer_batch_size`: the most examples in a batch, for the inner and the outer loss; the outer
         default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of examples, drawn at
@@ -87,7 +87,7 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     `Tuned.best`, and `stop=search.Stopping(patience=None)`.
     [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
 
-    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the `inner_rate`, and `example_passes`: how
+    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and `example_passes`: how
     many gradients, Hessian products and mixed products of one example's loss the call took.
 
     **Raises:** `ValueError` for an inner or outer loss that is not a mean over examples (seen at `init`), rates
@@ -214,11 +214,11 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
                 "for (full_batch() has)."
             )
 
-    def _rates(self, hyper: PyTree, step: Integer[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The step sizes of w and v at step t."""
+    def _rates(self, hyper: PyTree, step: Integer[Array, ""]) -> tuple[Array, Array]:
+        """The step sizes of w and v at step t: scalars, or one for each weight."""
         dtype = tree_dtype(self.optimum.params0)
 
-        def at(rate: Rate | None) -> Float[Array, ""]:
+        def at(rate: Rate | None) -> Array:
             if rate is None:
                 assert isinstance(self.inner, LinearInner)  # __init__ has asked for a rate otherwise
                 return (0.5 / self.inner.smoothness(hyper)).astype(dtype)
@@ -236,7 +236,7 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         stats = {
             "inner_direction_norm": tree_norm(step.params),
             "adjoint_direction_norm": tree_norm(step.adjoint),
-            "inner_rate": self._rates(hyper, old.step)[0],
+            "inner_rate": jnp.max(self._rates(hyper, old.step)[0]),
             "example_passes": jnp.asarray(passes),
         }
         result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)

@@ -162,18 +162,17 @@ class LinearInner(AbstractSum):
         mixed = jax.grad(lambda h: jnp.sum(self.family.strengths(h) * product))(hyper)
         return Terms(strengths * params, strengths * adjoint, mixed)
 
-    def smoothness(self, hyper: PyTree) -> Float[Array, ""]:
-        """An upper bound of 𝓛 = (n(b-1)/(b(n-1))) L + ((n-b)/(b(n-1))) L_max, the expected smoothness of a batch of b.
+    def smoothness(self, hyper: PyTree) -> Float[Array, "d *C"]:
+        """s_j = 𝓛 + λ_j, with 𝓛 = c [(n(b-1)/(b(n-1))) ‖XᵀX‖₂/n + ((n-b)/(b(n-1))) max_i‖x_i‖²], c = sup ‖∇²ℓ‖.
 
-        L = c‖XᵀX‖₂/n + max λ and L_max = c max_i‖x_i‖² + max λ, c = sup ‖∇²ℓ‖ (Gower et al. 2019, b-nice sampling).
+        𝓛 is an upper bound of the expected smoothness of the mean loss over a batch of b (Gower et al. 2019, b-nice
+        sampling); the penalty is diagonal and is not sampled, so one of its strengths is the business of its own weight.
         """
         norms, n, b = self.family.norms, self.blocks.size, self.blocks.base
-        whole = norms.gram / n
-        single = jnp.max(jnp.square(norms.rows))
         share = (n - b) / (b * (n - 1)) if n > 1 else 0.0
-        curved = self.family.loss.curvature * ((1 - share) * whole + share * single)
+        curved = (1 - share) * norms.gram / n + share * jnp.max(jnp.square(norms.rows))
         strengths = self.family.strengths(hyper)
-        return curved.astype(strengths.dtype) + jnp.max(strengths)
+        return (self.family.loss.curvature * curved).astype(strengths.dtype) + strengths
 
 
 class LinearOuter(AbstractSum):
