@@ -1,9 +1,12 @@
-"""Patches of Set12 to learn from, crops of BSD68 to test on, and Gaussian noise; grey levels in [0, 1]."""
+"""Patches of BSD68 to learn from, crops of the rest and of Set12 to test on, and Gaussian noise; grey levels in [0, 1]."""
 
 import dataclasses
 
 import numpy as np
 from experiments._common import data_file
+
+
+HALF = 34
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +29,18 @@ def noised(clean: np.ndarray, sigma: float, seed: int) -> Patches:
 
 
 def training(count: int, side: int, sigma: float) -> Patches:
-    """`count` random patches of Set12, the images in turn."""
-    rng, images, found = np.random.default_rng(0), _images("set12"), []
-    for i in range(count):
-        image = images[i % len(images)]
+    """A random patch of each of the first `count` images of BSD68, at most 34: the other half is for tests."""
+    rng, found = np.random.default_rng(0), []
+    for image in _images("bsd68")[: min(count, HALF)]:
         row, column = (rng.integers(0, size - side + 1) for size in image.shape)
         found.append(image[row : row + side, column : column + side])
     return noised(np.stack(found), sigma, seed=1)
 
 
-def testing(count: int, side: int, sigma: float) -> Patches:
-    """The centres of the first `count` images of BSD68."""
+def testing(name: str, count: int, side: int, sigma: float) -> Patches:
+    """The centres of the first `count` images of the second half of BSD68, or of Set12."""
     found = []
-    for image in _images("bsd68")[:count]:
+    for image in (_images("bsd68")[HALF:] if name == "bsd68" else _images(name))[:count]:
         row, column = ((size - side) // 2 for size in image.shape)
         found.append(image[row : row + side, column : column + side])
     return noised(np.stack(found), sigma, seed=2)

@@ -3,7 +3,8 @@
 Inner problem, over all patches at once: g(x) = ½‖x - y‖² + R(x), so μ = 1. With r = √(t² + ν²), φ(t) = r - ν has
 φ'' = ν²/r³ <= 1/ν and |φ'''| = 3tν²/r⁵ <= c/ν², c = 48/(25√5), attained at t = ν/2. For φ(|z|) with z in the plane,
 D³[a, a, a] = -(3 t cos θ/r³)(1 - (t²/r²) cos²θ), t = |z|, θ the angle of a and z: again at most c/ν² (for t²/r² < 1/3
-it is largest at θ = 0, which is the case of the line; beyond it is at most (2/√3)/r² <= 0.77/ν²).
+it is largest at θ = 0, which is the case of the line; beyond it is at most (2/√3)/r² <= 0.77/ν²). The smoothing is
+bounded below, or learning would make it so small that no bound is worth having.
 """
 
 import dataclasses
@@ -92,18 +93,23 @@ def _tv_constants(x: Array, hyper: dict, noisy: Array) -> hx.Constants:
     )
 
 
+def smoothing_leaf() -> hx.LogInterval:
+    """ν between two and 25 grey levels. |dν/d raw| <= ν log(0.1/0.008)/4 < ν: constants in log ν hold for raw too."""
+    return hx.LogInterval(0.03, 0.008, 0.1)
+
+
 TV = Regulariser(
     "smoothed TV",
     _tv_penalty,
     _tv_constants,
-    lambda: {"weight": hx.Positive(0.02), "smoothing": hx.Positive(0.03)},
+    lambda: {"weight": hx.Positive(0.02), "smoothing": smoothing_leaf()},
 )
 
-SIDE = 5
+SIDE = 3
 
 
 def _atoms() -> np.ndarray:
-    """The orthonormal cosine basis of 5 x 5 filters without the constant one, `(24, 25)`: filters of mean 0."""
+    """The orthonormal cosine basis of 3 x 3 filters without the constant one, `(8, 9)`: filters of mean 0."""
     k, n = np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij")
     line = np.cos(np.pi * k * (2 * n + 1) / (2 * SIDE)) * np.sqrt(np.where(k == 0, 1, 2) / SIDE)
     return np.einsum("ai,bj->abij", line, line).reshape(SIDE**2, SIDE**2)[1:]
@@ -113,13 +119,13 @@ ATOMS = _atoms()
 
 
 def _windows(x: Array) -> Array:
-    """Every 5 x 5 window inside the image, `(count, side - 4, side - 4, 25)`."""
+    """Every 3 x 3 window inside the image, `(count, side - 2, side - 2, 9)`."""
     rows, columns = x.shape[1] - SIDE + 1, x.shape[2] - SIDE + 1
     return jnp.stack([x[:, i : i + rows, j : j + columns] for i in range(SIDE) for j in range(SIDE)], axis=-1)
 
 
 def filters(hyper: dict) -> Array:
-    """f_k = Σ_b c_kb d_b, `(experts, 25)`."""
+    """f_k = Σ_b c_kb d_b, `(experts, 9)`."""
     return hyper["coefficients"] @ ATOMS
 
 
@@ -177,14 +183,12 @@ def _experts_constants(x: Array, hyper: dict, noisy: Array) -> hx.Constants:
 
 
 def _experts_start() -> dict:
-    """The eight atoms of lowest frequency, equally weighted."""
-    chosen = [0, 4, 5, 1, 9, 6, 10, 2]  # in order of total frequency: (0,1), (1,0), (1,1), (0,2), (2,0), ...
-    coefficients = np.zeros((len(chosen), len(ATOMS)))
-    coefficients[np.arange(len(chosen)), chosen] = 1.0
+    """Every atom once, equally weighted."""
+    count = len(ATOMS)
     return {
-        "coefficients": jnp.asarray(coefficients),
-        "weights": hx.Positive(np.full(len(chosen), 0.01)),
-        "smoothing": hx.Positive(0.03),
+        "coefficients": jnp.eye(count),
+        "weights": hx.Positive(np.full(count, 0.01)),
+        "smoothing": smoothing_leaf(),
     }
 
 
