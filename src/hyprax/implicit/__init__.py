@@ -50,3 +50,10 @@ from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as
 from ._optimum import Optimum as Optimum
 from ._spectrum import Spectrum as Spectrum
 from ._stacked import stacked as stacked
+from ._single_loop import (
+    SABA as SABA,
+    SOBA as SOBA,
+    AbstractSingleLoop as AbstractSingleLoop,
+    AmIGO as AmIGO,
+    SingleLoopState as SingleLoopState,
+)

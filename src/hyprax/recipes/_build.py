@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,8 +19,12 @@ from .._objective import AbstractObjective
 from ..implicit import (
     CG,
     LBFGS,
+    SABA,
+    SOBA,
     AbstractBound,
     AbstractInnerSolver,
+    AbstractSingleLoop,
+    AmIGO,
     EhrhardtRoberts,
     ImplicitObjective,
     LookAhead,
@@ -89,7 +94,7 @@ def _build(source: Source, recipe: Recipe) -> Job:
     if recipe.data is not None:
         splits = load_splits(recipe.data, recipe.split, source.path.parent, classify=recipe.model.classifies)
     search = _search(recipe)
-    stop = Stopping(recipe.stop.gradient, recipe.stop.patience, recipe.stop.improvement)
+    stop = _stopping(recipe)
     if recipe.model.kind == "custom":
         objective, hyper = _custom(source.path, recipe, splits)
         return Job(source, recipe, splits, objective, hyper, search, stop)
@@ -100,6 +105,14 @@ def _build(source: Source, recipe: Recipe) -> Job:
     start = recipe.hyper.penalty.start
     hyper = None if start == "grid" else {"penalty": _penalty(recipe, splits, start)}
     return Job(source, recipe, splits, objective, hyper, search, stop)
+
+
+def _stopping(recipe: Recipe) -> Stopping:
+    asked = recipe.stop
+    noisy = recipe.objective.method != "implicit"
+    # The best of noisy values is luck: it says nothing of progress, unless somebody asks for it.
+    patience = None if noisy and "patience" not in asked.model_fields_set else asked.patience
+    return Stopping(asked.gradient, patience, asked.improvement)
 
 
 def _search(recipe: Recipe) -> AbstractSearch:
@@ -123,7 +136,27 @@ def _select_penalty(hyper: PyTree) -> Any:
     return hyper["penalty"]
 
 
-def _objective(recipe: Recipe, splits: Splits) -> ImplicitObjective:
+def _objective(recipe: Recipe, splits: Splits) -> ImplicitObjective | AbstractSingleLoop:
+    exact, asked = _exact_objective(recipe, splits), recipe.objective
+    if asked.method == "implicit":
+        return exact
+    examples = len(splits.train[0])
+    if asked.batch_size > examples:
+        raise RecipeError(
+            f"given {asked.batch_size}, allowed are at most {examples}, the rows of the training part",
+            key="objective.batch_size",
+        )
+    method = {"soba": SOBA, "saba": SABA, "amigo": AmIGO}[asked.method]
+    return method(
+        exact.optimum,
+        exact.outer_loss,
+        exact.outer_data,
+        batch_size=asked.batch_size,
+        key=jax.random.key(asked.seed),
+    )
+
+
+def _exact_objective(recipe: Recipe, splits: Splits) -> ImplicitObjective:
     inputs, targets = splits.train
     match recipe.model.kind:
         case "softmax":

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .._objective import AbstractObjective
 from .._result import RESULTS
-from ..implicit import ImplicitObjective, ImplicitState
+from ..implicit import AbstractSingleLoop, ImplicitObjective, ImplicitState
 from ..runs import Run
 from ..search import Tuned, tune
 from ..search._progress import ProgressBar
@@ -79,9 +80,9 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
 
 def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
     """Solve for every strength of the grid, from the strongest down, each from the last optimum."""
-    asked, objective = job.recipe.baseline, job.objective
+    asked, objective = job.recipe.baseline, _exact(job.objective)
     assert asked is not None
-    assert isinstance(objective, ImplicitObjective)  # a custom model has no baseline
+    assert objective is not None  # a custom model has no baseline
     single = dataclasses.replace(job, recipe=_with_global_penalty(job))
     strengths = np.geomspace(asked.hi, asked.lo, asked.points)
     state: ImplicitState | None = None
@@ -129,13 +130,17 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
     norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
     known = np.isfinite(norms) & (norms > 0)
     relative = bounds[known] / norms[known]
-    score = float("nan")
-    if isinstance(job.objective, ImplicitObjective) and job.splits is not None and job.recipe.model.kind != "custom":
-        _, state = job.objective.value(tuned.best, tuned.state.objective_state, None)
+    score, best_value, exact = float("nan"), tuned.best_value, _exact(job.objective)
+    if exact is not None and job.splits is not None and job.recipe.model.kind != "custom":
+        if isinstance(job.objective, AbstractSingleLoop):  # noisy values have no best: the last are what was found
+            value, state = exact.value(tuned.last, job.objective.warm_start(tuned.state.objective_state))
+            best_value = float(value.value)
+        else:
+            _, state = exact.value(tuned.best, tuned.state.objective_state)
         score = _score(job, state.params)
     return Contestant(
         f"{count} tuned hyperparameters" if count > 1 else "1 tuned hyperparameter",
-        tuned.best_value,
+        best_value,
         score,
         float(np.sum(seconds[1:])),
         float(seconds[0]),
@@ -143,6 +148,13 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
         0,
         float(np.max(relative)) if relative.size and tuned.history[0]["certificate_kind"] != "none" else float("nan"),
     )
+
+
+def _exact(objective: AbstractObjective) -> ImplicitObjective | None:
+    """The objective at exact optima; `None` for one of a user's own kind."""
+    if isinstance(objective, AbstractSingleLoop):
+        return objective.full_batch()
+    return objective if isinstance(objective, ImplicitObjective) else None
 
 
 def _score(job: Job, params: PyTree) -> float:

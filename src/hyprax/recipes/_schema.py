@@ -181,8 +181,15 @@ class Hyper(_Table):
 
 
 class Objective(_Table):
-    """How accurately each hypergradient is computed, and what certifies it."""
+    """How each hypergradient is computed, how accurately, and what certifies it.
 
+    `implicit` solves the training problem on all data; `soba`, `saba` and `amigo` take stochastic steps on minibatches,
+    without certificates.
+    """
+
+    method: Literal["implicit", "soba", "saba", "amigo"] = "implicit"
+    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="of the stochastic methods")
+    seed: int = Field(default=0, ge=0, description="of the stochastic methods")
     solver: Literal["newton", "lbfgs"] = "newton"
     inner_tolerance: float = Field(default=1e-8, gt=0, description="gradient norm of the training loss")
     adjoint_tolerance: float = Field(default=1e-8, gt=0, description="relative residual of the adjoint system")
@@ -269,8 +276,29 @@ class Recipe(_Table):
             raise RecipeError(f'missing, and kind = "{kind}" asks for it', key="data")
         if self.hyper.penalty.start == "grid" and self.baseline is None:
             raise RecipeError('given "grid", allowed with a table [baseline]', key="hyper.penalty.start")
+        self._keys_of_the_method()
         if kind in ("logistic", "ridge") and shape in ("class", "weight"):
             raise RecipeError(
                 f'given "{shape}", allowed for kind = "{kind}" are "global", "feature"', key="hyper.penalty.shape"
             )
         return self
+
+    def _keys_of_the_method(self) -> None:
+        """Stochastic directions have no accuracy to be asked for; full-batch ones no batches."""
+        method, given = self.objective.method, self.objective.model_fields_set
+        for key in ("batch_size", "seed"):
+            if method == "implicit" and key in given:
+                raise RecipeError(
+                    'given for method = "implicit", allowed for "soba", "saba", "amigo"', key=f"objective.{key}"
+                )
+        if method == "implicit":
+            return
+        for key in ("certificate", "adjoint_tolerance"):
+            if key in given:
+                raise RecipeError(f'given for method = "{method}", allowed for "implicit"', key=f"objective.{key}")
+        if self.search.optimiser in ("maid", "hoag", "fixed"):
+            raise RecipeError(
+                f'given "{self.search.optimiser}", which asks for accuracies, allowed for method = "{method}" are '
+                '"adam", "sgd", "momentum", "rmsprop"',
+                key="search.optimiser",
+            )

@@ -1,0 +1,1 @@
+"""One penalty for each of 22 features: stochastic single loops beside full-batch hypergradients and random search."""

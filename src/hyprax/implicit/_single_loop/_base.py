@@ -1,0 +1,288 @@
+"""What the single-loop methods share: the problem as two finite sums, rates, state, and the answer."""
+
+import abc
+import operator
+from collections.abc import Callable
+from typing import SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Integer, PyTree
+
+from ..._certificate import NoCertificate
+from ..._hyper import natural
+from ..._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from ..._result import RESULTS
+from ..._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
+from .._bounds import AbstractBound, OuterLoss
+from .._objective import ImplicitObjective, ImplicitState
+from .._optimum import Optimum
+from ._blocks import common_length
+from ._sums import AbstractSum, LinearInner, Terms, check_mean, inner_sum, outer_sum
+
+Rate = float | Callable[[Integer[Array, ""]], Float[Array, ""]]
+"""A step size: a number, or a function of the number of the step (an optax schedule)."""
+
+REASON = (
+    "a stochastic direction, from one step of the inner problem and of the adjoint: take objective.full_batch() and "
+    "warm_start(state) for a certificate"
+)
+
+
+class SingleLoopState(eqx.Module):
+    """The inner variable w, the adjoint v (A v ≈ ∇f), the number of calls so far, and the method's memory, if any.
+
+    Batches are functions of the number of the step, so nothing random is kept.
+    """
+
+    params: PyTree
+    adjoint: PyTree
+    step: Int[Array, ""]
+    memory: PyTree = None
+
+
+class Directions(eqx.Module):
+    """D_w, D_v and D_λ, with an estimate of f: what one stochastic step moves along."""
+
+    params: PyTree
+    adjoint: PyTree
+    hyper: PyTree
+    value: Float[Array, ""]
+
+
+def directions(inner: Terms, outer: Terms) -> Directions:
+    """D_w = ∇_w g, D_v = A v - ∇_w f, D_λ = ∂_λ f - Bᵀv."""
+    return Directions(
+        inner.gradient, tree_sub(inner.second, outer.gradient), tree_sub(outer.hyper, inner.hyper), outer.second
+    )
+
+
+def terms(part: AbstractSum, block: Integer[Array, ""], params: PyTree, hyper: PyTree, adjoint: PyTree) -> Terms:
+    """An unbiased estimate from one block: the contribution of the block, and the exact part."""
+    sampled = part.decode(block, part.code(block, params, hyper, adjoint), params, hyper)
+    return jax.tree.map(jnp.add, sampled, part.exact(params, hyper, adjoint))
+
+
+class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
+    """The problem of [`hyprax.ImplicitObjective`][], g and f means over examples, one stochastic step a call.
+
+    `SOBA`, `SABA` and `AmIGO` take the arguments of `ImplicitObjective` and the following:
+
+    - `rate`: the step size of the inner variable, a number or a function of the step (an optax schedule). Default for
+        a family: 1/(2(𝓛 + λ_j)) for the j-th weight, 𝓛 the expected smoothness of the loss over a minibatch (Gower et
+        al. 2019) and λ_j its present strength: one large strength does not slow down the other weights. Must be given
+        for a function, for Poisson losses and for example weights, whose smoothness is not known.
+    - `adjoint_rate`: that of the adjoint; default the same, since both steps are with the same Hessian.
+    - `batch_size`, `outer_batch_size`: the most examples in a batch, for the inner and the outer loss; the outer
+        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of examples, drawn at
+        random once, and gone through in a new random order each epoch.
+    - `key`: a JAX random key, for the batches.
+
+    A call does not advance the hyperparameters: that is what the search does, such as
+    `search.Optax(optax.sgd(0.01))`, at a rate small beside that of the inner problem.
+
+    The certificate is `none`: the answer is a stochastic direction at a point that is not an optimum. `value` of an
+    answer is the outer loss as the method has estimated it, noisy: with `tune`, take `Tuned.last` rather than
+    `Tuned.best`, and `stop=search.Stopping(patience=None)`.
+    [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
+
+    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and `example_passes`: how
+    many gradients, Hessian products and mixed products of one example's loss the call took.
+
+    **Raises:** `ValueError` for an inner or outer loss that is not a mean over examples (seen at `init`), rates
+    or sizes out of range, or an `accuracy` other than `None`: one step has no accuracy to be asked for.
+    """
+
+    optimum: Optimum
+    outer_loss: OuterLoss
+    outer_data: PyTree
+    inner: AbstractSum
+    outer: AbstractSum
+    rate: Rate | None
+    adjoint_rate: Rate | None
+
+    def __init__(
+        self,
+        optimum: Optimum,
+        outer_loss: OuterLoss,
+        outer_data: PyTree = None,
+        *,
+        rate: Rate | None = None,
+        adjoint_rate: Rate | None = None,
+        batch_size: SupportsIndex = 64,
+        outer_batch_size: SupportsIndex | None = None,
+        key: Array,
+    ):
+        name = type(self).__name__
+        inner_key, outer_key = jax.random.split(key)
+        self.optimum, self.outer_loss = optimum, outer_loss
+        self.outer_data = jax.tree.map(jnp.asarray, outer_data)
+        self.inner = inner_sum(name, optimum.loss, batch_size, inner_key)
+        if outer_batch_size is None:
+            outer_batch_size = min(operator.index(batch_size), common_length(f"{name}, outer_data", self.outer_data))
+        self.outer = outer_sum(name, outer_loss, self.outer_data, outer_batch_size, outer_key)
+        known = isinstance(self.inner, LinearInner) and self.inner.family.loss.curvature < float("inf")
+        if rate is None and not known:
+            raise ValueError(
+                f"{name}: given no rate for a loss of unknown smoothness, allowed is `rate=`, or a family of bounded "
+                "curvature without example weights, which has a rate of its own."
+            )
+        for label, given in (("rate", rate), ("adjoint_rate", adjoint_rate)):
+            if given is not None and not callable(given) and not 0 < given < float("inf"):
+                raise ValueError(f"{name}: given {label} {given}, allowed are numbers > 0, or a function of the step.")
+        self.rate, self.adjoint_rate = rate, adjoint_rate
+
+    def init(self, hyper: PyTree) -> SingleLoopState:
+        """One step of w from where the optimum starts, and one of v from 0.
+
+        From v = 0 itself the first direction would often be 0, and be taken for a small gradient.
+        """
+        name, params = type(self).__name__, self.optimum.params0
+        check_mean(f"{name}, the optimum's loss", self.inner, params, hyper)
+        check_mean(f"{name}, outer_loss", self.outer, params, hyper)
+        return self._first(hyper)
+
+    @eqx.filter_jit
+    def _first(self, hyper: PyTree) -> SingleLoopState:
+        params = self.optimum.params0
+        zero, before = jnp.zeros((), jnp.int32), jnp.asarray(-1, jnp.int32)
+        adjoint = jax.tree.map(jnp.zeros_like, params)
+        rate, adjoint_rate = self._rates(hyper, zero)
+        slope = terms(self.inner, self.inner.blocks.draw(before), params, hyper, adjoint).gradient
+        params = tree_axpy(-rate, slope, params)
+        outer = terms(self.outer, self.outer.blocks.draw(before), params, hyper, adjoint).gradient
+        adjoint = tree_axpy(adjoint_rate, outer, adjoint)
+        return SingleLoopState(params, adjoint, zero, self._remember(params, hyper, adjoint))
+
+    def _remember(self, params: PyTree, hyper: PyTree, adjoint: PyTree) -> PyTree:
+        """What the method keeps besides w and v, before the first step."""
+        return None
+
+    @abc.abstractmethod
+    def _advance(self, hyper: PyTree, state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:
+        """One call's steps, and their direction; not compiled."""
+
+    def value_and_grad(
+        self, hyper: PyTree, state: SingleLoopState, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, SingleLoopState]:
+        self._refuse(accuracy)
+        advance = _advance_in_place if self._in_place else _advance_copied
+        return advance((self, hyper), state)
+
+    @property
+    def _in_place(self) -> bool:
+        """Whether a call may use up the state that it is given."""
+        return False
+
+    @eqx.filter_jit
+    def value(
+        self, hyper: PyTree, state: SingleLoopState, accuracy: Accuracy | None = None
+    ) -> tuple[Value, SingleLoopState]:
+        """f(w, λ) over all outer data at the current w, which is not the optimum of λ; the state is left as it is."""
+        self._refuse(accuracy)
+        value = self.outer_loss(state.params, natural(hyper), self.outer_data)
+        certificate = NoCertificate("the outer loss at the current inner variable, not at the optimum", value.dtype)
+        result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
+        return Value(value, certificate, result, {"example_passes": jnp.asarray(self.outer.blocks.size)}), state
+
+    def full_batch(self, *, certificate: AbstractBound | None = None) -> ImplicitObjective:
+        """The same problem, solved to the optimum of the inner problem on all data, with certificates.
+
+        `objective.full_batch().value_and_grad(hyper, objective.warm_start(state))` measures how good the state is:
+        a hypergradient with its certificate and true residuals, at the cost of a few passes over the data.
+        """
+        return ImplicitObjective(self.optimum, self.outer_loss, self.outer_data, certificate=certificate)
+
+    def warm_start(self, state: SingleLoopState) -> ImplicitState:
+        """The inner variable and the adjoint of a state, for `full_batch`."""
+        return ImplicitState(state.params, state.adjoint)
+
+    @eqx.filter_jit
+    def residuals(self, hyper: PyTree, state: SingleLoopState) -> dict[str, Float[Array, ""]]:
+        """‖∇_w g(w)‖ and ‖A v - ∇_w f(w)‖ over all data: `inner_gradient_norm` and `adjoint_residual`."""
+        loss = self.optimum.loss
+        point = loss.at(state.params, hyper)
+        outer = jax.grad(self.outer_loss)(state.params, natural(hyper), self.outer_data)
+        residual = tree_sub(loss.product(point, hyper)(state.adjoint), outer)
+        return {"inner_gradient_norm": tree_norm(point.grad), "adjoint_residual": tree_norm(residual)}
+
+    def _refuse(self, accuracy: Accuracy | None) -> None:
+        if accuracy is not None:
+            raise ValueError(
+                f"{type(self).__name__}: given an accuracy, allowed is None: a stochastic step has none to be asked "
+                "for (full_batch() has)."
+            )
+
+    def _rates(self, hyper: PyTree, step: Integer[Array, ""]) -> tuple[Array, Array]:
+        """The step sizes of w and v at step t: scalars, or one for each weight."""
+        dtype = tree_dtype(self.optimum.params0)
+
+        def at(rate: Rate | None) -> Array:
+            if rate is None:
+                assert isinstance(self.inner, LinearInner)  # __init__ has asked for a rate otherwise
+                return (0.5 / self.inner.smoothness(hyper)).astype(dtype)
+            with jax.numpy_dtype_promotion("standard"):  # schedules mix dtypes, whatever the user has set
+                return jnp.asarray(rate(step) if callable(rate) else rate, dtype)
+
+        inner = at(self.rate)
+        return inner, inner if self.adjoint_rate is None else at(self.adjoint_rate)
+
+    def _answer(
+        self, hyper: PyTree, old: SingleLoopState, new: SingleLoopState, step: Directions, passes: int
+    ) -> tuple[Hypergradient, SingleLoopState]:
+        """The direction as an answer; w and v stay where they were if anything is not finite."""
+        finite = tree_all_finite((step, new.params, new.adjoint))
+        stats = {
+            "inner_direction_norm": tree_norm(step.params),
+            "adjoint_direction_norm": tree_norm(step.adjoint),
+            "inner_rate": jnp.max(self._rates(hyper, old.step)[0]),
+            "example_passes": jnp.asarray(passes),
+        }
+        result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
+        answer = Hypergradient(step.value, step.hyper, NoCertificate(REASON, step.value.dtype), result, stats)
+
+        def kept(a: PyTree, b: PyTree) -> PyTree:
+            return jax.tree.map(lambda x, y: jnp.where(finite, x, y), a, b)
+
+        state = SingleLoopState(
+            kept(new.params, old.params), kept(new.adjoint, old.adjoint), old.step + 1, new.memory
+        )
+        return answer, state
+
+
+def moved(state: SingleLoopState, step: Directions, rates: tuple[Array, Array], memory: PyTree = None) -> SingleLoopState:
+    """w - ρ D_w and v - ρ_v D_v."""
+    params = tree_axpy(-rates[0], step.params, state.params)
+    adjoint = tree_axpy(-rates[1], step.adjoint, state.adjoint)
+    return SingleLoopState(params, adjoint, state.step, memory)
+
+
+def joint_steps(
+    step: Callable[[PyTree, SingleLoopState], tuple[Directions, SingleLoopState]],
+    hyper: PyTree,
+    state: SingleLoopState,
+    count: int,
+) -> tuple[Directions, SingleLoopState]:
+    """`count` steps at the same hyperparameters: the mean of D_λ and of the values, and the last D_w and D_v."""
+    if count == 1:
+        return step(hyper, state)
+
+    def one(carry: SingleLoopState, _: None) -> tuple[SingleLoopState, Directions]:
+        made, carry = step(hyper, carry)
+        return eqx.tree_at(lambda s: s.step, carry, carry.step + 1), made
+
+    state, made = jax.lax.scan(one, state, length=count)
+    last = jax.tree.map(lambda leaf: leaf[-1], made)
+    return Directions(last.params, last.adjoint, *jax.tree.map(lambda x: x.mean(0), (made.hyper, made.value))), state
+
+
+def _advance(
+    fixed: tuple[AbstractSingleLoop, PyTree], state: SingleLoopState
+) -> tuple[Hypergradient, SingleLoopState]:
+    objective, hyper = fixed
+    return objective._advance(hyper, state)
+
+
+_advance_copied = eqx.filter_jit(_advance)
+_advance_in_place = eqx.filter_jit(_advance, donate="all-except-first")
