@@ -65,7 +65,9 @@ def certificates(regulariser: Regulariser, patches: Patches, hyper: dict) -> lis
 
     truth, _ = flat(1e-10)
     # Relative to the hypergradient of where learning began: at the optimum it vanishes.
-    size = float(np.linalg.norm(np.concatenate([np.ravel(x) for x in jax.tree.leaves(_start_gradient(regulariser, objective))])))
+    size = float(
+        np.linalg.norm(np.concatenate([np.ravel(x) for x in jax.tree.leaves(_start_gradient(regulariser, objective))]))
+    )
     rows = []
     for tolerance in (1e-1, 1e-3, 1e-5, 1e-7):
         found, answer = flat(tolerance)
@@ -121,7 +123,9 @@ def compare(regulariser: Regulariser, patches: Patches, budget: int) -> tuple[li
             value, state = objective.value(hypers[i], state, accuracy)
             losses.append(float(value.value))
         curves[name] = (np.array(spent)[kept], np.array(losses))
-        print(f"{regulariser.name}, {name}: {losses[-1]:.6e} after {len(hypers) - 1} steps, {seconds:.0f} s", flush=True)
+        print(
+            f"{regulariser.name}, {name}: {losses[-1]:.6e} after {len(hypers) - 1} steps, {seconds:.0f} s", flush=True
+        )
         rows.append((name, losses[-1], len(hypers) - 1, spent[-1], seconds))
     lines = [
         f"| {regulariser.name} | {name} | {1e3 * loss:.5f} | {steps} | {products:.0f} | {seconds:.0f} |"
@@ -258,7 +262,9 @@ def draw(curves: dict) -> None:
         for label, (spent, losses) in group.items():
             style = {"lw": 2.2} if label == "MAID" else {"lw": 1.2}
             ax.plot(np.maximum(spent, 10), losses - lowest + 1e-9, label=label, **style)
-        ax.set(title=name, xlabel="products", xscale="log", yscale="log", ylabel="training loss − lowest reached + 1e-9")
+        ax.set(
+            title=name, xlabel="products", xscale="log", yscale="log", ylabel="training loss − lowest reached + 1e-9"
+        )
         ax.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=8)
     figure.savefig(HERE / "accuracy.png", dpi=90)

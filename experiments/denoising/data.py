@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from experiments._common import data_file
 
-
 HALF = 34
 
 

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracles
 import pytest
-from problems import Problem, random_problem, select_penalty
 
 import hyprax as hx
+import oracles
 from hyprax.implicit import SingleLoopState
 from hyprax.implicit._single_loop._blocks import Blocks
 from hyprax.search import Optax, Stopping
+from problems import Problem, random_problem, select_penalty
 
 KEY = jax.random.key(7)
 KINDS = [("logistic", 1), ("softmax", 3), ("squared", 0)]
@@ -124,7 +124,7 @@ def test_blocks_are_a_partition_and_every_epoch_visits_each_once(size, batch):
 def test_saba_at_fixed_hyperparameters_ends_at_the_exact_hypergradient(kind, shape_index, seed):
     problem = random_problem(np.random.default_rng(seed), kind, shape_index, n=40, smallest=0.3)
     for form, options in forms(problem):
-        objective = hx.SABA(*form(problem), **{**options}, batch_size=7, steps=500, key=jax.random.key(seed))
+        objective = hx.SABA(*form(problem), **options, batch_size=7, steps=500, key=jax.random.key(seed))
         state = objective.init(problem.hyper)
         for _ in range(40):
             answer, state = objective.value_and_grad(problem.hyper, state)

@@ -245,13 +245,13 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         def kept(a: PyTree, b: PyTree) -> PyTree:
             return jax.tree.map(lambda x, y: jnp.where(finite, x, y), a, b)
 
-        state = SingleLoopState(
-            kept(new.params, old.params), kept(new.adjoint, old.adjoint), old.step + 1, new.memory
-        )
+        state = SingleLoopState(kept(new.params, old.params), kept(new.adjoint, old.adjoint), old.step + 1, new.memory)
         return answer, state
 
 
-def moved(state: SingleLoopState, step: Directions, rates: tuple[Array, Array], memory: PyTree = None) -> SingleLoopState:
+def moved(
+    state: SingleLoopState, step: Directions, rates: tuple[Array, Array], memory: PyTree = None
+) -> SingleLoopState:
     """w - ρ D_w and v - ρ_v D_v."""
     params = tree_axpy(-rates[0], step.params, state.params)
     adjoint = tree_axpy(-rates[1], step.adjoint, state.adjoint)
@@ -277,9 +277,7 @@ def joint_steps(
     return Directions(last.params, last.adjoint, *jax.tree.map(lambda x: x.mean(0), (made.hyper, made.value))), state
 
 
-def _advance(
-    fixed: tuple[AbstractSingleLoop, PyTree], state: SingleLoopState
-) -> tuple[Hypergradient, SingleLoopState]:
+def _advance(fixed: tuple[AbstractSingleLoop, PyTree], state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:
     objective, hyper = fixed
     return objective._advance(hyper, state)
 

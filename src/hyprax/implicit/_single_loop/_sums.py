@@ -301,9 +301,7 @@ def block_codes(part: AbstractSum, params: PyTree, hyper: PyTree, adjoint: PyTre
 def mean_terms(part: AbstractSum, codes: PyTree, params: PyTree, hyper: PyTree) -> Terms:
     """(1/N) Σ_k of the decoded codes."""
     every = jnp.arange(part.blocks.count, dtype=jnp.int32)
-    shapes = jax.eval_shape(
-        lambda: part.decode(every[0], jax.tree.map(lambda leaf: leaf[0], codes), params, hyper)
-    )
+    shapes = jax.eval_shape(lambda: part.decode(every[0], jax.tree.map(lambda leaf: leaf[0], codes), params, hyper))
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def add(total: Terms, item: tuple[Array, PyTree]) -> tuple[Terms, None]:
