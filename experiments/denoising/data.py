@@ -1,10 +1,9 @@
-"""Patches of BSD68 to learn from, crops of the rest and of Set12 to test on, and Gaussian noise; grey levels in [0, 1]."""
+"""Patches of BSD68 to learn from, crops of the rest and of Set12 to test on, and noise; grey levels in [0, 1]."""
 
 import dataclasses
 
 import numpy as np
 from experiments._common import data_file
-
 
 HALF = 34
 

@@ -75,8 +75,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         for a function, for Poisson losses and for example weights, whose smoothness is not known.
     - `adjoint_rate`: that of the adjoint; default the same, since both steps are with the same Hessian.
     - `batch_size`, `outer_batch_size`: the most examples in a batch, for the inner and the outer loss; the outer
-        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of examples, drawn at
-        random once, and gone through in a new random order each epoch.
+        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of
+        examples, drawn at random once, and gone through in a new random order each epoch.
     - `key`: a JAX random key, for the batches.
 
     A call does not advance the hyperparameters: that is what the search does, such as
@@ -87,8 +87,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     `Tuned.best`, and `stop=search.Stopping(patience=None)`.
     [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
 
-    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and `example_passes`: how
-    many gradients, Hessian products and mixed products of one example's loss the call took.
+    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and
+    `example_passes`: how many gradients, Hessian products and mixed products of one example's loss the call took.
 
     **Raises:** `ValueError` for an inner or outer loss that is not a mean over examples (seen at `init`), rates
     or sizes out of range, or an `accuracy` other than `None`: one step has no accuracy to be asked for.
@@ -245,13 +245,13 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         def kept(a: PyTree, b: PyTree) -> PyTree:
             return jax.tree.map(lambda x, y: jnp.where(finite, x, y), a, b)
 
-        state = SingleLoopState(
-            kept(new.params, old.params), kept(new.adjoint, old.adjoint), old.step + 1, new.memory
-        )
+        state = SingleLoopState(kept(new.params, old.params), kept(new.adjoint, old.adjoint), old.step + 1, new.memory)
         return answer, state
 
 
-def moved(state: SingleLoopState, step: Directions, rates: tuple[Array, Array], memory: PyTree = None) -> SingleLoopState:
+def moved(
+    state: SingleLoopState, step: Directions, rates: tuple[Array, Array], memory: PyTree = None
+) -> SingleLoopState:
     """w - ρ D_w and v - ρ_v D_v."""
     params = tree_axpy(-rates[0], step.params, state.params)
     adjoint = tree_axpy(-rates[1], step.adjoint, state.adjoint)
@@ -277,9 +277,7 @@ def joint_steps(
     return Directions(last.params, last.adjoint, *jax.tree.map(lambda x: x.mean(0), (made.hyper, made.value))), state
 
 
-def _advance(
-    fixed: tuple[AbstractSingleLoop, PyTree], state: SingleLoopState
-) -> tuple[Hypergradient, SingleLoopState]:
+def _advance(fixed: tuple[AbstractSingleLoop, PyTree], state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:
     objective, hyper = fixed
     return objective._advance(hyper, state)
 
