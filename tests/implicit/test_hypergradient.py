@@ -136,20 +136,6 @@ def test_closed_form_of_a_quadratic():
         np.testing.assert_allclose(answer.grad.raw, exact, rtol=1e-6, atol=1e-8)
 
 
-def test_inexact_adjoint_by_gradient_descent_is_a_truncated_neumann_series():
-    """Backpropagation through K steps of gradient descent with frozen second derivatives, for a quadratic."""
-    rng = np.random.default_rng(4)
-    root = rng.normal(size=(6, 6))
-    a = root @ root.T / 6 + np.eye(6)
-    rate, steps = 0.1, 30
-    slope = rng.normal(size=6)
-    q = np.zeros(6)
-    for _ in range(steps):
-        q = q - rate * (a @ q - slope)
-    series = sum(rate * np.linalg.matrix_power(np.eye(6) - rate * a, k) for k in range(steps)) @ slope
-    np.testing.assert_allclose(q, series, rtol=1e-12)
-
-
 def test_warm_starts_cost_nothing_and_states_round_trip():
     rng = np.random.default_rng(5)
     problem = random_problem(rng, "softmax", 3, smallest=1e-2, certificate=hx.NoBound())

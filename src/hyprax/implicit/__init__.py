@@ -1,7 +1,28 @@
 """Hypergradients at an optimum, with a posteriori bounds of their error."""
 
 from . import families as families
-from ._adjoint_solvers import CG as CG, AbstractAdjointSolver as AbstractAdjointSolver
+from ._a_priori import (
+    a_priori_bound as a_priori_bound,
+    a_priori_reduction as a_priori_reduction,
+    a_priori_steps as a_priori_steps,
+)
+from ._adjoint_solvers import (
+    CG as CG,
+    MINRES as MINRES,
+    AbstractAdjointSolver as AbstractAdjointSolver,
+    AbstractPreconditioner as AbstractPreconditioner,
+    AdjointGradientDescent as AdjointGradientDescent,
+    AdjointHeavyBall as AdjointHeavyBall,
+    AdjointSystem as AdjointSystem,
+    Cholesky as Cholesky,
+    Jacobi as Jacobi,
+    LinearSolution as LinearSolution,
+    Neumann as Neumann,
+    NoPreconditioner as NoPreconditioner,
+    Nystrom as Nystrom,
+    NystromSolver as NystromSolver,
+    OneStep as OneStep,
+)
 from ._bounds import (
     AbstractBound as AbstractBound,
     Certified as Certified,
@@ -10,11 +31,25 @@ from ._bounds import (
     NoBound as NoBound,
 )
 from ._constants import Constants as Constants
+from ._directional import DirectionalBound as DirectionalBound
 from ._family_bounds import FreeBound as FreeBound
-from ._inner_solvers import LBFGS as LBFGS, AbstractInnerSolver as AbstractInnerSolver, Newton as Newton
+from ._gauss_newton import GaussNewton as GaussNewton
+from ._inner_solvers import (
+    FISTA as FISTA,
+    LBFGS as LBFGS,
+    AbstractInnerSolver as AbstractInnerSolver,
+    CallableSolver as CallableSolver,
+    GradientDescent as GradientDescent,
+    HeavyBall as HeavyBall,
+    Minimum as Minimum,
+    Newton as Newton,
+)
 from ._lookahead import LookAhead as LookAhead
+from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
+from ._spectrum import Spectrum as Spectrum
+from ._stacked import stacked as stacked
 from ._single_loop import (
     SABA as SABA,
     SOBA as SOBA,

@@ -13,7 +13,9 @@ from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
-from .families import DesignNorms, GeneralisedLinear, MeanLoss, measured, unit_roundoff
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families._mean_loss import unit_roundoff
+from .families._norms import measured
 
 HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
 VALUE = "|value - F(hyper)|"
@@ -84,6 +86,12 @@ class AbstractBound(eqx.Module):
         """A bound of |f(ŵ) - F(hyper)|."""
 
 
+def unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
+    """h itself, with its certificate."""
+    grad = tree_sub(e.direct, e.loss.mixed(e.point, e.hyper, e.adjoint))
+    return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
+
+
 class NoBound(AbstractBound):
     """No bound is computed: every answer says so."""
 
@@ -96,7 +104,8 @@ class NoBound(AbstractBound):
         return jnp.zeros((), tree_dtype(point.params))
 
     def certify(self, evaluation: Evaluation) -> Certified:
-        return _unimproved(evaluation, NoCertificate(self.reason, evaluation.point.value.dtype))
+        reason = f"{self.reason} {evaluation.loss.system}".strip()
+        return unimproved(evaluation, NoCertificate(reason, evaluation.point.value.dtype))
 
     def value(self, loss, outer, outer_data, hyper, point, outer_grad):
         return NoCertificate(self.reason, point.value.dtype)
@@ -204,7 +213,7 @@ class EhrhardtRoberts(AbstractBound):
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
         terms = {"omega": omega, "omega_q": omega_q, "inner_error": epsilon, "adjoint_residual": delta}
         certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(), terms)
-        return _unimproved(e, certificate)
+        return unimproved(e, certificate)
 
     def value(
         self,
@@ -220,11 +229,6 @@ class EhrhardtRoberts(AbstractBound):
         method = self._method()
         norms = self.outer_norms
         return value_certificate(loss, outer, outer_data, norms, hyper, point, outer_grad, mu, lipschitz, method)
-
-
-def _unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
-    grad = tree_sub(e.direct, e.loss.mixed(e.point, e.hyper, e.adjoint))
-    return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
 
 
 def value_certificate(

@@ -1,21 +1,16 @@
 """The two final residuals in more than working precision: what makes a bound tight where float64 would drown it."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._double_double import DoubleDouble, lifted
 from ._inner_loss import Point
 from ._self_concordance import INFLATION, Residuals
-from .families import (
-    Design,
-    DesignNorms,
-    GeneralisedLinear,
-    MeanLoss,
-    exact_backward,
-    exact_forward,
-    extended_unit,
-    over,
-)
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families._design import Design
+from .families._exact_products import exact_backward, exact_forward, extended_unit
+from .families._mean_loss import over
 
 UNIT = 2.0**-53
 
@@ -29,6 +24,24 @@ def _weighted(loss: GeneralisedLinear, rows: DoubleDouble, hyper: PyTree) -> Dou
 
 def _divided(x: DoubleDouble, count: int) -> DoubleDouble:
     return x / lifted(jnp.full_like(x.hi, float(count)))
+
+
+def _joined(a: DoubleDouble, b: DoubleDouble, axis: int) -> DoubleDouble:
+    """Side by side; a vector is a column."""
+
+    def join(x: Array, y: Array) -> Array:
+        wide = axis == 1 and x.ndim == 1
+        return jnp.stack([x, y], axis=1) if wide else jnp.concatenate([x, y], axis=axis)
+
+    return jax.tree.map(join, a, b)
+
+
+def _split(x: DoubleDouble, point: Point) -> tuple[DoubleDouble, DoubleDouble]:
+    """The two halves of columns that `_joined` has put side by side."""
+    if point.params.ndim == 1:
+        return jax.tree.map(lambda a: a[:, 0], x), jax.tree.map(lambda a: a[:, 1], x)
+    columns = point.params.shape[1]
+    return jax.tree.map(lambda a: a[:, :columns], x), jax.tree.map(lambda a: a[:, columns:], x)
 
 
 def extended_residuals(
@@ -45,17 +58,27 @@ def extended_residuals(
     The errors are those of working precision with a unit roundoff u' of about 2^-80 in place of 2^-53 (see
     `extended_unit`), and |x| 2^-53 of the result x itself. Float64 parameters only; narrower ones are widened first.
     """
-    params, strengths = lifted(point.params), lifted(loss.strengths(hyper))
-    v = lifted(adjoint)
-    slope, curved = loss.loss.extended(exact_forward(loss.inputs, params), exact_forward(loss.inputs, v), loss.targets)
+    strengths = lifted(loss.strengths(hyper))
     n, m = loss.inputs.shape[0], outer_data[0].shape[0]
-    gradient = _divided(exact_backward(loss.inputs, _weighted(loss, slope, hyper)), n) + strengths * params
-    product = _divided(exact_backward(loss.inputs, _weighted(loss, curved, hyper)), n) + strengths * v
-    predicted = exact_forward(outer_data[0], params)
-    outer_slope, _ = outer.loss.extended(predicted, predicted, outer_data[1])
+    predicted, reach = _split(exact_forward(loss.inputs, _joined(lifted(point.params), lifted(adjoint), axis=1)), point)
+    outer_predicted = exact_forward(outer_data[0], lifted(point.params))
+    if outer.loss == loss.loss:  # one evaluation of the same function for both data sets: half the code to compile
+        both = _joined(predicted, outer_predicted, axis=0)
+        none = lifted(jnp.zeros_like(outer_predicted.hi))
+        targets = jnp.concatenate([loss.targets, outer_data[1]])
+        slopes, curves = loss.loss.extended(both, _joined(reach, none, axis=0), targets)
+        slope, curved = jax.tree.map(lambda x: x[:n], (slopes, curves))
+        outer_slope = jax.tree.map(lambda x: x[n:], slopes)
+    else:
+        slope, curved = loss.loss.extended(predicted, reach, loss.targets)
+        outer_slope, _ = outer.loss.extended(outer_predicted, outer_predicted, outer_data[1])
+    rows = _joined(_weighted(loss, slope, hyper), _weighted(loss, curved, hyper), axis=1)
+    of_slope, of_curved = _split(exact_backward(loss.inputs, rows), point)
+    gradient = _divided(of_slope, n) + strengths * lifted(point.params)
+    product = _divided(of_curved, n) + strengths * lifted(adjoint)
     residual = product - _divided(exact_backward(outer_data[0], outer_slope), m)
 
-    unit = extended_unit(max(n, m, params.hi.shape[0]))
+    unit = extended_unit(max(n, m, point.params.shape[0]))
     rounding = loss.rounding(point, hyper, adjoint, unit)
     of_outer = outer.gradient_rounding(point.params, outer_data, outer_norms, unit)
     return Residuals(

@@ -22,7 +22,9 @@ from ._self_concordance import (
     outer_curvature,
     plain_residuals,
 )
-from .families import DesignNorms, GeneralisedLinear, MeanLoss, measured, unit_roundoff
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families._mean_loss import unit_roundoff
+from .families._norms import measured
 
 # What storing an answer in float32 may cost, for each entry: its own rounding, that of the slope of its leaf.
 NARROWING = 2.0**-21
@@ -130,7 +132,7 @@ class FreeBound(AbstractFamilyBound):
             "self-concordance, no solve, rounding included",
             {"inner_error": bound.inner_error, "adjoint_error": bound.adjoint_error},
         )
-        return unimproved(e, certificate)
+        return as_computed(e, certificate)
 
 
 def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
@@ -140,7 +142,7 @@ def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
     return e.loss, e.outer
 
 
-def unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
+def as_computed(e: Evaluation, certificate: AbstractCertificate) -> Certified:
     """h itself, with its certificate."""
     loss, _ = family_of(e)
     strengths, weights = loss.mixed_parts(e.point, e.hyper, e.adjoint)
@@ -186,7 +188,8 @@ def _narrowed(certified: Certified, e: Evaluation) -> Certified:
     certificate = eqx.tree_at(lambda c: (c.bound, c.terms), certificate, (bound, terms))
     if isinstance(certificate, TwoSidedBound):
         entries = jax.tree.map(lambda x, more: _up(x + more, dtype), certificate.entries, lost)
-        parts = (certificate.shift.astype(dtype), entries)
-        certificate = eqx.tree_at(lambda c: (c.shift, c.entries), certificate, parts)
+        shift, lower, upper = certificate.shift, certificate.lower, certificate.upper
+        parts = (shift.astype(dtype), (lower / INFLATION).astype(dtype), _up(upper, dtype), entries)
+        certificate = eqx.tree_at(lambda c: (c.shift, c.lower, c.upper, c.entries), certificate, parts)
     grad, params, adjoint = tree_cast((certified.grad, certified.params, certified.adjoint), dtype)
     return Certified(grad, certificate, params, adjoint, certified.products)

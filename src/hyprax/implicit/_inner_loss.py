@@ -29,6 +29,11 @@ class Point(eqx.Module):
 class AbstractInnerLoss(eqx.Module):
     """g(w, λ), with its derivatives in w, and in the unconstrained coordinates of λ."""
 
+    @property
+    def system(self) -> str:
+        """What certificates must say of the matrix A where it is not the Hessian; empty where it is."""
+        return ""
+
     @abc.abstractmethod
     def value(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
         """g(params, hyper)."""

@@ -1,5 +1,6 @@
 """The look-ahead certificate: take one more step, bound the better point, and answer with it."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from ._bounds import HYPERGRADIENT, Certified, Evaluation
 from ._extended import extended_residuals
 from ._family_bounds import AbstractFamilyBound, convex_or_infinite, entries_of, family_of
 from ._inner_loss import Point
-from ._self_concordance import Enclosure, Residuals, free_bound, geometry, plain_residuals
+from ._self_concordance import INFLATION, Enclosure, Residuals, free_bound, geometry, plain_residuals
 from .families import DesignNorms
 
 
@@ -69,8 +70,9 @@ class LookAhead(AbstractFamilyBound):
         extended precision (errors near 2^-80) and go on. Costs nothing until then, but time to compile.
 
     The certificate is a [`hyprax.TwoSidedBound`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺ of the error of
-    the unimproved h; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`. In `terms`: `free`, the bound at
-    the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one; `rounds`; `extended`.
+    the unimproved h, as float64 makes it of ŵ and q; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`.
+    In `terms`: `free`, the bound at the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one;
+    `rounds`; `extended`.
 
     Source: own derivation; the self-concordance calculus is that of Bach (Electron. J. Stat. 4, 2010) and Sun and
     Tran-Dinh (Math. Prog. 178, 2019).
@@ -115,6 +117,23 @@ class LookAhead(AbstractFamilyBound):
             bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, adjoint, found, space)
             return _Round(point, adjoint, found, strengths, weights, bound)
 
+        def adjoint_residual(adjoint: Array) -> Callable[[Array], Array]:
+            return lambda params: (
+                loss.product(loss.at(params, hyper), hyper)(adjoint) - outer.gradient(params, e.outer_data)
+            )
+
+        def shortened(start: Point, step: Array, tiny: Bool[Array, ""]) -> tuple[Array, Point]:
+            """The step, halved until ‖∇g‖_{Λ⁻¹} falls; at the rounding floor it cannot tell, and takes it whole."""
+
+            def rises(tried: tuple[Array, Point]) -> Bool[Array, ""]:
+                return jnp.logical_not(tiny | (scaled(tried[1].grad) < scaled(start.grad))) & (tried[0] > 1e-6)
+
+            def halve(tried: tuple[Array, Point]) -> tuple[Array, Point]:
+                length = 0.5 * tried[0]
+                return length, loss.at(start.params - length * step, hyper)
+
+            return jax.lax.while_loop(rises, halve, halve((jnp.asarray(2.0, jnp.float64), start)))
+
         never = jnp.asarray(False)
         plain = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, e.point, e.adjoint, e.residual)
         first = measured(e.point, e.adjoint, plain)
@@ -151,13 +170,12 @@ class LookAhead(AbstractFamilyBound):
                 preconditioner=loss.preconditioner(now.point, hyper),
                 max_steps=most,
             )
-            moved = loss.at(now.point.params - step.value, hyper)
-            # At the rounding floor the computed gradient cannot tell: there the step is small, and taken.
-            falls = carry.extended | (scaled(moved.grad) < scaled(now.point.grad))
-            point = jax.tree.map(lambda a, b: jnp.where(falls, a, b), moved, now.point)
-            outer_grad = outer.gradient(point.params, e.outer_data)
+            length, point = shortened(now.point, step.value, carry.extended)
             product = loss.product(point, hyper)
-            refine = residuals(carry.extended, point, now.adjoint, product(now.adjoint) - outer_grad).adjoint
+            outer_grad = outer.gradient(point.params, e.outer_data)
+            # Where the residual is known beyond working precision, so is its change, to first order in a tiny step.
+            drift = jax.jvp(adjoint_residual(now.adjoint), (now.point.params,), (-length * step.value,))[1]
+            refine = jnp.where(carry.extended, now.residuals.adjoint + drift, product(now.adjoint) - outer_grad)
             correction = conjugate_gradients(
                 product,
                 refine,
@@ -200,12 +218,15 @@ class LookAhead(AbstractFamilyBound):
             "rounds": carry.rounds,
             "extended": carry.extended,
         }
+        bound, moved = convex_or_infinite(last.bound.total, loss, hyper), shift(last)
         certificate = TwoSidedBound(
-            bound=convex_or_infinite(last.bound.total, loss, hyper),
+            bound=bound,
             kind="certified",
             bounds=HYPERGRADIENT,
             method="look-ahead, self-concordance, rounding included",
-            shift=shift(last),
+            shift=moved,
+            lower=jnp.maximum(moved / INFLATION - bound, 0),
+            upper=INFLATION * moved + bound,
             entries=entries_of(e, last.bound),
             status=status,
             terms=terms,

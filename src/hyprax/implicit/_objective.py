@@ -1,5 +1,6 @@
 """The hypergradient at an optimum, by the implicit function theorem."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -7,16 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._certificate import AbstractCertificate, ErrorBound, NoCertificate, TwoSidedBound
 from .._hyper import natural
 from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
-from .._trees import tree_all_finite, tree_dtype, tree_norm, tree_sub
-from ._adjoint_solvers import CG, AbstractAdjointSolver
-from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, NoBound, OuterLoss, rayleigh_quotient
+from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
+from ._adjoint_solvers import CG, AbstractAdjointSolver, AdjointSystem
+from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, OuterLoss, rayleigh_quotient
 from ._family_bounds import AbstractFamilyBound
-from ._inner_loss import Point
+from ._hessian import hessian_diagonal
+from ._inner_loss import AbstractInnerLoss, Point
 from ._lookahead import LookAhead
+from ._lookahead_estimate import LookAheadEstimate
 from ._optimum import Optimum, default_tolerance
+from ._spectrum import known_spectrum
 from .families import GeneralisedLinear, MeanLoss
 
 
@@ -39,9 +44,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units;
         `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
-    - `adjoint`: a solver of A q = ∇f; default [`hyprax.CG`][].
+    - `adjoint`: a solver of A q = ∇f, any [`hyprax.AbstractAdjointSolver`][]; default [`hyprax.CG`][].
     - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
-        mean loss, and [`hyprax.NoBound`][] with the reason otherwise.
+        mean loss where 64-bit arithmetic is on, and [`hyprax.LookAheadEstimate`][] otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -81,6 +86,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     def value_and_grad(
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, ImplicitState]:
+        self._check(state)
         tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point = minimum.point
@@ -89,9 +95,16 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         loss = self.optimum.loss
         product = loss.product(point, hyper)
         allowed = self._residual(outer_grad, accuracy)
-        solved = self.adjoint.solve(
-            product, outer_grad, allowed, start=state.adjoint, preconditioner=loss.preconditioner(point, hyper)
+        system = AdjointSystem(
+            product,
+            outer_grad,
+            allowed,
+            state.adjoint,
+            preconditioner=minimum.preconditioner(loss, hyper),
+            diagonal=hessian_diagonal(loss, point, hyper),
+            spectrum=known_spectrum(loss, hyper),
         )
+        solved = self.adjoint.solve(system)
         residual = tree_sub(product(solved.value), outer_grad)
         evaluation = Evaluation(
             loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
@@ -105,26 +118,30 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "adjoint_residual": tree_norm(residual),
             "adjoint_tolerance": allowed,
             "adjoint_steps": solved.steps,
-            "products": minimum.products + solved.steps + 1 + certified.products,
-            "curvature": rayleigh_quotient(evaluation),
+            "products": minimum.products + solved.products + 1 + certified.products,
+            "curvature": jnp.minimum(rayleigh_quotient(evaluation), solved.curvature),
             "strong_convexity": assumed,
         }
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
-        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)))
+        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(loss, hyper))
+        # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
+        judged = tree_norm(tree_axpy(self.adjoint.damping, solved.value, residual))
         result = _first_failure(
             result,
-            (stats["curvature"] <= 0, RESULTS.indefinite),
-            (stats["curvature"] < assumed * (1 - 1e-6), RESULTS.strong_convexity_disproved),
+            (jnp.logical_not(self.adjoint.solves_indefinite) & (stats["curvature"] <= 0), RESULTS.indefinite),
+            ((assumed > 0) & (stats["curvature"] < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
-            (stats["adjoint_residual"] > 2 * allowed, RESULTS.adjoint_not_converged),
+            (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
         )
-        answer = Hypergradient(value, certified.grad, certified.certificate, result, stats)
+        certificate = _labelled(certified.certificate, self.adjoint)
+        answer = Hypergradient(value, certified.grad, certificate, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
     def value(
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Value, ImplicitState]:
+        self._check(state)
         tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point: Point = minimum.point
@@ -139,25 +156,58 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             "products": minimum.products,
         }
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
-        result = _inner_result(stats, finite)
+        unpenalised = _unpenalised(self.optimum.loss, hyper)
+        result = _inner_result(stats, finite, unpenalised)
         return Value(value, certificate, result, stats), _next_state(
             finite, ImplicitState(point.params, state.adjoint), state
         )
+
+    def _check(self, state: ImplicitState) -> None:
+        """Refuse a warm start of another structure, shape or dtype: it belongs to another problem."""
+        for name, tree in (("params", state.params), ("adjoint", state.adjoint)):
+            given, allowed = (
+                jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", t)
+                for t in (tree, self.optimum.params0)
+            )
+            if given != allowed:
+                raise ValueError(
+                    f"ImplicitState: given {name} {given}, allowed is what this problem's parameters are, {allowed}: "
+                    "was the state made by another objective?"
+                )
 
     def _residual(self, outer_grad: PyTree, accuracy: Accuracy | None) -> Float[Array, ""]:
         dtype = tree_dtype(self.optimum.params0)
         if accuracy is not None:
             return jnp.asarray(accuracy.adjoint, dtype)
         own = self.adjoint.tolerance
+        if own is None and self.adjoint.truncated:
+            return jnp.asarray(jnp.inf, dtype)
         relative = default_tolerance(self.optimum.params0) if own is None else own
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
 
 
+def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) -> AbstractCertificate:
+    """The certificate, with the name of the system that q solves where that is not A q = ∇f."""
+    if not (adjoint.truncated or adjoint.damping):
+        return certificate
+    words = f"the adjoint solver took {adjoint.system}"
+    if isinstance(certificate, ErrorBound | TwoSidedBound):
+        return dataclasses.replace(certificate, method=f"{certificate.method}; {words}")
+    if isinstance(certificate, NoCertificate):
+        return NoCertificate(f"{certificate.reason}; {words}", certificate.bound.dtype)
+    return certificate
+
+
+def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
+    """Whether a family's strong convexity is not above zero; a loss of unknown structure says nothing."""
+    return loss.strong_convexity(hyper) <= 0 if isinstance(loss, GeneralisedLinear) else jnp.asarray(False)
+
+
 def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
     if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
-        return NoBound("the losses' structure is not known: use a family, or give EhrhardtRoberts(constants=...)")
+        return LookAheadEstimate()
     if not jax.config.read("jax_enable_x64"):
-        return NoBound("certified bounds need float64 arithmetic: jax.config.update('jax_enable_x64', True)")
+        return LookAheadEstimate()
     return LookAhead()
 
 
@@ -176,9 +226,10 @@ def _check_dtype(certificate: AbstractBound, optimum: Optimum) -> None:
         )
 
 
-def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""]) -> RESULTS:
+def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
     return _first_failure(
         RESULTS.successful,
+        (unpenalised, RESULTS.unpenalised),
         (jnp.logical_not(finite), RESULTS.diverged),
         (jnp.logical_not(stats["inner_gradient_norm"] <= stats["inner_tolerance"]), RESULTS.inner_not_converged),
     )

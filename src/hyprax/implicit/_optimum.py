@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .._hyper import as_floating
 from .._trees import tree_dtype
 from ._inner_loss import AbstractInnerLoss, AutodiffLoss
-from ._inner_solvers import LBFGS, AbstractInnerSolver, Minimum, Newton
+from ._inner_solvers import LBFGS, AbstractInnerSolver, CallableSolver, Minimum, Newton
 from .families import GeneralisedLinear
 
 
@@ -28,7 +28,8 @@ class Optimum(eqx.Module):
     - `inner_loss`: a pure function `inner_loss(params, hyper, data)` to a scalar, hyper in natural units; or a family
         (see [`hyprax.families`][]), which brings its data, its starting point and its constants with it.
     - `params0`: where a cold start begins, a pytree of floating arrays; a family's default is w = 0.
-    - `solver`: [`hyprax.Newton`][] or [`hyprax.LBFGS`][]; default Newton for a family, L-BFGS otherwise.
+    - `solver`: any [`hyprax.AbstractInnerSolver`][], or a minimiser of yours, a function as
+        [`hyprax.CallableSolver`][] takes it; default [`hyprax.Newton`][] for a family, [`hyprax.LBFGS`][] otherwise.
     - `data`: passed to `inner_loss` as it is; not given with a family.
 
     **Raises:** `ValueError` for a function without `params0`, a family with `data`, or parameters that are not
@@ -44,7 +45,7 @@ class Optimum(eqx.Module):
         inner_loss: Callable[[PyTree, PyTree, Any], Float[Array, ""]] | AbstractInnerLoss,
         params0: PyTree = None,
         *,
-        solver: AbstractInnerSolver | None = None,
+        solver: AbstractInnerSolver | Callable[..., PyTree] | None = None,
         data: PyTree = None,
     ):
         if isinstance(inner_loss, AbstractInnerLoss):
@@ -61,7 +62,9 @@ class Optimum(eqx.Module):
         structured = isinstance(self.loss, GeneralisedLinear)
         if isinstance(self.loss, GeneralisedLinear) and jnp.shape(self.params0) != self.loss.shape:
             raise ValueError(f"Optimum: given params0 {jnp.shape(self.params0)}, allowed is {self.loss.shape}.")
-        self.solver = solver if solver is not None else (Newton() if structured else LBFGS())
+        if solver is None:
+            solver = Newton() if structured else LBFGS()
+        self.solver = solver if isinstance(solver, AbstractInnerSolver) else CallableSolver(fn=solver)
 
     def tolerance(self, asked: Float[Array, ""] | None) -> Float[Array, ""]:
         """The gradient norm to stop at: what was asked, else the solver's, else the default of the dtype."""

@@ -10,16 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._inner_loss import Point
-from .families import (
-    Design,
-    DesignNorms,
-    GeneralisedLinear,
-    MeanLoss,
-    forward,
-    forward_squared,
-    prediction_rounding,
-    unit_roundoff,
-)
+from .families import DesignNorms, GeneralisedLinear, MeanLoss
+from .families._design import Design, forward, forward_squared
+from .families._mean_loss import prediction_rounding, unit_roundoff
 
 INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
 

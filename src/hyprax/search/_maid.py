@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._certificate import AbstractCertificate
 from .._objective import AbstractObjective, Hypergradient
@@ -22,21 +22,32 @@ LONGEST_FACTOR = 100.0
 
 
 class MAIDState(eqx.Module):
-    """The tolerances to try first, and of the last move: its step size (0 before the first), and where it began."""
+    """The tolerances to try first; of the last move its step size (0 before the first), and where it began.
+
+    `upper` is a proved upper bound of F at the present θ, infinite before the first move.
+    """
 
     inner: Float[Array, ""]
     adjoint: Float[Array, ""]
     step_size: Float[Array, ""]
     last_hyper: PyTree
     last_grad: PyTree
+    last_bound: Float[Array, ""]
+    upper: Float[Array, ""]
 
 
 @eqx.filter_jit
-def _inverse_curvature(state: MAIDState, hyper: PyTree, grad: PyTree) -> Float[Array, ""]:
-    """<s, y>/<y, y>, s and y the last changes of θ and of h: the short step of Barzilai and Borwein; 0 for y = 0."""
+def _inverse_curvature(
+    state: MAIDState, hyper: PyTree, grad: PyTree, bound: Float[Array, ""]
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """<s, y>/<y, y>, s and y the last changes of θ and of h: the short step of Barzilai and Borwein; 0 for y = 0.
+
+    And whether it is worth its name: the errors of both hypergradients make at most half of y.
+    """
     moved, turned = tree_sub(hyper, state.last_hyper), tree_sub(grad, state.last_grad)
     square = tree_dot(turned, turned)
-    return jnp.where(square > 0, tree_dot(moved, turned) / jnp.where(square > 0, square, 1), 0)
+    inverse = jnp.where(square > 0, tree_dot(moved, turned) / jnp.where(square > 0, square, 1), 0)
+    return inverse, 4 * (bound + state.last_bound) ** 2 <= square
 
 
 class _Stalls:
@@ -45,9 +56,9 @@ class _Stalls:
     def __init__(self):
         self.best, self.count = math.inf, 0
 
-    def stuck(self, bound: float) -> bool:
-        """Told the next bound; an infinite one is only waiting for the first that is finite."""
-        falls = bound < 0.9 * self.best or math.isinf(bound)
+    def stuck(self, bound: float, solved: bool) -> bool:
+        """Told the next bound; an infinite one of a problem solved as asked only waits for the first that is finite."""
+        falls = bound < 0.9 * self.best or (math.isinf(bound) and solved)
         self.count = 0 if falls else self.count + 1
         self.best = min(self.best, bound)
         return self.count >= 2
@@ -64,7 +75,7 @@ class MAID(AbstractSearch):
        D + w < 2λP, which proves that it was too long; otherwise ε is tightened, and either holds at the latest when w
        <= ½λP. As 2λ < η, every α up to 2(η - 2λ)/L passes, L the curvature of F: there are finitely many trials.
     3. *Loosening.* After a step ε and δ grow by `loosen`. The next α to try is the inverse curvature <s, y>/<y, y> of
-       the last move (s, y the changes of θ and h), or, where F curved downwards, the last α times `lengthen`.
+       the last move (s, y the changes of θ and h); the last α times `lengthen` where that is negative.
 
     When tightening, the factor is what would reach the bound needed if bounds were proportional to tolerances, at most
     ½ and at least 1e-4; it acts on the residuals reached where those are below the tolerances. So a bound that is loose
@@ -80,7 +91,8 @@ class MAID(AbstractSearch):
     - `loosen`: >= 1; `lengthen`: >= 1.
 
     **Certificate:** the decrease is proved exactly as far as the objective's own certificates are: with those of kind
-    `certified` F falls at every step; with `estimated` ones probably. Each step records `proved_decrease`, D - w.
+    `certified` F falls at every step; with `estimated` ones probably. Each step records `proved_decrease`, D - w, and
+    as its value the last one that the line search computed at θ, or the upper bound that the move to θ has proved.
 
     A run ends with `no_certified_descent` where tightening no longer lowers w, and no step is proved: at the rounding
     floor. Where it no longer lowers ω the line search is tried all the same, since its proof needs values alone.
@@ -120,26 +132,45 @@ class MAID(AbstractSearch):
         dtype = tree_dtype(hyper)
         still = jax.tree.map(jnp.zeros_like, hyper)
         zero = jnp.zeros((), dtype)
-        return MAIDState(jnp.asarray(self.inner, dtype), jnp.asarray(self.adjoint, dtype), zero, hyper, still)
+        return MAIDState(
+            inner=jnp.asarray(self.inner, dtype),
+            adjoint=jnp.asarray(self.adjoint, dtype),
+            step_size=zero,
+            last_hyper=hyper,
+            last_grad=still,
+            last_bound=zero,
+            upper=jnp.full((), jnp.inf, dtype),
+        )
 
     def step(
         self, objective: AbstractObjective, hyper: PyTree, search_state: MAIDState, objective_state: PyTree
     ) -> Move:
         spent = account(objective, hyper)
-        walk = _Walk(self, spent, hyper, objective_state, float(search_state.inner), float(search_state.adjoint))
+        walk = _Walk(self, spent, hyper, objective_state, search_state)
         answer, now, descends = walk.direction()
         used = {"search_inner": walk.inner, "search_adjoint": walk.adjoint}
         taken, ended = None, None
         if now.sound and now.norm > 0:  # values decide, even where the direction could not be certified
-            taken = walk.line(answer, now.norm, self._trial(search_state, hyper, answer, now.norm))
+            taken = walk.line(
+                answer, now.norm, self._trial(search_state, hyper, answer, now.norm, spent.array(now.bound))
+            )
         if not now.sound:
             ended = answer.result
-        elif taken is None and now.norm != 0:
+        elif taken is None and not (descends and now.norm == 0):
             ended = RESULTS.no_certified_descent
         moved, proved = (hyper, 0.0) if taken is None else taken
         state = MAIDState(
-            spent.array(walk.inner), spent.array(walk.adjoint), spent.array(walk.step_size), hyper, answer.grad
+            inner=spent.array(walk.inner),
+            adjoint=spent.array(walk.adjoint),
+            step_size=spent.array(walk.step_size),
+            last_hyper=hyper,
+            last_grad=answer.grad,
+            last_bound=spent.array(now.bound),
+            upper=spent.array(walk.upper),
         )
+        # Where F is known to be below the computed value, that is closer: so the values of a run fall at every step.
+        value = answer.value if walk.value is None else spent.array(min(walk.value, float(search_state.upper)))
+        answer = eqx.tree_at(lambda a: a.value, answer, value)
         if (
             descends or taken is not None
         ):  # the certificate is what the tolerances were for: one that was missed no longer matters
@@ -147,21 +178,26 @@ class MAID(AbstractSearch):
         recorded = spent.recorded(answer, **used, step_size=walk.step_size, proved_decrease=proved)
         return Move(recorded, moved, state, walk.state, ended)
 
-    def _trial(self, state: MAIDState, hyper: PyTree, answer: Hypergradient, norm: float) -> float:
+    def _trial(self, state: MAIDState, hyper: PyTree, answer: Hypergradient, norm: float, bound: Array) -> float:
         """The α to try first."""
         last = float(state.step_size)
         if last == 0:
             return 1 / norm
-        measured = float(_inverse_curvature(state, hyper, answer.grad))
-        return min(measured, LONGEST_FACTOR * last) if measured > 0 else self.lengthen * last
+        inverse, certain = jax.device_get(_inverse_curvature(state, hyper, answer.grad, bound))
+        if not inverse > 0:
+            return self.lengthen * last
+        # Errors of y make it longer, and the step shorter: what is not certain shortens it by a half at most.
+        return min(max(float(inverse), 0.0 if certain else last / 2), LONGEST_FACTOR * last)
 
 
 class _Walk:
     """One step of MAID at `hyper`: the tolerances, which both of its parts tighten, and the objective's state."""
 
-    def __init__(self, rule: MAID, spent: Account, hyper: PyTree, state: Any, inner: float, adjoint: float):
+    def __init__(self, rule: MAID, spent: Account, hyper: PyTree, state: Any, start: MAIDState):
         self.rule, self.spent, self.hyper, self.state = rule, spent, hyper, state
-        self.inner, self.adjoint, self.step_size = inner, adjoint, 0.0
+        self.inner, self.adjoint, self.step_size = float(start.inner), float(start.adjoint), 0.0
+        self.value: float | None = None
+        self.upper = float(start.upper)
 
     def direction(self) -> tuple[Hypergradient, Measured, bool]:
         """Tighten until ω <= (1 - η)‖h‖; false, and what had the smallest ω, where that cannot be reached."""
@@ -174,7 +210,7 @@ class _Walk:
                 return answer, now, now.sound
             if best is None or now.bound < 0.9 * best[1].bound:
                 best = answer, now, self.inner, self.adjoint
-            if stalls.stuck(now.bound) or self.spent.gradients >= MOST_EVALUATIONS:
+            if stalls.stuck(now.bound, now.solved) or self.spent.gradients >= MOST_EVALUATIONS:
                 answer, now, self.inner, self.adjoint = best
                 return answer, now, False
             factor = _factor(0.7 * wanted, now.bound)
@@ -189,17 +225,21 @@ class _Walk:
         base_value, base, state = self.spent.value(self.hyper, self.state, inner, self.adjoint)
         _require(base_value.certificate)
         while self.spent.values < MOST_EVALUATIONS:
+            self.value = base.value
             moved = descend(self.hyper, answer.grad, self.spent.array(alpha))
             _, trial, trial_state = self.spent.value(moved, state, inner, self.adjoint)
-            fall, asked = base.value - trial.value, rule.armijo * alpha * norm**2
-            width = base.bound + trial.bound + 2 * unit * (abs(base.value) + abs(trial.value))
+            fall, predicted = base.value - trial.value, alpha * norm**2
+            asked = rule.armijo * predicted
+            rounding = 2 * unit * (abs(base.value) + abs(trial.value))
+            width = base.bound + trial.bound + rounding
             if fall - width >= asked:
                 self.state, self.step_size = trial_state, alpha
+                self.upper = trial.value + trial.bound + rounding
                 self.inner, self.adjoint = inner * rule.loosen, self.adjoint * rule.loosen
                 return moved, fall - width
             attempts += 1
             reached = (base.solved or base.inner <= inner) and trial.solved
-            hopeless = stalls.stuck(width) or not reached or attempts > MOST_TIGHTENINGS
+            hopeless = stalls.stuck(width, reached) or not reached or attempts > MOST_TIGHTENINGS
             if not math.isfinite(trial.value) or fall + width < 2 * asked:
                 alpha, shortened = alpha / 2, True
             elif hopeless and trial.bound > 10 * base.bound:
@@ -211,7 +251,9 @@ class _Walk:
             elif hopeless:
                 return None
             else:
-                decisive = max(fall - asked, 2 * asked - fall, 0.5 * asked)
+                # What decides, if the fall is as computed; one beyond the prediction is the error's.
+                likely = min(max(fall, -predicted), predicted)
+                decisive = max(likely - asked, 2 * asked - likely, 0.5 * asked)
                 inner = _factor(0.7 * decisive, width) * min(inner, max(base.inner, trial.inner))
                 _, base, state = self.spent.value(self.hyper, state, inner, self.adjoint)
                 continue

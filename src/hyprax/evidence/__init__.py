@@ -1,0 +1,50 @@
+"""Hyperparameters from the training data alone: stochastic bounds on the evidence of a Laplace approximation."""
+
+from ._certificate import EvidenceCertificate as EvidenceCertificate
+from ._choice import Choice as Choice, ChoiceState as ChoiceState
+from ._designs import (
+    AbstractDesign as AbstractDesign,
+    Blocks as Blocks,
+    OneRow as OneRow,
+    Sample as Sample,
+    ScoredRows as ScoredRows,
+    TwoPhase as TwoPhase,
+    UniformRows as UniformRows,
+)
+from ._estimator import (
+    AbstractEstimator as AbstractEstimator,
+    Chain as Chain,
+    LogDeterminant as LogDeterminant,
+    Midpoint as Midpoint,
+)
+from ._kfac import KFAC as KFAC
+from ._lanczos import Lanczos as Lanczos
+from ._likelihoods import (
+    AbstractLikelihood as AbstractLikelihood,
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Gaussian as Gaussian,
+    Poisson as Poisson,
+)
+from ._log_evidence import LogEvidence as LogEvidence, log_evidence as log_evidence, problem as problem
+from ._objective import EvidenceObjective as EvidenceObjective, EvidenceState as EvidenceState
+from ._partitions import FullData as FullData, Partition as Partition
+from ._priors import GaussianPrior as GaussianPrior
+from ._problem import Problem as Problem
+from ._roots import (
+    AbstractRoot as AbstractRoot,
+    Eigen as Eigen,
+    IgnoredCovariance as IgnoredCovariance,
+    Rows as Rows,
+    StickBreaking as StickBreaking,
+    stick_order as stick_order,
+)
+from ._structures import (
+    EKFAC as EKFAC,
+    AbstractStructure as AbstractStructure,
+    Diagonal as Diagonal,
+    Full as Full,
+    LastLayer as LastLayer,
+    TensorBlocks as TensorBlocks,
+)
+from ._tangent import Tangent as Tangent

@@ -1,0 +1,153 @@
+"""The Gram matrix of one parameter tensor, from its factors a, g or from its gradients.
+
+For rows φ_mr = Σ_s a_ms g_mrsᵀ (b understood), K_(mr)(nq) = <φ_mr, φ_nq> is, pairwise,
+
+    Σ_bst (a_mbs·a_nbt) (g_mrbs·g_nqbt),
+
+in which nothing of the tensor's size is formed; or by gradients, W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] a few columns
+at a time.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from ._plan import Group, Plan, Tensor
+
+Features = dict[str, dict[int, Array]]
+"""Of M examples: "operand" and "ids" [M, raw operand] and "cotangent" [M, R, raw output] by number of use, "rows"
+by number of leaf: [M, R, *leaf], or [M, R, entries] in the order of the leaf's groups where it has such."""
+
+_HIGHEST = lax.Precision.HIGHEST  # a Cholesky factor follows: the short products of some accelerators would spoil it
+
+
+def _einsum(equation: str, *operands: Array) -> Array:
+    return jnp.einsum(equation, *operands, precision=_HIGHEST)
+
+
+def example_factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
+    """a [B, S, I], or row numbers [B, S] for look-ups, and g [R, B, S, O] of one example: a group as one use."""
+    which = "ids" if group.lookup else "operand"
+    operands, cotangents = [], []
+    for number in group.uses:
+        layout = plan.uses[number].layout
+        operands.append(layout.operand(features[which][number]))
+        cotangents.append(jax.vmap(layout.cotangent)(features["cotangent"][number]))
+    if len(operands) == 1:
+        return operands[0], cotangents[0]
+    return jnp.concatenate(operands, axis=1), jnp.concatenate(cotangents, axis=2)
+
+
+def example_gradient(group: Group, a: Array, g: Array) -> Array:
+    """W̄ [R, B, I, O] of one example."""
+    if group.lookup:
+        rows = jnp.arange(group.weight.shape[1], dtype=a.dtype).reshape(1, 1, -1)
+        a = (a[..., None] == rows).astype(g.dtype)
+    return _einsum("bsi,rbso->rbio", a, g)
+
+
+def factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
+    """a [M, B, S, I] or [M, B, S], and g [M, R, B, S, O]."""
+    return jax.vmap(lambda one: example_factors(plan, group, one))(features)
+
+
+def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
+    """[M, R, M, R]."""
+    m, r, b, s, _ = g.shape
+    if s == 1 and not group.lookup:
+        a, g = a[:, :, 0], g[:, :, :, 0]
+        if b == 1:
+            return _einsum("mi,ni->mn", a[:, 0], a[:, 0])[:, None, :, None] * _einsum(
+                "mro,nqo->mrnq", g[:, :, 0], g[:, :, 0]
+            )
+        return _einsum("bmn,bmrnq->mrnq", _einsum("mbi,nbi->bmn", a, a), _einsum("mrbo,nqbo->bmrnq", g, g))
+
+    def some(a_some: Array, g_some: Array) -> Array:
+        if group.lookup:
+            both = (a_some[:, :, :, None, None] == a.transpose(1, 0, 2)[None, :, None]) & (a_some >= 0)[..., None, None]
+            inner = both.astype(g.dtype)
+        else:
+            inner = _einsum("mbsi,nbti->mbsnt", a_some, a)
+        outer = _einsum("mrbso,nqbto->mbsntrq", g_some, g)
+        return jnp.sum(inner[..., None, None] * outer, axis=(1, 2, 4)).transpose(0, 2, 1, 3)
+
+    each = g.dtype.itemsize * m * b * (s * r) ** 2
+    size = max(1, min(m, memory // (4 * each)))
+    return in_chunks(some, (a, g), size)
+
+
+def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory: int) -> Array:
+    """[M, R, M, R]; with a variance [B, I, O] of each entry of the tensor."""
+    m, r = g.shape[:2]
+    b, i, o = group.weight.shape
+    n = math.ceil(4 * g.dtype.itemsize * m * r * b * i * o / memory)
+    over_inputs = i >= o and not group.lookup
+    pieces = np.array_split(np.arange(i if over_inputs else o), min(n, i if over_inputs else o) or 1)
+
+    def some(a_some: Array, g_some: Array, variance_some: Array | None) -> Array:
+        rows = jax.vmap(lambda a, g: example_gradient(group, a, g))(a_some, g_some).reshape(m * r, -1)
+        return gram(rows, variance_some)
+
+    total = jnp.zeros((m * r, m * r), g.dtype)
+    for piece in pieces:
+        cut = slice(int(piece[0]), int(piece[-1]) + 1)
+        if over_inputs:
+            args = a[..., cut], g, None if variance is None else variance[:, cut]
+        else:
+            args = a, g[..., cut], None if variance is None else variance[..., cut]
+        total = total + (some if len(pieces) == 1 else jax.checkpoint(some))(*args)
+    return total.reshape(m, r, m, r)
+
+
+def gram(rows: Array, variance: Array | None) -> Array:
+    """rows diag(variance) rowsᵀ."""
+    weighted = rows if variance is None else rows * variance.reshape(1, -1)
+    return _einsum("ip,jp->ij", weighted, rows)
+
+
+def tensor_gram(
+    plan: Plan, number: int, features: Features, variance: Array | None, memory: int
+) -> Float[Array, "rows rows"]:
+    """K_l of leaf `number`, weighted by the variance of each of its parameters if given (an array like the leaf)."""
+    tensor: Tensor = plan.tensors[number]
+    if tensor.contraction == "gradient":
+        rows = features["rows"][number]
+        if variance is not None and tensor.groups:
+            variance = variance.reshape(-1)[np.concatenate([group.weight.reshape(-1) for group in tensor.groups])]
+        return gram(rows.reshape(rows.shape[0] * rows.shape[1], -1), variance)
+    total: Array | None = None
+    for group in tensor.groups:
+        a, g = factors(plan, group, features)
+        if tensor.contraction == "pairwise":
+            if variance is not None:
+                raise ValueError("no pairwise contraction with a variance for each parameter")
+            part = _pairwise(group, a, g, memory)
+        else:
+            placed = None if variance is None else variance.reshape(-1)[group.weight]
+            part = _by_columns(group, a, g, placed, memory)
+        total = part if total is None else total + part
+    assert total is not None
+    return total.reshape(total.shape[0] * total.shape[1], -1)
+
+
+def in_chunks(function: Callable, arrays: tuple, size: int, unrolled: bool = False):
+    """function(*arrays), mapped over the leading axis in chunks, each recomputed when differentiated.
+
+    `unrolled`: no loop is left to the compiler, whose convolutions inside loops are far slower on CPU.
+    """
+    m = jax.tree.leaves(arrays)[0].shape[0]
+    if size >= m:
+        return function(*arrays)
+    again = jax.checkpoint(function)
+    cut = 0 if unrolled else m - m % size
+    parts = [again(*jax.tree.map(lambda x, k=k: x[k : k + size], arrays)) for k in range(cut, m, size)]
+    if not unrolled:
+        chunks = jax.tree.map(lambda x: x[:cut].reshape(-1, size, *x.shape[1:]), arrays)
+        looped = lax.map(lambda chunk: again(*chunk), chunks)
+        parts.insert(0, jax.tree.map(lambda x: x.reshape(cut, *x.shape[2:]), looped))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)

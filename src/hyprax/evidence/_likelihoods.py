@@ -1,0 +1,185 @@
+"""Likelihoods: log p(y|f), and a root of their curvature Λ = -∂² log p(y|f)/∂f² = L Lᵀ."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._hyper import as_floating
+
+
+class AbstractLikelihood(eqx.Module):
+    """log p(y|f) of one target y given the outputs f in R^C of the model, with Λ = -∂² log p(y|f)/∂f² = L Lᵀ."""
+
+    @property
+    @abc.abstractmethod
+    def independent(self) -> bool:
+        """Whether Λ is diagonal: the outputs do not interact."""
+
+    @abc.abstractmethod
+    def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
+        """log p(target|f)."""
+
+    @abc.abstractmethod
+    def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
+        """L with L Lᵀ = Λ; differentiable in f. Column k is the cotangent of row k."""
+
+    @abc.abstractmethod
+    def validate(self, targets: Any, outputs: int) -> None:
+        """Refuse targets that the likelihood cannot have produced.
+
+        **Raises:** `ValueError`.
+        """
+
+
+def _whole_numbers(name: str, targets: np.ndarray) -> None:
+    if targets.dtype.kind not in "fiu" or not np.all(np.isfinite(targets)) or np.any(targets != np.round(targets)):
+        raise ValueError(f"{name}: given targets of type {targets.dtype} that are not all whole numbers.")
+
+
+def _one_per_output(name: str, targets: np.ndarray, outputs: int) -> None:
+    if targets.ndim != 2 or targets.shape[1] != outputs:
+        raise ValueError(
+            f"{name}: given targets of shape {targets.shape}, allowed is (N, {outputs}): one per output of the model."
+        )
+
+
+class Categorical(AbstractLikelihood):
+    """log p(y|f) = f_y - log Σ_c exp f_c; Λ = diag(p) - p pᵀ with p = softmax(f), L = diag(√p) - p √pᵀ.
+
+    Targets are labels 0..C-1, C >= 2.
+    """
+
+    @property
+    def independent(self) -> bool:
+        return False
+
+    def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
+        return jnp.take(jax.nn.log_softmax(f), target.astype(jnp.int32))
+
+    def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
+        log_p = jax.nn.log_softmax(f)
+        half = jnp.exp(0.5 * log_p)  # smooth where p underflows, as √p is not
+        return jnp.diag(half) - jnp.outer(jnp.exp(log_p), half)
+
+    def validate(self, targets: Any, outputs: int) -> None:
+        if outputs < 2:
+            raise ValueError(
+                f"Categorical: given a model with {outputs} output, allowed are at least 2 classes; for one logit use "
+                "Bernoulli."
+            )
+        targets = np.asarray(targets)
+        if targets.ndim != 1:
+            raise ValueError(f"Categorical: given targets of shape {targets.shape}, allowed is (N,): one label each.")
+        _whole_numbers("Categorical", targets)
+        low, high = int(targets.min(initial=0)), int(targets.max(initial=0))
+        if low < 0 or high >= outputs:
+            raise ValueError(
+                f"Categorical: given labels from {low} to {high}, allowed are 0 to {outputs - 1}: the model has "
+                f"{outputs} outputs."
+            )
+
+
+class Gaussian(AbstractLikelihood):
+    """log p(y|f) = -‖y - f‖²/(2σ²) - (C/2) log 2πσ²; Λ = I/σ².
+
+    **Arguments:**
+
+    - `scale`: σ, in the units of y: one number, or one for each output. An array, so it can be learned.
+    """
+
+    scale: Float[Array, "..."]
+
+    def __init__(self, scale: Any):
+        self.scale = positive(scale, "Gaussian: scale")
+
+    @property
+    def independent(self) -> bool:
+        return True
+
+    def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
+        scale = jnp.broadcast_to(self.scale, f.shape)
+        residual = (target.astype(f.dtype) - f) / scale
+        return -0.5 * jnp.sum(jnp.square(residual)) - jnp.sum(jnp.log(scale)) - 0.5 * f.size * float(np.log(2 * np.pi))
+
+    def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
+        return jnp.diag(jnp.broadcast_to(1 / self.scale, f.shape)).astype(f.dtype)
+
+    def validate(self, targets: Any, outputs: int) -> None:
+        targets = np.asarray(targets)
+        _one_per_output("Gaussian", targets, outputs)
+        if targets.dtype.kind not in "fiu" or not np.all(np.isfinite(targets)):
+            raise ValueError("Gaussian: given targets with NaN or infinite entries, allowed are finite real numbers.")
+        if self.scale.ndim and self.scale.shape != (outputs,):
+            raise ValueError(
+                f"Gaussian: given scales of shape {self.scale.shape}, allowed are one number or {outputs} of them."
+            )
+
+
+class Bernoulli(AbstractLikelihood):
+    """log p(y|f) = Σ_c y_c log s(f_c) + (1 - y_c) log s(-f_c), s the logistic function; Λ = diag(s(f_c) s(-f_c)).
+
+    Targets are 0 or 1, one for each output.
+    """
+
+    @property
+    def independent(self) -> bool:
+        return True
+
+    def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
+        y = target.astype(f.dtype)
+        return jnp.sum(y * jax.nn.log_sigmoid(f) + (1 - y) * jax.nn.log_sigmoid(-f))
+
+    def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
+        return jnp.diag(jnp.exp(0.5 * (jax.nn.log_sigmoid(f) + jax.nn.log_sigmoid(-f))))
+
+    def validate(self, targets: Any, outputs: int) -> None:
+        targets = np.asarray(targets)
+        _one_per_output("Bernoulli", targets, outputs)
+        if not np.all((targets == 0) | (targets == 1)):
+            raise ValueError("Bernoulli: given targets other than 0 and 1.")
+
+
+class Poisson(AbstractLikelihood):
+    """log p(y|f) = Σ_c y_c f_c - exp f_c - log y_c!, f the logarithm of the rate; Λ = diag(exp f_c).
+
+    Targets are counts 0, 1, ..., one for each output.
+    """
+
+    @property
+    def independent(self) -> bool:
+        return True
+
+    def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
+        y = target.astype(f.dtype)
+        return jnp.sum(y * f - jnp.exp(f) - jax.scipy.special.gammaln(y + 1))
+
+    def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
+        return jnp.diag(jnp.exp(0.5 * f))
+
+    def validate(self, targets: Any, outputs: int) -> None:
+        targets = np.asarray(targets)
+        _one_per_output("Poisson", targets, outputs)
+        _whole_numbers("Poisson", targets)
+        if np.any(targets < 0):
+            raise ValueError(f"Poisson: given a target of {targets.min()}, allowed are counts 0, 1, 2, ....")
+
+
+def positive(x: Any, name: str) -> Array:
+    """`x` as a floating array.
+
+    **Raises:** `ValueError` for a concrete entry that is not positive and finite.
+    """
+    x = as_floating(x, name)
+    try:
+        values = np.asarray(x)
+    except jax.errors.TracerArrayConversionError:  # under a transformation there is no number to look at
+        return x
+    allowed = (values > 0) & np.isfinite(values)
+    if not np.all(allowed):
+        raise ValueError(f"{name}: given {values[~allowed].ravel()[0]}, allowed are finite numbers > 0.")
+    return x

@@ -1,0 +1,257 @@
+"""The log evidence as an objective: weights trained online, hyperparameters moved by the bound."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from .._batches import Minibatches
+from .._hyper import natural, validated
+from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from .._result import RESULTS
+from .._trees import tree_all_finite, tree_dot
+from ._certificate import EvidenceCertificate
+from ._choice import Choice, ChoiceState
+from ._designs import OneRow, check_size, subset
+from ._estimator import AbstractEstimator, Chain, LogDeterminant
+from ._likelihoods import AbstractLikelihood, Categorical
+from ._log_evidence import problem
+from ._priors import GaussianPrior
+from ._problem import Problem
+
+
+class Moments(eqx.Module):
+    """Smoothed moments over past draws: of the gradient, of its square, of the slack; and the weights' own."""
+
+    gradient: PyTree
+    square: Float[Array, ""]
+    slack: Float[Array, ""]
+    total: Float[Array, ""]
+    squared_total: Float[Array, ""]
+
+    def updated(self, decay: float, gradient: PyTree, slack: Array) -> "Moments":
+        """After one more draw."""
+        new = 1 - decay
+        return Moments(
+            jax.tree.map(lambda m, g: decay * m + new * g, self.gradient, gradient),
+            decay * self.square + new * tree_dot(gradient, gradient).astype(self.square.dtype),
+            decay * self.slack + new * slack,
+            decay * self.total + new,
+            decay**2 * self.squared_total + new**2,
+        )
+
+    @property
+    def deviation(self) -> Float[Array, ""]:
+        """√ of the unbiased weighted variance of the gradient, summed over its entries; infinite for one draw.
+
+        The drift of the hyperparameters during the window counts as variance.
+        """
+        mean = jax.tree.map(lambda m: m / self.total, self.gradient)
+        variance = self.square / self.total - tree_dot(mean, mean).astype(self.square.dtype)
+        free = 1 - self.squared_total / jnp.square(self.total)
+        tiny = jnp.finfo(self.square.dtype).eps
+        return jnp.where(free > tiny, jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(free, tiny)), jnp.inf)
+
+
+class EvidenceState(eqx.Module):
+    """The weights and their optimiser, the training steps and the draws made so far, and what past draws said."""
+
+    params: PyTree
+    optimiser_state: PyTree
+    trained: Int[Array, ""]
+    draws: Int[Array, ""]
+    moments: Moments
+    choice: ChoiceState | None
+
+
+class EvidenceObjective(AbstractObjective[EvidenceState]):
+    """F(λ) = -(1/N) log q(D; λ, w): minus the log evidence a datum, in nats, at weights trained on the same data.
+
+    Each evaluation first makes `train_steps` steps of the optimiser on minibatches of the loss
+    -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, then draws one estimate of log|I + K| and its gradient at the
+    weights found, which are held fixed in it.
+
+    **Arguments:**
+
+    - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example, hyper in natural units.
+    - `params`: the first weights.
+    - `data`: (inputs, targets).
+    - `likelihood`: a likelihood, or a function of hyper (in natural units) to one, for learned noise.
+    - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][].
+    - `temperature`: T, a number or a function of hyper.
+    - `estimator`: of log|I + K|, or a [`hyprax.evidence.Choice`][]; default [`hyprax.evidence.Chain`][] with one row of
+        each of min(N, 256) data.
+    - `optimiser`, `train_steps`, `batch_size`: how the weights are trained; 0 steps for frozen weights.
+    - `likelihood_batch`: data for the sum of log p in the value; default all.
+    - `decay`: of the smoothed slack and the gradient's standard deviation.
+    - `key`: a JAX random key for batches and draws.
+
+    The certificate, [`hyprax.evidence.EvidenceCertificate`][], gives the standard deviation of the stochastic gradient
+    and the smoothed slack, both a datum. The value is, in expectation over the draw, at least F where the estimator is
+    a bound; what is bounded is the Laplace evidence at these weights.
+
+    **Raises:** `ValueError` for data, labels or settings that do not fit.
+    """
+
+    apply: Callable[[Any, Any, Any], Array]
+    params: PyTree
+    data: tuple[PyTree, Array]
+    likelihood: Callable[[Any], AbstractLikelihood]
+    prior: Callable[[Any], GaussianPrior]
+    temperature: Callable[[Any], Any]
+    estimator: AbstractEstimator | Choice
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    batches: Minibatches
+    key: Array
+    train_steps: int = eqx.field(static=True)
+    likelihood_batch: int | None = eqx.field(static=True)
+    decay: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        apply: Callable[[Any, Any, Any], Array],
+        params: PyTree,
+        data: tuple[PyTree, Any],
+        *,
+        prior: Callable[[Any], GaussianPrior],
+        likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
+        temperature: float | Callable[[Any], Any] = 1.0,
+        estimator: AbstractEstimator | Choice | None = None,
+        optimiser: optax.GradientTransformation = optax.adam(1e-3),
+        train_steps: int = 0,
+        batch_size: int | None = None,
+        likelihood_batch: int | None = None,
+        decay: float = 0.9,
+        key: Array,
+    ):
+        if train_steps < 0 or not 0 <= decay < 1:
+            raise ValueError(
+                f"EvidenceObjective: given train_steps {train_steps}, decay {decay}, allowed are train_steps >= 0 and "
+                "0 <= decay < 1."
+            )
+        self.apply, self.params = apply, jax.tree.map(jnp.asarray, params)
+        inputs, targets = data
+        self.data = jax.tree.map(jnp.asarray, (inputs, targets))
+        size = jax.tree.leaves(self.data)[0].shape[0]
+        self.likelihood = (lambda hyper: likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
+        self.prior = prior
+        self.temperature = temperature if callable(temperature) else (lambda hyper: temperature)
+        self.estimator = Chain(OneRow(min(size, 256))) if estimator is None else estimator
+        self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
+        batch_key, self.key = jax.random.split(key)
+        self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)
+        if likelihood_batch is not None:
+            check_size("EvidenceObjective: likelihood_batch", likelihood_batch, size, "data")
+        self.likelihood_batch = likelihood_batch
+
+    def init(self, hyper: PyTree) -> EvidenceState:
+        hyper = validated(hyper)
+        dtype = self._problem(self.params, hyper).dtype  # refuses what does not fit, where there are numbers to look at
+        zero = jnp.zeros((), dtype)
+        return EvidenceState(
+            params=self.params,
+            optimiser_state=self.optimiser.init(self.params),
+            trained=jnp.zeros((), jnp.int32),
+            draws=jnp.zeros((), jnp.int32),
+            moments=Moments(jax.tree.map(jnp.zeros_like, hyper), zero, zero, zero, zero),
+            choice=self.estimator.init(dtype) if isinstance(self.estimator, Choice) else None,
+        )
+
+    def train(self, hyper: PyTree, state: EvidenceState, steps: int) -> EvidenceState:
+        """The state after `steps` minibatch steps of the weights at fixed hyperparameters."""
+        for _ in range(steps):  # a loop of the host's: convolutions are slow in a loop of the compiler's on a CPU
+            state = self._train_step(hyper, state)
+        return state
+
+    def value_and_grad(
+        self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, EvidenceState]:
+        return self._gradient(hyper, self.train(hyper, state, self.train_steps))
+
+    @eqx.filter_jit
+    def value(
+        self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
+    ) -> tuple[Value, EvidenceState]:
+        value, (sides, _) = self._value(hyper, state)
+        size = self.batches.size
+        certificate = EvidenceCertificate.of_draw(self.estimator.kind, sides)
+        certificate = jax.tree.map(lambda x: x / size, certificate)
+        result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
+        return Value(value, certificate, result, {"log_determinant": sides.upper}), state
+
+    def _problem(self, params: PyTree, hyper: PyTree) -> Problem:
+        plain = natural(hyper)
+        return problem(
+            self.apply, self.likelihood(plain), self.prior(plain), params, plain, self.data, self.temperature(plain)
+        )
+
+    def _value(
+        self, hyper: PyTree, state: EvidenceState
+    ) -> tuple[Float[Array, ""], tuple[LogDeterminant, ChoiceState | None]]:
+        """-(1/N) log q, drawn with the key of this draw."""
+        built = self._problem(state.params, hyper)
+        draw_key, batch_key = jax.random.split(jax.random.fold_in(self.key, state.draws))
+        choice = state.choice
+        if isinstance(self.estimator, Choice):
+            assert choice is not None
+            sides, choice = self.estimator(built, draw_key, choice)
+        else:
+            sides = self.estimator(built, draw_key)
+        if self.likelihood_batch is None:
+            fit = built.log_likelihood()
+        else:
+            some = subset(self.likelihood_batch, built.size, batch_key)
+            fit = built.size / self.likelihood_batch * built.log_likelihood(some)
+        total = fit / built.temperature.astype(fit.dtype) - 0.5 * (built.prior.penalty(built.params) + sides.upper)
+        return -total / built.size, (sides, choice)
+
+    @eqx.filter_jit
+    def _gradient(self, hyper: PyTree, state: EvidenceState) -> tuple[Hypergradient, EvidenceState]:
+        (value, (sides, choice)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
+        size = self.batches.size
+        two_sided = sides.lower is not None
+        slack = 0.5 * (sides.upper - sides.lower) / size if sides.lower is not None else jnp.zeros_like(value)
+        moments = state.moments.updated(self.decay, grad, slack)
+        smoothed = moments.slack / moments.total if two_sided else jnp.full_like(value, jnp.inf)
+        certificate = EvidenceCertificate.of_gradient(self.estimator.kind, smoothed, moments.deviation)
+        stats = {
+            "log_determinant": sides.upper,
+            "slack": smoothed,
+            "gradient_deviation": moments.deviation,
+            "trained": state.trained,
+        }
+        if choice is not None and isinstance(self.estimator, Choice) and state.choice is not None:
+            stats["estimator"] = self.estimator.chosen(state.choice)
+        finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
+        result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
+        moments = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moments, state.moments)
+        after = EvidenceState(
+            state.params, state.optimiser_state, state.trained, state.draws + 1, moments, choice
+        )
+        return Hypergradient(value, grad, certificate, result, stats), after
+
+    @eqx.filter_jit
+    def _train_step(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
+        plain = natural(hyper)
+        likelihood, prior = self.likelihood(plain), self.prior(plain)
+        temperature = jnp.asarray(self.temperature(plain))
+        inputs, targets = self.batches(state.trained)
+
+        def loss(params: PyTree) -> Float[Array, ""]:
+            f = jax.vmap(lambda x: self.apply(params, plain, x))(inputs)
+            fit = jnp.mean(jax.vmap(likelihood.log_likelihood)(f, targets))
+            return 0.5 * temperature.astype(f.dtype) * prior.penalty(params) / self.batches.size - fit
+
+        grad = jax.grad(loss)(state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
+            updates, optimiser_state = self.optimiser.update(grad, state.optimiser_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        return eqx.tree_at(
+            lambda s: (s.params, s.optimiser_state, s.trained),
+            state,
+            (params, optimiser_state, state.trained + 1),
+        )

@@ -1,0 +1,132 @@
+"""The linearised model: what an estimator of log|I + K| is given."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from ._kernel import kernel
+from ._likelihoods import AbstractLikelihood
+from ._priors import GaussianPrior
+
+
+class Problem(eqx.Module):
+    """f = apply(params, hyper, x), its likelihood, prior and data: everything that fixes K = (1/T) Lᵀ J P0⁻¹ Jᵀ L.
+
+    J in R^{NC x P} is the Jacobian of the outputs in the weights, Λ = L Lᵀ the curvature of the likelihood, T the
+    temperature. `inputs` is a pytree of arrays, `targets` an array, with a common leading axis of length N.
+    """
+
+    apply: Callable[[Any, Any, Any], Array]
+    likelihood: AbstractLikelihood
+    prior: GaussianPrior
+    params: PyTree
+    hyper: PyTree
+    inputs: PyTree
+    targets: Array
+    temperature: Float[Array, ""]
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return jax.tree.leaves(self.inputs)[0].shape[0]
+
+    @property
+    def outputs(self) -> int:
+        """C."""
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs)
+        shape = eqx.filter_eval_shape(self.apply, self.params, self.hyper, one).shape
+        if len(shape) != 1:
+            raise ValueError(f"evidence: given a model whose output for one example has shape {shape}, allowed is (C,).")
+        return shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the weights."""
+        return jnp.result_type(*jax.tree.leaves(self.params))
+
+    def logits(self, data: Int[Array, " m"] | None = None) -> Float[Array, "m c"]:
+        """The outputs for the examples `data`, or for all."""
+        return jax.vmap(lambda x: self.apply(self.params, self.hyper, x))(self.examples(data))
+
+    def examples(self, data: Int[Array, " m"] | None) -> PyTree:
+        """The inputs of the examples `data`, or of all."""
+        return self.inputs if data is None else jax.tree.map(lambda x: x[data], self.inputs)
+
+    def kernel(
+        self,
+        data: Int[Array, " m"] | None,
+        cotangents: Float[Array, "m r c"],
+        variances: PyTree | None = None,
+    ) -> Float[Array, "rows rows"]:
+        """K of the rows that `cotangents` pick at the examples `data` (or at all), [MR, MR]."""
+        variances = self.prior.variances(self.params) if variances is None else variances
+        return kernel(self.apply, self.params, self.hyper, self.examples(data), cotangents, variances)
+
+    def gradients(
+        self, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> PyTree[Float[Array, "m r ..."]]:
+        """The rows φ_i = Jᵀ c_i themselves, each scaled by P0^-½: leaves [M, R, *shape]."""
+
+        def example(x: PyTree, rows: Array) -> PyTree:
+            _, pull = jax.vjp(lambda p: self.apply(p, self.hyper, x), self.params)
+            return jax.vmap(lambda c: pull(c)[0])(rows)
+
+        scales = jax.tree.map(
+            lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape)[None, None],
+            self.prior.variances(self.params),
+            self.params,
+        )
+        return jax.tree.map(jnp.multiply, jax.vmap(example)(self.examples(data), cotangents), scales)
+
+    def log_likelihood(self, data: Int[Array, " m"] | None = None) -> Float[Array, ""]:
+        """Σ_n log p(y_n|f_n) over the examples `data`, or over all."""
+        targets = self.targets if data is None else self.targets[data]
+        return jnp.sum(jax.vmap(self.likelihood.log_likelihood)(self.logits(data), targets))
+
+    def constant(self) -> "Problem":
+        """The same problem, through which no derivative flows: for what a draw may depend on."""
+        return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, self)
+
+    def validate(self) -> None:
+        """Refuse data and weights that do not fit together.
+
+        **Raises:** `ValueError`.
+        """
+        for name, tree in (("params", self.params), ("inputs", self.inputs), ("targets", self.targets)):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                where = f"evidence: {name}{jax.tree_util.keystr(path)}"
+                if not eqx.is_array(leaf):
+                    raise ValueError(f"{where}: given {type(leaf).__name__}, allowed are arrays.")
+                if name == "params" and not jnp.issubdtype(leaf.dtype, jnp.floating):
+                    raise ValueError(f"{where}: given {leaf.dtype} weights, allowed are floating.")
+                if not _finite(leaf):
+                    raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
+        if not jax.tree.leaves(self.params):
+            raise ValueError("evidence: params: given a model without weights.")
+        lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((self.inputs, self.targets))}
+        if len(lengths) != 1 or lengths <= {(), (0,)}:
+            raise ValueError(
+                f"evidence: given leading axes {sorted(lengths)} of inputs and targets, allowed is one common length "
+                ">= 1."
+            )
+        if _looked_at(self.targets):
+            self.likelihood.validate(self.targets, self.outputs)
+        self.prior.variances(self.params)
+
+
+def _looked_at(x: Any) -> bool:
+    """Whether there are numbers to look at, as there are not under a transformation."""
+    try:
+        np.asarray(x)
+    except jax.errors.TracerArrayConversionError:
+        return False
+    return True
+
+
+def _finite(x: Array) -> bool:
+    return not _looked_at(x) or np.asarray(x).dtype.kind != "f" or bool(np.all(np.isfinite(np.asarray(x))))

@@ -1,0 +1,223 @@
+"""What a set of rows is reduced to: log|I + Σ φφᵀ| in full, or by blocks, in a Kronecker basis, or on a diagonal.
+
+φ are rows scaled by P0^-½, so that the prior is the identity. Every reduction but KFAC and the last layer is from
+above: the determinant of a positive definite matrix is at most the product of those of its diagonal blocks (Fischer),
+or of its diagonal (Hadamard) in any orthonormal basis.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from ._chain import log_determinant
+from ._problem import Problem
+
+CHUNK_BYTES = 2**28
+LARGEST_BASIS = 2048
+"""The longest side of a matrix of weights for which an eigenbasis is formed; longer ones keep their own axes."""
+
+
+class AbstractStructure(eqx.Module):
+    """A reduction of log|I + Σ φφᵀ| over the rows `cotangents` at the examples `data`."""
+
+    exact: eqx.AbstractClassVar[bool]
+    """Whether the result is never below the truth."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> Float[Array, ""]:
+        """The reduction."""
+
+
+def accumulate(
+    problem: Problem,
+    data: Int[Array, " m"] | None,
+    cotangents: Float[Array, "m r c"],
+    summand: Callable[[PyTree], PyTree],
+) -> PyTree:
+    """Σ over chunks of examples of `summand(rows)`, rows with leaves [M' R, *shape] scaled by P0^-½.
+
+    Chunks are laid out one after the other, not in a loop of the compiler's (convolutions are slow in those on a CPU),
+    and are computed again for the derivative instead of being kept.
+    """
+    m, r = cotangents.shape[:2]
+    width = sum(leaf.size for leaf in jax.tree.leaves(problem.params)) * np.dtype(problem.dtype).itemsize * r
+    length = max(1, min(m, CHUNK_BYTES // width))
+    places = jnp.arange(m, dtype=jnp.int32) if data is None else data
+
+    @eqx.filter_checkpoint
+    def part(problem: Problem, places: Array, rows: Array) -> PyTree:
+        gradients = problem.gradients(places, rows)
+        return summand(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), gradients))
+
+    parts = [
+        part(problem, places[start : start + length], cotangents[start : start + length])
+        for start in range(0, m, length)
+    ]
+    return jax.tree.map(lambda *terms: sum(terms[1:], terms[0]), *parts)
+
+
+def _flat(rows: PyTree) -> Float[Array, "rows p"]:
+    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)]
+    return jnp.concatenate(leaves, axis=1)
+
+
+def _moment(rows: Float[Array, "rows p"]) -> Float[Array, "p p"]:
+    return rows.T @ rows
+
+
+class Full(AbstractStructure):
+    """log|I + K| itself, in the smaller of the two spaces: of rows [MR, MR], or of weights [P, P]."""
+
+    exact = True
+
+    def __call__(
+        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> Float[Array, ""]:
+        rows = cotangents.shape[0] * cotangents.shape[1]
+        if rows <= sum(leaf.size for leaf in jax.tree.leaves(problem.params)):
+            return log_determinant(problem.kernel(data, cotangents))
+        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(x))))
+
+
+class TensorBlocks(AbstractStructure):
+    """Σ_l log|I + K_l| over the tensors of weights l, each in the smaller of its two spaces: never below the truth."""
+
+    exact = True
+
+    def __call__(
+        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> Float[Array, ""]:
+        rows = cotangents.shape[0] * cotangents.shape[1]
+        leaves, structure = jax.tree.flatten(problem.params)
+        small = [place for place, leaf in enumerate(leaves) if leaf.size < rows]
+
+        def moments(x: PyTree) -> list[Array]:
+            tensors = jax.tree.leaves(x)
+            return [_moment(_flat(tensors[place])) for place in small]
+
+        total = jnp.zeros((), cotangents.dtype)
+        if small:
+            for moment in accumulate(problem, data, cotangents, moments):
+                total = total + log_determinant(moment)
+        variances = jax.tree.leaves(problem.prior.variances(problem.params))
+        for place in range(len(leaves)):
+            if place not in small:
+                alone = [v if other == place else jnp.zeros_like(v) for other, v in enumerate(variances)]
+                kernel = problem.kernel(data, cotangents, jax.tree.unflatten(structure, alone))
+                total = total + log_determinant(kernel)
+        return total
+
+
+class Diagonal(AbstractStructure):
+    """Σ_i log(1 + Σ φ_i²) over the single weights i: never below the truth, and the loosest."""
+
+    exact = True
+
+    def __call__(
+        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> Float[Array, ""]:
+        squares = accumulate(problem, data, cotangents, lambda x: jnp.sum(jnp.square(_flat(x)), axis=0))
+        return jnp.sum(jnp.log1p(squares))
+
+
+class LastLayer(AbstractStructure):
+    """log|I + K_l| of some tensors alone, the others held fixed: the log-determinant of a last-layer Laplace posterior.
+
+    **Arguments:**
+
+    - `where`: picks the tensors from the weights, as `lambda params: params["head"]`.
+    """
+
+    where: Callable[[Any], Any] = eqx.field(static=True)
+
+    exact = False  # below the truth of the whole model
+
+    def __call__(
+        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> Float[Array, ""]:
+        rows = cotangents.shape[0] * cotangents.shape[1]
+        if rows <= sum(leaf.size for leaf in jax.tree.leaves(self.where(problem.params))):
+            variances = problem.prior.variances(problem.params)
+            none = jax.tree.map(jnp.zeros_like, variances)
+            alone = eqx.tree_at(self.where, none, self.where(variances))
+            return log_determinant(problem.kernel(data, cotangents, alone))
+        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(self.where(x)))))
+
+
+class Basis(eqx.Module):
+    """Orthonormal U_A [I, I] and U_G [O, O] of one tensor of weights seen as a matrix [I, O]; `None` for the axes."""
+
+    left: Float[Array, "i i"] | None
+    right: Float[Array, "o o"] | None
+
+
+def as_matrices(rows: Float[Array, "rows ..."]) -> Float[Array, "rows i o"]:
+    """The rows of one tensor as matrices: its axes split where the two sides add up to the least."""
+    shape = rows.shape[1:]
+    if len(shape) < 2:
+        return rows.reshape(rows.shape[0], -1, 1)
+    sides = [(int(np.prod(shape[:k])), int(np.prod(shape[k:]))) for k in range(1, len(shape))]
+    return rows.reshape(rows.shape[0], *min(sides, key=sum))
+
+
+def second_factors(rows: PyTree) -> list[tuple[Array | None, Array | None]]:
+    """A = Σ W Wᵀ and G = Σ Wᵀ W for every tensor, W a row seen as a matrix."""
+
+    def factors(leaf: Array) -> tuple[Array | None, Array | None]:
+        w = as_matrices(leaf)
+        left = jnp.einsum("nio,njo->ij", w, w) if w.shape[1] <= LARGEST_BASIS else None
+        right = jnp.einsum("nio,nip->op", w, w) if 1 < w.shape[2] <= LARGEST_BASIS else None
+        return left, right
+
+    return [factors(leaf) for leaf in jax.tree.leaves(rows)]
+
+
+def bases(factors: list[tuple[Array | None, Array | None]]) -> list[Basis]:
+    """The eigenvectors of the factors."""
+
+    def vectors(factor: Array | None) -> Array | None:
+        return None if factor is None else jnp.linalg.eigh(factor)[1]
+
+    return [Basis(vectors(left), vectors(right)) for left, right in factors]
+
+
+def projected_squares(rows: PyTree, into: list[Basis]) -> list[Float[Array, "i o"]]:
+    """ŝ_io = Σ (U_Aᵀ W U_G)_io² for every tensor: the second moments in its Kronecker basis."""
+
+    def squares(leaf: Array, basis: Basis) -> Array:
+        w = as_matrices(leaf)
+        if basis.left is not None:
+            w = jnp.einsum("ij,nio->njo", basis.left, w)
+        if basis.right is not None:
+            w = jnp.einsum("op,nio->nip", basis.right, w)
+        return jnp.sum(jnp.square(w), axis=0)
+
+    return [squares(leaf, basis) for leaf, basis in zip(jax.tree.leaves(rows), into, strict=True)]
+
+
+class EKFAC(AbstractStructure):
+    """Σ_l Σ_io log(1 + ŝ_io), ŝ_io = Σ (U_Aᵀ W U_G)_io²: exact second moments in a Kronecker eigenbasis of each tensor.
+
+    A bound, by Hadamard in the rotated basis, for any prior precision of each weight, since rows are scaled by it
+    first. U_A and U_G are the eigenvectors of Σ W Wᵀ and Σ Wᵀ W over the rows themselves, seen as matrices, so that
+    shared weights (convolutions) are treated exactly. Source: George et al. 2018 (arXiv 1806.03884), for the idea of
+    corrected eigenvalues.
+    """
+
+    exact = True
+
+    def __call__(
+        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> Float[Array, ""]:
+        constant = accumulate(problem.constant(), data, jax.lax.stop_gradient(cotangents), second_factors)
+        into = bases(jax.lax.stop_gradient(constant))
+        squares = accumulate(problem, data, cotangents, lambda x: projected_squares(x, into))
+        return sum((jnp.sum(jnp.log1p(s)) for s in squares), jnp.zeros((), cotangents.dtype))

@@ -1,0 +1,145 @@
+"""A priori rates and errors: what an accuracy will take, before any iteration is made."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ._constants import Constants
+
+Method: TypeAlias = Literal["gradient_descent", "heavy_ball", "fista", "conjugate_gradients"]
+
+
+def _gradient_descent(condition: float, k: int) -> float:
+    return ((condition - 1) / (condition + 1)) ** k
+
+
+def _heavy_ball(condition: float, k: int) -> float:
+    root = (np.sqrt(condition) - 1) / (np.sqrt(condition) + 1)
+    return float((1 + k * (1 + root)) * root**k)
+
+
+def _fista(condition: float, k: int) -> float:
+    if k == 0:
+        return 1.0
+    momentum = (np.sqrt(condition) - 1) / (np.sqrt(condition) + 1)
+    shrink = np.sqrt(1 - 1 / np.sqrt(condition))
+    distance = np.sqrt(condition + 1) * shrink ** np.array([k, k - 1])
+    return float((1 + momentum) * distance[0] + momentum * distance[1])
+
+
+def _conjugate_gradients(condition: float, k: int) -> float:
+    root = (np.sqrt(condition) - 1) / (np.sqrt(condition) + 1)
+    return float(min(2 * np.sqrt(condition) * root**k, np.sqrt(condition)))
+
+
+_RATES: dict[str, Callable[[float, int], float]] = {
+    "gradient_descent": _gradient_descent,
+    "heavy_ball": _heavy_ball,
+    "fista": _fista,
+    "conjugate_gradients": _conjugate_gradients,
+}
+
+
+def _rate(method: str, condition: float) -> Callable[[int], float]:
+    if method not in _RATES:
+        raise ValueError(f"a priori rate: given method {method!r}, allowed are {', '.join(map(repr, _RATES))}.")
+    if not 1 <= condition < np.inf:
+        raise ValueError(f"a priori rate: given condition {condition}, allowed are finite numbers >= 1 (L/μ).")
+    return lambda k: _RATES[method](condition, k)
+
+
+def a_priori_reduction(method: Method, condition: float, steps: int) -> float:
+    """ρ_k with ‖x_k - x*‖₂ <= ρ_k ‖x_0 - x*‖₂ after k = `steps` iterations, κ = L/μ = `condition`.
+
+    - `gradient_descent`: ((κ - 1)/(κ + 1))^k with the step 2/(L + μ).
+    - `heavy_ball`: (1 + k(1 + √β)) β^{k/2}, √β = (√κ - 1)/(√κ + 1): with t = (1 + β - αλ)/(2√β) in [-1, 1], the k-th
+        error polynomial is β^{k/2}(U_k(t) - √β U_{k-1}(t)), and |U_k| <= k + 1.
+    - `fista`: ((1 + β) s^k + β s^{k-1}) √(κ + 1), s = (1 - 1/√κ)^½, β = (√κ - 1)/(√κ + 1), at the point y_k that is
+        returned: from ½μ‖x_k - x*‖² <= g(x_k) - g* <= (1 - 1/√κ)^k ½(L + μ)‖x_0 - x*‖².
+    - `conjugate_gradients`: 2√κ ((√κ - 1)/(√κ + 1))^k, and √κ, which it never exceeds.
+
+    In exact arithmetic. Gradient descent and FISTA: for every L-smooth, μ-strongly convex function; heavy ball and
+    conjugate gradients: for quadratics, so for every adjoint system. On a quadratic the same ρ_k bounds the reduction
+    of the gradient norm, or residual, of gradient descent, heavy ball and conjugate gradients.
+
+    Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023), section 3; Nesterov, Lectures on Convex Optimization (2018).
+    """
+    if steps < 0:
+        raise ValueError(f"a_priori_reduction: given steps {steps}, allowed are integers >= 0.")
+    return _rate(method, condition)(steps)
+
+
+def a_priori_steps(method: Method, condition: float, reduction: float) -> int:
+    """The least k with ρ_k <= `reduction`, ρ as in [`hyprax.implicit.a_priori_reduction`][]: iterations that suffice.
+
+    **Arguments:**
+
+    - `method`: `"gradient_descent"`, `"heavy_ball"`, `"fista"` or `"conjugate_gradients"`.
+    - `condition`: κ = L/μ >= 1.
+    - `reduction`: of the distance to the solution, in (0, 1].
+    """
+    rate = _rate(method, condition)
+    if not 0 < reduction <= 1:
+        raise ValueError(f"a_priori_steps: given reduction {reduction}, allowed are numbers in (0, 1].")
+    if reduction == 1:
+        return 0
+    # ρ_0 >= 1, and ρ rises at most once before it falls for good: the first k below `reduction` is found by bisection.
+    high = 1
+    while rate(high) > reduction:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if rate(middle) <= reduction else (middle, high)
+    return high
+
+
+def a_priori_bound(
+    constants: Constants,
+    smoothness: float,
+    *,
+    gradient_norm: float,
+    outer_gradient_norm: float,
+    lipschitz_outer: float,
+    lipschitz_direct: float = 0.0,
+    inner: tuple[Method, int],
+    adjoint: tuple[Method, int],
+) -> float:
+    """‖h - dF/dλ‖₂ <= ω(ε_k, δ_m) after k inner iterations from w_0 and m adjoint iterations from q = 0.
+
+    All is known at w_0, before anything is iterated. With ε_0 = ‖∇g(w_0)‖/μ >= ‖w_0 - w*‖, ε = ρ_k ε_0, and the
+    distance s = ε_0 + ε that the inner solver can have moved:
+
+        G = ‖∇f(w_0)‖ + L_f s >= ‖∇f(ŵ)‖,   b = ‖B(w_0)‖ + L_B s >= ‖B(ŵ)‖,   δ = ρ_m G,
+        ω = (L_f b/μ + L_A G b/μ² + L_B G/μ) ε + (b/μ) δ + (L_B L_f/μ) ε² + L_fλ ε,
+
+    ρ as in [`hyprax.implicit.a_priori_reduction`][]. It plans work: [`hyprax.EhrhardtRoberts`][] measures the same
+    terms where the iterations have ended, and is smaller.
+
+    **Arguments:**
+
+    - `constants`: [`hyprax.Constants`][], μ and the Lipschitz constants global, `mixed_norm` that at w_0.
+    - `smoothness`: L, A ⪯ L I everywhere.
+    - `gradient_norm`, `outer_gradient_norm`: ‖∇_w g‖₂ and ‖∇_w f‖₂ at w_0.
+    - `lipschitz_outer`, `lipschitz_direct`: L_f and L_fλ.
+    - `inner`, `adjoint`: method and iterations, such as `("fista", 200)`. An inner loss that is not quadratic has a
+        rate for gradient descent and FISTA alone.
+
+    It holds in exact arithmetic, given the constants; it is no certificate.
+
+    Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023), section 3.
+    """
+    mu, l_a = float(constants.strong_convexity), float(constants.lipschitz_hessian)
+    l_b, l_f = float(constants.lipschitz_mixed), float(lipschitz_outer)
+    if not 0 < mu <= smoothness:
+        raise ValueError(f"a_priori_bound: given μ = {mu}, L = {smoothness}, allowed are 0 < μ <= L.")
+    condition = smoothness / mu
+    first = gradient_norm / mu
+    epsilon = a_priori_reduction(inner[0], condition, inner[1]) * first
+    moved = first + epsilon
+    slope = outer_gradient_norm + l_f * moved
+    mixed = float(constants.mixed_norm) + l_b * moved
+    delta = a_priori_reduction(adjoint[0], condition, adjoint[1]) * slope
+    omega = (l_f * mixed / mu + l_a * slope * mixed / mu**2 + l_b * slope / mu) * epsilon + mixed / mu * delta
+    return omega + l_b * l_f / mu * epsilon**2 + lipschitz_direct * epsilon

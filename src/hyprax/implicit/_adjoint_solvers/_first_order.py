@@ -1,0 +1,36 @@
+"""Stationary iterations on the adjoint system: one true residual a step, so nothing can drift."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..._trees import tree_norm, tree_sub
+from ._solver import AdjointSystem, LinearSolution, unmeasured
+
+
+class _Carry(eqx.Module):
+    value: PyTree
+    before: PyTree
+    residual: PyTree
+    steps: Int[Array, ""]
+
+
+def iterate(
+    system: AdjointSystem, step: Float[Array, ""], momentum: Float[Array, ""] | None, max_steps: int, spent: int
+) -> LinearSolution:
+    """q₊ = q - step (A q - rhs) + momentum (q - q₋), to the true residual at q, from q₋ = q = start."""
+
+    def unfinished(carry: _Carry) -> Bool[Array, ""]:
+        norm = tree_norm(carry.residual)
+        return (norm > system.residual) & jnp.isfinite(norm) & (carry.steps < max_steps)
+
+    def advance(carry: _Carry) -> _Carry:
+        new = jax.tree.map(lambda q, r: q - step * r, carry.value, carry.residual)
+        if momentum is not None:
+            new = jax.tree.map(lambda x, q, b: x + momentum * (q - b), new, carry.value, carry.before)
+        return _Carry(new, carry.value, tree_sub(system.product(new), system.rhs), carry.steps + 1)
+
+    begun = tree_sub(system.product(system.start), system.rhs)
+    last = jax.lax.while_loop(unfinished, advance, _Carry(system.start, system.start, begun, jnp.asarray(0)))
+    return LinearSolution(last.value, last.steps, last.steps + 1 + spent, unmeasured(system.rhs))

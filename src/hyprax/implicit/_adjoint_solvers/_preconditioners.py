@@ -1,0 +1,151 @@
+"""Preconditioners of the adjoint system: cheap approximate inverses M⁻¹ of A, made from products alone."""
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from .._inner_loss import Product
+from ._solver import AdjointSystem
+
+
+class AbstractPreconditioner(eqx.Module):
+    """A way to make v ↦ M⁻¹v, symmetric positive definite."""
+
+    @abc.abstractmethod
+    def prepare(self, system: AdjointSystem) -> tuple[Product | None, int]:
+        """M⁻¹, `None` for the identity, and the products with A that it took."""
+
+
+class NoPreconditioner(AbstractPreconditioner):
+    """M = I, even where the inner loss knows better."""
+
+    def prepare(self, system: AdjointSystem) -> tuple[Product | None, int]:
+        return None, 0
+
+
+class Jacobi(AbstractPreconditioner):
+    """M = diag(A): exact for a family; elsewhere d = Σ_k v_k ∘ A v_k / K over random signs v_k, an unbiased estimate.
+
+    The estimate of an entry is off by about the norm of the rest of its row over √K; absolute values are taken, and
+    none is let below 10⁻³ of the mean, so that M stays positive definite.
+
+    **Arguments:**
+
+    - `probes`: K, products of the estimate.
+    - `seed`: of the random signs.
+
+    Source: Bekas, Kokiopoulou and Saad (Appl. Numer. Math. 57, 2007).
+    """
+
+    probes: int = 32
+    seed: int = 0
+
+    citations: ClassVar[tuple[str, ...]] = (
+        """@article{bekas2007estimator, author = {Bekas, C. and Kokiopoulou, E. and Saad, Y.},
+  title = {An estimator for the diagonal of a matrix}, journal = {Applied Numerical Mathematics},
+  volume = {57}, pages = {1214--1229}, year = {2007}}""",
+    )
+
+    def __check_init__(self):
+        if self.probes < 1:
+            raise ValueError(f"Jacobi: given probes {self.probes}, allowed are integers >= 1.")
+
+    def prepare(self, system: AdjointSystem) -> tuple[Product | None, int]:
+        spent = 0
+        diagonal = system.diagonal
+        if diagonal is None:
+            diagonal, spent = self._estimate(system.product, system.rhs), self.probes
+        inverse = jax.tree.map(lambda d: 1 / d, diagonal)
+        return lambda v: jax.tree.map(jnp.multiply, inverse, v), spent
+
+    def _estimate(self, product: Product, like: PyTree) -> PyTree:
+        flat, unravel = ravel_pytree(like)
+
+        def probe(total: Array, key: Array) -> tuple[Array, None]:
+            signs = jax.random.rademacher(key, flat.shape, flat.dtype)
+            return total + signs * ravel_pytree(product(unravel(signs)))[0], None
+
+        keys = jax.random.split(jax.random.key(self.seed), self.probes)
+        total, _ = jax.lax.scan(probe, jnp.zeros_like(flat), keys)
+        size = jnp.abs(total) / self.probes
+        return unravel(jnp.maximum(size, 1e-3 * jnp.mean(size) + jnp.finfo(flat.dtype).tiny))
+
+
+class Sketch(eqx.Module):
+    """A ≈ U diag(values) Uᵀ, U `(params, rank)` with orthonormal columns; values descending, none negative."""
+
+    basis: Float[Array, "size rank"]
+    values: Float[Array, " rank"]
+
+
+def nystrom_sketch(product: Product, like: PyTree, rank: int, seed: int) -> Sketch:
+    """Y (ΩᵀY)⁻¹ Yᵀ with Y = AΩ, Ω a random orthonormal `(params, rank)` matrix: `rank` products.
+
+    The stable form: with a shift ν = √size ε ‖Y‖, Y + νΩ = B Cᵀ, C the Cholesky factor of Ωᵀ(Y + νΩ), and U, values + ν
+    from the singular value decomposition of B.
+
+    Source: Frangella, Tropp and Udell (SIAM J. Matrix Anal. Appl. 44, 2023), algorithm 2.1.
+    """
+    flat, unravel = ravel_pytree(like)
+    omega = jnp.linalg.qr(jax.random.normal(jax.random.key(seed), (flat.size, rank), flat.dtype))[0]
+    images = jax.lax.map(lambda column: ravel_pytree(product(unravel(column)))[0], omega.T).T
+    shift = jnp.sqrt(jnp.asarray(flat.size, flat.dtype)) * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(images)
+    shifted = images + shift * omega
+    small = omega.T @ shifted
+    factor = jnp.linalg.cholesky((small + small.T) / 2)
+    half = jax.scipy.linalg.solve_triangular(factor, shifted.T, lower=True).T
+    basis, singular, _ = jnp.linalg.svd(half, full_matrices=False)
+    return Sketch(basis, jnp.maximum(jnp.square(singular) - shift, 0))
+
+
+def check_rank(name: str, rank: int, size: int | None = None) -> None:
+    """Refuse a rank that no sketch has."""
+    if rank < 1 or (size is not None and rank > size):
+        limit = "" if size is None else f" to the number of parameters, {size}"
+        raise ValueError(f"{name}: given rank {rank}, allowed are integers from 1{limit}.")
+
+
+class Nystrom(AbstractPreconditioner):
+    """M⁻¹ = v_r U diag(v)⁻¹ Uᵀ + (I - UUᵀ), A ≈ U diag(v) Uᵀ the randomised Nyström approximation of rank r.
+
+    The r largest eigenvalues, which random products find, are brought down to about v_r, so that CG sees the rest of
+    the spectrum alone: good where few eigenvalues stand out. It takes r products and r vectors of memory.
+
+    **Arguments:**
+
+    - `rank`: r.
+    - `seed`: of the random matrix.
+
+    Source: Frangella, Tropp and Udell (SIAM J. Matrix Anal. Appl. 44, 2023; arXiv 2110.02820).
+    """
+
+    rank: int = 20
+    seed: int = 0
+
+    citations: ClassVar[tuple[str, ...]] = (
+        """@article{frangella2023randomized, author = {Frangella, Zachary and Tropp, Joel A. and Udell, Madeleine},
+  title = {Randomized {Nystr{\\"o}m} preconditioning}, journal = {SIAM Journal on Matrix Analysis and Applications},
+  volume = {44}, pages = {718--752}, year = {2023}, note = {arXiv:2110.02820}}""",
+    )
+
+    def __check_init__(self):
+        check_rank("Nystrom", self.rank)
+
+    def prepare(self, system: AdjointSystem) -> tuple[Product | None, int]:
+        flat, unravel = ravel_pytree(system.rhs)
+        check_rank("Nystrom", self.rank, flat.size)
+        sketch = nystrom_sketch(system.product, system.rhs, self.rank, self.seed)
+        # Values lost in rounding are raised to that of the smallest trusted one, or M would not be positive definite.
+        values = jnp.maximum(sketch.values, 100 * jnp.finfo(flat.dtype).eps * sketch.values[0])
+        gain = values[-1] / values - 1
+
+        def solve(v: PyTree) -> PyTree:
+            flat = ravel_pytree(v)[0]
+            return unravel(flat + sketch.basis @ (gain * (sketch.basis.T @ flat)))
+
+        return solve, self.rank

@@ -1,0 +1,100 @@
+"""Bounds μ and L of the eigenvalues of a Hessian: given, known from a family's structure, or estimated."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ._inner_loss import AbstractInnerLoss, Product
+from .families import GeneralisedLinear
+
+LANCZOS_STEPS = 12
+
+
+class Spectrum(eqx.Module):
+    """`lower` I ⪯ A ⪯ `upper` I: the constants μ and L that fixed steps and momenta are made from."""
+
+    lower: Float[Array, ""]
+    upper: Float[Array, ""]
+
+
+def known_spectrum(loss: AbstractInnerLoss, hyper: PyTree) -> Spectrum | None:
+    """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j for a family, everywhere.
+
+    `None` for a loss of unknown structure, and for one whose curvature has no bound (Poisson).
+    """
+    if not isinstance(loss, GeneralisedLinear) or not math.isfinite(loss.loss.curvature):
+        return None
+    strengths = loss.strengths(hyper)
+    fit = loss.loss.curvature * loss.norms.gram.astype(strengths.dtype) / loss.inputs.shape[0]
+    if loss.weights is not None:
+        fit = fit * jnp.max(loss.weights.leaf(hyper))
+    return Spectrum(jnp.min(strengths), fit + jnp.max(strengths))
+
+
+def estimated_spectrum(product: Product, like: PyTree) -> Spectrum:
+    """The extreme Ritz values of A after a few Lanczos steps, the upper one raised by the norm of its residual.
+
+    The upper estimate is in practice an upper bound (Zhou and Li 2011); the lower is one of μ from ABOVE, which slows
+    a momentum method and does not make it diverge. `LANCZOS_STEPS` products, three vectors.
+    """
+    flat, unravel = ravel_pytree(like)
+    steps = min(LANCZOS_STEPS, flat.size)
+    start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    tiny = jnp.finfo(flat.dtype).eps
+
+    def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+        before, now, beta = carry
+        image = ravel_pytree(product(unravel(now)))[0] - beta * before
+        alpha = jnp.vdot(image, now)
+        rest = image - alpha * now
+        norm = jnp.linalg.norm(rest)
+        # An invariant subspace ends the recursion: what follows is a zero vector, left out of the matrix below.
+        norm = jnp.where(norm > 100 * tiny * jnp.abs(alpha), norm, 0)
+        following = jnp.where(norm > 0, rest / jnp.where(norm > 0, norm, 1), jnp.zeros_like(rest))
+        return (now, following, norm), (alpha, norm)
+
+    first = (jnp.zeros_like(start), start / jnp.linalg.norm(start), jnp.zeros((), flat.dtype))
+    _, (alphas, betas) = jax.lax.scan(step, first, length=steps)
+    alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(betas[:-1] > 0) > 0])
+    diagonal = jnp.where(alive, alphas, alphas[0])
+    off = jnp.where(alive[1:], betas[:-1], 0)
+    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
+    last = jnp.where(alive[-1], betas[-1], 0)
+    return Spectrum(values[0], values[-1] + last * jnp.max(jnp.abs(vectors[-1])))
+
+
+def resolve(
+    lower: float | Array | None, upper: float | Array | None, known: Spectrum | None, product: Product, like: PyTree
+) -> tuple[Spectrum, bool, int]:
+    """μ and L from what the user gave, else from the family, else estimated; whether L is a guess; products taken.
+
+    An estimated μ is at least 10⁻⁶ L, so that a step and a momentum exist whatever was measured.
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(like))
+    if known is not None:
+        lower, upper = known.lower if lower is None else lower, known.upper if upper is None else upper
+    if lower is not None and upper is not None:
+        return Spectrum(jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)), False, 0
+    guess = estimated_spectrum(product, like)
+    top = guess.upper if upper is None else jnp.asarray(upper, dtype)
+    bottom = jnp.maximum(guess.lower, 1e-6 * top) if lower is None else jnp.asarray(lower, dtype)
+    return Spectrum(bottom, top), upper is None, min(LANCZOS_STEPS, sum(leaf.size for leaf in jax.tree.leaves(like)))
+
+
+def check_spectrum(name: str, lower: float | Array | None, upper: float | Array | None) -> None:
+    """Refuse constants given as numbers that no Hessian has."""
+    for word, value in (("strong_convexity", lower), ("smoothness", upper)):
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{name}: given {word} {value}, allowed are numbers > 0 (or None).")
+    if isinstance(lower, int | float) and isinstance(upper, int | float) and lower > upper:
+        raise ValueError(f"{name}: given strong_convexity {lower} above smoothness {upper}, allowed is at most it.")
+
+
+def heavy_ball_constants(spectrum: Spectrum) -> tuple[Array, Array]:
+    """The step 4/(√L + √μ)² and the momentum ((√L - √μ)/(√L + √μ))², best for a quadratic with these constants."""
+    low, high = jnp.sqrt(spectrum.lower), jnp.sqrt(spectrum.upper)
+    return 4 / jnp.square(high + low), jnp.square((high - low) / (high + low))

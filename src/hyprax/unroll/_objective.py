@@ -1,0 +1,118 @@
+"""The hypergradient through a training run, as an objective."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from .._hyper import natural
+from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from .._result import RESULTS
+from ._checkpointed import Checkpointed
+from ._gauge import ChaosGauge
+from ._mode import AbstractMode, Outer, UnrollReport
+from ._step import Program, check_program
+from ._training import Training
+
+
+class UnrolledState(eqx.Module):
+    """How many evaluations there have been, from which the next key is made, and the weights that the last ended with.
+
+    `params` are for the user to look at: they are never started from.
+    """
+
+    key: Array
+    evaluations: Int[Array, ""]
+    params: PyTree
+
+
+class UnrolledObjective(AbstractObjective[UnrolledState]):
+    """F(λ) = f(w_T(λ), λ), w_T the weights after the T steps of a training run; dF/dλ through every step.
+
+    **Arguments:**
+
+    - `training`: the run, a [`hyprax.Training`][].
+    - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units.
+    - `outer_data`: passed to `outer_loss` as it is, typically validation data.
+    - `mode`: how to differentiate, a [`hyprax.unroll.AbstractMode`][]; default [`hyprax.Checkpointed`][], which works
+        with every optimiser in the memory of 2 sqrt(T) states.
+    - `key`: a JAX random key, from which initial weights and the keys of all steps are made.
+    - `resample`: whether every evaluation of the hypergradient draws a new key, and visits the examples in a new order
+        where the batches are [`hyprax.Minibatches`][]; F is then noisy, and its mean over keys is what a search
+        minimises. Without it, F is one deterministic function.
+    - `gauge`: when to call a training chaotic, a [`hyprax.unroll.ChaosGauge`][].
+
+    The certificate is that of the mode. `Hypergradient.stats` holds the gauge (`growth`, `amplification`) and what the
+    mode counted. The weights at the end stand in the returned state, and the metrics of the training in `report`.
+
+    The `accuracy` of an evaluation is ignored: a run of T steps has no tolerance.
+
+    **Raises:** `ValueError` at the first evaluation for weights that are not floating, schedules whose length is not T,
+    a loss that is no scalar, or an optimiser that changes dtypes.
+    """
+
+    training: Training
+    outer: Outer
+    mode: AbstractMode
+    key: Array
+    resample: bool = eqx.field(static=True)
+    gauge: ChaosGauge
+
+    def __init__(
+        self,
+        training: Training,
+        outer_loss: Callable[[PyTree, PyTree, Any], Any],
+        outer_data: PyTree = None,
+        *,
+        key: Array,
+        mode: AbstractMode | None = None,
+        resample: bool = False,
+        gauge: ChaosGauge | None = None,
+    ):
+        self.training = training
+        self.outer = Outer(outer_loss, jax.tree.map(jnp.asarray, outer_data))
+        self.mode = Checkpointed() if mode is None else mode
+        self.key, self.resample = key, resample
+        self.gauge = ChaosGauge() if gauge is None else gauge
+
+    def init(self, hyper: PyTree) -> UnrolledState:
+        plain = natural(hyper)
+        check_program(Program(self.training, plain, self.key))
+        params = jax.eval_shape(self.training.start, plain, self.key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+        return UnrolledState(self.key, jnp.asarray(0, jnp.int32), zeros)
+
+    def value_and_grad(
+        self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, UnrolledState]:
+        plain, pull = jax.vjp(natural, hyper)
+        training, key = self._drawn(state)
+        value, grads, report = self.mode.value_and_grad(training, self.outer, plain, key)
+        (grad,) = pull(grads)
+        gauge, chaotic = self.gauge.read(report.stats, training.steps)
+        result = RESULTS.where((report.result == RESULTS.successful) & chaotic, RESULTS.chaotic, report.result)
+        answer = Hypergradient(value, grad, report.certificate, result, {**gauge, **report.stats})
+        return answer, UnrolledState(state.key, state.evaluations + 1, report.params)
+
+    def value(
+        self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
+    ) -> tuple[Value, UnrolledState]:
+        training, key = self._drawn(state)
+        value, report = self.mode.value(training, self.outer, natural(hyper), key)
+        answer = Value(value, report.certificate, report.result, report.stats)
+        return answer, UnrolledState(state.key, state.evaluations, report.params)
+
+    def report(self, hyper: PyTree, state: UnrolledState | None = None) -> UnrollReport:
+        """Train once with `hyper`: the weights at the end, and the metrics along the way."""
+        training, key = self._drawn(self.init(hyper) if state is None else state)
+        return self.mode.value(training, self.outer, natural(hyper), key)[1]
+
+    def _drawn(self, state: UnrolledState) -> tuple[Training, Array]:
+        """The training and the key of the next evaluation."""
+        if not self.resample:
+            return self.training, state.key
+        key = jax.random.fold_in(state.key, state.evaluations)
+        return self.training.reseeded(key), key

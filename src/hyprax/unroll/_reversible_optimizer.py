@@ -1,0 +1,170 @@
+"""Optimisers that can be undone bit for bit: what one has to say of itself, one leaf of the weights at a time."""
+
+import abc
+from typing import Any, ClassVar, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from equinox import Module
+from jaxtyping import Array, PyTree
+
+from ._optimizer import AbstractOptimizer, lookup, per_leaf
+from ._rational import Factor, divide, multiply
+
+Coefficients: TypeAlias = dict[str, Array]
+"""Scalars of one step and one group, by name."""
+WEIGHTS = "weights"
+
+
+class Words(Module):
+    """One leaf in fixed point: the weights and the states by name, and a buffer for each that is multiplied."""
+
+    values: dict[str, Array]
+    buffers: dict[str, Array]
+
+    def add(self, name: str, increment: Array) -> "Words":
+        return Words({**self.values, name: self.values[name] + increment}, self.buffers)
+
+
+class StepFactors(Module):
+    """The rationals n/d of one step and one group, by name of what they multiply."""
+
+    pairs: dict[str, tuple[Array, Array]]
+    shifts: tuple[tuple[str, int | None], ...]
+
+    def multiply(self, name: str, words: Words) -> Words:
+        return self._turn(multiply, name, words)
+
+    def divide(self, name: str, words: Words) -> Words:
+        return self._turn(divide, name, words)
+
+    def _turn(self, by: Any, name: str, words: Words) -> Words:
+        value, buffer = by(words.values[name], words.buffers[name], *self.pairs[name], dict(self.shifts)[name])
+        return Words({**words.values, name: value}, {**words.buffers, name: buffer})
+
+
+class AbstractReversibleOptimizer(AbstractOptimizer):
+    """An optimiser whose step is a bijection of fixed-point words, given the gradient.
+
+    A step in fixed point is: multiply states by rationals; add increments computed from the gradient; move the weights
+    by an increment computed from the states. Increments are roundings of products, quotients and roots, of nothing
+    that a compiler may contract, so both directions compute the same ones in whatever program they stand.
+    """
+
+    states: ClassVar[tuple[str, ...]]
+    """The names of the states, in the order of `init`."""
+    pullback_needs_gradient: ClassVar[bool]
+    """Whether the derivative of a step with respect to the gradient depends on the gradient."""
+
+    @abc.abstractmethod
+    def fraction_bits(self) -> dict[str, int]:
+        """F for the weights and for each state: words are multiples of 2^-F."""
+
+    @abc.abstractmethod
+    def hyperparameters(self) -> dict[str, PyTree]:
+        """The hyperparameters by name, each a prefix of the tree of weights with leaves of shape [] or [T]."""
+
+    @abc.abstractmethod
+    def targets(self, hyper: Coefficients) -> Coefficients:
+        """What is to be rational, by name of what it multiplies; arrays (rows, groups)."""
+
+    @abc.abstractmethod
+    def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
+        """The rationals used. **Raises:** `ValueError` for a factor that cannot be undone."""
+
+    def represented(self, name: str, factor: Factor) -> np.ndarray:
+        """The value of the target that a factor stands for."""
+        return factor.value
+
+    @abc.abstractmethod
+    def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
+        """The coefficients of `apply` and of the steps in fixed point; arrays (rows, groups), rows 1 or T."""
+
+    @abc.abstractmethod
+    def apply(
+        self, c: Coefficients, gradient: Array, states: dict[str, Array], weights: Array
+    ) -> tuple[dict[str, Array], Array]:
+        """The states and the weights after a step, in floating point: what is differentiated."""
+
+    @abc.abstractmethod
+    def forward(
+        self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words
+    ) -> tuple[Words, dict[str, list[Array]]]:
+        """The words after a step, and by name what was added, for the watch."""
+
+    @abc.abstractmethod
+    def undo_weights(self, c: Coefficients, factors: StepFactors, words: Words) -> Words:
+        """The weights before the step, from everything after it."""
+
+    @abc.abstractmethod
+    def undo_states(self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words) -> Words:
+        """The states before the step, given the gradient there."""
+
+    def check_reversible(self) -> None:
+        """**Raises:** `ValueError` where these settings cannot be undone."""
+        return
+
+    def init(self, params: PyTree) -> PyTree:
+        return {name: jax.tree.map(jnp.zeros_like, params) for name in self.states}
+
+    def _update_leaves(
+        self, coefficients: dict[str, PyTree], grads: PyTree, states: dict[str, PyTree], params: PyTree
+    ) -> tuple[PyTree, dict[str, PyTree]]:
+        """`apply` on every leaf; coefficients are prefixes of the tree of weights."""
+        weights, structure = jax.tree.flatten(params)
+        c = {name: jax.tree.leaves(per_leaf(value, params)) for name, value in coefficients.items()}
+        gradients = jax.tree.leaves(grads)
+        flat = {name: jax.tree.leaves(states[name]) for name in self.states}
+        made = [
+            self.apply(
+                {name: c[name][i] for name in c}, gradients[i], {name: flat[name][i] for name in flat}, weights[i]
+            )
+            for i in range(len(weights))
+        ]
+        new = {name: structure.unflatten([states[name] for states, _ in made]) for name in self.states}
+        return structure.unflatten([weights for _, weights in made]), new
+
+
+def at_step(value: PyTree, t: Any) -> PyTree:
+    """The hyperparameter at step t, every leaf an array."""
+    return lookup(jax.tree.map(jnp.asarray, value), t)
+
+
+def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, list[int]], list[int]]:
+    """Which groups of weights share all hyperparameters.
+
+    **Returns:** by name, for every group the index of the leaf of that prefix which it takes; and the group of every
+    leaf of `params`.
+    """
+    columns = []
+    for name, prefix in prefixes.items():
+        leaves, structure = jax.tree.flatten(prefix)
+        indices = structure.unflatten(list(range(len(leaves))))
+        try:
+            spread = jax.tree.map(lambda i, sub: jax.tree.map(lambda _, i=i: i, sub), indices, params)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: given {structure}, allowed is a scalar, a schedule, or a prefix of the tree of weights "
+                f"{jax.tree.structure(params)}."
+            ) from error
+        columns.append(jax.tree.leaves(spread))
+    combined = list(zip(*columns, strict=True))
+    groups = list(dict.fromkeys(combined))
+    chosen = {name: [group[i] for group in groups] for i, name in enumerate(prefixes)}
+    return chosen, [groups.index(leaf) for leaf in combined]
+
+
+def columns(prefixes: dict[str, PyTree], chosen: dict[str, list[int]], steps: int) -> Coefficients:
+    """The hyperparameters as arrays (rows, groups): one row where nothing is a schedule, T otherwise."""
+    table = {}
+    for name, prefix in prefixes.items():
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(prefix)]
+        for leaf in leaves:
+            if leaf.shape not in ((), (steps,)) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(
+                    f"{name}: given {leaf.dtype} of shape {leaf.shape}, allowed are floats of shape () or ({steps},)."
+                )
+        rows = steps if any(leaf.ndim for leaf in leaves) else 1
+        table[name] = jnp.stack([jnp.broadcast_to(leaves[i], (rows,)) for i in chosen[name]], axis=1)
+    return table

@@ -1,0 +1,144 @@
+"""One evaluation on the host: segments of a run given to a driver, metrics recorded, answers put together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._certificate import AbstractCertificate, NoCertificate
+from .._result import RESULTS
+from .._trees import tree_all_finite, tree_norm
+from ._drivers import DriverName, choose_driver, index, start
+from ._mode import Outer, UnrollReport
+from ._step import Program, movable, outer_and_grads, start_back
+from ._training import Training
+
+
+class Runner:
+    """The steps of one evaluation, forwards and backwards, with the metrics of each step recorded once."""
+
+    def __init__(self, training: Training, hyper: PyTree, key: Array, driver: DriverName):
+        self.program = Program(training, hyper, key)
+        self.driver = choose_driver(driver, self.program)
+        self.gradients = 0
+        self.products = 0
+        self._rows: list[PyTree] = []
+        self._seen = 0
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.program.training.steps
+
+    def start(self) -> PyTree:
+        """(w_0, s_0)."""
+        return start(self.program)
+
+    def advance(self, carry: PyTree, lo: int, hi: int) -> PyTree:
+        """The carry before step `hi`, from that before step `lo`."""
+        for a, b in self._pieces(lo, hi):
+            self._look(carry, a)
+            carry = self.driver.advance(self.program, carry, a, b)
+        return carry
+
+    def record(self, store: Any, carry: PyTree, lo: int, hi: int) -> tuple[Any, PyTree]:
+        """As `advance`, with the carry before step t put into place t - lo of the store, which is used up."""
+        for a, b in self._pieces(lo, hi):
+            self._look(carry, a)
+            store, carry = self.driver.record(self.program, store, carry, a, b, lo)
+        return store, carry
+
+    def reverse(self, store: Any, lo: int, hi: int, adjoint: PyTree, dhyper: PyTree) -> tuple[PyTree, PyTree]:
+        """The adjoint before step `lo` from that before step `hi`, over recorded steps, and dλ added up."""
+        self.gradients += hi - lo
+        self.products += hi - lo
+        return self.driver.reverse(self.program, store, lo, hi, lo, adjoint, dhyper)
+
+    def push(self, carry: PyTree, tangents: PyTree, directions: PyTree) -> tuple[PyTree, PyTree]:
+        """All steps, with the derivatives along each direction carried along."""
+        for a, b in self._pieces(0, self.steps):
+            self._look(carry, a)
+            carry, tangents = self.driver.push(self.program, carry, tangents, directions, a, b)
+        return carry, tangents
+
+    def end(self, outer: Outer, carry: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
+        """f, the adjoint of (w_T, s_T), and the part of dλ that acts on f directly."""
+        params, state = carry
+        value, dparams, dhyper = end(outer, params, self.program.hyper)
+        return value, (dparams, jax.tree.map(jnp.zeros_like, movable(state))), dhyper
+
+    def chain(self, adjoint: PyTree, dhyper: PyTree) -> PyTree:
+        """dλ with the part that acts through (w_0, s_0) added."""
+        return chain(self.program, adjoint, dhyper)
+
+    def report(
+        self,
+        params: PyTree,
+        certificate: AbstractCertificate,
+        value: Float[Array, ""],
+        grads: PyTree = None,
+        stats: dict[str, Array] | None = None,
+    ) -> UnrollReport:
+        """The report of an evaluation: `diverged` where its value or gradient is not finite."""
+        finite = jnp.isfinite(value) & tree_all_finite(grads)
+        counts = {"steps": self.steps, "gradients": self.gradients, "products": self.products}
+        return UnrollReport(
+            params,
+            certificate,
+            RESULTS.where(finite, RESULTS.successful, RESULTS.diverged),
+            {**{name: jnp.asarray(count) for name, count in counts.items()}, **({} if stats is None else stats)},
+            jax.tree.map(lambda *rows: jnp.stack(rows), *self._rows) if self._rows else None,
+        )
+
+    def _pieces(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+        """The range cut where metrics are due that were not yet recorded."""
+        self.gradients += hi - lo
+        every = self.program.training.every if self.program.training.metrics is not None else None
+        while lo < hi:
+            after = hi if every is None or hi <= self._seen else min(hi, (lo // every + 1) * every)
+            yield lo, after
+            self._seen = max(self._seen, after)
+            lo = after
+
+    def _look(self, carry: PyTree, t: int) -> None:
+        """Record the metrics of step `t`, if they are due and new."""
+        training = self.program.training
+        if training.metrics is not None and t % training.every == 0 and t >= self._seen:
+            self._rows.append(measure(self.program, carry[0], index(t)))
+
+
+def adjoint_norms(at_start: PyTree, at_end: PyTree) -> dict[str, Array]:
+    """‖dw_0‖ and ‖dw_T‖, of adjoints of (w, s)."""
+    return {"adjoint_start": tree_norm(at_start[0]), "adjoint_end": tree_norm(at_end[0])}
+
+
+end = eqx.filter_jit(outer_and_grads)
+chain = eqx.filter_jit(start_back)
+
+
+@eqx.filter_jit
+def judge(outer: Outer, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
+    """f(w, λ)."""
+    return outer(params, hyper)
+
+
+@eqx.filter_jit
+def measure(program: Program, params: PyTree, t: Any) -> PyTree:
+    """The metrics of step t."""
+    metrics = program.training.metrics
+    assert metrics is not None
+    return jax.tree.map(jnp.asarray, metrics(params, program.hyper, program.training.batches(t)))
+
+
+def run_value(
+    training: Training, outer: Outer, hyper: PyTree, key: Array, driver: DriverName
+) -> tuple[Float[Array, ""], UnrollReport]:
+    """F alone, by running the training forwards."""
+    runner = Runner(training, hyper, key, driver)
+    params, _ = runner.advance(runner.start(), 0, training.steps)
+    value = judge(outer, params, hyper)
+    certificate = NoCertificate("the run is made in floating point, and its rounding is not bounded", value.dtype)
+    return value, runner.report(params, certificate, value)

@@ -1,0 +1,155 @@
+"""One step of a training run: made, carried backwards, carried forwards. Every mode and driver uses these alone.
+
+Write the step as (w', s') = U(g, s, w, λ), g = ∇_w L(w, λ). With the adjoint (a, b) of (w', s'),
+
+    (p, b', a_U, λ_U) = DUᵀ (a, b),     a' = a_U + H p,     dλ += λ_U + Mᵀ p,     H = ∂²_ww L,  M = ∂_λ ∂_w L.
+
+H p and Mᵀ p are one product: the derivative along p of ∇_{(w, λ)} L, forward over reverse (arXiv 2505.00793). It shares
+its first half with g itself, and costs about 2 gradients with it.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._training import Training
+
+
+class Program(eqx.Module):
+    """A training run with its hyperparameters (natural units) and its key: all that a step depends on but t."""
+
+    training: Training
+    hyper: PyTree
+    key: Array
+
+
+def movable(carry: PyTree) -> PyTree:
+    """The floating arrays of weights and optimiser state, `None` in the place of counters: what has an adjoint."""
+    return eqx.filter(carry, eqx.is_inexact_array)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """a + b."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def first(program: Program) -> PyTree:
+    """(w_0, s_0), with no weak types: they would not survive a step, and a loop must end with what it began with."""
+    params = jax.tree.map(_strong, program.training.start(program.hyper, program.key))
+    return params, jax.tree.map(_strong, program.training.optimizer(program.hyper).init(params))
+
+
+def _strong(leaf: Any) -> Array:
+    leaf = jnp.asarray(leaf)
+    return jnp.asarray(leaf, dtype=leaf.dtype)
+
+
+def gradient(program: Program, params: PyTree, t: Any) -> PyTree:
+    """g_t = ∇_w L(w, λ, t)."""
+    return jax.grad(program.training.step_loss)(params, program.hyper, t, program.key)
+
+
+def advance(program: Program, carry: PyTree, t: Any) -> PyTree:
+    """(w_{t+1}, s_{t+1}) from (w_t, s_t)."""
+    params, state = carry
+    grads = gradient(program, params, t)
+    return program.training.optimizer(program.hyper).update(grads, state, params, t)
+
+
+def gradient_and_product(program: Program, params: PyTree, t: Any) -> tuple[PyTree, Any]:
+    """g_t, and the linear map p ↦ (H p, Mᵀ p), which shares its work with g_t."""
+
+    def gradients(params: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.grad(program.training.step_loss, argnums=(0, 1))(params, program.hyper, t, program.key)
+
+    (grads, _), product = jax.linearize(gradients, params)
+    return grads, product
+
+
+def step_back(program: Program, carry: PyTree, t: Any, adjoint: PyTree, dhyper: PyTree) -> tuple[PyTree, PyTree]:
+    """The adjoint of (w_t, s_t) from that of (w_{t+1}, s_{t+1}), and dλ with this step's part added."""
+    params, state = carry
+    grads, product = gradient_and_product(program, params, t)
+    moving, fixed = eqx.partition(state, eqx.is_inexact_array)
+
+    def move(grads: PyTree, moving: PyTree, params: PyTree, hyper: PyTree) -> PyTree:
+        return movable(program.training.optimizer(hyper).update(grads, eqx.combine(moving, fixed), params, t))
+
+    dgrads, dstate, dparams, direct = jax.vjp(move, grads, moving, params, program.hyper)[1](adjoint)
+    curved, mixed = product(dgrads)
+    return (add(dparams, curved), dstate), add(add(dhyper, direct), mixed)
+
+
+def start_back(program: Program, adjoint: PyTree, dhyper: PyTree) -> PyTree:
+    """dλ with the part that acts through (w_0, s_0) added."""
+
+    def start(hyper: PyTree) -> PyTree:
+        return movable(first(Program(program.training, hyper, program.key)))
+
+    (direct,) = jax.vjp(start, program.hyper)[1](adjoint)
+    return add(dhyper, direct)
+
+
+def start_forward(program: Program, directions: PyTree) -> PyTree:
+    """d(w_0, s_0) along each of the directions of λ, stacked on a leading axis."""
+
+    def start(hyper: PyTree) -> PyTree:
+        return movable(first(Program(program.training, hyper, program.key)))
+
+    return jax.vmap(jax.linearize(start, program.hyper)[1])(directions)
+
+
+def step_forward(
+    program: Program, carry: PyTree, tangents: PyTree, t: Any, directions: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The next weights and state, and their derivatives along each of the directions of λ."""
+    moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
+
+    def move(moving: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:
+        moved = advance(Program(program.training, hyper, program.key), eqx.combine(moving, fixed), t)
+        return eqx.partition(moved, eqx.is_inexact_array)
+
+    moved, product, counters = jax.linearize(move, moving, program.hyper, has_aux=True)
+    return eqx.combine(moved, counters), jax.vmap(product)(tangents, directions)
+
+
+def check_program(program: Program) -> None:
+    """Look at shapes and types alone.
+
+    **Raises:** `ValueError` as [`hyprax.Training`][]`.check` does, and for a step whose weights or state have another
+    shape or type than those before it.
+    """
+    program.training.check(program.hyper, program.key)
+    before = eqx.filter_eval_shape(first, program)
+    after = eqx.filter_eval_shape(advance, program, before, jnp.asarray(0))
+    old, new = (jax.tree_util.tree_leaves_with_path(carry) for carry in (before, after))
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError("Training: given an optimiser whose update changes the structure of weights or state.")
+    for (path, a), (_, b) in zip(old, new, strict=True):
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            raise ValueError(
+                f"Training: given an optimiser whose update turns {a.dtype}{list(a.shape)} at (params, state)"
+                f"{jax.tree_util.keystr(path)} into {b.dtype}{list(b.shape)}, allowed are updates that keep both: cast "
+                "the hyperparameters to the dtype of the weights."
+            )
+
+
+def basis(hyper: PyTree) -> PyTree:
+    """The H unit vectors of the space of hyperparameters, stacked on a leading axis."""
+    leaves, structure = jax.tree.flatten(hyper)
+    size = sum(leaf.size for leaf in leaves)
+    columns, start = [], 0
+    for leaf in leaves:
+        rows = jnp.eye(size, leaf.size, -start, dtype=leaf.dtype)
+        columns.append(rows.reshape(size, *leaf.shape))
+        start += leaf.size
+    return jax.tree.unflatten(structure, columns)
+
+
+def outer_and_grads(outer: Any, params: PyTree, hyper: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
+    """f(w, λ), ∇_w f and ∂_λ f."""
+    value, (dparams, dhyper) = jax.value_and_grad(outer, argnums=(0, 1))(params, hyper)
+    return value, dparams, dhyper

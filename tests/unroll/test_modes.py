@@ -1,0 +1,156 @@
+"""Every mode and driver against `jax.grad` through a Python loop, and against finite differences."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hyprax as hx
+from trainings import MODELS, make_problem, oracle, relative_error, written_out
+
+MODES = {
+    "store_all": hx.StoreAll("loop"),
+    "store_all_host": hx.StoreAll("host"),
+    "sqrt": hx.Checkpointed(driver="loop"),
+    "binomial": hx.Checkpointed(states=3, driver="loop"),
+    "two_states": hx.Checkpointed(states=2, driver="loop"),
+    "sqrt_host": hx.Checkpointed(driver="host"),
+    "forward": hx.ForwardMode("loop"),
+    "forward_host": hx.ForwardMode("host"),
+    "all_of_them": hx.Truncated(1000, driver="loop"),
+}
+CASES = [
+    ("mlp", "adam", True),
+    ("cnn", "sgd", False),
+    ("attention", "nesterov", True),
+    ("attention", "adamw", False),
+]
+
+
+@pytest.mark.parametrize(("model", "optimiser", "dropout"), CASES)
+def test_every_mode_agrees_with_a_python_loop(model, optimiser, dropout):
+    problem = make_problem(model, optimiser, seed=CASES.index((model, optimiser, dropout)), dropout=dropout)
+    value, grads = oracle(problem, optimiser)
+    modes = MODES if (model, optimiser) == ("mlp", "adam") else {name: MODES[name] for name in ("sqrt", "sqrt_host")}
+    for name, mode in modes.items():
+        answer = hx.hypergradient(problem.objective(mode), problem.hyper)
+        assert relative_error(answer.grad, grads) <= 1e-10, name
+        assert abs(float(answer.value - value)) <= 1e-12 * (1 + abs(float(value))), name
+        assert answer.certificate.kind == "none"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_derivatives_agree_with_differences(model):
+    """Along random directions of all hyperparameters at once: central differences of the value alone."""
+    problem = make_problem(model, "adamw", seed=3, steps=7, dropout=True)
+    objective = problem.objective(hx.Checkpointed())
+    answer = hx.hypergradient(objective, problem.hyper)
+    state = objective.init(problem.hyper)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        direction = jax.tree.map(lambda x: jnp.asarray(0.01 * rng.normal(size=x.shape)), problem.hyper)
+        ends = [
+            objective.value(jax.tree.map(lambda x, v, s=s: x + s * v, problem.hyper, direction), state)[0].value
+            for s in (-1e-3, 1e-3)
+        ]
+        slope = sum(
+            jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(answer.grad), jax.tree.leaves(direction), strict=True)
+        )
+        np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-3, rtol=1e-4, atol=1e-9)
+
+
+def test_constrained_leaves_are_chained():
+    """dF/du = dF/dx dx/du for every kind of leaf."""
+    problem = make_problem("mlp", "sgd", seed=0)
+    plain = hx.hypergradient(problem.objective(hx.StoreAll()), problem.hyper).grad
+    hyper = {
+        **problem.hyper,
+        "lr": hx.Positive(problem.hyper["lr"]),
+        "momentum": hx.Interval(problem.hyper["momentum"], 0, 1),
+    }
+    raw = hx.hypergradient(problem.objective(hx.StoreAll()), hyper).grad
+    np.testing.assert_allclose(raw["lr"].raw, plain["lr"] * problem.hyper["lr"], rtol=1e-10)
+    np.testing.assert_allclose(raw["momentum"].raw, plain["momentum"] * 0.8 * 0.2, rtol=1e-10)
+    np.testing.assert_allclose(raw["penalty"], plain["penalty"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_truncation_keeps_the_last_steps_alone(seed):
+    """h_K is the gradient of the last K steps from a constant start, and its bias is measured."""
+    problem = make_problem("mlp", "adamw", seed=seed, steps=8, dropout=True)
+    training = problem.training
+    init_key, step_key = jax.random.split(problem.key)
+
+    def train(hyper, params, moments, steps):
+        for t in steps:
+            grads = jax.grad(training.loss)(params, hyper, training.batches(t), jax.random.fold_in(step_key, t))
+            params, moments = written_out("adamw", hyper, grads, moments, params, t)
+        return params, moments
+
+    start = training.init(problem.hyper, init_key)
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    middle = train(problem.hyper, start, (zeros, zeros), range(5))
+
+    def tail(hyper):
+        return problem.outer_loss(train(hyper, *middle, range(5, 8))[0], hyper, problem.outer_data)
+
+    expected = jax.jit(jax.grad(tail))(problem.hyper)
+    answer = hx.hypergradient(problem.objective(hx.Truncated(3, bias=True)), problem.hyper)
+    assert relative_error(answer.grad, expected) <= 1e-9
+    exact = oracle(problem, "adamw")[1]
+    gap, whole, cut = (
+        jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+        for tree in (jax.tree.map(jnp.subtract, expected, exact), exact, expected)
+    )
+    assert answer.certificate.kind == "estimated"
+    np.testing.assert_allclose(answer.certificate.bound, jnp.linalg.norm(gap), rtol=1e-8)
+    np.testing.assert_allclose(answer.stats["norm_ratio"], jnp.linalg.norm(cut) / jnp.linalg.norm(whole), rtol=1e-8)
+    np.testing.assert_allclose(
+        answer.stats["cosine"], cut @ whole / jnp.linalg.norm(cut) / jnp.linalg.norm(whole), rtol=1e-8
+    )
+    plain = hx.hypergradient(problem.objective(hx.Truncated(3)), problem.hyper)
+    assert plain.certificate.kind == "none"
+    assert relative_error(plain.grad, answer.grad) == 0
+
+
+def test_one_step_and_one_state():
+    """T = 1 in every mode."""
+    problem = make_problem("mlp", "nesterov", seed=1, steps=1)
+    grads = oracle(problem, "nesterov")[1]
+    for name in ("store_all", "sqrt", "sqrt_host", "forward", "all_of_them"):
+        answer = hx.hypergradient(problem.objective(MODES[name]), problem.hyper)
+        assert relative_error(answer.grad, grads) <= 1e-10, name
+
+
+def test_a_diverged_run_says_so():
+    problem = make_problem("mlp", "sgd", seed=0, steps=5)
+    hyper = {**problem.hyper, "scale": jnp.asarray(1e200)}
+    for mode in (hx.Checkpointed(), hx.ForwardMode()):
+        answer = hx.hypergradient(problem.objective(mode), hyper, throw=False)
+        assert answer.result == hx.RESULTS.diverged
+        with pytest.raises(hx.HypergradientError, match="non-finite"):
+            hx.hypergradient(problem.objective(mode), hyper)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: hx.StoreAll(cast(Any, "scan")), "given driver 'scan'"),
+        (lambda: hx.Checkpointed(states=1), "given states 1"),
+        (lambda: hx.Checkpointed(states=3, memory=10), "both states and memory"),
+        (lambda: hx.Truncated(0), "given steps 0"),
+        (lambda: hx.unroll.ChaosGauge(0.0), "given limit 0.0"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_memory_too_small_for_two_states_is_refused():
+    problem = make_problem("mlp", "sgd", seed=0)
+    with pytest.raises(ValueError, match="given memory 10 bytes"):
+        hx.hypergradient(problem.objective(hx.Checkpointed(memory=10)), problem.hyper)

@@ -1,0 +1,138 @@
+"""Single steps of MomentumSGD, Adam and AdamW: the formulas of optax in floating point, bijections in fixed point."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import hyprax as hx
+from hyprax.unroll._fixed_point import decode, encode
+from hyprax.unroll._reversible_optimizer import StepFactors, Words
+
+PEERS = {
+    "polyak": (
+        lambda: hx.MomentumSGD(0.1, 0.8, form="polyak"),
+        lambda: optax.sgd(0.1, momentum=0.8),
+    ),
+    "nesterov": (
+        lambda: hx.MomentumSGD(0.1, 0.8, form="nesterov"),
+        lambda: optax.sgd(0.1, momentum=0.8, nesterov=True),
+    ),
+    "adam": (lambda: hx.Adam(0.01, 0.8, 0.95, 1e-4), lambda: optax.adam(0.01, 0.8, 0.95, 1e-4)),
+    "adamw": (
+        lambda: hx.AdamW(0.01, 0.8, 0.95, 1e-4, 0.3),
+        lambda: optax.adamw(0.01, 0.8, 0.95, 1e-4, weight_decay=0.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_in_floating_point_they_are_those_of_optax(name):
+    ours, theirs = (make() for make in PEERS[name])
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.asarray(rng.normal(size=(3, 2))), "b": (jnp.asarray(rng.normal(size=4)),)}
+    state, other, others = ours.init(params), params, theirs.init(params)
+    for t in range(6):
+        grads = jax.tree.map(lambda p, t=t: jnp.cos(3 * p + t), params)
+        params, state = ours.update(grads, state, params, t)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, others = theirs.update(grads, others, other)
+            other = optax.apply_updates(other, updates)
+        for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
+            assert np.allclose(x, y, rtol=1e-12)
+
+
+def test_the_papers_form_is_its_formula():
+    rates, momenta = jnp.asarray([0.1, 0.2, 0.3]), jnp.asarray([0.5, 0.7, 0.9])
+    optimiser = hx.MomentumSGD({"a": rates, "b": jnp.asarray(0.05)}, momenta)
+    params = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray([3.0])}}
+    state = optimiser.init(params)
+    v, a, c = np.zeros(3), np.array([1.0, 2.0]), np.array([3.0])
+    for t in range(3):
+        params, state = optimiser.update(params, state, params, t)
+        v = momenta[t] * v - (1 - momenta[t]) * np.concatenate([a, c])
+        a, c = a + rates[t] * v[:2], c + 0.05 * v[2:]
+        assert np.allclose(params["a"], a, rtol=1e-14)
+        assert np.allclose(params["b"]["c"], c, rtol=1e-14)
+
+
+def exact_step(name, data):
+    """A random optimiser with the coefficients and factors of one step, and random words."""
+    momentum, beta2 = (data.draw(st.floats(0.05, 0.999)) for _ in range(2))
+    rate, decay = data.draw(st.floats(1e-5, 2)), data.draw(st.sampled_from([0.0, 1e-4, 0.2]))
+    optimiser = {
+        "paper": lambda: hx.MomentumSGD(rate, momentum),
+        "dyadic": lambda: hx.MomentumSGD(rate, momentum, dyadic=True, denominator_bits=16),
+        "polyak": lambda: hx.MomentumSGD(rate, momentum, form="polyak"),
+        "adam": lambda: hx.Adam(rate, momentum, beta2),
+        "adamw": lambda: hx.AdamW(rate, momentum, beta2, 1e-8, decay),
+    }[name]()
+    hyper = {key: jnp.full((1, 1), value) for key, value in optimiser.hyperparameters().items()}
+    factors = optimiser.rationals({key: np.asarray(v) for key, v in optimiser.targets(hyper).items()})
+    used = {key: jnp.asarray(optimiser.represented(key, factor)) for key, factor in factors.items()}
+    c = {key: table[0, 0] for key, table in optimiser.tables(hyper, used, 1).items()}
+    step = StepFactors(
+        {key: (jnp.asarray(f.n[0, 0]), jnp.asarray(f.d[0, 0])) for key, f in factors.items()},
+        tuple((key, f.shift) for key, f in factors.items()),
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    bits = optimiser.fraction_bits()
+    values = {"weights": rng.normal(size=50), **{state: rng.normal(size=50) for state in optimiser.states}}
+    if "variance" in values:
+        values["variance"] = values["variance"] ** 2 * 0.1
+    words = Words(
+        {key: encode(jnp.asarray(v), bits[key]) for key, v in values.items()},
+        {key: jnp.asarray(rng.integers(0, 1 << 30, 50)) for key in factors},
+    )
+    gradient = jnp.asarray(rng.normal(size=50) * 10.0 ** rng.integers(-6, 1), jnp.float32)
+    return optimiser, c, step, words, gradient, bits
+
+
+@pytest.mark.parametrize("name", ["paper", "dyadic", "polyak", "adam", "adamw"])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_a_step_in_fixed_point_is_undone_and_is_near_the_step_in_floating_point(name, data):
+    optimiser, c, step, words, gradient, bits = exact_step(name, data)
+    after, _ = optimiser.forward(c, step, gradient, words)
+    undone = optimiser.undo_states(c, step, gradient, optimiser.undo_weights(c, step, after))
+    for x, y in zip(jax.tree.leaves(undone), jax.tree.leaves(words), strict=True):
+        assert np.array_equal(x, y)
+    floats = {key: decode(word, bits[key], jnp.float64) for key, word in words.values.items()}
+    weights = floats.pop("weights")
+    states, moved = optimiser.apply(c, gradient.astype(jnp.float64), floats, weights)
+    for key, expected in {**states, "weights": moved}.items():
+        allowed = 2 * max(int(d) for _, d in step.pairs.values()) * 2.0**-48  # the noise of one factor, and of sums
+        error = np.abs(np.asarray(decode(after.values[key], bits[key], jnp.float64) - expected))
+        scale = 1 + abs(float(c["rate"])) * (1 + 1 / np.sqrt(0.1e-3 if name.startswith("adam") else 1))
+        assert np.max(error / (1 + np.abs(np.asarray(expected)))) <= allowed * scale
+
+
+def test_weights_without_a_gradient_have_derivatives_of_zero():
+    """A pixel that is always 0: √s has no derivative there, and Adam moves nothing."""
+
+    def end(rate):
+        optimiser = hx.Adam(rate, eps=0.0)
+        params = {"w": jnp.asarray([1.0, 2.0])}
+        state = optimiser.init(params)
+        for t in range(3):
+            params, state = optimiser.update({"w": params["w"] * jnp.asarray([0.0, 1.0])}, state, params, t)
+        return jnp.sum(params["w"])
+
+    value, slope = jax.value_and_grad(end)(jnp.asarray(0.1))
+    assert np.isfinite(value)
+    assert np.isfinite(slope)
+    assert slope != 0
+
+
+def test_a_schedule_of_beta_is_corrected_by_its_running_product():
+    """With m and s started at 0, the corrected moments of a constant gradient are that gradient and its square."""
+    betas = jnp.asarray([0.3, 0.9, 0.7, 0.95])
+    optimiser = hx.Adam(jnp.asarray(0.1), betas, betas[::-1], 0.0)
+    params = jnp.asarray([1.0, -2.0])
+    state = optimiser.init(params)
+    for t in range(4):
+        moved, state = optimiser.update(jnp.asarray([0.3, -7.0]), state, params, t)
+        assert np.allclose(moved - params, [-0.1, 0.1], rtol=1e-12)
+        params = moved
