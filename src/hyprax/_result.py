@@ -41,6 +41,7 @@ class RESULTS(eqx.Enumeration):
         "A strength of the penalty is not above zero (or an example weight is negative), so the inner loss need not "
         "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
         "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
+    )
     chaotic = (
         "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "
         "hypergradient, however exact, foretells the objective only over a vanishing distance. Lower the learning "

@@ -48,8 +48,6 @@ from ._lookahead import LookAhead as LookAhead
 from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
-from ._spectrum import Spectrum as Spectrum
-from ._stacked import stacked as stacked
 from ._single_loop import (
     SABA as SABA,
     SOBA as SOBA,
@@ -57,3 +55,5 @@ from ._single_loop import (
     AmIGO as AmIGO,
     SingleLoopState as SingleLoopState,
 )
+from ._spectrum import Spectrum as Spectrum
+from ._stacked import stacked as stacked

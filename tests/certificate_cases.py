@@ -1,6 +1,6 @@
 """Random cases for certificates: families, structures of hyperparameters, conditioning, accuracy, precision; checked.
 
-Used by the tests, and by the experiment of the same name, which runs very many.
+Used by the tests, and by the experiment `coverage`, which runs very many.
 """
 
 import dataclasses
