@@ -1,8 +1,8 @@
 """A certificate for a million weights and twenty thousand hyperparameters: `python -m benchmarks.scale`.
 
 Softmax regression on sparse random data: 20,000 examples of 50 entries among 100,000 features, 10 classes (1e6
-weights), features in 20,000 groups with a penalty each. Prints seconds and memory of making the family (its constants: one pass
-over the data), of the first call (with compilation) and of the next; Hessian products; and the certificate.
+weights), features in 20,000 groups with a penalty each. Prints seconds and memory of making the family (its constants:
+one pass over the data), of the first call (with compilation) and of the next; Hessian products; the certificate.
 """
 
 import resource
