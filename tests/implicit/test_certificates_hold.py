@@ -16,8 +16,8 @@ def run(structure: cases.Structure, seed: int, problems: int, points: int) -> li
     if structure.dtype == "float64":
         bounds["ehrhardt-roberts"] = hx.EhrhardtRoberts()
     rng = np.random.default_rng([seed, zlib.crc32(str(structure).encode())])
-    cases = (cases.random_case(rng, structure) for _ in range(problems))
-    return [cases.check(case, rng, bounds) for case in cases for _ in range(points)]
+    drawn = (cases.random_case(rng, structure) for _ in range(problems))
+    return [cases.check(case, rng, bounds) for case in drawn for _ in range(points)]
 
 
 def check(structure: cases.Structure, seed: int, problems: int, points: int) -> None:
