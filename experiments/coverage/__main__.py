@@ -3,7 +3,7 @@
 Random problems of every family (squared, logistic, softmax, Poisson, pseudo-Huber), every structure of hyperparameters
 (one penalty, one a class, feature, weight or group; example weights each or in groups), smallest strength from 1e-6 to
 0.1, dense and sparse data, float32 and float64. At each a few points (w, q) from 10 % off to nearly exact. The truth is
-from NumPy, in long double; the cases and the references are those of the tests (tests/certificate_cases.py, tests/oracles.py).
+from NumPy, in long double; the cases are those of the tests (tests/certificate_cases.py, tests/oracles.py).
 
 Writes RESULTS.md and the picture beside this file; with --quick into out/experiments.
 """

@@ -42,6 +42,7 @@ from .implicit import (
     AmIGO as AmIGO,
     CallableSolver as CallableSolver,
     Cholesky as Cholesky,
+    CholeskyBound as CholeskyBound,
     Constants as Constants,
     DirectionalBound as DirectionalBound,
     EhrhardtRoberts as EhrhardtRoberts,
