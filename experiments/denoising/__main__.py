@@ -183,6 +183,9 @@ training patches, that of the grid the lowest TV reaches on 9 x 5 weights and sm
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(table)}
 
+The field of experts, separable responses of 3 x 3 filters, does not contain TV, whose two differences are coupled at
+every pixel.
+
 ![Two test crops: noisy, TV, field of experts, clean](crops.png)
 ![The filters learned at noise 25, each with its weight](filters.png)
 

@@ -61,8 +61,9 @@ def full_directions(problem: Problem, w: np.ndarray, v: np.ndarray) -> tuple[np.
     x, y, xv, yv = (np.asarray(a) for a in (family.inputs, family.targets, xv, yv))
     strengths = np.asarray(family.strengths(problem.hyper)).reshape(len(w), -1)
     w2, v2 = w.reshape(len(w), -1), v.reshape(len(v), -1)
+    full = np.broadcast_to(strengths, w2.shape)
     d_w = oracles.gradient(problem.kind, x, y, w2) + strengths * w2
-    d_v = oracles.curvature_apply(problem.kind, x, w2, v2) + strengths * v2
+    d_v = (oracles.hessian(problem.kind, x, y, w2, full) @ v2.ravel()).reshape(v2.shape)
     d_v = d_v - oracles.gradient(problem.kind, xv, yv, w2)
     shape = problem.hyper["penalty"].raw.shape
     wide = shape if problem.kind == "softmax" or shape == () else (*shape, 1)
