@@ -91,8 +91,7 @@ def curve(
 
     start = time.perf_counter()
     sides = [
-        [at(problem, jnp.asarray(p), jax.random.key(1000 * budget + draw)) for draw in range(draws)]
-        for p in precisions
+        [at(problem, jnp.asarray(p), jax.random.key(1000 * budget + draw)) for draw in range(draws)] for p in precisions
     ]
     upper = np.array([[float(s.upper) for s in row] for row in sides])
     two = sides[0][0].lower is not None

@@ -33,6 +33,7 @@ def labels() -> np.ndarray:
 def targets() -> np.ndarray:
     return np.random.default_rng(5).normal(size=(N, C))
 
+
 LAPLACE_TORCH = {
     ("classification", "full", 0.05): -155.28156783589804,
     ("classification", "full", 0.7): -138.92374044056373,

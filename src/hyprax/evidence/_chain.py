@@ -52,9 +52,7 @@ def _forward(kernel: Array, weights: Array, block: int) -> tuple[tuple[Array, Ar
     return _chain(kernel, weights, block)
 
 
-def _backward(
-    block: int, residuals: tuple[Array, Array, Array], cotangent: tuple[Array, Array]
-) -> tuple[Array, Array]:
+def _backward(block: int, residuals: tuple[Array, Array, Array], cotangent: tuple[Array, Array]) -> tuple[Array, Array]:
     root, half, weights = residuals
     inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(root.shape[0], dtype=root.dtype), lower=True)
     inverse = inverse * half[None, :]
@@ -68,7 +66,9 @@ def _backward(
         transposed = jnp.swapaxes(pivots, 1, 2)
         w = weights[:, None, None]
         inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + pivots @ transposed
-        omega = upper * w * transposed @ jnp.linalg.solve(inner, pivots) + lower * jnp.eye(block, dtype=root.dtype)[None]
+        omega = (
+            upper * w * transposed @ jnp.linalg.solve(inner, pivots) + lower * jnp.eye(block, dtype=root.dtype)[None]
+        )
         middle = (omega @ inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
     return inverse.T @ middle, jnp.zeros_like(weights)
 

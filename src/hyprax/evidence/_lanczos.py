@@ -3,7 +3,6 @@
 import importlib
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -32,9 +31,7 @@ class Lanczos(AbstractEstimator):
 
     def __check_init__(self):
         if self.steps < 1 or self.samples < 1:
-            raise ValueError(
-                f"Lanczos: given steps {self.steps}, samples {self.samples}, allowed are integers >= 1."
-            )
+            raise ValueError(f"Lanczos: given steps {self.steps}, samples {self.samples}, allowed are integers >= 1.")
         try:
             importlib.import_module("matfree")
         except ImportError as error:

@@ -229,9 +229,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
         result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
         moments = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moments, state.moments)
-        after = EvidenceState(
-            state.params, state.optimiser_state, state.trained, state.draws + 1, moments, choice
-        )
+        after = EvidenceState(state.params, state.optimiser_state, state.trained, state.draws + 1, moments, choice)
         return Hypergradient(value, grad, certificate, result, stats), after
 
     @eqx.filter_jit

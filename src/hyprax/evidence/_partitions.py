@@ -100,5 +100,7 @@ class Partition(AbstractEstimator):
         labels = problem.targets
         same = labels == labels[jax.random.randint(class_key, (), 0, problem.size)]
         # The M largest of random numbers, members of the class before all others.
-        _, data = jax.lax.top_k(same.astype(problem.dtype) + jax.random.uniform(data_key, (problem.size,), problem.dtype), self.size)
+        _, data = jax.lax.top_k(
+            same.astype(problem.dtype) + jax.random.uniform(data_key, (problem.size,), problem.dtype), self.size
+        )
         return data.astype(jnp.int32), same[data]

@@ -41,7 +41,9 @@ class Problem(eqx.Module):
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs)
         shape = eqx.filter_eval_shape(self.apply, self.params, self.hyper, one).shape
         if len(shape) != 1:
-            raise ValueError(f"evidence: given a model whose output for one example has shape {shape}, allowed is (C,).")
+            raise ValueError(
+                f"evidence: given a model whose output for one example has shape {shape}, allowed is (C,)."
+            )
         return shape[0]
 
     @property
