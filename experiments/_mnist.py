@@ -1,6 +1,7 @@
 """MNIST, and tanh networks on it: weights drawn and applied, loss and error."""
 
 import gzip
+import itertools
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -45,7 +46,7 @@ def splits(count: int = 10_000) -> dict[str, Examples]:
 def drawn(sizes: tuple[int, ...], scales: list[dict[str, Array]], key: Array) -> Params:
     """Normal weights and biases with a scale for each array."""
     params = []
-    for i, (rows, columns) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (rows, columns) in enumerate(itertools.pairwise(sizes)):
         key_w, key_b = jax.random.split(jax.random.fold_in(key, i))
         params.append(
             {

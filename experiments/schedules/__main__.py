@@ -1,10 +1,11 @@
 """Learned training schedules on MNIST: `python -m experiments.schedules [--quick]`.
 
-As in Maclaurin, Duvenaud and Adams (2015, arXiv 1502.03492, section 3.1): a tanh network 784-50-50-50-10, 10,000 training
-images, batches of 200, T = 100 steps of gradient descent with momentum; a learning rate and a momentum for every step
-and each of eight groups (weights and biases of four layers) and eight scales of initial weights, 1,608 hyperparameters,
-moved by 50 steps of Adam at 0.04 on the training loss, each with a new seed. Beside it, Optuna's TPE with 95 trials
-over three scalars on the same network. Then AdamW through T = 1,000 steps, judged on 10,000 validation images.
+As in Maclaurin, Duvenaud and Adams (2015, arXiv 1502.03492, section 3.1): a tanh network 784-50-50-50-10, 10,000
+training images, batches of 200, T = 100 steps of gradient descent with momentum; a learning rate and a momentum for
+every step and each of eight groups (weights and biases of four layers) and eight scales of initial weights, 1,608
+hyperparameters, moved by 50 steps of Adam at 0.04 on the training loss, each with a new seed. Beside it, Optuna's TPE
+with 95 trials over three scalars on the same network. Then AdamW through T = 1,000 steps, judged on 10,000 validation
+images.
 
 Hypergradients are exact, by reversal. All figures are means over runs with fresh seeds, which no search has seen.
 
@@ -200,10 +201,11 @@ def adamw_part(data: Any, quick: bool) -> list[str]:
     return [
         f"## AdamW, T = {steps:,}, {count(start):,} hyperparameters",
         "A rate and a β1 for every step and group; β2, decay and initial scale for every group. Judged on the",
-        "validation loss, since a decay that serves the training loss alone would be none. Start: rate 0.001, β1 = 0.9,",
-        f"β2 = 0.999, decay 0.01. {tuning.exact} of {iterations} runs came back bit for bit; {seeds} fresh seeds.",
-        f"Learned decays of the weights of the four layers: {decays}. Optuna, over rate, decay and initial scale, chose "
-        f"{best['rate']:.3g}, {best['decay']:.3g}, {best['scale']:.3g}.",
+        "validation loss, since a decay that serves the training loss alone would be none. Start: rate 0.001,",
+        f"β1 = 0.9, β2 = 0.999, decay 0.01. {tuning.exact} of {iterations} runs came back bit for bit;",
+        f"{seeds} fresh seeds.",
+        f"Learned decays of the weights of the four layers: {decays}. Optuna, over rate, decay and initial scale, "
+        f"chose {best['rate']:.3g}, {best['decay']:.3g}, {best['scale']:.3g}.",
         "",
         *HEADER,
         *rows,
@@ -224,8 +226,8 @@ def main() -> None:
         "    python -m experiments.schedules" + (" --quick" if quick else ""),
         "",
         f"Measured on a {machine()}, one thread, beside other programs (the seconds are",
-        f"comparable with one another only). Tanh network 784-50-50-50-10 on MNIST, {data['train'][1].size:,} training images,",
-        "batches of 200, hypergradients by exact reversal, moved by Adam at 0.04.",
+        f"comparable with one another only). Tanh network 784-50-50-50-10 on MNIST, {data['train'][1].size:,}",
+        "training images, batches of 200, hypergradients by exact reversal, moved by Adam at 0.04.",
         "",
         *momentum_part(data, quick),
         *adamw_part(data, quick),

@@ -17,7 +17,7 @@ def _pyplot() -> Any:
 
 
 def learned(schedules: dict[str, Any], scales: np.ndarray, path: Path) -> None:
-    """Two schedules of the weights of every layer, and their initial scales (iterations, layers) as they were learned."""
+    """Two schedules of the weights of every layer, and their initial scales, (iterations, layers)."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained", width_ratios=(2, 2, 1.4))
     for axis, (name, tree) in zip(axes[:2], schedules.items(), strict=True):
