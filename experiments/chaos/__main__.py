@@ -112,7 +112,7 @@ def picture(rows: list[Row], curve: tuple[np.ndarray, list[float]]) -> None:
 
     figure, axes = plt.subplots(4, 1, figsize=(8, 10), sharex=True, layout="constrained")
     rates = [row.rate for row in rows]
-    axes[0].semilogx(*curve, lw=0.8)
+    axes[0].loglog(*curve, lw=0.8)
     axes[0].set_ylabel("training loss F")
     axes[1].semilogx(rates, [abs(row.slope) for row in rows], "o-", ms=3, lw=0.8, label="exact |dF/d log α|")
     axes[1].semilogx(rates, [abs(row.secant) for row in rows], "x-", ms=4, lw=0.8, label="|secant| over ±5 %")
@@ -155,7 +155,8 @@ def main() -> None:
             f"Measured on a {machine()}, one thread, in {time.perf_counter() - began:.0f} s beside",
             f"other programs. Training loss of a tanh network 784-50-50-50-10 on MNIST, {data[1].size:,} images, after",
             f"T = {steps} steps of momentum 0.9 at the rate α, batches of {BATCH}, one seed; exact derivatives by",
-            "reversal, the secant over ±5 % of α, metasmoothness with steps of 1 % of α. Medians over the points of a range.",
+            "reversal, the secant over ±5 % of α, metasmoothness with steps of 1 % of α. Medians over the points of a",
+            "range.",
             "",
             *table(rows),
             "",
