@@ -37,15 +37,12 @@ CASES = {
     '"fixed" asks for it',
     IRIS + SOFTMAX + '[objective]\ncertificate = "none"\n[search]\noptimiser = "maid"\n': "R:9: search.optimiser: "
     'given "maid", allowed with a certificate other than "none"',
-    IRIS
-    + "featuers = 3\n"
-    + SOFTMAX: "R:4: data.featuers: unknown key, allowed are scale, intercept, rows, corrupt, "
+    IRIS + "featuers = 3\n" + SOFTMAX: "R:4: data.featuers: unknown key, allowed are scale, intercept, rows, corrupt, "
     "scale_targets, source, name",
     IRIS + SOFTMAX + PENALTY + "shap = 1\n": "R:7: hyper.penalty.shap: unknown key, did you mean shape? allowed are "
     "constraint, lo, hi, shape, groups, start",
     IRIS + SOFTMAX + "hyper = {penalty = {shap = 1}}\n": f"R:6: model.hyper: unknown key, allowed are {MODEL}",
-    IRIS
-    + '[model]\nknid = "softmax"\n': f"R:5: model.knid: unknown key, did you mean kind? allowed are {MODEL}",
+    IRIS + '[model]\nknid = "softmax"\n': f"R:5: model.knid: unknown key, did you mean kind? allowed are {MODEL}",
     IRIS + "[model]\n": "R:4: model.kind: missing, and there is no default",
     SOFTMAX: 'R: data: missing, and kind = "softmax" asks for it',
     '[data]\nname = "iris"\n' + SOFTMAX: 'R:1: data.source: missing, allowed are "sklearn", "csv", "npz", "idx", '

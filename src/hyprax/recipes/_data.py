@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ._errors import RecipeError
 from ._data_tables import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData, Split
+from ._errors import RecipeError
 
 PARTS = ("train", "validation", "test")
 OPENML_SECONDS = 60.0
@@ -392,7 +392,7 @@ def _indices(
             first = last
     parts = {name: random.permutation(np.concatenate(rows)) for name, rows in found.items()}
     for name, rows in parts.items():
-        if not len(rows):
+        if not len(rows) and getattr(split, name) > 0:  # the evidence needs no validation part
             raise RecipeError(
                 f"given {getattr(split, name):g} of {len(targets)} rows: that part is empty", key=f"split.{name}"
             )

@@ -29,9 +29,7 @@ KEYS_OF_KINDS = {
 class Model(Table):
     """What is trained. Functions are `"module:function"`, found beside the recipe."""
 
-    kind: Literal[
-        "softmax", "logistic", "ridge", "poisson", "pseudo-huber", "mlp", "cnn", "resnet", "loss", "custom"
-    ]
+    kind: Literal["softmax", "logistic", "ridge", "poisson", "pseudo-huber", "mlp", "cnn", "resnet", "loss", "custom"]
     function: str | None = Field(
         default=None, pattern=FUNCTION, description="of a loss: (params, hyper, batch); of a custom model: (splits)"
     )
@@ -89,9 +87,9 @@ class Objective(Table):
     solver: Literal["auto", "newton", "lbfgs", "gradient-descent", "heavy-ball", "fista"] = Field(
         default="auto", description="auto: newton, and lbfgs for a loss of one's own"
     )
-    adjoint: Literal[
-        "cg", "minres", "cholesky", "gradient-descent", "heavy-ball", "neumann", "one-step", "nystrom"
-    ] = "cg"
+    adjoint: Literal["cg", "minres", "cholesky", "gradient-descent", "heavy-ball", "neumann", "one-step", "nystrom"] = (
+        "cg"
+    )
     preconditioner: Literal["auto", "none", "jacobi", "nystrom"] = Field(
         default="auto", description="of cg; auto: that of the model"
     )

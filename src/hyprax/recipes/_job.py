@@ -23,7 +23,6 @@ from ._errors import RecipeError
 from ._hyper_tables import Penalty
 from ._problem import accuracy, deviance_explained, explained
 
-
 WINDOW = 10  # the last steps whose median stands for a noisy value
 
 
@@ -50,12 +49,13 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a job found: the run itself, and the comparison."""
+    """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column)."""
 
     tuned: Tuned
     contestants: tuple[Contestant, ...]
     score_name: str
     value_name: str = "validation loss"
+    tables: tuple[dict[str, Any], ...] = ()
 
 
 def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -81,11 +81,11 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         if job.recipe.baseline is None and job.predict is not None and not job.recipe.noisy:
             contestants.append(_at_start(job, hyper))
         contestants.append(_tuned(job, tuned))
-    outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job))
+    outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
     if run is not None:
         baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants[:-1]]
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
-        tables = [{"title": "Comparison", "rows": table}, *_of_examples(job, tuned)]
+        tables = [{"title": "Comparison", "rows": table}, *outcome.tables]
         run.write_summary({"baselines": baselines, "tables": tables, "value_name": outcome.value_name})
     return outcome
 
@@ -171,6 +171,8 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
     norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
     known = np.isfinite(norms) & (norms > 0)
     relative = bounds[known] / norms[known]
+    # The bound of the evidence is a spread, and no error.
+    bounded = tuned.history[0]["certificate_kind"] != "none" and not isinstance(job.objective, EvidenceObjective)
     best_value, params = _found(job, tuned)
     score = float("nan") if params is None else _score(job, params)
     return Contestant(
@@ -181,7 +183,7 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
         float(seconds[0]),
         len(tuned.history),
         0,
-        float(np.max(relative)) if relative.size and tuned.history[0]["certificate_kind"] != "none" else float("nan"),
+        float(np.max(relative)) if bounded and relative.size else float("nan"),
     )
 
 

@@ -159,7 +159,12 @@ def adjoint_solver(asked: Objective) -> AbstractAdjointSolver:
     tolerance = asked.adjoint_tolerance
     match asked.adjoint:
         case "cg":
-            preconditioners = {"auto": None, "none": NoPreconditioner(), "jacobi": Jacobi(), "nystrom": Nystrom(asked.rank)}
+            preconditioners = {
+                "auto": None,
+                "none": NoPreconditioner(),
+                "jacobi": Jacobi(),
+                "nystrom": Nystrom(asked.rank),
+            }
             return CG(tolerance=tolerance, preconditioner=preconditioners[asked.preconditioner])
         case "minres":
             return MINRES(tolerance=tolerance)

@@ -169,9 +169,7 @@ def _resnet(
     def init(key: Array) -> Params:
         keys = jax.random.split(key, len(blocks) + 2)
         params = {"stem": {"w": _kernel(keys[0], 1, width, gain)}}
-        params |= {
-            name: block(k, narrow, wide) for k, (name, narrow, wide, _) in zip(keys[2:], blocks, strict=True)
-        }
+        params |= {name: block(k, narrow, wide) for k, (name, narrow, wide, _) in zip(keys[2:], blocks, strict=True)}
         head = _dense(keys[1], widths[-1], outputs, 1.0)
         return params | {"head": {name: jnp.zeros_like(x) for name, x in head.items()} if fixup else head}
 

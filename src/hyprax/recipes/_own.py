@@ -78,7 +78,9 @@ def custom(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
         raise RecipeError(f"{reference} returned hyperparameters that cannot be tuned: {error}", key=key) from None
 
 
-def own_start(path: Path, recipe: Recipe, splits: Splits | None) -> tuple[Callable[..., Any], Callable[..., Any], PyTree]:
+def own_start(
+    path: Path, recipe: Recipe, splits: Splits | None
+) -> tuple[Callable[..., Any], Callable[..., Any], PyTree]:
     """The training loss, the outer loss, and the first weights of a loss of one's own, tried once on the data."""
     model = recipe.model
     assert model.function is not None  # the schema asks for both
@@ -93,7 +95,9 @@ def own_start(path: Path, recipe: Recipe, splits: Splits | None) -> tuple[Callab
             try:
                 params[name] = np.asarray(numbers, dtype=np.float64)
             except ValueError:
-                raise RecipeError("given lists of several lengths, allowed is one", key=f"model.params.{name}") from None
+                raise RecipeError(
+                    "given lists of several lengths, allowed is one", key=f"model.params.{name}"
+                ) from None
     try:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), params)
     except (TypeError, ValueError) as error:

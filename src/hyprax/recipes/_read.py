@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin
 import pydantic
 from pydantic import BaseModel
 
-from ._errors import SETTINGS, RecipeError, Source
 from ._data_tables import DataSource
+from ._errors import SETTINGS, RecipeError, Source
 from ._schema import Recipe
 
 

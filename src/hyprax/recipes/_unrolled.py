@@ -21,10 +21,10 @@ from ..unroll import (
     MomentumSGD,
     Reversible,
     StoreAll,
+    Training as Run,
     Truncated,
     UnrolledObjective,
 )
-from ..unroll import Training as Run
 from ._data import Splits
 from ._engine_tables import Training
 from ._errors import RecipeError
@@ -215,9 +215,7 @@ def _rates(recipe: Recipe, layers: list[str]) -> dict[str, Any]:
     return found
 
 
-def _hyper(
-    recipe: Recipe, splits: Splits, net: Network, layers: list[str]
-) -> tuple[dict[str, Any], np.ndarray | None]:
+def _hyper(recipe: Recipe, splits: Splits, net: Network, layers: list[str]) -> tuple[dict[str, Any], np.ndarray | None]:
     """Every hyperparameter by its name, tuned or not; and the group of each example, where weights have groups."""
     asked, found, groups = recipe.hyper, _rates(recipe, layers), None
     if asked.penalty is not None:
