@@ -117,7 +117,7 @@ class Objective(Table):
 
 
 class Training(Table):
-    """How weights are trained where they are not solved for: by `unroll` from the start, by `evidence` between draws."""
+    """How weights are trained where they are not solved for: from the start by `unroll`, on and on by `evidence`."""
 
     steps: Annotated[int, Field(ge=1)] = Field(default=100, description="of a run; with evidence, of each draw")
     batch_size: Annotated[int, Field(ge=1)] | None = Field(default=None, description="left out, all examples")

@@ -114,13 +114,13 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
         case "full":
             return FullData()
         case "ekfac":
-            return FullData(EKFAC())
+            return FullData(EKFAC())  # pyright: ignore[reportCallIssue]
         case "kfac":
-            return FullData(KFAC())
+            return FullData(KFAC())  # pyright: ignore[reportCallIssue]
         case "diagonal":
-            return FullData(Diagonal())
+            return FullData(Diagonal())  # pyright: ignore[reportCallIssue]
         case "last-layer":
-            return FullData(LastLayer(lambda params: params[last]))
+            return FullData(LastLayer(where=lambda params: params[last]))  # pyright: ignore[reportCallIssue]
         case _:
             if importlib.util.find_spec("matfree") is None:
                 raise RecipeError('given "lanczos", which needs the package matfree', key="evidence.estimator")

@@ -1,4 +1,4 @@
-"""The tables of a recipe that say what is tuned: for each hyperparameter how many, where they start, and their bounds."""
+"""The tables of a recipe that say what is tuned: for each hyperparameter how many, their start and their bounds."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -86,8 +86,8 @@ class Penalty(Leaf):
         | None
     ) = Field(
         default=None,
-        description='of shape "group": lists of features by name, "a..c" for those from a to c, the rest being one more '
-        "group; or the number of the group of each feature",
+        description='of shape "group": lists of features by name, "a..c" for those from a to c, the rest being one '
+        "more group; or the number of the group of each feature",
     )
     start: Strength | Literal["grid"] = Field(
         default=1e-3, description='a strength, or "grid" for the best single one of the baseline'

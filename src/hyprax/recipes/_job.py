@@ -59,7 +59,7 @@ class Outcome:
 
 
 def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
-    """Evaluate the baseline's grid, or the start where there is none; tune, compare, and write into the run's summary."""
+    """Evaluate the baseline's grid, or else the start; tune; write the comparison into the run's summary."""
     contestants: list[Contestant] = []
     hyper = job.hyper
     if job.recipe.baseline is not None and job.splits is not None:

@@ -66,9 +66,8 @@ def linear(recipe: Recipe, splits: Splits) -> Problem:
     assert penalty is not None  # a linear model has one in any case
     if kind == "logistic" and len(splits.classes) != 2:
         raise RecipeError(f"given {len(splits.classes)} classes, allowed for logistic are 2", key="model.kind")
-    settings: dict[str, Any] = {"softmax": {"classes": len(splits.classes)}, "pseudo-huber": {"delta": recipe.model.delta}}.get(
-        kind, {}
-    )  # fmt: skip
+    of_kinds = {"softmax": {"classes": len(splits.classes)}, "pseudo-huber": {"delta": recipe.model.delta}}
+    settings: dict[str, Any] = dict(of_kinds.get(kind, {}))
     extra: dict[str, Any] = {}
     if recipe.hyper.weights is not None:
         extra["weights"], groups = weights(recipe.hyper.weights, splits)
@@ -159,13 +158,9 @@ def adjoint_solver(asked: Objective) -> AbstractAdjointSolver:
     tolerance = asked.adjoint_tolerance
     match asked.adjoint:
         case "cg":
-            preconditioners = {
-                "auto": None,
-                "none": NoPreconditioner(),
-                "jacobi": Jacobi(),
-                "nystrom": Nystrom(asked.rank),
-            }
-            return CG(tolerance=tolerance, preconditioner=preconditioners[asked.preconditioner])
+            nystrom = Nystrom(asked.rank)
+            named = {"auto": None, "none": NoPreconditioner(), "jacobi": Jacobi(), "nystrom": nystrom}
+            return CG(tolerance=tolerance, preconditioner=named[asked.preconditioner])
         case "minres":
             return MINRES(tolerance=tolerance)
         case "cholesky":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +46,8 @@ def network(
     """A network by name.
 
     - `"mlp"`: `depth` hidden layers of `width` units.
-    - `"cnn"`: `depth` convolutions 3 x 3, the i-th of 2^i `width` channels, all but the first of stride 2; the mean over
-      positions; a linear layer.
+    - `"cnn"`: `depth` convolutions 3 x 3, the i-th of 2^i `width` channels, all but the first of stride 2; the
+      mean over positions; a linear layer.
     - `"resnet"`: a convolution 3 x 3, three stages of `depth` residual blocks with `width`, 2 `width` and 4 `width`
       channels, the last two beginning with stride 2; the mean over positions; a linear layer. With `norm="group"`
       group normalisation before each activation (Wu and He 2018, arXiv 1803.08494); with `"fixup"` none, but scalar
@@ -75,7 +76,7 @@ def _dense(key: Array, fan_in: int, fan_out: int, gain: float) -> dict[str, Arra
 
 
 def _mlp(sizes: list[int], act: Callable[[Array], Array], gain: float) -> Network:
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(itertools.pairwise(sizes))
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, len(pairs))

@@ -27,8 +27,9 @@ MEANING_OF_SPREAD = (
 )
 MEANING_OF_LOWER = (
     "Side, lower: in expectation over the draw, the estimate is proved to be at most the log evidence of the Laplace "
-    "approximation at these weights, so the objective shown, which is minus that, is on average an upper bound. The slack "
-    "is half the distance to a bound from the other side. It says nothing of how good the Laplace approximation is."
+    "approximation at these weights, so the objective shown, which is minus that, is on average an upper bound of it. "
+    "The slack is half the distance to a bound from the other side. It says nothing of how good the Laplace "
+    "approximation is."
 )
 MEANING_OF_EXACT = (
     "Exact: the training run was undone step by step, and its start came back bit for bit. Nothing but the rounding of "
