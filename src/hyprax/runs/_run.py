@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .._certificate import details
 from .._hyper import is_constrained, natural
 from .._result import result_name
 from ..search import AbstractRecord, Step, Tuned
@@ -170,6 +171,7 @@ class Run(AbstractRecord):
                 "seconds": sum(row["seconds"] for row in tuned.history),
                 "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuned.best)),
                 "constraints": _constraints(tuned.best),
+                **({} if tuned.hypergradient is None else {"certificate": details(tuned.hypergradient.certificate)}),
             }
         )
 
