@@ -17,6 +17,8 @@ from ._estimator import (
     LogDeterminant as LogDeterminant,
     Midpoint as Midpoint,
 )
+from ._explain import explain as explain
+from ._kernel import kernel as kernel, kernels_by_tensor as kernels_by_tensor
 from ._kfac import KFAC as KFAC
 from ._lanczos import Lanczos as Lanczos
 from ._likelihoods import (
