@@ -1,6 +1,7 @@
 """The published protocol at fixed tolerances, and searches that choose accuracies or steps themselves."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import hyprax as hx
 from hyprax.implicit import ImplicitState
-from hyprax.search import Stopping
+from hyprax.search import AbstractSearch, Stopping
 
 from .data import CLASSES, Cleaning, Size
 
@@ -124,8 +125,10 @@ def _with_constants(
     return eqx.tree_at(constants, objective, given, is_leaf=lambda x: x is None)
 
 
-def searched(problem: Problem, objective: hx.ImplicitObjective, search, budget: int) -> Track:
-    """A search until it has spent the budget in products: gradients of g and Hessian products, all of them."""
+def searched(
+    problem: Problem, objective: hx.ImplicitObjective, search: AbstractSearch, budget: int, until: float = -math.inf
+) -> Track:
+    """A search until it has spent the budget in products, gradients of g and Hessian products, or reached a loss."""
     total, spent, loss, evaluated = 0.0, [], [], problem.start()
 
     def look(step) -> bool:
@@ -134,7 +137,7 @@ def searched(problem: Problem, objective: hx.ImplicitObjective, search, budget: 
         spent.append(total)
         loss.append(step.value)
         total += step.stats["search_products"]
-        return total > budget
+        return total > budget or step.value <= until
 
     began = time.perf_counter()
     hx.tune(

@@ -20,7 +20,7 @@ def _axes(rows: int, columns: int, size: tuple[float, float]):
     return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
-def curves(path: Path, best: dict[tuple[str, str], Track], others: dict[str, Track], winner: tuple[str, str]) -> None:
+def curves(path: Path, best: dict[tuple[str, str], Track], others: dict[str, Track]) -> None:
     """Left the nine pairs, each at its best tolerances; right the best of them beside the searches."""
     figure, axes = _axes(1, 2, (10, 4))
     left, right = axes[0]
@@ -29,8 +29,8 @@ def curves(path: Path, best: dict[tuple[str, str], Track], others: dict[str, Tra
     left.set(title="published protocol, lower/adjoint", xlabel="iterations", ylabel="validation loss")
     for name, track in others.items():
         width = 2.5 if name.startswith("MAID") else 1.2
-        right.plot(track.spent, track.loss, lw=width, marker=".", markevery=[-1], label=name)
-    right.set(title="searches", xlabel="iterations, products", ylabel="validation loss")
+        right.plot(np.maximum(track.spent, 10), track.loss, lw=width, marker=".", markevery=[-1], label=name)
+    right.set(title="searches", xlabel="iterations, products", xscale="log", ylabel="validation loss")
     for axis in (left, right):
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
