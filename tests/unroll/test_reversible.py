@@ -36,13 +36,13 @@ def run(problem, mode=None):
     ("name", "model", "dropout", "driver"),
     [
         ("paper", "mlp", True, "loop"),
-        ("polyak", "attention", False, "loop"),
-        ("adam", "mlp", False, "loop"),
         ("adamw", "attention", True, "loop"),
-        ("paper", "cnn", False, "auto"),
-        ("adamw", "cnn", False, "auto"),
-        ("polyak", "mlp", False, "host"),
-        ("adamw", "mlp", True, "host"),
+        pytest.param("polyak", "attention", False, "loop", marks=pytest.mark.slow),
+        pytest.param("adam", "mlp", False, "loop", marks=pytest.mark.slow),
+        pytest.param("paper", "cnn", False, "auto", marks=pytest.mark.slow),
+        pytest.param("adamw", "cnn", False, "auto", marks=pytest.mark.slow),
+        pytest.param("polyak", "mlp", False, "host", marks=pytest.mark.slow),
+        pytest.param("adamw", "mlp", True, "host", marks=pytest.mark.slow),
     ],
 )
 def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
@@ -61,8 +61,14 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     assert exact(answer)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("adamw", jnp.float32),
+        *(pytest.param(name, jnp.float32, marks=pytest.mark.slow) for name in ("paper", "polyak", "adam")),
+        *(pytest.param(name, jnp.float64, marks=pytest.mark.slow) for name in OPTIMISERS),
+    ],
+)
 def test_a_thousand_steps_come_back(name, dtype):
     problem = make(name, steps=1200, dropout=True, dtype=dtype, seed=3)
     _, grads, report = run(problem)
@@ -72,6 +78,7 @@ def test_a_thousand_steps_come_back(name, dtype):
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_both_drivers_and_both_places_for_buffers_give_one_answer():
     problem = make("paper", steps=400, seed=5)
     answers = [
@@ -84,8 +91,13 @@ def test_both_drivers_and_both_places_for_buffers_give_one_answer():
         assert relative_error(grads, answers[0][1]) <= 1e-4
 
 
-@pytest.mark.parametrize("x64", [True, False])
-@pytest.mark.parametrize("name", ["paper", "adamw"])
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [
+        ("paper", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("paper", True), ("adamw", False), ("adamw", True))),
+    ],
+)
 def test_the_users_dtypes_and_draws_are_left_alone(name, x64):
     """float32 weights with and without 64-bit types; draws of the default dtype differ between the two settings."""
     with jax.enable_x64(x64):
@@ -139,6 +151,7 @@ def test_a_sabotaged_pair_is_caught_and_made_good(monkeypatch):
     assert abs(float(value - again)) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_that_never_comes_back_is_named(monkeypatch):
     """Every reverse sweep sabotaged, the one with a shared gradient too."""
     true = _reversal._finish
@@ -157,7 +170,7 @@ def test_a_run_that_never_comes_back_is_named(monkeypatch):
         hx.hypergradient(objective, problem.hyper)
 
 
-@pytest.mark.parametrize("name", ["paper", "adam"])
+@pytest.mark.parametrize("name", ["paper", pytest.param("adam", marks=pytest.mark.slow)])
 def test_overflow_is_named(name):
     """Fixed point wraps silently, and wrapped integers come back: only the watch can tell."""
     problem = make(name, steps=17, fixed={"rate": jnp.asarray(3e4)}, fraction_bits=52)
@@ -171,7 +184,7 @@ def test_overflow_is_named(name):
     assert bool(alone.result == hx.RESULTS.fixed_point_overflow)
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)])
 def test_numbers_that_are_not_finite_are_named(bad):
     """One gradient of one step, which later steps would hide."""
     problem = make("paper", steps=9)
@@ -208,6 +221,7 @@ def test_memory_is_what_theory_says():
     assert theory - 64 / steps <= bits <= 1.03 * theory
 
 
+@pytest.mark.slow
 def test_a_momentum_above_one_stores_nothing():
     problem = make("polyak", steps=60, fixed={"momentum": jnp.asarray(1.01), "rate": jnp.asarray(1e-3)})
     value, grads, report = run(problem)
@@ -218,6 +232,7 @@ def test_a_momentum_above_one_stores_nothing():
     assert relative_error(grads["optimizer"]["rate"], expected_grads["optimizer"]["rate"]) <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_value_alone_is_that_of_the_run_undone():
     problem = make("adamw", steps=25, seed=2)
     value, _, report = run(problem)
@@ -227,6 +242,7 @@ def test_the_value_alone_is_that_of_the_run_undone():
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_other_modes():
     problem = make("paper", steps=10)
     training = hx.Training(
