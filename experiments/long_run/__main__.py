@@ -88,12 +88,13 @@ def main() -> None:
         "",
         textwrap.fill(
             f"Measured on a {machine()}, on one thread, load average {os.getloadavg()[0]:.0f} (so the seconds are "
-            "upper bounds). 4,810 weights, batches of 100, momentum .9, float32; T learning rates and 4 penalties. `exact`: "
-            "w_0, v_0 and all buffers came back as the integers that they were. Bits are those kept a weight and step, "
-            "beside log2(1/.9); `buffers` what was put away, beside T 4,810 log2(1/.9) bits (what is short of a word "
-            "of 32 bits is not put away); `peak` the growth of the process's memory, compilers included; `store-all` what "
-            "all states would take. Seconds, compilation included, are of `Reversible` and of `Checkpointed`; the two "
-            "distances are between their hypergradients, of learning rates and of penalties.",
+            "upper bounds). 4,810 weights, batches of 100, momentum .9, float32; T learning rates and 4 "
+            "penalties. `exact`: w_0, v_0 and all buffers came back as the integers that they were. Bits are "
+            "those kept a weight and step, beside log2(1/.9); `buffers` what was put away, beside T 4,810 "
+            "log2(1/.9) bits (what is short of a word of 32 bits is not put away); `peak` the growth of the "
+            "process's memory, compilers included; `store-all` what all states would take. Seconds, compilation "
+            "included, are of `Reversible` and of `Checkpointed`; the two distances are between their "
+            "hypergradients, of learning rates and of penalties.",
             105,
         ),
         "",

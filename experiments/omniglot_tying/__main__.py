@@ -218,9 +218,9 @@ def main() -> None:
         textwrap.fill(
             f"Measured on a {machine()}, load average {os.getloadavg()[0]:.0f}. "
             f"Networks {'-'.join(map(str, SIZES))} on images of {PIXELS} x {PIXELS} (the paper: 784-400-200-55; "
-            f"smaller here to save time), T = {steps} steps with momentum .9 and batches of {BATCH} an alphabet, {meta} "
-            "steps of tuning with Adam. Drawers 1 to 12 train, 13 to 16 validate (what is tuned on), 17 to 20 test. The paper's "
-            "test losses, on other alphabets: separate 1.343, tied 1.246, learned 1.130.",
+            f"smaller here to save time), T = {steps} steps with momentum .9 and batches of {BATCH} an alphabet, "
+            f"{meta} steps of tuning with Adam. Drawers 1 to 12 train, 13 to 16 validate (what is tuned on), 17 to 20 "
+            "test. The paper's test losses, on other alphabets: separate 1.343, tied 1.246, learned 1.130.",
             105,
         ),
         "",

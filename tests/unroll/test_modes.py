@@ -34,7 +34,7 @@ CASES = [
     ("mlp", "adam", True),
     pytest.param("cnn", "sgd", False, marks=pytest.mark.slow),
     pytest.param("attention", "nesterov", True, marks=pytest.mark.slow),
-    ("attention", "adamw", False),
+    pytest.param("attention", "adamw", False, marks=pytest.mark.slow),
 ]
 
 
@@ -124,6 +124,7 @@ def test_truncation_keeps_the_last_steps_alone(seed):
     assert relative_error(plain.grad, answer.grad) == 0
 
 
+@pytest.mark.slow
 def test_one_step_and_one_state():
     """T = 1, where loops, schedules and segments are shortest."""
     problem = make_problem("mlp", "nesterov", seed=1, steps=1)

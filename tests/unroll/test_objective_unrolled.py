@@ -164,7 +164,8 @@ def test_the_gauge_tells_chaos_from_contraction():
         hx.unroll.metasmoothness(objective, calm, {"rate": jnp.asarray(0.0)})
 
 
-@pytest.mark.parametrize(("model", "steps"), [("mlp", 60), pytest.param("attention", 300, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "steps"), [("mlp", 60), ("attention", 300)])
 def test_predicted_memory_is_that_of_the_compiled_programs(model, steps):
     """Within 20 % of what XLA allocates for the programs of the reverse sweep: store, temporaries and results."""
     problem = make_problem(model, "adamw", seed=0, steps=steps, dtype=jnp.float32, dropout=True)
@@ -270,6 +271,7 @@ def test_the_host_loop_is_chosen_where_the_loss_convolves():
         assert isinstance(_drivers.choose_driver("auto", program), driver)
 
 
+@pytest.mark.slow
 def test_scanned_blocks_change_the_memory_of_a_step_and_nothing_else():
     """Eight blocks of a residual network: the same hypergradient, in less than half of the memory of a step."""
 
