@@ -14,8 +14,8 @@ import optax
 import pytest
 
 import hyprax as hx
+from hyprax._arrays import leaf_names, load_tree, save_tree
 from hyprax.runs import HistoryError, Run, RunError, StateError, read
-from hyprax.runs._arrays import leaf_names, load_tree, save_tree
 
 
 class Layer(eqx.Module):

@@ -26,7 +26,7 @@ multiply_jit = jax.jit(multiply, static_argnums=4)
 divide_jit = jax.jit(divide, static_argnums=4)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(n=st.integers(1, 1 << 40), data=st.data())
 def test_division_by_an_invariant_is_floor_division(n, data):
     largest = min(n << 50, 1 << 62) - 1
@@ -38,7 +38,7 @@ def test_division_by_an_invariant_is_floor_division(n, data):
     assert rest.tolist() == [value % n for value in x]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_multiplication_is_undone_and_is_what_its_formula_says(data):
     shift = data.draw(st.one_of(st.none(), st.integers(2, 20)))
@@ -46,7 +46,7 @@ def test_multiplication_is_undone_and_is_what_its_formula_says(data):
     n = data.draw(st.integers(1, 4 * d))
     limit = 1 << (limit_bits(np.array([n]), np.array([d])) - 3)
     v = data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=20))
-    room = min((1 << 62) // d, (n << 50) // d) - 1
+    room = min((1 << 62) // d, (n << 50) // d, 1 << 50) - 1  # what a plan lets a buffer hold
     buffer = [data.draw(st.integers(0, room)) for _ in v]
     args = jnp.asarray(v), jnp.asarray(buffer), jnp.asarray(n), jnp.asarray(d)
     after, kept = multiply_jit(*args, shift)
@@ -59,7 +59,7 @@ def test_multiplication_is_undone_and_is_what_its_formula_says(data):
     assert empty.tolist() == buffer
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), power=st.sampled_from([None, 8, 12, 16]))
 def test_long_chains_of_factors_come_back_within_their_plan(seed, power):
     """Random factors below and above 1, with additions between; buffers spill where the plan says and stay below it."""

@@ -46,7 +46,7 @@ def plain_run(problem):
     return params
 
 
-@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("x64", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_draws_and_dtypes_are_those_of_the_same_training_outside(x64):
     """The weights at the end, bit for bit, in float32; x64 changes what `jax.random` draws by default."""
     with jax.enable_x64(x64):
@@ -93,7 +93,9 @@ def test_nothing_is_compiled_again_for_more_steps_or_another_point():
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("mode", [hx.StoreAll(), hx.Checkpointed(states=3), hx.ForwardMode("host"), hx.Truncated(2)])
+@pytest.mark.parametrize(
+    "mode", [hx.Checkpointed(states=3), pytest.param(hx.ForwardMode("host"), marks=pytest.mark.slow), hx.Truncated(2)]
+)
 def test_metrics_are_recorded_once_from_the_weights_before_each_step(mode):
     """w_t = (1 - lr)^t for L = w²/2: at the steps 0, 3 and 6 of 7, with the batch of the step."""
     training = change(
@@ -162,6 +164,7 @@ def test_the_gauge_tells_chaos_from_contraction():
         hx.unroll.metasmoothness(objective, calm, {"rate": jnp.asarray(0.0)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "steps"), [("mlp", 60), ("attention", 300)])
 def test_predicted_memory_is_that_of_the_compiled_programs(model, steps):
     """Within 20 % of what XLA allocates for the programs of the reverse sweep: store, temporaries and results."""
@@ -268,6 +271,7 @@ def test_the_host_loop_is_chosen_where_the_loss_convolves():
         assert isinstance(_drivers.choose_driver("auto", program), driver)
 
 
+@pytest.mark.slow
 def test_scanned_blocks_change_the_memory_of_a_step_and_nothing_else():
     """Eight blocks of a residual network: the same hypergradient, in less than half of the memory of a step."""
 

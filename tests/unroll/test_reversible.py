@@ -1,5 +1,6 @@
 """Exact reversal: it agrees with a Python loop, comes back bit for bit, and says so only where it did."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -32,21 +33,28 @@ def run(problem, mode=None):
     return (mode or hx.Reversible()).value_and_grad(problem.training, outer(problem), problem.hyper, problem.key)
 
 
+@functools.cache
+def cached(name, model, dropout):
+    """A problem, and with it its compiled programs, that several tests may share."""
+    return make(name, model, seed=OPTIMISERS.index(name), dropout=dropout)
+
+
 @pytest.mark.parametrize(
     ("name", "model", "dropout", "driver"),
     [
         ("paper", "mlp", True, "loop"),
-        ("polyak", "attention", False, "loop"),
-        ("adam", "mlp", False, "loop"),
-        ("adamw", "attention", True, "loop"),
-        ("paper", "cnn", False, "auto"),
-        ("adamw", "cnn", False, "auto"),
-        ("polyak", "mlp", False, "host"),
-        ("adamw", "mlp", True, "host"),
+        ("adamw", "mlp", True, "loop"),
+        pytest.param("adamw", "attention", True, "loop", marks=pytest.mark.slow),
+        pytest.param("polyak", "attention", False, "loop", marks=pytest.mark.slow),
+        pytest.param("adam", "mlp", False, "loop", marks=pytest.mark.slow),
+        pytest.param("paper", "cnn", False, "auto", marks=pytest.mark.slow),
+        pytest.param("adamw", "cnn", False, "auto", marks=pytest.mark.slow),
+        pytest.param("polyak", "mlp", False, "host", marks=pytest.mark.slow),
+        pytest.param("adamw", "mlp", True, "host", marks=pytest.mark.slow),
     ],
 )
 def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
-    problem = make(name, model, seed=OPTIMISERS.index(name), dropout=dropout)
+    problem = cached(name, model, dropout)
     value, grads = oracle(problem, name)
     answer = hx.hypergradient(problem.objective(hx.Reversible(driver=driver)), problem.hyper)
     assert abs(float(answer.value - value)) <= 1e-5 * abs(float(value))
@@ -61,6 +69,7 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     assert exact(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_thousand_steps_come_back(name, dtype):
@@ -72,6 +81,7 @@ def test_a_thousand_steps_come_back(name, dtype):
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_both_drivers_and_both_places_for_buffers_give_one_answer():
     problem = make("paper", steps=400, seed=5)
     answers = [
@@ -84,8 +94,13 @@ def test_both_drivers_and_both_places_for_buffers_give_one_answer():
         assert relative_error(grads, answers[0][1]) <= 1e-4
 
 
-@pytest.mark.parametrize("x64", [True, False])
-@pytest.mark.parametrize("name", ["paper", "adamw"])
+@pytest.mark.parametrize(
+    ("name", "x64"),
+    [
+        ("paper", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("paper", True), ("adamw", False), ("adamw", True))),
+    ],
+)
 def test_the_users_dtypes_and_draws_are_left_alone(name, x64):
     """float32 weights with and without 64-bit types; draws of the default dtype differ between the two settings."""
     with jax.enable_x64(x64):
@@ -128,17 +143,17 @@ def test_a_sabotaged_pair_is_caught_and_made_good(monkeypatch):
         return nudge(grads), products
 
     monkeypatch.setattr(_reversal, "gradient_along", sabotaged)
-    problem = make("paper", steps=11, dtype=jnp.float32, seed=11)
-    value, grads, report = run(problem)
+    value, grads, report = run(make("paper", seed=OPTIMISERS.index("paper"), dropout=True))
     assert exact(report)
     assert float(report.stats["attempts"]) == 2
     monkeypatch.undo()
-    again, expected, honest = run(make("paper", steps=11, dtype=jnp.float32, seed=11))
+    again, expected, honest = run(cached("paper", "mlp", True))
     assert float(honest.stats["attempts"]) == 1
     assert relative_error(grads, expected) <= 1e-3
     assert abs(float(value - again)) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_that_never_comes_back_is_named(monkeypatch):
     """Every reverse sweep sabotaged, the one with a shared gradient too."""
     true = _reversal._finish
@@ -157,21 +172,23 @@ def test_a_run_that_never_comes_back_is_named(monkeypatch):
         hx.hypergradient(objective, problem.hyper)
 
 
-@pytest.mark.parametrize("name", ["paper", "adam"])
+@pytest.mark.parametrize("name", ["paper", pytest.param("adam", marks=pytest.mark.slow)])
 def test_overflow_is_named(name):
     """Fixed point wraps silently, and wrapped integers come back: only the watch can tell."""
-    problem = make(name, steps=17, fixed={"rate": jnp.asarray(3e4)}, fraction_bits=52)
+    problem = cached(name, "mlp", name == "paper")
     objective = problem.objective(hx.Reversible())
-    answer = hx.hypergradient(objective, problem.hyper, throw=False)
+    faster = {"rate": jax.tree.map(lambda rate: 1e6 * rate, problem.hyper["optimizer"]["rate"])}
+    hyper = problem.hyper | {"optimizer": problem.hyper["optimizer"] | faster}
+    answer = hx.hypergradient(objective, hyper, throw=False)
     assert bool(answer.result == hx.RESULTS.fixed_point_overflow)
     assert float(answer.stats["used_bits_weights"]) > float(answer.stats["limit_bits_weights"])
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(answer.grad))
     assert not exact(answer)
-    alone, _ = objective.value(problem.hyper, objective.init(problem.hyper))
+    alone, _ = objective.value(hyper, objective.init(hyper))
     assert bool(alone.result == hx.RESULTS.fixed_point_overflow)
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)])
 def test_numbers_that_are_not_finite_are_named(bad):
     """One gradient of one step, which later steps would hide."""
     problem = make("paper", steps=9)
@@ -208,6 +225,7 @@ def test_memory_is_what_theory_says():
     assert theory - 64 / steps <= bits <= 1.03 * theory
 
 
+@pytest.mark.slow
 def test_a_momentum_above_one_stores_nothing():
     problem = make("polyak", steps=60, fixed={"momentum": jnp.asarray(1.01), "rate": jnp.asarray(1e-3)})
     value, grads, report = run(problem)
@@ -218,6 +236,7 @@ def test_a_momentum_above_one_stores_nothing():
     assert relative_error(grads["optimizer"]["rate"], expected_grads["optimizer"]["rate"]) <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_value_alone_is_that_of_the_run_undone():
     problem = make("adamw", steps=25, seed=2)
     value, _, report = run(problem)
@@ -227,6 +246,7 @@ def test_the_value_alone_is_that_of_the_run_undone():
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_other_modes():
     problem = make("paper", steps=10)
     training = hx.Training(

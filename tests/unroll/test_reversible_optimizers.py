@@ -99,14 +99,22 @@ def test_a_step_in_fixed_point_is_undone_and_is_near_the_step_in_floating_point(
     undone = optimiser.undo_states(c, step, gradient, optimiser.undo_weights(c, step, after))
     for x, y in zip(jax.tree.leaves(undone), jax.tree.leaves(words), strict=True):
         assert np.array_equal(x, y)
-    floats = {key: decode(word, bits[key], jnp.float64) for key, word in words.values.items()}
-    weights = floats.pop("weights")
-    states, moved = optimiser.apply(c, gradient.astype(jnp.float64), floats, weights)
-    for key, expected in {**states, "weights": moved}.items():
-        allowed = 2 * max(int(d) for _, d in step.pairs.values()) * 2.0**-48  # the noise of one factor, and of sums
-        error = np.abs(np.asarray(decode(after.values[key], bits[key], jnp.float64) - expected))
-        scale = 1 + abs(float(c["rate"])) * (1 + 1 / np.sqrt(0.1e-3 if name.startswith("adam") else 1))
-        assert np.max(error / (1 + np.abs(np.asarray(expected)))) <= allowed * scale
+    before, moved = (
+        {key: decode(word, bits[key], jnp.float64) for key, word in w.values.items()} for w in (words, after)
+    )
+    noise = 2 * max(int(d) for _, d in step.pairs.values()) * 2.0**-48  # of one factor
+    weights = before.pop("weights")
+    states, _ = optimiser.apply(c, gradient.astype(jnp.float64), before, weights)
+    for key, expected in states.items():
+        assert jnp.all(jnp.abs(moved[key] - expected) <= noise + 1e-14 * jnp.abs(expected)), key
+    if "velocity" in moved:  # from the states as they are, noise included: where s is small, the step amplifies it
+        move = c["rate"] * moved["velocity"]
+    else:
+        move = -c["rate"] * moved["mean"] / (jnp.sqrt(moved["variance"]) + c["eps"])
+    expected = (1 - c.get("decay", 0.0)) * weights + move
+    error = jnp.abs(moved["weights"] - expected)
+    inside = jnp.abs(move) < 2.0 ** (61 - 48)  # what is beyond the format is for the watch to see
+    assert jnp.all(~inside | (error <= noise + 1e-13 * (jnp.abs(expected) + jnp.abs(move))))
 
 
 def test_weights_without_a_gradient_have_derivatives_of_zero():

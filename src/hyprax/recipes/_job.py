@@ -11,12 +11,12 @@ from jaxtyping import PyTree
 
 from .._hyper import natural
 from .._objective import AbstractObjective
+from .._progress import ProgressBar
 from .._result import RESULTS
 from ..evidence import EvidenceObjective
 from ..implicit import AbstractSingleLoop, ImplicitObjective, ImplicitState
 from ..runs import Run
 from ..search import Tuned, tune
-from ..search._progress import ProgressBar
 from ._build import Job
 from ._cleaning import least_weights, wrong_labels
 from ._errors import RecipeError

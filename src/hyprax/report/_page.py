@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import write_atomically
 from ..runs import Record, read
-from ..runs._arrays import write_atomically
 
 PAGE = "report.html"
 MEANING = {

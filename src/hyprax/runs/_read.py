@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import load_arrays
+from .._arrays import load_arrays
 from ._history import History
 from ._run import BEST, CONFIG, HISTORY, START, SUMMARY, RunError, read_config, read_json
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .._arrays import leaf_names, load_tree, save_arrays, save_tree, write_atomically
 from .._certificate import details
 from .._hyper import is_constrained, natural
 from .._result import result_name
 from ..search import AbstractRecord, Step, Tuned
-from ._arrays import leaf_names, load_tree, save_arrays, save_tree, write_atomically
 from ._history import History
 
 CONFIG, HISTORY, STATE = "config.json", "history.sqlite", "state.safetensors"

@@ -6,6 +6,7 @@ from ._checkpointed import Checkpointed as Checkpointed
 from ._estimate import Estimate as Estimate, ModeCost as ModeCost, estimate as estimate
 from ._forward_mode import ForwardMode as ForwardMode
 from ._gauge import ChaosGauge as ChaosGauge, metasmoothness as metasmoothness
+from ._long_run import LongRun as LongRun
 from ._mode import AbstractMode as AbstractMode, Outer as Outer, UnrollReport as UnrollReport
 from ._momentum_sgd import MomentumSGD as MomentumSGD
 from ._objective import UnrolledObjective as UnrolledObjective, UnrolledState as UnrolledState

@@ -1,5 +1,6 @@
 """Some states of the run kept and the others made again, by the binomial schedule."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -10,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._drivers import DriverName, check_driver
+from ._long_run import BACKWARDS, Journal, LongRun
 from ._mode import AbstractMode, Outer, UnrollReport
-from ._runner import Runner, adjoint_norms, run_value
+from ._runner import Runner, adjoint_norms, blank_rows, run_value
 from ._store_all import rounding_only
 from ._training import Training
 
@@ -108,6 +110,21 @@ def schedule(segments: int, slots: int) -> Iterator[tuple[str, int, int]]:
             kept.pop()
 
 
+class End(eqx.Module):
+    """What the end of the run gave, w_T, F and its adjoint, and how far back the adjoint and dλ are."""
+
+    params: PyTree
+    value: Float[Array, ""]
+    last: PyTree
+    adjoint: PyTree
+    dhyper: PyTree
+
+
+def _ending(runner: Runner, outer: Outer, carry: PyTree) -> End:
+    value, last, dhyper = runner.end(outer, carry)
+    return End(carry[0], value, last, last, dhyper)
+
+
 class Checkpointed(AbstractMode):
     """dF/dλ by reverse mode; N states kept at once, the others made again from them, by the binomial schedule.
 
@@ -121,6 +138,7 @@ class Checkpointed(AbstractMode):
     - `states`: N >= 2, the most states kept at once.
     - `memory`: instead, their size in bytes.
     - `driver`: `"loop"` for compiled loops, `"host"` for loops on the host, `"auto"` to choose.
+    - `long`: for hours, a [`hyprax.unroll.LongRun`][]: a bar, stopping and going on.
 
     **Raises:** `ValueError` for both `states` and `memory`, fewer than 2 states, or a memory that does not hold 2.
 
@@ -130,6 +148,7 @@ class Checkpointed(AbstractMode):
     states: int | None = eqx.field(static=True, default=None)
     memory: int | None = eqx.field(static=True, default=None)
     driver: DriverName = eqx.field(static=True, default="auto")
+    long: LongRun | None = None
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{griewank2000revolve,
@@ -169,31 +188,53 @@ class Checkpointed(AbstractMode):
         self, training: Training, outer: Outer, hyper: PyTree, key: Array
     ) -> tuple[Float[Array, ""], PyTree, UnrollReport]:
         runner = Runner(training, hyper, key, self.driver)
-        carry = runner.start()
+        carry = start = runner.start()
         plan = self.plan(training.steps, tree_bytes(carry))
-        store = runner.driver.empty(carry, plan.length)
+        moves = list(schedule(plan.segments, plan.slots))
         kept: dict[int, PyTree] = {0: carry}
-        value = last = adjoint = dhyper = params = None
-        for move, a, b in schedule(plan.segments, plan.slots):
-            lo, hi = a * plan.length, min(b * plan.length, training.steps)
-            if move == "advance":
-                carry = runner.advance(kept.get(a, carry), lo, hi)
-            elif move == "keep":
-                kept[b] = carry
-            else:
-                store, carry = runner.record(store, kept.pop(a, carry), lo, hi)
-                if adjoint is None:
-                    params = carry[0]
-                    value, last, dhyper = runner.end(outer, carry)
-                    adjoint = last
-                adjoint, dhyper = runner.reverse(store, lo, hi, adjoint, dhyper)
-        assert value is not None
-        grads = runner.chain(adjoint, dhyper)
-        return (
-            value,
-            grads,
-            runner.report(params, rounding_only(value.dtype), value, grads, adjoint_norms(adjoint, last)),
+        ended: End | None = None
+        begun = done = 0
+        work = plan.recomputed + (1 + BACKWARDS) * training.steps
+        with Journal(self.long, (runner.program, "Checkpointed", plan), work) as journal:
+            if (position := journal.position) is not None:
+                begun, done, is_ended, *counts = position[:7]
+                template = {
+                    "carry": carry,
+                    "kept": [carry] * len(position[7:]),
+                    "ended": _ending(runner, outer, carry) if is_ended else None,
+                    "rows": blank_rows(runner.program, start[0], counts[-1]),
+                }
+                state = journal.restore(template)
+                carry, ended = state["carry"], state["ended"]
+                kept = dict(zip(position[7:], state["kept"], strict=True))
+                runner.restore(counts, state["rows"])
+            store = runner.driver.empty(start, plan.length)
+            for number, (move, a, b) in enumerate(moves[begun:], begun + 1):
+                lo, hi = a * plan.length, min(b * plan.length, training.steps)
+                if move == "advance":
+                    carry = runner.advance(kept.get(a, carry), lo, hi)
+                    done += hi - lo
+                elif move == "keep":
+                    kept[b] = carry
+                else:
+                    store, carry = runner.record(store, kept.pop(a, carry), lo, hi)
+                    if ended is None:
+                        ended = _ending(runner, outer, carry)
+                    adjoint, dhyper = runner.reverse(store, lo, hi, ended.adjoint, ended.dhyper)
+                    ended = dataclasses.replace(ended, adjoint=adjoint, dhyper=dhyper)
+                    done += (1 + BACKWARDS) * (hi - lo)
+                journal.passed(
+                    done,
+                    f"back at step {lo:,}" if move == "reverse" else f"step {hi:,}",
+                    [number, done, int(ended is not None), *runner.position(), *kept],
+                    {"carry": carry, "kept": list(kept.values()), "ended": ended, "rows": runner.rows()},
+                )
+        assert ended is not None
+        grads = runner.chain(ended.adjoint, ended.dhyper)
+        report = runner.report(
+            ended.params, rounding_only(ended.value.dtype), ended.value, grads, adjoint_norms(ended.adjoint, ended.last)
         )
+        return ended.value, grads, report
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array

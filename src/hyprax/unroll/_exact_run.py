@@ -172,7 +172,6 @@ class ExactRun:
             lambda s: s.layout, draft.setup, dataclasses.replace(draft.setup.layout, isolated=pair == "isolated")
         )
         self.spill = Spill(place)
-        self.largest_spill = 0
         self._due: dict[int, list[tuple[int, str]]] = {}
         for i, group in enumerate(self.setup.layout.groups):
             for name, plans in draft.plans.items():
@@ -183,6 +182,12 @@ class ExactRun:
         """The steps, cut where words are due and at other stops."""
         cuts = sorted({0, self.draft.steps, *self._due, *stops})
         return list(itertools.pairwise(cuts))
+
+    def words_before(self, t: int) -> list[Array]:
+        """Zeros in the shapes of the words that are put away while step t is the next, or was undone last."""
+        due = [i for at in sorted(self._due) if at < t for i, _ in self._due[at]]
+        leaves = self.draft.start.words
+        return [jnp.zeros(leaves[i].values[WEIGHTS].shape, jnp.uint32) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
         """Steps lo..hi-1, with the words that are due before step lo put away."""

@@ -90,7 +90,7 @@ def multiply(v: Array, buffer: Array, n: Scalar, d: Scalar, shift: int | None) -
     """v <- (v div d) n + (x mod n), B <- x div n, with x = B d + (v mod d).
 
     A bijection of pairs (v, B): v mod d and B make x, and x is taken apart again in the other radix. v changes by the
-    factor n/d to within n units, B grows by log2(d/n) bits.
+    factor n/d to within n units, B grows by log2(d/n) bits. Both B must stay below 2^50, which a plan sees to.
     """
     if shift is None:
         quotient, rest = floor_divide(v, d)

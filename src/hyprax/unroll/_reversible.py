@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import AbstractCertificate, Kind, NoCertificate
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_norm
-from ._drivers import DriverName, HostDriver, check_driver, choose_driver, index
+from ._drivers import DriverName, HostDriver, check_driver, choose_driver
 from ._exact_run import (
     Draft,
     ExactRun,
@@ -26,11 +26,13 @@ from ._exact_run import (
     ranges,
 )
 from ._fixed_point import wide
+from ._long_run import BACKWARDS, Journal, LongRun
 from ._mode import AbstractMode, Outer, UnrollReport
-from ._reversal import Backward, Forward
-from ._runner import end, judge, measure
+from ._reversal import Backward
+from ._runner import end, judge
 from ._spill import PLACES, Place
 from ._step import Program
+from ._sweep import Sweep
 from ._training import Training
 
 
@@ -72,6 +74,7 @@ class Reversible(AbstractMode):
 
     - `driver`: `"loop"` for compiled loops, `"host"` for loops on the host, `"auto"` to choose.
     - `buffers`: `"device"` or `"host"`, where full buffers wait.
+    - `long`: for hours, a [`hyprax.unroll.LongRun`][]: a bar, stopping and going on.
 
     The optimiser must be [`hyprax.MomentumSGD`][], [`hyprax.Adam`][] or [`hyprax.AdamW`][]. `stats` hold
     `bits_per_parameter_step` and `theory_bits`, `stored_bytes` (buffers put away), `headroom_bits` (doublings left in
@@ -81,6 +84,7 @@ class Reversible(AbstractMode):
 
     driver: DriverName = eqx.field(static=True, default="auto")
     buffers: Place = eqx.field(static=True, default="device")
+    long: LongRun | None = None
 
     def __check_init__(self) -> None:
         check_driver("Reversible", self.driver)
@@ -93,18 +97,22 @@ class Reversible(AbstractMode):
         program = Program(training, hyper, key)
         planned = draft(program)
         pairs = planned.pairs(self._host(program))
-        for attempt, pair in enumerate(pairs, 1):
-            answer, returned = self._attempt(planned, outer, pair, attempt)
-            if returned or attempt == len(pairs):
-                return answer
+        with Journal(self.long, (program, "Reversible", pairs), (1 + BACKWARDS) * planned.steps) as journal:
+            begun = 1 if journal.position is None else journal.position[0]
+            for attempt, pair in enumerate(pairs[begun - 1 :], begun):
+                answer, returned = self._attempt(planned, outer, pair, attempt, journal)
+                if returned or attempt == len(pairs):
+                    return answer
         raise AssertionError("there is always a pair to try")
 
     def _attempt(
-        self, planned: Draft, outer: Outer, pair: Pair, attempt: int
+        self, planned: Draft, outer: Outer, pair: Pair, attempt: int, journal: Journal
     ) -> tuple[tuple[Float[Array, ""], PyTree, UnrollReport], bool]:
         """The answer by one pair of sweeps, and whether to leave it at that."""
         run, hyper = ExactRun(planned, pair, self.buffers), planned.setup.program.hyper
-        last, metrics = _forward(run)
+        sweep = Sweep(run, attempt, journal)
+        last = sweep.forward()
+        metrics = sweep.metrics()
         found = ranges(planned, last)
         params = run.weights(last)
         value, dparams, dhyper = end(outer, params, hyper)
@@ -113,7 +121,7 @@ class Reversible(AbstractMode):
             result = RESULTS.fixed_point_overflow if found.finite else RESULTS.diverged
             certificate = _unknown(value, "the run left its range")
             return (value, _nan(hyper), UnrollReport(params, certificate, result, stats, metrics)), True
-        carry = _backward(run, last, dparams, dhyper)
+        carry = sweep.backward(last, dparams, dhyper)
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
@@ -133,7 +141,10 @@ class Reversible(AbstractMode):
         program = Program(training, hyper, key)
         planned = draft(program)
         run = ExactRun(planned, planned.pairs(self._host(program))[0], self.buffers)
-        last, metrics = _forward(run)
+        with Journal(None, None, 0) as journal:
+            sweep = Sweep(run, 1, journal)
+            last = sweep.forward()
+        metrics = sweep.metrics()
         found, params = ranges(planned, last), run.weights(last)
         value = judge(outer, params, hyper)
         result = RESULTS.where(jnp.isfinite(value) & found.finite, RESULTS.successful, RESULTS.diverged)
@@ -144,32 +155,6 @@ class Reversible(AbstractMode):
 
     def _host(self, program: Program) -> bool:
         return isinstance(choose_driver(self.driver, program), HostDriver)
-
-
-def _forward(run: ExactRun) -> tuple[Forward, PyTree]:
-    """The end of the run, and the metrics on the way."""
-    training = run.setup.program.training
-    due = range(0, training.steps, training.every) if training.metrics is not None else range(0)
-    carry, rows = run.draft.start, []
-    for lo, hi in run.pieces(iter(due)):
-        if lo in due:
-            rows.append(measure(run.setup.program, run.weights(carry), index(lo)))
-        with wide():
-            carry = run.forward(carry, lo, hi)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows) if rows else None
-
-
-def _backward(run: ExactRun, last: Forward, dparams: PyTree, dhyper: PyTree) -> Backward:
-    """The start of the run recovered, with the adjoint there."""
-    with wide():
-        dweights = jax.tree.leaves(dparams)
-        states = run.setup.layout.rule.states
-        dstates = [dict.fromkeys(states, jnp.zeros_like(leaf)) for leaf in dweights]
-        dtables = {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()}
-        carry = Backward(last.words, dweights, dstates, dhyper, dtables)
-        for lo, hi in reversed(run.pieces(iter(()))):
-            carry = run.backward(carry, lo, hi)
-        return carry
 
 
 def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:

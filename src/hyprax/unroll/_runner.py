@@ -28,6 +28,19 @@ class Runner:
         self._rows: list[PyTree] = []
         self._seen = 0
 
+    def position(self) -> list[int]:
+        """What was counted so far, as integers."""
+        return [self.gradients, self.products, self._seen, len(self._rows)]
+
+    def rows(self) -> list[PyTree]:
+        """The metrics recorded so far."""
+        return list(self._rows)
+
+    def restore(self, position: list[int], rows: list[PyTree]) -> None:
+        """Go on from such a position, with these rows."""
+        self.gradients, self.products, self._seen, _ = position
+        self._rows = list(rows)
+
     @property
     def steps(self) -> int:
         """T."""
@@ -123,6 +136,14 @@ chain = eqx.filter_jit(start_back)
 def judge(outer: Outer, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
     """f(w, λ)."""
     return outer(params, hyper)
+
+
+def blank_rows(program: Program, params: PyTree, rows: int) -> list[PyTree]:
+    """So many rows of metrics, zeros."""
+    if not rows:
+        return []
+    row = eqx.filter_eval_shape(measure, program, params, index(0))
+    return [jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), row)] * rows
 
 
 @eqx.filter_jit

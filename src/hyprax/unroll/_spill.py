@@ -42,5 +42,14 @@ class Spill:
         """The buffer as it was before the `take` of it."""
         return _put(buffer, self._words.pop())
 
+    def words(self) -> list[Any]:
+        """All that is kept, first in first."""
+        return list(self._words)
+
+    def refill(self, words: list[Any], taken: int) -> None:
+        """Keep these words, of so many bytes taken in all."""
+        self._words = [np.asarray(word) for word in words] if self.place == "host" else list(words)
+        self.bytes = taken
+
     def __len__(self) -> int:
         return len(self._words)

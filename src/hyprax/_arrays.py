@@ -28,7 +28,8 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _bits(leaf: Any) -> np.ndarray:
+def array_bits(leaf: Any) -> np.ndarray:
+    """The leaf as an array of NumPy that safetensors can hold, keys and rare dtypes by their bits."""
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
     array = np.ascontiguousarray(array).reshape(array.shape)
     return array if array.dtype.kind in NATIVE else array.reshape(-1).view(np.uint8)
@@ -46,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def save_tree(path: Path, tree: PyTree) -> None:
     """Every leaf with its bits: any dtype, any shape, random keys too."""
-    save_arrays(path, dict(zip(leaf_names(tree), map(_bits, jax.tree.leaves(tree)), strict=True)))
+    save_arrays(path, dict(zip(leaf_names(tree), map(array_bits, jax.tree.leaves(tree)), strict=True)))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -84,7 +85,7 @@ def load_tree(path: Path, template: PyTree) -> PyTree:
 
 
 def _restored(path: Path, name: str, saved: np.ndarray, leaf: Any) -> Any:
-    expected = _bits(leaf)
+    expected = array_bits(leaf)
     if (saved.shape, saved.dtype) != (expected.shape, expected.dtype):
         raise StateError(
             f"{path}: {name} is {saved.dtype}{list(saved.shape)}, expected is {expected.dtype}{list(expected.shape)}."

@@ -1,0 +1,103 @@
+"""Long evaluations: interrupted anywhere and gone on with, they end with the bits of an evaluation in one go."""
+
+import io
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reversals import make
+
+import hyprax as hx
+from hyprax.unroll import ExactReversal, LongRun, Outer, _long_run
+from hyprax.unroll._long_run import FILE
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def problem_with_metrics(steps):
+    problem = make("paper", steps=steps, seed=4, dropout=True, dtype=jnp.float32)
+    training = problem.training
+    return problem, hx.Training(
+        training.loss,
+        training.init,
+        training.optimizer,
+        training.batches,
+        steps,
+        keyed=True,
+        metrics=lambda params, hyper, batch: {"norm": jnp.sum(params["in"]["w"] ** 2)},
+        every=150,
+    )
+
+
+def evaluate(problem, training, mode, hyper=None):
+    outer = Outer(problem.outer_loss, problem.outer_data)
+    return mode.value_and_grad(training, outer, problem.hyper if hyper is None else hyper, problem.key)
+
+
+@pytest.mark.parametrize("mode", [hx.Reversible, hx.Checkpointed])
+def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp_path, monkeypatch):
+    """Each process stops after a few segments, forwards and backwards, and the next goes on from its file."""
+    problem, training = problem_with_metrics(900)
+    plain = evaluate(problem, training, mode())
+    passed, whole = _long_run.Journal.passed, []
+
+    def interrupted(journal, *arguments):
+        whole.append(arguments[:2])
+        if len(whole) % 3 == 0:
+            signal.raise_signal(signal.SIGINT)
+        passed(journal, *arguments)
+
+    monkeypatch.setattr(_long_run.Journal, "passed", interrupted)
+    settings = LongRun(str(tmp_path / "state"), progress=False)
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            resumed = evaluate(problem, training, mode(long=settings))
+            break
+        except KeyboardInterrupt:
+            assert (tmp_path / "state" / FILE).exists()
+    assert attempts >= 3
+    done = [number for number, _ in whole]
+    assert done == sorted(done), "nothing is made twice"
+    assert not list((tmp_path / "state").iterdir())
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(resumed), strict=True):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
+    assert isinstance(resumed[2].certificate, ExactReversal) == (mode is hx.Reversible)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    # Saved by the clock alone, the file of another run is refused.
+    def stopped(journal, *arguments):
+        passed(journal, *arguments)
+        raise RuntimeError("the machine went down")
+
+    monkeypatch.setattr(_long_run.Journal, "passed", stopped)
+    often = LongRun(str(tmp_path / "state"), progress=False, seconds=0.0)
+    with pytest.raises(RuntimeError, match="went down"):
+        evaluate(problem, training, mode(long=often))
+    other = problem.hyper | {"scale": problem.hyper["scale"] * 1.1}
+    with pytest.raises(ValueError, match="holds an evaluation of another run"):
+        evaluate(problem, training, mode(long=often), other)
+
+
+def test_a_bar_with_the_time_left_is_shown_on_a_terminal_alone(monkeypatch):
+    problem, training = problem_with_metrics(600)
+    clock = iter(range(0, 10_000, 5))
+    monkeypatch.setattr("hyprax._progress.time.monotonic", lambda: float(next(clock)))
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr("sys.stderr", stream)
+        evaluate(problem, training, hx.Checkpointed(long=LongRun()))
+        text = stream.getvalue()
+        assert ("back at step 0" in text and "<0:00" in text) == isinstance(stream, Terminal)
+        assert bool(text) == isinstance(stream, Terminal)
+
+
+def test_bad_settings_are_refused(unchecked):
+    with pytest.raises(ValueError, match="given seconds -1"):
+        LongRun(seconds=-1.0)
