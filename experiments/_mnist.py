@@ -34,13 +34,18 @@ def examples(part: str, start: int, count: int) -> Examples:
     return jnp.asarray(images[chosen].astype(np.float32) / 255), jnp.asarray(labels[chosen].astype(np.int32))
 
 
-def splits(count: int = 10_000) -> dict[str, Examples]:
-    """The first `count` training images to train on, the next to validate, and as many test images."""
-    return {
+def splits(count: int = 10_000, centred: bool = False) -> dict[str, Examples]:
+    """The first `count` training images to train on, the next to validate, and as many test images.
+
+    `centred` subtracts the mean of the images to train on from all.
+    """
+    data = {
         "train": examples("train", 0, count),
         "validation": examples("train", count, count),
         "test": examples("t10k", 0, count),
     }
+    mean = jnp.mean(data["train"][0], axis=0) if centred else 0.0
+    return {name: (images - mean, labels) for name, (images, labels) in data.items()}
 
 
 def drawn(sizes: tuple[int, ...], scales: list[dict[str, Array]], key: Array) -> Params:
