@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from experiments._common import data_file
 from jax import Array
+from jax.typing import ArrayLike
 
 Params: TypeAlias = list[dict[str, Array]]
 """A layer each: `w` (inputs, outputs) and `b` (outputs,)."""
@@ -48,7 +50,7 @@ def splits(count: int = 10_000, centred: bool = False) -> dict[str, Examples]:
     return {name: (images - mean, labels) for name, (images, labels) in data.items()}
 
 
-def drawn(sizes: tuple[int, ...], scales: list[dict[str, Array]], key: Array) -> Params:
+def drawn(sizes: tuple[int, ...], scales: Sequence[Mapping[str, ArrayLike]], key: Array) -> Params:
     """Normal weights and biases with a scale for each array."""
     params = []
     for i, (rows, columns) in enumerate(itertools.pairwise(sizes)):

@@ -37,7 +37,8 @@ def init(hyper: Any, key: Array) -> Params:
 
 def loss(params: Params, hyper: dict[str, Any], data: Examples) -> Array:
     """The mean loss plus Σ λ_j w_j²; each λ an array, or one scalar for all."""
-    penalties = hyper["penalty"] if isinstance(hyper["penalty"], dict) else dict.fromkeys("wb", hyper["penalty"])
+    given: Any = hyper["penalty"]
+    penalties = given if isinstance(given, dict) else {"w": given, "b": given}
     return nll(params, data) + sum(jnp.sum(penalties[name] * params[0][name] ** 2) for name in "wb")
 
 
@@ -113,7 +114,7 @@ def compared(count: int, quick: bool) -> tuple[list[str], Fit]:
     """The table for `count` training images, and the fit with a penalty for each weight."""
     train, test = examples("train", 0, count), examples("t10k", 0, 10_000)
     validation = examples("train", 50_000, 10_000)
-    both = tuple(jnp.concatenate(pair) for pair in zip(train, validation, strict=True))
+    both = (jnp.concatenate([train[0], validation[0]]), jnp.concatenate([train[1], validation[1]]))
     exact, plain, wider = (
         objective(data, validation, mode)
         for data, mode in ((train, hx.Reversible()), (train, hx.Checkpointed()), (both, hx.Checkpointed()))
@@ -162,13 +163,16 @@ def picture(fits: dict[int, Fit]) -> None:
             ("weight", weights, "RdBu", -reach, reach),
         )
         for j, (name, values, colours, low, high) in enumerate(rows):
+            shown = [
+                axis.imshow(values[:, digit].reshape(28, 28), cmap=colours, vmin=low, vmax=high)
+                for digit, axis in enumerate(axes[2 * i + j])
+            ]
             for digit, axis in enumerate(axes[2 * i + j]):
-                image = axis.imshow(values[:, digit].reshape(28, 28), cmap=colours, vmin=low, vmax=high)
                 axis.set_xticks([])
                 axis.set_yticks([])
                 if j == 0:
                     axis.set_title(str(digit), fontsize=9)
-            figure.colorbar(image, ax=axes[2 * i + j], shrink=0.8, label=name)
+            figure.colorbar(shown[0], ax=axes[2 * i + j], shrink=0.8, label=name)
             axes[2 * i + j, 0].set_ylabel(f"{count:,} images", fontsize=8)
     figure.savefig(HERE / "penalties.png", dpi=80)
 
