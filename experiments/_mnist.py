@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from experiments._common import data_file
 from jax import Array
+from jax.typing import ArrayLike
 
 Params: TypeAlias = list[dict[str, Array]]
 """A layer each: `w` (inputs, outputs) and `b` (outputs,)."""
@@ -34,16 +36,21 @@ def examples(part: str, start: int, count: int) -> Examples:
     return jnp.asarray(images[chosen].astype(np.float32) / 255), jnp.asarray(labels[chosen].astype(np.int32))
 
 
-def splits(count: int = 10_000) -> dict[str, Examples]:
-    """The first `count` training images to train on, the next to validate, and as many test images."""
-    return {
+def splits(count: int = 10_000, centred: bool = False) -> dict[str, Examples]:
+    """The first `count` training images to train on, the next to validate, and as many test images.
+
+    `centred` subtracts the mean of the images to train on from all.
+    """
+    data = {
         "train": examples("train", 0, count),
         "validation": examples("train", count, count),
         "test": examples("t10k", 0, count),
     }
+    mean = jnp.mean(data["train"][0], axis=0) if centred else 0.0
+    return {name: (images - mean, labels) for name, (images, labels) in data.items()}
 
 
-def drawn(sizes: tuple[int, ...], scales: list[dict[str, Array]], key: Array) -> Params:
+def drawn(sizes: tuple[int, ...], scales: Sequence[Mapping[str, ArrayLike]], key: Array) -> Params:
     """Normal weights and biases with a scale for each array."""
     params = []
     for i, (rows, columns) in enumerate(itertools.pairwise(sizes)):

@@ -1,15 +1,16 @@
-"""Learned training schedules on MNIST: `python -m experiments.schedules [--quick]`.
+"""Learned training schedules on MNIST: `python -m experiments.schedules {momentum,adamw} [--quick]`.
 
 As in Maclaurin, Duvenaud and Adams (2015, arXiv 1502.03492, section 3.1): a tanh network 784-50-50-50-10, 10,000
-training images, batches of 200, T = 100 steps of gradient descent with momentum; a learning rate and a momentum for
-every step and each of eight groups (weights and biases of four layers) and eight scales of initial weights, 1,608
-hyperparameters, moved by 50 steps of Adam at 0.04 on the training loss, each with a new seed. Beside it, Optuna's TPE
-with 95 trials over three scalars on the same network. Then AdamW through T = 1,000 steps, judged on 10,000 validation
-images.
+training images less their mean, batches of 200, T = 100 steps of gradient descent with momentum; a learning rate and a
+momentum for every step and each of eight groups (weights and biases of four layers) and eight scales of initial
+weights, 1,608 hyperparameters, moved by 50 steps of Adam at 0.04 on the training loss, each with a new seed. Beside it,
+Optuna's TPE with 95 trials over three scalars on the same network. Or AdamW through T = 1,000 steps, judged on 10,000
+validation images.
 
 Hypergradients are exact, by reversal. All figures are means over runs with fresh seeds, which no search has seen.
 
-Writes RESULTS.md and the pictures beside this file; with --quick into out/experiments. Needs optuna.
+Writes RESULTS.md or RESULTS_adamw.md, and the pictures, beside this file; with --quick into out/experiments. Needs
+optuna.
 """
 
 import argparse
@@ -56,8 +57,8 @@ class Tuning:
     exact: int = 0
 
 
-def by_gradient(problem: hx.UnrolledObjective, hyper: Any, iterations: int) -> Tuning:
-    """Adam at 0.04 in unconstrained coordinates: logarithms of rates and scales, logits of momenta."""
+def by_gradient(problem: hx.UnrolledObjective, hyper: Any, iterations: int, pace: float) -> Tuning:
+    """Adam at `pace` in unconstrained coordinates: logarithms of rates and scales, logits of momenta."""
     exact, scales = [], []
 
     def watch(step: hx.search.Step) -> None:
@@ -69,7 +70,7 @@ def by_gradient(problem: hx.UnrolledObjective, hyper: Any, iterations: int) -> T
     tuned = hx.tune(
         problem,
         hyper,
-        search=hx.search.Optax(optax.adam(0.04)),
+        search=hx.search.Optax(optax.adam(pace)),
         steps=iterations,
         stop=hx.search.Stopping(gradient=0.0, patience=None),
         callbacks=[watch],
@@ -137,13 +138,13 @@ def row(name: str, judged: Ends, seconds: float | None) -> str:
 
 
 def momentum_part(data: Any, quick: bool) -> list[str]:
-    steps, iterations, trials, seeds = (20, 4, 4, 2) if quick else (100, 50, 95, 20)
+    steps, iterations, trials, seeds = (20, 4, 4, 2) if quick else (100, 50, 95, 10)
     plain = objective(data, by_momentum, steps, "train", hx.Checkpointed(), 0)
     exact = objective(data, by_momentum, steps, "train", hx.Reversible(), 0)
     rows, tunings = [], {}
     for momentum in (0.5, 0.9):
         start = momentum_schedules(steps, momentum)
-        tuning = by_gradient(exact, start, iterations)
+        tuning = by_gradient(exact, start, iterations, 0.04)
         tunings[f"γ₀ = {momentum}"] = tuning
         rows += [
             row(f"constants, γ = {momentum}", ends(plain, start, data, seeds), None),
@@ -163,7 +164,8 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
     certified = sum(t.exact for t in tunings.values())
     return [
         f"## Momentum, T = {steps}, {count(last.hyper):,} hyperparameters",
-        f"{iterations} hypergradients from each start; {certified} of {2 * iterations} runs came back bit for bit.",
+        f"{iterations} steps of Adam at 0.04 from each start; {certified} of {2 * iterations} runs came back bit for",
+        "bit.",
         f"Means and standard deviations over {seeds} fresh seeds; seconds are those of the search, compilation apart.",
         f"Optuna chose α = {best['rate']:.3g}, γ = {best['momentum']:.3g}, initial scale {best['scale']:.3g}.",
         "",
@@ -181,11 +183,11 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
 
 
 def adamw_part(data: Any, quick: bool) -> list[str]:
-    steps, iterations, trials, seeds = (20, 2, 2, 2) if quick else (1000, 40, 95, 5)
+    steps, iterations, trials, seeds = (20, 2, 2, 2) if quick else (1000, 12, 24, 3)
     plain = objective(data, by_adamw, steps, "validation", hx.Checkpointed(), 1)
     exact = objective(data, by_adamw, steps, "validation", hx.Reversible(), 1)
     start = adamw_schedules(steps)
-    tuning = by_gradient(exact, start, iterations)
+    tuning = by_gradient(exact, start, iterations, 0.1)
     rows = [
         row("constants", ends(plain, start, data, seeds), None),
         row(f"learned, {iterations} hypergradients", ends(plain, tuning.hyper, data, seeds), tuning.seconds),
@@ -202,8 +204,8 @@ def adamw_part(data: Any, quick: bool) -> list[str]:
         f"## AdamW, T = {steps:,}, {count(start):,} hyperparameters",
         "A rate and a β1 for every step and group; β2, decay and initial scale for every group. Judged on the",
         "validation loss, since a decay that serves the training loss alone would be none. Start: rate 0.001,",
-        f"β1 = 0.9, β2 = 0.999, decay 0.01. {tuning.exact} of {iterations} runs came back bit for bit;",
-        f"{seeds} fresh seeds.",
+        f"β1 = 0.9, β2 = 0.999, decay 0.01; {iterations} steps of Adam at 0.1.",
+        f"{tuning.exact} of {iterations} runs came back bit for bit; {seeds} fresh seeds.",
         f"Learned decays of the weights of the four layers: {decays}. Optuna, over rate, decay and initial scale, "
         f"chose {best['rate']:.3g}, {best['decay']:.3g}, {best['scale']:.3g}.",
         "",
@@ -217,23 +219,24 @@ def adamw_part(data: Any, quick: bool) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=("momentum", "adamw"), help="which training to tune")
     parser.add_argument("--quick", action="store_true", help="20 steps, few evaluations; writes into out/experiments")
-    quick = parser.parse_args().quick
-    data = splits(1000 if quick else 10_000)
+    chosen = parser.parse_args()
+    data = splits(1000 if chosen.quick else 10_000, centred=True)
+    part = momentum_part if chosen.part == "momentum" else adamw_part
     lines = [
         "# Learned training schedules",
         "",
-        "    python -m experiments.schedules" + (" --quick" if quick else ""),
+        f"    python -m experiments.schedules {chosen.part}" + (" --quick" if chosen.quick else ""),
         "",
         f"Measured on a {machine()}, one thread, beside other programs (the seconds are",
         f"comparable with one another only). Tanh network 784-50-50-50-10 on MNIST, {data['train'][1].size:,}",
-        "training images, batches of 200, hypergradients by exact reversal, moved by Adam at 0.04.",
+        "training images less their mean, batches of 200, hypergradients by exact reversal.",
         "",
-        *momentum_part(data, quick),
-        *adamw_part(data, quick),
+        *part(data, chosen.quick),
     ]
     text = "\n".join(lines)
-    (HERE / "RESULTS.md").write_text(text)
+    (HERE / ("RESULTS.md" if chosen.part == "momentum" else "RESULTS_adamw.md")).write_text(text)
     print(text)
 
 
