@@ -131,9 +131,8 @@ def dense_kernel(apply: Callable, params: Any, hyper: Array, inputs: Array, cota
 
     n = cotangents.shape[0] * cotangents.shape[1]
     flat = [j.reshape(n, -1) for j in jax.tree.leaves(jax.vmap(rows)(inputs, cotangents))]
-    # Behind a barrier, or XLA would move the variance into the product and compute a second one for the derivative.
-    grams = [lax.optimization_barrier(j @ j.T) for j in flat]
-    return sum((v * g for g, v in zip(grams, jax.tree.leaves(variances), strict=True)), jnp.zeros((n, n), jnp.float32))
+    grams = (v * (j @ j.T) for j, v in zip(flat, jax.tree.leaves(variances), strict=True))
+    return sum(grams, jnp.zeros((n, n), jnp.float32))
 
 
 def build(name: str, rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
