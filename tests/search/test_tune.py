@@ -12,8 +12,9 @@ import optax
 import pytest
 
 import hyprax as hx
+from hyprax._progress import ProgressBar, progress_text
 from hyprax.search import AbstractRecord, Optax, Step, Stopping
-from hyprax.search._progress import ProgressBar, progress_text, step_text
+from hyprax.search._step import step_text
 
 TRACES: list[int] = []
 
@@ -224,15 +225,15 @@ def test_the_bar_is_silent_off_a_terminal_and_in_its_first_seconds(monkeypatch):
     steps = steps_of_a_run()
     pipe, terminal = io.StringIO(), Terminal()
     clock = [0.0]
-    monkeypatch.setattr("hyprax.search._progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("hyprax._progress.time.monotonic", lambda: clock[0])
     bars = [ProgressBar(4, stream=stream) for stream in (pipe, terminal)]
     for step in steps:
         for bar in bars:
-            bar.update(step)
+            bar.show(step.step + 1, step_text(step))
     assert terminal.getvalue() == ""
     clock[0] = 3.0
     for bar in bars:
-        bar.update(steps[-1])
+        bar.show(4, step_text(steps[-1]))
         bar.close()
     assert pipe.getvalue() == ""
     assert "4/4" in terminal.getvalue()

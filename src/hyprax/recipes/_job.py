@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._objective import AbstractObjective
+from .._progress import ProgressBar
 from .._result import RESULTS
 from ..implicit import AbstractSingleLoop, ImplicitObjective, ImplicitState
 from ..runs import Run
 from ..search import Tuned, tune
-from ..search._progress import ProgressBar
 from ._build import Job
 from ._errors import RecipeError
 

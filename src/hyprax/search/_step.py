@@ -64,3 +64,10 @@ def measure(number: int, hyper: PyTree, hypergradient: Hypergradient, seconds: f
         hyper=hyper,
         hypergradient=hypergradient,
     )
+
+
+def step_text(step: Step) -> str:
+    """Value, gradient norm, certificate, and what went wrong."""
+    known = "none" if step.certificate_kind == "none" else f"±{step.certificate_bound:.1e} {step.certificate_kind}"
+    warning = "" if step.result == "successful" else f"  {step.result}"
+    return f"F={step.value:.6g}  |h|={step.gradient_norm:.2e} ({known}){warning}"

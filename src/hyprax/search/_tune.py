@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._hyper import validated
 from .._objective import AbstractObjective, Hypergradient
+from .._progress import ProgressBar
 from .._result import RESULTS, explain
 from ._interrupt import deferred_interrupt
 from ._optax import Optax
-from ._progress import ProgressBar
 from ._record import AbstractRecord
 from ._search import AbstractSearch
-from ._step import Step, measure
+from ._step import Step, measure, step_text
 
 Callback = Callable[[Step], bool | None]
 """Called after every step; a true answer stops the run."""
@@ -178,7 +178,7 @@ def tune(
                 if run is not None:
                     run.step(step, state)
                 if bar is not None:
-                    bar.update(step)
+                    bar.show(step.step + 1, step_text(step))
                 asked = [callback(step) for callback in callbacks]
                 interrupted()
                 ended = _ended(step, finite, number - int(state.progress_step), stop)
