@@ -18,6 +18,12 @@ from ._estimator import (
     Midpoint as Midpoint,
 )
 from ._fit import Fitted as Fitted, fit as fit, precisions as precisions
+from ._invariance import (
+    AffineInvariance as AffineInvariance,
+    InputScales as InputScales,
+    affine_map as affine_map,
+    warp as warp,
+)
 from ._kfac import KFAC as KFAC
 from ._lanczos import Lanczos as Lanczos
 from ._likelihoods import (

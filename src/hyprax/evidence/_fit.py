@@ -22,6 +22,7 @@ from ._certificate import EvidenceCertificate
 from ._choice import Choice
 from ._estimator import AbstractEstimator, EstimatorKind
 from ._likelihoods import AbstractLikelihood, Categorical
+from ._log_evidence import pair
 from ._objective import EvidenceObjective, EvidenceState
 from ._priors import GaussianPrior
 from ._problem import Problem
@@ -139,7 +140,8 @@ def fit(
         prior = _tensor_prior
         hyper = _with_precision(hyper, params)
     hyper = validated(hyper)
-    size = np.shape(jax.tree.leaves(data)[0])[0]
+    inputs, targets = pair(data)
+    size = targets.shape[0] if targets.ndim else 0
     batch_size = min(size, 128) if batch_size is None else batch_size
     steps = max(size // max(batch_size, 1), 1)
     moves = range(burn_in + 1, epochs + 1, every)
@@ -150,7 +152,7 @@ def fit(
     objective = EvidenceObjective(
         apply,
         params,
-        data,
+        (inputs, targets),
         prior=prior,
         likelihood=likelihood,
         temperature=temperature,
