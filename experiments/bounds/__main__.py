@@ -1,7 +1,7 @@
 """Every estimator of log|I + K| against the truth, at equal budget: `python -m experiments.bounds [--quick]`.
 
-MNIST-1000 (7 x 7), a small MLP and a small CNN, weights trained at prior precision 1 and then frozen. For prior
-precisions from 1e-4 to 1e4 and budgets of 10 to 1000 backward passes: the value and the slack of every estimator against
+MNIST-1000 (7 x 7), a small MLP and a small CNN, weights trained at prior precision 1 and frozen. For prior precisions
+from 1e-4 to 1e4 and budgets of 10 to 1000 backward passes: the value and the slack of every estimator against
 the full generalised Gauss-Newton matrix, the prior precision that each would choose, and how often anything that is
 labelled `bound` is on the wrong side.
 
@@ -247,14 +247,14 @@ def main() -> None:
 
     python -m experiments.bounds{" --quick" if quick else ""}
 
-Measured on a {machine()}, float64. MNIST-{size} at 7 x 7, weights trained at prior precision 1 by {steps} steps of Adam,
+Measured on a {machine()}, float64. MNIST-{size} at 7 x 7, weights trained at prior precision 1 by {steps} steps of
+Adam,
 then frozen. `passes` are backward passes (the pilot of 16 more rows of scored designs, and forward passes, are not
 counted), `kernel` the side of the matrix factored. Columns 1e-2, 1 and 1e2: the mean estimate of log|I + K| over the
 truth at these prior precisions. `sd`, `rmse`, `U - Lo`: relative to the truth, means over {len(precisions)} precisions
-from 1e-4 to 1e4, {draws} draws each. `shift`: of the log10 of the best prior precision. `wrong side`: precisions at which
-the mean of the draws is below the truth by more than three standard errors, confirmed with a hundred fresh draws
-(for what is labelled `bound`).
-`seconds`: all evaluations and the compilation, on a shared machine.
+from 1e-4 to 1e4, {draws} draws each. `shift`: of the log10 of the best prior precision. `wrong side`: precisions at
+which the mean of the draws is below the truth by more than three standard errors; for what is labelled `bound`
+confirmed with a hundred fresh draws. `seconds`: all evaluations and the compilation, on a shared machine.
 
 **On the wrong side among everything labelled `bound`: {wrong}.**
 

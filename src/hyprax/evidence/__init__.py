@@ -17,6 +17,7 @@ from ._estimator import (
     LogDeterminant as LogDeterminant,
     Midpoint as Midpoint,
 )
+from ._explain import explain as explain
 from ._fit import Fitted as Fitted, fit as fit, precisions as precisions
 from ._invariance import (
     AffineInvariance as AffineInvariance,
@@ -24,6 +25,7 @@ from ._invariance import (
     affine_map as affine_map,
     warp as warp,
 )
+from ._kernel import kernel as kernel, kernels_by_tensor as kernels_by_tensor
 from ._kfac import KFAC as KFAC
 from ._lanczos import Lanczos as Lanczos
 from ._likelihoods import (

@@ -81,8 +81,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     """F(λ) = -(1/N) log q(D; λ, w): minus the log evidence a datum, in nats, at weights trained on the same data.
 
     Each evaluation first makes `train_steps` steps of the optimiser on minibatches of the loss
-    -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, then draws one estimate of log|I + K| and its gradient at the
-    weights found, which are held fixed in it.
+    -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, then draws one estimate of log|I + K| and its
+    gradient at the weights found, which are held fixed in it.
 
     **Arguments:**
 
