@@ -93,7 +93,9 @@ def picture(found: dict[str, np.ndarray]) -> None:
         places = np.arange(len(NAMES))
         axis.bar(places, 2 * ranges, 0.55, bottom=-ranges, color="C0", alpha=0.75, label="learned")
         truth = true_ranges(version)
-        axis.hlines(np.r_[truth, -truth], np.r_[places, places] - 0.38, np.r_[places, places] + 0.38, "k", label="truth")
+        axis.hlines(
+            np.r_[truth, -truth], np.r_[places, places] - 0.38, np.r_[places, places] + 0.38, "k", label="truth"
+        )
         axis.set(title=version, ylim=(-3.6, 3.6), xticks=places, xticklabels=[n.replace("_", " ") for n in NAMES])
         axis.title.set_fontsize(9)
     np.atleast_1d(axes)[0].legend(fontsize=8, loc="upper right", ncols=2)

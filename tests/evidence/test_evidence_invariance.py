@@ -30,7 +30,9 @@ def test_a_warp_is_bilinear_interpolation_and_zero_outside(shape):
         t = np.eye(3)
         t[:2] += rng.normal(size=(2, 3)) * 0.4
         height, width = shape[:2]
-        y, x = np.meshgrid((2 * np.arange(height) + 1) / height - 1, (2 * np.arange(width) + 1) / width - 1, indexing="ij")
+        y, x = np.meshgrid(
+            (2 * np.arange(height) + 1) / height - 1, (2 * np.arange(width) + 1) / width - 1, indexing="ij"
+        )
         at = np.einsum("ij,jhw->ihw", t, np.stack([x, y, np.ones_like(x)]))
         places = np.stack([((at[1] + 1) * height - 1) / 2, ((at[0] + 1) * width - 1) / 2])
         flat = image.reshape(height, width, -1)

@@ -130,9 +130,7 @@ def test_two_classes_by_probit_are_near_the_integral(seed):
     got = mean_prediction(ev.Bernoulli(), outputs, "probit", 1, jax.random.key(0))
     for mean, variance, p in zip(outputs.mean[:, 0], outputs.covariance[:, 0, 0], got[:, 0], strict=True):
         deviation = float(np.sqrt(variance))
-        want = integrate.quad(
-            lambda t, m=mean, s=deviation: stats.norm.pdf(t) / (1 + np.exp(-(m + s * t))), -12, 12
-        )[0]
+        want = integrate.quad(lambda t, m=mean, s=deviation: stats.norm.pdf(t) / (1 + np.exp(-(m + s * t))), -12, 12)[0]
         assert abs(p - want) < 0.02  # MacKay's approximation: at most about 0.018 away
 
 
@@ -223,7 +221,14 @@ def test_a_fit_hands_its_posterior_over():
     x = rng.normal(size=(40, 2))
     y = (x[:, 0] > 0).astype(int)
     fitted = ev.fit(
-        lambda p, h, x: x @ p, jnp.zeros((2, 2)), (x, y), epochs=30, burn_in=10, optimiser=optax.adam(3e-2), progress=False, key=jax.random.key(0)
+        lambda p, h, x: x @ p,
+        jnp.zeros((2, 2)),
+        (x, y),
+        epochs=30,
+        burn_in=10,
+        optimiser=optax.adam(3e-2),
+        progress=False,
+        key=jax.random.key(0),
     )
     p = ev.posterior(fitted.problem).predict(x)
     assert np.mean(np.argmax(p, 1) == y) > 0.9

@@ -17,9 +17,7 @@ def _probabilities(name: str, p: Array) -> Array:
     return jnp.asarray(p)
 
 
-def calibration_error(
-    probabilities: Float[Array, "m c"], labels: Int[Array, " m"], bins: int = 15
-) -> Float[Array, ""]:
+def calibration_error(probabilities: Float[Array, "m c"], labels: Int[Array, " m"], bins: int = 15) -> Float[Array, ""]:
     """ECE = Σ_b (m_b/m) |accuracy_b - confidence_b| over `bins` equal bins of the largest probability in (0, 1].
 
     **Arguments:**
