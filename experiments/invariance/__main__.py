@@ -1,7 +1,8 @@
 """Invariances found from the training data alone: `python -m experiments.invariance [--quick]`.
 
-Small MNIST, plain, rotated fully and by half, translated and scaled: the ranges of six affine generators learned by a lower bound
-of the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and the right fixed one.
+Small MNIST, plain, rotated fully and by half, translated and scaled: the ranges of six affine generators learned by a
+lower bound of the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and the right
+fixed one.
 
 Writes RESULTS.md and ranges.png beside this file; with --quick into out/experiments.
 """

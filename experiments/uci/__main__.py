@@ -113,7 +113,7 @@ def by_gaussian_process(data: Split, seed: int) -> tuple[float, float]:
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
     x, y, x_test, y_test, _ = data
-    kernel = ConstantKernel(1.0) * RBF(np.full(x.shape[1], 2.0), (1e-2, 1e4)) + WhiteKernel(0.1, (1e-6, 1e1))
+    kernel = ConstantKernel(1.0) * RBF([2.0] * x.shape[1], (1e-2, 1e4)) + WhiteKernel(0.1, (1e-6, 1e1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length at its bound is an input that does not matter
         model = GaussianProcessRegressor(kernel, random_state=seed).fit(x, y)
@@ -127,7 +127,7 @@ def by_grid(data: Split, seed: int) -> tuple[float, float]:
     from sklearn.neural_network import MLPRegressor
 
     x, y, x_test, y_test, _ = data
-    model = MLPRegressor((HIDDEN,), activation="tanh", max_iter=300, random_state=seed)
+    model = MLPRegressor(hidden_layer_sizes=[HIDDEN], activation="tanh", max_iter=300, random_state=seed)
     grid = {"alpha": PENALTIES, "learning_rate_init": RATES}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some points of the grid stop at max_iter
@@ -179,8 +179,8 @@ RESULTS = """# Regression without a validation set
     python -m experiments.uci{options}
 
 Measured on a {machine}, one thread. Reduced: the first {splits} of the 20 published splits of four of the smaller sets,
-{epochs} epochs. One hidden layer of {hidden} tanh units. *evidence*: the noise and a prior precision for each tensor (and in
-the second line the scale of every input) by the chain bound of {rows} rows on the training data, no data held out;
+{epochs} epochs. One hidden layer of {hidden} tanh units. *evidence*: the noise and a prior precision for each tensor (and
+in the second line the scale of every input) by the chain bound of {rows} rows on the training data, no data held out;
 predictions and test log-likelihood from the linearised Laplace posterior. *Gaussian process*: scikit-learn, squared
 exponential with a length for each input. *grid*: scikit-learn's network of the same shape, penalty and learning rate by
 cross-validation, noise from the held-out errors. Mean over the splits with its standard error, in the units of the

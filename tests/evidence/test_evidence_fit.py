@@ -151,7 +151,9 @@ def test_a_choice_of_estimators_is_carried_along():
 
 
 def test_a_number_that_is_not_finite_is_named_and_what_was_kept_stands():
-    fitted = regression(estimator=ev.FullData(), optimiser=optax.sgd(lambda t: jnp.where(t < 30, 1e-2, jnp.nan)))
+    fitted = regression(
+        estimator=ev.FullData(), optimiser=optax.sgd(lambda t: jnp.where(jnp.less(t, 30), 1e-2, jnp.nan))
+    )
     assert fitted.result == hx.RESULTS.diverged
     assert "weights['w'], in epoch 31" in fitted.message
     assert np.all(np.isfinite(fitted.params["w"]))

@@ -1,5 +1,7 @@
 """The posterior and its predictions against dense float64 references, and the scores against their definitions."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,14 +278,14 @@ def test_scores_of_known_predictions():
     ("call", "text"),
     [
         (lambda: ev.posterior(built("categorical"), size=N + 1), f"size {N + 1}"),
-        (lambda: ev.posterior(built("categorical"), form="both"), "form 'both'"),
+        (lambda: ev.posterior(built("categorical"), form=cast(Any, "both")), "form 'both'"),
         (lambda: ev.posterior(built("poisson")).log_likelihood(NEW, np.ones((7, C))), "for Poisson"),
         (lambda: ev.posterior(built("bernoulli")).predict(NEW, "bridge"), "for Bernoulli"),
         (lambda: ev.posterior(built("categorical")).log_likelihood(NEW, np.full(7, C)), f"labels from {C}"),
         (lambda: ev.calibration_error(jnp.ones((3, 2)), jnp.zeros(3, int)), "not probabilities"),
         (lambda: ev.calibration_error(jnp.ones((3, 1)), jnp.zeros(2, int)), "labels of shape"),
         (lambda: ev.calibration_error(jnp.ones((3, 1)), jnp.zeros(3, int), 0), "bins 0"),
-        (lambda: ev.strangeness(jnp.ones((3, 1)), "odd"), "score 'odd'"),
+        (lambda: ev.strangeness(jnp.ones((3, 1)), cast(Any, "odd")), "score 'odd'"),
         (lambda: ev.strangeness(jnp.full((3, 1), jnp.nan)), "not probabilities"),
         (lambda: ev.area_under_curve(jnp.zeros(0), jnp.ones(3)), "no scores"),
     ],

@@ -30,11 +30,9 @@ class EvidenceCertificate(AbstractCertificate):
     @classmethod
     def of_draw(cls, kind: EstimatorKind, sides: LogDeterminant) -> "EvidenceCertificate":
         """Of the value of one draw: the bound is the slack."""
-        if sides.lower is None:
-            slack = jnp.full_like(sides.upper, jnp.inf)
-        else:
-            slack = 0.5 * (sides.upper - sides.lower)
-        return cls.of_value(kind, sides.lower is not None, slack, jnp.full_like(slack, jnp.nan))
+        known = sides.lower is not None
+        slack = 0.5 * (sides.upper - sides.lower) if sides.lower is not None else jnp.full_like(sides.upper, jnp.inf)
+        return cls.of_value(kind, known, slack, jnp.full_like(slack, jnp.nan))
 
     @classmethod
     def of_value(cls, kind: EstimatorKind, known: bool, slack: Array, deviation: Array) -> "EvidenceCertificate":

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from .._hyper import Positive, natural, validated
-from .._objective import Hypergradient
 from .._progress import ProgressBar
 from .._result import RESULTS
 from .._trees import tree_all_finite
@@ -94,7 +93,7 @@ def fit(
     progress: bool = True,
     key: Array,
 ) -> Fitted:
-    """w <- MAP steps at λ; after `burn_in` epochs, every `every` epochs: `hyper_steps` of λ <- λ + Adam(∇ log q(D; λ, w)).
+    """w <- MAP steps at λ; after `burn_in`, each `every` epochs, `hyper_steps` times λ <- λ + Adam(∇ log q(D; λ, w)).
 
     The weights are trained on minibatches of -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the hyperparameters of the
     moment. Each hyper-step draws its own sample of rows for log|I + K|. What is kept are the weights and
@@ -162,7 +161,6 @@ def fit(
         likelihood_batch=likelihood_batch,
         key=key,
     )
-
     state = objective.init(hyper)
     hyper_state = hyper_optimiser.init(hyper)
     kept, best, past, weight = (0, hyper, state), math.inf, 0.0, 0.0
@@ -178,29 +176,20 @@ def fit(
             if not history:
                 kept = (epoch, hyper, state)
             if epoch in moves:
-                values: list[Float[Array, ""]] = []
+                evaluated = hyper
+                values = []
                 for _ in range(hyper_steps):
                     evaluated = hyper
-                    answer, after, hyper, hyper_state = _hyper_step(
-                        objective, hyper_optimiser, evaluated, hyper_state, state
+                    value, row, state, hyper, hyper_state = _hyper_step(
+                        objective, hyper_optimiser, hyper, hyper_state, state, epoch
                     )
-                    _named_if_not_finite(answer.value, "log evidence", epoch)
-                    _named_if_not_finite(answer.grad, "gradient of hyper", epoch)
-                    state = after
-                    values.append(answer.value)
+                    values.append(value)
                 value = float(np.mean(values))
                 past, weight = smoothing * past + (1 - smoothing) * value, smoothing * weight + 1 - smoothing
                 smoothed = past / weight
+                seconds, plain = time.perf_counter() - began, jax.device_get(natural(evaluated))
                 history.append(
-                    {
-                        "epoch": epoch,
-                        "value": value,
-                        "smoothed": smoothed,
-                        "slack": float(answer.stats["slack"]),
-                        "gradient_deviation": float(answer.stats["gradient_deviation"]),
-                        "seconds": time.perf_counter() - began,
-                        "hyper": jax.device_get(natural(evaluated)),
-                    }
+                    {"epoch": epoch, "value": value, "smoothed": smoothed, **row, "seconds": seconds, "hyper": plain}
                 )
                 if smoothed < best:
                     kept, best = (epoch, evaluated, state), smoothed
@@ -270,20 +259,31 @@ def _with_precision(hyper: PyTree, params: PyTree) -> PyTree:
     return {"precision": precisions(params), **hyper}
 
 
-@eqx.filter_jit
 def _hyper_step(
     objective: EvidenceObjective,
     optimiser: optax.GradientTransformation,
     hyper: PyTree,
     hyper_state: PyTree,
     state: EvidenceState,
-) -> tuple[Hypergradient, EvidenceState, PyTree, PyTree]:
-    """One gradient, and one step of the optimiser along it."""
+    epoch: int,
+) -> tuple[float, dict[str, float], EvidenceState, PyTree, PyTree]:
+    """The value and what is known of it at `hyper`, and the states and hyperparameters after one step."""
     answer, state = objective.value_and_grad(hyper, state)
+    _named_if_not_finite(answer.value, "log evidence", epoch)
+    _named_if_not_finite(answer.grad, "gradient of hyper", epoch)
+    row = {name: float(answer.stats[name]) for name in ("slack", "gradient_deviation")}
+    hyper, hyper_state = _along(optimiser, answer.grad, hyper_state, hyper)
+    return float(answer.value), row, state, hyper, hyper_state
+
+
+@eqx.filter_jit
+def _along(
+    optimiser: optax.GradientTransformation, grad: PyTree, hyper_state: PyTree, hyper: PyTree
+) -> tuple[PyTree, PyTree]:
+    """One step of the optimiser."""
     with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-        updates, hyper_state = optimiser.update(answer.grad, hyper_state, hyper)
-        hyper = optax.apply_updates(hyper, updates)
-    return answer, state, hyper, hyper_state
+        updates, hyper_state = optimiser.update(grad, hyper_state, hyper)
+        return optax.apply_updates(hyper, updates), hyper_state
 
 
 _all_finite = jax.jit(tree_all_finite)

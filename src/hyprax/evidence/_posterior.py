@@ -179,7 +179,8 @@ class Posterior(eqx.Module):
     ) -> Float[Array, " m"]:
         """log p(y | x, D) of each new datum, in nats; for Gaussian targets N(y; f, J Σ Jᵀ + σ²) exactly.
 
-        **Arguments:** those of `predict`, and `targets` with leading axis m. Poisson targets need "monte_carlo" or "map".
+        **Arguments:** those of `predict`, and `targets` with leading axis m. Poisson targets need
+        "monte_carlo" or "map".
 
         **Raises:** `ValueError` for targets that the likelihood cannot have produced.
         """

@@ -1,5 +1,6 @@
 """Gaussian priors of the weights."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -43,7 +44,7 @@ class GaussianPrior(eqx.Module):
 
         precision, mean = _fitted("precision", self.precision, params), _fitted("mean", self.mean, params)
         terms = jax.tree.leaves(jax.tree.map(one, params, precision, mean))
-        return sum(terms[1:], terms[0])
+        return functools.reduce(jnp.add, terms)
 
 
 def _fitted(name: str, prefix: PyTree, params: PyTree) -> PyTree:
