@@ -1,7 +1,7 @@
 """Small MNIST, moved at random by known affine maps, and the network that looks at it."""
 
 import gzip
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ TRUTH = {
     "fully rotated": {"rotation": np.pi},
     "half rotated": {"rotation": np.pi / 2},
     "translated": {"translation_x": 8 / 14, "translation_y": 8 / 14},
-    "scaled": {"scale_x": np.log(2), "scale_y": np.log(2)},
 }
 """The ranges by which each version of the data is moved; translations are up to 8 of the 28 pixels."""
 
@@ -36,7 +35,7 @@ def _read(kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int32)
 
 
-def moved(version: str, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+def moved(version: str, kind: Literal["train", "t10k"], count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images, each moved once by a map drawn uniformly, at full size, then averaged to 14 x 14."""
     images, labels = _read(kind, count)
     rng = np.random.default_rng(0 if kind == "train" else 1)
