@@ -1,8 +1,8 @@
 """Invariances found from the training data alone: `python -m experiments.invariance [--quick]`.
 
 Small MNIST, plain, rotated fully and by half, and translated: the ranges of six affine generators learned by a lower
-bound of the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and the right fixed
-one.
+bound of the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and the right
+fixed one.
 
 Writes RESULTS.md and ranges.png beside this file; with --quick into out/experiments.
 """
@@ -157,12 +157,13 @@ RESULTS = """# Invariances from the training data alone
 
     python -m experiments.invariance{options}
 
-Measured on a {machine}, one thread, the machine shared with other work. Reduced: the first {size} training and {test} test
-images of MNIST at 14 x 14, a network of one hidden layer (196-64-10, tanh), {epochs} epochs, {samples} samples of the maps,
-one seed; the chain bound of 64 rows. Each image, of the test set too, is moved once at random by the maps named on the
-left. *learned*: all six ranges start at {start}, nothing is held out. *right one, fixed*: the network averaged over the
-very maps by which the data were moved. Accuracy in per cent and log-likelihood on the test images, at the weights kept.
-Log evidence: the bound a datum, in nats. Seconds with compilation, which methods of a kind share.
+Measured on a {machine}, one thread, the machine shared with other work. Reduced: the first {size} training and
+{test} test images of MNIST at 14 x 14, a network of one hidden layer (196-64-10, tanh), {epochs} epochs,
+{samples} samples of the maps, one seed; the chain bound of 64 rows. Each image, of the test set too, is moved
+once at random by the maps named on the left. *learned*: all six ranges start at {start}, nothing is held out.
+*right one, fixed*: the network averaged over the very maps by which the data were moved. Accuracy in per cent
+and log-likelihood on the test images, at the weights kept. Log evidence: the bound a datum, in nats. Seconds
+with compilation, which methods of a kind share.
 
 | data | invariance | accuracy | log-likelihood | log evidence | seconds |
 | --- | --- | --- | --- | --- | --- |
