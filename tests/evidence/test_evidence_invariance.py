@@ -67,6 +67,12 @@ def test_the_points_are_uniform_over_images_and_fixed_for_each():
     assert np.all(lattice(near, 3) != lattice(images[0], 3))
 
 
+def test_half_precision_images_are_moved_too():
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(6, 6)), jnp.float16)
+    assert lattice(image, 2).dtype == jnp.float16
+    assert np.all(np.isfinite(warp(image, jnp.eye(3, dtype=jnp.float16))))
+
+
 def pixels(params, hyper, x):
     return jnp.tanh(x.ravel() @ params["w"] + params["b"]) @ params["v"]
 
@@ -159,6 +165,7 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         (lambda: ev.AffineInvariance(pixels, only=("shear", "shear")), "different names"),
         (lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(5)}, jnp.zeros((4, 4))), "ranges of shape"),
         (lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(6)}, jnp.zeros(4)), "input of shape"),
+        (lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(6)}, jnp.zeros((4, 4), int)), "type int64"),
         (lambda: ev.InputScales(features)({}, {"input_scales": jnp.ones(2)}, jnp.zeros(3)), "scales of shape"),
     ],
 )

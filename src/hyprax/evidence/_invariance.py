@@ -79,6 +79,8 @@ def warp(image: Float[Array, "h w *c"], transform: Float[Array, "3 3"]) -> Float
 
 def _hashed(image: Array) -> UInt32[Array, ""]:
     """32 bits that depend on every pixel and its place."""
+    if image.dtype.itemsize < 4:
+        image = image.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(image, jnp.uint32).ravel()
     places = jnp.arange(1, bits.size + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
     mixed = (bits ^ (bits >> 15) ^ places) * jnp.uint32(0x85EBCA6B)
@@ -157,8 +159,11 @@ class AffineInvariance(eqx.Module):
 
     def __call__(self, params: Any, hyper: Any, x: Array) -> Float[Array, " c"]:
         """f̄(x)."""
-        if x.ndim not in (2, 3):
-            raise ValueError(f"AffineInvariance: given an input of shape {x.shape}, allowed are (H, W) and (H, W, C).")
+        if x.ndim not in (2, 3) or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"AffineInvariance: given an input of shape {x.shape} and type {x.dtype}, allowed are floating images "
+                "(H, W) or (H, W, C)."
+            )
         maps = self.transforms(hyper[self.name], x)
         return jnp.mean(jax.vmap(lambda t: self.apply(params, hyper, warp(x, t)))(maps), axis=0)
 

@@ -140,6 +140,8 @@ class Posterior(eqx.Module):
         """
         inputs = jax.tree.map(jnp.asarray, inputs)
         count = jax.tree.leaves(inputs)[0].shape[0]
+        if count < 1 or chunk < 1:
+            raise ValueError(f"posterior: given {count} examples, chunks of {chunk}, allowed are at least 1 of each.")
         parts = [
             _outputs(self, jax.tree.map(lambda x: x[start : start + chunk], inputs))  # noqa: B023
             for start in range(0, count, chunk)

@@ -1,6 +1,6 @@
 """From a Gaussian over the outputs of a model to its targets."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
@@ -55,6 +55,14 @@ def bridge(outputs: Outputs) -> Float[Array, "m c"]:
     return jnp.logaddexp(jnp.full_like(sharp, flat), sharp) - jnp.log(jnp.maximum(v, floor))
 
 
+def _known(approximation: str, samples: int) -> None:
+    """Refuse what no likelihood has."""
+    if approximation not in get_args(Approximation):
+        raise ValueError(f"posterior: given approximation {approximation!r}, allowed are {get_args(Approximation)}.")
+    if samples < 1:
+        raise ValueError(f"posterior: given samples {samples}, allowed are integers >= 1.")
+
+
 def effective_logits(
     likelihood: AbstractLikelihood, outputs: Outputs, approximation: Approximation
 ) -> Float[Array, "m c"]:
@@ -85,6 +93,7 @@ def mean_prediction(
     likelihood: AbstractLikelihood, outputs: Outputs, approximation: Approximation, samples: int, key: Array
 ) -> Float[Array, "m c"]:
     """E[y], f being integrated out."""
+    _known(approximation, samples)
     if isinstance(likelihood, Gaussian):
         return outputs.mean
     if isinstance(likelihood, Poisson) and approximation != "map":
@@ -103,6 +112,7 @@ def log_predictive(
     key: Array,
 ) -> Float[Array, " m"]:
     """log ∫ p(y|f) N(f; mean, covariance) df for each datum."""
+    _known(approximation, samples)
     log_likelihood = jax.vmap(likelihood.log_likelihood)
     if isinstance(likelihood, Gaussian) and approximation != "map":
         return jax.vmap(lambda m, v, y: _gaussian(likelihood, m, v, y))(outputs.mean, outputs.covariance, targets)
