@@ -87,8 +87,15 @@ def _part(plan: Plan, i: int, features: Features) -> Features:
     return {**part, "rows": {n: v for n, v in features["rows"].items() if n == i}}
 
 
+def _for_values(plan: Plan, given: Arguments) -> Plan:
+    """The plan where nothing but variances has a derivative."""
+    m, r, _ = given.cotangents.shape
+    return plan.untapped(m) if r == 1 else plan
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _kernel(plan: Plan, memory: int, given: Arguments, variances: list[Array]) -> Array:
+    plan = _for_values(plan, given)
     return _total(plan, memory, _features(plan, memory, given), variances)[0]
 
 
@@ -133,6 +140,8 @@ def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array
         tuple(v.perturbed for v in variances),
     )
     given, variances = jax.tree.map(lambda x: x.value, (given, variances), is_leaf=is_primal)
+    if not any(wanted.arguments):
+        plan = _for_values(plan, given)
     features = _features(plan, memory, given)
     used = _used(plan)
     size = features_rows(features) ** 2 * len(used) * jnp.result_type(*variances).itemsize
@@ -145,6 +154,8 @@ def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array
 
 def _backward(plan: Plan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
     wanted, given, variances, features, kept = residuals
+    if not any(wanted.arguments):
+        plan = _for_values(plan, given)
     leaves, structure = jax.tree.flatten(given)
     inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
     moving = [k for k, is_wanted in enumerate(wanted.arguments) if is_wanted and inexact[k]]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._chain import log_determinant
 from ._problem import Problem
 
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**27
 LARGEST_BASIS = 2048
 """The longest side of a matrix of weights for which an eigenbasis is formed; longer ones keep their own axes."""
 
