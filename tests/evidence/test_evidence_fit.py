@@ -194,7 +194,7 @@ def test_progress_is_shown_to_a_terminal_only(monkeypatch):
         ({"burn_in": -1}, "burn_in -1"),
         ({"every": 0}, "every = 0"),
         ({"hyper_steps": 0}, "hyper_steps = 0"),
-        ({"draws": 1}, "draws - 1 = 0"),
+        ({"draws": 1}, "draws = 1"),
         ({"smoothing": 1.0}, "smoothing 1.0"),
         ({"batch_size": N + 1}, f"batch_size {N + 1}"),
         ({"batch_size": 0}, "batch_size 0"),

@@ -119,17 +119,17 @@ def fit(
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `key`: a JAX random key: batches and draws, so the whole run, depend on nothing else.
 
-    **Returns:** a [`hyprax.evidence.Fitted`][]. Each of the two kinds of steps is compiled once.
+    **Returns:** a [`hyprax.evidence.Fitted`][]. Each of the two kinds of steps is compiled once, and not again
+    for data of the same shapes if functions and optimisers are the same objects.
 
     **Raises:** `ValueError` for data, labels, NaN or settings that do not fit. A number that is not finite later ends
     the run: the result is `diverged`, the message names it, and what was kept before stands.
 
     Source: Immer et al. 2021 (arXiv 2104.04975), Immer et al. 2023 (arXiv 2306.03968).
     """
-    whole = {"every": every, "hyper_steps": hyper_steps, "draws - 1": draws - 1}
-    for name, number in whole.items():
-        if number < 1:
-            raise ValueError(f"fit: given {name} = {number}, allowed are integers >= 1.")
+    for name, number, least in (("every", every, 1), ("hyper_steps", hyper_steps, 1), ("draws", draws, 2)):
+        if number < least:
+            raise ValueError(f"fit: given {name} = {number}, allowed are integers >= {least}.")
     if not 0 <= burn_in < epochs:
         raise ValueError(f"fit: given burn_in {burn_in}, epochs {epochs}, allowed are 0 <= burn_in < epochs.")
     if not 0 <= smoothing < 1:
