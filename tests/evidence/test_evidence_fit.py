@@ -130,6 +130,25 @@ def test_nothing_is_traced_after_the_first_steps():
     assert counts[0] == counts[1]
 
 
+def test_fits_of_the_same_shapes_share_what_is_compiled():
+    traces = []
+
+    def counted(params, hyper, x):
+        traces.append(1)
+        return linear(params, hyper, x)
+
+    x, y = data()
+    options = {
+        "estimator": ev.FullData(), "epochs": 3, "burn_in": 1, "draws": 2,
+        "optimiser": optax.adam(1e-2), "hyper_optimiser": optax.adam(1e-1),
+    }  # fmt: skip
+    regression(counted, **options)
+    first = len(traces)
+    regression(counted, points=(x + 1, y - 1), **options)
+    assert len(traces) - first < first / 2
+    assert len(traces) - first <= 3  # the shape of an output is asked for when data are looked at
+
+
 def test_a_classifier_in_single_precision_learns_a_precision_for_each_tensor():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(N, D)).astype(np.float32)
