@@ -20,6 +20,8 @@ WAYS_OUT = {
     "fixed_point_overflow": "Give the optimiser fewer `fraction_bits`",
     "no_progress": "raise `patience`",
     "steps_spent": "Ask for more `steps`",
+    "no_certified_descent": "Use a tighter certificate",
+    "no_descent": "Ask for tighter tolerances",
     "stopped_by_callback": "A callback asked to stop.",
 }
 
