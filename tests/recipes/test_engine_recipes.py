@@ -383,6 +383,8 @@ def test_an_evidence_run_says_which_side_it_is_on(tmp_path):
     assert np.isnan(found.relative_bound)  # a spread is no error
     np.testing.assert_allclose(found.validation_loss, np.median(outcome.tuned.column("value")))
     record = hx.runs.read(tmp_path / "run")
+    for name, layer in hx.natural(outcome.tuned.last)["precision"].items():  # the best of noisy values is luck
+        np.testing.assert_array_equal(record.best[f"precision/{name}"], layer)
     assert record.summary["certificate"]["side"] == "lower"
     assert record.summary["value_name"] == outcome.value_name == "minus log evidence a datum"
     page = hx_report(record)
