@@ -226,6 +226,8 @@ def test_a_loss_of_ones_own_is_unrolled(own):
         ("start = 0.3", "start = -0.3", "hyper.own.strength.start: Positive: given -0.3"),
         ("start = 0.3", "strat = 0.3", "hyper.own.strength.strat: unknown key, did you mean start?"),
         ("[hyper.own.strength]", "[hyper.penalty]", "hyper.penalty"),
+        ("[hyper.own.strength]", "[hyper.own.momentum]", "hyper.own.momentum: given the name of a table"),
+        ("scale_targets", "corrupt = 0.1\nscale_targets", "data.corrupt: given 0.1, allowed where targets are classes"),
     ],
 )
 def test_bad_losses_are_one_line(old, new, words, own):
