@@ -226,6 +226,8 @@ def test_a_loss_of_ones_own_is_unrolled(own):
         ("start = 0.3", "start = -0.3", "hyper.own.strength.start: Positive: given -0.3"),
         ("start = 0.3", "strat = 0.3", "hyper.own.strength.strat: unknown key, did you mean start?"),
         ("[hyper.own.strength]", "[hyper.penalty]", "hyper.penalty"),
+        ("[hyper.own.strength]", "[hyper.own.momentum]", "hyper.own.momentum: given the name of a table"),
+        ("scale_targets", "corrupt = 0.1\nscale_targets", "data.corrupt: given 0.1, allowed where targets are classes"),
     ],
 )
 def test_bad_losses_are_one_line(old, new, words, own):
@@ -383,6 +385,8 @@ def test_an_evidence_run_says_which_side_it_is_on(tmp_path):
     assert np.isnan(found.relative_bound)  # a spread is no error
     np.testing.assert_allclose(found.validation_loss, np.median(outcome.tuned.column("value")))
     record = hx.runs.read(tmp_path / "run")
+    for name, layer in hx.natural(outcome.tuned.last)["precision"].items():  # the best of noisy values is luck
+        np.testing.assert_array_equal(record.best[f"precision/{name}"], layer)
     assert record.summary["certificate"]["side"] == "lower"
     assert record.summary["value_name"] == outcome.value_name == "minus log evidence a datum"
     page = hx_report(record)

@@ -32,7 +32,7 @@ def test_the_same_run_gives_the_same_page(tmp_path, leaf):
     page = report.write(tmp_path / "run", tmp_path / "page.html").read_text()
     assert page == report.write(tmp_path / "run", tmp_path / "page.html").read_text()
     assert page.count("<img") == 3 + (leaf.raw.size > 1)
-    assert "without proof" in page
+    assert "a good guess at the error" in page
     assert "http" not in page.replace("http-equiv", "")
 
 

@@ -83,6 +83,8 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         contestants.append(_tuned(job, tuned))
     outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
     if run is not None:
+        if job.recipe.noisy:
+            run.keep(tuned.last)
         baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants[:-1]]
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
         tables = [{"title": "Comparison", "rows": table}, *outcome.tables]

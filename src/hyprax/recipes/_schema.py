@@ -131,6 +131,8 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
         kind = self.model.kind
+        if self.data is not None and self.data.corrupt and not self.model.classifies:
+            raise RecipeError(f"given {self.data.corrupt:g}, allowed where targets are classes", key="data.corrupt")
         if kind == "custom":
             for table in ("hyper", "objective", "training", "evidence", "baseline"):
                 if table in self.model_fields_set:
@@ -144,8 +146,6 @@ class Recipe(Table):
         self._keys_of_the_method()
         self._hyper_of_the_model()
         self._shapes()
-        if self.data is not None and self.data.corrupt and not self.model.classifies:
-            raise RecipeError(f"given {self.data.corrupt:g}, allowed where targets are classes", key="data.corrupt")
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
             raise RecipeError("given true, allowed where targets are numbers", key="data.scale_targets")
         if self.split.validation == 0 and self.method != "evidence":
@@ -206,6 +206,8 @@ class Recipe(Table):
             raise RecipeError(
                 f"nothing is tuned, allowed are tables of {', '.join(allowed)}, one of them not fixed", key="hyper"
             )
+        for name in set(rates).intersection(self.hyper.own or {}):
+            raise RecipeError(f"given the name of a table of its own, [hyper.{name}]", key=f"hyper.own.{name}")
         for name in rates:
             asked = getattr(self.hyper, name)
             if asked is not None:

@@ -175,6 +175,10 @@ class Run(AbstractRecord):
             }
         )
 
+    def keep(self, hyper: PyTree) -> None:
+        """Put `hyper` in the place of the best: where values are noisy, the lowest of them is luck."""
+        save_arrays(self.folder / BEST, natural_arrays(hyper))
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Add to, or replace in, `summary.json`: how the run ended, and tables to report."""
         path = self.folder / SUMMARY
