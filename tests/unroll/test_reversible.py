@@ -283,7 +283,7 @@ def test_nothing_is_compiled_again():
         ("polyak", {"momentum": -0.5}, "momentum: given -0.5"),
         ("paper", {"momentum": 1e-6}, "momentum: given 1e-06"),
         ("adam", {"momentum": 0.0}, "beta1: given 0 "),
-        ("adam", {"beta2": 1.0}, "beta2: given 1, allowed are numbers below 1"),
+        ("adam", {"beta2": 1.0}, "beta2: given 1 with Reversible, allowed are numbers below 1"),
         ("adamw", {"weight_decay": 30.0}, "learning rate times weight decay"),
         ("nesterov", {}, "no explicit inverse"),
     ],
