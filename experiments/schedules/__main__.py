@@ -183,7 +183,7 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
 
 
 def adamw_part(data: Any, quick: bool) -> list[str]:
-    steps, iterations, trials, seeds = (20, 2, 2, 2) if quick else (1000, 12, 24, 3)
+    steps, iterations, trials, seeds = (20, 2, 2, 2) if quick else (1000, 16, 32, 3)
     plain = objective(data, by_adamw, steps, "validation", hx.Checkpointed(), 1)
     exact = objective(data, by_adamw, steps, "validation", hx.Reversible(), 1)
     start = adamw_schedules(steps)

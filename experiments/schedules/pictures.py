@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from experiments.schedules.problem import SIZES
 
+WINDOW = 25
+
 
 def _pyplot() -> Any:
     import matplotlib
@@ -17,15 +19,24 @@ def _pyplot() -> Any:
 
 
 def learned(schedules: dict[str, Any], scales: np.ndarray, path: Path) -> None:
-    """Two schedules of the weights of every layer, and their initial scales, (iterations, layers)."""
+    """Two schedules of the weights of every layer, and their initial scales, (iterations, layers).
+
+    Schedules of more than 100 steps are drawn as running means over `WINDOW` (odd) steps, over dots for their values.
+    """
     plt = _pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained", width_ratios=(2, 2, 1.4))
     for axis, (name, tree) in zip(axes[:2], schedules.items(), strict=True):
         for i, layer in enumerate(tree):
-            values = np.asarray(layer["w"])
-            axis.plot(values, lw=1.2, label=f"layer {i + 1}", marker="." if len(values) <= 100 else None, ms=4)
+            values, colour = np.asarray(layer["w"]), f"C{i}"
+            if len(values) <= 100:
+                axis.plot(values, ".-", lw=1.2, ms=4, color=colour, label=f"layer {i + 1}")
+                continue
+            axis.plot(values, ",", color=colour, alpha=0.5)
+            middles = np.arange(WINDOW // 2, len(values) - WINDOW // 2)
+            means = np.convolve(values, np.full(WINDOW, 1 / WINDOW), mode="valid")
+            axis.plot(middles, means, lw=1.4, color=colour, label=f"layer {i + 1}")
         axis.set_xlabel("step of the training")
-        axis.set_title(name)
+        axis.set_title(name if len(tree[0]["w"]) <= 100 else f"{name}, running mean over {WINDOW} steps")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(fontsize=8)
     for i, column in enumerate(scales.T):

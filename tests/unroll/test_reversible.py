@@ -72,7 +72,7 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
 @pytest.mark.parametrize(("name", "key"), [("paper", "momentum"), ("adam", "beta2")])
 def test_factors_near_one_are_not_taken_for_one(name, key):
     """Rounded to 1, they would leave the run without its gain 1 - γ: still weights, or a correction by 0."""
-    problem = make(name, steps=30, fixed={key: jnp.asarray(0.99995, jnp.float64)})
+    problem = make(name, fixed={key: jnp.asarray(0.99995, jnp.float64)})
     value, grads = oracle(problem, name)
     answer = hx.hypergradient(problem.objective(hx.Reversible()), problem.hyper)
     assert abs(float(answer.value - value)) <= 1e-3 * abs(float(value))
@@ -303,7 +303,7 @@ def test_nothing_is_compiled_again():
         ("polyak", {"momentum": -0.5}, "momentum: given -0.5"),
         ("paper", {"momentum": 1e-6}, "momentum: given 1e-06"),
         ("adam", {"momentum": 0.0}, "beta1: given 0 "),
-        ("adam", {"beta2": 1.0}, "beta2: given 1, allowed are numbers below 1"),
+        ("adam", {"beta2": 1.0}, "beta2: given 1 with Reversible, allowed are numbers below 1"),
         ("adamw", {"weight_decay": 30.0}, "learning rate times weight decay"),
         ("nesterov", {}, "no explicit inverse"),
     ],
