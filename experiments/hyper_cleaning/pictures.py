@@ -22,7 +22,7 @@ def _axes(rows: int, columns: int, size: tuple[float, float]):
 
 def curves(path: Path, best: dict[tuple[str, str], Track], others: dict[str, Track]) -> None:
     """Left the nine pairs, each at its best tolerances; right the best of them beside the searches."""
-    figure, axes = _axes(1, 2, (10, 4))
+    figure, axes = _axes(1, 2, (11, 4))
     left, right = axes[0]
     for (lower, adjoint), track in best.items():
         left.plot(track.spent, track.loss, color=COLOURS[lower], ls=STYLES[adjoint], label=f"{lower}/{adjoint}")
@@ -31,8 +31,9 @@ def curves(path: Path, best: dict[tuple[str, str], Track], others: dict[str, Tra
         width = 2.5 if name.startswith("MAID") else 1.2
         right.plot(np.maximum(track.spent, 10), track.loss, lw=width, marker=".", markevery=[-1], label=name)
     right.set(title="searches", xlabel="iterations, products", xscale="log", ylabel="validation loss")
+    left.legend(fontsize=7, loc="lower left")
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     for axis in (left, right):
-        axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=90)
 
