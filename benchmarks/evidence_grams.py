@@ -10,8 +10,8 @@ torch.func's vmap(vjp), and `kfac` is laplace-torch's KFAC of the same data, fit
 cheaper quantity, without a kernel.
 
 `whole` is everything, the Cholesky factor and its derivative included, `kernel` the kernel and the pullback of a fixed
-cotangent alone. Seconds are of one core (process time, one thread), the median of at least three rounds where
---seconds allows them, compilation apart. MiB is XLA's own figure of temporary storage of the whole. `error` is the
+cotangent alone. Seconds are of one core (process time, one thread), the least of the rounds that --seconds allow, the
+functions taking turns; compilation is apart. MiB is XLA's own figure of temporary storage of the whole. `error` is the
 relative difference of dense and hyprax, the largest over value and derivatives. A case is
 MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at the end dense is left out.
 """
@@ -25,7 +25,6 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get
 
 import json
 import platform
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -160,16 +159,19 @@ def difference(a: Any, b: Any) -> float:
     return max(float(jnp.linalg.norm(x - y) / jnp.linalg.norm(y)) for x, y in pairs)
 
 
-def seconds(function: Callable, example: tuple, limit: float) -> float:
-    """The median of one core's seconds."""
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < limit / 4 and len(times) < 20):
-        start = time.process_time()
-        jax.block_until_ready(function(*example))
-        times.append(time.process_time() - start)
-        if sum(times) > limit:
+def seconds(functions: dict[Any, Callable], example: tuple, limit: float) -> tuple[dict[Any, float], dict[Any, Any]]:
+    """The least of one core's seconds of each, in rounds over all of them; and their results."""
+    times: dict[Any, list[float]] = {key: [] for key in functions}
+    results = {key: jax.block_until_ready(function(*example)) for key, function in functions.items()}
+    start = time.process_time()
+    for _ in range(20):
+        for key, function in functions.items():
+            before = time.process_time()
+            jax.block_until_ready(function(*example))
+            times[key].append(time.process_time() - before)
+        if time.process_time() - start > limit:
             break
-    return statistics.median(times)
+    return {key: min(found) for key, found in times.items()}, results
 
 
 def peers(python: str | None, arguments: list[str]) -> dict[str, float]:
@@ -177,7 +179,7 @@ def peers(python: str | None, arguments: list[str]) -> dict[str, float]:
     if python is None:
         return {}
     script = Path(__file__).with_name("evidence_grams_torch.py")
-    run = subprocess.run([python, str(script), *arguments], capture_output=True, text=True)
+    run = subprocess.run([python, str(script), *arguments], capture_output=True, text=True, check=False)
     if run.returncode:
         print(f"  PyTorch left out: {run.stderr.strip().splitlines()[-1]}")
         return {}
@@ -196,15 +198,16 @@ def measure(case: str, limit: float, python: str | None) -> None:
     example = precisions, hyper, params, inputs, cotangents
     fixed = jnp.asarray(rng.normal(size=(m * r, m * r)), jnp.float32)
     kernels = {"hyprax": kernel} if alone else {"dense": dense_kernel, "hyprax": kernel}
-    whole, own, memory, results = {}, {}, {}, {}
-    for label, kernel_of in kernels.items():
-        function = compiled(kernel_of, apply, with_input, example, None)
-        memory[label] = function.memory_analysis().temp_size_in_bytes / 2**20
-        results[label] = function(*example)
-        whole[label] = seconds(function, example, limit)
-        own[label] = seconds(compiled(kernel_of, apply, with_input, example, fixed), example, limit)
-        del function
-    whole |= {} if alone or with_input else peers(python, [name, examples, str(r), str(limit)])
+    functions = {
+        (label, part): compiled(kernel_of, apply, with_input, example, cotangent)
+        for label, kernel_of in kernels.items()
+        for part, cotangent in (("whole", None), ("kernel", fixed))
+    }
+    memory = {k: functions[k, "whole"].memory_analysis().temp_size_in_bytes / 2**20 for k in kernels}
+    times, results = seconds(functions, example, limit)
+    whole, own = ({k: times[k, part] for k in kernels} for part in ("whole", "kernel"))
+    if not (alone or with_input):
+        whole |= peers(python, [name, examples, str(r), str(limit)])
 
     def ratio(times: dict[str, float], label: str) -> str:
         return f"{times[label] / times['hyprax']:.1f}x" if label in times else "-"
@@ -212,7 +215,7 @@ def measure(case: str, limit: float, python: str | None) -> None:
     def cell(values: dict[str, float], label: str, form: str) -> str:
         return format(values[label], form) if label in values else "-"
 
-    error = "-" if alone else f"{difference(results['hyprax'], results['dense']):.0e}"
+    error = "-" if alone else f"{difference(results['hyprax', 'whole'], results['dense', 'whole']):.0e}"
     cells = [name, examples, outputs, gradient]
     cells += [cell(whole, label, ".4f") for label in ("hyprax", "dense", "torch", "kfac")]
     cells += [ratio(whole, "dense"), ratio(whole, "torch"), cell(own, "hyprax", ".4f"), cell(own, "dense", ".4f")]

@@ -111,6 +111,7 @@ def picture(found: dict[str, np.ndarray]) -> None:
         )
         axis.set(title=version, ylim=(-3.6, 3.6), xticks=places, xticklabels=[n.replace("_", " ") for n in NAMES])
         axis.title.set_fontsize(9)
+        axis.tick_params(labelsize=8)
     np.atleast_1d(axes)[0].legend(fontsize=8, loc="upper right", ncols=2)
     figure.supylabel("range (half widths, radians, log factors)", fontsize=9)
     figure.savefig(HERE / "ranges.png", dpi=100)

@@ -18,9 +18,10 @@ TRUTH = {
     "plain": {},
     "fully rotated": {"rotation": np.pi},
     "half rotated": {"rotation": np.pi / 2},
-    "translated": {"translation_x": 8 / 14, "translation_y": 8 / 14},
+    "translated, 4 pixels": {"translation_x": 4 / 14, "translation_y": 4 / 14},
+    "translated, 8 pixels": {"translation_x": 8 / 14, "translation_y": 8 / 14},
 }
-"""The ranges by which each version of the data is moved; translations are up to 8 of the 28 pixels."""
+"""The ranges by which each version of the data is moved; translations are up to 4 or 8 of the 28 pixels."""
 
 
 def true_ranges(version: str) -> np.ndarray:

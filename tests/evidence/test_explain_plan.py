@@ -57,7 +57,7 @@ def test_large_tables_are_looked_up_by_pairs() -> None:
     def apply(table: Array, hyper: None, x: Array) -> Array:
         return jnp.take(table, x, axis=0).sum(0)
 
-    table = explain(apply, jax.ShapeDtypeStruct((50_000, 16), jnp.float32), jnp.zeros(12, int))
+    table = explain(apply, jax.ShapeDtypeStruct((5_000, 16), jnp.float32), jnp.zeros(12, int))
     assert "pairs of factors" in table
 
 

@@ -176,8 +176,7 @@ def fit(
             if not history:
                 kept = (epoch, hyper, state)
             if epoch in moves:
-                evaluated = hyper
-                values = []
+                evaluated, row, values = hyper, {}, []
                 for _ in range(hyper_steps):
                     evaluated = hyper
                     value, row, state, hyper, hyper_state = _hyper_step(

@@ -108,17 +108,21 @@ class Plan:
         return tapper.plain(f, ""), tapper.operands
 
     def example_bytes(self, rows: int) -> int:
-        """About the bytes that the features of one example take, working storage included."""
-        entries = 0
+        """About the bytes of working storage that one example takes, apart from the features that are kept of it.
+
+        The activations, which all rows share; what a row's backward pass holds at a time; and of a tensor whose
+        gradients are formed at once, the operand as patches and the cotangents.
+        """
+        outputs = [v.aval for eqn in _equations(self.jaxpr.jaxpr) for v in eqn.outvars]
+        sizes = [math.prod(getattr(aval, "shape", ())) for aval in outputs]
+        formed = 0
         for tensor in self.tensors:
-            if tensor.contraction == "gradient":
-                entries += rows * tensor.size
-        for number in self.tapped():
-            use = self.uses[number]
-            entries += math.prod(use.operand_shape) + rows * math.prod(use.tap_shape)
-        shapes = [getattr(v.aval, "shape", ()) for eqn in _equations(self.jaxpr.jaxpr) for v in eqn.outvars]
-        activations = sum(math.prod(shape) for shape in shapes)
-        return 8 * (entries + (1 + rows) * activations)
+            for group in tensor.groups:
+                if tensor.contraction == "gradient":
+                    b, i, o = group.weight.shape
+                    formed = max(formed, b * group.positions * (i + rows * o))
+        width = max((getattr(aval, "dtype", np.dtype(np.float32)).itemsize for aval in self.jaxpr.in_avals), default=4)
+        return width * (sum(sizes) + rows * 4 * max(sizes, default=0) + 2 * formed)
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
