@@ -1,19 +1,35 @@
 """Seconds of a kernel's log-determinant and its derivatives, beside dense Jacobians.
 
-    python -m benchmarks.evidence_grams [--models mlp lenet wrn-16-1] [--examples 100] [--resnet-examples 16]
+    python -m benchmarks.evidence_grams [CASES] [--torch PYTHON] [--seconds 10]
 
-log |I + K| of M data with ten outputs, all of them or one for each datum, with (a) its derivative in one log prior
-precision a tensor, and (b) that in an offset of every input as well, in float32. `dense` is vmap(vjp) for the Jacobians
-of all tensors, K by one product each, compiled and differentiated by JAX; `hyprax` is `hyprax.evidence.kernel`. Both in
-one process, medians over interleaved rounds; compilation is apart. `memory` is XLA's own figure of temporary storage.
-The two values and derivatives agree to the printed relative error.
+log |I + K| of M data with ten outputs, all of them or one for each datum, in float32: its value with its derivative in
+one log prior precision a tensor (`prior`), and with that in an offset of every input too (`input`). `dense` is
+vmap(vjp) in JAX for the Jacobians of all tensors and one product each, `hyprax` is `hyprax.evidence.kernel`, both
+compiled and differentiated by JAX in one process. With --torch, an interpreter that has PyTorch, `torch` is
+torch.func's vmap(vjp), and `kfac` is laplace-torch's KFAC of the same data, fitted and differentiated: another,
+cheaper quantity, without a kernel.
+
+`whole` is everything, the Cholesky factor and its derivative included, `kernel` the kernel and the pullback of a fixed
+cotangent alone. Seconds are of one core (process time, one thread), the median of at least three rounds where
+--seconds allows them, compilation apart. MiB is XLA's own figure of temporary storage of the whole. `error` is the
+relative difference of dense and hyprax, the largest over value and derivatives. A case is
+MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at the end dense is left out.
 """
 
 import argparse
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"):
+    os.environ[variable] = "1"
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+
+import json
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,9 +37,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from hyprax.evidence._kernel import kernel
+from hyprax.evidence import kernel
 
 C = 10
+CASES = [
+    *(f"mlp:100:{outputs}:{gradient}" for outputs in ("all", "one") for gradient in ("prior", "input")),
+    "mlp:500:one:prior",
+    "mlp:500:one:input",
+    "mlp:500:all:prior:alone",
+    *(f"lenet:100:{outputs}:{gradient}" for outputs in ("all", "one") for gradient in ("prior", "input")),
+    "lenet:500:one:prior",
+    "wrn-16-4:16:all:prior",
+    "wrn-16-4:16:one:prior",
+    "wrn-16-4:16:all:input:alone",
+    "wrn-16-4:150:all:prior:alone",
+]
 
 
 def normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -103,15 +131,24 @@ def dense_kernel(apply: Callable, params: Any, hyper: Array, inputs: Array, cota
 
     n = cotangents.shape[0] * cotangents.shape[1]
     flat = [j.reshape(n, -1) for j in jax.tree.leaves(jax.vmap(rows)(inputs, cotangents))]
-    return sum(
-        (v * (j @ j.T) for j, v in zip(flat, jax.tree.leaves(variances), strict=True)), jnp.zeros((n, n), jnp.float32)
-    )
+    grams = (v * (j @ j.T) for j, v in zip(flat, jax.tree.leaves(variances), strict=True))
+    return sum(grams, jnp.zeros((n, n), jnp.float32))
 
 
-def compiled(kernel_of: Callable, apply: Callable, with_input: bool, example: tuple) -> Any:
+def build(name: str, rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
+    if name.startswith("wrn-16-"):
+        return wide_resnet(rng, int(name.removeprefix("wrn-16-")))
+    return {"mlp": mlp, "lenet": lenet}[name](rng)
+
+
+def compiled(kernel_of: Callable, apply: Callable, with_input: bool, example: tuple, fixed: Array | None) -> Any:
+    """log |I + K| and its derivative, or <`fixed`, K> and its derivative."""
+
     def objective(log_precisions: Any, hyper: Array, params: Any, inputs: Array, cotangents: Array) -> Array:
         variances = jax.tree.map(lambda v: jnp.exp(-v), log_precisions)
         k = kernel_of(apply, params, hyper, inputs, cotangents, variances)
+        if fixed is not None:
+            return jnp.sum(fixed * k)
         return 2 * jnp.log(jnp.diag(jnp.linalg.cholesky(jnp.eye(len(k), dtype=k.dtype) + k))).sum()
 
     argnums = (0, 1) if with_input else 0
@@ -123,51 +160,80 @@ def difference(a: Any, b: Any) -> float:
     return max(float(jnp.linalg.norm(x - y) / jnp.linalg.norm(y)) for x, y in pairs)
 
 
-def measure(name: str, model: tuple, m: int, r: int, with_input: bool, rounds: int, rng: np.random.Generator) -> None:
-    apply, params, shape = model
+def seconds(function: Callable, example: tuple, limit: float) -> float:
+    """The median of one core's seconds."""
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < limit / 4 and len(times) < 20):
+        start = time.process_time()
+        jax.block_until_ready(function(*example))
+        times.append(time.process_time() - start)
+        if sum(times) > limit:
+            break
+    return statistics.median(times)
+
+
+def peers(python: str | None, arguments: list[str]) -> dict[str, float]:
+    """The seconds of PyTorch, in an interpreter of its own."""
+    if python is None:
+        return {}
+    script = Path(__file__).with_name("evidence_grams_torch.py")
+    run = subprocess.run([python, str(script), *arguments], capture_output=True, text=True)
+    if run.returncode:
+        print(f"  PyTorch left out: {run.stderr.strip().splitlines()[-1]}")
+        return {}
+    return json.loads(run.stdout)
+
+
+def measure(case: str, limit: float, python: str | None) -> None:
+    name, examples, outputs, gradient, *alone = case.split(":")
+    m, r, with_input = int(examples), {"all": C, "one": 1}[outputs], {"input": True, "prior": False}[gradient]
+    rng = np.random.default_rng(0)
+    apply, params, shape = build(name, rng)
     hyper = normal(rng, *shape) * 0.1
     inputs = jnp.asarray(rng.normal(size=(m, *shape)), jnp.float32)
     cotangents = jnp.asarray(rng.normal(size=(m, r, C)), jnp.float32)
     precisions = jax.tree.map(lambda w: jnp.float32(np.log(w.size)), params)
     example = precisions, hyper, params, inputs, cotangents
-    functions = [compiled(k, apply, with_input, example) for k in (dense_kernel, kernel)]
-    error = difference(functions[1](*example), functions[0](*example))
-    seconds: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for function, times in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(function(*example))
-            times.append(time.perf_counter() - start)
-    dense, ours = (statistics.median(times) for times in seconds)
-    memory = [f.memory_analysis().temp_size_in_bytes / 2**20 for f in functions]
-    outputs, gradient = "all" if r > 1 else "one", "input" if with_input else "prior"
-    print(
-        f"{name:10} {m:5d} {outputs:>7} {gradient:>8} {dense:9.4f} {ours:9.4f} {dense / ours:7.1f} "
-        f" {memory[0]:10.0f} {memory[1]:10.0f} {error:9.1e}",
-        flush=True,
-    )
+    fixed = jnp.asarray(rng.normal(size=(m * r, m * r)), jnp.float32)
+    kernels = {"hyprax": kernel} if alone else {"dense": dense_kernel, "hyprax": kernel}
+    whole, own, memory, results = {}, {}, {}, {}
+    for label, kernel_of in kernels.items():
+        function = compiled(kernel_of, apply, with_input, example, None)
+        memory[label] = function.memory_analysis().temp_size_in_bytes / 2**20
+        results[label] = function(*example)
+        whole[label] = seconds(function, example, limit)
+        own[label] = seconds(compiled(kernel_of, apply, with_input, example, fixed), example, limit)
+        del function
+    whole |= {} if alone or with_input else peers(python, [name, examples, str(r), str(limit)])
+
+    def ratio(times: dict[str, float], label: str) -> str:
+        return f"{times[label] / times['hyprax']:.1f}x" if label in times else "-"
+
+    def cell(values: dict[str, float], label: str, form: str) -> str:
+        return format(values[label], form) if label in values else "-"
+
+    error = "-" if alone else f"{difference(results['hyprax'], results['dense']):.0e}"
+    cells = [name, examples, outputs, gradient]
+    cells += [cell(whole, label, ".4f") for label in ("hyprax", "dense", "torch", "kfac")]
+    cells += [ratio(whole, "dense"), ratio(whole, "torch"), cell(own, "hyprax", ".4f"), cell(own, "dense", ".4f")]
+    cells += [ratio(own, "dense"), cell(memory, "hyprax", ".0f"), cell(memory, "dense", ".0f"), error]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["mlp", "lenet", "wrn-16-1"], help="mlp, lenet, wrn-16-K")
-    parser.add_argument("--examples", type=int, default=100)
-    parser.add_argument("--resnet-examples", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("cases", nargs="*", default=CASES)
+    parser.add_argument("--torch", metavar="PYTHON", help="an interpreter that has PyTorch, and laplace-torch for kfac")
+    parser.add_argument("--seconds", type=float, default=10.0, help="the limit for rounds of one function")
     arguments = parser.parse_args()
-    print(f"{platform.platform()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}")
-    print(
-        f"{'model':10} {'M':>5} {'outputs':>7} {'gradient':>8} {'dense s':>9} {'hyprax s':>9} {'ratio':>7} "
-        f"{'dense MiB':>10} {'hyprax MiB':>10} {'error':>9}"
-    )
-    for name in arguments.models:
-        rng = np.random.default_rng(0)
-        resnet = name.startswith("wrn")
-        model = wide_resnet(rng, int(name.split("-")[-1])) if resnet else {"mlp": mlp, "lenet": lenet}[name](rng)
-        m = arguments.resnet_examples if resnet else arguments.examples
-        for r in (C, 1):
-            for with_input in (False, True):
-                measure(name, model, m, r, with_input, arguments.rounds, rng)
+    print(f"{platform.platform()}, {jax.devices()[0].device_kind}, one thread, JAX {jax.__version__}\n")
+    if arguments.torch is None:
+        print("PyTorch left out: name an interpreter that has it by --torch.\n")
+    titles = ["model", "M", "outputs", "gradient", "hyprax s", "dense s", "torch s", "kfac s", "dense", "torch"]
+    titles += ["hyprax kernel s", "dense kernel s", "dense kernel", "hyprax MiB", "dense MiB", "error"]
+    print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
+    for case in arguments.cases:
+        measure(case, arguments.seconds, arguments.torch)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
         cli_status = _call("tune", "custom.toml", "--out", "run", "--set", "search.steps=30")
     assert cli_status == 0, capsys.readouterr().err
     record = hx.runs.read("run")
-    assert {row["certificate_kind"] for row in record.history} == {"none"}
+    assert {row["certificate_kind"] for row in record.history} == {"estimated"}
     assert record.column("value")[-1] < record.column("value")[0]
     # The gradient of the example is that of its own loss: central differences of the value.
     from hyprax.recipes import prepare
@@ -50,6 +50,32 @@ def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
 
         slope = (value(1e-3) - value(-1e-3)) / 2e-3
     np.testing.assert_allclose(answer.grad["penalty"].raw[2], slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("cleaning", "certified", ["search.steps=6"]),
+        ("schedules", "none", ["search.steps=4", "training.steps=12"]),
+        ("evidence", "estimated", ["search.steps=30"]),
+    ],
+)
+def test_the_examples_of_every_engine(name, kind, settings, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        words = [f"--set={text}" for text in settings]
+        status = _call("tune", str(EXAMPLES / f"{name}.toml"), "--out", "run", *words)
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    record = hx.runs.read("run")
+    assert {row["certificate_kind"] for row in record.history} == {kind}
+    assert record.column("value")[-1] < record.column("value")[0]
+    comparison, *others = (table["rows"] for table in record.summary["tables"])
+    (score,) = {float(row["test accuracy"]) for row in comparison[-1:]}
+    assert score > 0.85 if name != "schedules" else score > 0.5
+    if name == "cleaning":
+        assert float(others[0][0]["AUC"]) > 0.9
+        assert "Wrong labels" in printed.out
 
 
 def _call(*words: str) -> int:

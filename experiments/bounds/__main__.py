@@ -1,7 +1,7 @@
 """Every estimator of log|I + K| against the truth, at equal budget: `python -m experiments.bounds [--quick]`.
 
-MNIST-1000 (7 x 7), a small MLP and a small CNN, weights trained at prior precision 1 and then frozen. For prior
-precisions from 1e-4 to 1e4 and budgets of 10 to 1000 backward passes: the value and the slack of every estimator against
+MNIST-1000 (7 x 7), a small MLP and a small CNN, weights trained at prior precision 1 and frozen. For prior precisions
+from 1e-4 to 1e4 and budgets of 10 to 1000 backward passes: the value and the slack of every estimator against
 the full generalised Gauss-Newton matrix, the prior precision that each would choose, and how often anything that is
 labelled `bound` is on the wrong side.
 
@@ -220,6 +220,27 @@ def pictures(name: str, curves: list[Curve], precisions: np.ndarray, norm: float
     plt.close(figure)
 
 
+def report(
+    sections: list[str], wrong: int, size: int, precisions: np.ndarray, draws: int, steps: int, quick: bool
+) -> str:
+    """The text of RESULTS.md."""
+    return f"""# Estimators of the log-determinant at equal budget
+
+    python -m experiments.bounds{" --quick" if quick else ""}
+
+Measured on a {machine()}, float64. MNIST-{size} at 7 x 7, weights trained at prior precision 1 by {steps} steps of
+Adam, then frozen. `passes` are backward passes (the pilot of 16 more rows of scored designs, and forward passes, are not
+counted), `kernel` the side of the matrix factored. Columns 1e-2, 1 and 1e2: the mean estimate of log|I + K| over the
+truth at these prior precisions. `sd`, `rmse`, `U - Lo`: relative to the truth, means over {len(precisions)} precisions
+from 1e-4 to 1e4, {draws} draws each. `shift`: of the log10 of the best prior precision. `wrong side`: precisions at
+which the mean of the draws is below the truth by more than three standard errors; for what is labelled `bound`
+confirmed with a hundred fresh draws. `seconds`: all evaluations and the compilation, on a shared machine.
+
+**On the wrong side among everything labelled `bound`: {wrong}.**
+
+{chr(10).join(sections)}"""
+
+
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -229,7 +250,7 @@ def main() -> None:
     size, budgets, draws, steps = (100, [10, 50], 3, 100) if quick else (1000, [10, 100, 1000], 3, 1000)
     precisions = np.logspace(-4, 4, 3 if quick else 9)
     data = digits(size)
-    sections, wrong = [], 0
+    sections, wrong, text = [], 0, ""
     for name in MODELS:
         curves, norm, weights, accuracy, fit = run(name, data, budgets, precisions, draws, steps)
         pictures(name, curves, precisions, norm, fit, size)
@@ -243,23 +264,8 @@ def main() -> None:
 
 ![{name}: log evidence, and log-determinant over truth, by prior precision and budget]({name}.png)
 """)
-    text = f"""# Estimators of the log-determinant at equal budget
-
-    python -m experiments.bounds{" --quick" if quick else ""}
-
-Measured on a {machine()}, float64. MNIST-{size} at 7 x 7, weights trained at prior precision 1 by {steps} steps of Adam,
-then frozen. `passes` are backward passes (the pilot of 16 more rows of scored designs, and forward passes, are not
-counted), `kernel` the side of the matrix factored. Columns 1e-2, 1 and 1e2: the mean estimate of log|I + K| over the
-truth at these prior precisions. `sd`, `rmse`, `U - Lo`: relative to the truth, means over {len(precisions)} precisions
-from 1e-4 to 1e4, {draws} draws each. `shift`: of the log10 of the best prior precision. `wrong side`: precisions at which
-the mean of the draws is below the truth by more than three standard errors, confirmed with a hundred fresh draws
-(for what is labelled `bound`).
-`seconds`: all evaluations and the compilation, on a shared machine.
-
-**On the wrong side among everything labelled `bound`: {wrong}.**
-
-{chr(10).join(sections)}"""
-    (HERE / "RESULTS.md").write_text(text)
+        text = report(sections, wrong, size, precisions, draws, steps, quick)
+        (HERE / "RESULTS.md").write_text(text)  # after each network, since they take long
     print(text)
 
 

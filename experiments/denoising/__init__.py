@@ -1,1 +1,1 @@
-"""Regularisers of image denoising learned by certified hypergradients: smoothed total variation and fields of experts."""
+"""Regularisers of denoising learned by certified hypergradients: smoothed total variation and fields of experts."""

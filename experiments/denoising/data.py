@@ -1,4 +1,4 @@
-"""Patches of BSD68 to learn from, crops of the rest and of Set12 to test on, and Gaussian noise; grey levels in [0, 1]."""
+"""Patches of BSD68 to learn from, crops of the rest and of Set12 to test on, and noise; grey levels in [0, 1]."""
 
 import dataclasses
 

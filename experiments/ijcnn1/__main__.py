@@ -15,13 +15,13 @@ import numpy as np
 import optax
 from experiments._common import machine, results_folder
 
-jax.config.update("jax_enable_x64", True)
-
 import hyprax as hx
 from hyprax.search import MAID, Optax, Stopping
 
 from . import methods
 from .problem import START, Ijcnn1, Judge
+
+jax.config.update("jax_enable_x64", True)
 
 HERE = results_folder(__file__)
 RATES = (3e-4, 1e-3, 3e-3)
@@ -116,14 +116,15 @@ def write(problem: Ijcnn1, budget: float, judged: dict, chosen: dict, least: flo
     python -m experiments.ijcnn1
 
 Measured on a {machine()}. {len(problem.train[1]):,} training and {len(problem.validation[1]):,} validation examples,
-contiguous in time; every log-strength starts at {np.log(START):g}, where F = {first:.7f}; a visit is one gradient or one
-Hessian product of one example's loss, and each method may make {budget:.0e} of them
+contiguous in time; every log-strength starts at {np.log(START):g}, where F = {first:.7f}; a visit is one gradient or
+one Hessian product of one example's loss, and each method may make {budget:.0e} of them
 ({budget / len(problem.train[1]):.0f} passes over the training part). F is worked out afterwards at the exact optimum of
 the strengths that a method had at that point; the lowest known is {least:.7f}. "Share" is what is left of the way from
 the first to the lowest. Stochastic methods have batches of 64, the library's own rates of the inner loop, and Adam at
 three rates each for the log-strengths; that of SOBA falls like 1/sqrt(1 + t/1000). The full-batch objective is solved
 to 1.5e-8 (fixed tolerance), to a tenth of the last hypergradient's norm (following), or as MAID asks; jaxopt to its
-default, 1e-3. Of each method the setting in bold ended lowest, and is drawn; MAID has none. Visits for certificates are counted. Seconds are of one run each, on a machine with other work beside.
+default, 1e-3. Of each method the setting in bold ended lowest, and is drawn; MAID has none. Visits for certificates are
+counted. Seconds are of one run each, on a machine with other work beside.
 
 | method | setting | F at the end | share left | visits to 1e-2 left | to 1e-4 left | seconds | certificate |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -44,7 +44,7 @@ def at_point(objective: hx.ImplicitObjective, hyper: jax.Array | dict, params: n
 
 
 def terms(answer: hx.Hypergradient) -> dict[str, jax.Array]:
-    """The parts of its bound by name."""
+    """The parts or the alternatives of its bound by name."""
     assert isinstance(answer.certificate, hx.ErrorBound)
     return answer.certificate.terms
 
@@ -128,9 +128,11 @@ def ridge(counts: list[int]) -> Curves:
         curves["true error"].append(error(plain))
         curves["a posteriori, ω"].append(float(terms(plain)["omega"]))
         curves["a posteriori, ω_q"].append(float(terms(plain)["omega_q"]))
-        curves["free"].append(float(terms(ours)["free"]))
-        curves["look-ahead"].append(float(terms(ours)["upper"]))
-        curves["look-ahead, lower bound"].append(float(terms(ours)["lower"]))
+        two_sided = ours.certificate
+        assert isinstance(two_sided, hx.TwoSidedBound)
+        curves["free"].append(float(two_sided.terms["free"]))
+        curves["look-ahead"].append(float(two_sided.upper))
+        curves["look-ahead, lower bound"].append(float(two_sided.lower))
         curves["true error of h⁺"].append(error(ours))
         curves["bound of h⁺"].append(float(ours.certificate.bound))
     return curves

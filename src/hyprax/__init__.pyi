@@ -1,6 +1,6 @@
 # The public names. The package imports each where it is first used (see __init__.py); nothing else stands here.
 
-from . import runs as runs, search as search, tasks as tasks, unroll as unroll
+from . import evidence as evidence, runs as runs, search as search, tasks as tasks, unroll as unroll
 from ._batches import FullBatch as FullBatch, Minibatches as Minibatches
 from ._certificate import (
     STATUS as STATUS,
@@ -27,6 +27,7 @@ from ._objective import (
     hypergradient as hypergradient,
 )
 from ._result import RESULTS as RESULTS, explain as explain
+from .evidence import EvidenceObjective as EvidenceObjective, log_evidence as log_evidence
 from .implicit import (
     CG as CG,
     FISTA as FISTA,
@@ -42,6 +43,7 @@ from .implicit import (
     AmIGO as AmIGO,
     CallableSolver as CallableSolver,
     Cholesky as Cholesky,
+    CholeskyBound as CholeskyBound,
     Constants as Constants,
     DirectionalBound as DirectionalBound,
     EhrhardtRoberts as EhrhardtRoberts,

@@ -1,5 +1,6 @@
 """Certificates: what an answer says of its own error, and with what right."""
 
+import dataclasses
 from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
@@ -39,6 +40,23 @@ class AbstractCertificate(eqx.Module):
     """What the number bounds, in words."""
     bound: eqx.AbstractVar[Float[Array, "..."]]
     """The bound."""
+
+
+def details(certificate: AbstractCertificate) -> dict[str, str | float | bool]:
+    """What a certificate says besides its bound, by name: its type, its texts, its numbers; for a record.
+
+    Trees and arrays of more than one entry are left out.
+    """
+    found: dict[str, str | float | bool] = {"type": type(certificate).__name__}
+    for field in dataclasses.fields(certificate):
+        x = getattr(certificate, field.name)
+        if isinstance(x, STATUS):
+            found[field.name] = str(STATUS[x])
+        elif isinstance(x, str | bool):
+            found[field.name] = x
+        elif isinstance(x, jax.Array | np.ndarray | float | int) and np.size(x) == 1:
+            found[field.name] = float(np.asarray(x).item())
+    return found
 
 
 class ErrorBound(AbstractCertificate):

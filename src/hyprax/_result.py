@@ -60,8 +60,8 @@ class RESULTS(eqx.Enumeration):
     )
     fixed_point_overflow = (
         "A weight or a state of the optimiser outgrew its fixed-point format: compare `used_bits` with `limit_bits`. "
-        "Give the optimiser fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, or "
-        "use `hx.Checkpointed`."
+        "Give the optimiser fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, "
+        "or use `hx.Checkpointed`."
     )
     no_progress = (
         "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "

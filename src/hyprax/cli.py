@@ -81,6 +81,8 @@ def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, 
     if not quiet:
         header = recipes.table_header(outcome)
         _print_comparison([dict(zip(header, row, strict=True)) for row in recipes.table_rows(outcome)])
+        for table in outcome.tables:
+            _print_rows(table)
         typer.echo(f"report: {page}")
     if math.isinf(tuned.best_value):
         typer.echo(f"{folder}: no step was as accurate as asked, so nothing was found. {ending}", err=True)
@@ -121,7 +123,10 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
     ]
     _print_table(str(folder), ("", ""), rows)
     for table in record.summary.get("tables", []):
-        _print_comparison(table["rows"])
+        if table["title"] == "Comparison":
+            _print_comparison(table["rows"])
+        else:
+            _print_rows(table)
     if "message" in record.summary:
         typer.echo(record.summary["message"])
 
@@ -152,6 +157,15 @@ def _print_comparison(contestants: list[dict[str, str]]) -> None:
         name, *measures = contestants[0]
         rows = [(measure, *(contestant[measure] for contestant in contestants)) for measure in measures]
         _print_table("", (name, *(contestant[name] for contestant in contestants)), rows)
+
+
+def _print_rows(table: dict[str, Any]) -> None:
+    """A table with a row for each entry; a single row stands on its side."""
+    rows = table["rows"]
+    if len(rows) == 1:
+        _print_table(table["title"], ("", ""), list(rows[0].items()))
+    elif rows:
+        _print_table(table["title"], tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 def _print_table(title: str, header: Any, rows: Any) -> None:

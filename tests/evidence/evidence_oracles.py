@@ -1,4 +1,4 @@
-"""Dense float64 references for the evidence engine: Jacobians row by row, curvatures in NumPy; no code of the package."""
+"""Dense float64 references: Jacobians row by row, curvatures in NumPy; no code of the package."""
 
 import jax
 import jax.numpy as jnp

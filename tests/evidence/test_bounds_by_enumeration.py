@@ -1,4 +1,4 @@
-"""The chain bound by exact expectation: every sample of small random problems, every design, and designs that break it."""
+"""The chain bound by exact expectation over all samples of small random problems, and designs that break it."""
 
 import functools
 import itertools

@@ -1,6 +1,7 @@
 """Stochastic single-loop directions: unbiased, and in the limit the hypergradient of a dense float64 reference."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,14 +35,19 @@ def outer_loss(w, hyper, data):
     return softplus_loss(w, data)
 
 
-def as_functions(problem: Problem) -> tuple[hx.Optimum, object, object]:
+def family_of(problem: Problem) -> Any:
+    """Its inner loss, a family."""
+    return problem.objective.optimum.loss
+
+
+def as_functions(problem: Problem) -> tuple[hx.Optimum, Any, Any]:
     """A logistic problem without its structure."""
-    family = problem.objective.optimum.loss
+    family = family_of(problem)
     optimum = hx.Optimum(inner_loss, family.init(), data=(family.inputs, family.targets))
     return optimum, outer_loss, problem.objective.outer_data
 
 
-def as_family(problem: Problem) -> tuple[hx.Optimum, object, object]:
+def as_family(problem: Problem) -> tuple[hx.Optimum, Any, Any]:
     return problem.objective.optimum, problem.objective.outer_loss, problem.objective.outer_data
 
 
@@ -51,12 +57,13 @@ def forms(problem: Problem):
 
 def full_directions(problem: Problem, w: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """D_w, D_v and D_λ over all data, by the dense reference's formulas; D_λ with respect to log-strengths."""
-    family, (xv, yv) = problem.objective.optimum.loss, problem.objective.outer_data
+    family, (xv, yv) = family_of(problem), problem.objective.outer_data
     x, y, xv, yv = (np.asarray(a) for a in (family.inputs, family.targets, xv, yv))
     strengths = np.asarray(family.strengths(problem.hyper)).reshape(len(w), -1)
     w2, v2 = w.reshape(len(w), -1), v.reshape(len(v), -1)
+    full = np.broadcast_to(strengths, w2.shape)
     d_w = oracles.gradient(problem.kind, x, y, w2) + strengths * w2
-    d_v = oracles.curvature_apply(problem.kind, x, w2, v2) + strengths * v2
+    d_v = (oracles.hessian(problem.kind, x, y, w2, full) @ v2.ravel()).reshape(v2.shape)
     d_v = d_v - oracles.gradient(problem.kind, xv, yv, w2)
     shape = problem.hyper["penalty"].raw.shape
     wide = shape if problem.kind == "softmax" or shape == () else (*shape, 1)
@@ -142,10 +149,10 @@ def test_saba_at_fixed_hyperparameters_ends_at_the_exact_hypergradient(kind, sha
 
 def tuned_gradient(problem: Problem, hyper) -> float:
     """‖dF/d log λ‖ of the dense reference, at other strengths than the problem's own."""
-    family, (xv, yv) = problem.objective.optimum.loss, problem.objective.outer_data
+    family, (xv, yv) = family_of(problem), problem.objective.outer_data
     strengths = np.asarray(family.strengths(hyper)).reshape(family.shape[0], -1)
-    data = (np.asarray(a) for a in (family.inputs, family.targets, xv, yv))
-    truth = oracles.reference(problem.kind, *data, strengths)
+    x, y, xv, yv = (np.asarray(a) for a in (family.inputs, family.targets, xv, yv))
+    truth = oracles.reference(problem.kind, x, y, xv, yv, strengths)
     shape = hyper["penalty"].raw.shape
     return float(np.linalg.norm(oracles.sum_to(truth.per_weight, (*shape, 1) if shape else ()).astype(float)))
 
@@ -279,7 +286,7 @@ def test_nothing_is_traced_again(method, options):
         traces.append(1)
         return inner_loss(w, hyper, batch)
 
-    optimum = hx.Optimum(counted, optimum.params0, data=optimum.loss.data)
+    optimum = hx.Optimum(counted, optimum.params0, data=(family_of(problem).inputs, family_of(problem).targets))
     objective = method(optimum, outer, data, batch_size=7, rate=lambda t: 0.1 / (1 + t), **options, key=KEY)
     state = objective.init(problem.hyper)
     hyper = problem.hyper
@@ -333,7 +340,7 @@ def test_inside_a_compiled_loop_and_over_many_starts(method):
 
         return jax.lax.scan(step, (hyper, objective.init(hyper)), length=10)
 
-    (hyper, state), values = looped(problem.hyper)
+    (hyper, _), values = looped(problem.hyper)
     plain, plain_state = problem.hyper, objective.init(problem.hyper)
     for i in range(10):
         answer, plain_state = objective.value_and_grad(plain, plain_state)
@@ -371,8 +378,8 @@ def test_losses_without_data_and_pytree_parameters():
     objective = hx.SABA(optimum, lambda w, h, data: 0.5 * jnp.sum((w["a"] - 2.0) ** 2), rate=0.5, steps=100, key=KEY)
     hyper = {"x": jnp.asarray([1.0, 2.0, 5.0])}
     state = objective.init(hyper)
-    for _ in range(2):
-        answer, state = objective.value_and_grad(hyper, state)
+    _, state = objective.value_and_grad(hyper, state)
+    answer, state = objective.value_and_grad(hyper, state)
     np.testing.assert_allclose(answer.grad["x"], [-1.0, 0.0, 3.0], atol=1e-12)
     np.testing.assert_allclose(state.params["b"], 1.0)
 

@@ -14,7 +14,8 @@ SOFTMAX = '[model]\nkind = "softmax"\n'
 CUSTOM = '[model]\nkind = "custom"\nfunction = "{}"\n'
 PENALTY = "[hyper.penalty]\n"
 LOG = 'constraint = "log-interval"\n'
-TABLES = "data, split, model, hyper, objective, search, stop, baseline"
+TABLES = "data, split, model, hyper, objective, training, evidence, search, stop, baseline"
+MODEL = "kind, function, outer, params, targets, delta, width, depth, activation, norm"
 
 # Recipes, and the line that each meets; R is the recipe's path.
 CASES = {
@@ -36,16 +37,12 @@ CASES = {
     '"fixed" asks for it',
     IRIS + SOFTMAX + '[objective]\ncertificate = "none"\n[search]\noptimiser = "maid"\n': "R:9: search.optimiser: "
     'given "maid", allowed with a certificate other than "none"',
-    IRIS
-    + "featuers = 3\n"
-    + SOFTMAX: "R:4: data.featuers: unknown key, allowed are scale, intercept, rows, source, name",
+    IRIS + "featuers = 3\n" + SOFTMAX: "R:4: data.featuers: unknown key, allowed are scale, intercept, rows, corrupt, "
+    "scale_targets, source, name",
     IRIS + SOFTMAX + PENALTY + "shap = 1\n": "R:7: hyper.penalty.shap: unknown key, did you mean shape? allowed are "
-    "shape, start, constraint, lo, hi",
-    IRIS + SOFTMAX + "hyper = {penalty = {shap = 1}}\n": "R:6: model.hyper: unknown key, allowed are kind, function, "
-    "targets",
-    IRIS
-    + '[model]\nknid = "softmax"\n': "R:5: model.knid: unknown key, did you mean kind? allowed are kind, function, "
-    "targets",
+    "constraint, lo, hi, shape, groups, start",
+    IRIS + SOFTMAX + "hyper = {penalty = {shap = 1}}\n": f"R:6: model.hyper: unknown key, allowed are {MODEL}",
+    IRIS + '[model]\nknid = "softmax"\n': f"R:5: model.knid: unknown key, did you mean kind? allowed are {MODEL}",
     IRIS + "[model]\n": "R:4: model.kind: missing, and there is no default",
     SOFTMAX: 'R: data: missing, and kind = "softmax" asks for it',
     '[data]\nname = "iris"\n' + SOFTMAX: 'R:1: data.source: missing, allowed are "sklearn", "csv", "npz", "idx", '
@@ -101,7 +98,7 @@ CASES = {
     + '[model]\nkind = "logistic"\n'
     + PENALTY
     + 'shape = "class"\n': "R:8: hyper.penalty.shape: "
-    'given "class", allowed for kind = "logistic" are "global", "feature"',
+    'given "class", allowed for kind = "logistic" are "global", "feature", "group"',
     # Data
     CSV.format("gone.csv") + SOFTMAX: "R:3: data.path: given 'gone.csv': there is no file F/gone.csv",
     CSV.format("$HYPRAX_NOWHERE/a.csv") + SOFTMAX: "R:3: data.path: given '$HYPRAX_NOWHERE/a.csv': that environment "
@@ -155,7 +152,7 @@ CASES = {
     '[model]\nkind = "custom"\n': 'R:1: model.function: missing, and kind = "custom" asks for it: "module:function"',
     IRIS
     + SOFTMAX
-    + 'function = "a:b"\n': 'R:6: model.function: given for kind = "softmax", allowed for "custom" alone',
+    + 'function = "a:b"\n': 'R:6: model.function: given for kind = "softmax", allowed for "loss", "custom"',
     CUSTOM.format("a.b"): 'R:3: model.function: given "a.b", allowed are "module:function"',
     CUSTOM.format(
         "hyprax_absent:f"

@@ -247,7 +247,7 @@ def test_a_users_own_function(tmp_path):
     )
     job = prepare(write(tmp_path, CUSTOM.format("mine_for_a_test:build")))
     assert job.hyper is not None
-    assert hx.hypergradient(job.objective, job.hyper).certificate.kind == "none"
+    assert hx.hypergradient(job.objective, job.hyper).certificate.kind == "estimated"
     for name, words in [
         ("nowhere_at_all:build", "cannot import"),
         ("mine_for_a_test:absent", "no function 'absent'"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
+from hyprax.implicit import AbstractSingleLoop
 from hyprax.recipes import RecipeError, carry_out, prepare
 
 RECIPE = """
@@ -35,6 +36,7 @@ def test_a_stochastic_method_from_a_recipe(tmp_path, method, kind):
     path.write_text(RECIPE.format(method=method))
     job = prepare(path)
     assert isinstance(job.objective, kind)
+    assert isinstance(job.objective, AbstractSingleLoop)
     assert job.stop.patience is None
     outcome = carry_out(job, None, progress=False)
     assert len(outcome.tuned.history) == 150

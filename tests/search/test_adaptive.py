@@ -126,12 +126,22 @@ def data_of(problem):
     return tuple(np.asarray(array) for array in arrays)
 
 
-@pytest.mark.parametrize("kind", ["squared", "logistic", "softmax"])
-@pytest.mark.parametrize("certificate", [hx.LookAhead(), hx.EhrhardtRoberts()], ids=("look-ahead", "Ehrhardt-Roberts"))
+# Compiling takes most of the time: so one kind for each certificate in the ordinary run, and one shape throughout.
+@pytest.mark.parametrize(
+    ("certificate", "kind"),
+    [
+        pytest.param(certificate, kind, id=f"{name}-{kind}", marks=() if kind == ordinary else pytest.mark.slow)
+        for name, certificate, ordinary in (
+            ("look-ahead", hx.LookAhead(), "softmax"),
+            ("Ehrhardt-Roberts", hx.EhrhardtRoberts(), "logistic"),
+        )
+        for kind in ("squared", "logistic", "softmax")
+    ],
+)
 def test_maid_proves_decrease_and_finds_the_optimum_of_a_dense_reference(kind, certificate):
     for seed in range(2):
         problem = random_problem(
-            np.random.default_rng(seed), kind, -1, n=60, d=4, smallest=1e-2, certificate=certificate
+            np.random.default_rng(seed), kind, -1, n=60, d=6, smallest=1e-2, certificate=certificate
         )
         dense = functools.partial(dense_value, kind, data_of(problem), problem.hyper["penalty"].raw.shape)
         tuned, points = evaluated(problem.objective, problem.hyper, MAID(), 120)
@@ -159,6 +169,7 @@ def products_to_reach(objective, hyper, search, target):
     return np.inf if reached.size == 0 else float(np.sum(tuned.column("search_products")[: reached[0] + 1]))
 
 
+@pytest.mark.slow
 def test_maid_costs_little_more_than_the_best_pair_of_fixed_tolerances():
     ratios = []
     for seed, kind in [(1, "logistic"), (2, "logistic"), (3, "logistic"), (2, "softmax")]:
@@ -299,7 +310,8 @@ hx.tune(objective, hyper, search=SEARCHES["maid"], steps=20, stop=stop, run=run,
 
 
 def kept_problem():
-    problem = random_problem(np.random.default_rng(2), "logistic", -1, n=60, d=6, smallest=1e-3)
+    bound = hx.EhrhardtRoberts()
+    problem = random_problem(np.random.default_rng(2), "logistic", -1, n=60, d=6, smallest=1e-3, certificate=bound)
     return problem.objective, problem.hyper
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from hyprax.unroll._fixed_point import Seen, decode, encode, watch, wide
 from hyprax.unroll._rational import (
@@ -15,6 +15,7 @@ from hyprax.unroll._rational import (
     dyadic,
     exact_bits,
     floor_divide,
+    least_gap,
     limit_bits,
     multiply,
     nearest,
@@ -119,7 +120,18 @@ def test_the_nearest_fraction_is_at_least_as_near_as_a_power_of_two(values, bits
     free, shifted = nearest(given_values, bits), dyadic(given_values, bits)
     assert np.all(np.abs(free.value - given_values) <= np.abs(shifted.value - given_values) + 1e-15)
     assert np.all(free.d >= 1 << 10)
-    assert np.all(free.d < 1 << max(bits + 1, 11))
+    near = (given_values < 1) & (1 - given_values < 2.0**-bits)
+    assert np.all(free.d[~near] < 1 << max(bits + 1, 11))
+
+
+@given(gap=st.floats(1e-7, 0.5), bits=st.integers(8, 18))
+def test_factors_near_one_keep_the_relative_accuracy_of_their_gap(gap, bits):
+    """A factor that became 1 would leave a momentum or a second moment without its gain 1 - n/d."""
+    assume(gap > 2 * least_gap(bits))
+    factor = nearest(np.array([[1 - gap]]), bits)
+    kept = float((factor.d - factor.n)[0, 0] / factor.d[0, 0])
+    assert abs(kept - gap) <= gap * max(gap, 2.0 ** -(bits - 1))
+    assert np.all(factor.d <= 2 / least_gap(bits))
 
 
 @given(small=st.floats(1e-6, 0.9))

@@ -69,6 +69,18 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     assert exact(answer)
 
 
+@pytest.mark.parametrize(("name", "key"), [("paper", "momentum"), ("adam", "beta2")])
+def test_factors_near_one_are_not_taken_for_one(name, key):
+    """Rounded to 1, they would leave the run without its gain 1 - γ: still weights, or a correction by 0."""
+    problem = make(name, steps=30, fixed={key: jnp.asarray(0.99995, jnp.float64)})
+    value, grads = oracle(problem, name)
+    answer = hx.hypergradient(problem.objective(hx.Reversible()), problem.hyper)
+    assert abs(float(answer.value - value)) <= 1e-3 * abs(float(value))
+    assert relative_error(answer.grad["optimizer"]["rate"], grads["optimizer"]["rate"]) <= 1e-2
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(answer.grad))
+    assert exact(answer)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

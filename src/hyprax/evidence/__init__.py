@@ -17,6 +17,15 @@ from ._estimator import (
     LogDeterminant as LogDeterminant,
     Midpoint as Midpoint,
 )
+from ._explain import explain as explain
+from ._fit import Fitted as Fitted, fit as fit, precisions as precisions
+from ._invariance import (
+    AffineInvariance as AffineInvariance,
+    InputScales as InputScales,
+    affine_map as affine_map,
+    warp as warp,
+)
+from ._kernel import kernel as kernel, kernels_by_tensor as kernels_by_tensor
 from ._kfac import KFAC as KFAC
 from ._lanczos import Lanczos as Lanczos
 from ._likelihoods import (
@@ -29,6 +38,8 @@ from ._likelihoods import (
 from ._log_evidence import LogEvidence as LogEvidence, log_evidence as log_evidence, problem as problem
 from ._objective import EvidenceObjective as EvidenceObjective, EvidenceState as EvidenceState
 from ._partitions import FullData as FullData, Partition as Partition
+from ._posterior import Posterior as Posterior, posterior as posterior
+from ._predictive import Outputs as Outputs
 from ._priors import GaussianPrior as GaussianPrior
 from ._problem import Problem as Problem
 from ._roots import (
@@ -38,6 +49,12 @@ from ._roots import (
     Rows as Rows,
     StickBreaking as StickBreaking,
     stick_order as stick_order,
+)
+from ._scores import (
+    area_under_curve as area_under_curve,
+    calibration_error as calibration_error,
+    out_of_distribution as out_of_distribution,
+    strangeness as strangeness,
 )
 from ._structures import (
     EKFAC as EKFAC,

@@ -32,13 +32,18 @@ class EvidenceCertificate(AbstractCertificate):
         """Of the value of one draw: the bound is the slack."""
         known = sides.lower is not None
         slack = 0.5 * (sides.upper - sides.lower) if sides.lower is not None else jnp.full_like(sides.upper, jnp.inf)
+        return cls.of_value(kind, known, slack, jnp.full_like(slack, jnp.nan))
+
+    @classmethod
+    def of_value(cls, kind: EstimatorKind, known: bool, slack: Array, deviation: Array) -> "EvidenceCertificate":
+        """Of a value whose slack is measured where `known`; the bound is the slack."""
         return cls(
             bound=slack,
             kind="estimated" if known else "none",
             bounds="the distance of the estimate from the log evidence" if known else "nothing",
             side="lower" if kind == "bound" else "unknown",
             slack=slack,
-            gradient_deviation=jnp.full_like(slack, jnp.nan),
+            gradient_deviation=deviation,
         )
 
     @classmethod

@@ -1,13 +1,10 @@
 """The chain bound: both sides of log|I + K| from one Cholesky factorisation of a reweighted sample."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def chain(
     kernel: Float[Array, "rows rows"], weights: Float[Array, " m"], block: int = 1
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -20,7 +17,7 @@ def chain(
     The derivative in K is W^½ R⁻ᵀ diag(Ω_b) R⁻¹ W^½, Ω_b = w_b R_bbᵀ ((w_b - 1) I + R_bb R_bbᵀ)⁻¹ R_bb for U and I for
     Lo. Weights and order are constants: E U is a bound for each.
     """
-    return _chain(kernel, weights, block)[0]
+    return _sides(kernel, weights, block)
 
 
 def _blocks(matrix: Array, block: int) -> Array:
@@ -48,8 +45,8 @@ def _chain(kernel: Array, weights: Array, block: int) -> tuple[tuple[Array, Arra
     return (upper, lower), (root, half, weights)
 
 
-def _forward(kernel: Array, weights: Array, block: int) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
-    return _chain(kernel, weights, block)
+def _primal(kernel: Array, weights: Array, block: int) -> tuple[Array, Array]:
+    return _chain(kernel, weights, block)[0]
 
 
 def _backward(block: int, residuals: tuple[Array, Array, Array], cotangent: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -73,7 +70,8 @@ def _backward(block: int, residuals: tuple[Array, Array, Array], cotangent: tupl
     return inverse.T @ middle, jnp.zeros_like(weights)
 
 
-chain.defvjp(_forward, _backward)
+_sides = jax.custom_vjp(_primal, nondiff_argnums=(2,))
+_sides.defvjp(_chain, _backward)
 
 
 def log_determinant(kernel: Float[Array, "rows rows"]) -> Float[Array, ""]:

@@ -21,7 +21,7 @@ from ._plan import Group, Plan, Tensor
 
 Features = dict[str, dict[int, Array]]
 """Of M examples: "operand" and "ids" [M, raw operand] and "cotangent" [M, R, raw output] by number of use, "rows"
-by number of leaf: [M, R, *leaf], or [M, R, entries] in the order of the leaf's groups where it has such."""
+by number of leaf: [M, R, *leaf], or [M, R, entries] in the order of `gradient_places` of the leaf's groups."""
 
 _HIGHEST = lax.Precision.HIGHEST  # a Cholesky factor follows: the short products of some accelerators would spoil it
 
@@ -44,11 +44,18 @@ def example_factors(plan: Plan, group: Group, features: Features) -> tuple[Array
 
 
 def example_gradient(group: Group, a: Array, g: Array) -> Array:
-    """W̄ [R, B, I, O] of one example."""
+    """W̄ [R, B, O, I] of one example: the rows and the outputs as one side of a matrix product."""
     if group.lookup:
         rows = jnp.arange(group.weight.shape[1], dtype=a.dtype).reshape(1, 1, -1)
         a = (a[..., None] == rows).astype(g.dtype)
-    return _einsum("bsi,rbso->rbio", a, g)
+    r, b, s, o = g.shape
+    merged = _einsum("bks,bsi->bki", g.transpose(1, 0, 3, 2).reshape(b, r * o, s), a)
+    return merged.reshape(b, r, o, -1).swapaxes(0, 1)
+
+
+def gradient_places(group: Group) -> np.ndarray:
+    """The places in the tensor of the entries of W̄ [B, O, I]."""
+    return group.weight.swapaxes(1, 2)
 
 
 def factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
@@ -82,7 +89,7 @@ def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
 
 
 def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory: int) -> Array:
-    """[M, R, M, R]; with a variance [B, I, O] of each entry of the tensor."""
+    """[M, R, M, R]; with a variance [B, O, I] of each entry of the tensor."""
     m, r = g.shape[:2]
     b, i, o = group.weight.shape
     n = math.ceil(4 * g.dtype.itemsize * m * r * b * i * o / memory)
@@ -97,9 +104,9 @@ def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory
     for piece in pieces:
         cut = slice(int(piece[0]), int(piece[-1]) + 1)
         if over_inputs:
-            args = a[..., cut], g, None if variance is None else variance[:, cut]
+            args = a[..., cut], g, None if variance is None else variance[..., cut]
         else:
-            args = a, g[..., cut], None if variance is None else variance[..., cut]
+            args = a, g[..., cut], None if variance is None else variance[:, cut]
         total = total + (some if len(pieces) == 1 else jax.checkpoint(some))(*args)
     return total.reshape(m, r, m, r)
 
@@ -118,7 +125,8 @@ def tensor_gram(
     if tensor.contraction == "gradient":
         rows = features["rows"][number]
         if variance is not None and tensor.groups:
-            variance = variance.reshape(-1)[np.concatenate([group.weight.reshape(-1) for group in tensor.groups])]
+            places = np.concatenate([gradient_places(group).reshape(-1) for group in tensor.groups])
+            variance = variance.reshape(-1)[places]
         return gram(rows.reshape(rows.shape[0] * rows.shape[1], -1), variance)
     total: Array | None = None
     for group in tensor.groups:
@@ -128,7 +136,7 @@ def tensor_gram(
                 raise ValueError("no pairwise contraction with a variance for each parameter")
             part = _pairwise(group, a, g, memory)
         else:
-            placed = None if variance is None else variance.reshape(-1)[group.weight]
+            placed = None if variance is None else variance.reshape(-1)[gradient_places(group)]
             part = _by_columns(group, a, g, placed, memory)
         total = part if total is None else total + part
     assert total is not None

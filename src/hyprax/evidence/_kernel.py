@@ -87,18 +87,34 @@ def _part(plan: Plan, i: int, features: Features) -> Features:
     return {**part, "rows": {n: v for n, v in features["rows"].items() if n == i}}
 
 
+def _for_values(plan: Plan, given: Arguments) -> Plan:
+    """The plan where nothing but variances has a derivative."""
+    m, r, _ = given.cotangents.shape
+    return plan.untapped(m) if r == 1 else plan
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _kernel(plan: Plan, memory: int, given: Arguments, variances: list[Array]) -> Array:
-    return _total(plan, memory, _features(plan, memory, given), variances)
+    plan = _for_values(plan, given)
+    return _total(plan, memory, _features(plan, memory, given), variances)[0]
 
 
-def _total(plan: Plan, memory: int, features: Features, variances: list[Array]) -> Array:
+def _total(
+    plan: Plan, memory: int, features: Features, variances: list[Array], keep: bool = False
+) -> tuple[Array, dict[int, Array]]:
+    """K, and with `keep` the K_l of the tensors with one variance."""
     rows = features_rows(features)
     dtype = jnp.result_type(*variances)
     total = jnp.zeros((rows, rows), dtype)
+    kept: dict[int, Array] = {}
     for i in _used(plan):
-        total = total + _weighted(plan, i, features, variances[i], memory).astype(dtype)
-    return total
+        if keep and not variances[i].ndim:
+            kept[i] = tensor_gram(plan, i, features, None, memory)
+            part = variances[i] * kept[i]
+        else:
+            part = _weighted(plan, i, features, variances[i], memory)
+        total = total + part.astype(dtype)
+    return total, kept
 
 
 def features_rows(features: Features) -> int:
@@ -124,12 +140,22 @@ def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array
         tuple(v.perturbed for v in variances),
     )
     given, variances = jax.tree.map(lambda x: x.value, (given, variances), is_leaf=is_primal)
+    if not any(wanted.arguments):
+        plan = _for_values(plan, given)
     features = _features(plan, memory, given)
-    return _total(plan, memory, features, variances), (wanted, given, variances, features)
+    used = _used(plan)
+    size = features_rows(features) ** 2 * len(used) * jnp.result_type(*variances).itemsize
+    keep = any(wanted.variances) and size <= memory
+    total, kept = _total(plan, memory, features, variances, keep)
+    if not any(wanted.arguments) and all(i in kept for i in used if wanted.variances[i]):
+        features = None
+    return total, (wanted, given, variances, features, kept)
 
 
 def _backward(plan: Plan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
-    wanted, given, variances, features = residuals
+    wanted, given, variances, features, kept = residuals
+    if not any(wanted.arguments):
+        plan = _for_values(plan, given)
     leaves, structure = jax.tree.flatten(given)
     inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
     moving = [k for k, is_wanted in enumerate(wanted.arguments) if is_wanted and inexact[k]]
@@ -141,20 +167,24 @@ def _backward(plan: Plan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
     variances_bar: list[Array | None] = [None] * len(variances)
     bars: Features = {"operand": {}, "cotangent": {}, "rows": {}}
     for i in _used(plan):
+        if wanted.variances[i] and i in kept:
+            variances_bar[i] = jnp.sum(k_bar.astype(kept[i].dtype) * kept[i]).astype(variances[i].dtype)
+            if not moving:
+                continue
         part = _part(plan, i, features)
         ids = part.pop("ids")
 
         def weighted(part: Features, variance: Array, i: int = i, ids: dict[int, Array] = ids) -> Array:
             return _weighted(plan, i, {**part, "ids": ids}, variance, memory)
 
+        cotangent = k_bar.astype(variances[i].dtype)
         if moving:
-            _, pull = jax.vjp(weighted, part, variances[i])
-            part_bar, variances_bar[i] = pull(k_bar.astype(variances[i].dtype))
-            for key, bar in part_bar.items():
+            _, pull = jax.vjp(lambda part, i=i, weighted=weighted: weighted(part, variances[i]), part)
+            for key, bar in pull(cotangent)[0].items():
                 bars[key].update(bar)
-        elif wanted.variances[i]:
+        if wanted.variances[i] and i not in kept:
             _, pull = jax.vjp(partial(weighted, part), variances[i])
-            (variances_bar[i],) = pull(k_bar.astype(variances[i].dtype))
+            (variances_bar[i],) = pull(cotangent)
 
     # One recomputed vjp of the features takes them to whatever they depend on.
     bar_leaves: list[Array | None] = [None] * len(leaves)

@@ -16,7 +16,8 @@ class Lanczos(AbstractEstimator):
     """log|I + K| ≈ (1/S) Σ_s ‖z_s‖² e_1ᵀ log(T_s) e_1, T_s the tridiagonal matrix of k Lanczos steps from z_s = ±1.
 
     K v = J (P0⁻¹ (Jᵀ v)) over all data, one forward and one reverse pass, so memory grows with neither N² nor P².
-    Neither side is proved: the quadrature and the samples err both ways. Needs the package `matfree`.
+    Neither side is proved: the quadrature and the samples err both ways. Needs the package `matfree`
+    (`pip install hyprax[lanczos]`).
 
     **Arguments:**
 
@@ -35,7 +36,7 @@ class Lanczos(AbstractEstimator):
         try:
             importlib.import_module("matfree")
         except ImportError as error:
-            raise ImportError("Lanczos needs the package matfree: pip install matfree.") from error
+            raise ImportError("Lanczos needs the package matfree: pip install hyprax[lanczos].") from error
 
     @property
     def kind(self) -> EstimatorKind:

@@ -76,7 +76,7 @@ class Categorical(AbstractLikelihood):
         if targets.ndim != 1:
             raise ValueError(f"Categorical: given targets of shape {targets.shape}, allowed is (N,): one label each.")
         _whole_numbers("Categorical", targets)
-        low, high = int(targets.min(initial=0)), int(targets.max(initial=0))
+        low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= outputs:
             raise ValueError(
                 f"Categorical: given labels from {low} to {high}, allowed are 0 to {outputs - 1}: the model has "

@@ -33,6 +33,16 @@ class LogEvidence(eqx.Module):
     certificate: EvidenceCertificate
 
 
+def pair(data: Any) -> tuple[PyTree, Array]:
+    """(inputs, targets) as arrays.
+
+    **Raises:** `ValueError` for anything but a pair.
+    """
+    if not (isinstance(data, tuple) and len(data) == 2):
+        raise ValueError("evidence: data: given no pair, allowed is (inputs, targets).")
+    return jax.tree.map(jnp.asarray, data)
+
+
 def problem(
     apply: Callable[[Any, Any, Any], Array],
     likelihood: AbstractLikelihood,
@@ -46,9 +56,7 @@ def problem(
 
     The arguments and errors are those of [`hyprax.evidence.log_evidence`][].
     """
-    if not (isinstance(data, tuple) and len(data) == 2):
-        raise ValueError("evidence: data: given no pair, allowed is (inputs, targets).")
-    inputs, targets = jax.tree.map(jnp.asarray, data)
+    inputs, targets = pair(data)
     temperature = positive(as_floating(temperature, "evidence: temperature"), "evidence: temperature")
     if temperature.ndim:
         raise ValueError(f"evidence: temperature: given shape {temperature.shape}, allowed is one number.")

@@ -19,7 +19,7 @@ from ._choice import Choice, ChoiceState
 from ._designs import OneRow, check_size, subset
 from ._estimator import AbstractEstimator, Chain, LogDeterminant
 from ._likelihoods import AbstractLikelihood, Categorical
-from ._log_evidence import problem
+from ._log_evidence import pair, problem
 from ._priors import GaussianPrior
 from ._problem import Problem
 
@@ -57,6 +57,15 @@ class Moments(eqx.Module):
         return jnp.where(free > tiny, jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(free, tiny)), jnp.inf)
 
 
+class Constant(eqx.Module):
+    """A function of hyper that does not depend on it: a module, so that equal ones share what is compiled."""
+
+    value: Any
+
+    def __call__(self, hyper: PyTree) -> Any:
+        return self.value
+
+
 class EvidenceState(eqx.Module):
     """The weights and their optimiser, the training steps and the draws made so far, and what past draws said."""
 
@@ -72,8 +81,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     """F(λ) = -(1/N) log q(D; λ, w): minus the log evidence a datum, in nats, at weights trained on the same data.
 
     Each evaluation first makes `train_steps` steps of the optimiser on minibatches of the loss
-    -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, then draws one estimate of log|I + K| and its gradient at the
-    weights found, which are held fixed in it.
+    -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, then draws one estimate of log|I + K| and its
+    gradient at the weights found, which are held fixed in it.
 
     **Arguments:**
 
@@ -134,12 +143,11 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
                 "0 <= decay < 1."
             )
         self.apply, self.params = apply, jax.tree.map(jnp.asarray, params)
-        inputs, targets = data
-        self.data = jax.tree.map(jnp.asarray, (inputs, targets))
+        self.data = pair(data)
         size = jax.tree.leaves(self.data)[0].shape[0]
-        self.likelihood = (lambda hyper: likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
+        self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
         self.prior = prior
-        self.temperature = temperature if callable(temperature) else (lambda hyper: temperature)
+        self.temperature = temperature if callable(temperature) else Constant(temperature)
         self.estimator = Chain(OneRow(min(size, 256))) if estimator is None else estimator
         self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
         batch_key, self.key = jax.random.split(key)

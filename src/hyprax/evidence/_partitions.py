@@ -48,8 +48,8 @@ class Partition(AbstractEstimator):
     **Arguments:**
 
     - `size`: M, the data.
-    - `outputs`: "all" for all outputs of the data in one block; "each" for one block for each row of the root; "one" for
-        one of these at random, times their number.
+    - `outputs`: "all" for all outputs of the data in one block; "each" for one block for each row of the root; "one"
+        for one of these at random, times their number.
     - `root`: which rows; default [`hyprax.evidence.StickBreaking`][]. [`hyprax.evidence.IgnoredCovariance`][] gives
         the estimator of released code, which is no bound.
     - `grouped`: draw the data from one class, itself drawn at random: correlated data in a block are tighter. For the

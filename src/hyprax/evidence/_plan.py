@@ -24,6 +24,10 @@ _MOVING = 8.0
 product."""
 
 
+_CACHE = 2**22
+"""Bytes of operands that are fast to have at hand. Larger ones are better not formed, if all else is equal."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
     """Uses of the same entries of a tensor, taken together as one use with more positions.
@@ -69,6 +73,26 @@ class Plan:
     def contracted(self, contraction: Contraction) -> "Plan":
         """The plan with one contraction for every tensor that has a choice."""
         tensors = [dataclasses.replace(t, contraction=contraction) if t.groups else t for t in self.tensors]
+        return dataclasses.replace(self, tensors=tuple(tensors))
+
+    def untapped(self, examples: int) -> "Plan":
+        """For one row of each example and no derivative but in the variances: large convolutions by their own rule.
+
+        One row shares its patches with no other, and the rule needs none.
+        """
+
+        def large(tensor: Tensor) -> bool:
+            uses = [self.uses[number] for group in tensor.groups for number in group.uses]
+            entries = [group.positions * group.weight.size // group.weight.shape[2] for group in tensor.groups]
+            bytes_ = examples * sum(entries) * np.dtype(uses[0].tap_dtype).itemsize if uses else 0
+            return bytes_ > _CACHE and all(use.operation == "conv_general_dilated" for use in uses)
+
+        tensors = [
+            dataclasses.replace(t, groups=(), contraction="gradient")
+            if t.contraction in ("columns", "gradient") and t.groups and large(t)
+            else t
+            for t in self.tensors
+        ]
         return dataclasses.replace(self, tensors=tuple(tensors))
 
     def tap(self, number: int) -> Array:

@@ -1,5 +1,6 @@
 """Gaussian priors of the weights."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -42,7 +43,8 @@ class GaussianPrior(eqx.Module):
             return jnp.sum(p.astype(w.dtype) * jnp.square(w - m.astype(w.dtype)))
 
         precision, mean = _fitted("precision", self.precision, params), _fitted("mean", self.mean, params)
-        return sum(jax.tree.leaves(jax.tree.map(one, params, precision, mean)), jnp.zeros(()))
+        terms = jax.tree.leaves(jax.tree.map(one, params, precision, mean))
+        return functools.reduce(jnp.add, terms)
 
 
 def _fitted(name: str, prefix: PyTree, params: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._kernel import kernel
+from ._kernel import kernel, uses
 from ._likelihoods import AbstractLikelihood
 from ._priors import GaussianPrior
 
@@ -74,16 +74,26 @@ class Problem(eqx.Module):
     ) -> PyTree[Float[Array, "m r ..."]]:
         """The rows φ_i = Jᵀ c_i themselves, each scaled by P0^-½: leaves [M, R, *shape]."""
 
-        def example(x: PyTree, rows: Array) -> PyTree:
-            _, pull = jax.vjp(lambda p: self.apply(p, self.hyper, x), self.params)
-            return jax.vmap(lambda c: pull(c)[0])(rows)
-
-        scales = jax.tree.map(
-            lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape)[None, None],
-            self.prior.variances(self.params),
-            self.params,
-        )
-        return jax.tree.map(jnp.multiply, jax.vmap(example)(self.examples(data), cotangents), scales)
+        leaves, structure = jax.tree.flatten(self.params)
+        shape = cotangents.shape[:2]
+        rows = [jnp.zeros((*shape, leaf.size), leaf.dtype) for leaf in leaves]
+        # From the factors of each product: by far faster than a vjp of every example where weights are shared.
+        for use in uses(self.apply, self.params, self.hyper, self.examples(data), cotangents):
+            if use.rows is not None:
+                rows[use.number] += use.rows.reshape(*shape, -1)
+            elif use.a is not None and use.g is not None:
+                places = np.asarray(use.places).ravel()
+                entries = jnp.einsum("mbsi,mrbso->mrbio", use.a, use.g).reshape(*shape, -1)
+                if places.size == leaves[use.number].size:  # the whole tensor, in another order
+                    rows[use.number] += entries[..., np.argsort(places)]
+                else:
+                    rows[use.number] = rows[use.number].at[..., places].add(entries)
+        scales = jax.tree.leaves(self.prior.variances(self.params))
+        scaled = [
+            (row * jnp.broadcast_to(jnp.sqrt(v), leaf.shape).reshape(1, 1, -1)).reshape(*shape, *leaf.shape)
+            for row, v, leaf in zip(rows, scales, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, scaled)
 
     def log_likelihood(self, data: Int[Array, " m"] | None = None) -> Float[Array, ""]:
         """Σ_n log p(y_n|f_n) over the examples `data`, or over all."""

@@ -1,7 +1,7 @@
 """Roots of the curvature: vectors ℓ_k with Λ = Σ_k ℓ_k ℓ_kᵀ, each a row of the kernel by one backward pass."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,7 +17,7 @@ class AbstractRoot(eqx.Module):
     The rows are the columns of S Q. Any orthogonal Q gives a bound, so its derivative is not part of the gradient.
     """
 
-    exact: eqx.AbstractClassVar[bool]
+    exact: ClassVar[bool]
     """Whether the rows give Λ, which the proofs need."""
 
     @abc.abstractmethod

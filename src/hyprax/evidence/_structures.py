@@ -7,7 +7,7 @@ or of its diagonal (Hadamard) in any orthonormal basis.
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._chain import log_determinant
 from ._problem import Problem
 
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**27
 LARGEST_BASIS = 2048
 """The longest side of a matrix of weights for which an eigenbasis is formed; longer ones keep their own axes."""
 
@@ -26,7 +26,7 @@ LARGEST_BASIS = 2048
 class AbstractStructure(eqx.Module):
     """A reduction of log|I + Σ φφᵀ| over the rows `cotangents` at the examples `data`."""
 
-    exact: eqx.AbstractClassVar[bool]
+    exact: ClassVar[bool]
     """Whether the result is never below the truth."""
 
     @abc.abstractmethod

@@ -30,6 +30,7 @@ from ._bounds import (
     Evaluation as Evaluation,
     NoBound as NoBound,
 )
+from ._cholesky_bound import CholeskyBound as CholeskyBound
 from ._constants import Constants as Constants
 from ._directional import DirectionalBound as DirectionalBound
 from ._family_bounds import FreeBound as FreeBound

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._constants import Rounding
 from ._inner_loss import Point
 from .families import DesignNorms, GeneralisedLinear, MeanLoss
 from .families._design import Design, forward, forward_squared
@@ -51,8 +52,8 @@ class Enclosure(eqx.Module):
     adjoint_error: Float[Array, ""]
 
 
-def _psi(x: Array) -> Array:
-    """(e^x - 1)/x, at most 1 + x for small x."""
+def growth(x: Array) -> Array:
+    """ψ(x) = (e^x - 1)/x, at most 1 + x for small x."""
     safe = jnp.where(x > 1e-8, x, 1)
     return jnp.where(x > 1e-8, jnp.expm1(safe) / safe, 1 + x)
 
@@ -121,7 +122,7 @@ def outer_curvature(
     """κ >= λ_max(Λ^-½ (mean of ∇²f on the segment to w*) Λ^-½), for ‖w* - ŵ‖_Λ <= ν."""
     family, (inputs, targets) = outer.loss, outer_data
     reach = family.self_concordance * family.oscillation_norm(space.outer_rows) * nu
-    curved = family.top_curvature(family.statistic(forward(inputs, params), targets)) * _psi(reach)
+    curved = family.top_curvature(family.statistic(forward(inputs, params), targets)) * growth(reach)
     widest = jnp.max(space.outer_rows, axis=tuple(range(1, space.outer_rows.ndim)))
     local = jnp.mean(jnp.minimum(family.curvature, finite_or_infinite(curved)) * widest)
     return INFLATION * jnp.minimum(finite_or_infinite(local), _times(family.curvature, space.outer_design))
@@ -154,7 +155,7 @@ def free_bound(
        |h_k - ∂F_k| <= t_k (‖q‖_{Λ,k} ν + ‖ŵ‖_{Λ,k} ζ + ν ζ), and the norm over k is at most the same with max_k.
     6. Weights, c_i = |dω_i/d raw_i|/n: ∇ℓ̂ᵀx_iᵀq - ∇ℓ*ᵀx_iᵀq* = ∇ℓ̂ᵀ(x_iᵀz) + (∇ℓ̂ - ∇ℓ*)ᵀ(x_iᵀq) - (∇ℓ̂ -
        ∇ℓ*)ᵀ(x_iᵀz), where |(∇ℓ̂ - ∇ℓ*)ᵀv| <= ψ(ρ_i)‖x_iᵀe‖_D̂‖v‖_D̂ and <= c‖x_iᵀe‖‖v‖, Σ_i ω'_i‖x_iᵀe‖²_D̂ <= τ²,
-       Σ_i ω'_i‖x_iᵀz‖²_D̂ <= e^ρ ζ², ψ(x) = (e^x - 1)/x. See `_weights_bound`.
+       Σ_i ω'_i‖x_iᵀz‖²_D̂ <= e^ρ ζ², ψ(x) = (e^x - 1)/x. See `weights_bound`.
 
     Rounding errors of ∇g, A q, ∇f and of the assembly of h are added entry by entry before the norms are taken.
     """
@@ -166,9 +167,7 @@ def free_bound(
     rho = jnp.max(rows_rho)
     tau = nu * jnp.minimum(_inverse_phi(rho), jnp.sqrt(1 + _times(family.curvature, space.design)))
 
-    reach = forward(loss.inputs, adjoint)
-    hidden = 2 * jnp.max(prediction_rounding(adjoint, loss.norms, unit)[1])
-    reach = INFLATION * (jnp.max(family.oscillation(reach)) + hidden)
+    reach = adjoint_reach(loss, adjoint)
     change = jnp.minimum(
         finite_or_infinite(family.self_concordance * jnp.exp(rho / 2) * tau),
         _times(family.third_oscillation, space.design * nu),
@@ -183,11 +182,32 @@ def free_bound(
     of_params = ratio * jnp.sqrt(loss.penalty.summed(strengths * jnp.square(point.params), slope))
     entries = INFLATION * (of_adjoint * nu + of_params * zeta + ratio * nu * zeta) + rounding.strengths
     total = INFLATION * (jnp.max(of_adjoint) * nu + jnp.max(of_params) * zeta + jnp.max(ratio) * nu * zeta)
-    total = _smaller(total, entries, rounding.strengths)
-    weights = None
+    weights = weights_total = None
     if loss.weights is not None:
+        weights, weights_total = weights_bound(loss, hyper, point, adjoint, space, rows_rho, nu, tau, zeta)
+    return together(total, entries, rounding, weights, weights_total, nu, zeta)
+
+
+def adjoint_reach(loss: GeneralisedLinear, adjoint: Array) -> Float[Array, ""]:
+    """max_i osc(x_iᵀq), rounding included."""
+    hidden = 2 * jnp.max(prediction_rounding(adjoint, loss.norms, unit_roundoff(adjoint))[1])
+    return INFLATION * (jnp.max(loss.loss.oscillation(forward(loss.inputs, adjoint))) + hidden)
+
+
+def together(
+    total: Array,
+    entries: Array,
+    rounding: Rounding,
+    weights: Array | None,
+    weights_total: Array | None,
+    nu: Array,
+    zeta: Array,
+) -> Enclosure:
+    """Strengths (rounding included in their entries, not in their total) and weights (in neither) as one bound."""
+    total = _smaller(total, entries, rounding.strengths)
+    if weights is not None:
+        assert weights_total is not None
         assert rounding.weights is not None
-        weights, weights_total = _weights_bound(loss, hyper, point, adjoint, space, rows_rho, nu, tau, zeta)
         weights = finite_or_infinite(weights + rounding.weights)
         total = INFLATION * jnp.hypot(total, _smaller(weights_total, weights, rounding.weights))
     return Enclosure(finite_or_infinite(total), finite_or_infinite(entries), weights, nu, zeta)
@@ -199,7 +219,7 @@ def _smaller(total: Array, entries: Array, rounding: Array) -> Array:
     return jnp.minimum(total, finite_or_infinite(INFLATION * jnp.sqrt(jnp.sum(jnp.square(entries)))))
 
 
-def _weights_bound(
+def weights_bound(
     loss: GeneralisedLinear,
     hyper: PyTree,
     point: Point,
@@ -236,7 +256,7 @@ def _weights_bound(
     lost = 1e-7 * jnp.sqrt(family.top_curvature(point.memory)) * reach_size
     curved = jnp.sqrt(jnp.maximum(square, 0)) + lost + jnp.sqrt(family.top_curvature(point.memory)) * hidden
     widest = jnp.sqrt(jnp.max(space.rows, axis=parts))
-    psi, growth = _psi(rows_rho), jnp.exp(rows_rho / 2)
+    psi, half = growth(rows_rho), jnp.exp(rows_rho / 2)
     root = jnp.sqrt(omega)
     group = weights.count(leaf_slope)
 
@@ -246,12 +266,12 @@ def _weights_bound(
     def norm(x: Array) -> Array:
         return jnp.sqrt(summed(jnp.square(x)))
 
-    by_curvature = rate * jnp.sqrt(family.dual_slope(point.memory, targets, error)) / root * jnp.max(growth)
+    by_curvature = rate * jnp.sqrt(family.dual_slope(point.memory, targets, error)) / root * jnp.max(half)
     by_slope = rate * jnp.sqrt(jnp.sum(jnp.square(slope) * space.rows, axis=parts))
     first = _least(summed(by_slope), norm(by_curvature)) * zeta
     change, change_by_constant = psi * rate / root * curved, _times(family.curvature, rate * reach_size)
     second = _least(norm(change) * tau, summed(change_by_constant * widest) * nu)
-    both, both_by_constant = psi * growth * rate / omega, _times(family.curvature, rate * jnp.square(widest))
+    both, both_by_constant = psi * half * rate / omega, _times(family.curvature, rate * jnp.square(widest))
     third = _least(weights.largest(both, leaf_slope) * tau * zeta, summed(both_by_constant) * nu * zeta)
     entries = INFLATION * (first + second + third)
 

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ._data_tables import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData, Split
 from ._errors import RecipeError
-from ._schema import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData, Split
 
 PARTS = ("train", "validation", "test")
 OPENML_SECONDS = 60.0
+
+Loaded = tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[int, int] | None, np.ndarray | None]
+"""Inputs, targets, the names of the columns, the shape of an image, and the group of each row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Splits:
     - `classes`: the names of the labels, in order; empty for regression.
     - `features`: the names of the columns.
     - `image_shape`: rows and columns, where an input is an image.
+    - `rows`: where each training row stands in the data, from 0.
+    - `corrupted`: which training rows were given a wrong class.
+    - `groups`: the group of each training row, numbered from 0 as in `group_names`; `None` without `data.groups`.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -37,6 +43,10 @@ class Splits:
     classes: tuple[str, ...]
     features: tuple[str, ...]
     image_shape: tuple[int, int] | None
+    rows: np.ndarray
+    corrupted: np.ndarray
+    groups: np.ndarray | None = None
+    group_names: tuple[str, ...] = ()
 
 
 def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool) -> Splits:
@@ -44,18 +54,19 @@ def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool)
 
     **Raises:** `RecipeError`.
     """
-    inputs, targets, features, image_shape = _load(data, folder)
+    inputs, targets, features, image_shape, groups = _load(data, folder)
     _check_numbers(inputs, features)
     if len(inputs) != len(targets):
         raise RecipeError(f"given {len(inputs)} inputs and {len(targets)} targets, allowed are as many", key="data")
     random = np.random.default_rng(split.seed)
+    rows = np.arange(len(inputs))
     if data.rows is not None:
         if data.rows > len(inputs):
             raise RecipeError(
                 f"given {data.rows}, allowed are at most {len(inputs)}, the rows there are", key="data.rows"
             )
-        kept = random.permutation(len(inputs))[: data.rows]
-        inputs, targets = inputs[kept], targets[kept]
+        rows = random.permutation(len(inputs))[: data.rows]
+        inputs, targets = inputs[rows], targets[rows]
     targets, classes = _labels(targets) if classify else (_numbers(targets), ())
     parts = _indices(targets, split, random, classify=classify)
     if classify:
@@ -67,30 +78,61 @@ def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool)
                 "with every class",
                 key="split.train",
             )
+    elif data.scale_targets:
+        targets = _scale(targets[:, None], parts["train"], "standard")[:, 0]
     scaled = _scale(inputs, parts["train"], data.scale)
     if data.intercept:
         scaled = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
         features, image_shape = (*features, "intercept"), None
-    pieces = {name: (scaled[rows], targets[rows]) for name, rows in parts.items()}
-    return Splits(**pieces, classes=classes, features=features, image_shape=image_shape)
+    pieces = {name: (scaled[part], targets[part]) for name, part in parts.items()}
+    corrupted = np.zeros(len(parts["train"]), bool)
+    if data.corrupt:
+        labels, corrupted = _corrupted(pieces["train"][1], len(classes), data.corrupt, random)
+        pieces["train"] = (pieces["train"][0], labels)
+    names, numbers = (), None
+    if groups is not None:
+        found, numbers = np.unique(groups[rows][parts["train"]], return_inverse=True)
+        names, numbers = tuple(map(str, found)), numbers.reshape(-1)
+    return Splits(
+        **pieces,
+        classes=classes,
+        features=features,
+        image_shape=image_shape,
+        rows=rows[parts["train"]],
+        corrupted=corrupted,
+        groups=numbers,
+        group_names=names,
+    )
 
 
-def _load(data: DataSource, folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[int, int] | None]:
+def _corrupted(
+    labels: np.ndarray, classes: int, rate: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A part `rate` of the labels moved to another class, each of the others as likely; and which were."""
+    count = round(rate * len(labels))
+    chosen = random.permutation(len(labels))[:count]
+    wrong = labels.copy()
+    wrong[chosen] = (labels[chosen] + random.integers(1, classes, count)) % classes
+    return wrong, wrong != labels
+
+
+def _load(data: DataSource, folder: Path) -> Loaded:
     match data:
         case SklearnData():
-            return _sklearn(data.name)
+            return (*_sklearn(data.name), None)
         case CsvData():
-            return (*_csv(_path(folder, data.path, "data.path"), data), None)
+            inputs, targets, features, groups = _csv(_path(folder, data.path, "data.path"), data)
+            return inputs, targets, features, None, groups
         case NpzData():
             return _npz(_path(folder, data.path, "data.path"), data)
         case IdxData():
             inputs = read_idx(_path(folder, data.inputs, "data.inputs"), "data.inputs")
             targets = read_idx(_path(folder, data.targets, "data.targets"), "data.targets")
-            return _images(inputs, targets, folder, (data.inputs, data.targets))
+            return (*_images(inputs, targets, folder, (data.inputs, data.targets)), None)
         case OpenmlData():
-            return _openml(data.name, data.version)
+            return (*_openml(data.name, data.version), None)
         case NamedData():
-            return _named(data.name)
+            return (*_named(data.name), None)
 
 
 def _path(folder: Path, name: str, key: str) -> Path:
@@ -121,7 +163,7 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
     return bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), shape
 
 
-def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
@@ -131,8 +173,12 @@ def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, 
     if len(rows) < 2:
         raise RecipeError(f"{path} has no rows under its header", key="data.path")
     header = [name.strip() for name in rows[0][1]]
-    features = data.features or [name for name in header if name != data.target]
+    features = data.features or [name for name in header if name not in (data.target, data.groups)]
     _check_columns(path, header, data.target, features)
+    if data.groups is not None and header.count(data.groups) != 1:
+        raise RecipeError(
+            f"there is no single column {data.groups!r} in {path}, allowed are {', '.join(header)}", key="data.groups"
+        )
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise RecipeError(f"{path}:{line}: given {len(row)} fields, allowed are {len(header)}", key="data.path")
@@ -165,7 +211,10 @@ def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, 
             )
     # Numbers where all are, so that 1 and 1.0 are one class, and fractions are seen to be none.
     found = np.asarray(targets if None in numbers else numbers)
-    return np.asarray(columns).T, found, tuple(features)
+    groups = None
+    if data.groups is not None:
+        groups = np.asarray([row[header.index(data.groups)].strip() for _, row in rows[1:]])
+    return np.asarray(columns).T, found, tuple(features), groups
 
 
 def _check_columns(path: Path, header: Sequence[str], target: str, features: Sequence[str]) -> None:
@@ -194,13 +243,15 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any]:
+def _npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            for key, name in (("data.inputs", data.inputs), ("data.targets", data.targets)):
-                if name not in arrays:
+            named = (("data.inputs", data.inputs), ("data.targets", data.targets), ("data.groups", data.groups))
+            for key, name in named:
+                if name is not None and name not in arrays:
                     raise RecipeError(f"no array {name!r} in {path}, allowed are {', '.join(arrays)}", key=key)
             inputs, targets = arrays[data.inputs], arrays[data.targets]
+            groups = None if data.groups is None else arrays[data.groups]
     except RecipeError:
         raise
     except Exception as error:  # of many types, by what is wrong with the file
@@ -208,7 +259,13 @@ def _npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any]:
         raise RecipeError(
             f"{path} cannot be read as an npz file of numbers and texts ({text})", key="data.path"
         ) from None
-    return _images(inputs, targets, path, (data.inputs, data.targets))
+    if groups is not None and (groups.shape != (len(inputs),) or groups.dtype.kind not in "iubU"):
+        raise RecipeError(
+            f"{data.groups} in {path} is {groups.dtype}{list(groups.shape)}, allowed are whole numbers or texts "
+            f"[{len(inputs)}]",
+            key="data.groups",
+        )
+    return (*_images(inputs, targets, path, (data.inputs, data.targets)), groups)
 
 
 def read_idx(path: Path, key: str) -> np.ndarray:
@@ -335,7 +392,7 @@ def _indices(
             first = last
     parts = {name: random.permutation(np.concatenate(rows)) for name, rows in found.items()}
     for name, rows in parts.items():
-        if not len(rows):
+        if not len(rows) and getattr(split, name) > 0:  # the evidence needs no validation part
             raise RecipeError(
                 f"given {getattr(split, name):g} of {len(targets)} rows: that part is empty", key=f"split.{name}"
             )

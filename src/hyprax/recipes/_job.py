@@ -9,21 +9,29 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .._hyper import natural
 from .._objective import AbstractObjective
 from .._progress import ProgressBar
 from .._result import RESULTS
+from ..evidence import EvidenceObjective
 from ..implicit import AbstractSingleLoop, ImplicitObjective, ImplicitState
 from ..runs import Run
 from ..search import Tuned, tune
 from ._build import Job
+from ._cleaning import least_weights, wrong_labels
 from ._errors import RecipeError
+from ._hyper_tables import Penalty
+from ._problem import accuracy, deviance_explained, explained
+
+WINDOW = 10  # the last steps whose median stands for a noisy value
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
     """One line of the comparison.
 
-    - `validation_loss`, `test_score`: at the best hyperparameters; the score is the accuracy, or R² for ridge.
+    - `validation_loss`, `test_score`: at the hyperparameters found; the loss is the outer objective, whatever
+        `Outcome.value_name` calls it, the score the accuracy, R², or D² of counts.
     - `seconds`, `compile_seconds`: of computation, and apart from it of the first call, compilation included.
     - `evaluations`: of the hypergradient; `solves`: of the inner problem alone.
     - `relative_bound`: the largest bound / ‖h‖ over all hypergradients; NaN where none was computed.
@@ -41,15 +49,17 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a job found: the run itself, and the comparison."""
+    """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column)."""
 
     tuned: Tuned
     contestants: tuple[Contestant, ...]
     score_name: str
+    value_name: str = "validation loss"
+    tables: tuple[dict[str, Any], ...] = ()
 
 
 def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
-    """Evaluate the baseline's grid, tune, compare, and write the comparison into the run's summary."""
+    """Evaluate the baseline's grid, or else the start; tune; write the comparison into the run's summary."""
     contestants: list[Contestant] = []
     hyper = job.hyper
     if job.recipe.baseline is not None and job.splits is not None:
@@ -68,14 +78,51 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         progress=progress,
     )
     if np.isfinite(tuned.best_value):
+        if job.recipe.baseline is None and job.predict is not None and not job.recipe.noisy:
+            contestants.append(_at_start(job, hyper))
         contestants.append(_tuned(job, tuned))
-    score_name = {"ridge": "test R²", "custom": "test score"}.get(job.recipe.model.kind, "test accuracy")
-    outcome = Outcome(tuned, tuple(contestants), score_name)
+    outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
     if run is not None:
         baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants[:-1]]
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
-        run.write_summary({"baselines": baselines, "tables": [{"title": "Comparison", "rows": table}]})
+        tables = [{"title": "Comparison", "rows": table}, *outcome.tables]
+        run.write_summary({"baselines": baselines, "tables": tables, "value_name": outcome.value_name})
     return outcome
+
+
+def score_name(job: Job) -> str:
+    """What the score on the test part is called."""
+    if job.predict is None:
+        return "test score"
+    if job.recipe.model.classifies:
+        return "test accuracy"
+    return "test D²" if job.recipe.model.kind == "poisson" else "test R²"
+
+
+def value_name(job: Job) -> str:
+    """What is minimised."""
+    return "minus log evidence a datum" if isinstance(job.objective, EvidenceObjective) else "validation loss"
+
+
+def _at_start(job: Job, hyper: PyTree) -> Contestant:
+    """Where the search starts, as a model of its own."""
+    began = time.perf_counter()
+    value, state = job.objective.value(hyper, job.objective.init(hyper))
+    found = float(value.value)
+    seconds = time.perf_counter() - began
+    return Contestant("at the start", found, _score(job, state.params), 0.0, seconds, 0, 1, float("nan"))
+
+
+def _of_examples(job: Job, tuned: Tuned) -> list[dict[str, Any]]:
+    """Tables of what the weights of examples say: which labels were found to be wrong, or look so."""
+    asked, splits = job.recipe.hyper.weights, job.splits
+    if asked is None or asked.shape != "example" or splits is None:
+        return []
+    weights = np.asarray(natural(tuned.last if job.recipe.noisy else tuned.best)["weights"])
+    found = [{"title": "Examples of least weight", "rows": least_weights(weights, splits)}]
+    if np.any(splits.corrupted):
+        found.insert(0, {"title": "Wrong labels", "rows": wrong_labels(weights, splits)})
+    return found
 
 
 def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
@@ -83,7 +130,9 @@ def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
     asked, objective = job.recipe.baseline, _exact(job.objective)
     assert asked is not None
     assert objective is not None  # a custom model has no baseline
-    single = dataclasses.replace(job, recipe=_with_global_penalty(job))
+    assert job.recipe.penalty is not None  # a linear model has one
+    # One free strength: the grid is not held to the bounds of the tuned ones.
+    single = Penalty()
     strengths = np.geomspace(asked.hi, asked.lo, asked.points)
     state: ImplicitState | None = None
     best: tuple[float, float, ImplicitState] | None = None
@@ -91,7 +140,7 @@ def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
     bar = ProgressBar(asked.points) if progress else None
     for number, strength in enumerate(strengths, 1):
         began = time.perf_counter()
-        hyper = single.start_at(float(strength))
+        hyper = job.start_at(float(strength), single)
         state = objective.init(hyper) if state is None else state
         value, state = objective.value(hyper, state)
         found = float(value.value)
@@ -117,27 +166,15 @@ def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
     return strength, Contestant(name, found, score, sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
 
 
-def _with_global_penalty(job: Job) -> Any:
-    """The recipe with one free strength: the grid is not held to the bounds of the tuned ones."""
-    penalty = job.recipe.hyper.penalty.model_copy(
-        update={"shape": "global", "constraint": "positive", "lo": None, "hi": None}
-    )
-    return job.recipe.model_copy(update={"hyper": job.recipe.hyper.model_copy(update={"penalty": penalty})})
-
-
 def _tuned(job: Job, tuned: Tuned) -> Contestant:
     count = sum(leaf.size for leaf in jax.tree.leaves(tuned.best))
     norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
     known = np.isfinite(norms) & (norms > 0)
     relative = bounds[known] / norms[known]
-    score, best_value, exact = float("nan"), tuned.best_value, _exact(job.objective)
-    if exact is not None and job.splits is not None and job.recipe.model.kind != "custom":
-        if isinstance(job.objective, AbstractSingleLoop):  # noisy values have no best: the last are what was found
-            value, state = exact.value(tuned.last, job.objective.warm_start(tuned.state.objective_state))
-            best_value = float(value.value)
-        else:
-            _, state = exact.value(tuned.best, tuned.state.objective_state)
-        score = _score(job, state.params)
+    # The bound of the evidence is a spread, and no error.
+    bounded = tuned.history[0]["certificate_kind"] != "none" and not isinstance(job.objective, EvidenceObjective)
+    best_value, params = _found(job, tuned)
+    score = float("nan") if params is None else _score(job, params)
     return Contestant(
         f"{count} tuned hyperparameters" if count > 1 else "1 tuned hyperparameter",
         best_value,
@@ -146,7 +183,7 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
         float(seconds[0]),
         len(tuned.history),
         0,
-        float(np.max(relative)) if relative.size and tuned.history[0]["certificate_kind"] != "none" else float("nan"),
+        float(np.max(relative)) if bounded and relative.size else float("nan"),
     )
 
 
@@ -157,26 +194,36 @@ def _exact(objective: AbstractObjective) -> ImplicitObjective | None:
     return objective if isinstance(objective, ImplicitObjective) else None
 
 
+def _found(job: Job, tuned: Tuned) -> tuple[float, PyTree | None]:
+    """The value and the weights that a run found: at its best, or at its end where values are noisy."""
+    objective, state = job.objective, tuned.state.objective_state
+    if job.predict is None:
+        return tuned.best_value, None
+    if isinstance(objective, AbstractSingleLoop):
+        value, found = objective.full_batch().value(tuned.last, objective.warm_start(state))
+        return float(value.value), found.params
+    if isinstance(objective, EvidenceObjective):
+        return float(np.median(tuned.column("value")[-WINDOW:])), state.params
+    value, found = objective.value(tuned.last if job.recipe.noisy else tuned.best, state)
+    return (float(value.value) if job.recipe.noisy else tuned.best_value), found.params
+
+
 def _score(job: Job, params: PyTree) -> float:
-    """Accuracy on the test part, or R² for ridge."""
+    """Accuracy on the test part, or R², or D² of counts."""
     assert job.splits is not None
+    assert job.predict is not None
     inputs, targets = job.splits.test
-    predicted = inputs @ np.asarray(params)
-    match job.recipe.model.kind:
-        case "softmax":
-            return float(np.mean(np.argmax(predicted, axis=1) == targets))
-        case "logistic":
-            return float(np.mean((predicted > 0) == targets))
-        case _:
-            spread = np.sum((targets - np.mean(targets)) ** 2)
-            return float(1 - np.sum((targets - predicted) ** 2) / spread) if spread > 0 else float("nan")
+    predicted = job.predict(params, inputs)
+    if job.recipe.model.classifies:
+        return accuracy(predicted, targets)
+    return (deviance_explained if job.recipe.model.kind == "poisson" else explained)(predicted, targets)
 
 
 def table_header(outcome: Outcome) -> Sequence[str]:
     """The columns of the comparison."""
     return (
         "",
-        "validation loss",
+        outcome.value_name,
         outcome.score_name,
         "seconds",
         "first call (compiles)",

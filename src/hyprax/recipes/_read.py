@@ -6,13 +6,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pydantic
 from pydantic import BaseModel
 
+from ._data_tables import DataSource
 from ._errors import SETTINGS, RecipeError, Source
-from ._schema import DataSource, Recipe
+from ._schema import Recipe
 
 
 def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Source]:
@@ -77,15 +78,25 @@ def _walk(location: tuple[str | int, ...]) -> tuple[str, list[str]]:
     keys: list[str] = []
     beside: list[str] = []
     allowed: list[type[BaseModel]] = [Recipe]
+    names = False  # whether the next part is a name that the user gives, of a table of tables
     for part in location:
-        if len(allowed) > 1:
+        if names:
+            keys.append(str(part))
+            names = False
+        elif len(allowed) > 1:
             allowed = [table for table in allowed if part in get_args(table.model_fields["source"].annotation)]
         elif allowed:
             fields = allowed[0].model_fields
             keys.append(str(part))
             beside = list(fields)
             allowed = list(tables(fields[str(part)].annotation)) if part in fields else []
+            names = bool(allowed) and _is_dictionary(fields[str(part)].annotation)
     return ".".join(keys), beside
+
+
+def _is_dictionary(annotation: Any) -> bool:
+    """Whether an annotation is a dictionary, or one alternative is."""
+    return get_origin(annotation) is dict or any(_is_dictionary(part) for part in get_args(annotation))
 
 
 def _explain(error: pydantic.ValidationError) -> RecipeError:

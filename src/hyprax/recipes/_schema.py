@@ -1,15 +1,14 @@
 """What a recipe may say: every key with its type, its default and what is allowed."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from ._data_tables import DataSource, Split, Table
+from ._engine_tables import LINEAR, NETWORKS, Evidence, Model, Objective, Training
 from ._errors import RecipeError
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
+from ._hyper_tables import Hyper, Leaf, Penalty, Strength
 
 # Which optimisers take which keys of the table [search]; the others are for all.
 TAKEN_BY = {
@@ -20,183 +19,30 @@ TAKEN_BY = {
     "step_size": ("fixed",),
 }
 
-Strength = Annotated[float, Field(ge=1e-100, le=1e100)]
+SINGLE_LOOPS = ("soba", "saba", "amigo")
+OF_SOLVERS = ("solver", "adjoint", "preconditioner", "terms", "rank", "adjoint_tolerance", "certificate")
+
+# Which methods take which keys and tables; the others are for all.
+TAKEN_BY_METHODS = {
+    "objective.batch_size": SINGLE_LOOPS,
+    "objective.rate": SINGLE_LOOPS,
+    "objective.seed": SINGLE_LOOPS,
+    **{f"objective.{key}": ("implicit",) for key in OF_SOLVERS if key != "solver"},
+    "objective.solver": ("implicit", *SINGLE_LOOPS),
+    "objective.inner_tolerance": ("implicit", *SINGLE_LOOPS),
+    "training": ("unroll", "evidence"),
+    "training.mode": ("unroll",),
+    "training.resample": ("unroll",),
+    "evidence": ("evidence",),
+    "baseline": ("implicit", *SINGLE_LOOPS),
+}
 
 
-class _Data(_Table):
-    scale: Literal["none", "standard", "minmax", "unit"] = Field(
-        default="none",
-        description="by the training part: standard, each column to mean 0 and deviation 1; minmax, each column to "
-        "[0, 1]; unit, all divided by the largest entry",
-    )
-    intercept: bool = Field(default=False, description="add a column of ones, penalised like any feature")
-    rows: Annotated[int, Field(ge=1)] | None = Field(default=None, description="use so many rows, drawn at random")
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
-class SklearnData(_Data):
-    """A set that ships with scikit-learn."""
-
-    source: Literal["sklearn"]
-    name: Literal["breast_cancer", "diabetes", "digits", "iris", "wine"]
-
-
-class CsvData(_Data):
-    """A table with a header line; numbers everywhere but in the target."""
-
-    source: Literal["csv"]
-    path: str
-    target: str = Field(description="the column to predict")
-    features: Annotated[list[str], Field(min_length=1)] | None = Field(
-        default=None, description="the columns to predict from; default all others"
-    )
-
-
-class NpzData(_Data):
-    """NumPy arrays; nothing is unpickled."""
-
-    source: Literal["npz"]
-    path: str
-    inputs: str = "X"
-    targets: str = "y"
-
-
-class IdxData(_Data):
-    """Two IDX files, plain or .gz, as of MNIST."""
-
-    source: Literal["idx"]
-    inputs: str
-    targets: str
-
-
-class OpenmlData(_Data):
-    """A set fetched from OpenML by name."""
-
-    source: Literal["openml"]
-    name: str
-    version: int | Literal["active"] = "active"
-
-
-class NamedData(_Data):
-    """MNIST or Fashion-MNIST: from the folder HYPRAX_DATA where it is set, otherwise from OpenML."""
-
-    source: Literal["named"]
-    name: Literal["fashion-mnist", "mnist"]
-
-
-DataSource = Annotated[
-    SklearnData | CsvData | NpzData | IdxData | OpenmlData | NamedData, Field(discriminator="source")
-]
-
-
-class Split(_Table):
-    """Fractions of the rows, drawn at random; classes in proportion."""
-
-    train: float = Field(default=0.5, gt=0, lt=1)
-    validation: float = Field(default=0.25, gt=0, lt=1)
-    test: float = Field(default=0.25, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _at_most_everything(self) -> "Split":
-        total = self.train + self.validation + self.test
-        if total > 1 + 1e-9:
-            raise ValueError(f"given fractions with the sum {total:g}, allowed is at most 1")
-        return self
-
-
-class Model(_Table):
-    """What is trained. `custom`: `function = "module:function"`, found beside the recipe.
-
-    The function is given the `Splits` of the data (`None` without a table `[data]`), and returns an objective and the
-    hyperparameters to start from.
-    """
-
-    kind: Literal["softmax", "logistic", "ridge", "custom"]
-    function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    targets: Literal["classes", "numbers"] | None = Field(
-        default=None, description="of a custom model: classes are numbered from 0 and split in proportion"
-    )
-
-    @property
-    def classifies(self) -> bool:
-        """Whether targets are classes."""
-        return self.kind in ("softmax", "logistic") or self.targets == "classes"
-
-    @model_validator(mode="after")
-    def _function_for_custom(self) -> "Model":
-        if self.kind == "custom" and self.function is None:
-            raise RecipeError('missing, and kind = "custom" asks for it: "module:function"', key="model.function")
-        for name in ("function", "targets"):
-            if self.kind != "custom" and getattr(self, name) is not None:
-                raise RecipeError(f'given for kind = "{self.kind}", allowed for "custom" alone', key=f"model.{name}")
-        return self
-
-
-class Penalty(_Table):
-    """The strengths of the l2 penalty: how many, where they start, and between what bounds they move."""
-
-    shape: Literal["global", "class", "feature", "weight"] = Field(
-        default="global", description="what each strength acts on"
-    )
-    start: Strength | Literal["grid"] = Field(
-        default=1e-3, description='a strength, or "grid" for the best single one of the baseline'
-    )
-    constraint: Literal["positive", "interval", "log-interval"] = "positive"
-    lo: Annotated[float, Field(ge=0, le=1e100)] | None = Field(default=None, description="of an interval")
-    hi: Strength | None = Field(default=None, description="of an interval")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> "Penalty":
-        for name in ("lo", "hi"):
-            given = getattr(self, name) is not None
-            if given and self.constraint == "positive":
-                raise RecipeError(
-                    'given without an interval, allowed with constraint = "interval" or "log-interval"',
-                    key=f"hyper.penalty.{name}",
-                )
-            if not given and self.constraint != "positive":
-                raise RecipeError(
-                    f'missing, and constraint = "{self.constraint}" asks for it', key=f"hyper.penalty.{name}"
-                )
-        if self.lo is not None and self.hi is not None:
-            if not self.lo < self.hi:
-                raise RecipeError(f"given {self.lo:g}, allowed is below hi = {self.hi:g}", key="hyper.penalty.lo")
-            if self.constraint == "log-interval" and self.lo < 1e-100:
-                raise RecipeError(
-                    f'given {self.lo:g}, allowed with constraint = "log-interval" are numbers >= 1e-100',
-                    key="hyper.penalty.lo",
-                )
-            if isinstance(self.start, float) and not self.lo < self.start < self.hi:
-                raise RecipeError(
-                    f"given {self.start:g}, allowed is between lo = {self.lo:g} and hi = {self.hi:g}",
-                    key="hyper.penalty.start",
-                )
-        return self
-
-
-class Hyper(_Table):
-    """What is tuned."""
-
-    penalty: Penalty = Penalty()
-
-
-class Objective(_Table):
-    """How each hypergradient is computed, how accurately, and what certifies it.
-
-    `implicit` solves the training problem on all data; `soba`, `saba` and `amigo` take stochastic steps on minibatches,
-    without certificates.
-    """
-
-    method: Literal["implicit", "soba", "saba", "amigo"] = "implicit"
-    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="of the stochastic methods")
-    seed: int = Field(default=0, ge=0, description="of the stochastic methods")
-    solver: Literal["newton", "lbfgs"] = "newton"
-    inner_tolerance: float = Field(default=1e-8, gt=0, description="gradient norm of the training loss")
-    adjoint_tolerance: float = Field(default=1e-8, gt=0, description="relative residual of the adjoint system")
-    certificate: Literal["look-ahead", "ehrhardt-roberts", "none"] = "look-ahead"
-
-
-class Search(_Table):
+class Search(Table):
     """How the hyperparameters move, in unconstrained coordinates.
 
     `maid` finds accuracies and step sizes by the certificates; `hoag` has the accuracies of a schedule; `fixed` those
@@ -228,7 +74,7 @@ class Search(_Table):
         return self
 
 
-class Stop(_Table):
+class Stop(Table):
     """When to stop early."""
 
     gradient: float = Field(default=1e-6, ge=0)
@@ -236,7 +82,7 @@ class Stop(_Table):
     improvement: float = Field(default=1e-7, ge=0)
 
 
-class Baseline(_Table):
+class Baseline(Table):
     """The best single strength of a grid, log-spaced from `lo` to `hi`: what the tuned ones are compared with."""
 
     lo: Strength = 1e-6
@@ -250,7 +96,7 @@ class Baseline(_Table):
         return self
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """A whole job: data, split, model, what is tuned, how."""
 
     data: DataSource | None = None
@@ -258,47 +104,145 @@ class Recipe(_Table):
     model: Model
     hyper: Hyper = Hyper()
     objective: Objective = Objective()
+    training: Training = Training()
+    evidence: Evidence = Evidence()
     search: Search = Search()
     stop: Stop = Stop()
     baseline: Baseline | None = None
 
+    @property
+    def method(self) -> str:
+        """The method of the objective, resolved."""
+        if self.objective.method != "auto":
+            return self.objective.method
+        return "unroll" if self.model.kind in NETWORKS else "implicit"
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """The penalty asked for; a linear model has one in any case."""
+        return Penalty() if self.hyper.penalty is None and self.model.kind in LINEAR else self.hyper.penalty
+
+    @property
+    def noisy(self) -> bool:
+        """Whether values are noisy: their best is luck, and the last hyperparameters are what was found."""
+        drawn = self.method == "evidence" or (self.method == "unroll" and self.training.resample)
+        return drawn or self.method in SINGLE_LOOPS
+
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
-        kind, shape = self.model.kind, self.hyper.penalty.shape
+        kind = self.model.kind
         if kind == "custom":
-            for table in ("hyper", "objective", "baseline"):
+            for table in ("hyper", "objective", "training", "evidence", "baseline"):
                 if table in self.model_fields_set:
                     raise RecipeError(
                         'given for kind = "custom", allowed for every other: the function decides', key=table
                     )
             return self
-        if self.data is None:
+        if self.data is None and kind != "loss":
             raise RecipeError(f'missing, and kind = "{kind}" asks for it', key="data")
-        if self.hyper.penalty.start == "grid" and self.baseline is None:
-            raise RecipeError('given "grid", allowed with a table [baseline]', key="hyper.penalty.start")
+        self._method_of_the_kind()
         self._keys_of_the_method()
-        if kind in ("logistic", "ridge") and shape in ("class", "weight"):
-            raise RecipeError(
-                f'given "{shape}", allowed for kind = "{kind}" are "global", "feature"', key="hyper.penalty.shape"
-            )
+        self._hyper_of_the_model()
+        self._shapes()
+        if self.data is not None and self.data.corrupt and not self.model.classifies:
+            raise RecipeError(f"given {self.data.corrupt:g}, allowed where targets are classes", key="data.corrupt")
+        if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
+            raise RecipeError("given true, allowed where targets are numbers", key="data.scale_targets")
+        if self.split.validation == 0 and self.method != "evidence":
+            raise RecipeError("given 0.0, allowed are numbers > 0", key="split.validation")
         return self
+
+    def _method_of_the_kind(self) -> None:
+        kind = self.model.kind
+        full = ("implicit", *SINGLE_LOOPS)
+        allowed = full if kind in LINEAR else ("unroll", "evidence") if kind in NETWORKS else (*full, "unroll")
+        if self.method not in allowed:
+            raise RecipeError(
+                f'given "{self.method}", allowed for kind = "{kind}" are {_quoted(allowed)}', key="objective.method"
+            )
 
     def _keys_of_the_method(self) -> None:
         """Stochastic directions have no accuracy to be asked for; full-batch ones no batches."""
-        method, given = self.objective.method, self.objective.model_fields_set
-        for key in ("batch_size", "seed"):
-            if method == "implicit" and key in given:
-                raise RecipeError(
-                    'given for method = "implicit", allowed for "soba", "saba", "amigo"', key=f"objective.{key}"
-                )
-        if method == "implicit":
-            return
-        for key in ("certificate", "adjoint_tolerance"):
-            if key in given:
-                raise RecipeError(f'given for method = "{method}", allowed for "implicit"', key=f"objective.{key}")
-        if self.search.optimiser in ("maid", "hoag", "fixed"):
+        for dotted, methods in TAKEN_BY_METHODS.items():
+            table, _, key = dotted.partition(".")
+            given = (getattr(self, table) if key else self) is not None
+            given = given and (key or table) in (getattr(self, table) if key else self).model_fields_set
+            if given and self.method not in methods:
+                raise RecipeError(f'given for method = "{self.method}", allowed for {_quoted(methods)}', key=dotted)
+        if self.method != "implicit" and self.search.optimiser in ("maid", "hoag", "fixed"):
             raise RecipeError(
-                f'given "{self.search.optimiser}", which asks for accuracies, allowed for method = "{method}" are '
+                f'given "{self.search.optimiser}", which asks for accuracies, allowed for method = "{self.method}" are '
                 '"adam", "sgd", "momentum", "rmsprop"',
                 key="search.optimiser",
             )
+        if self.model.kind == "loss" and self.baseline is not None:
+            raise RecipeError('given for kind = "loss", allowed for linear models', key="baseline")
+
+    def _hyper_of_the_model(self) -> None:
+        """Which tables of [hyper] there may be, and that one of them moves."""
+        kind = self.model.kind
+        rates = ("learning_rate", "momentum")
+        if self.method == "evidence":
+            allowed = ("precision", "noise")
+        elif kind == "loss":
+            allowed = ("own", *rates) if self.method == "unroll" else ("own",)
+        elif kind in LINEAR:
+            allowed = ("penalty", "weights")
+        else:
+            allowed = ("penalty", "weights", *rates, "initial_scale", "inputs", "augmentation")
+        given = [name for name in Hyper.model_fields if getattr(self.hyper, name) is not None]
+        for name in given:
+            if name not in allowed:
+                raise RecipeError(
+                    f'given for kind = "{kind}" with method = "{self.method}", allowed are {", ".join(allowed)}',
+                    key=f"hyper.{name}",
+                )
+        if kind in LINEAR and "penalty" not in given:
+            given.append("penalty")
+        if self.method == "evidence" and "precision" not in given:
+            given.append("precision")
+        fixed = [name for name in given if isinstance(leaf := getattr(self.hyper, name), Leaf) and not leaf.tuned]
+        if len(fixed) == len(given):
+            raise RecipeError(
+                f"nothing is tuned, allowed are tables of {', '.join(allowed)}, one of them not fixed", key="hyper"
+            )
+        for name in rates:
+            asked = getattr(self.hyper, name)
+            if asked is not None:
+                asked.check_start(getattr(self.training, name), f"training.{name}")
+        precision = self.hyper.precision
+        if precision is not None and precision.shape == "parameter" and self.evidence.estimator == "kfac":
+            raise RecipeError(
+                'given "parameter", allowed with estimator = "kfac" are "global", "layer"', key="hyper.precision.shape"
+            )
+        if self.hyper.noise is not None and self.model.classifies:
+            raise RecipeError("given for classes, allowed where targets are numbers", key="hyper.noise")
+
+    def _shapes(self) -> None:
+        kind, penalty, weights = self.model.kind, self.penalty, self.hyper.weights
+        if penalty is not None:
+            shapes = (
+                ("global", "layer", "weight") if kind in NETWORKS
+                else ("global", "class", "feature", "weight", "group") if kind == "softmax"
+                else ("global", "feature", "group")
+            )  # fmt: skip
+            if penalty.shape not in shapes:
+                raise RecipeError(
+                    f'given "{penalty.shape}", allowed for kind = "{kind}" are {_quoted(shapes)}',
+                    key="hyper.penalty.shape",
+                )
+            if penalty.start == "grid" and self.baseline is None:
+                raise RecipeError('given "grid", allowed with a table [baseline]', key="hyper.penalty.start")
+            if self.baseline is not None and not penalty.tuned:
+                raise RecipeError("given where the penalty is fixed, allowed where it is tuned", key="baseline")
+        if weights is not None:
+            if weights.shape == "group" and getattr(self.data, "groups", None) is None:
+                raise RecipeError('given "group", allowed with data.groups', key="hyper.weights.shape")
+            if weights.shape == "class" and not self.model.classifies:
+                raise RecipeError('given "class", allowed where targets are classes', key="hyper.weights.shape")
+        if self.hyper.inputs is not None:
+            if not self.model.classifies:
+                raise RecipeError("given for numbers, allowed where targets are classes", key="hyper.inputs")
+            for key, clash in (("hyper.weights", weights), ("training.batch_size", self.training.batch_size)):
+                if clash is not None:
+                    raise RecipeError("given beside [hyper.inputs], allowed is one of them", key=key)

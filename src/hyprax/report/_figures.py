@@ -33,11 +33,15 @@ def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _value_name(record: Record) -> str:
+    return record.summary.get("value_name", "outer objective")
+
+
 def objective(record: Record) -> str:
     """The outer objective against steps, its best step marked, and the baselines as lines."""
     figure, axes = _axes()
     steps, values = record.column("step"), record.column("value")
-    axes.plot(steps, values, color=BLUE, marker="o" if len(steps) < 3 else None, label="outer objective")
+    axes.plot(steps, values, color=BLUE, marker="o" if len(steps) < 3 else None, label=_value_name(record))
     if np.any(np.isfinite(values)):
         best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
         axes.plot(steps[best], values[best], "o", color=BLUE, markersize=8, label=f"lowest: {values[best]:.4g}")
@@ -46,7 +50,7 @@ def objective(record: Record) -> str:
             baseline["value"], color=ORANGE, linestyle=style, label=f"{baseline['name']}: {baseline['value']:.4g}"
         )
     axes.set_xlabel("step (one hypergradient each)")
-    axes.set_ylabel("outer objective")
+    axes.set_ylabel(_value_name(record))
     axes.legend(frameon=False)
     return _svg(figure)
 
@@ -77,16 +81,19 @@ def gradient(record: Record) -> str:
 
 
 def work(record: Record) -> str:
-    """What each step took: gradients and Hessian products, and milliseconds."""
+    """What each step took: gradients and Hessian products, where they were counted, and milliseconds."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
-    left, right = figure.subplots(1, 2)
-    steps = record.column("step")
-    for axes in (left, right):
+    steps, products = record.column("step"), record.column("products")
+    counted = bool(np.any(np.isfinite(products)))  # engines without an inner solver count none
+    panels = figure.subplots(1, 2 if counted else 1, squeeze=False)[0]
+    left, right = panels[0], panels[-1]
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.set_xlabel("step")
-    left.plot(steps, record.column("products"), color=BLUE, marker="." if len(steps) < 3 else None)
-    left.set_ylabel("gradients and Hessian products")
+    if counted:
+        left.plot(steps, products, color=BLUE, marker="." if len(steps) < 3 else None)
+        left.set_ylabel("gradients and Hessian products")
     right.plot(steps[1:], 1e3 * record.column("seconds")[1:], color=GREEN, marker="." if len(steps) < 4 else None)
     right.set_ylabel("milliseconds, without the first step")
     figure.tight_layout()

@@ -21,6 +21,21 @@ MEANING = {
     "none": "Nothing is known of the error of the hypergradients: no bound was computed.",
 }
 
+MEANING_OF_SPREAD = (
+    "The hypergradient is drawn at random: the bound is its standard deviation, measured over past draws, and not an "
+    "error that is known of one draw."
+)
+MEANING_OF_LOWER = (
+    "Side, lower: in expectation over the draw, the estimate is proved to be at most the log evidence of the Laplace "
+    "approximation at these weights, so the objective shown, which is minus that, is on average an upper bound of it. "
+    "The slack is half the distance to a bound from the other side. It says nothing of how good the Laplace "
+    "approximation is."
+)
+MEANING_OF_EXACT = (
+    "Exact: the training run was undone step by step, and its start came back bit for bit. Nothing but the rounding of "
+    "the adjoint itself stands between the hypergradient and the truth, and that rounding is not bounded."
+)
+
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the report of the run in `folder`: what was asked, how it went, what was found, how far to trust it.
@@ -92,7 +107,9 @@ def _content(record: Record) -> dict[str, Any]:
         ],
         "failures": counts,
         "kinds": kinds,
-        "meaning": [MEANING[kind] for kind in kinds if kind in MEANING],
+        "meaning": _meaning(kinds, summary.get("certificate", {})),
+        "certificate": [(name, _cell(x)) for name, x in summary.get("certificate", {}).items()],
+        "measured": _measured(history),
         "figures": [(title, _uri(svg), note) for title, svg, note in drawings],
         "pictures": [(name, _uri(svg), note) for name, svg, note in pictures],
         "scalars": scalars,
@@ -101,6 +118,33 @@ def _content(record: Record) -> dict[str, Any]:
         "environment": sorted(record.environment.items()),
         "folder": str(record.folder),
     }
+
+
+def _meaning(kinds: list[str], certificate: dict[str, Any]) -> list[str]:
+    """What the kinds of the certificates allow one to say, and what that of the last step says beyond them."""
+    found = [MEANING[kind] for kind in kinds if kind in MEANING]
+    if "gradient_deviation" in certificate:  # of the evidence: its bound is a spread, not an error
+        found = [MEANING_OF_SPREAD]
+        if certificate.get("side") == "lower":
+            found.append(MEANING_OF_LOWER)
+    if certificate.get("exact") is True:
+        found.append(MEANING_OF_EXACT)
+    if "reason" in certificate:
+        found.append(f"Why there is none: {certificate['reason']}.")
+    return found
+
+
+def _measured(history: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """What the engine counted and measured beside the answer, at the first step and at the last."""
+    shared = ("step", "value", "gradient_norm", "certificate_kind", "certificate_bound", "result", "seconds")
+    if not history:
+        return []
+    first, last = history[0], history[-1]
+    return [(name, _cell(first.get(name, math.nan)), _cell(x)) for name, x in last.items() if name not in shared]
+
+
+def _cell(x: Any) -> str:
+    return f"{x:.4g}" if isinstance(x, float) else str(x)
 
 
 def _relative(bounds: np.ndarray, norms: np.ndarray) -> str:

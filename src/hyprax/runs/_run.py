@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._arrays import leaf_names, load_tree, save_arrays, save_tree, write_atomically
+from .._certificate import details
 from .._hyper import is_constrained, natural
 from .._result import result_name
 from ..search import AbstractRecord, Step, Tuned
@@ -170,6 +171,7 @@ class Run(AbstractRecord):
                 "seconds": sum(row["seconds"] for row in tuned.history),
                 "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuned.best)),
                 "constraints": _constraints(tuned.best),
+                **({} if tuned.hypergradient is None else {"certificate": details(tuned.hypergradient.certificate)}),
             }
         )
 

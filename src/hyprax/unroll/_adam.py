@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Integer, PyTree
 from ._fixed_point import as_wide, to_word
 from ._momentum_sgd import positive
 from ._optimizer import per_leaf
-from ._rational import Factor, complement, nearest
+from ._rational import Factor, complement, least_gap, nearest
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
@@ -65,8 +65,11 @@ class _Moments(AbstractReversibleOptimizer):
     def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
         bits = self.denominator_bits
         for name, state in (("beta1", MEAN), ("beta2", VARIANCE)):
-            if not np.all(targets[state] < 1 - 2.0 ** -(2 * bits + 1)):
-                raise ValueError(f"{name}: given {np.max(targets[state]):.6g}, allowed are numbers below 1.")
+            if not np.all(targets[state] < 1 - least_gap(bits)):
+                raise ValueError(
+                    f"{name}: given {np.max(targets[state]):.10g} with Reversible, allowed are numbers below "
+                    f"1 - {least_gap(bits):.2g}."
+                )
         return {
             MEAN: nearest(positive("beta1", targets[MEAN], bits), bits),
             VARIANCE: nearest(positive("beta2", targets[VARIANCE], bits), bits),
@@ -178,7 +181,8 @@ class Adam(_Moments):
     - `fraction_bits`: F, for reversal: weights and m are multiples of 2^-F, of magnitude below 2^(62 - F).
     - `variance_bits`: the same for s, which is small: the default holds s < 16 in steps of 2^-58.
     - `denominator_bits`: k, for reversal: β1 and β2 become the nearest fractions with denominators up to 2^k (.9 and
-        .999 exactly). m carries noise of up to 2^(k - F), s of 2^(k - variance_bits).
+        .999 exactly), or up to 1/(1 - β) where that is larger. m carries noise of up to the denominator times 2^-F, s
+        times 2^-variance_bits.
 
     **Raises:** `ValueError` for bits out of range.
     """

@@ -39,8 +39,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `momentum`: γ, the same. Reversal needs γ > 0; where γ >= 1 it stores nothing.
     - `fraction_bits`: F, for reversal: weights and velocities are multiples of 2^-F, of magnitude below 2^(62 - F).
     - `denominator_bits`: k, for reversal: γ becomes the nearest fraction with a denominator up to 2^k, mostly within
-        2^-2k (.9 exactly); the derivative passes straight through, and `stats` hold the largest change. Velocities
-        carry noise of up to 2^(k - F).
+        2^-2k (.9 exactly), or up to 1/(1 - γ) where that is larger; the derivative passes straight through, and
+        `stats` hold the largest change. Velocities carry noise of up to the denominator times 2^-F.
     - `dyadic`: for reversal, whether γ becomes n / 2^k, within 2^-(k + 1): division by shifts makes the fixed-point
         part of a step about a third faster. Then take k = 16 to 20.
 

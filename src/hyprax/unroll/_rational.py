@@ -14,6 +14,7 @@ from ._fixed_point import LIMIT_BITS, as_wide
 QUOTIENT_BITS = 50
 WORD_BITS = 32
 SMALLEST_DENOMINATOR = 1 << 10
+NEAR_ONE_BITS = 24
 SHIFT = 1.5 * 2.0**52
 SHIFT_WORD = int(np.float64(SHIFT).view(np.int64))
 
@@ -43,15 +44,26 @@ def dyadic(values: np.ndarray, bits: int) -> Factor:
     return Factor(n, np.full_like(n, 1 << bits), bits)
 
 
+def least_gap(bits: int) -> float:
+    """How near to 1 a value below it may be for `nearest` to tell them apart; denominators are below its inverse."""
+    return 2.0 ** -(min(2 * bits, NEAR_ONE_BITS) + 1)
+
+
 def nearest(values: np.ndarray, bits: int) -> Factor:
     """The nearest n / d with d <= 2^bits to each value, by continued fractions: mostly within 2^-2 bits.
 
-    Small fractions are expanded to d >= 2^10, so that words of 60 bits have quotients below 2^50.
+    Below 1 and within 2^-bits of it, where that would be 1 and a step with the gain 1 - n/d would stand still:
+    (d - 1)/d with the integer d nearest to 1/(1 - value), down to `least_gap(bits)`. Small fractions are expanded to
+    d >= 2^10, so that words of 60 bits have quotients below 2^50.
     """
     unique, where = np.unique(values, return_inverse=True)
     pairs = []
     for value in unique.tolist():
-        fraction = Fraction(value).limit_denominator(1 << bits)
+        if least_gap(bits) < 1 - value < 2.0**-bits:
+            d = round(1 / (1 - value))
+            fraction = Fraction(d - 1, d)
+        else:
+            fraction = Fraction(value).limit_denominator(1 << bits)
         times = -(-SMALLEST_DENOMINATOR // fraction.denominator)
         pairs.append((fraction.numerator * times, fraction.denominator * times))
     n, d = np.array(pairs, np.int64).T

@@ -1,4 +1,4 @@
-"""Stochastic methods in a single loop: minibatch steps of the inner variable and the adjoint beside those of a search."""
+"""Stochastic methods in a single loop: minibatch steps of the inner variable and the adjoint beside a search's."""
 
 from ._amigo import AmIGO as AmIGO
 from ._base import AbstractSingleLoop as AbstractSingleLoop, SingleLoopState as SingleLoopState

@@ -75,8 +75,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         for a function, for Poisson losses and for example weights, whose smoothness is not known.
     - `adjoint_rate`: that of the adjoint; default the same, since both steps are with the same Hessian.
     - `batch_size`, `outer_batch_size`: the most examples in a batch, for the inner and the outer loss; the outer
-        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of examples, drawn at
-        random once, and gone through in a new random order each epoch.
+        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of
+        examples, drawn at random once, and gone through in a new random order each epoch.
     - `key`: a JAX random key, for the batches.
 
     A call does not advance the hyperparameters: that is what the search does, such as
@@ -87,8 +87,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     `Tuned.best`, and `stop=search.Stopping(patience=None)`.
     [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
 
-    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and `example_passes`: how
-    many gradients, Hessian products and mixed products of one example's loss the call took.
+    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and
+    `example_passes`: how many gradients, Hessian products and mixed products of one example's loss the call took.
 
     **Raises:** `ValueError` for an inner or outer loss that is not a mean over examples (seen at `init`), rates
     or sizes out of range, or an `accuracy` other than `None`: one step has no accuracy to be asked for.

@@ -58,7 +58,7 @@ def _reduced(
 
 
 class SABA(AbstractSingleLoop):
-    """D = a_k - m_k + (1/N) Σ_l m_l for each of D_w, D_v, D_λ of SOBA; m_k ← a_k, the contribution of block k last seen.
+    """D = a_k - m_k + (1/N) Σ_l m_l for each of D_w, D_v, D_λ of SOBA; m_k ← a_k, the last contribution of block k.
 
     The variance of the directions vanishes as the iterates settle, so with constant rates it converges to the optimum,
     at a linear rate where the outer problem is strongly convex, at the cost per step of SOBA.

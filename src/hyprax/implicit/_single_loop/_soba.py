@@ -10,9 +10,9 @@ from .._bounds import OuterLoss
 from .._optimum import Optimum
 from ._base import AbstractSingleLoop, Directions, Rate, SingleLoopState, directions, joint_steps, moved, terms
 
-DAGREOU = """@inproceedings{dagreou2022framework, author = {Dagr{\\'e}ou, Mathieu and Ablin, Pierre and Vaiter, Samuel and
-  Moreau, Thomas}, title = {A framework for bilevel optimization that enables stochastic and global variance reduction
-  algorithms}, booktitle = {Advances in Neural Information Processing Systems}, year = {2022},
+DAGREOU = """@inproceedings{dagreou2022framework, author = {Dagr{\\'e}ou, Mathieu and Ablin, Pierre and Vaiter, Samuel
+  and Moreau, Thomas}, title = {A framework for bilevel optimization that enables stochastic and global variance
+  reduction algorithms}, booktitle = {Advances in Neural Information Processing Systems}, year = {2022},
   note = {arXiv:2201.13409}}"""
 
 

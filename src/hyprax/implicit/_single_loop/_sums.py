@@ -6,7 +6,7 @@ themselves; for a linear predictor a few numbers an example, since the derivativ
 
 import abc
 from collections.abc import Callable
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -20,11 +20,16 @@ from .._inner_loss import AbstractInnerLoss, AutodiffLoss
 from ..families import GeneralisedLinear, MeanLoss, SparseDesign
 from ._blocks import Blocks, common_length
 
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
+
 Loss = Callable[[PyTree, PyTree, Any], Float[Array, ""]]
 
 
 class Terms(eqx.Module):
-    """What the directions are made of. Of the inner loss: ∇_w g, A v and Bᵀv; of the outer: ∇_w f, f itself and ∂_λ f."""
+    """What directions are made of. Of the inner loss: ∇_w g, A v and Bᵀv; of the outer: ∇_w f, f itself and ∂_λ f."""
 
     gradient: PyTree
     second: PyTree
@@ -34,8 +39,8 @@ class Terms(eqx.Module):
 class AbstractSum(eqx.Module):
     """(1/N) Σ_k code_k, decoded, plus what is known without sampling."""
 
-    blocks: eqx.AbstractVar[Blocks]
-    passes: eqx.AbstractVar[int]
+    blocks: Blocks
+    passes: AbstractClassVar[int]
     """Derivatives of one example's loss that one example of a block takes: gradient, Hessian and mixed product."""
 
     @property
@@ -85,11 +90,7 @@ class FunctionInner(AbstractSum):
     """Any inner loss that is a mean over examples: a code holds ∇_w g_k, A_k v and B_kᵀv, of size 2|w| + |λ|."""
 
     examples: _Examples
-    passes: int = eqx.field(static=True, default=3)
-
-    @property
-    def blocks(self) -> Blocks:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.examples.blocks
+    passes: ClassVar[int] = 3
 
     def code(self, block, params, hyper, adjoint):
         slope = jax.grad(lambda w, h: self.examples(block, w, h))
@@ -107,11 +108,7 @@ class FunctionOuter(AbstractSum):
     """Any outer loss that is a mean over examples: a code holds f_k, ∇_w f_k and ∂_λ f_k, of size |w| + |λ| + 1."""
 
     examples: _Examples
-    passes: int = eqx.field(static=True, default=1)
-
-    @property
-    def blocks(self) -> Blocks:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.examples.blocks
+    passes: ClassVar[int] = 1
 
     def code(self, block, params, hyper, adjoint):
         value, (gradient, direct) = jax.value_and_grad(lambda w, h: self.examples(block, w, h), (0, 1))(params, hyper)
@@ -139,8 +136,7 @@ class LinearInner(AbstractSum):
 
     family: GeneralisedLinear
     inputs: Float[Array, "n d"]
-    blocks: Blocks
-    passes: int = eqx.field(static=True, default=2)
+    passes: ClassVar[int] = 2
 
     def _slope(self, targets: Array) -> Callable[[Array], Array]:
         # By differentiation of the values alone: all that is asked of a loss here is that it has them.
@@ -166,7 +162,7 @@ class LinearInner(AbstractSum):
         """s_j = 𝓛 + λ_j, with 𝓛 = c [(n(b-1)/(b(n-1))) ‖XᵀX‖₂/n + ((n-b)/(b(n-1))) max_i‖x_i‖²], c = sup ‖∇²ℓ‖.
 
         𝓛 is an upper bound of the expected smoothness of the mean loss over a batch of b (Gower et al. 2019, b-nice
-        sampling); the penalty is diagonal and is not sampled, so one of its strengths is the business of its own weight.
+        sampling); the penalty is diagonal and is not sampled, so each strength is the business of its own weight.
         """
         norms, n, b = self.family.norms, self.blocks.size, self.blocks.base
         share = (n - b) / (b * (n - 1)) if n > 1 else 0.0
@@ -181,8 +177,7 @@ class LinearOuter(AbstractSum):
     loss: MeanLoss
     inputs: Float[Array, "m d"]
     targets: Array
-    blocks: Blocks
-    passes: int = eqx.field(static=True, default=1)
+    passes: ClassVar[int] = 1
 
     def code(self, block, params, hyper, adjoint):
         rows = self.blocks.rows(block)
@@ -212,10 +207,10 @@ def inner_sum(name: str, loss: AbstractInnerLoss, batch_size: SupportsIndex, key
         inputs = _dense(name, loss.inputs)
         blocks = Blocks(name, inputs.shape[0], batch_size, key)
         if loss.weights is None:
-            return LinearInner(loss, inputs, blocks)
+            return LinearInner(blocks, loss, inputs)
         # Weights are hyperparameters of single examples: their part of Bᵀv is sampled too, as that of any function.
         data = (inputs, loss.targets, jnp.arange(inputs.shape[0], dtype=jnp.int32))
-        return FunctionInner(_Examples(_WeightedLoss(loss), data, blocks))
+        return FunctionInner(blocks, _Examples(_WeightedLoss(loss), data, blocks))
     if not isinstance(loss, AutodiffLoss):
         raise ValueError(
             f"{name}: given an inner loss of type {type(loss).__name__}, allowed are a family and a function "
@@ -223,7 +218,8 @@ def inner_sum(name: str, loss: AbstractInnerLoss, batch_size: SupportsIndex, key
         )
     data = jax.tree.map(jnp.asarray, loss.data)
     size = common_length(f"{name}, the optimum's data", data)
-    return FunctionInner(_Examples(loss.fn, data, Blocks(name, size, _fitting(batch_size, data), key)))
+    blocks = Blocks(name, size, _fitting(batch_size, data), key)
+    return FunctionInner(blocks, _Examples(loss.fn, data, blocks))
 
 
 def outer_sum(
@@ -238,8 +234,8 @@ def outer_sum(
     size = common_length(f"{name}, outer_data", data)
     blocks = Blocks(f"{name}, outer", size, _fitting(batch_size, data), key)
     if isinstance(loss, MeanLoss):
-        return LinearOuter(loss, data[0], data[1], blocks)
-    return FunctionOuter(_Examples(loss, data, blocks))
+        return LinearOuter(blocks, loss, data[0], data[1])
+    return FunctionOuter(blocks, _Examples(loss, data, blocks))
 
 
 class _WeightedLoss(eqx.Module):

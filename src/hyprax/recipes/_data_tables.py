@@ -1,0 +1,100 @@
+"""The tables of a recipe that say what the data are."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Table(BaseModel):
+    """A table of a recipe: every key known, of its type, and no number infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class _Data(Table):
+    scale: Literal["none", "standard", "minmax", "unit"] = Field(
+        default="none",
+        description="by the training part: standard, each column to mean 0 and deviation 1; minmax, each column to "
+        "[0, 1]; unit, all divided by the largest entry",
+    )
+    intercept: bool = Field(default=False, description="add a column of ones, penalised like any feature")
+    rows: Annotated[int, Field(ge=1)] | None = Field(default=None, description="use so many rows, drawn at random")
+    corrupt: float = Field(
+        default=0.0, ge=0, lt=1, description="give so large a part of the training rows a wrong class, drawn at random"
+    )
+    scale_targets: bool = Field(
+        default=False, description="of numbers: to mean 0 and deviation 1, by the training part"
+    )
+
+
+class SklearnData(_Data):
+    """A set that ships with scikit-learn."""
+
+    source: Literal["sklearn"]
+    name: Literal["breast_cancer", "diabetes", "digits", "iris", "wine"]
+
+
+class CsvData(_Data):
+    """A table with a header line; numbers everywhere but in the target."""
+
+    source: Literal["csv"]
+    path: str
+    target: str = Field(description="the column to predict")
+    features: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="the columns to predict from; default all others"
+    )
+    groups: str | None = Field(default=None, description="the column that says which group a row belongs to")
+
+
+class NpzData(_Data):
+    """NumPy arrays; nothing is unpickled."""
+
+    source: Literal["npz"]
+    path: str
+    inputs: str = "X"
+    targets: str = "y"
+    groups: str | None = Field(default=None, description="the array that says which group a row belongs to")
+
+
+class IdxData(_Data):
+    """Two IDX files, plain or .gz, as of MNIST."""
+
+    source: Literal["idx"]
+    inputs: str
+    targets: str
+
+
+class OpenmlData(_Data):
+    """A set fetched from OpenML by name."""
+
+    source: Literal["openml"]
+    name: str
+    version: int | Literal["active"] = "active"
+
+
+class NamedData(_Data):
+    """MNIST or Fashion-MNIST: from the folder HYPRAX_DATA where it is set, otherwise from OpenML."""
+
+    source: Literal["named"]
+    name: Literal["fashion-mnist", "mnist"]
+
+
+DataSource = Annotated[
+    SklearnData | CsvData | NpzData | IdxData | OpenmlData | NamedData, Field(discriminator="source")
+]
+
+
+class Split(Table):
+    """Fractions of the rows, drawn at random; classes in proportion."""
+
+    train: float = Field(default=0.5, gt=0, lt=1)
+    validation: float = Field(default=0.25, ge=0, lt=1, description="0 with the evidence alone")
+    test: float = Field(default=0.25, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _at_most_everything(self) -> "Split":
+        total = self.train + self.validation + self.test
+        if total > 1 + 1e-9:
+            raise ValueError(f"given fractions with the sum {total:g}, allowed is at most 1")
+        return self

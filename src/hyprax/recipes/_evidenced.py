@@ -1,0 +1,140 @@
+"""Networks whose prior, and noise, are tuned by the Laplace evidence of the training part alone."""
+
+import importlib.util
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from .._hyper import natural
+from ..evidence import (
+    EKFAC,
+    KFAC,
+    AbstractEstimator,
+    Categorical,
+    Chain,
+    Choice,
+    Diagonal,
+    EvidenceObjective,
+    FullData,
+    Gaussian,
+    GaussianPrior,
+    Lanczos,
+    LastLayer,
+    Midpoint,
+    OneRow,
+    Partition,
+    Tangent,
+)
+from ._data import Splits
+from ._engine_tables import Evidence, Training
+from ._errors import RecipeError
+from ._hyper_tables import Noise, Precision
+from ._leaves import by_layer, leaf
+from ._problem import Problem, as_error
+from ._schema import Recipe
+from ._unrolled import network_of, predictor
+
+
+def evidenced(recipe: Recipe, splits: Splits) -> Problem:
+    """F(δ, σ): minus the log evidence a datum, δ the precisions of the prior and σ the noise of numbers."""
+    net, asked = network_of(recipe, splits), recipe.training
+    key = jax.random.key(asked.seed)
+    params = net.init(jax.random.fold_in(key, 0))
+    everything = _hyper(recipe, params)
+    tables: dict[str, Any] = {"precision": recipe.hyper.precision, "noise": recipe.hyper.noise}
+    tuned = {name: x for name, x in everything.items() if tables[name] is None or tables[name].tuned}
+    fixed = natural({name: x for name, x in everything.items() if name not in tuned})
+
+    def likelihood(hyper: Any) -> Any:
+        return Gaussian({**fixed, **hyper}["noise"])
+
+    inputs, targets = splits.train
+    data = (jnp.asarray(inputs), jnp.asarray(targets if recipe.model.classifies else targets[:, None]))
+    size = len(inputs)
+    if asked.batch_size is not None and asked.batch_size > size:
+        raise RecipeError(
+            f"given {asked.batch_size}, allowed are at most {size}, the rows of the training part",
+            key="training.batch_size",
+        )
+    try:
+        objective = EvidenceObjective(
+            lambda params, hyper, x: net.apply(params, x),
+            params,
+            data,
+            likelihood=Categorical() if recipe.model.classifies else likelihood,
+            prior=lambda hyper: GaussianPrior({**fixed, **hyper}["precision"]),
+            temperature=recipe.evidence.temperature,
+            estimator=estimator(recipe.evidence, size, net.last),
+            optimiser=transformation(asked),
+            train_steps=asked.steps,
+            batch_size=size if asked.batch_size is None else asked.batch_size,
+            key=jax.random.fold_in(key, 1),
+        )
+        objective.init(tuned)
+    except ValueError as error:
+        raise RecipeError(as_error(error), key="evidence") from None
+    return Problem(objective, tuned, predictor(net))
+
+
+def _hyper(recipe: Recipe, params: PyTree) -> dict[str, Any]:
+    """The precisions of the prior, and of numbers the noise."""
+    table = Precision() if recipe.hyper.precision is None else recipe.hyper.precision
+    if table.shape == "parameter":
+        precision = jax.tree.map(lambda x: leaf(table, np.full(x.shape, table.start)), params)
+    else:
+        precision = by_layer(table, table.start, table.shape, list(params))
+    if recipe.model.classifies:
+        return {"precision": precision}
+    noise = Noise() if recipe.hyper.noise is None else recipe.hyper.noise
+    return {"precision": precision, "noise": leaf(noise, noise.start)}
+
+
+def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | Choice:
+    """The estimator by its name, for a training part of so many examples and a network with this last layer.
+
+    **Raises:** `RecipeError` for one that needs a package that is not there.
+    """
+    size = min(asked.size, examples)
+    chain = Chain(OneRow(size))
+    match asked.estimator:
+        case "chain":
+            return chain
+        case "midpoint":
+            return Midpoint(chain)
+        case "partition":
+            return Partition(size)
+        case "tangent":
+            return Tangent(size)
+        case "choice":
+            return Choice((chain, Tangent(size)))
+        case "full":
+            return FullData()
+        case "ekfac":
+            return FullData(EKFAC())  # pyright: ignore[reportCallIssue]
+        case "kfac":
+            return FullData(KFAC())  # pyright: ignore[reportCallIssue]
+        case "diagonal":
+            return FullData(Diagonal())  # pyright: ignore[reportCallIssue]
+        case "last-layer":
+            return FullData(LastLayer(where=lambda params: params[last]))  # pyright: ignore[reportCallIssue]
+        case _:
+            if importlib.util.find_spec("matfree") is None:
+                raise RecipeError('given "lanczos", which needs the package matfree', key="evidence.estimator")
+            return Lanczos()
+
+
+def transformation(asked: Training) -> optax.GradientTransformation:
+    """The optimiser of the weights, of optax."""
+    match asked.optimizer:
+        case "momentum":
+            return optax.sgd(asked.learning_rate, momentum=asked.momentum)
+        case "nesterov":
+            return optax.sgd(asked.learning_rate, momentum=asked.momentum, nesterov=True)
+        case "adam":
+            return optax.adam(asked.learning_rate, b1=asked.momentum)
+        case _:
+            return optax.adamw(asked.learning_rate, b1=asked.momentum, weight_decay=asked.weight_decay)

@@ -1,0 +1,219 @@
+"""The evidence as an objective of `tune`, and the line that each bad input meets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hyprax as hx
+from hyprax import evidence as ev
+
+N, D = 30, 4
+
+
+def linear(params, hyper, x):
+    return (x * hyper["scale"]) @ params["w"]
+
+
+def regression(**options):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, D))
+    y = x[:, :1] * 2.0 + 0.3 * rng.normal(size=(N, 1))
+    options = {"estimator": ev.FullData(), "train_steps": 0} | options
+    objective = hx.EvidenceObjective(
+        linear,
+        {"w": jnp.zeros((D, 1))},
+        (x, y),
+        likelihood=lambda h: ev.Gaussian(h["noise"]),
+        prior=lambda h: ev.GaussianPrior(h["precision"]),
+        key=jax.random.key(0),
+        **options,
+    )
+    hyper = {"noise": hx.Positive(0.5), "precision": hx.Positive(0.8), "scale": hx.Positive(np.ones(D))}
+    return objective, hyper, x, y
+
+
+def exact(x, y, noise, precision, scale):
+    """The log evidence of Bayesian linear regression a datum, from the marginal covariance of y."""
+    covariance = noise**2 * np.eye(N) + (x * scale) @ (x * scale).T / precision
+    return (
+        -(
+            0.5 * y[:, 0] @ np.linalg.solve(covariance, y[:, 0])
+            + 0.5 * np.linalg.slogdet(covariance)[1]
+            + 0.5 * N * np.log(2 * np.pi)
+        )
+        / N
+    )
+
+
+def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
+    objective, hyper, x, y = regression()
+    h = x.T @ x / 0.25 + 0.8 * np.eye(D)
+    w = jnp.asarray(np.linalg.solve(h, x.T @ y / 0.25))
+    objective = hx.EvidenceObjective(
+        linear,
+        {"w": w},
+        (x, y),
+        likelihood=lambda h: ev.Gaussian(h["noise"]),
+        prior=lambda h: ev.GaussianPrior(h["precision"]),
+        estimator=ev.FullData(),
+        key=jax.random.key(0),
+    )
+    answer = hx.hypergradient(objective, hyper)
+    np.testing.assert_allclose(-answer.value, exact(x, y, 0.5, 0.8, np.ones(D)), rtol=1e-10)
+    value, _ = objective.value(hyper, objective.init(hyper))
+    np.testing.assert_allclose(value.value, answer.value, rtol=1e-12)
+    assert isinstance(value.certificate, ev.EvidenceCertificate)
+    assert value.certificate.side == "lower"
+    # At the mode the derivative at fixed weights is that of the evidence itself.
+    step = 1e-5
+    for name, base in (("noise", 0.5), ("precision", 0.8)):
+        moved = [{"noise": 0.5, "precision": 0.8} | {name: base * np.exp(s)} for s in (step, -step)]
+        up, down = (-exact(x, y, m["noise"], m["precision"], np.ones(D)) for m in moved)
+        np.testing.assert_allclose(answer.grad[name].raw, (up - down) / (2 * step), rtol=1e-5)
+
+
+def test_tuning_finds_noise_and_relevant_inputs_from_the_training_data():
+    objective, hyper, _, _ = regression(
+        estimator=ev.Chain(ev.OneRow(20)), train_steps=20, optimiser=optax.adam(3e-2), batch_size=N
+    )
+    tuned = hx.tune(objective, hyper, search=hx.search.Optax(optax.adam(0.1)), steps=150, progress=False)
+    last = hx.natural(tuned.last)
+    assert 0.2 < float(last["noise"]) < 0.45
+    assert float(last["scale"][0]) > 3 * float(jnp.max(last["scale"][1:]))
+    row = tuned.history[-1]
+    assert np.isfinite(row["gradient_deviation"])
+    assert row["slack"] > 0
+    assert row["trained"] == 150 * 20
+    assert tuned.hypergradient is not None
+    assert tuned.hypergradient.certificate.kind == "estimated"
+    assert "standard deviation" in tuned.hypergradient.certificate.bounds
+
+
+def test_the_reported_deviation_is_that_of_the_stochastic_gradient():
+    objective, hyper, _, _ = regression(estimator=ev.Chain(ev.OneRow(6)), decay=0.999)
+    state = objective.init(hyper)
+    answer, state = objective.value_and_grad(hyper, state)
+    grads = [np.concatenate([np.ravel(g) for g in jax.tree.leaves(answer.grad)])]
+    assert np.isinf(answer.certificate.bound)  # of one draw nothing is known
+    for _ in range(299):
+        answer, state = objective.value_and_grad(hyper, state)
+        grads.append(np.concatenate([np.ravel(g) for g in jax.tree.leaves(answer.grad)]))
+    want = np.sqrt(np.sum(np.var(np.array(grads), axis=0, ddof=1)))
+    np.testing.assert_allclose(answer.certificate.bound, want, rtol=0.15)
+
+
+def test_a_choice_runs_inside_the_objective():
+    objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.OneRow(4)), ev.FullData()), refresh=2))
+    state = objective.init(hyper)
+    for expected in (0, 1, 1):
+        answer, state = objective.value_and_grad(hyper, state)
+        assert int(answer.stats["estimator"]) == expected
+
+
+def test_training_reaches_the_mode_and_never_retraces():
+    objective, hyper, x, y = regression(train_steps=1, optimiser=optax.sgd(1e-2), batch_size=N)
+    state = objective.train(hyper, objective.init(hyper), 2000)
+    h = x.T @ x / 0.25 + 0.8 * np.eye(D)
+    np.testing.assert_allclose(state.params["w"], np.linalg.solve(h, x.T @ y / 0.25), rtol=1e-6)
+
+
+def classifier(params, hyper, x):
+    return x @ params
+
+
+def call(**changes):
+    rng = np.random.default_rng(1)
+    arguments = {
+        "apply": classifier,
+        "likelihood": ev.Categorical(),
+        "prior": ev.GaussianPrior(1.0),
+        "params": jnp.ones((D, 3)),
+        "hyper": None,
+        "data": (rng.normal(size=(N, D)), rng.integers(0, 3, N)),
+        "estimator": ev.Chain(ev.OneRow(5)),
+    } | changes
+    return ev.log_evidence(**arguments)
+
+
+X = np.random.default_rng(2).normal(size=(N, D))
+LABELS = np.arange(N) % 3
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"apply": lambda p, h, x: (x @ p)[None]}, "shape \\(1, 3\\)"),
+        ({"data": (X, LABELS + 1)}, "labels from 1 to 3"),
+        ({"data": (X, LABELS - 1)}, "labels from -1 to 1"),
+        ({"data": (X, LABELS + 0.5)}, "whole numbers"),
+        ({"data": (X, LABELS[:, None])}, "one label each"),
+        ({"data": (X, LABELS[:-1])}, "one common length"),
+        ({"data": (X[:0], LABELS[:0])}, "one common length"),
+        ({"data": (np.where(X > 2, np.nan, X), LABELS)}, "inputs.*NaN"),
+        ({"data": X}, "\\(inputs, targets\\)"),
+        ({"params": jnp.full((D, 3), jnp.nan)}, "params.*NaN"),
+        ({"params": {}}, "without weights"),
+        ({"apply": lambda p, h, x: (x @ p)[:1], "data": (X, LABELS * 0)}, "use Bernoulli"),
+        ({"estimator": ev.Chain(ev.OneRow(N + 1))}, f"size {N + 1}, allowed are 1 to {N}"),
+        ({"estimator": ev.Chain(ev.ScoredRows(2 * N + 1))}, f"allowed are 1 to {2 * N}"),
+        ({"estimator": ev.Partition(N + 1)}, "Partition: given size"),
+        ({"estimator": ev.Tangent(2 * N + 2)}, "Tangent: given size"),
+        ({"batch": N + 1}, "batch"),
+        ({"temperature": 0.0}, "temperature: given 0.0"),
+        ({"prior": ev.GaussianPrior(jnp.ones(5))}, "precision of shape \\(5,\\)"),
+        ({"prior": ev.GaussianPrior({"w": 1.0})}, "structure"),
+        ({"estimator": ev.FullData(ev.KFAC()), "prior": ev.GaussianPrior(jnp.ones((D, 3)))}, "one number for each"),
+        ({"likelihood": ev.Gaussian(1.0)}, "one per output"),
+        ({"likelihood": ev.Bernoulli(), "data": (X, np.full((N, 3), 2))}, "other than 0 and 1"),
+        ({"likelihood": ev.Poisson(), "data": (X, np.full((N, 3), -1))}, "counts"),
+        ({"estimator": ev.Chain(ev.OneRow(5), ev.StickBreaking((0, 1, 1)))}, "permutation"),
+    ],
+)
+def test_bad_input_meets_a_clear_line(changes, text):
+    with pytest.raises(ValueError, match=text):
+        call(**changes)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("precision", [0.0, -1.0, np.nan, np.inf, {"w": -2.0}])
+def test_a_precision_is_positive(precision):
+    with pytest.raises(ValueError, match="allowed are finite numbers > 0"):
+        ev.GaussianPrior(precision)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ev.Partition(5, "some"),  # pyright: ignore[reportArgumentType]
+        lambda: ev.Tangent(5),
+        lambda: ev.ScoredRows(5, "systematic"),
+        lambda: ev.Lanczos(0),
+        lambda: ev.Choice(()),
+        lambda: ev.Choice(decay=1.0),
+        lambda: ev.Gaussian(0.0),
+        lambda: regression(train_steps=-1),
+        lambda: regression(likelihood_batch=N + 1),
+    ],
+)
+def test_settings_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="allowed"):
+        make()
+
+
+def test_one_example_and_float32():
+    with jax.enable_x64(False):
+        answer = ev.log_evidence(
+            classifier,
+            ev.Categorical(),
+            ev.GaussianPrior(jnp.float32(1.0)),
+            jnp.ones((D, 3), jnp.float32),
+            None,
+            (jnp.asarray(X[:1], jnp.float32), jnp.asarray(LABELS[:1])),
+            ev.Chain(ev.OneRow(1)),
+        )
+    assert answer.value.dtype == jnp.float32
+    assert np.isfinite(float(answer.value))

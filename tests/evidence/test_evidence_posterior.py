@@ -1,0 +1,302 @@
+"""The posterior and its predictions against dense float64 references, and the scores against their definitions."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from evidence_oracles import curvature, jacobian, softmax
+from hypothesis import given, settings, strategies as st
+from scipy import integrate, stats
+from sklearn.metrics import roc_auc_score
+
+import hyprax as hx
+from hyprax import evidence as ev
+
+N, D, H, C = 12, 3, 4, 3
+
+
+def mlp(params, hyper, x):
+    return jnp.tanh((x * hyper["scale"]) @ params["body"]["w"] + params["body"]["b"]) @ params["head"]
+
+
+def network(rng, outputs=C):
+    return {
+        "body": {"w": jnp.asarray(rng.normal(size=(D, H))), "b": jnp.asarray(rng.normal(size=H))},
+        "head": jnp.asarray(rng.normal(size=(H, outputs))),
+    }
+
+
+KINDS = {
+    "categorical": (ev.Categorical(), lambda rng: rng.integers(0, C, N)),
+    "gaussian": (ev.Gaussian(0.3), lambda rng: rng.normal(size=(N, C))),
+    "bernoulli": (ev.Bernoulli(), lambda rng: rng.integers(0, 2, (N, C)).astype(float)),
+    "poisson": (ev.Poisson(), lambda rng: rng.integers(0, 5, (N, C))),
+}
+PRECISION = {"body": 2.0, "head": 0.5}
+
+
+def built(kind, seed=0, temperature=0.7):
+    rng = np.random.default_rng(seed)
+    likelihood, targets = KINDS[kind]
+    data = (rng.normal(size=(N, D)), targets(rng))
+    prior = ev.GaussianPrior(PRECISION, mean=0.1)
+    return ev.problem(mlp, likelihood, prior, network(rng), {"scale": jnp.ones(D)}, data, temperature)
+
+
+def dense(problem, kind, inputs, weight=1.0, only=slice(None)):
+    """Σ [P, P] by inverting P0 + H, and the means and covariances of f at new inputs."""
+    precision = np.concatenate([np.full(H, 2.0), np.full(D * H, 2.0), np.full(H * C, 0.5)])
+    j = np.asarray(jacobian(mlp, problem.params, problem.hyper, problem.inputs))
+    f = np.asarray(jax.vmap(lambda x: mlp(problem.params, problem.hyper, x))(problem.inputs))
+    h = np.einsum("ncp,ncd,ndq->pq", j, curvature(kind, f, 0.3), j) * weight / 0.7
+    covariance = np.zeros_like(h)
+    inside = np.linalg.inv((np.diag(precision) + h)[only, only])
+    covariance[only, only] = inside
+    star = np.asarray(jacobian(mlp, problem.params, problem.hyper, inputs))
+    mean = np.asarray(jax.vmap(lambda x: mlp(problem.params, problem.hyper, x))(inputs))
+    return covariance, mean, np.einsum("ncp,pq,ndq->ncd", star, covariance, star)
+
+
+NEW = np.random.default_rng(9).normal(size=(7, D))
+
+
+@pytest.mark.parametrize("form", ["weights", "functions", "auto"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_outputs_have_the_mean_and_covariance_of_the_dense_posterior(kind, form):
+    for seed in range(3):
+        problem = built(kind, seed)
+        got = ev.posterior(problem, form=form).outputs(NEW, chunk=3)
+        _, mean, covariance = dense(problem, kind, NEW)
+        np.testing.assert_allclose(got.mean, mean, rtol=1e-10)
+        np.testing.assert_allclose(got.covariance, covariance, rtol=1e-8, atol=1e-10 * np.abs(covariance).max())
+
+
+@pytest.mark.parametrize("form", ["weights", "functions"])
+def test_a_last_layer_posterior_is_that_of_its_block_alone(form):
+    problem = built("categorical")
+    found = ev.posterior(problem, where=lambda p: p["head"], form=form)
+    _, mean, covariance = dense(problem, "categorical", NEW, only=slice(H + D * H, None))
+    got = found.outputs(NEW)
+    np.testing.assert_allclose(got.mean, mean, rtol=1e-10)
+    np.testing.assert_allclose(got.covariance, covariance, rtol=1e-8, atol=1e-10)
+    drawn = found.sample(jax.random.key(0), 3)
+    np.testing.assert_array_equal(drawn["body"]["w"], np.stack([problem.params["body"]["w"]] * 3))
+    assert np.ptp(drawn["head"], axis=0).min() > 0
+
+
+@pytest.mark.parametrize("form", ["weights", "functions"])
+def test_draws_of_the_weights_have_the_posterior_mean_and_covariance(form):
+    problem = built("categorical")
+    count = 40_000
+    drawn = ev.posterior(problem, form=form).sample(jax.random.key(1), count)
+    flat = np.concatenate([np.reshape(x, (count, -1)) for x in jax.tree.leaves(drawn)], axis=1)
+    mode = np.concatenate([np.ravel(x) for x in jax.tree.leaves(problem.params)])
+    want, _, _ = dense(problem, "categorical", NEW)
+    deviation = np.sqrt(np.diag(want))
+    assert np.all(np.abs(flat.mean(0) - mode) < 5 * deviation / np.sqrt(count))
+    error = np.abs(np.cov(flat.T) - want) / np.outer(deviation, deviation)
+    assert error.max() < 6 / np.sqrt(count) * np.sqrt(2)
+
+
+def test_a_subset_stands_for_the_whole_and_its_variance_is_on_average_not_too_small():
+    problem = built("categorical")
+    key = jax.random.key(3)
+    found = ev.posterior(problem, size=5, key=key)
+    assert found.problem.size == 5
+    part = ev.problem(
+        mlp, problem.likelihood, problem.prior, problem.params, problem.hyper,
+        (found.problem.inputs, found.problem.targets), 0.7,
+    )  # fmt: skip
+    _, _, want = dense(part, "categorical", NEW, weight=N / 5)
+    np.testing.assert_allclose(found.outputs(NEW).covariance, want, rtol=1e-8, atol=1e-10)
+    whole = ev.posterior(problem).outputs(NEW).variances
+    some = np.array([ev.posterior(problem, size=5, key=jax.random.key(k)).outputs(NEW).variances for k in range(60)])
+    assert np.all(some.mean(0) > whole - 3 * some.std(0) / np.sqrt(60))
+
+
+def gaussians(seed, outputs, m=10):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(m, outputs, outputs)) * rng.uniform(0.05, 1, (m, 1, 1))
+    return ev.Outputs(jnp.asarray(rng.normal(size=(m, outputs)) * 2), jnp.asarray(root @ root.swapaxes(1, 2)))
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=5)
+def test_two_classes_by_probit_are_near_the_integral(seed):
+    from hyprax.evidence._predictive import mean_prediction
+
+    outputs = gaussians(seed, 1)
+    got = mean_prediction(ev.Bernoulli(), outputs, "probit", 1, jax.random.key(0))
+    for mean, variance, p in zip(outputs.mean[:, 0], outputs.covariance[:, 0, 0], got[:, 0], strict=True):
+        deviation = float(np.sqrt(variance))
+        want = integrate.quad(lambda t, m=mean, s=deviation: stats.norm.pdf(t) / (1 + np.exp(-(m + s * t))), -12, 12)[0]
+        assert abs(p - want) < 0.02  # MacKay's approximation: at most about 0.018 away
+
+
+@pytest.mark.parametrize("outputs_count", [2, 3, 10])
+def test_monte_carlo_is_the_mean_over_draws_and_the_others_are_near_it(outputs_count):
+    from hyprax.evidence._predictive import log_predictive, mean_prediction
+
+    outputs = gaussians(outputs_count, outputs_count)
+    rng = np.random.default_rng(0)
+    draws = np.stack(
+        [rng.multivariate_normal(m, v, 10_000) for m, v in zip(outputs.mean, outputs.covariance, strict=True)]
+    )
+    want = softmax(draws).mean(1)
+    got = {
+        a: np.asarray(mean_prediction(ev.Categorical(), outputs, a, 10_000, jax.random.key(0)))
+        for a in ("monte_carlo", "probit", "bridge", "map")
+    }
+    np.testing.assert_allclose(got["monte_carlo"], want, atol=0.025)
+    for a in got:
+        np.testing.assert_allclose(got[a].sum(1), 1, rtol=1e-10)
+    # Both approximations are nearer to the integral than the plain mode is.
+    gaps = {a: np.abs(p - want).mean() for a, p in got.items()}
+    assert gaps["probit"] < gaps["map"]
+    labels = jnp.asarray(rng.integers(0, outputs_count, len(want)))
+    for a in ("monte_carlo", "probit", "bridge"):
+        log_p = log_predictive(ev.Categorical(), outputs, labels, a, 10_000, jax.random.key(0))
+        np.testing.assert_allclose(np.exp(log_p), got[a][np.arange(len(want)), labels], rtol=1e-8)
+
+
+def test_the_bridge_is_its_formula():
+    from hyprax.evidence._predictive import mean_prediction
+
+    outputs = gaussians(5, 4)
+    got = mean_prediction(ev.Categorical(), outputs, "bridge", 1, jax.random.key(0))
+    for mean, v, p in zip(np.asarray(outputs.mean), np.asarray(outputs.covariance), got, strict=True):
+        ones = np.ones(4)
+        f = mean - v @ ones * mean.sum() / (ones @ v @ ones)
+        v = v - np.outer(v @ ones, ones @ v) / (ones @ v @ ones)
+        alpha = (1 - 2 / 4 + np.exp(f) * np.exp(-f).sum() / 16) / np.diag(v)
+        np.testing.assert_allclose(p, alpha / alpha.sum(), rtol=1e-8)
+        # The bridge's Dirichlet has the logits' own mode as its mean, up to the flat part.
+        assert np.argmax(alpha * np.diag(v)) == np.argmax(f)
+
+
+def test_gaussian_targets_have_their_exact_predictive_density():
+    problem = built("gaussian")
+    found = ev.posterior(problem)
+    y = np.random.default_rng(4).normal(size=(7, C))
+    _, mean, covariance = dense(problem, "gaussian", NEW)
+    want = [
+        stats.multivariate_normal(m, v + 0.09 * np.eye(C)).logpdf(t)
+        for m, v, t in zip(mean, covariance, y, strict=True)
+    ]
+    np.testing.assert_allclose(found.log_likelihood(NEW, y), want, rtol=1e-8)
+    np.testing.assert_allclose(found.predict(NEW), mean, rtol=1e-10)
+    assert found.log_likelihood(NEW, y, "map").shape == (7,)
+
+
+def test_counts_are_integrated_by_draws_and_their_mean_is_exact():
+    problem = built("poisson")
+    found = ev.posterior(problem)
+    outputs = found.outputs(NEW)
+    y = np.round(np.exp(outputs.mean)).astype(int)
+    want = np.exp(np.asarray(outputs.mean) + 0.5 * np.asarray(outputs.variances))
+    np.testing.assert_allclose(found.predict(NEW), want, rtol=1e-10)
+    rng = np.random.default_rng(1)
+    got = found.log_likelihood(NEW, y, "monte_carlo", samples=20_000)
+    for m, v, t, log_p in zip(outputs.mean, outputs.covariance, y, got, strict=True):
+        rates = np.exp(rng.multivariate_normal(m, v, 20_000))
+        want = np.log(stats.poisson.pmf(t, rates).prod(1).mean())
+        np.testing.assert_allclose(log_p, want, atol=0.1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e6])
+def test_certain_and_wild_outputs_give_finite_probabilities(scale):
+    from hyprax.evidence._predictive import mean_prediction
+
+    mean = jnp.asarray([[300.0, -300.0, 0.0], [0.0, 0.0, 0.0]], jnp.float32)
+    outputs = ev.Outputs(mean, jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32) * scale, (2, 3, 3)).astype(jnp.float32))
+    for a in ("monte_carlo", "probit", "bridge", "map"):
+        p = mean_prediction(ev.Categorical(), outputs, a, 10, jax.random.key(0))
+        assert np.all(np.isfinite(p)), a
+        np.testing.assert_allclose(np.sum(p, 1), 1, rtol=1e-5)
+
+
+def test_a_fit_hands_its_posterior_over():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 2))
+    y = (x[:, 0] > 0).astype(int)
+    fitted = ev.fit(
+        lambda p, h, x: x @ p,
+        jnp.zeros((2, 2)),
+        (x, y),
+        epochs=30,
+        burn_in=10,
+        optimiser=optax.adam(3e-2),
+        progress=False,
+        key=jax.random.key(0),
+    )
+    p = ev.posterior(fitted.problem).predict(x)
+    assert np.mean(np.argmax(p, 1) == y) > 0.9
+    far = ev.posterior(fitted.problem).predict(x * 100)
+    assert ev.out_of_distribution(p, far) < 0.5  # a linear model is surer far away: the score says so
+
+
+@pytest.mark.parametrize(("m", "k"), [(1, 1), (40, 3), (7, 30)])
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=10)
+def test_the_area_under_the_curve_counts_ties_by_half(m, k, seed):
+    rng = np.random.default_rng(seed)
+    low, high = rng.integers(0, 8, m) / 4, rng.integers(0, 10, k) / 4
+    want = roc_auc_score(np.r_[np.zeros(m), np.ones(k)], np.r_[low, high])
+    np.testing.assert_allclose(ev.area_under_curve(jnp.asarray(low), jnp.asarray(high)), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=10)
+def test_the_calibration_error_is_its_definition(bins, seed):
+    rng = np.random.default_rng(seed)
+    p = softmax(2 * rng.normal(size=(50, 4)))
+    labels = rng.integers(0, 4, 50)
+    confidence, right, want = p.max(1), p.argmax(1) == labels, 0.0
+    for b in range(bins):
+        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
+        if inside.any():
+            want += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    np.testing.assert_allclose(ev.calibration_error(jnp.asarray(p), jnp.asarray(labels), bins), want, atol=1e-12)
+
+
+def test_scores_of_known_predictions():
+    sure = jnp.asarray([[1.0, 0.0], [0.0, 1.0]])
+    unsure = jnp.asarray([[0.5, 0.5], [0.4, 0.6]])
+    for score in ("entropy", "max_probability"):
+        assert ev.out_of_distribution(sure, unsure, score) == 1
+    np.testing.assert_allclose(ev.strangeness(unsure)[0], np.log(2), rtol=1e-12)
+    assert ev.calibration_error(sure, jnp.asarray([0, 1])) == 0
+    assert ev.calibration_error(sure, jnp.asarray([1, 0])) == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: ev.posterior(built("categorical"), size=N + 1), f"size {N + 1}"),
+        (lambda: ev.posterior(built("categorical"), form=cast(Any, "both")), "form 'both'"),
+        (lambda: ev.posterior(built("poisson")).log_likelihood(NEW, np.ones((7, C))), "for Poisson"),
+        (lambda: ev.posterior(built("bernoulli")).predict(NEW, "bridge"), "for Bernoulli"),
+        (lambda: ev.posterior(built("categorical")).log_likelihood(NEW, np.full(7, C)), f"labels from {C}"),
+        (lambda: ev.posterior(built("gaussian")).predict(NEW, cast(Any, "exact")), "approximation 'exact'"),
+        (lambda: ev.posterior(built("categorical")).predict(NEW, samples=0), "samples 0"),
+        (lambda: ev.posterior(built("categorical")).outputs(NEW[:0]), "given 0 examples"),
+        (lambda: ev.calibration_error(jnp.ones((3, 2)), jnp.zeros(3, int)), "not probabilities"),
+        (lambda: ev.calibration_error(jnp.ones((3, 1)), jnp.zeros(2, int)), "labels of shape"),
+        (lambda: ev.calibration_error(jnp.ones((3, 1)), jnp.zeros(3, int), 0), "bins 0"),
+        (lambda: ev.strangeness(jnp.ones((3, 1)), cast(Any, "odd")), "score 'odd'"),
+        (lambda: ev.strangeness(jnp.full((3, 1), jnp.nan)), "not probabilities"),
+        (lambda: ev.area_under_curve(jnp.zeros(0), jnp.ones(3)), "no scores"),
+    ],
+)
+def test_bad_requests_are_refused(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_results_are_public():
+    assert hx.evidence.fit is ev.fit

@@ -1,0 +1,71 @@
+"""Every certificate of the families in thousands of random cases: not one may fail."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+import certificate_cases as cases
+import hyprax as hx
+
+BOUNDS = {"look-ahead": hx.LookAhead(relative=0.0), "free": hx.FreeBound()}
+
+
+def run(structure: cases.Structure, seed: int, problems: int, points: int) -> list[cases.Outcome]:
+    bounds = dict(BOUNDS)
+    if structure.dtype == "float64":
+        bounds["ehrhardt-roberts"] = hx.EhrhardtRoberts()
+    rng = np.random.default_rng([seed, zlib.crc32(str(structure).encode())])
+    drawn = (cases.random_case(rng, structure) for _ in range(problems))
+    return [cases.check(case, rng, bounds) for case in drawn for _ in range(points)]
+
+
+def check(structure: cases.Structure, seed: int, problems: int, points: int) -> None:
+    outcomes = run(structure, seed, problems, points)
+    assert [v for outcome in outcomes for v in outcome.violations] == []
+    ratios = [o.ratio["look-ahead"] for o in outcomes if 1e-6 < o.relative <= 0.1]
+    assert len(ratios) >= len(outcomes) / 2  # or the next two statements say little
+    assert np.median(ratios) <= 1.3
+    assert np.quantile(ratios, 0.9) <= 3
+
+
+@pytest.mark.parametrize("structure", cases.few_structures(), ids=str)
+def test_certificates_hold_and_are_tight(structure):
+    check(structure, seed=0, problems=200, points=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", cases.structures(), ids=str)
+def test_certificates_of_every_structure_hold_and_are_tight(structure):
+    check(structure, seed=1, problems=60, points=5)
+
+
+DENSE = [structure for structure in cases.structures() if not structure.sparse]
+
+
+def check_cholesky(structure: cases.Structure, seed: int, problems: int) -> None:
+    bounds = {"cholesky": hx.CholeskyBound(), "free": hx.FreeBound()}
+    rng = np.random.default_rng([seed, zlib.crc32(str(structure).encode())])
+    drawn = (cases.random_case(rng, structure) for _ in range(problems))
+    outcomes = [cases.check(case, rng, bounds) for case in drawn for _ in range(5)]
+    assert [v for outcome in outcomes for v in outcome.violations] == []
+    assert all(o.ratio["cholesky"] <= o.ratio["free"] * (1 + 1e-9) for o in outcomes)
+    near = [o for o in outcomes if 1e-6 < o.relative <= 0.1]
+    assert np.median([o.ratio["cholesky"] / o.ratio["free"] for o in near]) <= 0.5
+
+
+@pytest.mark.parametrize("structure", [cases.Structure("logistic", "group", "group")], ids=str)
+def test_the_cholesky_bound_holds_and_is_tighter(structure):
+    check_cholesky(structure, seed=2, problems=100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", DENSE, ids=str)
+def test_the_cholesky_bound_of_every_structure_holds(structure):
+    check_cholesky(structure, seed=3, problems=40)
+
+
+def test_the_cholesky_bound_refuses_what_it_cannot_factorise():
+    case = cases.random_case(np.random.default_rng(0), cases.Structure("squared", "feature", sparse=True))
+    with pytest.raises(ValueError, match="dense arrays"):
+        hx.CholeskyBound().prepare(case.loss, case.loss.mean_loss, case.outer_data)
