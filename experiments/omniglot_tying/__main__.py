@@ -37,7 +37,7 @@ TRAIN, VALIDATION = 12, 16  # drawers below these; the last four are for testing
 BATCH = 100
 
 
-def sets() -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+def sets() -> list[Any]:
     """Images, labels within the alphabet and alphabets, of the drawers for training, validation and testing."""
     with np.load(data_file("omniglot/omniglot_small1.npz")) as archive:
         images, alphabet, character, drawer = (archive[name] for name in ("images", "alphabet", "character", "drawer"))
@@ -179,25 +179,24 @@ def picture(matrices: np.ndarray) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
     names = ["Balinese", "Aramaic", "Greek", "Korean", "Latin"]
-    image = None
+    covariances = [m @ m.T for m in matrices]
+    correlations = [c / np.sqrt(np.outer(np.diag(c), np.diag(c))) for c in covariances]
+    images = [axis.imshow(c, vmin=-1, vmax=1, cmap="RdBu_r") for axis, c in zip(axes, correlations, strict=True)]
     for i, axis in enumerate(axes):
-        covariance = matrices[i] @ matrices[i].T
-        deviation = np.sqrt(np.diag(covariance))
-        image = axis.imshow(covariance / np.outer(deviation, deviation), vmin=-1, vmax=1, cmap="RdBu_r")
         axis.set_title(f"layer {i + 1}")
         axis.set_xticks(range(TASKS), [*names, *(f"{n}, turned" for n in names)], rotation=90, fontsize=7)
         axis.set_yticks(
             range(TASKS), [*names, *(f"{n}, turned" for n in names)] if i == 0 else [""] * TASKS, fontsize=7
         )
-    figure.colorbar(image, ax=axes, shrink=0.8, label="correlation of weights before training")
+    figure.colorbar(images[0], ax=axes, shrink=0.8, label="correlation of weights before training")
     figure.savefig(HERE / "tying.png", dpi=100)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few steps; writes into out/experiments")
-    parser.add_argument("--steps", type=int, default=60, help="steps of training")
-    parser.add_argument("--meta", type=int, default=10, help="steps of tuning")
+    parser.add_argument("--steps", type=int, default=100, help="steps of training")
+    parser.add_argument("--meta", type=int, default=30, help="steps of tuning")
     asked = parser.parse_args()
     steps, meta = (10, 2) if asked.quick else (asked.steps, asked.meta)
     train, validation, test = sets()
