@@ -231,7 +231,8 @@ def main() -> None:
             f"Networks {'-'.join(map(str, SIZES))} on images of {PIXELS} x {PIXELS} (the paper: 784-400-200-55; "
             f"smaller here to save time), T = {steps} steps with momentum .9 and batches of {BATCH} an alphabet, "
             f"{meta} steps of tuning with Adam. Of 20 drawers 10 train, 4 are tuned on, 2 choose the step "
-            "of tuning, and 4 test. The paper's test losses, on other alphabets: separate 1.343, tied 1.246, learned 1.130.",
+            "of tuning, and 4 test. The paper's test losses, on other alphabets: separate 1.343, tied 1.246, "
+            "learned 1.130.",
             105,
         ),
         "",
