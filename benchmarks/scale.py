@@ -43,7 +43,10 @@ def main() -> None:
     rng = np.random.default_rng(0)
     x, xv = data(EXAMPLES, rng), data(EXAMPLES // 4, rng)
     planted = rng.normal(size=(FEATURES, CLASSES)) * 3
-    y, yv = (np.argmax(m @ planted + rng.gumbel(size=(m.shape[0], CLASSES)), axis=1) for m in (x, xv))
+    y, yv = (
+        np.argmax(m @ planted + rng.gumbel(size=(count, CLASSES)), axis=1)
+        for m, count in ((x, EXAMPLES), (xv, EXAMPLES // 4))
+    )
     groups = rng.permutation(np.arange(FEATURES) % GROUPS)
     start = time.perf_counter()
     family = hx.families.Softmax(x, y, penalty=select, penalty_groups=groups, classes=CLASSES)

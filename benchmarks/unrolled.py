@@ -117,7 +117,8 @@ class Task:
         numbers: dict[str, Any] = {f"w{i}": w for i, w in enumerate(self.weights)}
         numbers |= {name: np.asarray(value) for name, value in self.hyper.items()}
         (x, y), (vx, vy) = self.train, self.validation
-        np.savez(path, x=x, y=y, vx=vx, vy=vy, rows=np.asarray(rows, np.int64), **numbers)
+        numbers |= {"x": x, "y": y, "vx": vx, "vy": vy, "rows": np.asarray(rows, np.int64)}
+        np.savez(path, allow_pickle=False, **numbers)
         return path
 
 

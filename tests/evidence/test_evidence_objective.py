@@ -104,6 +104,18 @@ def test_the_reported_deviation_is_that_of_the_stochastic_gradient():
     np.testing.assert_allclose(answer.certificate.bound, want, rtol=0.15)
 
 
+def test_a_batch_of_the_likelihood_is_unbiased():
+    objective, hyper, _, _ = regression()
+    some, _, _, _ = regression(likelihood_batch=5)
+    state = some.init(hyper)
+    values = []
+    for _ in range(400):
+        answer, state = some.value_and_grad(hyper, state)
+        values.append(float(answer.value))
+    whole = float(hx.hypergradient(objective, hyper).value)
+    assert abs(np.mean(values) - whole) < 4 * np.std(values) / np.sqrt(len(values))
+
+
 def test_a_choice_runs_inside_the_objective():
     objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.OneRow(4)), ev.FullData()), refresh=2))
     state = objective.init(hyper)

@@ -124,7 +124,7 @@ SLOW = pytest.mark.slow
         ("rnn", "columns"),
     ],
 )
-def test_gradients_at_once_and_chunks_of_examples_change_nothing(name: str, contraction: str) -> None:
+def test_gradients_at_once_and_chunks_of_examples_change_nothing(name: str, contraction: Any) -> None:
     model, cotangents, variances = problem(name, 1, 5, 2, "arrays")
     plan = _arguments(*model, cotangents, variances)[0].contracted(contraction)
     assert_agrees(by_contraction(contraction, 2 * plan.example_bytes(2)), model, cotangents, variances)

@@ -1,5 +1,7 @@
 """Bounds for losses of unknown structure: estimates, bounds given constants, and systems that are not the Hessian's."""
 
+from typing import Any
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -163,6 +165,7 @@ def test_gauss_newton_is_its_matrix_and_says_so():
 
 
 def test_settings_of_the_estimate_are_checked():
+    bad: dict[str, Any]
     for bad in ({"rounds": 0}, {"accuracy": 1.0}, {"relative": -1.0}, {"steps": 0}):
         with pytest.raises(ValueError, match="LookAheadEstimate"):
             hx.LookAheadEstimate(**bad)

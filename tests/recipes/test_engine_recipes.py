@@ -1,6 +1,9 @@
 """Recipes of every engine, against computations of their own: dense algebra, plain loops, finite differences."""
 
+from typing import Any
+
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -82,6 +85,7 @@ def test_cleaning_finds_wrong_labels_and_weights_are_those_of_the_family(tmp_pat
         text + "[hyper.weights]\n[objective]\ncertificate = 'free'\n[search]\nsteps = 20\nlearning_rate = 0.5\n",
     )
     assert job.splits is not None
+    assert job.hyper is not None
     assert set(job.hyper) == {"weights"}
     run = hx.Run(tmp_path / "run", config=job.config)
     outcome = carry_out(job, run, progress=False)
@@ -116,7 +120,8 @@ def test_corruption_changes_training_labels_alone(tmp_path):
         np.testing.assert_array_equal(getattr(clean, part)[1], getattr(dirty, part)[1])
     from sklearn.datasets import load_iris
 
-    np.testing.assert_array_equal(load_iris().data[clean.rows], clean.train[0])
+    iris: Any = load_iris()
+    np.testing.assert_array_equal(iris.data[clean.rows], clean.train[0])
 
 
 def test_weights_of_groups_by_a_column(tmp_path):
@@ -128,6 +133,7 @@ def test_weights_of_groups_by_a_column(tmp_path):
     assert job.splits.features == ("a", "b")
     assert job.splits.group_names == ("A", "B")
     np.testing.assert_array_equal(job.splits.groups, job.splits.rows % 2)
+    assert job.hyper is not None
     assert job.hyper["weights"].value.shape == (2,)
 
 
@@ -299,6 +305,7 @@ def test_tuned_training_data_and_augmentation(tmp_path):
     text += '[hyper.augmentation]\nshape = "feature"\n[training]\nsteps = 3\nlearning_rate = 0.05\n'
     job = job_of(tmp_path, text)
     assert job.splits is not None
+    assert job.hyper is not None
     assert job.hyper["inputs"].shape == (6, 4)
     inputs, labels = job.splits.train
     for row, label in zip(np.asarray(job.hyper["inputs"]), [0, 0, 1, 1, 2, 2], strict=True):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hyprax.recipes._data import load_splits
-from hyprax.recipes._schema import CsvData, NpzData, SklearnData, Split
+from hyprax.recipes._data_tables import CsvData, NpzData, SklearnData
+from hyprax.recipes._schema import Split
 
 
 def random_set(folder, rng, rows, classes):

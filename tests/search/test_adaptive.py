@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import equinox as eqx
 import hypothesis
@@ -32,8 +33,8 @@ class Uncertain(hx.AbstractObjective):
     """
 
     scales: jax.Array
-    looseness: float = 1.0
-    floor: float = 0.0
+    looseness: jax.Array | float = 1.0
+    floor: jax.Array | float = 0.0
     kind: str = eqx.field(static=True, default="certified")
 
     def init(self, hyper):
@@ -51,7 +52,7 @@ class Uncertain(hx.AbstractObjective):
     def _certificate(self, bound):
         if self.kind == "none":
             return hx.NoCertificate("by design")
-        return hx.ErrorBound(bound, self.kind, "error", "by design")
+        return hx.ErrorBound(bound, cast(Any, self.kind), "error", "by design")
 
     @eqx.filter_jit
     def value_and_grad(self, hyper, state, accuracy=None):
@@ -347,7 +348,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
         (lambda: MAID(adjoint=float("nan")), "adjoint nan"),
         (lambda: MAID(loosen=0.9), "loosen 0.9"),
         (lambda: MAID(lengthen=float("inf")), "lengthen inf"),
-        (lambda: HOAG("linear"), "'linear', allowed are 'exponential', 'quadratic', 'cubic'"),
+        (lambda: HOAG(cast(Any, "linear")), "'linear', allowed are 'exponential', 'quadratic', 'cubic'"),
         (lambda: HOAG(tolerance=-1.0), "tolerance -1.0"),
         (lambda: HOAG(first_move=0.0), "first_move 0.0"),
         (lambda: HOAG(floor=0.0), "floor 0.0"),

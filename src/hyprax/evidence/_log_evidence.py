@@ -113,16 +113,21 @@ def log_evidence(
     return evaluate(built, estimator, jax.random.key(0) if key is None else key, batch)
 
 
+def tempered_fit(built: Problem, batch: int | None, key: Array) -> Float[Array, ""]:
+    """(1/T) Σ_n log p(y_n|f_n), from `batch` data drawn uniformly (unbiased) or from all."""
+    if batch is None:
+        fit = built.log_likelihood()
+    else:
+        fit = built.size / batch * built.log_likelihood(subset(batch, built.size, key))
+    return fit / built.temperature.astype(fit.dtype)
+
+
 @eqx.filter_jit
 def evaluate(built: Problem, estimator: AbstractEstimator, key: Array, batch: int | None) -> LogEvidence:
     """The log evidence of a problem that is known to be sound."""
     draw_key, batch_key = jax.random.split(key)
     sides = estimator(built, draw_key)
-    if batch is None:
-        fit = built.log_likelihood()
-    else:
-        fit = built.size / batch * built.log_likelihood(subset(batch, built.size, batch_key))
-    fit = fit / built.temperature.astype(fit.dtype)
+    fit = tempered_fit(built, batch, batch_key)
     penalty = built.prior.penalty(built.params).astype(fit.dtype)
     value = fit - 0.5 * penalty - 0.5 * sides.upper
     other = None if sides.lower is None else fit - 0.5 * penalty - 0.5 * sides.lower

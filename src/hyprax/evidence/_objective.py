@@ -16,10 +16,14 @@ from .._result import RESULTS
 from .._trees import tree_all_finite, tree_dot
 from ._certificate import EvidenceCertificate
 from ._choice import Choice, ChoiceState
-from ._designs import OneRow, check_size, subset
+from ._designs import OneRow, check_size
 from ._estimator import AbstractEstimator, Chain, LogDeterminant
 from ._likelihoods import AbstractLikelihood, Categorical
+<<<<<<< HEAD
 from ._log_evidence import pair, problem
+=======
+from ._log_evidence import problem, tempered_fit
+>>>>>>> evidence
 from ._priors import GaussianPrior
 from ._problem import Problem
 
@@ -209,12 +213,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             sides, choice = self.estimator(built, draw_key, choice)
         else:
             sides = self.estimator(built, draw_key)
-        if self.likelihood_batch is None:
-            fit = built.log_likelihood()
-        else:
-            some = subset(self.likelihood_batch, built.size, batch_key)
-            fit = built.size / self.likelihood_batch * built.log_likelihood(some)
-        total = fit / built.temperature.astype(fit.dtype) - 0.5 * (built.prior.penalty(built.params) + sides.upper)
+        fit = tempered_fit(built, self.likelihood_batch, batch_key)
+        total = fit - 0.5 * (built.prior.penalty(built.params).astype(fit.dtype) + sides.upper)
         return -total / built.size, (sides, choice)
 
     @eqx.filter_jit
