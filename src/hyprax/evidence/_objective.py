@@ -19,11 +19,7 @@ from ._choice import Choice, ChoiceState
 from ._designs import OneRow, check_size
 from ._estimator import AbstractEstimator, Chain, LogDeterminant
 from ._likelihoods import AbstractLikelihood, Categorical
-<<<<<<< HEAD
-from ._log_evidence import pair, problem
-=======
-from ._log_evidence import problem, tempered_fit
->>>>>>> evidence
+from ._log_evidence import pair, problem, tempered_fit
 from ._priors import GaussianPrior
 from ._problem import Problem
 
