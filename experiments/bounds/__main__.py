@@ -230,13 +230,6 @@ def report(
 
 Measured on a {machine()}, float64. MNIST-{size} at 7 x 7, weights trained at prior precision 1 by {steps} steps of
 Adam, then frozen. `passes` are backward passes (the pilot of 16 more rows of scored designs, and forward passes, are
-<<<<<<< HEAD
-not counted), `kernel` the side of the matrix factored. Columns 1e-2, 1 and 1e2: the mean estimate of log|I + K|
-over the truth at these prior precisions. `sd`, `rmse`, `U - Lo`: relative to the truth, means over {len(precisions)}
-precisions from 1e-4 to 1e4, {draws} draws each. `shift`: of the log10 of the best prior precision. `wrong side`:
-precisions at which the mean of the draws is below the truth by more than three standard errors; for what is labelled `bound`
-confirmed with a hundred fresh draws. `seconds`: all evaluations and the compilation, on a shared machine.
-=======
 not counted), `kernel` the side of the matrix factored. Columns 1e-2, 1 and 1e2: the mean estimate of log|I + K| over
 the truth at these prior precisions. `sd`, `rmse`, `U - Lo`: relative to the truth, means over {len(precisions)}
 precisions from 1e-4 to 1e4, {draws} draws each. `shift`: of the log10 of the best prior precision. `wrong side`:
@@ -244,7 +237,6 @@ precisions at which the mean of the draws is below the truth by more than three 
 `bound` confirmed with a hundred fresh draws. `seconds`: all evaluations and the compilation, on a shared machine. With
 10 passes the subsets of all outputs hold one datum, whose log-determinant varies so much that the mean of {draws} draws
 says little.
->>>>>>> evidence2
 
 **On the wrong side among everything labelled `bound`: {wrong}.**
 
