@@ -202,10 +202,10 @@ def main() -> None:
 
 Measured on a {machine()}, one thread, float32, JAX {jax.__version__}: the least
 seconds of one core of at least five evaluations of log|I + K| and its derivative in four log prior precisions,
-compilation apart, and XLA's figure of temporary storage. Pairs of MNIST digits, a multilayer perceptron 392-100-C. The chain draws one row a datum (and a
-pilot of 16), the subset all outputs of its data, the root is stick-breaking. KFAC is written out for this network and
-goes through all data in chunks of {CHUNK}; it is an estimate and bounds nothing. Kernels of more than 1,000 rows are
-left out.
+compilation apart, and XLA's figure of temporary storage. Pairs of MNIST digits, a multilayer perceptron 392-100-C.
+The chain draws one row a datum (and a pilot of 16), the subset all outputs of its data, the root is stick-breaking.
+KFAC is written out for this network and goes through all data in chunks of {CHUNK}: an estimate that bounds nothing.
+Kernels of more than 1,000 rows are left out.
 
 ## Ten classes
 
