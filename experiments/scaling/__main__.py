@@ -190,23 +190,22 @@ def main() -> None:
                 rows.append(measure(name, estimator, n, classes, data))
     picture(rows, 10)
     names = list(dict.fromkeys(row.name for row in rows if not row.name.startswith("KFAC")))
-    crossings = [
-        [name, *(crossover(rows, name, c) if any((r.name, r.classes) == (name, c) for r in rows) else "-" for c in cs)]
-        for cs in [sorted({c for _, c in columns})]
-        for name in names
-    ]
     classes = sorted({c for _, c in columns})
+    measured = {(row.name, row.classes) for row in rows}
+    crossings = [
+        [name, *(crossover(rows, name, c) if (name, c) in measured else "-" for c in classes)] for name in names
+    ]
     lines = [["estimator", *(f"C = {c}" for c in classes)], ["---"] * (len(classes) + 1), *crossings]
     text = f"""# The cost of a hypergradient against the size of the data
 
     python -m experiments.scaling{" --quick" if quick else ""}
 
-Measured on a {machine()}, one thread, float32, JAX {jax.__version__}: the least seconds of one core of at least five
-evaluations of log|I + K| and its derivative in four log prior precisions, compilation apart, and XLA's figure of
-temporary storage. Pairs of MNIST digits, a multilayer perceptron 392-100-C. The chain draws one row a datum (and a
-pilot of 16), the subset all outputs of its data, the root is stick-breaking. KFAC is written out for this network and
-goes through all data in chunks of {CHUNK}; it is an estimate and bounds nothing. Kernels of more than 1,000 rows are
-left out.
+Measured on a {machine()}, one thread, float32, JAX {jax.__version__}: the least
+seconds of one core of at least five evaluations of log|I + K| and its derivative in four log prior precisions,
+compilation apart, and XLA's figure of temporary storage. Pairs of MNIST digits, a multilayer perceptron 392-100-C.
+The chain draws one row a datum (and a pilot of 16), the subset all outputs of its data, the root is stick-breaking.
+KFAC is written out for this network and goes through all data in chunks of {CHUNK}: an estimate that bounds nothing.
+Kernels of more than 1,000 rows are left out.
 
 ## Ten classes
 
@@ -225,7 +224,7 @@ left out.
 ## Where KFAC of all data costs as much
 
 The N at which one evaluation of KFAC takes as long as the estimator, by a straight line through KFAC's smallest and
-largest N. With fewer data KFAC is the cheaper, with more the estimator.
+largest N (extended beyond it where it must be). With fewer data KFAC is the cheaper, with more the estimator.
 
 {chr(10).join("| " + " | ".join(line) + " |" for line in lines)}
 """
