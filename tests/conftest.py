@@ -32,6 +32,17 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_lightly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small programs, compiled once and run once: the compiler is their cost, so it does not optimise here.
+
+    A test module that is about what the optimised program computes says `OPTIMISED = True`.
+    """
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMISED", False))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Annotations unchecked, as for a user: for tests of the errors that arguments of a wrong type meet."""

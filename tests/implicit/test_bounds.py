@@ -10,6 +10,8 @@ import hyprax as hx
 import oracles
 from problems import Problem, random_problem
 
+OPTIMISED = True  # rounding and bits are those of the compiler that users have
+
 
 def generator(kind: str, index: int, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, len(kind)])

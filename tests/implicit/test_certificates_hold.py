@@ -8,6 +8,8 @@ import pytest
 import certificate_cases as cases
 import hyprax as hx
 
+OPTIMISED = True  # rounding and bits are those of the compiler that users have
+
 BOUNDS = {"look-ahead": hx.LookAhead(relative=0.0), "free": hx.FreeBound()}
 
 

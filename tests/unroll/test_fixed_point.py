@@ -23,6 +23,8 @@ from hyprax.unroll._rational import (
 )
 from hyprax.unroll._spill import Spill
 
+OPTIMISED = True  # rounding and bits are those of the compiler that users have
+
 multiply_jit = jax.jit(multiply, static_argnums=4)
 divide_jit = jax.jit(divide, static_argnums=4)
 

@@ -10,15 +10,6 @@ import pytest
 import hyprax as hx
 from trainings import MODELS, make_problem, oracle, relative_error, written_out
 
-
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    """What is compared here is mathematics, the same however hard XLA optimises; most of the time is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 MODES = {
     "store_all": hx.StoreAll("loop"),
     "store_all_host": hx.StoreAll("host"),

@@ -11,6 +11,8 @@ import hyprax as hx
 from hyprax.unroll._fixed_point import decode, encode
 from hyprax.unroll._reversible_optimizer import StepFactors, Words
 
+OPTIMISED = True  # rounding and bits are those of the compiler that users have
+
 PEERS = {
     "polyak": (
         lambda: hx.MomentumSGD(0.1, 0.8, form="polyak"),
