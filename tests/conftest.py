@@ -41,6 +41,7 @@ def compiled_lightly(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMISED", False))
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # thousands of programs in one process exhaust its memory maps, and XLA aborts
 
 
 @pytest.fixture
