@@ -108,7 +108,7 @@ def test_any_pytree_and_any_constraint_against_finite_differences(leaf, pick):
     hyper = {"a": (leaf,), "shift": jnp.asarray(0.3)}
     answer = hx.hypergradient(objective, hyper, throw=False)
     assert jax.tree.structure(answer.grad) == jax.tree.structure(hyper)
-    assert answer.certificate.kind == "none"
+    assert answer.certificate.kind == "estimated"
 
     def value(hyper):
         return float(objective.value(hyper, objective.init(hyper))[0].value)

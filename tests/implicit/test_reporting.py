@@ -63,7 +63,7 @@ def test_the_residual_is_the_true_one():
     rng = np.random.default_rng(2)
     root = rng.normal(size=(8, 8))
     matrix = root @ root.T + 1e-6 * np.eye(8)
-    objective = quadratic(matrix, rng.normal(size=8), adjoint=hx.CG(max_steps=3))
+    objective = quadratic(matrix, rng.normal(size=8), adjoint=hx.CG(max_steps=3), certificate=hx.NoBound())
     hyper = jnp.asarray(1.0)
     answer, state = objective.value_and_grad(hyper, objective.init(hyper))
     residual = matrix @ np.asarray(state.adjoint) - (np.asarray(state.params) - np.asarray(objective.outer_data))
@@ -213,15 +213,15 @@ outer = (jnp.asarray(x), jnp.asarray(y))
 objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer)
 answer = hx.hypergradient(objective, {"penalty": hx.Positive(0.1)})
 assert answer.grad["penalty"].raw.dtype == jnp.float32
-assert answer.certificate.kind == "none" and "float64" in repr(answer.certificate), answer
+assert answer.certificate.kind == "estimated", answer
 try:
     hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer, certificate=hx.LookAhead())
 except ValueError as error:
     assert "jax_enable_x64" in str(error)
 else:
-    raise AssertionError("a certified bound in float32 was not refused")
+    raise AssertionError("a certified bound in 32-bit arithmetic was not refused")
 """
 
 
-def test_float32_says_that_nothing_is_certified():
+def test_32_bit_arithmetic_certifies_nothing():
     subprocess.run([sys.executable, "-c", FLOAT32], check=True, timeout=120)
