@@ -126,6 +126,7 @@ def test_the_order_of_rows_does_not_depend_on_the_sample(name: str):
     assert conflicts <= (0 if name in ("uniform", "blocks") else 0.02 * pairs)
 
 
+@pytest.mark.slow
 def test_a_row_never_meets_its_sibling():
     problem = small_problem()
     for name in ("one row", "one row, scored", "two-phase"):

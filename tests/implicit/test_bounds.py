@@ -41,6 +41,7 @@ def check_bounds(kind: str, index: int, seed: int, count: int, bound: hx.Abstrac
             assert off <= float(value.certificate.bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [hx.EhrhardtRoberts(), hx.LookAhead()], ids=("ehrhardt-roberts", "look-ahead"))
 @pytest.mark.parametrize(("kind", "index"), [("softmax", 3), ("logistic", 1), ("squared", 0)])
 def test_bounds_of_objectives_hold(kind, index, bound):

@@ -206,7 +206,7 @@ def test_a_warm_start_from_another_problem_is_right_or_reported(name):
     for size in (1.0, 1e3, 1e6):
         state = ImplicitState(jnp.asarray(size * rng.normal(size=5)), jnp.asarray(size * rng.normal(size=5)))
         answer, _ = objective.value_and_grad(problem.hyper, state)
-        assert name_of(answer) in ("successful", "inner_not_converged")
+        assert name_of(answer) in ("successful", "inner_not_converged", "adjoint_not_converged")
         if name_of(answer) == "successful":
             assert problem.error(answer) <= 1e-6 * (1e-3 + float(np.linalg.norm(problem.grad.astype(float))))
 

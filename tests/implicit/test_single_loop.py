@@ -229,6 +229,7 @@ def test_amigo_with_many_steps_on_all_data_is_the_hypergradient(seed):
         assert problem.error(answer) <= 1e-6 * (1 + np.linalg.norm(problem.grad))
 
 
+@pytest.mark.slow
 def test_amigo_comes_nearer_with_more_steps():
     problem = random_problem(np.random.default_rng(1), "logistic", 1, n=30, smallest=0.3)
     errors = []
@@ -326,6 +327,7 @@ def test_the_memory_of_saba_is_as_stated():
     assert codes(generic) == [inner * (2 * d + hyper_size), outer * (d + hyper_size + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [hx.SOBA, hx.SABA, hx.AmIGO])
 def test_inside_a_compiled_loop_and_over_many_starts(method):
     problem = random_problem(np.random.default_rng(4), "logistic", 1, n=30, smallest=0.1)

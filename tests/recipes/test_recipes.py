@@ -66,6 +66,7 @@ def test_settings_override_the_file(tmp_path):
     assert job.splits.train[0].shape[1] == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "expected"), [("global", ()), ("class", (3,)), ("feature", (4, 1)), ("weight", (4, 3))]
 )

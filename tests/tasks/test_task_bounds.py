@@ -254,6 +254,7 @@ def failures(name, n, delta, draws, target, **options):
     return failed / draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["excess", "deviation"])
 @pytest.mark.parametrize("name", ["thresholds", "parabolas", "disasters", "rare"])
 def test_gap_holds_in_simulation(monkeypatch, name, target):
@@ -271,6 +272,7 @@ def test_gap_holds_in_thousands_of_draws(monkeypatch, name, target):
         assert failures(name, n, 0.2, 1500, target) <= 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["thresholds", "disasters", "rare"])
 def test_split_bounds_hold_for_every_alpha_at_once(name):
     draw, truth, least = worlds()[name]

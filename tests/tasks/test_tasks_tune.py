@@ -46,6 +46,7 @@ def test_sweep_is_below_every_value_of_the_mean(seed):
     assert np.all(best.regrets() >= -1e-9 - max(f.radius.max() for f in found))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None)
 def test_branch_and_bound_agrees_with_the_sweep(seed):

@@ -71,6 +71,7 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     assert exact(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), [("paper", "momentum"), ("adam", "beta2")])
 def test_factors_near_one_are_not_taken_for_one(name, key):
     """Rounded to 1, they would leave the run without its gain 1 - γ: still weights, or a correction by 0."""
