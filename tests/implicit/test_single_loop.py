@@ -217,7 +217,7 @@ def test_soba_settles_with_decreasing_steps_and_hovers_with_constant_ones():
     assert np.mean(ends[0.6]) < 0.02
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_amigo_with_many_steps_on_all_data_is_the_hypergradient(seed):
     problem = random_problem(np.random.default_rng(seed), "logistic", 1, n=30, smallest=0.3)
     for form, options in forms(problem):
@@ -233,7 +233,7 @@ def test_amigo_with_many_steps_on_all_data_is_the_hypergradient(seed):
 def test_amigo_comes_nearer_with_more_steps():
     problem = random_problem(np.random.default_rng(1), "logistic", 1, n=30, smallest=0.3)
     errors = []
-    for count in (1, 10, 100, 1000):
+    for count in (1, 20, 400):
         objective = hx.AmIGO(
             *as_family(problem), batch_size=30, outer_batch_size=15, inner_steps=count, adjoint_steps=count, key=KEY
         )
