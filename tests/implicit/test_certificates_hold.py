@@ -71,3 +71,19 @@ def test_the_cholesky_bound_refuses_what_it_cannot_factorise():
     case = cases.random_case(np.random.default_rng(0), cases.Structure("squared", "feature", sparse=True))
     with pytest.raises(ValueError, match="dense arrays"):
         hx.CholeskyBound().prepare(case.loss, case.loss.mean_loss, case.outer_data)
+
+
+def test_entries_of_one_place_are_one_entry():
+    """a + b in one place has the norm |a + b|, not (a² + b²)^½: bounds rest on norms."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.array([0, 0, 1, 1, 1, 2]), np.array([1, 1, 0, 2, 2, 1])
+    entries = rng.normal(size=6)
+    dense = np.zeros((3, 4))
+    np.add.at(dense, (rows, columns), entries)
+    made = hx.families.SparseDesign(entries, rows, columns, (3, 4))
+    assert len(made.by_row[0]) == 4
+    family = hx.families.Squared(made, np.ones(3), penalty=0.1)
+    np.testing.assert_array_less(np.linalg.norm(dense, axis=1), np.asarray(family.norms.rows))
+    np.testing.assert_array_less(np.linalg.norm(dense, 2) ** 2, float(family.norms.gram))
+    whole = hx.families.SparseDesign(np.array([2, 3]), np.array([0, 1]), np.array([0, 1]), (2, 2))
+    assert whole.dtype == np.float64

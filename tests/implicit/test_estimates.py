@@ -164,6 +164,27 @@ def test_gauss_newton_is_its_matrix_and_says_so():
         hx.GaussNewton(network, squared, data=data, damping=-1.0)
 
 
+def test_no_bound_of_another_system_is_called_certified():
+    data = (jnp.ones((4, 3)), jnp.ones(4))
+    params = {"first": jnp.ones((3, 2)), "second": jnp.ones(2)}
+    loss = hx.GaussNewton(network, squared, regulariser=decay, data=data, damping=0.1)
+    one = jnp.asarray(1.0)
+    for bound in (
+        hx.EhrhardtRoberts(hx.Constants(one, one, one, one), lipschitz_outer=1.0, lipschitz_direct=0.0),
+        hx.DirectionalBound(smallest, **constants(ridge(np.random.default_rng(0))[0])),
+    ):
+        with pytest.raises(ValueError, match="damped Gauss-Newton"):
+            hx.ImplicitObjective(hx.Optimum(loss, params), squared, data, certificate=bound)
+
+
+def test_bounds_in_exact_arithmetic_refuse_float32():
+    data, _, _, _ = ridge(np.random.default_rng(0))
+    x, y, v, z = (part.astype(jnp.float32) for part in data)
+    optimum = hx.Optimum(inner, jnp.zeros(4, jnp.float32), data=(x, y))
+    with pytest.raises(ValueError, match="float32"):
+        hx.ImplicitObjective(optimum, outer, (v, z), certificate=hx.DirectionalBound(smallest, **constants(data)))
+
+
 def test_settings_of_the_estimate_are_checked():
     bad: dict[str, Any]
     for bad in ({"rounds": 0}, {"accuracy": 1.0}, {"relative": -1.0}, {"steps": 0}):

@@ -59,7 +59,14 @@ class Certified(eqx.Module):
 
 
 class AbstractBound(eqx.Module):
-    """A way to bound the error of a hypergradient."""
+    """A way to bound the error of a hypergradient.
+
+    - `of_hessian`: whether what it says holds only where products are with the Hessian of the inner loss itself.
+    - `of_float64`: whether it holds only for parameters stored in float64.
+    """
+
+    of_hessian: ClassVar[bool] = True
+    of_float64: ClassVar[bool] = False
 
     @abc.abstractmethod
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractBound":
@@ -96,6 +103,8 @@ class NoBound(AbstractBound):
     """No bound is computed: every answer says so."""
 
     reason: str = eqx.field(static=True, default="no bound was asked for")
+
+    of_hessian: ClassVar[bool] = False
 
     def prepare(self, loss, outer, outer_data):
         return self
@@ -143,6 +152,7 @@ class EhrhardtRoberts(AbstractBound):
     lipschitz_direct: float | Array | None = None
     outer_norms: DesignNorms | None = None
 
+    of_float64: ClassVar[bool] = True
     citations: ClassVar[tuple[str, ...]] = (
         """@article{ehrhardt2023analyzing, author = {Ehrhardt, Matthias J. and Roberts, Lindon},
   title = {Analyzing inexact hypergradients for bilevel learning}, journal = {IMA Journal of Applied Mathematics},

@@ -47,6 +47,7 @@ class DirectionalBound(AbstractBound):
     direct_change: Callable[[PyTree, PyTree, Array], Constant] | None
     outer_slope: Callable[[PyTree, PyTree, Array], Constant] | None
 
+    of_float64: ClassVar[bool] = True
     METHOD: ClassVar[str] = "directional, given the user's constants, in exact arithmetic"
 
     def __init__(

@@ -1,5 +1,7 @@
 """The look-ahead estimate: how far a hypergradient moves when the solves behind it are taken further. For any loss."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,8 @@ class LookAheadEstimate(AbstractBound):
     rounds: int = 3
     accuracy: float = 1e-2
     steps: int = 200
+
+    of_hessian: ClassVar[bool] = False
 
     def __check_init__(self):
         if not (self.relative >= 0 and self.rounds >= 1 and 0 < self.accuracy < 1 and self.steps >= 1):

@@ -14,7 +14,7 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, AbstractAdjointSolver, AdjointSystem
-from ._bounds import AbstractBound, EhrhardtRoberts, Evaluation, OuterLoss, rayleigh_quotient
+from ._bounds import AbstractBound, Evaluation, OuterLoss, rayleigh_quotient
 from ._family_bounds import AbstractFamilyBound
 from ._hessian import hessian_diagonal
 from ._inner_loss import AbstractInnerLoss, Point
@@ -73,7 +73,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.outer_data = jax.tree.map(jnp.asarray, outer_data)
         self.adjoint = CG() if adjoint is None else adjoint
         self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
-        _check_dtype(self.certificate, optimum)
+        _check_assumptions(self.certificate, optimum)
         self.certificate = self.certificate.prepare(optimum.loss, outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
@@ -204,24 +204,29 @@ def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
 
 
 def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
-    if not (isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)):
-        return LookAheadEstimate()
-    if not jax.config.read("jax_enable_x64"):
-        return LookAheadEstimate()
-    return LookAhead()
+    family = isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)
+    return LookAhead() if family and jax.config.read("jax_enable_x64") else LookAheadEstimate()
 
 
-def _check_dtype(certificate: AbstractBound, optimum: Optimum) -> None:
-    """Families are certified in float64 arithmetic whatever they are stored in; others as they are given."""
-    dtype = tree_dtype(optimum.params0)
+def _check_assumptions(certificate: AbstractBound, optimum: Optimum) -> None:
+    """Refuse a bound that would not hold: of another system than A q = ∇f, or in too narrow an arithmetic.
+
+    Families are certified in float64 arithmetic whatever they are stored in.
+    """
+    name, dtype, system = type(certificate).__name__, tree_dtype(optimum.params0), optimum.loss.system
+    if certificate.of_hessian and system:
+        raise ValueError(
+            f"{name}: given an inner loss whose products are {system}, allowed are hx.LookAheadEstimate() and "
+            "hx.NoBound(): a bound would be of that system's hypergradient."
+        )
     if isinstance(certificate, AbstractFamilyBound) and not jax.config.read("jax_enable_x64"):
         raise ValueError(
-            f"{type(certificate).__name__}: given 32-bit arithmetic alone, allowed is 64-bit: call "
+            f"{name}: given 32-bit arithmetic alone, allowed is 64-bit: call "
             "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.NoBound()."
         )
-    if isinstance(certificate, EhrhardtRoberts) and dtype != jnp.float64:
+    if certificate.of_float64 and dtype != jnp.float64:
         raise ValueError(
-            f"EhrhardtRoberts: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
+            f"{name}: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
             "True) before making arrays, or use hx.LookAhead() with a family, which widens them."
         )
 

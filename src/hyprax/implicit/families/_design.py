@@ -17,7 +17,7 @@ class SparseDesign(eqx.Module):
 
     **Arguments:**
 
-    - `entries`: the non-zero entries, `(nnz,)`.
+    - `entries`: the non-zero entries, `(nnz,)`; those of one place are summed, integers made floating.
     - `rows`, `columns`: their places, integers.
     - `shape`: (n, d).
 
@@ -34,6 +34,14 @@ class SparseDesign(eqx.Module):
             if places.size and (places.min() < 0 or places.max() >= size):
                 raise ValueError(f"SparseDesign: given {name} outside 0 to {size - 1}, allowed are places inside.")
         self.shape = (int(shape[0]), int(shape[1]))
+        if entries.dtype.kind != "f":
+            entries = entries.astype(jnp.result_type(float))
+        # Norms, and with them every bound, are those of the matrix: an entry a + b is not an a and a b.
+        places, of_entry = np.unique(rows.astype(np.int64) * self.shape[1] + columns, return_inverse=True)
+        if len(places) < len(entries):
+            summed = np.zeros(len(places), entries.dtype)
+            np.add.at(summed, of_entry, entries)
+            entries, rows, columns = summed, places // self.shape[1], places % self.shape[1]
 
         def ordered(order: np.ndarray) -> tuple[Array, Array, Array]:
             places = (rows[order].astype(np.int32), columns[order].astype(np.int32))
@@ -44,9 +52,8 @@ class SparseDesign(eqx.Module):
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> "SparseDesign":
-        """From a `scipy.sparse` matrix or array; duplicates are summed and zeros dropped."""
+        """From a `scipy.sparse` matrix or array; zeros are dropped."""
         matrix = matrix.tocsr().copy()
-        matrix.sum_duplicates()
         matrix.eliminate_zeros()
         coordinates = matrix.tocoo()
         return cls(coordinates.data, coordinates.row, coordinates.col, coordinates.shape)
