@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -35,7 +36,7 @@ class Sweep:
         start = run.draft.start
         with wide():
             template = {
-                "carry": _untouched(run, start) if back else start,
+                "carry": untouched(run, start) if back else start,
                 "last": start if back else None,
                 "rows": blank_rows(run.setup.program, run.draft.weights, rows),
                 "spill": run.words_before(at),
@@ -71,11 +72,8 @@ class Sweep:
             if self._last is not None:
                 carry, reached = self._carry, self._at
             else:
-                blank = _untouched(run, last)
-                carry, reached = (
-                    Backward(last.words, jax.tree.leaves(dparams), blank.dstates, dhyper, blank.dtables),
-                    steps,
-                )
+                begun = (jax.tree.leaves(dparams), dhyper)
+                carry, reached = eqx.tree_at(lambda c: (c.dweights, c.dhyper), untouched(run, last), begun), steps
             for lo, hi in reversed(run.pieces(iter(self._journal.stops(steps)))):
                 if hi > reached:
                     continue
@@ -90,7 +88,7 @@ class Sweep:
         self._journal.passed(done, text, position, state)
 
 
-def _untouched(run: ExactRun, last: Forward) -> Backward:
+def untouched(run: ExactRun, last: Forward) -> Backward:
     """The words of the end of the run, and zeros for the adjoint."""
     weights = jax.tree.leaves(run.draft.weights)
     return Backward(
