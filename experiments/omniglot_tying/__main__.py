@@ -210,16 +210,16 @@ def main() -> None:
             f"| {way} | {losses} | {spread(f['test'])} | {100 * f['error'].mean():.1f} % | {steps} | "
             f"{f['seconds'].mean():.0f} |"
         )
-    testing = tying.DRAWERS - DEVELOPED - CHOSEN
+    testing, sizes = tying.DRAWERS - DEVELOPED - CHOSEN, "-".join(map(str, tying.SIZES))
     text = (
-        f"Measured on a {machine()}, one thread, load average {os.getloadavg()[0]:.0f}. Networks "
-        f"{'-'.join(map(str, tying.SIZES))} on images of {tying.PIXELS} x {tying.PIXELS} (the paper: 784-400-200-55; "
-        f"smaller here to save time), T = {settings.steps} steps with momentum .9 and batches of {tying.BATCH} an "
-        f"alphabet; {settings.meta} hypergradients, through Adam at {PACE}, and at {OWN_PACE} for the deviations. Of the "
-        f"{tying.DRAWERS} drawers of each character {testing} test, {CHOSEN} choose the step, and of the {DEVELOPED} others "
-        f"each hypergradient draws {TRAINED} to train on and {DEVELOPED - TRAINED} to tune on. The hyperparameters judged "
-        f"are means over {settings.window} steps. Losses are means over {count} folds, each of {settings.seeds} new "
-        "trainings, ± their standard error; training sets of different folds overlap."
+        f"Measured on a {machine()}, one thread, load average {os.getloadavg()[0]:.0f}. Networks {sizes} on images of "
+        f"{tying.PIXELS} x {tying.PIXELS} (the paper: 784-400-200-55; smaller here to save time), T = {settings.steps} "
+        f"steps with momentum .9 and batches of {tying.BATCH} an alphabet; {settings.meta} hypergradients, through "
+        f"Adam at {PACE}, and at {OWN_PACE} for the deviations. Of the {tying.DRAWERS} drawers of each character "
+        f"{testing} test, {CHOSEN} choose the step, and of the {DEVELOPED} others each hypergradient draws {TRAINED} to "
+        f"train on and {DEVELOPED - TRAINED} to tune on. The hyperparameters judged are means over {settings.window} "
+        f"steps. Losses are means over {count} folds, each of {settings.seeds} new trainings, ± their standard error; "
+        "training sets of different folds overlap."
     )
     lines = [
         "# Learned tying of ten alphabets",
@@ -228,7 +228,8 @@ def main() -> None:
         "",
         textwrap.fill(text, 105),
         "",
-        "| layers | training loss | loss tuned | loss chosen by | test loss | test error | up to step | seconds |",
+        "| layers | training loss | loss tuned | loss chosen by | test loss | test error | last step averaged | "
+        "seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *rows,
         "",

@@ -145,8 +145,8 @@ def scratch(fn: Callable[..., Any], *arguments: Any) -> int:
     analysis = jax.jit(call).lower(arrays).compile().memory_analysis()
     if analysis is None:
         raise ValueError(
-            f"estimate: given the platform {jax.default_backend()!r}, for whose programs XLA states no memory, allowed are "
-            "those where it does: set JAX_PLATFORMS=cpu for an estimate there."
+            f"estimate: given the platform {jax.default_backend()!r}, for whose programs XLA states no memory, allowed "
+            "are those where it does: set JAX_PLATFORMS=cpu for an estimate there."
         )
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 

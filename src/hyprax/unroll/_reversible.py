@@ -68,9 +68,9 @@ class Reversible(AbstractMode):
 
     The gradient must come back bit for bit, which no compiler promises: it is checked, never assumed. Both sweeps use
     the same kind of loop; if the start does not come back, the run is made again with one compiled gradient for both
-    sweeps, and if that does not either, the answer ends as `RESULTS.not_reversible`. What failed is not tried again from
-    the state that [`hyprax.UnrolledObjective`][] returns. Numbers that do not fit end it as
-    `RESULTS.fixed_point_overflow`, those that are not finite as `RESULTS.diverged`, and its gradient is then nan.
+    sweeps, and if that does not either, the answer ends as `RESULTS.not_reversible`. An objective's next evaluation
+    begins with what succeeded in the last. Numbers that do not fit end it as `RESULTS.fixed_point_overflow`, those that
+    are not finite as `RESULTS.diverged`, and its gradient is then nan.
 
     **Arguments:**
 
