@@ -18,7 +18,7 @@ TASKS, CLASSES, DRAWERS = 2 * len(NAMES), 40, 20
 PIXELS = 14
 SIZES = (PIXELS**2, 200, 100, CLASSES)
 LAYERS = len(SIZES) - 1
-BATCH = 100
+BATCH = 60
 
 
 def shrunk(images: np.ndarray) -> np.ndarray:
@@ -152,9 +152,9 @@ def start(correlations: tuple[float, ...]) -> dict[str, Array]:
     c = np.clip(correlations, 1e-13, 1 - 1e-13)
     logits = np.log(c) - np.log1p(-c)
     return {
-        "rate": jnp.log(jnp.asarray(2.0, jnp.float32)),
+        "rate": jnp.zeros((), jnp.float32),
         "penalties": jnp.full(LAYERS, np.log(0.01), jnp.float32),
-        "scales": jnp.asarray([-0.8, 0.5, 0.4], jnp.float32),
+        "scales": jnp.asarray([-0.8, 0.4, 0.3], jnp.float32),
         "common": jnp.asarray(logits, jnp.float32),
         "own": jnp.zeros((LAYERS, TASKS, TASKS), jnp.float32),
     }
