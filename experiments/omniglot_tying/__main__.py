@@ -114,7 +114,7 @@ def tune(images: list[np.ndarray], fold: Fold, way: str, settings: Settings) -> 
     correlations, kept = WAYS[way]
     hyper = tying.start(correlations)
     labels = {name: "kept" if name in kept else name if name in PACES else "all" for name in hyper}
-    rules = {"kept": optax.set_to_zero()} | {name: optax.adam(pace) for name, pace in PACES.items()}
+    rules: dict[Any, Any] = {"kept": optax.set_to_zero()} | {name: optax.adam(pace) for name, pace in PACES.items()}
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.partition(rules, labels))
     problem = objective(images, fold, settings)
     state, moments = problem.init(hyper), rule.init(hyper)
