@@ -127,7 +127,7 @@ def problem(size: Size, steps: int, mode: hx.AbstractMode) -> tuple[hx.UnrolledO
         steps,
     )
     hyper = {
-        "rates": hx.Positive(np.full(steps, 3e-3 * np.sqrt(64 / size.width), np.float32)),
+        "rates": hx.Positive(np.full(steps, 1e-3 * np.sqrt(64 / size.width), np.float32)),
         "beta1": hx.Interval(np.float32(0.9), 0.5, 0.99),
         "weight_decay": hx.Positive(np.float32(0.1)),
         "scale": hx.Positive(np.float32(0.5)),
@@ -168,7 +168,8 @@ def report(asked: argparse.Namespace, answer: hx.Hypergradient, seconds: float, 
         "bits a weight and step, beside theory": f"{stats['bits_per_parameter_step']:.4f} / {stats['theory_bits']:.4f}",
         "buffers put away": f"{stats['stored_bytes'] / 1e6:.1f} MB",
         "all states would take": f"{12 * size.weights() * steps / 1e6:,.0f} MB",
-        "amplification of the adjoint": f"{stats['amplification']:.3g}",
+        "the adjoint grows": f"{stats['amplification']:.3g}-fold, {stats['growth']:.4f} a step",
+        "ends as": answer.message.split(": ")[0] if answer.message else "successful",
         "F, nats a byte": f"{float(answer.value):.4f}",
         "dF/d log of all rates": f"{sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(answer.grad['rates'])):.4f}",
         "seconds, with compilation": f"{seconds:.0f}",
