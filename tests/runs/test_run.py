@@ -118,7 +118,6 @@ def test_more_steps_give_the_bits_of_one_longer_run(tmp_path):
 KILLED = """
 import sys, time, jax
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_disable_most_optimizations", True)  # as in the process that runs the tests
 sys.path.insert(0, {tests!r})
 from test_run import problem, SEARCH
 import hyprax as hx

@@ -17,7 +17,7 @@ import hyprax as hx
 from hyprax.unroll import ExactReversal, Outer, _exact_run, _reversal
 from trainings import relative_error
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 OPTIMISERS = ("paper", "polyak", "adam", "adamw")
 
