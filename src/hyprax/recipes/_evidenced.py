@@ -114,13 +114,13 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
         case "full":
             return FullData()
         case "ekfac":
-            return FullData(EKFAC())  # pyright: ignore[reportCallIssue]
+            return FullData(EKFAC())
         case "kfac":
-            return FullData(KFAC())  # pyright: ignore[reportCallIssue]
+            return FullData(KFAC())
         case "diagonal":
-            return FullData(Diagonal())  # pyright: ignore[reportCallIssue]
+            return FullData(Diagonal())
         case "last-layer":
-            return FullData(LastLayer(where=lambda params: params[last]))  # pyright: ignore[reportCallIssue]
+            return FullData(LastLayer(where=lambda params: params[last]))
         case _:
             if importlib.util.find_spec("matfree") is None:
                 raise RecipeError('given "lanczos", which needs the package matfree', key="evidence.estimator")
