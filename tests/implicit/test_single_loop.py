@@ -51,7 +51,7 @@ def as_family(problem: Problem) -> tuple[hx.Optimum, Any, Any]:
     return problem.objective.optimum, problem.objective.outer_loss, problem.objective.outer_data
 
 
-def forms(problem: Problem):
+def forms(problem: Problem) -> list[tuple[Any, dict[str, Any]]]:
     return [(as_family, {})] + ([(as_functions, {"rate": 0.1})] if problem.kind == "logistic" else [])
 
 

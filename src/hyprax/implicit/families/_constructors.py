@@ -41,8 +41,17 @@ Terms: TypeAlias = tuple[Selector | float, Any, Selector | None, Any]
 def _family(
     inputs: Design, targets: Array, loss: AbstractPointLoss, outputs: int | None, terms: Terms
 ) -> GeneralisedLinear:
-    names = ("penalty", "penalty_groups", "weights", "weight_groups")
-    return GeneralisedLinear(inputs, targets, loss, outputs, **dict(zip(names, terms, strict=True)))
+    penalty, groups, weights, weight_groups = terms
+    return GeneralisedLinear(
+        inputs,
+        targets,
+        loss,
+        outputs,
+        penalty=penalty,
+        penalty_groups=groups,
+        weights=weights,
+        weight_groups=weight_groups,
+    )
 
 
 def Softmax(
