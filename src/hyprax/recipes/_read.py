@@ -107,7 +107,7 @@ def _explain(error: pydantic.ValidationError) -> RecipeError:
     key, beside = _walk(first["loc"])
     kind, given = first["type"], first["input"]
     if kind == "value_error":
-        inner = first["ctx"]["error"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+        inner = first.get("ctx", {})["error"]
         return inner if isinstance(inner, RecipeError) else RecipeError(str(inner), key=key)
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key.rpartition(".")[2], beside, 1)
