@@ -31,10 +31,10 @@ from ..evidence import (
 )
 from ._data import Splits
 from ._engine_tables import Evidence, Training
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Noise, Precision
 from ._leaves import by_layer, leaf
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 from ._unrolled import network_of, predictor
 

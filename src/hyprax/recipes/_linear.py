@@ -42,10 +42,10 @@ from ..implicit import (
 )
 from ._data import Splits
 from ._engine_tables import Objective
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Penalty
 from ._leaves import feature_groups, inside, leaf, weights
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 
 FAMILIES: dict[str, Any] = {

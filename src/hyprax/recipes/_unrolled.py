@@ -27,12 +27,12 @@ from ..unroll import (
 )
 from ._data import Splits
 from ._engine_tables import Training
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Augmentation, Inputs
 from ._leaves import by_layer, leaf, weights
 from ._models import Network, network, outputs_of, scaled, shifted
 from ._own import as_arrays, own_hyper, own_start
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 
 

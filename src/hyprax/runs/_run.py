@@ -1,5 +1,6 @@
 """The record of a run: a folder that says what was asked, what was done, and where to go on."""
 
+import contextlib
 import json
 import platform
 import time
@@ -75,7 +76,8 @@ class Run(AbstractRecord):
     - `summary.json`: how the run ended.
 
     Nothing is pickled. Used again on the same folder, the run goes on from its last saved state: rows beyond it are
-    made again, and the result has the same bits as a run that was never interrupted.
+    made again, and the result has the same bits as a run that was never interrupted. One that is left before its first
+    step is made leaves no files.
 
     **Arguments:**
 
@@ -141,6 +143,7 @@ class Run(AbstractRecord):
 
     def step(self, step: Step, state: PyTree) -> None:
         assert self._history is not None  # `begin` comes first
+        (self.folder / SUMMARY).unlink(missing_ok=True)  # of a run that had ended, and goes on for more steps
         self._history.append(step.row())
         self._latest = state
         if time.monotonic() - self._saved >= self._every:
@@ -156,6 +159,12 @@ class Run(AbstractRecord):
         self._save()
         if self._history is not None:
             self._history.close()
+        if self._latest is None and not (self.folder / STATE).exists():
+            # Nothing was computed: a folder that remembers a configuration would refuse the next one.
+            for name in (CONFIG, HISTORY, START):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def finish(self, tuned: Tuned) -> None:
         self._save()
