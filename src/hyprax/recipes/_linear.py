@@ -85,12 +85,14 @@ def linear(recipe: Recipe, splits: Splits) -> Problem:
     inputs, targets = splits.train
     try:
         family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, **settings)
+        held, wanted = splits.validation
+        held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
+        optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
+        objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
+    except RecipeError:
+        raise
     except ValueError as error:
         raise RecipeError(as_error(error), key="model.kind") from None
-    held, wanted = splits.validation
-    held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
-    optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
-    objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
     start = None if penalty.start == "grid" else with_penalty(float(penalty.start), penalty)
     return Problem(objective, start, lambda params, inputs: inputs @ np.asarray(params), with_penalty)
 
