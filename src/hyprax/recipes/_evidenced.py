@@ -29,7 +29,7 @@ from ..evidence import (
     Partition,
     Tangent,
 )
-from ._data import Splits
+from ._data import Splits, check_batch_size
 from ._engine_tables import Evidence, Training
 from ._errors import RecipeError, as_error
 from ._hyper_tables import Noise, Precision
@@ -55,11 +55,7 @@ def evidenced(recipe: Recipe, splits: Splits) -> Problem:
     inputs, targets = splits.train
     data = (jnp.asarray(inputs), jnp.asarray(targets if recipe.model.classifies else targets[:, None]))
     size = len(inputs)
-    if asked.batch_size is not None and asked.batch_size > size:
-        raise RecipeError(
-            f"given {asked.batch_size}, allowed are at most {size}, the rows of the training part",
-            key="training.batch_size",
-        )
+    check_batch_size(asked.batch_size, size, "training.batch_size")
     try:
         objective = EvidenceObjective(
             lambda params, hyper, x: net.apply(params, x),

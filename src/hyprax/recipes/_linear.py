@@ -40,7 +40,7 @@ from ..implicit import (
     Optimum,
     families,
 )
-from ._data import Splits
+from ._data import Splits, check_batch_size
 from ._engine_tables import Objective
 from ._errors import RecipeError, as_error
 from ._hyper_tables import Penalty
@@ -124,11 +124,7 @@ def full_or_stochastic(
     )
     if recipe.method == "implicit":
         return exact
-    if asked.batch_size > examples:
-        raise RecipeError(
-            f"given {asked.batch_size}, allowed are at most {examples}, the rows of the training part",
-            key="objective.batch_size",
-        )
+    check_batch_size(asked.batch_size, examples, "objective.batch_size")
     method = {"soba": SOBA, "saba": SABA, "amigo": AmIGO}[recipe.method]
     try:
         return method(
