@@ -138,14 +138,18 @@ class Failing(hx.search.AbstractSearch):
         raise KeyboardInterrupt
 
 
-def test_a_run_left_before_its_first_step_leaves_nothing(tmp_path):
+def test_a_run_without_steps_is_forgotten_and_one_with_steps_is_kept(tmp_path):
     objective, hyper = problem()
+    run = Run(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        hx.tune(objective, hyper, search=Failing(), steps=2, run=Run(tmp_path / "run"))
+        hx.tune(objective, hyper, search=Failing(), steps=2, run=run)
+    run.forget()
     assert not (tmp_path / "run").exists()
     tuned = go(tmp_path / "run", 2, config={"another": 1})
-    with pytest.raises(KeyboardInterrupt):  # one that has made steps keeps them
-        hx.tune(objective, hyper, search=Failing(), steps=3, run=Run(tmp_path / "run", config={"another": 1}))
+    again = Run(tmp_path / "run", config={"another": 1})
+    with pytest.raises(KeyboardInterrupt):
+        hx.tune(objective, hyper, search=Failing(), steps=3, run=again)
+    again.forget()
     assert read(tmp_path / "run").history == tuned.history
 
 

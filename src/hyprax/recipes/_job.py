@@ -87,6 +87,8 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
     except ValueError as error:
         if job.predict is None:  # in code of the user's own, whose place the traceback says
             raise
+        if run is not None:
+            run.forget()
         raise job.source.located(RecipeError(as_error(error), key=TABLES[job.recipe.method])) from error
     found = bool(np.isfinite(tuned.best_value))
     if found and job.recipe.baseline is None and job.predict is not None and not job.recipe.noisy:

@@ -111,7 +111,7 @@ def _explain(error: pydantic.ValidationError) -> RecipeError:
         inner = first.get("ctx", {})["error"]
         if not isinstance(inner, RecipeError):
             return RecipeError(str(inner), key=key)
-        if inner.key.startswith(f"{Own.place}."):  # the table does not know the name that it stands under
+        if key.startswith(f"{Own.place}."):  # the table does not know the name that it stands under
             return RecipeError(inner.message, key=key + inner.key.removeprefix(Own.place))
         return inner
     if kind == "extra_forbidden":

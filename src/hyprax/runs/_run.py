@@ -76,8 +76,7 @@ class Run(AbstractRecord):
     - `summary.json`: how the run ended.
 
     Nothing is pickled. Used again on the same folder, the run goes on from its last saved state: rows beyond it are
-    made again, and the result has the same bits as a run that was never interrupted. One that is left before its first
-    step is made leaves no files.
+    made again, and the result has the same bits as a run that was never interrupted.
 
     **Arguments:**
 
@@ -159,8 +158,13 @@ class Run(AbstractRecord):
         self._save()
         if self._history is not None:
             self._history.close()
+
+    def forget(self) -> None:
+        """Remove what a run has left that was refused before its first step; one that has made steps is kept.
+
+        A folder that remembers a configuration would refuse the one that is mended.
+        """
         if self._latest is None and not (self.folder / STATE).exists():
-            # Nothing was computed: a folder that remembers a configuration would refuse the next one.
             for name in (CONFIG, HISTORY, START):
                 (self.folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
