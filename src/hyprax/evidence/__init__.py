@@ -37,6 +37,7 @@ from ._likelihoods import (
 )
 from ._log_evidence import LogEvidence as LogEvidence, log_evidence as log_evidence, problem as problem
 from ._objective import EvidenceObjective as EvidenceObjective, EvidenceState as EvidenceState
+from ._online_kfac import OnlineKFAC as OnlineKFAC
 from ._partitions import FullData as FullData, Partition as Partition
 from ._posterior import Posterior as Posterior, posterior as posterior
 from ._predictive import Outputs as Outputs

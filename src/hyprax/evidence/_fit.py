@@ -177,10 +177,11 @@ def fit(
                 kept = (epoch, hyper, state)
             if epoch in moves:
                 evaluated, row, values = hyper, {}, []
+                here = objective.at_weights(hyper, state)
                 for _ in range(hyper_steps):
                     evaluated = hyper
                     value, row, state, hyper, hyper_state = _hyper_step(
-                        objective, hyper_optimiser, hyper, hyper_state, state, epoch
+                        here, hyper_optimiser, hyper, hyper_state, state, epoch
                     )
                     values.append(value)
                 value = float(np.mean(values))
@@ -218,7 +219,7 @@ def _judged(
     """The estimate from fresh draws: their keys are those that follow the last of the run."""
     clean = jax.tree.map(jnp.zeros_like, last.moments)
     state = eqx.tree_at(lambda s: (s.params, s.moments), last, (chosen.params, clean))
-    values = []
+    objective, values = objective.at_weights(hyper, state), []
     answer, state = objective.value_and_grad(hyper, state)
     values.append(float(answer.value))
     for _ in range(draws - 1):

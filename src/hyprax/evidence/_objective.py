@@ -175,6 +175,13 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state = self._train_step(hyper, state)
         return state
 
+    def at_weights(self, hyper: PyTree, state: EvidenceState) -> "EvidenceObjective":
+        """The same objective for several evaluations at the weights of `state`, which share what can be shared."""
+        if isinstance(self.estimator, Choice):
+            return self
+        estimator = self.estimator.at_weights(self._problem(state.params, hyper))
+        return eqx.tree_at(lambda o: o.estimator, self, estimator)
+
     def value_and_grad(
         self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, EvidenceState]:
