@@ -35,6 +35,8 @@ SMALL = Settings(
     all_rows=32,
     tangent=128,
     grid=(1.0, 5.0, 25.0, 125.0),
+    kfac_every=4,
+    common=(512, 1024, 2),
 )
 QUICK = Settings(
     WideResNet(1, 1),
@@ -50,7 +52,7 @@ QUICK = Settings(
     tangent=32,
     grid=(1.0, 25.0),
     kfac_every=1,
-    common_draws=2,
+    common=(32, 32, 2),
 )
 FULL = Settings(
     WideResNet(2, 4),
@@ -66,7 +68,7 @@ FULL = Settings(
     tangent=500,
     grid=(1.0, 5.0, 25.0, 125.0),
     kfac_every=5,
-    common_draws=10,
+    common=(1000, 4000, 4),
 )
 MAP, GRID = "MAP", "MAP, grid of {}"
 COLUMNS = {
@@ -82,9 +84,7 @@ COLUMNS = {
 
 
 def methods(settings: Settings, quick: bool) -> dict[str, Callable[[Images, int], Outcome]]:
-    found: dict[str, Callable[[Images, int], Outcome]] = {
-        MAP: lambda data, seed: by_map(settings, data, DEFAULT, seed)
-    }
+    found: dict[str, Callable[[Images, int], Outcome]] = {MAP: lambda data, seed: by_map(settings, data, DEFAULT, seed)}
     if not quick:
         found[GRID.format(len(settings.grid))] = lambda data, seed: by_grid(settings, data, seed)
     for name in ("chain, one row",) if quick else settings.estimators():
@@ -148,7 +148,6 @@ def main() -> None:
     seeds = given.seeds or (1 if given.quick else 3)
     train, test = images(settings.side, *((300, 100) if given.quick else (4000, 1000)))
     tried = methods(settings, given.quick)
-    # Seconds of a first run hold its compilation: one seed more, of which nothing else is kept, tells it apart.
     outcomes: dict[str, list[Outcome]] = {name: [] for name in tried}
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in tried}
     for seed in range(seeds):
@@ -187,7 +186,7 @@ def report(settings: Settings, options: str, train: Images, test: Images, figure
         start=settings.start,
         seeds=len(next(iter(figures.values()))),
         default=DEFAULT,
-        draws=settings.common_draws,
+        common=settings.common,
         one_row=settings.one_row,
         all_rows=settings.all_rows,
         tangent=settings.tangent,

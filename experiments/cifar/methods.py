@@ -36,9 +36,10 @@ class Settings:
     all_rows: int
     tangent: int
     grid: tuple[float, ...]
+    kfac_every: int
+    common: tuple[int, int, int]
+    """Of the bound that is the same for all: fresh data, reference data, draws."""
     start: float = 25.0
-    kfac_every: int = 5
-    common_draws: int = 6
 
     @functools.cached_property
     def optimiser(self) -> Callable[[int], optax.GradientTransformation]:
@@ -68,7 +69,8 @@ class Settings:
             "subset, one output": (ev.Partition(self.one_row, "one", ev.Rows()), *usual),
             "chain, one row": (ev.Chain(ev.OneRow(self.one_row)), *usual),
             "chain, all outputs": (ev.Chain(ev.Blocks(self.all_rows)), *usual),
-            "tangent": (ev.Tangent(self.tangent), *usual),
+            "tangent": (ev.Tangent(self.tangent, self.tangent), *usual),
+            "tangent, past draws": (ev.AdaptiveTangent(self.tangent), *usual),
         }
 
 
@@ -188,6 +190,7 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
     labels = jnp.asarray(test.y)
     posterior = ev.posterior(problem, where=last_layer)
     probabilities = posterior.predict(test.x)
+    size, reference, draws = settings.common
     bounds = [
         float(
             ev.log_evidence(
@@ -197,11 +200,11 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
                 problem.params,
                 problem.hyper,
                 (problem.inputs, problem.targets),
-                ev.Tangent(settings.tangent),
+                ev.Tangent(size, reference),
                 jax.random.key(1000 + draw),
             ).value
         )
-        for draw in range(settings.common_draws)
+        for draw in range(draws)
     ]
     return {
         "accuracy": 100 * float(np.mean(f.argmax(1) == test.y)),

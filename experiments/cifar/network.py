@@ -42,9 +42,7 @@ def _kernel(key: Array, fan_in: int, fan_out: int, size: int = 3, gain: float = 
 
 def _conv(x: Array, w: Array, stride: int = 1) -> Array:
     """x (rows, columns, channels) with w (k, k, in, out), zeros around."""
-    return lax.conv_general_dilated(
-        x[None], w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )[0]
+    return lax.conv_general_dilated(x[None], w, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
 
 
 class WideResNet(NamedTuple):

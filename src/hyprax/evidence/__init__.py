@@ -12,6 +12,7 @@ from ._designs import (
     UniformRows as UniformRows,
 )
 from ._estimator import (
+    AbstractAdaptive as AbstractAdaptive,
     AbstractEstimator as AbstractEstimator,
     Chain as Chain,
     LogDeterminant as LogDeterminant,
@@ -65,4 +66,4 @@ from ._structures import (
     LastLayer as LastLayer,
     TensorBlocks as TensorBlocks,
 )
-from ._tangent import Tangent as Tangent
+from ._tangent import AdaptiveTangent as AdaptiveTangent, Tangent as Tangent, TangentState as TangentState

@@ -7,7 +7,7 @@ or of its diagonal (Hadamard) in any orthonormal basis.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -159,6 +159,10 @@ class Basis(eqx.Module):
     right: Float[Array, "o o"] | None
 
 
+Factors: TypeAlias = list[tuple[Array | None, Array | None]]
+"""A [I, I] and G [O, O] of each tensor; `None` for a side that keeps its own axes."""
+
+
 def as_matrices(rows: Float[Array, "rows ..."]) -> Float[Array, "rows i o"]:
     """The rows of one tensor as matrices: its axes split where the two sides add up to the least."""
     shape = rows.shape[1:]
@@ -168,7 +172,7 @@ def as_matrices(rows: Float[Array, "rows ..."]) -> Float[Array, "rows i o"]:
     return rows.reshape(rows.shape[0], *min(sides, key=sum))
 
 
-def second_factors(rows: PyTree) -> list[tuple[Array | None, Array | None]]:
+def second_factors(rows: PyTree) -> Factors:
     """A = Σ W Wᵀ and G = Σ Wᵀ W for every tensor, W a row seen as a matrix."""
 
     def factors(leaf: Array) -> tuple[Array | None, Array | None]:
@@ -180,7 +184,7 @@ def second_factors(rows: PyTree) -> list[tuple[Array | None, Array | None]]:
     return [factors(leaf) for leaf in jax.tree.leaves(rows)]
 
 
-def bases(factors: list[tuple[Array | None, Array | None]]) -> list[Basis]:
+def bases(factors: Factors) -> list[Basis]:
     """The eigenvectors of the factors."""
 
     def vectors(factor: Array | None) -> Array | None:

@@ -3,13 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._designs import check_size, subset
-from ._estimator import AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
+from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
 from ._problem import Problem
 from ._roots import Rows
-from ._structures import Basis, accumulate, bases, projected_squares, second_factors
+from ._structures import Basis, Factors, accumulate, bases, projected_squares, second_factors
 
 
 class Tangent(AbstractEstimator):
@@ -50,25 +50,123 @@ class Tangent(AbstractEstimator):
 
 def _sided(problem: Problem, size: int, key: Array, reference: int, reference_key: Array) -> Float[Array, ""]:
     check_size("Tangent", size, problem.size, "data")
-    check_size("Tangent: reference", reference, problem.size, "data")
+    past = _reference("Tangent: reference", problem, reference, reference_key)
+    return _tangent(problem, *_rademacher(problem, size, key), past, reference)[0]
+
+
+class TangentState(eqx.Module):
+    """What past draws say of the curvature, in units of 1/(T δ_l) where a tensor has one prior precision δ_l."""
+
+    factors: Factors
+    """Smoothed A and G."""
+    basis: list[Basis]
+    """Eigenvectors of A and G as they were when last looked at."""
+    squares: list[Float[Array, "i o"]]
+    """Smoothed second moments in the basis; the entries keep their rank in it when it is renewed."""
+    draws: Int[Array, ""]
+
+
+class AdaptiveTangent(AbstractAdaptive):
+    """The [`hyprax.evidence.Tangent`][] bound with basis and s̃ smoothed over PAST draws: E U >= log|I + K| each time.
+
+    The bound holds for any s̃ > -1 and any basis that are independent of the fresh rows, and past draws are. So no rows
+    are spent on reference: a third of the passes for the same fresh rows, and an s̃ from many times as many data. After
+    each draw m <- decay m + (1 - decay) (fresh), for the second moments and for the two factors, whose eigenvectors
+    become the basis every `refresh` draws. The first draw has `size` reference rows.
+
+    **Arguments:**
+
+    - `size`: B, the fresh data, one backward pass each.
+    - `decay`: of the smoothing, in [0, 1).
+    - `refresh`: how often the eigenvectors are renewed.
+    """
+
+    size: int = eqx.field(static=True, default=256)
+    decay: float = eqx.field(static=True, default=0.9)
+    refresh: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        if not (0 <= self.decay < 1) or self.refresh < 1:
+            raise ValueError(
+                f"AdaptiveTangent: given decay {self.decay}, refresh {self.refresh}, allowed are 0 <= decay < 1, "
+                "refresh >= 1."
+            )
+
+    @property
+    def kind(self) -> EstimatorKind:
+        return "bound"
+
+    def init(self, problem: Problem, key: Array) -> TangentState:
+        """The state before the first draw, from rows of its own."""
+        return _reference("AdaptiveTangent", problem, self.size, key)
+
+    def __call__(self, problem: Problem, key: Array, state: TangentState) -> tuple[LogDeterminant, TangentState]:
+        """The bound at the past's basis and s̃, and the state with the fresh rows added."""
+        check_size("AdaptiveTangent", self.size, problem.size, "data")
+        seen = self.size * (1 + self.decay) / (1 - self.decay)  # as many equally weighted rows have this variance
+        value, (squares, factors) = _tangent(problem, *_rademacher(problem, self.size, key), state, seen)
+
+        def smoothed(old: Array, new: Array) -> Array:
+            return self.decay * old + (1 - self.decay) * new
+
+        factors, squares = jax.tree.map(smoothed, (state.factors, state.squares), (factors, squares))
+        due = (state.draws + 1) % self.refresh == 0
+        basis = jax.lax.cond(due, bases, lambda _: state.basis, factors)
+        return LogDeterminant(value), TangentState(factors, basis, squares, state.draws + 1)
+
+
+def _units(problem: Problem) -> list[Float[Array, ""]]:
+    """1/(T δ_l) where a tensor has one precision δ_l, else 1/T: rows over the root of it do not change with these."""
+    variances = jax.tree.leaves(problem.prior.variances(problem.params))
+    temperature = problem.temperature.astype(problem.dtype)
+    return [(v if v.ndim == 0 else jnp.ones((), v.dtype)) / temperature for v in variances]
+
+
+def _reference(name: str, problem: Problem, size: int, key: Array) -> TangentState:
+    """Basis and second moments of rows of their own."""
+    check_size(name, size, problem.size, "data")
     constant = problem.constant()
-    data, rows = _rademacher(constant, reference, reference_key)
+    data, rows = _rademacher(constant, size, key)
     factors = accumulate(constant, data, rows, second_factors)
-    into = bases(factors)
-    projected = accumulate(constant, data, rows, lambda x: projected_squares(x, into))
+    basis = bases(factors)
+    squares = accumulate(constant, data, rows, lambda x: projected_squares(x, basis))
+    factors, squares = _in_units((factors, squares), _units(constant))
+    return jax.lax.stop_gradient(TangentState(factors, basis, squares, jnp.zeros((), jnp.int32)))
+
+
+def _in_units(found: tuple[Factors, list[Array]], units: list[Array]) -> tuple[Factors, list[Array]]:
+    factors, squares = found
+    return (
+        [jax.tree.map(lambda x, u=u: x / u, pair) for pair, u in zip(factors, units, strict=True)],
+        [x / u for x, u in zip(squares, units, strict=True)],
+    )
+
+
+def _tangent(
+    problem: Problem, data: Int[Array, " m"], rows: Float[Array, "m 1 c"], past: TangentState, seen: float
+) -> tuple[Float[Array, ""], tuple[list[Array], Factors]]:
+    """U of fresh rows at a basis and s̃ that know nothing of them; and what the rows say of second moments and factors.
+
+    s̃ follows δ and T, and has no other derivative: U is a bound for each δ at a given s̃ δ T, and where s̃ = s its
+    derivative in δ has then no noise in directions that the data determine.
+    """
+    units = _units(problem)
     guesses = [
-        _guess(square, basis, left, right, reference)
-        for square, basis, (left, right) in zip(projected, into, factors, strict=True)
+        unit * jax.lax.stop_gradient(_guess(square, basis, left, right, seen))
+        for unit, square, basis, (left, right) in zip(units, past.squares, past.basis, past.factors, strict=True)
     ]
-    into, guesses = jax.lax.stop_gradient((into, guesses))
-    data, rows = _rademacher(problem, size, key)
-    fresh = accumulate(problem, data, rows, lambda x: projected_squares(x, into))
+
+    def both(x: PyTree) -> tuple[list[Array], Factors]:
+        return projected_squares(x, past.basis), second_factors(jax.lax.stop_gradient(x))
+
+    fresh, factors = accumulate(problem, data, rows, both)
     terms = (jnp.sum(jnp.log1p(g) + (s - g) / (1 + g)) for s, g in zip(fresh, guesses, strict=True))
-    return sum(terms, jnp.zeros((), rows.dtype))
+    factors, squares = _in_units((factors, fresh), units)
+    return sum(terms, jnp.zeros((), rows.dtype)), jax.lax.stop_gradient((squares, factors))
 
 
 def _guess(
-    squares: Float[Array, "i o"], basis: Basis, left: Array | None, right: Array | None, rows: int
+    squares: Float[Array, "i o"], basis: Basis, left: Array | None, right: Array | None, rows: float
 ) -> Float[Array, "i o"]:
     """s̃ = ½ d_i e_o/Σd + ½ ŝ_io, d and e the eigenvalues of the two factors, each shrunk towards its mean.
 
