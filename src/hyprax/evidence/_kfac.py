@@ -50,10 +50,10 @@ class KFAC(AbstractStructure):
         return reduced(problem, spectra(total))
 
 
-Moments: TypeAlias = list[tuple[Numbered, Float[Array, "b i i"], Float[Array, "b o o"]]]
+Moments: TypeAlias = list[tuple[Numbered, Float[Array, "_ _ _"], Float[Array, "_ _ _"]]]
 """For each use of a tensor: the number of its leaf, A and G, of B groups."""
 
-Spectra: TypeAlias = list[tuple[Numbered, Float[Array, "b i"], Float[Array, "b o"]]]
+Spectra: TypeAlias = list[tuple[Numbered, Float[Array, "_ _"], Float[Array, "_ _"]]]
 """For each use of a tensor: the number of its leaf, and the eigenvalues of A and G."""
 
 

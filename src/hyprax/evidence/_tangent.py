@@ -51,7 +51,7 @@ class Tangent(AbstractEstimator):
 def _sided(problem: Problem, size: int, key: Array, reference: int, reference_key: Array) -> Float[Array, ""]:
     check_size("Tangent", size, problem.size, "data")
     past = _reference("Tangent: reference", problem, reference, reference_key)
-    return _tangent(problem, *_rademacher(problem, size, key), past, reference)[0]
+    return tangent(problem, *draw(problem, size, key), past, reference)[0]
 
 
 class TangentState(eqx.Module):
@@ -61,7 +61,7 @@ class TangentState(eqx.Module):
     """Smoothed A and G."""
     basis: list[Basis]
     """Eigenvectors of A and G as they were when last looked at."""
-    squares: list[Float[Array, "i o"]]
+    squares: list[Float[Array, "_ _"]]
     """Smoothed second moments in the basis; the entries keep their rank in it when it is renewed."""
     draws: Int[Array, ""]
 
@@ -103,8 +103,14 @@ class AdaptiveTangent(AbstractAdaptive):
     def __call__(self, problem: Problem, key: Array, state: TangentState) -> tuple[LogDeterminant, TangentState]:
         """The bound at the past's basis and s̃, and the state with the fresh rows added."""
         check_size("AdaptiveTangent", self.size, problem.size, "data")
+        return self.drawn(problem, *draw(problem, self.size, key), state)
+
+    def drawn(
+        self, problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"], state: TangentState
+    ) -> tuple[LogDeterminant, TangentState]:
+        """The same for a draw that is given."""
         seen = self.size * (1 + self.decay) / (1 - self.decay)  # as many equally weighted rows have this variance
-        value, (squares, factors) = _tangent(problem, *_rademacher(problem, self.size, key), state, seen)
+        value, (squares, factors) = tangent(problem, data, signs, state, seen)
 
         def smoothed(old: Array, new: Array) -> Array:
             return self.decay * old + (1 - self.decay) * new
@@ -126,7 +132,8 @@ def _reference(name: str, problem: Problem, size: int, key: Array) -> TangentSta
     """Basis and second moments of rows of their own."""
     check_size(name, size, problem.size, "data")
     constant = problem.constant()
-    data, rows = _rademacher(constant, size, key)
+    data, signs = draw(constant, size, key)
+    rows = _rows(constant, data, signs)
     factors = accumulate(constant, data, rows, second_factors)
     basis = bases(factors)
     squares = accumulate(constant, data, rows, lambda x: projected_squares(x, basis))
@@ -142,17 +149,17 @@ def _in_units(found: tuple[Factors, list[Array]], units: list[Array]) -> tuple[F
     )
 
 
-def _tangent(
-    problem: Problem, data: Int[Array, " m"], rows: Float[Array, "m 1 c"], past: TangentState, seen: float
+def tangent(
+    problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"], past: TangentState, seen: float
 ) -> tuple[Float[Array, ""], tuple[list[Array], Factors]]:
     """U of fresh rows at a basis and s̃ that know nothing of them; and what the rows say of second moments and factors.
 
     s̃ follows δ and T, and has no other derivative: U is a bound for each δ at a given s̃ δ T, and where s̃ = s its
     derivative in δ has then no noise in directions that the data determine.
     """
-    units = _units(problem)
+    units, rows = _units(problem), _rows(problem, data, signs)
     guesses = [
-        unit * jax.lax.stop_gradient(_guess(square, basis, left, right, seen))
+        unit * jax.lax.stop_gradient(guess(square, basis, left, right, seen))
         for unit, square, basis, (left, right) in zip(units, past.squares, past.basis, past.factors, strict=True)
     ]
 
@@ -165,7 +172,7 @@ def _tangent(
     return sum(terms, jnp.zeros((), rows.dtype)), jax.lax.stop_gradient((squares, factors))
 
 
-def _guess(
+def guess(
     squares: Float[Array, "i o"], basis: Basis, left: Array | None, right: Array | None, rows: float
 ) -> Float[Array, "i o"]:
     """s̃ = ½ d_i e_o/Σd + ½ ŝ_io, d and e the eigenvalues of the two factors, each shrunk towards its mean.
@@ -186,11 +193,14 @@ def _guess(
     return 0.5 * shrunk(squares) + 0.5 * jnp.outer(along, across) / total
 
 
-def _rademacher(problem: Problem, size: int, key: Array) -> tuple[Array, Float[Array, "m 1 c"]]:
-    """Data, and for each the cotangent L ξ √(N/B), ξ = ±1: the mean of the outer products is the curvature."""
+def draw(problem: Problem, size: int, key: Array) -> tuple[Int[Array, " m"], Float[Array, "m c 1"]]:
+    """Data without replacement, and ξ = ±1 for each output of each."""
     data_key, sign_key = jax.random.split(key)
     data = subset(size, problem.size, data_key)
-    outputs = problem.outputs
-    signs = jax.random.rademacher(sign_key, (size, outputs, 1), problem.dtype)
-    scale = jnp.sqrt(jnp.asarray(problem.size / size, problem.dtype))
-    return data, scale * cotangents(problem, Rows(), data, signs)
+    return data, jax.random.rademacher(sign_key, (size, problem.outputs, 1), problem.dtype)
+
+
+def _rows(problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"]) -> Float[Array, "m 1 c"]:
+    """The cotangents L ξ √(N/B): the mean of the outer products of their rows is the curvature."""
+    scale = jnp.sqrt(jnp.asarray(problem.size / data.shape[0], problem.dtype))
+    return scale * cotangents(problem, Rows(), data, signs)
