@@ -48,10 +48,6 @@ class AbstractEstimator(eqx.Module):
     def kind(self) -> EstimatorKind:
         """`bound` if E upper >= log|I + K| is proved (in expectation over the draw, rounding aside), or `estimated`."""
 
-    def at_weights(self, problem: Problem) -> "AbstractEstimator":
-        """The estimator for several hyper-steps at the weights of `problem`: with what they share, if anything."""
-        return self
-
     @abc.abstractmethod
     def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
         """Estimate log|I + K|.

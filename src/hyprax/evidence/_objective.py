@@ -20,6 +20,7 @@ from ._designs import OneRow, check_size
 from ._estimator import AbstractAdaptive, AbstractEstimator, Chain, LogDeterminant
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair, problem, tempered_fit
+from ._online_kfac import OnlineKFAC
 from ._priors import GaussianPrior
 from ._problem import Problem
 
@@ -180,9 +181,14 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         return state
 
     def at_weights(self, hyper: PyTree, state: EvidenceState) -> "EvidenceObjective":
-        """The same objective for several evaluations at the weights of `state`, which share what can be shared."""
-        if isinstance(self.estimator, AbstractAdaptive):
+        """The same objective for several evaluations at the weights of `state`, which share what can be shared.
+
+        **Raises:** `ValueError` for [`hyprax.evidence.OnlineKFAC`][] and hyperparameters of which its factors are
+        functions.
+        """
+        if not isinstance(self.estimator, OnlineKFAC):
             return self
+        self._check_precisions_alone(hyper, state)
         estimator = self.estimator.at_weights(self._problem(state.params, hyper))
         return eqx.tree_at(lambda o: o.estimator, self, estimator)
 
@@ -201,6 +207,24 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         certificate = jax.tree.map(lambda x: x / size, certificate)
         result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
         return Value(value, certificate, result, {"log_determinant": sides.upper}), state
+
+    def _check_precisions_alone(self, hyper: PyTree, state: EvidenceState) -> None:
+        """Refuse hyperparameters that the first output, the likelihood or the temperature has a derivative in."""
+        first = jax.tree.map(lambda x: x[0], self.data[0])
+
+        def outside_the_prior(hyper: PyTree) -> list[Array]:
+            plain = natural(hyper)
+            found = (self.apply(state.params, plain, first), self.likelihood(plain), self.temperature(plain))
+            return jax.tree.leaves(eqx.filter(found, eqx.is_inexact_array))
+
+        values, pull = jax.vjp(outside_the_prior, hyper)
+        (slopes,) = pull([jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, x in enumerate(values)])
+        for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+            if jnp.any(slope != 0):
+                raise ValueError(
+                    f"OnlineKFAC: given hyper{jax.tree_util.keystr(path)}, of which its factors are functions, allowed "
+                    "are prior precisions alone: FullData(KFAC()) has a derivative in everything."
+                )
 
     def _problem(self, params: PyTree, hyper: PyTree) -> Problem:
         plain = natural(hyper)

@@ -16,10 +16,10 @@ class OnlineKFAC(AbstractEstimator):
     """Σ_l Σ_io log(1 + d_i e_o/δ_l) of all data, d and e the eigenvalues of [`hyprax.evidence.KFAC`][]'s factors.
 
     The factors depend on the weights and not on the prior precisions, so [`hyprax.evidence.fit`][] makes them once
-    each time that the hyperparameters are to move, and all its hyper-steps there share them: the usual practice. They
-    are constants in these steps, so the derivative of the log-determinant is one in the prior precisions alone; for
-    noise, temperature or anything inside `apply` take `FullData(KFAC())`, which is differentiable in everything and
-    goes through all data at every step, as this one does outside `fit`. Neither side is proved.
+    each time that the hyperparameters are to move, and all its hyper-steps there share them: the usual practice. The
+    derivative is one in prior precisions alone, and other hyperparameters are refused: for those take
+    `FullData(KFAC())`, which goes through all data at every step, as this one does outside `fit`. Neither side is
+    proved.
 
     **Arguments:**
 
@@ -28,7 +28,7 @@ class OnlineKFAC(AbstractEstimator):
 
     chunk: int = eqx.field(static=True, default=256)
     spectra: Spectra | None = None
-    """Made by `at_weights`; for the library's own use."""
+    """What `at_weights` makes; `None` before."""
 
     def __check_init__(self):
         if self.chunk < 1:
@@ -39,6 +39,7 @@ class OnlineKFAC(AbstractEstimator):
         return "estimated"
 
     def at_weights(self, problem: Problem) -> "OnlineKFAC":
+        """The estimator with its factors made, for any prior precisions at the weights of `problem`."""
         check_precisions(problem)
         size = problem.size
         total: Moments | None = None
