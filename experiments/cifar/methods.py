@@ -60,7 +60,7 @@ class Settings:
     def apply(self) -> Any:
         return self.network.apply
 
-    def estimators(self) -> dict[str, tuple[ev.AbstractEstimator, int, int]]:
+    def estimators(self) -> dict[str, tuple[ev.AbstractEstimator | ev.AbstractAdaptive, int, int]]:
         """Each with how often the precisions move, in epochs, and by how many steps: as many steps for all."""
         factor = self.kfac_every // self.every
         usual = self.every, self.hyper_steps

@@ -204,8 +204,8 @@ def test_the_tangent_at_the_state_of_past_draws(kind: str, seed: int):
     state = _init(estimator, built, jax.random.key(seed))
     data, signs = (np.asarray(x) for x in draw(built, size, KEY))
     guesses = {
-        name: np.asarray(guess(square, basis, *factors, 3.0 * size))
-        for name, square, basis, factors in zip(NAMES, state.squares, state.basis, state.factors, strict=True)
+        name: np.asarray(guess(square, basis, left, right, 3.0 * size))
+        for name, square, basis, (left, right) in zip(NAMES, state.squares, state.basis, state.factors, strict=True)
     }
 
     def theirs(at: np.ndarray) -> float:
