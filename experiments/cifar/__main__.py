@@ -27,16 +27,18 @@ SMALL = Settings(
     side=16,
     epochs=20,
     burn_in=5,
-    every=2,
-    hyper_steps=5,
+    every=1,
+    hyper_steps=3,
     batch=64,
     rate=3e-3,
     one_row=128,
     all_rows=32,
     tangent=128,
     grid=(1.0, 5.0, 25.0, 125.0),
-    kfac_every=4,
+    kfac_every=5,
     common=(512, 1024, 2),
+    start=5.0,
+    hyper_rate=0.3,
 )
 QUICK = Settings(
     WideResNet(1, 1),
@@ -53,6 +55,8 @@ QUICK = Settings(
     grid=(1.0, 25.0),
     kfac_every=1,
     common=(32, 32, 2),
+    start=5.0,
+    hyper_rate=0.3,
 )
 FULL = Settings(
     WideResNet(2, 4),
@@ -69,6 +73,8 @@ FULL = Settings(
     grid=(1.0, 5.0, 25.0, 125.0),
     kfac_every=5,
     common=(1000, 4000, 4),
+    start=25.0,
+    hyper_rate=0.1,
 )
 MAP, GRID = "MAP", "MAP, grid of {}"
 COLUMNS = {

@@ -39,7 +39,9 @@ class Settings:
     kfac_every: int
     common: tuple[int, int, int]
     """Of the bound that is the same for all: fresh data, reference data, draws."""
-    start: float = 25.0
+    start: float
+    """The precision of every tensor at first, and the rate of Adam in its logarithm."""
+    hyper_rate: float
 
     @functools.cached_property
     def optimiser(self) -> Callable[[int], optax.GradientTransformation]:
@@ -54,7 +56,7 @@ class Settings:
 
     @functools.cached_property
     def hyper_optimiser(self) -> optax.GradientTransformation:
-        return optax.adam(0.1)
+        return optax.adam(self.hyper_rate)
 
     @functools.cached_property
     def apply(self) -> Any:
@@ -69,8 +71,7 @@ class Settings:
             "subset, one output": (ev.Partition(self.one_row, "one", ev.Rows()), *usual),
             "chain, one row": (ev.Chain(ev.OneRow(self.one_row)), *usual),
             "chain, all outputs": (ev.Chain(ev.Blocks(self.all_rows)), *usual),
-            "tangent": (ev.Tangent(self.tangent, self.tangent), *usual),
-            "tangent, past draws": (ev.AdaptiveTangent(self.tangent), *usual),
+            "tangent of past draws": (ev.AdaptiveTangent(self.tangent), *usual),
         }
 
 
