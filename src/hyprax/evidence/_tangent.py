@@ -9,7 +9,7 @@ from ._designs import check_size, subset
 from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
 from ._problem import Problem
 from ._roots import Rows
-from ._structures import Basis, Factors, accumulate, bases, projected_squares, second_factors
+from ._structures import Basis, Factors, accumulate, bases, projected_squares, second_factors, without_precisions
 
 
 class Tangent(AbstractEstimator):
@@ -121,32 +121,17 @@ class AdaptiveTangent(AbstractAdaptive):
         return LogDeterminant(value), TangentState(factors, basis, squares, state.draws + 1)
 
 
-def _units(problem: Problem) -> list[Float[Array, ""]]:
-    """1/(T δ_l) where a tensor has one precision δ_l, else 1/T: rows over the root of it do not change with these."""
-    variances = jax.tree.leaves(problem.prior.variances(problem.params))
-    temperature = problem.temperature.astype(problem.dtype)
-    return [(v if v.ndim == 0 else jnp.ones((), v.dtype)) / temperature for v in variances]
-
-
 def _reference(name: str, problem: Problem, size: int, key: Array) -> TangentState:
     """Basis and second moments of rows of their own."""
     check_size(name, size, problem.size, "data")
-    constant = problem.constant()
-    data, signs = draw(constant, size, key)
-    rows = _rows(constant, data, signs)
-    factors = accumulate(constant, data, rows, second_factors)
+    plain, _ = without_precisions(problem.constant())
+    data, signs = draw(plain, size, key)
+    rows = _rows(plain, data, signs)
+    factors = accumulate(plain, data, rows, second_factors)
     basis = bases(factors)
-    squares = accumulate(constant, data, rows, lambda x: projected_squares(x, basis))
-    factors, squares = _in_units((factors, squares), _units(constant))
+    squares = accumulate(plain, data, rows, lambda x: projected_squares(x, basis))
+    factors, squares = jax.tree.map(lambda x: problem.temperature.astype(x.dtype) * x, (factors, squares))
     return jax.lax.stop_gradient(TangentState(factors, basis, squares, jnp.zeros((), jnp.int32)))
-
-
-def _in_units(found: tuple[Factors, list[Array]], units: list[Array]) -> tuple[Factors, list[Array]]:
-    factors, squares = found
-    return (
-        [jax.tree.map(lambda x, u=u: x / u, pair) for pair, u in zip(factors, units, strict=True)],
-        [x / u for x, u in zip(squares, units, strict=True)],
-    )
 
 
 def tangent(
@@ -157,19 +142,20 @@ def tangent(
     s̃ follows δ and T, and has no other derivative: U is a bound for each δ at a given s̃ δ T, and where s̃ = s its
     derivative in δ has then no noise in directions that the data determine.
     """
-    units, rows = _units(problem), _rows(problem, data, signs)
-    guesses = [
-        unit * jax.lax.stop_gradient(guess(square, basis, left, right, seen))
-        for unit, square, basis, (left, right) in zip(units, past.squares, past.basis, past.factors, strict=True)
-    ]
+    plain, units = without_precisions(problem)
+    rows, temperature = _rows(plain, data, signs), problem.temperature.astype(problem.dtype)
 
     def both(x: PyTree) -> tuple[list[Array], Factors]:
         return projected_squares(x, past.basis), second_factors(jax.lax.stop_gradient(x))
 
-    fresh, factors = accumulate(problem, data, rows, both)
-    terms = (jnp.sum(jnp.log1p(g) + (s - g) / (1 + g)) for s, g in zip(fresh, guesses, strict=True))
-    factors, squares = _in_units((factors, fresh), units)
-    return sum(terms, jnp.zeros((), rows.dtype)), jax.lax.stop_gradient((squares, factors))
+    squares, factors = accumulate(plain, data, rows, both)
+    value = jnp.zeros((), rows.dtype)
+    for unit, fresh, old, basis, (left, right) in zip(
+        units, squares, past.squares, past.basis, past.factors, strict=True
+    ):
+        expected = unit / temperature * jax.lax.stop_gradient(guess(old, basis, left, right, seen))
+        value = value + jnp.sum(jnp.log1p(expected) + (unit * fresh - expected) / (1 + expected))
+    return value, jax.lax.stop_gradient(jax.tree.map(lambda x: temperature * x, (squares, factors)))
 
 
 def guess(
