@@ -37,6 +37,8 @@ class Settings:
     tangent: int
     grid: tuple[float, ...]
     kfac_every: int
+    likelihood: int
+    """Data for the log-likelihood of a hyper-step."""
     common: tuple[int, int, int]
     """Of the bound that is the same for all: fresh data, reference data, draws."""
     start: float
@@ -145,6 +147,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         optimiser=settings.optimiser(len(data.y)),
         hyper_optimiser=settings.hyper_optimiser,
         batch_size=settings.batch,
+        likelihood_batch=min(settings.likelihood, len(data.y)),
         draws=2,
         key=jax.random.key(seed),
     )
