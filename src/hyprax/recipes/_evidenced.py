@@ -13,7 +13,9 @@ from .._hyper import natural
 from ..evidence import (
     EKFAC,
     KFAC,
+    AbstractAdaptive,
     AbstractEstimator,
+    AdaptiveTangent,
     Categorical,
     Chain,
     Choice,
@@ -89,7 +91,7 @@ def _hyper(recipe: Recipe, params: PyTree) -> dict[str, Any]:
     return {"precision": precision, "noise": leaf(noise, noise.start)}
 
 
-def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | Choice:
+def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | AbstractAdaptive:
     """The estimator by its name, for a training part of so many examples and a network with this last layer.
 
     **Raises:** `RecipeError` for one that needs a package that is not there.
@@ -104,7 +106,7 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
         case "partition":
             return Partition(size)
         case "tangent":
-            return Tangent(size)
+            return AdaptiveTangent(size)
         case "choice":
             return Choice((chain, Tangent(size)))
         case "full":
