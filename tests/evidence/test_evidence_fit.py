@@ -78,19 +78,17 @@ def test_the_fit_of_a_linear_model_finds_its_greatest_evidence():
     assert fitted.message == ""
 
 
+def full(fitted: ev.Fitted) -> float:
+    """The Laplace evidence at what was kept, without approximation."""
+    kept = fitted.problem
+    answer = ev.log_evidence(linear, kept.likelihood, kept.prior, fitted.params, kept.hyper, data(), ev.FullData())
+    return float(answer.value)
+
+
 def test_the_final_estimate_is_a_bound_within_its_standard_error():
     fitted = usual()
-    truth = ev.log_evidence(
-        linear,
-        fitted.problem.likelihood,
-        fitted.problem.prior,
-        fitted.params,
-        fitted.problem.hyper,
-        data(),
-        ev.FullData(),
-    )
     assert fitted.standard_error > 0
-    assert fitted.log_evidence <= float(truth.value) + 3 * fitted.standard_error
+    assert fitted.log_evidence <= full(fitted) + 3 * fitted.standard_error
     assert fitted.certificate.kind == "estimated"
     assert fitted.certificate.slack > 0
 
@@ -167,6 +165,43 @@ def test_a_classifier_in_single_precision_learns_a_precision_for_each_tensor():
 def test_a_choice_of_estimators_is_carried_along():
     fitted = regression(estimator=ev.Choice((ev.Chain(ev.OneRow(10)), ev.FullData())))
     assert np.isfinite(fitted.log_evidence)
+
+
+def test_the_tangent_of_past_draws_is_carried_along_and_repeats():
+    options = {"estimator": ev.AdaptiveTangent(20), "hyper_optimiser": optax.adam(1e-1)}
+    first, again = regression(**options), regression(**options)
+    assert [row["value"] for row in first.history] == [row["value"] for row in again.history]
+    assert first.certificate.side == "lower"
+    truth = full(first)
+    assert truth - 0.05 * N < first.log_evidence < truth + 3 * first.standard_error
+
+
+def test_online_kfac_moves_as_kfac_of_all_data_does():
+    """With the prior precision alone the factors are the same at all hyper-steps of an epoch."""
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(N, D)), rng.integers(0, 2, N)
+    params = {"w": jnp.asarray(rng.normal(size=(D, 2))), "b": jnp.zeros(2)}
+
+    def run(estimator):
+        return ev.fit(
+            lambda p, h, x: x @ p["w"] + p["b"], params, points, estimator=estimator, epochs=12, burn_in=2,
+            hyper_steps=3, batch_size=20, optimiser=optax.adam(1e-2), progress=False, key=jax.random.key(0),
+        )  # fmt: skip
+
+    online, usual = run(ev.OnlineKFAC(25)), run(ev.FullData(ev.KFAC()))
+    for name in ("w", "b"):
+        got, want = (hx.natural(fitted.hyper)["precision"][name] for fitted in (online, usual))
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+    np.testing.assert_allclose(online.log_evidence, usual.log_evidence, rtol=1e-9)
+    assert online.certificate.side == "unknown"
+
+
+@pytest.mark.parametrize("where", ["noise", "model"])
+def test_online_kfac_refuses_what_its_factors_are_functions_of(where: str):
+    options = {"estimator": ev.OnlineKFAC(), "likelihood": noise if where == "noise" else ev.Gaussian(0.3)}
+    model = linear if where == "noise" else lambda p, h, x: linear(p, h, h["noise"] * x)
+    with pytest.raises(ValueError, match=r"given hyper\['noise'\].* prior precisions alone"):
+        regression(model, **options)
 
 
 def test_a_number_that_is_not_finite_is_named_and_what_was_kept_stands():

@@ -1,7 +1,7 @@
 """What an estimator of log|I + K| is, and the chain estimator."""
 
 import abc
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -57,6 +57,25 @@ class AbstractEstimator(eqx.Module):
         - `problem`: the model, likelihood, prior and data.
         - `key`: a JAX random key; estimators that draw nothing ignore it.
         """
+
+
+class AbstractAdaptive(eqx.Module):
+    """A rule for log|I + K| that past draws inform: a bound for each state that was fixed before the draw."""
+
+    citations: ClassVar[tuple[str, ...]] = (EVIDENCE_PAPER,)
+
+    @property
+    @abc.abstractmethod
+    def kind(self) -> EstimatorKind:
+        """As that of an [`hyprax.evidence.AbstractEstimator`][], given the state."""
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, key: Array) -> Any:
+        """The state before the first draw."""
+
+    @abc.abstractmethod
+    def __call__(self, problem: Problem, key: Array, state: Any) -> tuple[LogDeterminant, Any]:
+        """The estimate, and the state for the next draw; `key` must be independent of `state`."""
 
 
 def cotangents(

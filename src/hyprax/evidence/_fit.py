@@ -18,8 +18,7 @@ from .._progress import ProgressBar
 from .._result import RESULTS
 from .._trees import tree_all_finite
 from ._certificate import EvidenceCertificate
-from ._choice import Choice
-from ._estimator import AbstractEstimator, EstimatorKind
+from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair
 from ._objective import EvidenceObjective, EvidenceState
@@ -79,7 +78,7 @@ def fit(
     likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
     prior: Callable[[Any], GaussianPrior] | None = None,
     temperature: float | Callable[[Any], Any] = 1.0,
-    estimator: AbstractEstimator | Choice | None = None,
+    estimator: AbstractEstimator | AbstractAdaptive | None = None,
     epochs: int = 100,
     burn_in: int = 10,
     every: int = 5,
@@ -109,7 +108,8 @@ def fit(
     - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][]. By default one precision for each tensor,
         `hyper["precision"]`, which is added ([`hyprax.evidence.precisions`][]) where `hyper` has none.
     - `temperature`: T, a number or a function of hyper.
-    - `estimator`: of log|I + K|; default [`hyprax.evidence.Chain`][] with one row of each of min(N, 256) data.
+    - `estimator`: of log|I + K|, an adaptive one too; default [`hyprax.evidence.Chain`][] with one row of each of
+        min(N, 256) data.
     - `epochs`, `burn_in`, `every`, `hyper_steps`: the schedule, burn_in < epochs.
     - `optimiser`: of the weights; default Adam, its rate falling as a cosine from 1e-3 to 1e-6 over the run.
     - `hyper_optimiser`: of the unconstrained coordinates of λ; default Adam, from 0.1 to 0.01 over all hyper-steps.
@@ -177,10 +177,11 @@ def fit(
                 kept = (epoch, hyper, state)
             if epoch in moves:
                 evaluated, row, values = hyper, {}, []
+                here = objective.at_weights(hyper, state)
                 for _ in range(hyper_steps):
                     evaluated = hyper
                     value, row, state, hyper, hyper_state = _hyper_step(
-                        objective, hyper_optimiser, hyper, hyper_state, state, epoch
+                        here, hyper_optimiser, hyper, hyper_state, state, epoch
                     )
                     values.append(value)
                 value = float(np.mean(values))
@@ -218,7 +219,7 @@ def _judged(
     """The estimate from fresh draws: their keys are those that follow the last of the run."""
     clean = jax.tree.map(jnp.zeros_like, last.moments)
     state = eqx.tree_at(lambda s: (s.params, s.moments), last, (chosen.params, clean))
-    values = []
+    objective, values = objective.at_weights(hyper, state), []
     answer, state = objective.value_and_grad(hyper, state)
     values.append(float(answer.value))
     for _ in range(draws - 1):
