@@ -51,11 +51,11 @@ WAYS: dict[str, tuple[tuple[float, ...], frozenset[str]]] = {
 """Correlations at the start, and what is kept of the mixing."""
 REACHED = (
     "How this setting was reached: by trials on one further split of the same drawers, judged by four of them that "
-    "were neither trained nor tuned on, so that no drawer here is wholly unseen by whoever chose paces, batches and the "
-    "limit of the gauge. In an earlier setting one draw of weights and drawers served all hypergradients, and 300 free "
-    "entries fitted it by heart (at T = 100, 1.07 on the drawers tuned on and 1.72 on those tested; where other drawers "
-    "chose the step, it was the second of 15). In another, stopped after the first fold, two drawers chose the step: "
-    "their noise chose early ones."
+    "were neither trained nor tuned on, so that no drawer here is wholly unseen by whoever chose paces, batches and "
+    "the limit of the gauge. In an earlier setting one draw of weights and drawers served all hypergradients, and 300 "
+    "free entries fitted it by heart (at T = 100, 1.07 on the drawers tuned on and 1.72 on those tested; where other "
+    "drawers chose the step, it was the second of 15). In another, stopped after the first fold, two drawers chose the "
+    "step: their noise chose early ones."
 )
 DIFFERENCES = (
     ("tied", "separate"),
