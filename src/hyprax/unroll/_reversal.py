@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ._fixed_point import as_user, decode, encode, watch
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, StepFactors, Words
-from ._step import Program, add, gradient
+from ._step import Program, add
 
 
 class Layout(eqx.Module):
@@ -87,7 +87,7 @@ def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
     Isolated, it is one branch of a conditional, which compilers do not fuse with what stands around it: so the last
     bits of g, which depend on the operations that it is fused with, are the same in both sweeps.
     """
-    grad = as_user(setup.layout.user_x64, gradient)
+    grad = as_user(setup.layout.user_x64, Program.gradient)
     weights = weights_of(setup.layout, words)
     if setup.layout.isolated:
         grads = jax.lax.cond(
@@ -104,11 +104,7 @@ def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
 
 def gradient_along(program: Program, params: PyTree, t: Any, direction: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
     """g_t, and (H p, Mᵀ p) for a direction p that is known before it: nothing is kept between them."""
-
-    def gradients(params: PyTree) -> tuple[PyTree, PyTree]:
-        return jax.grad(program.training.step_loss, argnums=(0, 1))(params, program.hyper, t, program.key)
-
-    (grads, _), products = jax.jvp(gradients, (params,), (direction,))
+    (grads, _), products = jax.jvp(lambda params: program.gradients(params, t), (params,), (direction,))
     return grads, products
 
 
