@@ -22,8 +22,8 @@ from .._jaxprs import bind, equations, run
 CONVOLUTION = "conv_general_dilated"
 REMATERIALISED = ("remat2", "checkpoint", "remat")
 """The names that `jax.checkpoint` has had."""
-LARGEST = 1 << 24
-"""The most numbers in the windows of one convolution: above it, the memory would be worse than the time."""
+LARGEST = 1 << 22
+"""The most numbers in the windows of one convolution: beyond it they leave the caches, and a product gains nothing."""
 
 
 def strided_as_products(function: Callable[..., Any]) -> Callable[..., Any]:

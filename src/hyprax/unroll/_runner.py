@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import AbstractCertificate, NoCertificate
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_norm
-from ._convolutions import strided_as_products
 from ._drivers import DriverName, choose_driver, index, start
 from ._mode import Outer, UnrollReport
 from ._step import Program, movable, outer_and_grads, start_back
@@ -136,7 +135,7 @@ chain = eqx.filter_jit(start_back)
 @eqx.filter_jit
 def judge(outer: Outer, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
     """f(w, λ)."""
-    return strided_as_products(outer)(params, hyper)
+    return outer(params, hyper)
 
 
 def blank_rows(program: Program, params: PyTree, rows: int) -> list[PyTree]:

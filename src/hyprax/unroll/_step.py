@@ -154,5 +154,5 @@ def basis(hyper: PyTree) -> PyTree:
 
 def outer_and_grads(outer: Any, params: PyTree, hyper: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
     """f(w, λ), ∇_w f and ∂_λ f."""
-    value, (dparams, dhyper) = jax.value_and_grad(strided_as_products(outer), argnums=(0, 1))(params, hyper)
+    value, (dparams, dhyper) = jax.value_and_grad(outer, argnums=(0, 1))(params, hyper)
     return value, dparams, dhyper
