@@ -124,7 +124,7 @@ def _reversible(
     """Words, buffers of so many bits a parameter and step, and a step; fixed-point arithmetic counts as a gradient."""
     planned = draft(program)
     kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
-    memory = round(tree_bytes(planned.start) + kept) + reverse_bytes
+    memory = round(tree_bytes(planned.start()) + kept) + reverse_bytes
     return ModeCost(Reversible(driver), memory, planned.steps * (2 * forward_seconds + reverse_seconds))
 
 
