@@ -81,9 +81,15 @@ def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
 
 
 @eqx.filter_jit
-def _open(program: Program, chosen: dict[str, list[int]]) -> tuple[Coefficients, PyTree]:
-    """The hyperparameters of the optimiser in columns, and w_0."""
-    return _columns(program, chosen)(program.hyper), _start(program)(program.hyper)
+def _open(program: Program) -> tuple[AbstractReversibleOptimizer, PyTree]:
+    """The optimiser, and w_0."""
+    return _optimizer(program, program.hyper), _start(program)(program.hyper)
+
+
+@eqx.filter_jit
+def _make_columns(program: Program, chosen: dict[str, list[int]]) -> Coefficients:
+    """The hyperparameters of the optimiser in columns."""
+    return _columns(program, chosen)(program.hyper)
 
 
 @eqx.filter_jit
@@ -135,11 +141,10 @@ def draft(program: Program) -> Draft:
     **Raises:** `ValueError` for an optimiser that cannot be undone, or hyperparameters with which it cannot.
     """
     steps, user_x64 = program.training.steps, bool(jax.config.read("jax_enable_x64"))
-    optimizer = eqx.filter_eval_shape(lambda p: _optimizer(p, p.hyper), program)
+    optimizer, weights = _open(program)
     optimizer.check_reversible()
-    abstract = eqx.filter_eval_shape(lambda p: _start(p)(p.hyper), program)
-    chosen, groups = leaf_groups(optimizer.hyperparameters(), abstract)
-    raw, weights = _open(program, chosen)
+    chosen, groups = leaf_groups(optimizer.hyperparameters(), weights)
+    raw = _make_columns(program, chosen)
     rule = jax.tree.map(lambda _: None, optimizer)
     with wide():
         wider = as_float64(raw)
