@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from hyprax.unroll import _convolutions
+import hyprax as hx
+from hyprax.unroll import ExactReversal, _convolutions, _drivers
 from hyprax.unroll._convolutions import convolves, strided_as_products
+from hyprax.unroll._step import Program
 from trainings import relative_error
 
 
@@ -98,3 +100,43 @@ def test_an_infinity_stays_in_its_windows():
     found = strided_as_products(lambda x, k: lax.conv_general_dilated(x, k, (2, 2), "VALID"))(x, kernel)
     assert np.sum(np.isinf(found)) == 1
     assert not np.any(np.isnan(found))
+
+
+@pytest.mark.parametrize("strides", [(2, 2), pytest.param((1, 1), marks=pytest.mark.slow)])
+def test_strided_networks_run_in_compiled_loops_and_come_back(strides):
+    """The hypergradient of reversal and of a plain Python loop, which knows nothing of products."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (20, 6, 6, 2), jnp.float32)
+    weights = {"k": 0.3 * jax.random.normal(keys[1], (3, 3, 2, 4), jnp.float32), "b": jnp.zeros(4, jnp.float32)}
+
+    def loss(params, hyper, batch):
+        y = lax.conv_general_dilated(batch, params["k"], strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        penalty = hyper["penalty"] * jnp.sum(params["k"] ** 2)
+        return jnp.mean((jnp.tanh(y + params["b"][None, None, None]).sum((1, 2)) - 1) ** 2) + penalty
+
+    training = hx.Training(
+        loss,
+        lambda hyper, key: weights,
+        lambda hyper: hx.MomentumSGD(hyper["rate"], jnp.asarray(0.9, jnp.float32), form="polyak"),
+        hx.Minibatches(x, 5, keys[2]),
+        steps=10,
+    )
+    hyper = {"rate": jnp.asarray(0.01, jnp.float32), "penalty": jnp.asarray(0.1, jnp.float32)}
+    program = Program(training, hyper, keys[0])
+    driver = _drivers.LoopDriver if strides == (2, 2) else _drivers.HostDriver
+    assert isinstance(_drivers.choose_driver("auto", program), driver)
+
+    def by_hand(hyper):
+        params, velocity = weights, jax.tree.map(jnp.zeros_like, weights)
+        for t in range(10):
+            grads = jax.grad(loss)(params, hyper, training.batches(t))
+            velocity = jax.tree.map(lambda v, g: jnp.float32(0.9) * v - g, velocity, grads)
+            params = jax.tree.map(lambda w, v: w + hyper["rate"] * v, params, velocity)
+        return loss(params, hyper, x)
+
+    objective = hx.UnrolledObjective(training, loss, x, key=keys[0], mode=hx.Reversible())
+    answer = hx.hypergradient(objective, hyper)
+    assert isinstance(answer.certificate, ExactReversal)
+    value, grads = jax.jit(jax.value_and_grad(by_hand))(hyper)
+    assert abs(float(answer.value - value)) <= 1e-5 * float(value)
+    assert relative_error(answer.grad, grads) <= 1e-3
