@@ -31,17 +31,26 @@ def live() -> int:
     return sum(array.nbytes for array in jax.live_arrays())
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, problem: Problem, mode: Any, owner: Any, sweep: str, program: Any) -> int:
+def measured(
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Problem,
+    mode: Any,
+    owner: Any,
+    sweep: str,
+    program: Any,
+    used_up: tuple[int, ...] = (),
+) -> int:
     """Arrays that live at calls of `owner.sweep`, the most, less those before, and what XLA allocates for `program`.
 
-    `program` is a function of the arguments of that call, which returns the compiled function and its arguments.
+    `program` is a function of the arguments of that call, which returns the compiled function and its arguments, of
+    which those in `used_up` are.
     """
     found, needed, true = [], [], getattr(owner, sweep)
 
     def watched(*arguments: Any) -> Any:
         found.append(live())
         if not needed:
-            needed.append(scratch(*program(*arguments)))
+            needed.append(scratch(*program(*arguments), used_up=used_up))
         return true(*arguments)
 
     objective = problem.objective(mode)
@@ -102,9 +111,9 @@ def test_reversal_takes_what_is_predicted(monkeypatch, name, model, steps):
     problem = make(name, model, steps=steps, dtype=jnp.float32, dropout=True)
 
     def program(run: ExactRun, carry: Any, lo: int, hi: int) -> tuple[Callable[..., Any], ...]:
-        return _reversal.loop_step_back, run.setup, carry, _drivers.index(lo), _drivers.index(hi)
+        return _reversal.loop_step_back, (run.setup, _drivers.index(lo), _drivers.index(hi)), carry
 
-    used = measured(monkeypatch, problem, hx.Reversible("loop"), ExactRun, "backward", program)
+    used = measured(monkeypatch, problem, hx.Reversible("loop"), ExactRun, "backward", program, used_up=(1,))
     assert abs(predicted(problem, hx.Reversible) / used - 1) <= 0.2
 
 
@@ -122,7 +131,7 @@ def test_forward_mode_takes_what_is_predicted(monkeypatch, model):
 
 def test_a_platform_that_states_no_memory_is_named(monkeypatch):
     class Silent:
-        def lower(self, arrays):
+        def lower(self, *arrays):
             return self
 
         def compile(self):
@@ -131,6 +140,6 @@ def test_a_platform_that_states_no_memory_is_named(monkeypatch):
         def memory_analysis(self):
             return None
 
-    monkeypatch.setattr(_estimate.jax, "jit", lambda call: Silent())
+    monkeypatch.setattr(_estimate.jax, "jit", lambda call, **settings: Silent())
     with pytest.raises(ValueError, match=r"given the platform 'cpu'.*JAX_PLATFORMS=cpu"):
         scratch(lambda x: x, jnp.ones(3))

@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PyTree
 
+from .._jaxprs import equations
 from ._layouts import Indices
 from ._taps import Recorder, Tapper, Use, Weight
 
@@ -113,7 +114,7 @@ class Plan:
         The activations, which all rows share; what a row's backward pass holds at a time; and of a tensor whose
         gradients are formed at once, the operand as patches and the cotangents.
         """
-        outputs = [v.aval for eqn in _equations(self.jaxpr.jaxpr) for v in eqn.outvars]
+        outputs = [v.aval for eqn in equations(self.jaxpr.jaxpr) for v in eqn.outvars]
         sizes = [math.prod(getattr(aval, "shape", ())) for aval in outputs]
         formed = 0
         for tensor in self.tensors:
@@ -123,14 +124,6 @@ class Plan:
                     formed = max(formed, b * group.positions * (i + rows * o))
         width = max((getattr(aval, "dtype", np.dtype(np.float32)).itemsize for aval in self.jaxpr.in_avals), default=4)
         return width * (sum(sizes) + rows * 4 * max(sizes, default=0) + 2 * formed)
-
-
-def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """All equations, those of inner functions too."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jaxprs_in_params(eqn.params):
-            yield from _equations(inner)
 
 
 def _weights(leaves: Sequence[Array]) -> list[Weight]:
@@ -264,5 +257,5 @@ def make_plan(
             tensor = dataclasses.replace(tensor, groups=tuple(groups))
             tensor = _choose(tensor, recorder.uses, m, r, True if whole is None else whole[i])
         tensors.append(tensor)
-    has_convolution = any(eqn.primitive.name == "conv_general_dilated" for eqn in _equations(closed.jaxpr))
+    has_convolution = any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
     return Plan(closed, tuple(tensors), recorder.uses, outputs, has_convolution)

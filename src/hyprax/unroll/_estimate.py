@@ -75,7 +75,7 @@ def estimate(
     | --- | --- | --- |
     | `StoreAll` | T S P + A | T (c + h) |
     | `Checkpointed` | N S P + A | (T + recomputed) c + T h |
-    | `Reversible` | 64-bit words of three states, tables, stored words + A | T (2 c + h) |
+    | `Reversible` | 64-bit words, adjoint, tables, stored words + A | T (2 c + h) |
     | `ForwardMode` | (1 + H) S P + A_H | T times one step with its H tangents |
 
     Memory is that beside the data and hyperparameters. A is XLA's own figure for the compiled step; c and h are
@@ -124,25 +124,25 @@ def estimate(
 
 
 def _reversible(program: Program, runs: AbstractDriver, driver: DriverName, seconds: float) -> ModeCost:
-    """The words of the start, the end and the step that is undone, with its adjoint; tables, stored words, and A."""
+    """The words of the step that is undone, with its adjoint; w_0, tables of coefficients, stored words, and A."""
     planned = draft(program)
     run = ExactRun(planned, planned.pairs(isinstance(runs, HostDriver))[0], "device")
-    carry = untouched(run, planned.start)
-    held = 2 * tree_bytes(planned.start) + tree_bytes((carry, planned.raw, run.setup.tables, run.setup.pairs))
+    carry = untouched(run, planned.start())
+    held = tree_bytes((carry, planned.weights, planned.raw, run.setup.tables, run.setup.pairs))
     kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
     with wide():
-        needed = scratch(step_back_exactly, run.setup, carry, index(0))
+        needed = scratch(step_back_exactly, run.setup, carry, index(0), used_up=() if run.pair == "one" else (1,))
     return ModeCost(Reversible(driver), round(held + kept) + needed, seconds)
 
 
-def scratch(fn: Callable[..., Any], *arguments: Any) -> int:
-    """The bytes that XLA allocates for a call: temporaries, and results that replace no argument."""
+def scratch(fn: Callable[..., Any], *arguments: Any, used_up: tuple[int, ...] = ()) -> int:
+    """The bytes that XLA allocates for a call: temporaries, and results that replace none of what it may use up."""
     arrays, rest = eqx.partition(arguments, eqx.is_array)
 
-    def call(arrays: Any) -> Any:
+    def call(*arrays: Any) -> Any:
         return eqx.filter(fn(*eqx.combine(arrays, rest)), eqx.is_array)
 
-    analysis = jax.jit(call).lower(arrays).compile().memory_analysis()
+    analysis = jax.jit(call, donate_argnums=used_up).lower(*arrays).compile().memory_analysis()
     if analysis is None:
         raise ValueError(
             f"estimate: given the platform {jax.default_backend()!r}, for whose programs XLA states no memory, allowed "

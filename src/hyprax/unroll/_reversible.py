@@ -127,13 +127,14 @@ class Reversible(AbstractMode):
         metrics = sweep.metrics()
         found = ranges(planned, last)
         params = run.weights(last)
+        del last
         value, dparams, dhyper = end(outer, params, hyper)
         stats = _stats(run, found, attempt)
         if not (found.finite and found.fits):
             result = RESULTS.fixed_point_overflow if found.finite else RESULTS.diverged
             certificate = _unknown(value, "the run left its range")
             return (value, _nan(hyper), UnrollReport(params, certificate, result, stats, metrics)), True
-        carry = sweep.backward(last, dparams, dhyper)
+        carry = sweep.backward(dparams, dhyper)
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
@@ -177,7 +178,7 @@ class Reversible(AbstractMode):
 def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
     """dF/dλ, and the adjoint of w_0."""
     layout = planned.setup.layout
-    dweights = layout.structure.unflatten(carry.dweights)
+    dweights = layout.packing.split(carry.dweights)
     with wide():
         wider = pull_tables(
             layout.rule, as_float64(planned.raw), as_float64(planned.used), planned.steps, carry.dtables
