@@ -1,7 +1,6 @@
 """What every mode would take, as predicted, beside what XLA states of its programs and what lives while they run."""
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,7 +95,7 @@ def test_reversal_takes_what_is_predicted(monkeypatch, name, model, steps):
     """Few words put away and many; the schedules weigh as much as the weights of these small networks."""
     problem = make(name, model, steps=steps, dtype=jnp.float32, dropout=True)
 
-    def program(run: ExactRun, carry: Any, lo: int, hi: int) -> tuple[Callable[..., Any], ...]:
+    def program(run: ExactRun, carry: Any, lo: int, hi: int) -> Any:
         return _reversal.loop_step_back, run.setup, carry, _drivers.index(lo), _drivers.index(hi)
 
     used = measured(monkeypatch, problem, hx.Reversible("loop"), ExactRun, "backward", program)
