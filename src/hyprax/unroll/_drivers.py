@@ -1,7 +1,7 @@
 """Two ways to make many steps: one compiled loop, or a loop on the host over one compiled step.
 
 A compiled loop has no cost between steps, so that tiny models are faster in it; but XLA on CPUs runs convolutions
-inside loops 4 to 150 times slower than outside. Bounds of loops are traced: one program serves segments of every
+inside loops many times slower than outside. Bounds of loops are traced: one program serves segments of every
 length, and nothing is compiled again when the number of steps changes.
 """
 
