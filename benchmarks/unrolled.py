@@ -11,7 +11,8 @@ In float32, on one thread. Problems:
 Tuned are a learning rate for every step and the logarithm of a penalty for every array of weights. Every method starts
 from the same numbers; `error` is the relative distance of its derivatives with respect to the penalties from those of
 `StoreAll`. `/ loop` is the time in units of the training alone (`StoreAll` run forwards, in floating point); memory is
-the growth of the process's peak over one call. Times are the least of interleaved rounds, and compilation is apart.
+the growth of the process's peak over one call. Times are those of the processor, which other work on the machine
+changes less than those of a clock, the least of interleaved rounds; compilation is apart.
 
 The peers run in a process of their own, whose interpreter must have PyTorch: `--torch PYTHON`; without it they are left
 out. Name problems to run those alone: python -m benchmarks.unrolled --torch PYTHON mnist cnn
@@ -194,9 +195,9 @@ def ours(objective: hx.UnrolledObjective, hyper: Any, alone: bool = False) -> Ca
 
     def run() -> dict[str, Any]:
         before = peak_memory.reset()
-        began = time.perf_counter()
+        began = time.process_time()
         answer = jax.block_until_ready(evaluate(hyper, state)[0])
-        found = {"seconds": time.perf_counter() - began, "memory": peak_memory.peak() - before}
+        found = {"seconds": time.process_time() - began, "memory": peak_memory.peak() - before}
         return found if alone else found | {"penalties": answer.grad["penalties"], "certificate": answer.certificate}
 
     return run

@@ -1,4 +1,4 @@
-"""Jaxprs evaluated one equation at a time, so that some of them can be treated differently."""
+"""Jaxprs evaluated one equation at a time, so that some equations can be treated differently."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

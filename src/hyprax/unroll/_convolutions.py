@@ -64,9 +64,13 @@ def _body(eqn: JaxprEqn) -> Any:
     return getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
 
 
+def _type(variable: Any) -> Any:
+    return variable.aval
+
+
 def _slow(eqn: JaxprEqn) -> bool:
     """Whether its derivative is slow in XLA and its windows are small enough for a product."""
-    params, (x, kernel), (out,) = eqn.params, (v.aval for v in eqn.invars), (v.aval for v in eqn.outvars)
+    params, x, kernel, out = eqn.params, *map(_type, (*eqn.invars, *eqn.outvars))
     spec = params["dimension_numbers"]
     window = math.prod(kernel.shape) // max(1, kernel.shape[spec.rhs_spec[0]])
     places = math.prod(out.shape) // max(1, out.shape[spec.out_spec[1]])
@@ -83,7 +87,7 @@ def _product(eqn: JaxprEqn, x: Array, kernel: Array) -> Array:
 
     Windows are cut along one axis after the other: fewer and longer pieces than all offsets at once.
     """
-    params, out = eqn.params, eqn.outvars[0].aval
+    params, out = eqn.params, _type(eqn.outvars[0])
     lhs, rhs, result = params["dimension_numbers"]
     rank = len(params["window_strides"])
     x = lax.transpose(x, (lhs[0], *lhs[2:], lhs[1]))

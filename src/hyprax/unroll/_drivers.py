@@ -1,8 +1,8 @@
 """Two ways to make many steps: one compiled loop, or a loop on the host over one compiled step.
 
 A compiled loop has no cost between steps, so that tiny models are faster in it; but XLA on CPUs runs convolutions
-inside loops 4 to 15 times slower than outside. Bounds of loops are traced: one program serves segments of every length,
-and nothing is compiled again when the number of steps changes.
+inside loops many times slower than outside. Bounds of loops are traced: one program serves segments of every
+length, and nothing is compiled again when the number of steps changes.
 """
 
 import abc
@@ -161,7 +161,7 @@ def check_driver(name: str, driver: str) -> None:
 
 
 def choose_driver(name: DriverName, program: Program) -> AbstractDriver:
-    """The driver of that name; for "auto" the host loop where the loss convolves on a CPU, else the compiled loop."""
+    """The driver of that name; for "auto" the host loop where convolutions stay on a CPU, else the compiled loop."""
     if name == "auto":
         name = "host" if jax.default_backend() == "cpu" and _convolves(program) else "loop"
     return HostDriver() if name == "host" else LoopDriver()

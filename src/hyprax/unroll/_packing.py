@@ -42,12 +42,8 @@ class Packing:
     def join(self, tree: PyTree) -> list[Array]:
         """The vectors of a tree of this structure; any dtypes that a vector's leaves share."""
         leaves = self.structure.flatten_up_to(tree)
-        return [
-            jnp.concatenate([leaves[i].ravel() for i in vector.leaves])
-            if len(vector.leaves) > 1
-            else leaves[vector.leaves[0]].ravel()
-            for vector in self.vectors
-        ]
+        parts = [[leaves[i].ravel() for i in vector.leaves] for vector in self.vectors]
+        return [jnp.concatenate(pieces) if len(pieces) > 1 else pieces[0] for pieces in parts]
 
     def split(self, vectors: Sequence[Array]) -> PyTree:
         """The tree of vectors of these sizes."""
