@@ -58,11 +58,14 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def filters(rng: np.random.Generator, o: int, i: int, k: int = 3) -> Array:
-    return jnp.asarray(rng.normal(size=(o, i, k, k)) / np.sqrt(i * k * k), jnp.float32)
+    return jnp.asarray(rng.normal(size=(k, k, i, o)) / np.sqrt(i * k * k), jnp.float32)
 
 
 def conv(x: Array, w: Array, stride: int = 1, padding: str = "SAME") -> Array:
-    return lax.conv_general_dilated(x[None], w, (stride, stride), padding)[0]
+    """Channels last, as the libraries for JAX have them."""
+    return lax.conv_general_dilated(
+        x[None], w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
 
 
 def mlp(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
@@ -86,15 +89,15 @@ def lenet(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
     }
 
     def pool(z: Array) -> Array:
-        return z.reshape(z.shape[0], z.shape[1] // 2, 2, z.shape[2] // 2, 2).mean((2, 4))
+        return z.reshape(z.shape[0] // 2, 2, z.shape[1] // 2, 2, z.shape[2]).mean((1, 3))
 
     def apply(p: Any, hyper: Array, x: Array) -> Array:
-        z = pool(jnp.tanh(conv(x + hyper, p["c1"]) + p["b1"][:, None, None]))
-        z = pool(jnp.tanh(conv(z, p["c2"], padding="VALID") + p["b2"][:, None, None]))
+        z = pool(jnp.tanh(conv(x + hyper, p["c1"]) + p["b1"]))
+        z = pool(jnp.tanh(conv(z, p["c2"], padding="VALID") + p["b2"]))
         z = jnp.tanh(z.reshape(-1) @ p["w1"])
         return jnp.tanh(z @ p["w2"]) @ p["w3"]
 
-    return apply, params, (1, 28, 28)
+    return apply, params, (28, 28, 1)
 
 
 def wide_resnet(rng: np.random.Generator, widen: int) -> tuple[Callable, Any, tuple[int, ...]]:
@@ -118,9 +121,9 @@ def wide_resnet(rng: np.random.Generator, widen: int) -> tuple[Callable, Any, tu
                 y = conv(jax.nn.relu(z + block["b1"]), block["w1"], stride)
                 y = conv(jax.nn.relu(y + block["b2"]), block["w2"]) * block["scale"]
                 z = y + (conv(z, block["short"], stride) if "short" in block else z)
-        return jax.nn.relu(z).mean((1, 2)) @ p["head"]
+        return jax.nn.relu(z).mean((0, 1)) @ p["head"]
 
-    return apply, params, (3, 32, 32)
+    return apply, params, (32, 32, 3)
 
 
 def dense_kernel(apply: Callable, params: Any, hyper: Array, inputs: Array, cotangents: Array, variances: Any) -> Array:
