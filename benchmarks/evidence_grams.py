@@ -63,9 +63,9 @@ def filters(rng: np.random.Generator, o: int, i: int, k: int = 3) -> Array:
 
 def conv(x: Array, w: Array, stride: int = 1, padding: str = "SAME") -> Array:
     """Channels last, as the libraries for JAX have them."""
-    return lax.conv_general_dilated(
-        x[None], w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )[0]
+    return lax.conv_general_dilated(x[None], w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))[
+        0
+    ]
 
 
 def mlp(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:

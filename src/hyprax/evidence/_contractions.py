@@ -8,6 +8,7 @@ in which nothing of the tensor's size is formed, and the sum over s is taken bef
 W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] a few columns at a time.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -78,7 +79,7 @@ def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
         return _einsum("bmn,bmrnq->mrnq", _einsum("mbi,nbi->bmn", a, a), _einsum("mrbo,nqbo->bmrnq", g, g))
 
     # Each pair of examples once, tile by tile, those of the first with the half circle of tiles that follow it.
-    each = g.dtype.itemsize * b * s * (r * o + 2 * s)
+    each = g.dtype.itemsize * b * s * r * (o + s)
     tiles = math.ceil(m / min(m, max(1, min(memory, CACHE) // (each * math.ceil(m / 2)))))
     size = math.ceil(m / tiles)
     tiles = math.ceil(m / size)
@@ -100,11 +101,15 @@ def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
         a_next, g_next = (lax.dynamic_slice_in_dim(x, start, size * window) for x in (a, g))
         if group.lookup:
             same = a_some[:, :, :, None, None] == a_next.transpose(1, 0, 2)[None, :, None]
-            inner = (same & (a_some >= 0)[..., None, None]).astype(g.dtype)
+            inner = jnp.moveaxis((same & (a_some >= 0)[..., None, None]).astype(g.dtype), 3, 1)
         else:
-            inner = _einsum("mbsi,nbti->mbsnt", a_some, a_next)
-        moved = _einsum("mbsnt,mrbso->mbrnto", inner, g_some)
-        part = _einsum("mbrnto,nqbto->mrnq", moved, g_next) * share
+            inner = _einsum("mbsi,nbti->mnbst", a_some, a_next)
+        # Every pair and row as a product of its own: of all orders the one in which nothing large is transposed.
+        batch = (size, size * window, r, b)
+        inner = jnp.broadcast_to(inner[:, :, None], (*batch, s, s)).reshape(-1, s, s)
+        follow = jnp.broadcast_to(g_next, (*batch, s, o)).reshape(-1, s, o)
+        moved = _einsum("xst,xto->xso", inner, follow).reshape(size, -1, b * s * o)
+        part = _einsum("mrp,mxp->mrx", g_some.reshape(size, r, -1), moved).reshape(size, r, -1, r) * share
         wide = jnp.zeros((size, r, total + (window - 1) * size, r), g.dtype)
         wide = lax.dynamic_update_slice_in_dim(wide, part, start, 2)
         return wide[:, :, :total].at[:, :, : (window - 1) * size].add(wide[:, :, total:])
@@ -137,18 +142,32 @@ def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory
     def add(total: Array, piece: tuple[Array | None, Array | None, Array | None]) -> tuple[Array, None]:
         a_some, g_some, variance_some = piece
         a_some, g_some = a if a_some is None else a_some, g if g_some is None else g_some
-        rows = jax.vmap(lambda a, g: example_gradient(group, a, g))(a_some, g_some.swapaxes(3, 4))
-        return total + gram(rows.reshape(m * r, -1), variance_some), None
+        rows = [
+            jax.vmap(lambda a, g: example_gradient(group, a, g))(a_some[cut], g_some[cut].swapaxes(3, 4))
+            for cut in cuts
+        ]
+        return total + _symmetric([part.reshape(part.shape[0] * r, -1) for part in rows], variance_some), None
 
+    bounds = np.linspace(0, m, min(m, 4, 1 + m * r // 128) + 1).astype(int)
+    cuts = [slice(int(lo), int(hi)) for lo, hi in itertools.pairwise(bounds)]
     total = jnp.zeros((m * r, m * r), g.dtype)
     total, _ = lax.scan(jax.checkpoint(add), total, (a_pieces, g_pieces, v_pieces))
     return total.reshape(m, r, m, r)
 
 
+def _symmetric(parts: list[Array], variance: Array | None) -> Array:
+    """rows diag(variance) rowsᵀ of rows in parts, each pair of parts once."""
+    blocks: list[list[Array]] = []
+    for k, part in enumerate(parts):
+        weighted = part if variance is None else part * variance.reshape(1, -1)
+        left = [blocks[j][k].T for j in range(k)]
+        blocks.append(left + [_einsum("ip,jp->ij", weighted, other) for other in parts[k:]])
+    return jnp.block(blocks)
+
+
 def gram(rows: Array, variance: Array | None) -> Array:
     """rows diag(variance) rowsᵀ."""
-    weighted = rows if variance is None else rows * variance.reshape(1, -1)
-    return _einsum("ip,jp->ij", weighted, rows)
+    return _symmetric([rows], variance)
 
 
 def tensor_gram(

@@ -220,7 +220,7 @@ def _choose(tensor: Tensor, uses: dict[int, Use], m: int, r: int, whole: bool) -
         if s == 1:
             pairwise += m**2 * b * (i * arithmetic + r**2 * o)
         else:  # each pair of examples once
-            pairwise += m**2 / 2 * b * s * (s * (i * arithmetic + r * o) + r**2 * o + _MOVING * (s + r * o))
+            pairwise += m**2 / 2 * b * s * (s * (i * arithmetic + r * o) + r**2 * o + _MOVING * r * (s + o))
         columns += m * r * b * s * i * o * arithmetic + (m * r) ** 2 * b * i * o
         kept += sum(math.prod(uses[n].operand_shape) + r * math.prod(uses[n].tap_shape) for n in g.uses)
     if whole and pairwise < columns:
