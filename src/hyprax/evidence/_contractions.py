@@ -135,23 +135,27 @@ def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory
         x = jnp.pad(x, padding)
         return jnp.moveaxis(x.reshape(*x.shape[:axis], count, width, *x.shape[axis + 1 :]), axis, 0)
 
-    g = g.transpose(0, 1, 2, 4, 3)  # once, not in each piece
-    a_pieces, g_pieces = (pieces(a, 3), None) if over_inputs else (None, pieces(g, 3))
+    # Parts of the examples, so that half of the product of all with all is enough; cut and transposed once, not in each
+    # piece.
+    bounds = np.linspace(0, m, min(m, 4, 1 + m * r // 128) + 1).astype(int)
+    parts = [(a[lo:hi], g[lo:hi].transpose(0, 1, 2, 4, 3)) for lo, hi in itertools.pairwise(bounds)]
     v_pieces = None if variance is None else pieces(variance, 2 if over_inputs else 1)
 
-    def add(total: Array, piece: tuple[Array | None, Array | None, Array | None]) -> tuple[Array, None]:
-        a_some, g_some, variance_some = piece
-        a_some, g_some = a if a_some is None else a_some, g if g_some is None else g_some
-        rows = [
-            jax.vmap(lambda a, g: example_gradient(group, a, g))(a_some[cut], g_some[cut].swapaxes(3, 4))
-            for cut in cuts
-        ]
-        return total + _symmetric([part.reshape(part.shape[0] * r, -1) for part in rows], variance_some), None
+    def rows(a: Array, g: Array) -> Array:
+        formed = jax.vmap(lambda a, g: example_gradient(group, a, g))(a, g.swapaxes(3, 4))
+        return formed.reshape(a.shape[0] * r, -1)
 
-    bounds = np.linspace(0, m, min(m, 4, 1 + m * r // 128) + 1).astype(int)
-    cuts = [slice(int(lo), int(hi)) for lo, hi in itertools.pairwise(bounds)]
+    def add(total: Array, piece: tuple[list[Array], Array | None]) -> tuple[Array, None]:
+        some, variance_some = piece
+        if over_inputs:
+            formed = [rows(a, g) for a, (_, g) in zip(some, parts, strict=True)]
+        else:
+            formed = [rows(a, g) for g, (a, _) in zip(some, parts, strict=True)]
+        return total + _symmetric(formed, variance_some), None
+
     total = jnp.zeros((m * r, m * r), g.dtype)
-    total, _ = lax.scan(jax.checkpoint(add), total, (a_pieces, g_pieces, v_pieces))
+    some = [pieces(a if over_inputs else g, 3) for a, g in parts]
+    total, _ = lax.scan(jax.checkpoint(add), total, (some, v_pieces))
     return total.reshape(m, r, m, r)
 
 
