@@ -25,7 +25,7 @@ _MOVING = 8.0
 product."""
 
 
-_CACHE = 2**22
+CACHE = 2**22
 """Bytes of operands that are fast to have at hand. Larger ones are better not formed, if all else is equal."""
 
 
@@ -86,7 +86,7 @@ class Plan:
             uses = [self.uses[number] for group in tensor.groups for number in group.uses]
             entries = [group.positions * group.weight.size // group.weight.shape[2] for group in tensor.groups]
             bytes_ = examples * sum(entries) * np.dtype(uses[0].tap_dtype).itemsize if uses else 0
-            return bytes_ > _CACHE and all(use.operation == "conv_general_dilated" for use in uses)
+            return bytes_ > CACHE and all(use.operation == "conv_general_dilated" for use in uses)
 
         tensors = [
             dataclasses.replace(t, groups=(), contraction="gradient")
@@ -210,7 +210,10 @@ def _choose(tensor: Tensor, uses: dict[int, Use], m: int, r: int, whole: bool) -
         b, i, o = g.weight.shape
         s = g.positions
         arithmetic = 0.0 if g.lookup else 1.0
-        pairwise += (m * s) ** 2 * b * (i * arithmetic + r**2 * (o + (_MOVING if s > 1 else 0)))
+        if s == 1:
+            pairwise += m**2 * b * (i * arithmetic + r**2 * o)
+        else:  # each pair of examples once
+            pairwise += m**2 / 2 * b * s * (s * (i * arithmetic + r * o) + r**2 * o + _MOVING * r * (s + o))
         columns += m * r * b * s * i * o * arithmetic + (m * r) ** 2 * b * i * o
         kept += sum(math.prod(uses[n].operand_shape) + r * math.prod(uses[n].tap_shape) for n in g.uses)
     if whole and pairwise < columns:
