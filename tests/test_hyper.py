@@ -322,11 +322,11 @@ def test_updates_do_not_change_the_type_that_a_step_was_compiled_for(start):
     assert len(traces) == 1
 
 
-def test_repr_shows_natural_units_and_never_raises():
-    assert repr(hx.Positive([1.0, 2.0])) == "Positive([1. 2.])"
-    assert repr(hx.Interval(0.25, 0.0, 1.0)) == "Interval(0.25)"
+def test_repr_shows_natural_units_and_coordinates_and_never_raises():
+    assert repr(hx.Positive([1.0, 2.0])) == "Positive([1. 2.], raw=[0.     0.6931])"
+    assert repr(hx.Interval(0.25, 0.0, 1.0)) == "Interval(0.25, raw=-1.0986)"
     leaf = hx.Positive(np.ones(1000))
-    assert len(repr(leaf)) < 100
+    assert len(repr(leaf)) < 150
     for odd in (None, object(), "text", jax.ShapeDtypeStruct((2,), np.float64)):
         assert repr(jax.tree.map(lambda _, odd=odd: odd, leaf)).startswith("Positive(raw=")
     seen = []

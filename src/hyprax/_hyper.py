@@ -57,7 +57,8 @@ class AbstractConstrained(eqx.Module):
 
     def __repr__(self) -> str:
         try:
-            inner = np.array2string(np.asarray(self.value), precision=4, threshold=8)
+            numbers = (np.array2string(np.asarray(x), precision=4, threshold=8) for x in (self.value, self.raw))
+            inner = ", raw=".join(numbers)  # of a hypergradient `raw` is what counts
         except (jax.errors.TracerArrayConversionError, TypeError, AttributeError):  # abstract, or not an array at all
             inner = f"raw={self.raw}"
         return f"{type(self).__name__}({inner})"

@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hyprax as hx
@@ -226,3 +227,44 @@ else:
 
 def test_32_bit_arithmetic_certifies_nothing():
     subprocess.run([sys.executable, "-c", FLOAT32], check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("family", "outer", "text"),
+    [
+        ("Logistic", lambda x, y: (x, y + 1), "outer_data: given targets other than 0 and 1"),
+        ("Softmax", lambda x, y: (x, y + 1), "outer_data: given labels 1 to 2, allowed are 0 to 1"),
+        ("Softmax", lambda x, y: (x, y.astype(float)), "outer_data: given targets float64"),
+        ("Poisson", lambda x, y: (x, y - 1), "outer_data: given a target -1"),
+        ("Squared", lambda x, y: (x, np.where(y == 1, np.nan, 0.0)), "outer_data: given targets with NaN"),
+        ("Squared", lambda x, y: (x[:, :1], y), r"outer_data: given inputs \(30, 1\)"),
+        ("Squared", lambda x, y: (x[:-1], y), "and targets \\(30,\\)"),
+        ("Squared", lambda x, y: x, "a pair"),
+    ],
+)
+def test_outer_data_that_a_mean_loss_cannot_judge_are_refused(family, outer, text):
+    """Labels 1 and 2 would give a negative logistic loss, with a certificate."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.permutation(np.repeat([0, 1], 15))
+    made = getattr(hx.families, family)(x, y, penalty=select_penalty)
+    with pytest.raises(ValueError, match=text):
+        hx.ImplicitObjective(hx.Optimum(made), made.mean_loss, outer(x, y))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_newcomers_hand_over_is_named():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.permutation(np.repeat([0, 1], 15))
+    family = hx.families.Logistic(x, y, penalty=select_penalty)
+    with pytest.raises(ValueError, match=r"hx.Optimum\(family\)"):
+        hx.ImplicitObjective(family, family.mean_loss, (x, y))  # pyright: ignore[reportArgumentType]
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
+    hyper = {"penalty": hx.Positive(0.1)}
+    with pytest.raises(ValueError, match=r"search\.Optax"):
+        hx.tune(objective, hyper, search=optax.adam(0.1), steps=2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"hx\.Run"):
+        hx.tune(objective, hyper, run="folder", steps=2)  # pyright: ignore[reportArgumentType]
+    narrow = hx.families.Logistic(x.astype(np.float32), y, penalty=select_penalty)
+    with pytest.raises(ValueError, match="given float64 for data of float32"):
+        hx.hypergradient(hx.ImplicitObjective(hx.Optimum(narrow), narrow.mean_loss, (x, y)), hyper)

@@ -112,7 +112,8 @@ def fit(
     - `estimator`: of log|I + K|, an adaptive one too; default [`hyprax.evidence.Chain`][] with one row of each of
         min(N, 256) data.
     - `epochs`, `burn_in`, `every`, `hyper_steps`: the schedule, burn_in < epochs.
-    - `optimiser`: of the weights; default Adam, its rate falling as a cosine from 1e-3 to 1e-6 over the run.
+    - `optimiser`: of the weights; default Adam, its rate falling as a cosine from 1e-2 to 1e-5 over the run. The
+        evidence is that of weights at their optimum: give it, and `epochs`, so that the training loss ends flat.
     - `hyper_optimiser`: of the unconstrained coordinates of λ; default Adam, from 0.1 to 0.01 over all hyper-steps.
     - `batch_size`: default min(N, 128). `likelihood_batch`: data for Σ log p in a hyper-step; default all.
     - `smoothing`: the weight of the past in the smoothed bound, in [0, 1).
@@ -147,7 +148,7 @@ def fit(
     steps = max(size // max(batch_size, 1), 1)
     moves = range(burn_in + 1, epochs + 1, every)
     if optimiser is None:
-        optimiser = optax.adam(optax.cosine_decay_schedule(1e-3, epochs * steps, 1e-3))
+        optimiser = optax.adam(optax.cosine_decay_schedule(1e-2, epochs * steps, 1e-3))
     if hyper_optimiser is None:
         hyper_optimiser = optax.adam(optax.cosine_decay_schedule(0.1, len(moves) * hyper_steps, 0.1))
     objective = EvidenceObjective(

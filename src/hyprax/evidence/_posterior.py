@@ -263,6 +263,11 @@ def posterior(
     """
     if form not in ("auto", "weights", "functions"):
         raise ValueError(f"posterior: given form {form!r}, allowed are 'auto', 'weights' and 'functions'.")
+    if not isinstance(problem, Problem):
+        raise ValueError(
+            f"posterior: given a problem of type {type(problem).__name__}, allowed is the `problem` of what "
+            "`hx.evidence.fit` returns, or of `hx.evidence.problem`."
+        )
     total = problem.size
     if size is not None:
         check_size("posterior", size, total, "data")

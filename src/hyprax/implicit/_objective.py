@@ -69,8 +69,15 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         adjoint: AbstractAdjointSolver | None = None,
         certificate: AbstractBound | None = None,
     ):
+        if not isinstance(optimum, Optimum):
+            raise ValueError(
+                f"ImplicitObjective: given a problem of type {type(optimum).__name__}, allowed are hx.Optimum(family) "
+                "and hx.Optimum(inner_loss, params0)."
+            )
         self.optimum, self.outer_loss = optimum, outer_loss
         self.outer_data = jax.tree.map(jnp.asarray, outer_data)
+        if isinstance(outer_loss, MeanLoss):
+            outer_loss.check(self.outer_data, optimum.params0)
         self.adjoint = CG() if adjoint is None else adjoint
         self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
         _check_assumptions(self.certificate, optimum)

@@ -137,6 +137,13 @@ def tune(
     """
     if steps < 1:
         raise ValueError(f"tune: given steps {steps}, allowed are integers >= 1.")
+    if not isinstance(search, AbstractSearch):
+        raise ValueError(
+            f"tune: given a search of type {type(search).__name__}, allowed are hx.search.Optax(optax.adam(0.05)), "
+            "hx.search.MAID() and the like."
+        )
+    if not isinstance(run, AbstractRecord | None):
+        raise ValueError(f"tune: given a run of type {type(run).__name__}, allowed is hx.Run(folder).")
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
     history: list[dict[str, Any]] = []

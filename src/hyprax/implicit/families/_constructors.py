@@ -86,12 +86,8 @@ def Softmax(
     **Raises:** `ValueError` for data of other shapes, non-finite entries, labels out of range, or a single class.
     """
     inputs, targets = _checked("Softmax", inputs, targets)
-    if targets.ndim != 1 or targets.dtype.kind not in "iu":
-        raise ValueError(f"Softmax: given targets {targets.dtype}{targets.shape}, allowed are integer labels (n,).")
-    found = int(targets.max()) + 1
-    classes = found if classes is None else classes
-    if targets.min() < 0 or found > classes:
-        raise ValueError(f"Softmax: given labels {targets.min()} to {targets.max()}, allowed are 0 to {classes - 1}.")
+    SoftmaxLoss().check_targets("Softmax", targets, classes)
+    classes = int(targets.max()) + 1 if classes is None else classes
     if classes < 2 or np.all(targets == targets[0]):
         raise ValueError("Softmax: given a single class, allowed are two or more.")
     labels = jnp.asarray(targets)
@@ -118,8 +114,7 @@ def Logistic(
     **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d,)`.
     """
     inputs, targets = _checked("Logistic", inputs, targets)
-    if targets.ndim != 1 or not np.all((targets == 0) | (targets == 1)):
-        raise ValueError("Logistic: given targets other than 0 and 1, allowed are 0 and 1, of shape (n,).")
+    LogisticLoss().check_targets("Logistic", targets, None)
     if np.all(targets == targets[0]):
         raise ValueError("Logistic: given a single class, allowed are both.")
     numbers = jnp.asarray(targets, inputs.dtype)
@@ -170,8 +165,7 @@ def Poisson(
     bound, so only bounds by self-concordance are finite; [`hyprax.EhrhardtRoberts`][] is infinite.
     """
     inputs, numbers, targets = _numbers("Poisson", inputs, targets, (1,))
-    if np.any(targets < 0):
-        raise ValueError(f"Poisson: given a target {targets.min()}, allowed are numbers >= 0.")
+    PoissonLoss().check_targets("Poisson", targets, None)
     return _family(inputs, numbers, PoissonLoss(), None, (penalty, penalty_groups, weights, weight_groups))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _double_double as dd
@@ -32,6 +33,14 @@ class AbstractPointLoss(eqx.Module):
     """M with |D³ℓ(u)[a, b, c]| <= M osc(c) ‖a‖_D ‖b‖_D, D = ∇²ℓ(u); osc(c) = |c|, max c - min c for several parts."""
     third_oscillation: eqx.AbstractVar[float]
     """sup over u and unit vectors a, b of |D³ℓ(u)[a, b, c]|/osc(c)."""
+
+    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
+        """Finite numbers, and what else the loss needs of them.
+
+        **Raises:** `ValueError`, of `name`, for others.
+        """
+        if y.dtype.kind not in "fiu" or not np.all(np.isfinite(y)):
+            raise ValueError(f"{name}: given targets with NaN or infinite entries, allowed are finite numbers.")
 
     @abc.abstractmethod
     def value(self, u: Float[Array, "n *C"], y: Array) -> Float[Array, " n"]:
@@ -173,6 +182,10 @@ class LogisticLoss(_ScalarLoss):
     self_concordance: float = _constant(1.0)
     third_oscillation: float = _constant(0.09622504486493764)
 
+    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
+        if y.ndim != 1 or not np.all((y == 0) | (y == 1)):
+            raise ValueError(f"{name}: given targets other than 0 and 1, allowed are 0 and 1, of shape (n,).")
+
     def value(self, u, y):
         return jax.nn.softplus(u) - y * u
 
@@ -219,6 +232,11 @@ class PoissonLoss(_ScalarLoss):
     third: float = _constant(float("inf"))
     self_concordance: float = _constant(1.0)
     third_oscillation: float = _constant(float("inf"))
+
+    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
+        super().check_targets(name, y, outputs)
+        if np.any(y < 0):
+            raise ValueError(f"{name}: given a target {y.min()}, allowed are numbers >= 0.")
 
     def value(self, u, y):
         return jnp.exp(u) - y * u
@@ -306,6 +324,13 @@ class SoftmaxLoss(AbstractPointLoss):
     third: float = _constant(0.7071067811865476)
     self_concordance: float = _constant(1.0)
     third_oscillation: float = _constant(0.5)
+
+    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
+        if y.ndim != 1 or y.dtype.kind not in "iu":
+            raise ValueError(f"{name}: given targets {y.dtype}{y.shape}, allowed are integer labels (n,).")
+        if y.size and (y.min() < 0 or (outputs is not None and y.max() >= outputs)):
+            allowed = "0, 1, ..." if outputs is None else f"0 to {outputs - 1}"
+            raise ValueError(f"{name}: given labels {y.min()} to {y.max()}, allowed are {allowed}.")
 
     def value(self, u, y):
         return jax.nn.logsumexp(u, axis=-1) - jnp.take_along_axis(u, y[:, None], axis=-1)[:, 0]

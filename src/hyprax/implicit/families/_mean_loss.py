@@ -1,7 +1,9 @@
 """The unpenalised mean loss of linear predictions, and the rounding of its derivatives."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._design import Design, backward, forward
@@ -40,6 +42,26 @@ class MeanLoss(eqx.Module):
     """
 
     loss: AbstractPointLoss
+
+    def check(self, data: PyTree, params: Array) -> None:
+        """Look at outer data once, where they are concrete: labels out of range give numbers that mean nothing.
+
+        **Raises:** `ValueError` for data that are no pair, or of shapes or targets that do not fit the loss.
+        """
+        if not (isinstance(data, tuple | list) and len(data) == 2):
+            kind = type(data).__name__
+            raise ValueError(f"outer_data: given {kind}, allowed for a mean loss is a pair (inputs, targets).")
+        inputs, targets = data
+        if len(inputs.shape) != 2 or inputs.shape[1] != params.shape[0] or targets.shape[:1] != inputs.shape[:1]:
+            raise ValueError(
+                f"outer_data: given inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}, allowed are "
+                f"inputs (m, {params.shape[0]}), the features of the training data, and m targets."
+            )
+        try:
+            numbers = np.asarray(targets)
+        except jax.errors.TracerArrayConversionError:
+            return
+        self.loss.check_targets("outer_data", numbers, params.shape[1] if params.ndim == 2 else None)
 
     def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array]) -> Float[Array, ""]:
         inputs, targets = data

@@ -69,6 +69,13 @@ class Selection(eqx.Module):
         leaf = self.node(natural(hyper))
         if not isinstance(leaf, jax.Array):
             leaf = jnp.asarray(leaf, self.dtype)
+        with jax.numpy_dtype_promotion("standard"):  # a question, whatever the user has set
+            wider = jnp.promote_types(leaf.dtype, self.dtype)
+        if wider != self.dtype:
+            raise ValueError(
+                f"{self.name}: given {leaf.dtype} for data of {self.dtype}, allowed are hyperparameters of the dtype "
+                f"of the data: make them from numpy.{self.dtype} arrays."
+            )
         if self.groups is not None and leaf.ndim:
             fits, allowed = leaf.shape == (self.group_count,), f"({self.group_count},), one a group."
         else:
