@@ -1,9 +1,10 @@
-"""What the experiments share: the machine's name, and where the data sets are."""
+"""What the experiments share: the machine's name, where the data sets are, where results go, and how they draw."""
 
 import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def machine() -> str:
@@ -31,3 +32,13 @@ def results_folder(experiment: str) -> Path:
     folder = Path("out") / "experiments" / here.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files alone."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

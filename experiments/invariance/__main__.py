@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 from jaxtyping import Array
 
 import hyprax as hx
@@ -96,10 +96,7 @@ def outputs(problem: ev.Problem, x: np.ndarray) -> np.ndarray:
 
 def picture(found: dict[str, np.ndarray]) -> None:
     """The learned density of each generator, uniform on ± its range, beside the true one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(len(found), 1, figsize=(6.4, 1.45 * len(found)), sharex=True, layout="constrained")
     for axis, (version, ranges) in zip(np.atleast_1d(axes), found.items(), strict=True):

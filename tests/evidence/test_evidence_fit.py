@@ -2,6 +2,7 @@
 
 import functools
 import io
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,12 @@ def test_the_final_estimate_is_a_bound_within_its_standard_error():
     assert fitted.log_evidence <= full(fitted) + 3 * fitted.standard_error
     assert fitted.certificate.kind == "estimated"
     assert fitted.certificate.slack > 0
+
+
+def test_by_default_few_data_give_a_row_each():
+    kept = usual().problem
+    parts = (linear, kept.likelihood, kept.prior, usual().params, kept.hyper, data())
+    assert float(ev.log_evidence(*parts).value) == float(ev.log_evidence(*parts, ev.Chain(ev.OneRow(N))).value)
 
 
 def test_what_is_kept_has_the_best_smoothed_bound():
@@ -225,6 +232,28 @@ def test_a_number_that_is_not_finite_is_named_and_what_was_kept_stands():
     assert np.isfinite(broken.log_evidence)
 
 
+def test_an_interrupt_ends_the_run_after_its_epoch_and_what_was_kept_stands(monkeypatch):
+    class Bar:
+        def __init__(self, total):
+            pass
+
+        def show(self, epoch, text):
+            if epoch == 21:
+                signal.raise_signal(signal.SIGINT)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("hyprax.evidence._fit.ProgressBar", Bar)
+    stopped = regression(estimator=ev.FullData(), progress=True)
+    assert stopped.result == hx.RESULTS.interrupted
+    assert "Ctrl-C" in stopped.message
+    assert [row["epoch"] for row in stopped.history] == [11, 13, 15, 17, 19, 21]
+    assert stopped.epoch in (11, 13, 15, 17, 19, 21)
+    assert np.isfinite(stopped.log_evidence)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -254,6 +283,7 @@ def test_progress_is_shown_to_a_terminal_only(monkeypatch):
         ({"batch_size": 0}, "batch_size 0"),
         ({"points": (data()[0], data()[1] * np.nan)}, "NaN"),
         ({"points": data()[0]}, "pair"),
+        ({"estimator": ev.EKFAC()}, "FullData\\(EKFAC"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, text):

@@ -209,6 +209,7 @@ class Scheduled(hx.AbstractOptimizer):
     ("parts", "words"),
     [
         ({"steps": 0}, "given steps 0"),
+        ({"steps": 2**31}, "given steps 2147483648"),
         ({"loss": 3}, "given loss of type int"),
         ({"loss": lambda params, hyper, batch: params}, "one floating scalar"),
         ({"init": lambda hyper, key: jnp.arange(3)}, "init gave int64"),

@@ -17,7 +17,7 @@ import hyprax as hx
 from hyprax.unroll import ExactReversal, Outer, _exact_run, _reversal
 from trainings import relative_error
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 OPTIMISERS = ("paper", "polyak", "adam", "adamw")
 
@@ -336,7 +336,7 @@ def test_bad_settings_are_refused(unchecked):
     with pytest.raises(ValueError, match="given buffers 'disk'"):
         hx.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="given form 'heavy'"):
-        hx.MomentumSGD(0.1, 0.9, form="heavy")
+        hx.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="given fraction_bits 70"):
         hx.Adam(0.1, fraction_bits=70)
     with pytest.raises(ValueError, match="given decay_bits 2"):

@@ -27,6 +27,22 @@ EVIDENCE_PAPER = """
 """
 
 
+def or_default(name: str, estimator: Any, size: int, allowed: Any) -> Any:
+    """The estimator given, else the chain with one row of each of min(size, 256) data.
+
+    **Raises:** `ValueError`, of the caller `name`, for anything else than an estimator.
+    """
+    if estimator is None:
+        return Chain(OneRow(min(size, 256)))
+    if not isinstance(estimator, allowed):
+        kind = type(estimator).__name__
+        raise ValueError(
+            f"{name}: given an estimator of type {kind}, allowed are estimators such as Chain(OneRow(64)); a structure "
+            f"of the curvature comes inside of one: FullData({kind}())."
+        )
+    return estimator
+
+
 class LogDeterminant(eqx.Module):
     """An estimate of F = log|I + K|, and where there is one, a second one from the other side.
 

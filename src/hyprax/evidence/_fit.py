@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._hyper import Positive, natural, validated
+from .._interrupt import deferred_interrupt
 from .._progress import ProgressBar
 from .._result import RESULTS
 from .._trees import tree_all_finite
@@ -50,7 +51,7 @@ class Fitted:
         the mean over its draws), `smoothed`, `slack`, `gradient_deviation`, `seconds` since the start, and `hyper` in
         natural units.
     - `problem`: the linearised model at what was kept: what [`hyprax.evidence.posterior`][] takes.
-    - `result`: `successful`, or `diverged`; then `message` names what was not finite first, and when.
+    - `result`: `successful`, `diverged` (`message` names what was not finite first, and when), or `interrupted`.
     """
 
     params: PyTree
@@ -125,7 +126,8 @@ def fit(
     for data of the same shapes if functions and optimisers are the same objects.
 
     **Raises:** `ValueError` for data, labels, NaN or settings that do not fit. A number that is not finite later ends
-    the run: the result is `diverged`, the message names it, and what was kept before stands.
+    the run: the result is `diverged`, the message names it, and what was kept before stands. So it does after an
+    interrupt (Ctrl-C), which acts when the epoch in progress is whole; a second one acts at once.
 
     Source: Immer et al. 2021 (arXiv 2104.04975), Immer et al. 2023 (arXiv 2306.03968).
     """
@@ -171,33 +173,36 @@ def fit(
     bar = ProgressBar(epochs) if progress else None
     text, began = "", time.perf_counter()
     try:
-        for epoch in range(1, epochs + 1):
-            trained = objective.train(hyper, state, steps)
-            _named_if_not_finite(trained.params, "weights", epoch)
-            state = trained
-            if not history:
-                kept = (epoch, hyper, state)
-            if epoch in moves:
-                evaluated, row, values = hyper, {}, []
-                here = objective.at_weights(hyper, state)
-                for _ in range(hyper_steps):
-                    evaluated = hyper
-                    value, row, state, hyper, hyper_state = _hyper_step(
-                        here, hyper_optimiser, hyper, hyper_state, state, epoch
-                    )
-                    values.append(value)
-                value = float(np.mean(values))
-                past, weight = smoothing * past + (1 - smoothing) * value, smoothing * weight + 1 - smoothing
-                smoothed = past / weight
-                seconds, plain = time.perf_counter() - began, jax.device_get(natural(evaluated))
-                history.append(
-                    {"epoch": epoch, "value": value, "smoothed": smoothed, **row, "seconds": seconds, "hyper": plain}
-                )
-                if smoothed < best:
-                    kept, best = (epoch, evaluated, state), smoothed
-                text = f"log q/N={-smoothed:.5g}  slack {history[-1]['slack']:.2g}"
-            if bar is not None:
-                bar.show(epoch, text)
+        with deferred_interrupt() as interrupted:
+            for epoch in range(1, epochs + 1):
+                trained = objective.train(hyper, state, steps)
+                _named_if_not_finite(trained.params, "weights", epoch)
+                state = trained
+                if not history:
+                    kept = (epoch, hyper, state)
+                if epoch in moves:
+                    evaluated, row, values = hyper, {}, []
+                    here = objective.at_weights(hyper, state)
+                    for _ in range(hyper_steps):
+                        evaluated = hyper
+                        value, row, state, hyper, hyper_state = _hyper_step(
+                            here, hyper_optimiser, hyper, hyper_state, state, epoch
+                        )
+                        values.append(value)
+                    value = float(np.mean(values))
+                    past, weight = smoothing * past + (1 - smoothing) * value, smoothing * weight + 1 - smoothing
+                    smoothed = past / weight
+                    seconds, plain = time.perf_counter() - began, jax.device_get(natural(evaluated))
+                    row = {"epoch": epoch, "value": value, "smoothed": smoothed, **row}
+                    history.append({**row, "seconds": seconds, "hyper": plain})
+                    if smoothed < best:
+                        kept, best = (epoch, evaluated, state), smoothed
+                    text = f"log q/N={-smoothed:.5g}  slack {history[-1]['slack']:.2g}"
+                if bar is not None:
+                    bar.show(epoch, text)
+                if _asks_to_stop(interrupted):
+                    result, message = RESULTS.interrupted, RESULTS[RESULTS.interrupted]
+                    break
     except _NotFinite as error:
         result, message = RESULTS.diverged, f"{RESULTS[RESULTS.diverged]} [{error}]"
     finally:
@@ -243,6 +248,14 @@ def _judged(
         result=result,
         message=message,
     )
+
+
+def _asks_to_stop(interrupted: Callable[[], None]) -> bool:
+    try:
+        interrupted()
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _tensor_prior(hyper: Any) -> GaussianPrior:

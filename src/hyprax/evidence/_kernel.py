@@ -134,7 +134,9 @@ class _Wanted:
 
 
 def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array, tuple]:
-    is_primal = lambda x: hasattr(x, "perturbed")  # noqa: E731
+    def is_primal(x: Any) -> bool:
+        return hasattr(x, "perturbed")
+
     wanted = _Wanted(
         tuple(x.perturbed for x in jax.tree.leaves(given, is_leaf=is_primal)),
         tuple(v.perturbed for v in variances),

@@ -16,8 +16,8 @@ from .._result import RESULTS
 from .._trees import tree_all_finite, tree_dot
 from ._certificate import EvidenceCertificate
 from ._choice import Choice
-from ._designs import OneRow, check_size
-from ._estimator import AbstractAdaptive, AbstractEstimator, Chain, LogDeterminant
+from ._designs import check_size
+from ._estimator import AbstractAdaptive, AbstractEstimator, LogDeterminant, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair, problem, tempered_fit
 from ._online_kfac import OnlineKFAC
@@ -151,7 +151,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
         self.prior = prior
         self.temperature = temperature if callable(temperature) else Constant(temperature)
-        self.estimator = Chain(OneRow(min(size, 256))) if estimator is None else estimator
+        self.estimator = or_default("EvidenceObjective", estimator, size, (AbstractEstimator, AbstractAdaptive))
         self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
         batch_key, self.key = jax.random.split(key)
         self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)

@@ -31,12 +31,12 @@ from ..evidence import (
     Partition,
     Tangent,
 )
-from ._data import Splits
+from ._data import Splits, check_batch_size
 from ._engine_tables import Evidence, Training
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Noise, Precision
 from ._leaves import by_layer, leaf
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 from ._unrolled import network_of, predictor
 
@@ -57,11 +57,7 @@ def evidenced(recipe: Recipe, splits: Splits) -> Problem:
     inputs, targets = splits.train
     data = (jnp.asarray(inputs), jnp.asarray(targets if recipe.model.classifies else targets[:, None]))
     size = len(inputs)
-    if asked.batch_size is not None and asked.batch_size > size:
-        raise RecipeError(
-            f"given {asked.batch_size}, allowed are at most {size}, the rows of the training part",
-            key="training.batch_size",
-        )
+    check_batch_size(asked.batch_size, size, "training.batch_size")
     try:
         objective = EvidenceObjective(
             lambda params, hyper, x: net.apply(params, x),
@@ -116,13 +112,13 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
         case "full":
             return FullData()
         case "ekfac":
-            return FullData(EKFAC())  # pyright: ignore[reportCallIssue]
+            return FullData(EKFAC())
         case "kfac":
-            return FullData(KFAC())  # pyright: ignore[reportCallIssue]
+            return FullData(KFAC())
         case "diagonal":
-            return FullData(Diagonal())  # pyright: ignore[reportCallIssue]
+            return FullData(Diagonal())
         case "last-layer":
-            return FullData(LastLayer(where=lambda params: params[last]))  # pyright: ignore[reportCallIssue]
+            return FullData(LastLayer(where=lambda params: params[last]))
         case _:
             if importlib.util.find_spec("matfree") is None:
                 raise RecipeError('given "lanczos", which needs the package matfree', key="evidence.estimator")
