@@ -32,7 +32,6 @@ SMALL = Settings(
     batch=64,
     rate=3e-3,
     one_row=128,
-    all_rows=32,
     tangent=128,
     grid=(1.0, 5.0, 25.0, 125.0),
     kfac_every=5,
@@ -51,7 +50,6 @@ QUICK = Settings(
     batch=64,
     rate=3e-3,
     one_row=32,
-    all_rows=8,
     tangent=32,
     grid=(1.0, 25.0),
     kfac_every=1,
@@ -70,7 +68,6 @@ FULL = Settings(
     batch=128,
     rate=1e-3,
     one_row=500,
-    all_rows=150,
     tangent=500,
     grid=(1.0, 5.0, 25.0, 125.0),
     kfac_every=5,
@@ -126,7 +123,7 @@ def picture(found: dict[str, list[Outcome]]) -> None:
     above.set(yscale="log", ylabel="prior precision kept", xlim=(-0.6, len(names) - 0.4))
     above.set_xticks(places, [n.replace("_block", ".").replace("stage", "s") for n in names], rotation=60, fontsize=8)
     above.grid(axis="x", alpha=0.3)
-    above.legend(fontsize=8, ncols=3)
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", fontsize=8, ncols=5)
     below.set(yscale="log", xlabel="epoch", ylabel="precision, geometric mean\nof kernels and head, first seed")
     figure.savefig(HERE / "precisions.png", dpi=90)
     plt.close(figure)
@@ -209,12 +206,12 @@ WRN-16-4 on 32 x 32 for 300 epochs with the published schedule of the precisions
 
 - *MAP*: precision {default} for all tensors. *MAP, grid*: one of {grid}, by the log-likelihood of a held-out tenth,
   then trained again on all data. Last weights.
-- All others learn a precision for each tensor from the training data alone: from {settings.start}, after
-  {settings.burn_in} epochs, {settings.hyper_steps} steps of Adam (rate {settings.hyper_rate}) every {settings.every}
-  epochs; the weights and precisions of the best smoothed bound are kept. *KFAC*: factors of all data every
-  {settings.kfac_every} epochs and as many steps in all; no bound. *chain*: {settings.one_row} rows, one a datum, or all
-  outputs of {settings.all_rows} data. *subset*: the bound of Immer et al. (2023) for one random output of
-  {settings.one_row} data. *tangent*: {settings.tangent} fresh data a draw, basis and guess from past draws.
+- All others learn a precision for each tensor from the training data alone: from {settings.start}, after a burn-in of
+  {settings.burn_in} epochs, by {settings.hyper_steps} steps of Adam (rate {settings.hyper_rate}) at intervals of
+  {settings.every} (KFAC: {settings.kfac_every}, and as many steps in all); the weights and precisions of the best
+  smoothed bound are kept. *KFAC*: factors of all data, no bound. *subset*: the bound of Immer et al. (2023) for one
+  random output of {settings.one_row} data. *chain*: {settings.one_row} rows, one a datum. *tangent*:
+  {settings.tangent} fresh data a draw, basis and guess from past draws.
 
 Means over {seeds} seeds with standard errors. Log-likelihoods are a datum in nats, accuracy and ECE per cent, of the
 test images unless it says training. Last-layer Laplace: the linearised predictive (probit) of the head at its
@@ -229,6 +226,21 @@ Seconds are of one core, without the first seed, which holds the compilation; th
 ![The precisions kept for each tensor, and their mean over the epochs](precisions.png)
 
 Above: geometric mean over the seeds, least and largest. Below: the first seed.
+
+## Reading
+
+- The small fixed precision fits the training images and is overconfident on others. With precisions learned from the
+  training images alone the test log-likelihood is that of the grid to within the spread of the seeds and calibration
+  is better. The bounds take less than half the time of the grid, which trains once for each of its points.
+- Between the estimators the test log-likelihood decides nothing at this size: the seeds differ by more. The common
+  bound does: it puts the tangent of past draws first, the chain next. It is a tangent bound itself, the tightest known
+  here, at weights and precisions that each method chose by its own.
+- Accuracy is highest at the small fixed precision. Every bound is loose by more for small precisions, so the precisions
+  of the kernels end above those that the held-out images prefer, and twenty epochs then fit less.
+- KFAC passes through all data with all outputs each time, which costs as much as many epochs of training, so it looks
+  three times only, and keeps precisions that suited earlier weights.
+- A last layer's posterior mends half of what the small fixed precision does, and changes nothing where the precisions
+  are learned.
 """
 
 if __name__ == "__main__":

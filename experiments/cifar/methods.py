@@ -33,7 +33,6 @@ class Settings:
     batch: int
     rate: float
     one_row: int
-    all_rows: int
     tangent: int
     grid: tuple[float, ...]
     kfac_every: int
@@ -72,7 +71,6 @@ class Settings:
             "KFAC, all data": (ev.OnlineKFAC(250), self.kfac_every, factor * self.hyper_steps),
             "subset, one output": (ev.Partition(self.one_row, "one", ev.Rows()), *usual),
             "chain, one row": (ev.Chain(ev.OneRow(self.one_row)), *usual),
-            "chain, all outputs": (ev.Chain(ev.Blocks(self.all_rows)), *usual),
             "tangent of past draws": (ev.AdaptiveTangent(self.tangent), *usual),
         }
 
