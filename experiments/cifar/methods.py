@@ -78,9 +78,10 @@ class Settings:
 
 
 class Outcome(NamedTuple):
-    """What one method left: the linearised model, seconds of one core, and mean precisions by time and tensor."""
+    """What one method left: the linearised model and its epoch, seconds of one core, precisions kept and over time."""
 
     problem: ev.Problem
+    epoch: int
     seconds: float
     precisions: dict[str, float]
     history: list[dict[str, Any]]
@@ -110,7 +111,7 @@ def by_map(settings: Settings, data: Images, precision: float, seed: int) -> Out
         settings.apply, ev.Categorical(), prior(found), state.params, found, (data.x, data.y)
     )  # fmt: skip
     jax.block_until_ready(state.params)
-    return Outcome(problem, time.process_time() - began, by_tensor(found), [])
+    return Outcome(problem, settings.epochs, time.process_time() - began, by_tensor(found), [])
 
 
 def by_grid(settings: Settings, data: Images, seed: int) -> Outcome:
@@ -155,8 +156,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         raise RuntimeError(fitted.message)
     found = hx.natural(fitted.hyper)
     history = [{"epoch": row["epoch"], **by_tensor(row["hyper"])} for row in fitted.history]
-    print(name, "kept epoch", fitted.epoch, "bound a datum", fitted.log_evidence / len(data.y), flush=True)
-    return Outcome(fitted.problem, time.process_time() - began, by_tensor(found), history)
+    return Outcome(fitted.problem, fitted.epoch, time.process_time() - began, by_tensor(found), history)
 
 
 def weights(settings: Settings, seed: int) -> Params:
@@ -220,5 +220,6 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
             logits(problem, np.asarray(problem.inputs)), np.asarray(problem.targets)
         ),
         "bound": float(np.mean(bounds)) / problem.size,
+        "epoch": outcome.epoch,
         "seconds": outcome.seconds,
     }

@@ -1,7 +1,6 @@
 """A wide residual network with Fixup, and the images that it reads."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -96,6 +95,3 @@ class WideResNet(NamedTuple):
             y = _conv(y + c, layer["w2"]) * layer["factor"] + d
             z = y + (z if narrow == wide else _conv(z, layer["shortcut"], stride))
         return jax.nn.relu(z).mean((0, 1)) @ params["head"]["w"] + params["head"]["b"]
-
-
-Apply = Callable[[Params, Any, Array], Array]

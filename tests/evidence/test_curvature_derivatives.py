@@ -293,3 +293,28 @@ def test_online_kfac_is_kfac_at_its_weights():
         np.testing.assert_allclose(got, value, rtol=1e-10)
         np.testing.assert_allclose(slope[:3], grad[:3], rtol=1e-10)
     assert estimator.kind == "estimated"
+
+
+@pytest.mark.parametrize("structure", [ev.KFAC(), ev.EKFAC(), ev.Diagonal(), ev.Full()], ids=lambda s: type(s).__name__)
+def test_chunks_unrolled_or_in_a_loop_change_nothing(structure, monkeypatch):
+    """Nine data one by one, or by two with one left over, against all at once."""
+    from hyprax.evidence import _structures
+
+    case = Case(70, "categorical")
+    estimator = ev.FullData(structure)
+    row = 8 * sum(w.size for w in case.params.values()) * (C - 1)
+
+    def at(chunk: int, unrolled: int):
+        monkeypatch.setattr(_structures, "CHUNK_BYTES", chunk * row)
+        monkeypatch.setattr(_structures, "LARGEST_UNROLLED", unrolled)
+
+        def value(at):  # a function of its own, traced anew
+            return estimator(build(case.kind, at, case.arrays), KEY).upper
+
+        return jax.jit(jax.value_and_grad(value))(jnp.asarray(case.at))
+
+    value, grad = at(N, 16)
+    for chunk, unrolled in ((1, 16), (1, 2), (2, 2)):
+        got, slope = at(chunk, unrolled)
+        np.testing.assert_allclose(got, value, rtol=1e-10)
+        np.testing.assert_allclose(slope, grad, rtol=1e-8, atol=1e-10)

@@ -206,6 +206,9 @@ def test_a_precision_is_positive(precision):
         lambda: ev.Lanczos(0),
         lambda: ev.Choice(()),
         lambda: ev.Choice(decay=1.0),
+        lambda: ev.AdaptiveTangent(decay=1.0),
+        lambda: ev.AdaptiveTangent(refresh=0),
+        lambda: ev.OnlineKFAC(0),
         lambda: ev.Gaussian(0.0),
         lambda: regression(train_steps=-1),
         lambda: regression(likelihood_batch=N + 1),
@@ -214,6 +217,17 @@ def test_a_precision_is_positive(precision):
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="allowed"):
         make()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("estimator", "text"),
+    [(ev.AdaptiveTangent(4), "learns from past draws"), (ev.Choice(), "learns from past"), (ev.EKFAC(), "FullData")],
+)
+def test_what_is_no_estimator_of_one_draw_is_refused(estimator, text):
+    params, data = jnp.ones((D, 3)), (jnp.asarray(X), jnp.asarray(LABELS))
+    with pytest.raises(ValueError, match=text):
+        ev.log_evidence(classifier, ev.Categorical(), ev.GaussianPrior(1.0), params, None, data, estimator)
 
 
 def test_one_example_and_float32():

@@ -36,6 +36,11 @@ def or_default(name: str, estimator: Any, size: int, allowed: Any) -> Any:
         return Chain(OneRow(min(size, 256)))
     if not isinstance(estimator, allowed):
         kind = type(estimator).__name__
+        if isinstance(estimator, AbstractAdaptive):
+            raise ValueError(
+                f"{name}: given {kind}, which learns from past draws, allowed here are estimators of one draw such as "
+                "Chain(OneRow(64)) and Tangent(64); fit and EvidenceObjective draw many times."
+            )
         raise ValueError(
             f"{name}: given an estimator of type {kind}, allowed are estimators such as Chain(OneRow(64)); a structure "
             f"of the curvature comes inside of one: FullData({kind}())."

@@ -115,7 +115,9 @@ def fit(
     - `optimiser`: of the weights; default Adam, its rate falling as a cosine from 1e-2 to 1e-5 over the run. The
         evidence is that of weights at their optimum: give it, and `epochs`, so that the training loss ends flat.
     - `hyper_optimiser`: of the unconstrained coordinates of λ; default Adam, from 0.1 to 0.01 over all hyper-steps.
-    - `batch_size`: default min(N, 128). `likelihood_batch`: data for Σ log p in a hyper-step; default all.
+    - `batch_size`: default min(N, 128).
+    - `likelihood_batch`: data for Σ log p in a hyper-step; default all, one forward pass of them at every step. A part
+        makes steps cheaper, and the bound by which the best is chosen noisier.
     - `smoothing`: the weight of the past in the smoothed bound, in [0, 1).
     - `draws`: fresh ones for the final estimate, at least 2.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.

@@ -6,11 +6,11 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from ._kernel import TensorUse, uses
 from ._problem import Problem
-from ._structures import CHUNK_BYTES, AbstractStructure
+from ._structures import AbstractStructure, summed
 
 
 @jax.tree_util.register_static
@@ -38,15 +38,8 @@ class KFAC(AbstractStructure):
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
     ) -> Float[Array, ""]:
         check_precisions(problem)
-        m, r = cotangents.shape[:2]
-        width = sum(leaf.size for leaf in jax.tree.leaves(problem.params)) * np.dtype(problem.dtype).itemsize * r
-        length = max(1, min(m, CHUNK_BYTES // width))
-        places = jnp.arange(m, dtype=jnp.int32) if data is None else data
-        total: PyTree = None
-        for start in range(0, m, length):
-            some = slice(start, start + length)
-            found = moments(problem, places[some], cotangents[some], m)
-            total = found if total is None else jax.tree.map(jnp.add, total, found)
+        m = cotangents.shape[0]
+        total = summed(lambda places, rows: moments(problem, places, rows, m), problem, data, cotangents)
         return reduced(problem, spectra(total))
 
 

@@ -110,8 +110,8 @@ def log_evidence(
     built = problem(apply, likelihood, prior, params, hyper, data, temperature)
     if batch is not None:
         check_size("log_evidence: batch", batch, built.size, "data")
-    estimator = or_default("log_evidence", estimator, built.size, AbstractEstimator)
-    return evaluate(built, estimator, jax.random.key(0) if key is None else key, batch)
+    chosen: AbstractEstimator = or_default("log_evidence", estimator, built.size, AbstractEstimator)
+    return evaluate(built, chosen, jax.random.key(0) if key is None else key, batch)
 
 
 def tempered_fit(built: Problem, batch: int | None, key: Array) -> Float[Array, ""]:

@@ -21,6 +21,8 @@ from ._priors import GaussianPrior
 from ._problem import Problem
 
 CHUNK_BYTES = 2**27
+LARGEST_UNROLLED = 16
+"""The most chunks that are compiled one by one."""
 LARGEST_BASIS = 2048
 """The longest side of a matrix of weights for which an eigenbasis is formed; longer ones keep their own axes."""
 
@@ -46,24 +48,43 @@ def accumulate(
 ) -> PyTree:
     """Σ over chunks of examples of `summand(rows)`, rows with leaves [M' R, *shape] scaled by P0^-½.
 
-    Chunks are laid out one after the other, not in a loop of the compiler's (convolutions are slow in those on a CPU),
-    and are computed again for the derivative instead of being kept.
+    Chunks are computed again for the derivative instead of being kept.
     """
-    m, r = cotangents.shape[:2]
-    width = sum(leaf.size for leaf in jax.tree.leaves(problem.params)) * np.dtype(problem.dtype).itemsize * r
-    length = max(1, min(m, CHUNK_BYTES // width))
-    places = jnp.arange(m, dtype=jnp.int32) if data is None else data
 
     @eqx.filter_checkpoint
     def part(problem: Problem, places: Array, rows: Array) -> PyTree:
         gradients = problem.gradients(places, rows)
         return summand(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), gradients))
 
-    parts = [
-        part(problem, places[start : start + length], cotangents[start : start + length])
-        for start in range(0, m, length)
-    ]
-    return jax.tree.map(lambda *terms: sum(terms[1:], terms[0]), *parts)
+    return summed(lambda places, rows: part(problem, places, rows), problem, data, cotangents)
+
+
+def summed(
+    part: Callable[[Array, Array], PyTree],
+    problem: Problem,
+    data: Int[Array, " m"] | None,
+    cotangents: Float[Array, "m r c"],
+) -> PyTree:
+    """Σ part(places, rows) over chunks of as many examples as `CHUNK_BYTES` of gradients hold.
+
+    A few chunks are laid out one after the other, since convolutions are slow in a loop of the compiler's on a CPU;
+    many are a loop, so that what is compiled does not grow with the data.
+    """
+    m, r = cotangents.shape[:2]
+    width = sum(leaf.size for leaf in jax.tree.leaves(problem.params)) * np.dtype(problem.dtype).itemsize * r
+    length = max(1, min(m, CHUNK_BYTES // width))
+    places = jnp.arange(m, dtype=jnp.int32) if data is None else data
+    chunks = m // length
+    looped = chunks - 1 if chunks > LARGEST_UNROLLED else 0
+    total = part(places[:length], cotangents[:length])
+    if looped:
+        end = (1 + looped) * length
+        over = [x[length:end].reshape(looped, length, *x.shape[1:]) for x in (places, cotangents)]
+        total, _ = jax.lax.scan(lambda total, x: (jax.tree.map(jnp.add, total, part(*x)), None), total, tuple(over))
+    for start in range((1 + looped) * length, m, length):
+        some = slice(start, start + length)
+        total = jax.tree.map(jnp.add, total, part(places[some], cotangents[some]))
+    return total
 
 
 def without_precisions(problem: Problem) -> tuple[Problem, list[Float[Array, ""]]]:
