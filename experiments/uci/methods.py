@@ -42,7 +42,9 @@ def gaussian(hyper: Any) -> ev.Gaussian:
 def by_input(hyper: Any) -> ev.GaussianPrior:
     """One precision for all weights that leave an input."""
     precision = hyper["precision"]
-    return ev.GaussianPrior({**precision, "w": jnp.broadcast_to(precision["w"][:, None], (precision["w"].size, HIDDEN))})
+    return ev.GaussianPrior(
+        {**precision, "w": jnp.broadcast_to(precision["w"][:, None], (precision["w"].size, HIDDEN))}
+    )
 
 
 def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, float]:
@@ -84,7 +86,6 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
     found = ev.posterior(fitted.problem)
     residual = np.asarray(found.predict(x_test))[:, 0] - data.y_test
     at_work = np.asarray(found.predict(x))[:, 0] - data.y
-    # In units of the targets: log-densities change by the logarithm of the scale.
     return {
         "log_likelihood": float(np.mean(found.log_likelihood(x_test, y_test[:, None]))),
         "error": float(np.sqrt(np.mean(residual**2))),
@@ -110,8 +111,11 @@ def by_gaussian_process(data: Split, seed: int) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length at its bound is an input that does not matter
         model = GaussianProcessRegressor(kernel, random_state=seed).fit(data.x, data.y)
-    mean, deviation = model.predict(data.x_test, return_std=True)
-    return {**normal(data.y_test, mean, deviation), "log_evidence": model.log_marginal_likelihood_value_ / len(data.y)}
+    mean, deviation = map(np.asarray, model.predict(data.x_test, return_std=True))
+    return {
+        **normal(data.y_test, mean, deviation),
+        "log_evidence": float(model.log_marginal_likelihood_value_) / len(data.y),
+    }
 
 
 def by_grid(data: Split, seed: int) -> dict[str, float]:
