@@ -14,12 +14,12 @@ import time
 from experiments._common import results_folder, rows_of
 
 from .data import split
-from .methods import EXACT, GRID, INPUT, METHODS, PROCESS, SCALES, SETTINGS, TENSOR, measure
+from .methods import EXACT, GRID, INPUT, METHODS, MOVED, PROCESS, SCALES, SETTINGS, TENSOR, measure
 from .report import write
 
 HERE = results_folder(__file__)
 SPLITS = {
-    "yacht": {TENSOR: 10, INPUT: 10, EXACT: 10, SCALES: 3, PROCESS: 10, GRID: 10},
+    "yacht": {TENSOR: 10, INPUT: 10, EXACT: 10, SCALES: 3, PROCESS: 10, GRID: 10, MOVED: 1},
     "boston": {TENSOR: 10, INPUT: 10, PROCESS: 5, GRID: 5},
     "energy": {TENSOR: 5, INPUT: 5, EXACT: 1, PROCESS: 2, GRID: 2},
     "concrete": {TENSOR: 5, INPUT: 5, EXACT: 1, SCALES: 1, PROCESS: 2, GRID: 2},
@@ -32,7 +32,7 @@ SPLITS = {
 def cells(quick: bool, most: int) -> list[tuple[str, str, int]]:
     """Data set, method and split of each run; all of one split before those of the next."""
     if quick:
-        return [("yacht", method, 0) for method in METHODS]
+        return [("yacht", method, 0) for method in (*METHODS, MOVED)]
     return [
         (name, method, number)
         for number in range(most)

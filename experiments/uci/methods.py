@@ -19,10 +19,13 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TENSOR, INPUT, EXACT = "evidence", "evidence, precision per input", "evidence, precision per input, exact"
 SCALES, PROCESS, GRID = "evidence, input scales", "Gaussian process", "grid of 5, 3-fold"
 METHODS = (TENSOR, INPUT, EXACT, SCALES, PROCESS, GRID)
+MOVED = "scales moved"
 SCALED = ev.InputScales(network)
 
 
 def measure(method: str, data: Split, seed: int, steps: int) -> dict[str, float]:
+    if method == MOVED:
+        return by_moving(data, seed, steps)
     if method == PROCESS:
         return by_gaussian_process(data, seed)
     return by_grid(data, seed) if method == GRID else by_evidence(method, data, seed, steps)
@@ -95,6 +98,36 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
     }
 
 
+def by_moving(data: Split, seed: int, steps: int) -> dict[str, float]:
+    """The training error of a network at fixed hyperparameters, and once each input is multiplied by exp(±rate).
+
+    That is one step of Adam on the logarithms of the scales; the mean over 20 choices of the signs.
+    """
+    x, y = jnp.asarray(data.x, jnp.float32), jnp.asarray(data.y, jnp.float32)
+    params = weights(x.shape[1], seed)
+    objective = ev.EvidenceObjective(
+        network,
+        params,
+        (x, y[:, None]),
+        prior=lambda hyper: ev.GaussianPrior(hyper["precision"]),
+        likelihood=ev.Gaussian(0.03),
+        estimator=ev.FullData(),
+        optimiser=optimisers(steps, 1)[0],
+        batch_size=min(SETTINGS["batch"], len(y)),
+        key=jax.random.key(seed),
+    )
+    hyper = {"precision": jnp.float32(0.3)}
+    params = objective.train(hyper, objective.init(hyper), steps).params
+
+    def error(scales: np.ndarray) -> float:
+        f = jax.vmap(lambda one: network(params, None, one))(x * jnp.asarray(scales, jnp.float32))
+        return float(jnp.sqrt(jnp.mean(jnp.square(f[:, 0] - y))))
+
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (20, x.shape[1]))
+    moved = [error(np.exp(SETTINGS["hyper_rate"] * one)) for one in signs]
+    return {"training_error": error(np.ones(x.shape[1])), "moved_error": float(np.mean(moved))}
+
+
 def normal(y: np.ndarray, mean: np.ndarray, deviation: Any) -> dict[str, float]:
     """Mean log-density of normal predictions, and the root mean squared error."""
     residual = (y - mean) / deviation
@@ -112,10 +145,8 @@ def by_gaussian_process(data: Split, seed: int) -> dict[str, float]:
         warnings.simplefilter("ignore")  # a length at its bound is an input that does not matter
         model = GaussianProcessRegressor(kernel, random_state=seed).fit(data.x, data.y)
     mean, deviation = map(np.asarray, model.predict(data.x_test, return_std=True))
-    return {
-        **normal(data.y_test, mean, deviation),
-        "log_evidence": float(model.log_marginal_likelihood_value_) / len(data.y),
-    }
+    log_evidence: Any = model.log_marginal_likelihood_value_
+    return {**normal(data.y_test, mean, deviation), "log_evidence": float(log_evidence) / len(data.y)}
 
 
 def by_grid(data: Split, seed: int) -> dict[str, float]:

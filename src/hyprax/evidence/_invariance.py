@@ -114,7 +114,8 @@ class AffineInvariance(eqx.Module):
     to 1 over the image: η is half a width for translations, radians for rotation, the logarithm of the factor for
     scalings. The ranges η are hyperparameters; the log evidence has a gradient in them, since the outputs, and not the
     losses, are averaged. Negative ranges mean the same as positive ones; at η = 0 the gradient of the average of many
-    samples is 0, so start a little off it, as `hx.Positive(np.full(6, 0.2))`: steps are then relative and none lands on 0.
+    samples is 0, so start a little off it, as `hx.Positive(np.full(6, 0.2))`: steps are then relative and none lands
+    on 0.
 
     **Arguments:**
 
