@@ -5,7 +5,11 @@ PYTHON ?= python3
 WORKERS ?= auto
 
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
+# Most tests run small programs once, so that the compiler is their cost: it does not optimise for them.
+LIGHTLY = JAX_DISABLE_MOST_OPTIMIZATIONS=true $(shell XLA_FLAGS=$(FLAG) $(BIN)/python -c $(ASK) && echo XLA_FLAGS=$(FLAG))
+FLAG := --xla_cpu_use_fusion_emitters=false
+ASK := 'import jax; jax.devices()' >/dev/null 2>&1 # a flag that XLA does not know ends the process
 comma := ,
 
 .DEFAULT_GOAL := help
@@ -21,10 +25,12 @@ demo: .venv/.cli ## Tune 640 penalties on the digits, and leave out/digits/repor
 	$(BIN)/hyprax tune examples/digits.toml --out out/digits
 
 test: .venv/.dev ## Run the tests, the slow ones excepted
-	$(PYTEST) -m "not slow"
+	$(LIGHTLY) $(PYTEST) -m "not slow and not optimised"
+	$(PYTEST) -m "not slow and optimised"
 
 test-slow: .venv/.dev ## Run the slow tests
-	$(PYTEST) -m slow
+	$(LIGHTLY) $(PYTEST) -m "slow and not optimised"
+	$(PYTEST) -m "slow and optimised"
 
 check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
 	$(BIN)/ruff check

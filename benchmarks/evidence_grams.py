@@ -4,8 +4,9 @@
 
 log |I + K| of M data with ten outputs, all of them or one for each datum, in float32: its value with its derivative in
 one log prior precision a tensor (`prior`), and with that in an offset of every input too (`input`). `dense` is
-vmap(vjp) in JAX for the Jacobians of all tensors and one product each, `hyprax` is `hyprax.evidence.kernel`, both
-compiled and differentiated by JAX in one process. With --torch, an interpreter that has PyTorch, `torch` is
+vmap(vjp) in JAX for the Jacobians of all tensors and one product each, with a Cholesky factor differentiated by JAX,
+`hyprax` is `hyprax.evidence.kernel` with the library's own derivative of the log-determinant, both compiled and run
+in one process. With --torch, an interpreter that has PyTorch, `torch` is
 torch.func's vmap(vjp), and `kfac` is laplace-torch's KFAC of the same data, fitted and differentiated: another,
 cheaper quantity, without a kernel.
 
@@ -13,7 +14,8 @@ cheaper quantity, without a kernel.
 cotangent alone. Seconds are of one core (process time, one thread), the least of the rounds that --seconds allow, the
 functions taking turns; compilation is apart. MiB is XLA's own figure of temporary storage of the whole. `error` is the
 relative difference of dense and hyprax, the largest over value and derivatives. A case is
-MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at the end dense is left out.
+MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at the end dense is left out, and with
+`:peak` hyprax runs once, for its seconds and the most memory that the process had.
 """
 
 import argparse
@@ -36,7 +38,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from benchmarks import peak_memory
 from hyprax.evidence import kernel
+from hyprax.evidence._chain import log_determinant
 
 C = 10
 CASES = [
@@ -49,7 +53,7 @@ CASES = [
     "wrn-16-4:16:all:prior",
     "wrn-16-4:16:one:prior",
     "wrn-16-4:16:all:input:alone",
-    "wrn-16-4:150:all:prior:alone",
+    "wrn-16-4:150:all:prior:peak",
 ]
 
 
@@ -58,11 +62,14 @@ def normal(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def filters(rng: np.random.Generator, o: int, i: int, k: int = 3) -> Array:
-    return jnp.asarray(rng.normal(size=(o, i, k, k)) / np.sqrt(i * k * k), jnp.float32)
+    return jnp.asarray(rng.normal(size=(k, k, i, o)) / np.sqrt(i * k * k), jnp.float32)
 
 
 def conv(x: Array, w: Array, stride: int = 1, padding: str = "SAME") -> Array:
-    return lax.conv_general_dilated(x[None], w, (stride, stride), padding)[0]
+    """Channels last, as the libraries for JAX have them."""
+    return lax.conv_general_dilated(x[None], w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))[
+        0
+    ]
 
 
 def mlp(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
@@ -86,15 +93,15 @@ def lenet(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
     }
 
     def pool(z: Array) -> Array:
-        return z.reshape(z.shape[0], z.shape[1] // 2, 2, z.shape[2] // 2, 2).mean((2, 4))
+        return z.reshape(z.shape[0] // 2, 2, z.shape[1] // 2, 2, z.shape[2]).mean((1, 3))
 
     def apply(p: Any, hyper: Array, x: Array) -> Array:
-        z = pool(jnp.tanh(conv(x + hyper, p["c1"]) + p["b1"][:, None, None]))
-        z = pool(jnp.tanh(conv(z, p["c2"], padding="VALID") + p["b2"][:, None, None]))
+        z = pool(jnp.tanh(conv(x + hyper, p["c1"]) + p["b1"]))
+        z = pool(jnp.tanh(conv(z, p["c2"], padding="VALID") + p["b2"]))
         z = jnp.tanh(z.reshape(-1) @ p["w1"])
         return jnp.tanh(z @ p["w2"]) @ p["w3"]
 
-    return apply, params, (1, 28, 28)
+    return apply, params, (28, 28, 1)
 
 
 def wide_resnet(rng: np.random.Generator, widen: int) -> tuple[Callable, Any, tuple[int, ...]]:
@@ -118,9 +125,9 @@ def wide_resnet(rng: np.random.Generator, widen: int) -> tuple[Callable, Any, tu
                 y = conv(jax.nn.relu(z + block["b1"]), block["w1"], stride)
                 y = conv(jax.nn.relu(y + block["b2"]), block["w2"]) * block["scale"]
                 z = y + (conv(z, block["short"], stride) if "short" in block else z)
-        return jax.nn.relu(z).mean((1, 2)) @ p["head"]
+        return jax.nn.relu(z).mean((0, 1)) @ p["head"]
 
-    return apply, params, (3, 32, 32)
+    return apply, params, (32, 32, 3)
 
 
 def dense_kernel(apply: Callable, params: Any, hyper: Array, inputs: Array, cotangents: Array, variances: Any) -> Array:
@@ -140,6 +147,10 @@ def build(name: str, rng: np.random.Generator) -> tuple[Callable, Any, tuple[int
     return {"mlp": mlp, "lenet": lenet}[name](rng)
 
 
+def plain_log_determinant(k: Array) -> Array:
+    return 2 * jnp.log(jnp.diag(jnp.linalg.cholesky(jnp.eye(len(k), dtype=k.dtype) + k))).sum()
+
+
 def compiled(kernel_of: Callable, apply: Callable, with_input: bool, example: tuple, fixed: Array | None) -> Any:
     """log |I + K| and its derivative, or <`fixed`, K> and its derivative."""
 
@@ -148,7 +159,7 @@ def compiled(kernel_of: Callable, apply: Callable, with_input: bool, example: tu
         k = kernel_of(apply, params, hyper, inputs, cotangents, variances)
         if fixed is not None:
             return jnp.sum(fixed * k)
-        return 2 * jnp.log(jnp.diag(jnp.linalg.cholesky(jnp.eye(len(k), dtype=k.dtype) + k))).sum()
+        return log_determinant(k) if kernel_of is kernel else plain_log_determinant(k)
 
     argnums = (0, 1) if with_input else 0
     return jax.jit(jax.value_and_grad(objective, argnums=argnums)).lower(*example).compile()
@@ -164,7 +175,7 @@ def seconds(functions: dict[Any, Callable], example: tuple, limit: float) -> tup
     times: dict[Any, list[float]] = {key: [] for key in functions}
     results = {key: jax.block_until_ready(function(*example)) for key, function in functions.items()}
     start = time.process_time()
-    for _ in range(20):
+    for _ in range(200):
         for key, function in functions.items():
             before = time.process_time()
             jax.block_until_ready(function(*example))
@@ -196,6 +207,13 @@ def measure(case: str, limit: float, python: str | None) -> None:
     cotangents = jnp.asarray(rng.normal(size=(m, r, C)), jnp.float32)
     precisions = jax.tree.map(lambda w: jnp.float32(np.log(w.size)), params)
     example = precisions, hyper, params, inputs, cotangents
+    if "peak" in alone:
+        function = compiled(kernel, apply, with_input, example, None)
+        before, start = peak_memory.reset(), time.process_time()
+        jax.block_until_ready(function(*example))
+        used, most = time.process_time() - start, peak_memory.peak()
+        print(f"{case}: {used:.1f} s, {most / 2**30:.2f} GiB at the peak, {before / 2**30:.2f} GiB before", flush=True)
+        return
     fixed = jnp.asarray(rng.normal(size=(m * r, m * r)), jnp.float32)
     kernels = {"hyprax": kernel} if alone else {"dense": dense_kernel, "hyprax": kernel}
     functions = {

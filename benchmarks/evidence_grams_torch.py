@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 
-import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
-from torch.func import functional_call, vjp, vmap  # pyright: ignore[reportMissingImports]
+import torch
+from torch import nn
+from torch.func import functional_call, vjp, vmap
 
 C = 10
 
@@ -74,7 +74,7 @@ def dense(model: nn.Module, inputs: torch.Tensor, cotangents: torch.Tensor) -> C
 
 def kfac(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
     """laplace-torch's marginal likelihood with KFAC, and its gradient in one log precision a tensor."""
-    from laplace import Laplace  # pyright: ignore[reportMissingImports]
+    from laplace import Laplace
 
     data = torch.utils.data.TensorDataset(inputs, torch.arange(len(inputs)) % C)
     loader = torch.utils.data.DataLoader(data, batch_size=len(inputs))

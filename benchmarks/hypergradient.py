@@ -109,6 +109,7 @@ class Problem:
                 return (x.T @ curved / len(x) + strength * v).ravel()
 
             size = rhs.size
+            # SciPy's `__new__` takes a `matvec`; the type checker reads `__init__`, which does not.
             operator = LinearOperator((size, size), matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
             return cg(operator, rhs.ravel(), rtol=accuracy, maxiter=20 * size)[0].reshape(shape)
 

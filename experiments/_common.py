@@ -1,4 +1,4 @@
-"""What the experiments share: the machine's name, and where the data sets are."""
+"""What the experiments share: the machine's name, where the data sets are, where results go, and how they draw."""
 
 import json
 import os
@@ -61,3 +61,13 @@ def rows_of(
                 with store.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
         yield row
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files alone."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

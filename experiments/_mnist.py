@@ -4,7 +4,7 @@ import gzip
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -84,3 +84,10 @@ def nll(params: Params, data: Examples) -> Array:
 def error(params: Params, data: Examples) -> Array:
     """The part of the examples that are classified wrongly."""
     return jnp.mean((jnp.argmax(logits(params, data[0]), axis=1) != data[1]).astype(jnp.float32))
+
+
+def show(axis: Any, image: Array | np.ndarray, title: str = "", **colours: Any) -> Any:
+    """An image (784,) without ticks; what `imshow` returns."""
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=9)
+    return axis.imshow(np.asarray(image).reshape(28, 28), **colours)

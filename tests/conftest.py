@@ -33,15 +33,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_lightly(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Small programs, compiled once and run once: the compiler is their cost, so it does not optimise here.
-
-    A test module that is about what the optimised program computes says `OPTIMISED = True`.
-    """
-    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMISED", False))
+def programs() -> Iterator[None]:
+    """Programs live as long as their test module: thousands in one process exhaust its memory maps, and XLA aborts."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # thousands of programs in one process exhaust its memory maps, and XLA aborts
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The command line, end to end, as a person uses it."""
 
 import html.parser
+import json
 import os
 import re
 import signal
@@ -135,6 +136,16 @@ def test_a_folder_in_use_is_refused(recipe, tmp_path, capsys):
     status, _, err = call(capsys, "tune", recipe, "--out", tmp_path / "full")
     assert status == 2
     assert "other files" in err
+
+
+def test_tables_show_texts_as_they_are(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"config": {}, "environment": {}}')
+    rows = [{"row": "1", "label": "[/b]"}, {"row": "2", "label": "[red]:cat:"}]
+    (tmp_path / "summary.json").write_text(json.dumps({"tables": [{"title": "[i]Least", "rows": rows}]}))
+    status, text, _ = call(capsys, "show", tmp_path)
+    assert status == 0
+    for shown in ("[/b]", "[red]:cat:", "[i]Least"):
+        assert shown in text
 
 
 def test_version_and_help(capsys):

@@ -34,7 +34,10 @@ class Shrinkage(hx.AbstractObjective):
         penalty = hx.natural(hyper)["penalty"]
         tolerance = self.tolerance if accuracy is None else accuracy.inner
         step = 0.5 / (1 + penalty)
-        residual = lambda x: x - self.a + penalty * x  # noqa: E731
+
+        def residual(x):
+            return x - self.a + penalty * x
+
         x = jax.lax.fori_loop(0, self.steps, lambda _, x: x - step * residual(x), start)
         norm = jnp.linalg.norm(residual(x))
         result = hx.RESULTS.where(norm <= tolerance, hx.RESULTS.successful, hx.RESULTS.inner_not_converged)

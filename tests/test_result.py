@@ -23,6 +23,7 @@ WAYS_OUT = {
     "no_certified_descent": "Use a tighter certificate",
     "no_descent": "Ask for tighter tolerances",
     "stopped_by_callback": "A callback asked to stop.",
+    "interrupted": "The training was interrupted (Ctrl-C).",
 }
 
 

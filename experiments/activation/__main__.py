@@ -13,7 +13,7 @@ import time
 from functools import partial
 
 import numpy as np
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 
 from hyprax import tasks
 
@@ -37,9 +37,7 @@ def excess(duals: list[tasks.PiecewiseFunction], repeats: int) -> tuple[float, f
 
 def save(best: tasks.GlobalOptimum, name: str, label: str) -> None:
     """Draw the duals, their mean and the optimum."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    pyplot()
     figure = best.plot(xlabel="alpha", ylabel=label).get_figure(root=True)
     assert figure is not None
     figure.savefig(HERE / name, dpi=120)
@@ -79,10 +77,8 @@ def rows_of(family: str, n_pairs: int, repeats: int, processes: int) -> tuple[li
 def trained(pairs: list[int], n_alphas: int, n_starts: int) -> tuple[list[str], str]:
     """Networks trained throughout at each alpha, from several starts, and followed in alpha."""
     import jax
-    import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     o1, o2, domain = FAMILIES["ReLU, identity"]
     figure, axes = plt.subplots(1, len(pairs), figsize=(5 * len(pairs), 3.6), squeeze=False, layout="constrained")

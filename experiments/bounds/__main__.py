@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 from jaxtyping import Array
 
 from hyprax import evidence as ev
@@ -183,10 +183,7 @@ SHOWN = {
 
 def pictures(name: str, curves: list[Curve], precisions: np.ndarray, norm: float, fit: float, size: int) -> None:
     """The log evidence by every method, as in the first figure of the paper; and value over truth by budget."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     truth = curves[0].upper[:, 0]
     budgets = sorted({c.budget for c in curves[len(DETERMINISTIC) :]})

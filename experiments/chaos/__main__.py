@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 from experiments._mnist import Params, drawn, nll, splits
 from jax import Array
 
@@ -105,10 +105,7 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def picture(rows: list[Row], curve: tuple[np.ndarray, list[float]]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(4, 1, figsize=(8, 10), sharex=True, layout="constrained")
     rates = [row.rate for row in rows]

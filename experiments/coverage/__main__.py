@@ -20,10 +20,10 @@ import numpy as np
 jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from experiments._common import machine, results_folder  # noqa: E402
+from experiments._common import machine, results_folder
 
-import certificate_cases as problems  # noqa: E402
-import hyprax as hx  # noqa: E402
+import certificate_cases as problems
+import hyprax as hx
 
 HERE = results_folder(__file__)
 BOUNDS = {"look-ahead": hx.LookAhead(relative=0.0), "free": hx.FreeBound()}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 
 import hyprax as hx
 from hyprax.search import HOAG, MAID, FixedTolerance, Optax, Stopping, Tuned
@@ -216,12 +216,7 @@ none. The loss is worked out afterwards at the exact optimum.
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float]):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(rows, columns, figsize=size, constrained_layout=True, squeeze=False)
+    return pyplot().subplots(rows, columns, figsize=size, constrained_layout=True, squeeze=False)
 
 
 def pictures(test: Patches, examples: dict, hyper: dict) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 
 from hyprax import tasks
 
@@ -37,9 +37,7 @@ HERE = results_folder(__file__)
 
 def rows_of(method: str, family: str, duals_of: Callable, count: int, processes: int) -> tuple[list[str], list[str]]:
     """Table rows and pictures of one family of tasks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    pyplot()
     start = time.perf_counter()
     found = tasks.map_tasks(partial(duals_of, method), range(count), processes=processes)
     seconds = time.perf_counter() - start
@@ -70,10 +68,8 @@ def rows_of(method: str, family: str, duals_of: Callable, count: int, processes:
 def network(pair: int, n_alphas: int, n_starts: int) -> tuple[str, str]:
     """A GCN of 8 hidden units on one pair of classes."""
     import jax
-    import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     similar, y, edges, scores = subgraph(PAIRS[pair])
     given = labelled_nodes(y, pair)

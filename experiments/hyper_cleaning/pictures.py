@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from experiments._common import pyplot
 
 from .data import Cleaning
 from .methods import Track
@@ -12,12 +13,7 @@ STYLES = {"GD": ":", "HB": "--", "CG": "-"}
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float]):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    return pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
 
 
 def curves(path: Path, best: dict[tuple[str, str], Track], others: dict[str, Track]) -> None:

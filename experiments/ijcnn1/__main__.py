@@ -13,7 +13,7 @@ import argparse
 import jax
 import numpy as np
 import optax
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 
 import hyprax as hx
 from hyprax.search import MAID, Optax, Stopping
@@ -138,10 +138,7 @@ counted. Seconds are of one run each, on a machine with other work beside.
 
 
 def draw(chosen: dict, least: float) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, ax = plt.subplots(figsize=(7.5, 4.6), constrained_layout=True)
     for name, (setting, track, values) in chosen.items():

@@ -1,17 +1,19 @@
-"""A learning rate for every step of a language model: `python -m experiments.language_model [--size NAME]`.
+"""A learning rate for every step of a language model: `python -m experiments.language_model [--size NAME] [--quick]`.
 
 A causal transformer over bytes, trained by AdamW; exact hypergradients, by reversal, of its T learning rates, its
 weight decay, β1 and scale of initial weights, for the loss on text that was held out. The text is the source of
 Python's standard library, which is wherever this runs. Sizes (layers x width): `small` 2 x 64, for a CPU; `10M` 6 x 384
 and `100M` 14 x 768, for one card.
 
-Prints what an evaluation takes and what came back. With --meta N the rates are tuned by N steps of Adam on log-rates.
+Writes what an evaluation takes and what came back to RESULTS.md (RESULTS_NAME.md for a card's sizes) beside this file;
+with --quick into out/experiments. With --meta N the hyperparameters are tuned by N steps of Adam.
 """
 
 import argparse
 import dataclasses
 import os
 import sysconfig
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments._common import machine
+from experiments._common import machine, results_folder
 
 import hyprax as hx
 from hyprax.search import Optax
+
+HERE = results_folder(__file__)
+QUICK_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +40,18 @@ class Size:
     batch: int
     steps: int
 
+    def weights(self) -> int:
+        """How many numbers are trained."""
+        shapes = jax.eval_shape(lambda key: init(self, 1.0, key), jax.random.key(0))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    def tokens(self, steps: int) -> int:
+        """The bytes of text that so many steps predict."""
+        return steps * self.batch * self.context
+
 
 SIZES = {
-    "small": Size(2, 64, 4, 64, 8, 100),
+    "small": Size(2, 64, 4, 64, 8, 1000),
     "10M": Size(6, 384, 6, 256, 32, 1000),
     "100M": Size(14, 768, 12, 512, 16, 1000),
 }
@@ -113,7 +127,7 @@ def problem(size: Size, steps: int, mode: hx.AbstractMode) -> tuple[hx.UnrolledO
         steps,
     )
     hyper = {
-        "rates": hx.Positive(np.full(steps, 3e-3 * np.sqrt(64 / size.width), np.float32)),
+        "rates": hx.Positive(np.full(steps, 1e-3 * np.sqrt(64 / size.width), np.float32)),
         "beta1": hx.Interval(np.float32(0.9), 0.5, 0.99),
         "weight_decay": hx.Positive(np.float32(0.1)),
         "scale": hx.Positive(np.float32(0.5)),
@@ -128,35 +142,91 @@ def problem(size: Size, steps: int, mode: hx.AbstractMode) -> tuple[hx.UnrolledO
     return objective, hyper
 
 
+def planned(name: str, theory_bits: float) -> str:
+    """What a size that was not run would do, by the bits a weight and step of the run that was."""
+    size = SIZES[name]
+    kept = size.weights() * size.steps * theory_bits / 8e9
+    return (
+        f"`--size {name}`: {size.weights():,} weights, T = {size.steps:,}, {size.tokens(size.steps):,} bytes of text; "
+        f"about {kept:.2g} GB of buffers, where all states would take {12 * size.weights() * size.steps / 1e12:.2g} TB."
+    )
+
+
+def report(asked: argparse.Namespace, answer: hx.Hypergradient, seconds: float, steps: int, tuned: Any) -> list[str]:
+    """RESULTS.md, line by line."""
+    size, device = SIZES[asked.size], jax.devices()[0]
+    options = " --quick" * asked.quick + f" --size {asked.size}" * (asked.size != "small")
+    options += f" --steps {asked.steps}" * (asked.steps is not None) + f" --meta {asked.meta}" * (asked.meta > 0)
+    stats = {name: float(value) for name, value in answer.stats.items()}
+    exact = isinstance(answer.certificate, hx.unroll.ExactReversal)
+    rows = {
+        "weights": f"{size.weights():,} ({size.layers} layers of width {size.width})",
+        "steps, T": f"{steps:,}",
+        "bytes of text predicted": f"{size.tokens(steps):,} ({size.batch} x {size.context} a step)",
+        "hyperparameters": f"{steps + 3:,}",
+        "exact": f"{'yes' if exact else 'no'}, attempt {int(stats['attempts'])}",
+        "bits a weight and step, beside theory": f"{stats['bits_per_parameter_step']:.4f} / {stats['theory_bits']:.4f}",
+        "buffers put away": f"{stats['stored_bytes'] / 1e6:.1f} MB",
+        "all states would take": f"{12 * size.weights() * steps / 1e6:,.0f} MB",
+        "the adjoint grows": f"{stats['amplification']:.3g}-fold, {stats['growth']:.4f} a step",
+        "ends as": answer.message.split(": ")[0] if answer.message else "successful",
+        "F, nats a byte": f"{float(answer.value):.4f}",
+        "dF/d log of all rates": f"{sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(answer.grad['rates'])):.4f}",
+        "seconds, with compilation": f"{seconds:.0f}",
+    }
+    memory = device.memory_stats()
+    if memory:
+        rows["peak of the device's memory"] = f"{memory['peak_bytes_in_use'] / 1e9:.2f} GB"
+    if tuned is not None:
+        rows["F by step of tuning"] = " ".join(f"{row['value']:.4f}" for row in tuned.history)
+    lines = [
+        "# A language model, undone step by step",
+        "",
+        f"    python -m experiments.language_model{options}",
+        "",
+        textwrap.fill(
+            f"Measured on a {machine()}, load average {os.getloadavg()[0]:.0f}, {device.device_kind}, jax "
+            f"{jax.__version__}. A causal transformer over bytes, trained by AdamW on the source of Python's standard "
+            "library; one hypergradient of the loss on text that was held out, with respect to a learning rate for "
+            "every step, weight decay, β1 and the scale of the initial weights.",
+            105,
+        ),
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+        "",
+    ]
+    if asked.size == "small":
+        rest = [f"- {planned(name, stats['theory_bits'])}" for name in SIZES if name != "small"]
+        lines += [
+            "Not run here, where there is no card (on one, set `XLA_FLAGS=--xla_gpu_deterministic_ops=true`); by the",
+            "bits above they would be:",
+            "",
+            *(textwrap.fill(line, 105, subsequent_indent="  ") for line in rest),
+            "",
+        ]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--steps", type=int, help="T; default 100 for small, else 1,000")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps; writes into out/experiments")
+    parser.add_argument("--steps", type=int, help="T; default 1,000")
     parser.add_argument("--meta", type=int, default=0, help="steps of tuning")
     parser.add_argument("--folder", help="where to save the evaluation when it is interrupted, and every ten minutes")
     asked = parser.parse_args()
     size = SIZES[asked.size]
-    steps = asked.steps or size.steps
+    steps = asked.steps or (QUICK_STEPS if asked.quick else size.steps)
     objective, hyper = problem(size, steps, hx.Reversible(long=hx.unroll.LongRun(asked.folder)))
-    device = jax.devices()[0]
-    print(f"{machine()}, load average {os.getloadavg()[0]:.0f}; {device.device_kind}; jax {jax.__version__}")
     began = time.perf_counter()
-    answer = hx.hypergradient(objective, hyper, throw=False)
-    jax.block_until_ready(answer)
-    weights = sum(
-        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda k: init(size, 1.0, k), jax.random.key(0)))
-    )
-    print(f"{weights:,} weights, T = {steps:,}, batches of {size.batch} x {size.context} bytes")
+    answer = jax.block_until_ready(hx.hypergradient(objective, hyper, throw=False))
     seconds = time.perf_counter() - began
-    print(f"{seconds:.1f} s with compilation; F = {float(answer.value):.4f} nats a byte; {answer.message}")
-    print(f"certificate {answer.certificate}; {float(answer.stats['stored_bytes']) / 1e6:.1f} MB of buffers put away")
-    print(f"attempts {int(answer.stats['attempts'])}, amplification {float(answer.stats['amplification']):.3g}")
-    memory = device.memory_stats()
-    if memory:
-        print(f"peak of the device's memory {memory['peak_bytes_in_use'] / 1e9:.2f} GB")
-    if asked.meta:
-        tuned = hx.tune(objective, hyper, steps=asked.meta, search=Optax(optax.adam(0.05)))
-        print("F by step of tuning:", " ".join(f"{row['value']:.4f}" for row in tuned.history))
+    tuned = hx.tune(objective, hyper, steps=asked.meta, search=Optax(optax.adam(0.05))) if asked.meta else None
+    text = "\n".join(report(asked, answer, seconds, steps, tuned))
+    (HERE / ("RESULTS.md" if asked.size == "small" else f"RESULTS_{asked.size}.md")).write_text(text)
+    print(answer.message, text, sep="\n")
 
 
 if __name__ == "__main__":

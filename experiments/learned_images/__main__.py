@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments._common import machine, results_folder
-from experiments._mnist import Examples, Params, drawn, error, examples, nll
+from experiments._common import machine, pyplot, results_folder
+from experiments._mnist import Examples, Params, drawn, error, examples, nll, show
 from jax import Array
 
 import hyprax as hx
@@ -166,20 +166,14 @@ def section(per_class: int, found: Learned, test: Examples, seeds: int) -> list[
 
 def picture(results: list[Learned]) -> None:
     """Ten images of each search, and the losses."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(len(results), 10, figsize=(12, 1.5 * len(results)), layout="constrained")
     for row, found in zip(axes, results, strict=True):
         shown = np.asarray(found.images[:10])
         reach = np.quantile(np.abs(shown), 0.995)
         for digit, axis in enumerate(row):
-            axis.imshow(shown[digit].reshape(28, 28), cmap="RdBu_r", vmin=-reach, vmax=reach)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_title(str(int(found.labels[digit])), fontsize=9)
+            show(axis, shown[digit], str(int(found.labels[digit])), cmap="RdBu_r", vmin=-reach, vmax=reach)
         row[0].set_ylabel(f"{len(found.labels)} images", fontsize=9)
     figure.savefig(HERE / "images.png", dpi=90)
     plt.close(figure)

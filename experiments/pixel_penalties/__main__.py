@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments._common import machine, results_folder
-from experiments._mnist import Examples, Params, drawn, error, examples, nll
+from experiments._common import machine, pyplot, results_folder
+from experiments._mnist import Examples, Params, drawn, error, examples, nll, show
 from jax import Array
 
 import hyprax as hx
@@ -148,10 +148,7 @@ def compared(count: int, quick: bool) -> tuple[list[str], Fit]:
 
 def picture(fits: dict[int, Fit]) -> None:
     """Penalties of every class, and weights trained with them."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(2 * len(fits), 10, figsize=(13, 3.0 * len(fits)), layout="constrained")
     for i, (count, fit) in enumerate(fits.items()):
@@ -164,14 +161,9 @@ def picture(fits: dict[int, Fit]) -> None:
         )
         for j, (name, values, colours, low, high) in enumerate(rows):
             shown = [
-                axis.imshow(values[:, digit].reshape(28, 28), cmap=colours, vmin=low, vmax=high)
+                show(axis, values[:, digit], "" if j else str(digit), cmap=colours, vmin=low, vmax=high)
                 for digit, axis in enumerate(axes[2 * i + j])
             ]
-            for digit, axis in enumerate(axes[2 * i + j]):
-                axis.set_xticks([])
-                axis.set_yticks([])
-                if j == 0:
-                    axis.set_title(str(digit), fontsize=9)
             figure.colorbar(shown[0], ax=axes[2 * i + j], shrink=0.8, label=name)
             axes[2 * i + j, 0].set_ylabel(f"{count:,} images", fontsize=8)
     figure.savefig(HERE / "penalties.png", dpi=80)

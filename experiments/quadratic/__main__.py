@@ -18,7 +18,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments._common import machine, results_folder
+from experiments._common import machine, pyplot, results_folder
 
 import hyprax as hx
 from hyprax.implicit import ImplicitState
@@ -140,10 +140,7 @@ def ridge(counts: list[int]) -> Curves:
 
 def picture(counts: list[int], problems: dict[str, Curves]) -> None:
     """Both problems side by side."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for axis, (name, curves) in zip(axes, problems.items(), strict=True):

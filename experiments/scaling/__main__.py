@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments._common import data_file, machine, results_folder
+from experiments._common import data_file, machine, pyplot, results_folder
 from jaxtyping import Array
 
 from hyprax import evidence as ev
@@ -157,10 +157,7 @@ def crossover(rows: list[Measured], name: str, classes: int) -> str:
 
 
 def picture(rows: list[Measured], classes: int) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharex=True)
     chosen = [row for row in rows if row.classes == classes]

@@ -42,6 +42,8 @@ import hyprax as hx
 from hyprax.unroll import ExactReversal
 
 HERE = results_folder(__file__)
+AIMS = (0.139, 0.075)
+"""Training loss and test error to reach from γ₀ = 0.9."""
 WORST = 10.0
 """What the search without gradients is told of a run that diverged: far above log 10, the loss of guessing."""
 
@@ -141,22 +143,23 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
     steps, iterations, trials, seeds = (20, 4, 4, 2) if quick else (100, 50, 95, 10)
     plain = objective(data, by_momentum, steps, "train", hx.Checkpointed(), 0)
     exact = objective(data, by_momentum, steps, "train", hx.Reversible(), 0)
-    rows, tunings = [], {}
-    for momentum in (0.5, 0.9):
+    rows, tunings, reached = [], {}, []
+    for momentum, paces in ((0.5, (0.04,)), (0.9, (0.04, 0.06))):
         start = momentum_schedules(steps, momentum)
-        tuning = by_gradient(exact, start, iterations, 0.04)
-        tunings[f"γ₀ = {momentum}"] = tuning
-        rows += [
-            row(f"constants, γ = {momentum}", ends(plain, start, data, seeds), None),
-            row(f"learned from γ₀ = {momentum}", ends(plain, tuning.hyper, data, seeds), tuning.seconds),
-        ]
-        print(*rows[-2:], sep="\n", flush=True)
+        rows.append(row(f"constants, γ = {momentum}", ends(plain, start, data, seeds), None))
+        for pace in paces:
+            name = f"γ₀ = {momentum}, Adam at {pace}"
+            tunings[name] = tuning = by_gradient(exact, start, iterations, pace)
+            judged = ends(plain, tuning.hyper, data, seeds)
+            rows.append(row(f"learned from {name}", judged, tuning.seconds))
+            reached += [name] if judged.train_loss.mean() <= AIMS[0] and judged.test_error.mean() <= AIMS[1] else []
+            print(rows[-1], flush=True)
     trial = by_trials(plain, momentum_scalars, trials)
     best = {name: float(value) for name, value in trial.hyper.items()}
     rows.append(row(f"Optuna TPE, {trials} trials", ends(plain, trial.hyper, data, seeds), trial.seconds))
     print(rows[-1], flush=True)
     progress({name: t.values for name, t in tunings.items()} | {"Optuna TPE": trial.values}, HERE / "progress.png")
-    last = tunings["γ₀ = 0.9"]
+    last = tunings["γ₀ = 0.9, Adam at 0.06"]
     plain_hyper = hx.natural(last.hyper)
     learned(
         {"learning rate": plain_hyper["rate"], "momentum": plain_hyper["momentum"]}, last.scales, HERE / "momentum.png"
@@ -164,8 +167,10 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
     certified = sum(t.exact for t in tunings.values())
     return [
         f"## Momentum, T = {steps}, {count(last.hyper):,} hyperparameters",
-        f"{iterations} steps of Adam at 0.04 from each start; {certified} of {2 * iterations} runs came back bit for",
-        "bit.",
+        f"{iterations} steps of Adam from each start, at 0.04 as published and at 0.06 (the best of 0.06, 0.08 and "
+        f"0.12, by one run each); {certified} of {len(tunings) * iterations} runs came back bit for bit.",
+        f"A training loss of at most {AIMS[0]} and a test error of at most {100 * AIMS[1]} % (a little better than was "
+        f"published): {'; '.join(reached) or 'none'}.",
         f"Means and standard deviations over {seeds} fresh seeds; seconds are those of the search, compilation apart.",
         f"Optuna chose α = {best['rate']:.3g}, γ = {best['momentum']:.3g}, initial scale {best['scale']:.3g}.",
         "",
@@ -175,7 +180,7 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
         "| published, learned from γ₀ = 0.9 | 0.141 | | 7.5 % | |",
         "| published, Bayesian optimisation, 95 trials | 0.156 | | 8.5 % | |",
         "",
-        "![the learned schedules of the weights](momentum.png)",
+        "![the learned schedules of the weights, from γ₀ = 0.9 at 0.06](momentum.png)",
         "",
         "![training loss against evaluations](progress.png)",
         "",

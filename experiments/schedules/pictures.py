@@ -4,18 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments._common import pyplot
 from experiments.schedules.problem import SIZES
 
 WINDOW = 25
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def learned(schedules: dict[str, Any], scales: np.ndarray, path: Path) -> None:
@@ -23,7 +15,7 @@ def learned(schedules: dict[str, Any], scales: np.ndarray, path: Path) -> None:
 
     Schedules of more than 100 steps are drawn as running means over `WINDOW` (odd) steps, over dots for their values.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained", width_ratios=(2, 2, 1.4))
     for axis, (name, tree) in zip(axes[:2], schedules.items(), strict=True):
         for i, layer in enumerate(tree):
@@ -52,7 +44,7 @@ def learned(schedules: dict[str, Any], scales: np.ndarray, path: Path) -> None:
 
 def progress(values: dict[str, np.ndarray], path: Path) -> None:
     """The training loss of every evaluation, each with a seed of its own."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
     for name, losses in values.items():
         trials = name.startswith("Optuna")

@@ -12,15 +12,12 @@ Writes RESULTS.md and the pictures beside this file; with --quick into out/exper
 """
 
 import argparse
-import os
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from experiments._common import results_folder
+from experiments._common import machine, pyplot, results_folder
 
 from hyprax.tasks import PiecewiseFunction, map_tasks, tune
 
@@ -77,9 +74,7 @@ def excess(duals: list[PiecewiseFunction], repeats: int) -> tuple[float, float]:
 
 def picture(family: str, duals: list[PiecewiseFunction]) -> tuple[str, str]:
     """Draw the duals of one split of every school; the row of the figures, and the file's name."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    pyplot()
     start = time.perf_counter()
     best = tune(duals, epsilon=EPSILON, progress=False)
     seconds = time.perf_counter() - start
@@ -96,14 +91,6 @@ def picture(family: str, duals: list[PiecewiseFunction]) -> tuple[str, str]:
         f"{np.mean(shapes['local_maxima']):.1f} | {np.max(shapes['oscillations'])} | {1e3 * seconds:.0f} |"
     )
     return row, name
-
-
-def machine() -> str:
-    """Cores, architecture and memory of this machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpu = Path("/proc/cpuinfo")
-    kind = "virtual machine" if cpu.exists() and "hypervisor" in cpu.read_text() else "machine"
-    return f"{os.cpu_count()}-core {platform.machine().replace('_', '-')} {kind}, {int(memory)} GiB"
 
 
 def main() -> None:

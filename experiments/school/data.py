@@ -1,10 +1,9 @@
 """The School data, one regression task a school, and the duals of its tasks."""
 
-import os
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
+from experiments._common import data_file
 
 from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, ridge_dual
 
@@ -14,12 +13,8 @@ DOMAINS = {"elastic net": (0.001, 1.0), "ridge": (0.001, 100.0)}
 
 @lru_cache(maxsize=1)
 def schools() -> list[tuple[np.ndarray, np.ndarray]]:
-    """(X, y) of every school, from `HYPRAX_DATA` or `../shared/data` beside the repository."""
-    folder = Path(os.environ.get("HYPRAX_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
-    path = folder / "multitask" / "school.npz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: set HYPRAX_DATA to the folder that holds multitask/school.npz.")
-    with np.load(path) as data:
+    """(X, y) of every school."""
+    with np.load(data_file("multitask/school.npz")) as data:
         X, y, task = data["X"], data["y"], data["task"]
     return [(X[task == k], y[task == k]) for k in range(int(task.max()) + 1)]
 

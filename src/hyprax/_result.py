@@ -72,6 +72,7 @@ class RESULTS(eqx.Enumeration):
         "where it stopped."
     )
     stopped_by_callback = "A callback asked to stop."
+    interrupted = "The training was interrupted (Ctrl-C). What was best until then is kept; train for longer to go on."
     no_certified_descent = (
         "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the "
         "decrease left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
@@ -98,6 +99,7 @@ RESULT_NAMES = (
     "no_progress",
     "steps_spent",
     "stopped_by_callback",
+    "interrupted",
     "no_certified_descent",
     "no_descent",
 )

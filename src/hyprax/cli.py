@@ -146,9 +146,10 @@ def _describe(values: Any) -> str:
 
 
 def _console(*, stderr: bool = False) -> Any:
+    """A console that prints texts as they are: names of classes and folders may have brackets and colons in them."""
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=True, highlight=False)
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _print_comparison(contestants: list[dict[str, str]]) -> None:

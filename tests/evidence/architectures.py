@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array, lax
 
 C = 3
@@ -241,6 +242,26 @@ def equinox_module(rng: np.random.Generator, m: int) -> Model:
     return Model(apply, params, draw(rng, 1, 7, 7), draw(rng, m, 1, 7, 7))
 
 
+class FlaxNetwork(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.first = nnx.Conv(1, 4, (3, 3), strides=2, param_dtype=jnp.float64, rngs=rngs)
+        self.norm = nnx.GroupNorm(4, num_groups=2, param_dtype=jnp.float64, rngs=rngs)
+        self.last = nnx.Linear(4, C, param_dtype=jnp.float64, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.last(jnp.tanh(self.norm(self.first(x))).mean((0, 1)))
+
+
+def flax_module(rng: np.random.Generator, m: int) -> Model:
+    graph, params = nnx.split(FlaxNetwork(nnx.Rngs(int(rng.integers(1 << 30)))), nnx.Param)
+
+    def apply(params: Any, hyper: Array, x: Array) -> Array:
+        with jax.numpy_dtype_promotion("standard"):  # Flax itself mixes dtypes
+            return nnx.merge(graph, params)(x + hyper)
+
+    return Model(apply, params, draw(rng, 7, 7, 1), draw(rng, m, 7, 7, 1))
+
+
 def custom_rule(rng: np.random.Generator, m: int) -> Model:
     """Weights that pass through a function with a derivative of its own, through cond and while; a bias returned."""
     params = {
@@ -279,6 +300,6 @@ ARCHITECTURES: dict[str, Callable[[np.random.Generator, int], Model]] = {
     f.__name__: f
     for f in (
         mlp, lenet, strange_cnn, group_norm_resnet, transformer, tied, weight_norm, rnn, scanned_layers, equinox_module,
-        custom_rule,
+        flax_module, custom_rule,
     )
 }  # fmt: skip

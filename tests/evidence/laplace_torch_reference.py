@@ -6,8 +6,8 @@ Run in an environment of its own: `pip install laplace-torch==0.3 torch==2.13.0`
 
 import frozen_network as frozen
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
-from laplace import Laplace  # pyright: ignore[reportMissingImports]
+import torch
+from laplace import Laplace
 
 
 def model() -> torch.nn.Module:

@@ -305,7 +305,7 @@ def test_lanczos_is_near_the_truth_and_has_a_derivative():
 def test_the_choice_uses_past_draws_only():
     problem = case(9)
     choice = ev.Choice((ev.Chain(ev.OneRow(4)), ev.FullData()), refresh=3)
-    state = choice.init(problem.dtype)
+    state = choice.init(problem, jax.random.key(0))
     step = eqx.filter_jit(choice)
     assert int(choice.chosen(state)) == 0
     values = []

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -78,21 +79,25 @@ def test_the_fit_of_a_linear_model_finds_its_greatest_evidence():
     assert fitted.message == ""
 
 
+def full(fitted: ev.Fitted) -> float:
+    """The Laplace evidence at what was kept, without approximation."""
+    kept = fitted.problem
+    answer = ev.log_evidence(linear, kept.likelihood, kept.prior, fitted.params, kept.hyper, data(), ev.FullData())
+    return float(answer.value)
+
+
 def test_the_final_estimate_is_a_bound_within_its_standard_error():
     fitted = usual()
-    truth = ev.log_evidence(
-        linear,
-        fitted.problem.likelihood,
-        fitted.problem.prior,
-        fitted.params,
-        fitted.problem.hyper,
-        data(),
-        ev.FullData(),
-    )
     assert fitted.standard_error > 0
-    assert fitted.log_evidence <= float(truth.value) + 3 * fitted.standard_error
+    assert fitted.log_evidence <= full(fitted) + 3 * fitted.standard_error
     assert fitted.certificate.kind == "estimated"
     assert fitted.certificate.slack > 0
+
+
+def test_by_default_few_data_give_a_row_each():
+    kept = usual().problem
+    parts = (linear, kept.likelihood, kept.prior, usual().params, kept.hyper, data())
+    assert float(ev.log_evidence(*parts).value) == float(ev.log_evidence(*parts, ev.Chain(ev.OneRow(N))).value)
 
 
 def test_what_is_kept_has_the_best_smoothed_bound():
@@ -169,6 +174,43 @@ def test_a_choice_of_estimators_is_carried_along():
     assert np.isfinite(fitted.log_evidence)
 
 
+def test_the_tangent_of_past_draws_is_carried_along_and_repeats():
+    options = {"estimator": ev.AdaptiveTangent(20), "hyper_optimiser": optax.adam(1e-1)}
+    first, again = regression(**options), regression(**options)
+    assert [row["value"] for row in first.history] == [row["value"] for row in again.history]
+    assert first.certificate.side == "lower"
+    truth = full(first)
+    assert truth - 0.05 * N < first.log_evidence < truth + 3 * first.standard_error
+
+
+def test_online_kfac_moves_as_kfac_of_all_data_does():
+    """With the prior precision alone the factors are the same at all hyper-steps of an epoch."""
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(N, D)), rng.integers(0, 2, N)
+    params = {"w": jnp.asarray(rng.normal(size=(D, 2))), "b": jnp.zeros(2)}
+
+    def run(estimator):
+        return ev.fit(
+            lambda p, h, x: x @ p["w"] + p["b"], params, points, estimator=estimator, epochs=12, burn_in=2,
+            hyper_steps=3, batch_size=20, optimiser=optax.adam(1e-2), progress=False, key=jax.random.key(0),
+        )  # fmt: skip
+
+    online, usual = run(ev.OnlineKFAC(25)), run(ev.FullData(ev.KFAC()))
+    for name in ("w", "b"):
+        got, want = (hx.natural(fitted.hyper)["precision"][name] for fitted in (online, usual))
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+    np.testing.assert_allclose(online.log_evidence, usual.log_evidence, rtol=1e-9)
+    assert online.certificate.side == "unknown"
+
+
+@pytest.mark.parametrize("where", ["noise", "model"])
+def test_online_kfac_refuses_what_its_factors_are_functions_of(where: str):
+    options = {"estimator": ev.OnlineKFAC(), "likelihood": noise if where == "noise" else ev.Gaussian(0.3)}
+    model = linear if where == "noise" else lambda p, h, x: linear(p, h, h["noise"] * x)
+    with pytest.raises(ValueError, match=r"given hyper\['noise'\].* prior precisions alone"):
+        regression(model, **options)
+
+
 def test_a_number_that_is_not_finite_is_named_and_what_was_kept_stands():
     fitted = regression(
         estimator=ev.FullData(), optimiser=optax.sgd(lambda t: jnp.where(jnp.less(t, 30), 1e-2, jnp.nan))
@@ -188,6 +230,28 @@ def test_a_number_that_is_not_finite_is_named_and_what_was_kept_stands():
     broken = regression(breaks, estimator=ev.FullData())
     assert "in epoch" in broken.message
     assert np.isfinite(broken.log_evidence)
+
+
+def test_an_interrupt_ends_the_run_after_its_epoch_and_what_was_kept_stands(monkeypatch):
+    class Bar:
+        def __init__(self, total):
+            pass
+
+        def show(self, epoch, text):
+            if epoch == 21:
+                signal.raise_signal(signal.SIGINT)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("hyprax.evidence._fit.ProgressBar", Bar)
+    stopped = regression(estimator=ev.FullData(), progress=True)
+    assert stopped.result == hx.RESULTS.interrupted
+    assert "Ctrl-C" in stopped.message
+    assert [row["epoch"] for row in stopped.history] == [11, 13, 15, 17, 19, 21]
+    assert stopped.epoch in (11, 13, 15, 17, 19, 21)
+    assert np.isfinite(stopped.log_evidence)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Terminal(io.StringIO):
@@ -219,6 +283,7 @@ def test_progress_is_shown_to_a_terminal_only(monkeypatch):
         ({"batch_size": 0}, "batch_size 0"),
         ({"points": (data()[0], data()[1] * np.nan)}, "NaN"),
         ({"points": data()[0]}, "pair"),
+        ({"estimator": ev.EKFAC()}, "FullData\\(EKFAC"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, text):

@@ -189,7 +189,7 @@ def test_derivatives_in_variances_alone_agree_where_convolutions_are_left_whole(
     name: str, spread: str, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row of each example; with the Gram of each tensor kept, and recomputed where memory is short."""
-    monkeypatch.setattr(_plan, "_CACHE", 0)
+    monkeypatch.setattr(_plan, "CACHE", 0)
     model, cotangents, variances = problem(name, 8, 3, 1, spread)
     plan = _arguments(*model, cotangents, variances)[0]
     assert any(not t.groups and plan.tensors[i].groups for i, t in enumerate(plan.untapped(3).tensors))

@@ -10,7 +10,7 @@ import hyprax as hx
 import oracles
 from problems import Problem, random_problem
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 
 def generator(kind: str, index: int, seed: int) -> np.random.Generator:

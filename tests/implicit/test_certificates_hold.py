@@ -8,7 +8,7 @@ import pytest
 import certificate_cases as cases
 import hyprax as hx
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 BOUNDS = {"look-ahead": hx.LookAhead(relative=0.0), "free": hx.FreeBound()}
 

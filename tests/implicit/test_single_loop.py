@@ -51,7 +51,7 @@ def as_family(problem: Problem) -> tuple[hx.Optimum, Any, Any]:
     return problem.objective.optimum, problem.objective.outer_loss, problem.objective.outer_data
 
 
-def forms(problem: Problem):
+def forms(problem: Problem) -> list[tuple[Any, dict[str, Any]]]:
     return [(as_family, {})] + ([(as_functions, {"rate": 0.1})] if problem.kind == "logistic" else [])
 
 
@@ -298,6 +298,21 @@ def test_nothing_is_traced_again(method, options):
         answer, state = objective.value_and_grad(hyper, state)
     assert len(traces) == before
     assert int(state.step) == 10
+
+
+@pytest.mark.parametrize("method", [hx.SOBA, hx.SABA])
+def test_many_steps_in_one_call_see_the_batches_of_as_many_calls(method):
+    problem = random_problem(np.random.default_rng(3), "logistic", 1, n=23, smallest=0.3)
+    thrice, singly = (method(*as_family(problem), batch_size=5, steps=n, key=KEY) for n in (3, 1))
+    ends = []
+    for objective, calls in ((thrice, 2), (singly, 6)):
+        state = objective.init(problem.hyper)
+        for _ in range(calls):
+            _, state = objective.value_and_grad(problem.hyper, state)
+        ends.append(state)
+    assert [int(end.step) for end in ends] == [6, 6]
+    np.testing.assert_allclose(ends[0].params, ends[1].params, rtol=1e-12)
+    np.testing.assert_allclose(ends[0].adjoint, ends[1].adjoint, rtol=1e-12)
 
 
 def test_donation_uses_up_the_state_and_changes_nothing_else():

@@ -17,6 +17,12 @@ LOG = 'constraint = "log-interval"\n'
 TABLES = "data, split, model, hyper, objective, training, evidence, search, stop, baseline"
 MODEL = "kind, function, outer, params, targets, delta, width, depth, activation, norm"
 
+MLP = IRIS + '[model]\nkind = "mlp"\n[hyper.learning_rate]\n[training]\n'
+OWN = (
+    NPZ.format("numbers")
+    + '[model]\nkind = "loss"\nfunction = "functions_for_a_test:loss"\nparams = {w = [0.0, 0.0, 0.0]}\n'
+)
+
 # Recipes, and the line that each meets; R is the recipe's path.
 CASES = {
     # The file
@@ -148,6 +154,30 @@ CASES = {
     NPZ.format("short") + SOFTMAX: "R:1: data: given 20 inputs and 19 targets, allowed are as many",
     '[data]\nsource = "idx"\ninputs = "good.csv"\ntargets = "good.csv"\n' + SOFTMAX: "R:3: data.inputs: F/good.csv "
     "cannot be read as IDX (its first bytes are not those of IDX)",
+    NPZ.format("huge")
+    + SOFTMAX: "R:5: model.kind: data: given an entry of size 1e+200, allowed are at most 1e+60: bounds take powers of "
+    "it; scale the data",
+    NPZ.format("images") + "intercept = true\n" + '[model]\nkind = "cnn"\n[hyper.learning_rate]\n': "R:4: "
+    'data.intercept: given true, allowed for kind = "cnn" is false: inputs are images',
+    # Seeds
+    MLP + "seed = 99999999999999999999\n": "R:8: training.seed: given 99999999999999999999, allowed are numbers < "
+    "9.22337e+18",
+    # Reversal
+    MLP + 'steps = 2\nmode = "reversible"\nmomentum = 1e-9\n': "R:7: training: beta1: given 1e-09 with Reversible, "
+    "allowed are numbers above 0.000488 and up to 4: a step with a factor 0 forgets what was before it, and needs "
+    "hx.Checkpointed",
+    # A user's own hyperparameters
+    OWN + "[hyper.own.l]\nstart = [[1.0, 2.0], [1.0]]\n": "R:9: hyper.own.l.start: given lists of several lengths, "
+    "allowed is one",
+    OWN + "[hyper.own.l]\nstart = []\n": "R:9: hyper.own.l.start: given no number, allowed is one at least",
+    OWN + "[hyper.own.l]\nstart = [1.0, 2.0]\nshape = [3]\n": "R:10: hyper.own.l.shape: given [3], allowed is one that "
+    "a start of shape [2] can be repeated to",
+    OWN + '[hyper.own.l]\nstart = 5.0\nconstraint = "interval"\nlo = 0.0\nhi = 1.0\n': "R:9: hyper.own.l.start: "
+    "given 5, allowed is between lo = 0 and hi = 1",
+    OWN + '[hyper.own.l]\nconstraint = "interval"\n': 'R:8: hyper.own.l.lo: missing, and constraint = "interval" asks '
+    "for it",
+    OWN.replace(":loss", ":rows") + "[hyper.own.l]\n": "R:6: model.function: the loss returned float64[10], allowed is "
+    "one floating number",
     # A user's own function
     '[model]\nkind = "custom"\n': 'R:1: model.function: missing, and kind = "custom" asks for it: "module:function"',
     IRIS
@@ -183,6 +213,11 @@ def nothing(splits):
     import hyprax, jax.numpy as jnp
     loss = lambda w, hyper, data: jnp.sum(w**2)
     return hyprax.ImplicitObjective(hyprax.Optimum(loss, jnp.zeros(1)), loss), {}
+def loss(params, hyper, batch):
+    inputs, targets = batch
+    return ((inputs @ params["w"] - targets) ** 2).mean() + hyper["l"] * (params["w"] ** 2).sum()
+def rows(params, hyper, batch):
+    return batch[1]
 """
 
 
@@ -213,6 +248,9 @@ def folder(tmp_path_factory) -> Path:
     np.savez(folder / "objects.npz", X=X, y=np.asarray([{}] * 20))
     np.savez(folder / "nan.npz", X=np.where(X == 7, np.nan, np.where(X == 11, np.inf, X)), y=y)
     np.savez(folder / "short.npz", X=X, y=y[1:])
+    np.savez(folder / "huge.npz", X=1e200 * (X > 30), y=y)
+    np.savez(folder / "images.npz", X=X.reshape(20, 3, 1), y=y)
+    np.savez(folder / "numbers.npz", X=X, y=X[:, 0])
     (folder / "broken_for_a_test.py").write_text("import absent_thing\n")
     (folder / "functions_for_a_test.py").write_text(FUNCTIONS)
     (folder / "csv.py").write_text("reader = None\n")

@@ -118,7 +118,6 @@ def test_more_steps_give_the_bits_of_one_longer_run(tmp_path):
 KILLED = """
 import sys, time, jax
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_disable_most_optimizations", True)  # as in the process that runs the tests
 sys.path.insert(0, {tests!r})
 from test_run import problem, SEARCH
 import hyprax as hx
@@ -128,6 +127,47 @@ def slow(step):
     time.sleep(0.05)
 hx.tune(objective, hyper, search=SEARCH, steps=40, run=hx.Run({folder!r}, every=0.2), callbacks=[slow])
 """
+
+
+class Failing(hx.search.AbstractSearch):
+    def init(self, hyper):
+        return SEARCH.init(hyper)
+
+    def step(self, objective, hyper, search_state, objective_state):
+        raise KeyboardInterrupt
+
+
+def test_a_run_without_steps_is_forgotten_and_one_with_steps_is_kept(tmp_path):
+    objective, hyper = problem()
+    run = Run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        hx.tune(objective, hyper, search=Failing(), steps=2, run=run)
+    run.forget()
+    assert not (tmp_path / "run").exists()
+    tuned = go(tmp_path / "run", 2, config={"another": 1})
+    again = Run(tmp_path / "run", config={"another": 1})
+    with pytest.raises(KeyboardInterrupt):
+        hx.tune(objective, hyper, search=Failing(), steps=3, run=again)
+    again.forget()
+    assert read(tmp_path / "run").history == tuned.history
+
+
+def test_a_finished_run_that_goes_on_is_unfinished_until_it_ends(tmp_path):
+    go(tmp_path / "run", 2)
+    objective, hyper = problem()
+    seen = []
+    hx.tune(
+        objective,
+        hyper,
+        search=SEARCH,
+        steps=4,
+        run=Run(tmp_path / "run"),
+        callbacks=[lambda step: seen.append((tmp_path / "run" / "summary.json").exists())],
+    )
+    assert seen == [False, False]
+    assert read(tmp_path / "run").summary["steps"] == 4
+    go(tmp_path / "run", 4)  # no step is left to make: what the last one said of its certificate stays
+    assert "certificate" in read(tmp_path / "run").summary
 
 
 def test_killed_and_resumed_it_has_the_same_bits(tmp_path):

@@ -300,7 +300,6 @@ def test_backtracking_ends_where_nothing_is_lower():
 KILLED = """
 import sys, time, jax
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_disable_most_optimizations", True)  # as in the process that runs the tests
 sys.path[:0] = {paths!r}
 import hyprax as hx
 from test_adaptive import SEARCHES, kept_problem

@@ -43,7 +43,9 @@ def test_density_against_adaptive_quadrature(kind, rate):
         least = total.minimise().value
 
         def integral(weight, cuts=cuts, total=total, least=least):
-            f = lambda x: math.exp(-rate * (float(total(x)) - least)) * weight(x)  # noqa: E731
+            def f(x):
+                return math.exp(-rate * (float(total(x)) - least)) * weight(x)
+
             return sum(integrate.quad(f, a, b, limit=200, epsabs=1e-13)[0] for a, b in itertools.pairwise(cuts))
 
         whole = integral(lambda x: 1.0)

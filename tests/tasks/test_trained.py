@@ -71,7 +71,9 @@ def test_network_slopes_match_finite_differences(which):
 
 
 def test_bad_input_is_named():
-    f = lambda w, a: jnp.sum(w**2) * (1 + a)  # noqa: E731
+    def f(w, a):
+        return jnp.sum(w**2) * (1 + a)
+
     with pytest.raises(ValueError, match="ascending"):
         tasks.trained_dual(f, f, [jnp.ones(1)], [1.0, 0.0])
     with pytest.raises(ValueError, match="at least one start"):

@@ -23,7 +23,7 @@ from hyprax.unroll._rational import (
 )
 from hyprax.unroll._spill import Spill
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 multiply_jit = jax.jit(multiply, static_argnums=4)
 divide_jit = jax.jit(divide, static_argnums=4)

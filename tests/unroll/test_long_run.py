@@ -13,7 +13,7 @@ import hyprax as hx
 from hyprax.unroll import ExactReversal, LongRun, Outer, _long_run
 from hyprax.unroll._long_run import FILE
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 
 class Terminal(io.StringIO):

@@ -14,10 +14,10 @@ import pytest
 from reversals import make, oracle
 
 import hyprax as hx
-from hyprax.unroll import ExactReversal, Outer, _exact_run, _reversal
+from hyprax.unroll import ExactReversal, Outer, _exact_run, _reversal, _reversible
 from trainings import relative_error
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 OPTIMISERS = ("paper", "polyak", "adam", "adamw")
 
@@ -166,6 +166,35 @@ def test_a_sabotaged_pair_is_caught_and_made_good(monkeypatch):
     assert float(honest.stats["attempts"]) == 1
     assert relative_error(grads, expected) <= 1e-3
     assert abs(float(value - again)) <= 1e-6
+
+
+def test_a_pair_that_failed_is_not_tried_again(monkeypatch):
+    """The state of the objective remembers which pair came back: evaluations after it begin there, values too."""
+    true, made = _reversal.gradient_along, []
+
+    class Watched(_exact_run.ExactRun):
+        def __init__(self, draft, pair, place):
+            made.append(pair)
+            super().__init__(draft, pair, place)
+
+    monkeypatch.setattr(_reversal, "gradient_along", lambda *args: (nudge(true(*args)[0]), true(*args)[1]))
+    monkeypatch.setattr(_reversible, "ExactRun", Watched)
+    problem = make("paper", steps=12, dtype=jnp.float32, seed=12)
+    objective = problem.objective(hx.Reversible("loop"))
+    state = objective.init(problem.hyper)
+    first, state = objective.value_and_grad(problem.hyper, state)
+    assert made == ["loop", "isolated"]
+    second, state = objective.value_and_grad(problem.hyper, state)
+    alone, state = objective.value(problem.hyper, state)
+    assert made == ["loop", *["isolated"] * 3]
+    assert exact(first)
+    assert exact(second)
+    assert float(second.stats["attempts"]) == float(alone.stats["attempts"]) == 2
+    assert float(first.value) == float(second.value) == float(alone.value)
+    for a, b in zip(jax.tree.leaves(first.grad), jax.tree.leaves(second.grad), strict=True):
+        assert np.array_equal(a, b)
+    objective.value_and_grad(problem.hyper, objective.init(problem.hyper))
+    assert made[4:] == ["loop", "isolated"], "a new state knows of nothing"
 
 
 @pytest.mark.slow
@@ -335,8 +364,10 @@ def test_bad_settings_are_refused(unchecked):
         hx.Reversible(driver="scan")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="given buffers 'disk'"):
         hx.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="given begin 0"):
+        hx.Reversible(begin=0)
     with pytest.raises(ValueError, match="given form 'heavy'"):
-        hx.MomentumSGD(0.1, 0.9, form="heavy")
+        hx.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="given fraction_bits 70"):
         hx.Adam(0.1, fraction_bits=70)
     with pytest.raises(ValueError, match="given decay_bits 2"):

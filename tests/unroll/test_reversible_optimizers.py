@@ -11,7 +11,7 @@ import hyprax as hx
 from hyprax.unroll._fixed_point import decode, encode
 from hyprax.unroll._reversible_optimizer import StepFactors, Words
 
-OPTIMISED = True  # rounding and bits are those of the compiler that users have
+pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 PEERS = {
     "polyak": (

@@ -12,6 +12,7 @@ from ._designs import (
     UniformRows as UniformRows,
 )
 from ._estimator import (
+    AbstractAdaptive as AbstractAdaptive,
     AbstractEstimator as AbstractEstimator,
     Chain as Chain,
     LogDeterminant as LogDeterminant,
@@ -37,6 +38,7 @@ from ._likelihoods import (
 )
 from ._log_evidence import LogEvidence as LogEvidence, log_evidence as log_evidence, problem as problem
 from ._objective import EvidenceObjective as EvidenceObjective, EvidenceState as EvidenceState
+from ._online_kfac import OnlineKFAC as OnlineKFAC
 from ._partitions import FullData as FullData, Partition as Partition
 from ._posterior import Posterior as Posterior, posterior as posterior
 from ._predictive import Outputs as Outputs
@@ -64,4 +66,4 @@ from ._structures import (
     LastLayer as LastLayer,
     TensorBlocks as TensorBlocks,
 )
-from ._tangent import Tangent as Tangent
+from ._tangent import AdaptiveTangent as AdaptiveTangent, Tangent as Tangent, TangentState as TangentState

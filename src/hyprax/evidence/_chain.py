@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+_WHOLE = 128
+"""Triangles up to this side are inverted and multiplied whole: halves of smaller ones cost more than their zeros."""
+
 
 def chain(
     kernel: Float[Array, "rows rows"], weights: Float[Array, " m"], block: int = 1
@@ -49,24 +52,47 @@ def _primal(kernel: Array, weights: Array, block: int) -> tuple[Array, Array]:
     return _chain(kernel, weights, block)[0]
 
 
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _inverse(root: Array) -> Array:
+    """R⁻¹ of a lower triangle, half by half: [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]."""
+    n = root.shape[0]
+    if n <= _WHOLE:
+        return jax.scipy.linalg.solve_triangular(root, jnp.eye(n, dtype=root.dtype), lower=True)
+    h = n // 2
+    first, last = _inverse(root[:h, :h]), _inverse(root[h:, h:])
+    zero = jnp.zeros((h, n - h), root.dtype)
+    return jnp.block([[first, zero], [-_product(last, _product(root[h:, :h], first)), last]])
+
+
+def _inner(lower: Array, weights: Array) -> Array:
+    """Xᵀ diag(ω) X of a lower triangle, half by half."""
+    n = lower.shape[0]
+    if n <= _WHOLE:
+        return _product(lower.T, weights[:, None] * lower)
+    h = n // 2
+    below = weights[h:, None] * lower[h:, :h]
+    first = _inner(lower[:h, :h], weights[:h]) + _product(lower[h:, :h].T, below)
+    cross = _product(below.T, lower[h:, h:])
+    return jnp.block([[first, cross], [cross.T, _inner(lower[h:, h:], weights[h:])]])
+
+
 def _backward(block: int, residuals: tuple[Array, Array, Array], cotangent: tuple[Array, Array]) -> tuple[Array, Array]:
     root, half, weights = residuals
-    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(root.shape[0], dtype=root.dtype), lower=True)
-    inverse = inverse * half[None, :]
+    inverse = _inverse(root) * half[None, :]
     upper, lower = cotangent
     if block == 1:
         squares = jnp.square(jnp.diagonal(root))
         omega = upper * weights * squares / (weights - 1 + squares) + lower
-        middle = omega[:, None] * inverse
-    else:
-        pivots = _blocks(root, block)
-        transposed = jnp.swapaxes(pivots, 1, 2)
-        w = weights[:, None, None]
-        inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + pivots @ transposed
-        omega = (
-            upper * w * transposed @ jnp.linalg.solve(inner, pivots) + lower * jnp.eye(block, dtype=root.dtype)[None]
-        )
-        middle = (omega @ inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
+        return _inner(inverse, omega), jnp.zeros_like(weights)
+    pivots = _blocks(root, block)
+    transposed = jnp.swapaxes(pivots, 1, 2)
+    w = weights[:, None, None]
+    inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + pivots @ transposed
+    omega = upper * w * transposed @ jnp.linalg.solve(inner, pivots) + lower * jnp.eye(block, dtype=root.dtype)[None]
+    middle = (omega @ inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
     return inverse.T @ middle, jnp.zeros_like(weights)
 
 

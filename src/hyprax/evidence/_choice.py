@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._estimator import AbstractEstimator, Chain, EstimatorKind, LogDeterminant
+from ._estimator import AbstractAdaptive, AbstractEstimator, Chain, EstimatorKind, LogDeterminant
 from ._problem import Problem
 from ._tangent import Tangent
 
@@ -17,7 +17,7 @@ class ChoiceState(eqx.Module):
     steps: Int[Array, ""]
 
 
-class Choice(eqx.Module):
+class Choice(AbstractAdaptive):
     """The estimator with the least smoothed `upper` over PAST draws, then drawn afresh: a bound if all are.
 
     The least of several noisy bounds, or a choice by the current draw, is not a bound; a choice that is independent of
@@ -48,9 +48,9 @@ class Choice(eqx.Module):
         """`bound` if all estimators are."""
         return "bound" if all(e.kind == "bound" for e in self.estimators) else "estimated"
 
-    def init(self, dtype: jnp.dtype) -> ChoiceState:
+    def init(self, problem: Problem, key: Array) -> ChoiceState:
         """The state before the first draw, in which the first estimator is chosen."""
-        return ChoiceState(jnp.zeros(len(self.estimators), dtype), jnp.zeros((), jnp.int32))
+        return ChoiceState(jnp.zeros(len(self.estimators), problem.dtype), jnp.zeros((), jnp.int32))
 
     def chosen(self, state: ChoiceState) -> Int[Array, ""]:
         """The place of the estimator that the next draw uses."""

@@ -2,12 +2,13 @@
 
 For rows φ_mr = Σ_s a_ms g_mrsᵀ (b understood), K_(mr)(nq) = <φ_mr, φ_nq> is, pairwise,
 
-    Σ_bst (a_mbs·a_nbt) (g_mrbs·g_nqbt),
+    Σ_bst (a_mbs·a_nbt) (g_mrbs·g_nqbt) = Σ_bt (Σ_s (a_mbs·a_nbt) g_mrbs) · g_nqbt,
 
-in which nothing of the tensor's size is formed; or by gradients, W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] a few columns
-at a time.
+in which nothing of the tensor's size is formed, and the sum over s is taken before rows meet rows; or by gradients,
+W̄[b, i, o] = Σ_s a[b, s, i] g[b, s, o] a few columns at a time.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -17,11 +18,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ._plan import Group, Plan, Tensor
+from ._plan import CACHE, Group, Plan, Tensor
 
 Features = dict[str, dict[int, Array]]
 """Of M examples: "operand" and "ids" [M, raw operand] and "cotangent" [M, R, raw output] by number of use, "rows"
 by number of leaf: [M, R, *leaf], or [M, R, entries] in the order of `gradient_places` of the leaf's groups."""
+
+_TILE = 2**24
+"""Bytes of gradients that are formed at a time."""
 
 _HIGHEST = lax.Precision.HIGHEST  # a Cholesky factor follows: the short products of some accelerators would spoil it
 
@@ -65,7 +69,7 @@ def factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]
 
 def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
     """[M, R, M, R]."""
-    m, r, b, s, _ = g.shape
+    m, r, b, s, o = g.shape
     if s == 1 and not group.lookup:
         a, g = a[:, :, 0], g[:, :, :, 0]
         if b == 1:
@@ -74,47 +78,100 @@ def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
             )
         return _einsum("bmn,bmrnq->mrnq", _einsum("mbi,nbi->bmn", a, a), _einsum("mrbo,nqbo->bmrnq", g, g))
 
-    def some(a_some: Array, g_some: Array) -> Array:
-        if group.lookup:
-            both = (a_some[:, :, :, None, None] == a.transpose(1, 0, 2)[None, :, None]) & (a_some >= 0)[..., None, None]
-            inner = both.astype(g.dtype)
-        else:
-            inner = _einsum("mbsi,nbti->mbsnt", a_some, a)
-        outer = _einsum("mrbso,nqbto->mbsntrq", g_some, g)
-        return jnp.sum(inner[..., None, None] * outer, axis=(1, 2, 4)).transpose(0, 2, 1, 3)
+    # Each pair of examples once, tile by tile, those of the first with the half circle of tiles that follow it.
+    each = g.dtype.itemsize * b * s * r * (o + s)
+    tiles = math.ceil(m / min(m, max(1, min(memory, CACHE) // (each * math.ceil(m / 2)))))
+    size = math.ceil(m / tiles)
+    tiles = math.ceil(m / size)
+    window, total = tiles // 2 + 1, tiles * size
+    counted = np.ones(window)
+    counted[0] = 0.5  # twice in K + Kᵀ
+    if tiles % 2 == 0:
+        counted[-1] = 0.5
+    share = jnp.repeat(jnp.asarray(counted, g.dtype), size).reshape(1, 1, -1, 1)
 
-    each = g.dtype.itemsize * m * b * (s * r) ** 2
-    size = max(1, min(m, memory // (4 * each)))
-    return in_chunks(some, (a, g), size)
+    def around(x: Array, padding: int) -> Array:
+        x = jnp.pad(x, ((0, total - m), *[(0, 0)] * (x.ndim - 1)), constant_values=padding)
+        return jnp.concatenate([x, x[: (window - 1) * size]])
+
+    a, g = around(a, -1 if group.lookup else 0), around(g, 0)
+
+    def some(start: Array) -> Array:
+        a_some, g_some = (lax.dynamic_slice_in_dim(x, start, size) for x in (a, g))
+        a_next, g_next = (lax.dynamic_slice_in_dim(x, start, size * window) for x in (a, g))
+        if group.lookup:
+            same = a_some[:, :, :, None, None] == a_next.transpose(1, 0, 2)[None, :, None]
+            inner = jnp.moveaxis((same & (a_some >= 0)[..., None, None]).astype(g.dtype), 3, 1)
+        else:
+            inner = _einsum("mbsi,nbti->mnbst", a_some, a_next)
+        # Every pair and row as a product of its own: of all orders the one in which nothing large is transposed.
+        batch = (size, size * window, r, b)
+        inner = jnp.broadcast_to(inner[:, :, None], (*batch, s, s)).reshape(-1, s, s)
+        follow = jnp.broadcast_to(g_next, (*batch, s, o)).reshape(-1, s, o)
+        moved = _einsum("xst,xto->xso", inner, follow).reshape(size, -1, b * s * o)
+        part = _einsum("mrp,mxp->mrx", g_some.reshape(size, r, -1), moved).reshape(size, r, -1, r) * share
+        wide = jnp.zeros((size, r, total + (window - 1) * size, r), g.dtype)
+        wide = lax.dynamic_update_slice_in_dim(wide, part, start, 2)
+        return wide[:, :, :total].at[:, :, : (window - 1) * size].add(wide[:, :, total:])
+
+    half = lax.map(jax.checkpoint(some), jnp.arange(0, total, size)).reshape(total, r, total, r)
+    return (half + half.transpose(2, 3, 0, 1))[:m, :, :m]
 
 
 def _by_columns(group: Group, a: Array, g: Array, variance: Array | None, memory: int) -> Array:
     """[M, R, M, R]; with a variance [B, O, I] of each entry of the tensor."""
     m, r = g.shape[:2]
     b, i, o = group.weight.shape
-    n = math.ceil(4 * g.dtype.itemsize * m * r * b * i * o / memory)
     over_inputs = i >= o and not group.lookup
-    pieces = np.array_split(np.arange(i if over_inputs else o), min(n, i if over_inputs else o) or 1)
+    side = i if over_inputs else o
+    n = min(math.ceil(g.dtype.itemsize * m * r * b * i * o / min(memory, _TILE)), side)
+    width = math.ceil(side / n)
 
-    def some(a_some: Array, g_some: Array, variance_some: Array | None) -> Array:
-        rows = jax.vmap(lambda a, g: example_gradient(group, a, g))(a_some, g_some).reshape(m * r, -1)
-        return gram(rows, variance_some)
+    def pieces(x: Array, axis: int) -> Array:
+        """[pieces, ..., width], the last filled up with zeros."""
+        count = math.ceil(side / width)
+        padding = [(0, 0)] * x.ndim
+        padding[axis] = (0, count * width - side)
+        x = jnp.pad(x, padding)
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], count, width, *x.shape[axis + 1 :]), axis, 0)
+
+    # Parts of the examples, so that half of the product of all with all is enough; cut and transposed once, not in each
+    # piece.
+    bounds = np.linspace(0, m, min(m, 4, 1 + m * r // 128) + 1).astype(int)
+    parts = [(a[lo:hi], g[lo:hi].transpose(0, 1, 2, 4, 3)) for lo, hi in itertools.pairwise(bounds)]
+    v_pieces = None if variance is None else pieces(variance, 2 if over_inputs else 1)
+
+    def rows(a: Array, g: Array) -> Array:
+        formed = jax.vmap(lambda a, g: example_gradient(group, a, g))(a, g.swapaxes(3, 4))
+        return formed.reshape(a.shape[0] * r, -1)
+
+    def add(total: Array, piece: tuple[list[Array], Array | None]) -> tuple[Array, None]:
+        some, variance_some = piece
+        if over_inputs:
+            formed = [rows(a, g) for a, (_, g) in zip(some, parts, strict=True)]
+        else:
+            formed = [rows(a, g) for g, (a, _) in zip(some, parts, strict=True)]
+        return total + _symmetric(formed, variance_some), None
 
     total = jnp.zeros((m * r, m * r), g.dtype)
-    for piece in pieces:
-        cut = slice(int(piece[0]), int(piece[-1]) + 1)
-        if over_inputs:
-            args = a[..., cut], g, None if variance is None else variance[..., cut]
-        else:
-            args = a, g[..., cut], None if variance is None else variance[:, cut]
-        total = total + (some if len(pieces) == 1 else jax.checkpoint(some))(*args)
+    some = [pieces(a if over_inputs else g, 3) for a, g in parts]
+    total, _ = lax.scan(jax.checkpoint(add), total, (some, v_pieces))
     return total.reshape(m, r, m, r)
+
+
+def _symmetric(parts: list[Array], variance: Array | None) -> Array:
+    """rows diag(variance) rowsᵀ of rows in parts, each pair of parts once."""
+    blocks: list[list[Array]] = []
+    for k, part in enumerate(parts):
+        weighted = part if variance is None else part * variance.reshape(1, -1)
+        left = [blocks[j][k].T for j in range(k)]
+        blocks.append(left + [_einsum("ip,jp->ij", weighted, other) for other in parts[k:]])
+    return jnp.block(blocks)
 
 
 def gram(rows: Array, variance: Array | None) -> Array:
     """rows diag(variance) rowsᵀ."""
-    weighted = rows if variance is None else rows * variance.reshape(1, -1)
-    return _einsum("ip,jp->ij", weighted, rows)
+    return _symmetric([rows], variance)
 
 
 def tensor_gram(

@@ -1,7 +1,7 @@
 """What an estimator of log|I + K| is, and the chain estimator."""
 
 import abc
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -25,6 +25,22 @@ EVIDENCE_PAPER = """
   note = {arXiv:2306.03968}
 }
 """
+
+
+def or_default(name: str, estimator: Any, size: int, allowed: Any) -> Any:
+    """The estimator given, else the chain with one row of each of min(size, 256) data.
+
+    **Raises:** `ValueError`, of the caller `name`, for anything else than an estimator.
+    """
+    if estimator is None:
+        return Chain(OneRow(min(size, 256)))
+    if not isinstance(estimator, allowed):
+        kind = type(estimator).__name__
+        raise ValueError(
+            f"{name}: given an estimator of type {kind}, allowed are estimators such as Chain(OneRow(64)); a structure "
+            f"of the curvature comes inside of one: FullData({kind}())."
+        )
+    return estimator
 
 
 class LogDeterminant(eqx.Module):
@@ -57,6 +73,25 @@ class AbstractEstimator(eqx.Module):
         - `problem`: the model, likelihood, prior and data.
         - `key`: a JAX random key; estimators that draw nothing ignore it.
         """
+
+
+class AbstractAdaptive(eqx.Module):
+    """A rule for log|I + K| that past draws inform: a bound for each state that was fixed before the draw."""
+
+    citations: ClassVar[tuple[str, ...]] = (EVIDENCE_PAPER,)
+
+    @property
+    @abc.abstractmethod
+    def kind(self) -> EstimatorKind:
+        """As that of an [`hyprax.evidence.AbstractEstimator`][], given the state."""
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, key: Array) -> Any:
+        """The state before the first draw."""
+
+    @abc.abstractmethod
+    def __call__(self, problem: Problem, key: Array, state: Any) -> tuple[LogDeterminant, Any]:
+        """The estimate, and the state for the next draw; `key` must be independent of `state`."""
 
 
 def cotangents(

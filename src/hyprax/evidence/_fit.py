@@ -14,12 +14,12 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._hyper import Positive, natural, validated
+from .._interrupt import deferred_interrupt
 from .._progress import ProgressBar
 from .._result import RESULTS
 from .._trees import tree_all_finite
 from ._certificate import EvidenceCertificate
-from ._choice import Choice
-from ._estimator import AbstractEstimator, EstimatorKind
+from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair
 from ._objective import EvidenceObjective, EvidenceState
@@ -51,7 +51,7 @@ class Fitted:
         the mean over its draws), `smoothed`, `slack`, `gradient_deviation`, `seconds` since the start, and `hyper` in
         natural units.
     - `problem`: the linearised model at what was kept: what [`hyprax.evidence.posterior`][] takes.
-    - `result`: `successful`, or `diverged`; then `message` names what was not finite first, and when.
+    - `result`: `successful`, `diverged` (`message` names what was not finite first, and when), or `interrupted`.
     """
 
     params: PyTree
@@ -79,7 +79,7 @@ def fit(
     likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
     prior: Callable[[Any], GaussianPrior] | None = None,
     temperature: float | Callable[[Any], Any] = 1.0,
-    estimator: AbstractEstimator | Choice | None = None,
+    estimator: AbstractEstimator | AbstractAdaptive | None = None,
     epochs: int = 100,
     burn_in: int = 10,
     every: int = 5,
@@ -109,7 +109,8 @@ def fit(
     - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][]. By default one precision for each tensor,
         `hyper["precision"]`, which is added ([`hyprax.evidence.precisions`][]) where `hyper` has none.
     - `temperature`: T, a number or a function of hyper.
-    - `estimator`: of log|I + K|; default [`hyprax.evidence.Chain`][] with one row of each of min(N, 256) data.
+    - `estimator`: of log|I + K|, an adaptive one too; default [`hyprax.evidence.Chain`][] with one row of each of
+        min(N, 256) data.
     - `epochs`, `burn_in`, `every`, `hyper_steps`: the schedule, burn_in < epochs.
     - `optimiser`: of the weights; default Adam, its rate falling as a cosine from 1e-3 to 1e-6 over the run.
     - `hyper_optimiser`: of the unconstrained coordinates of λ; default Adam, from 0.1 to 0.01 over all hyper-steps.
@@ -123,7 +124,8 @@ def fit(
     for data of the same shapes if functions and optimisers are the same objects.
 
     **Raises:** `ValueError` for data, labels, NaN or settings that do not fit. A number that is not finite later ends
-    the run: the result is `diverged`, the message names it, and what was kept before stands.
+    the run: the result is `diverged`, the message names it, and what was kept before stands. So it does after an
+    interrupt (Ctrl-C), which acts when the epoch in progress is whole; a second one acts at once.
 
     Source: Immer et al. 2021 (arXiv 2104.04975), Immer et al. 2023 (arXiv 2306.03968).
     """
@@ -169,32 +171,36 @@ def fit(
     bar = ProgressBar(epochs) if progress else None
     text, began = "", time.perf_counter()
     try:
-        for epoch in range(1, epochs + 1):
-            trained = objective.train(hyper, state, steps)
-            _named_if_not_finite(trained.params, "weights", epoch)
-            state = trained
-            if not history:
-                kept = (epoch, hyper, state)
-            if epoch in moves:
-                evaluated, row, values = hyper, {}, []
-                for _ in range(hyper_steps):
-                    evaluated = hyper
-                    value, row, state, hyper, hyper_state = _hyper_step(
-                        objective, hyper_optimiser, hyper, hyper_state, state, epoch
-                    )
-                    values.append(value)
-                value = float(np.mean(values))
-                past, weight = smoothing * past + (1 - smoothing) * value, smoothing * weight + 1 - smoothing
-                smoothed = past / weight
-                seconds, plain = time.perf_counter() - began, jax.device_get(natural(evaluated))
-                history.append(
-                    {"epoch": epoch, "value": value, "smoothed": smoothed, **row, "seconds": seconds, "hyper": plain}
-                )
-                if smoothed < best:
-                    kept, best = (epoch, evaluated, state), smoothed
-                text = f"log q/N={-smoothed:.5g}  slack {history[-1]['slack']:.2g}"
-            if bar is not None:
-                bar.show(epoch, text)
+        with deferred_interrupt() as interrupted:
+            for epoch in range(1, epochs + 1):
+                trained = objective.train(hyper, state, steps)
+                _named_if_not_finite(trained.params, "weights", epoch)
+                state = trained
+                if not history:
+                    kept = (epoch, hyper, state)
+                if epoch in moves:
+                    evaluated, row, values = hyper, {}, []
+                    here = objective.at_weights(hyper, state)
+                    for _ in range(hyper_steps):
+                        evaluated = hyper
+                        value, row, state, hyper, hyper_state = _hyper_step(
+                            here, hyper_optimiser, hyper, hyper_state, state, epoch
+                        )
+                        values.append(value)
+                    value = float(np.mean(values))
+                    past, weight = smoothing * past + (1 - smoothing) * value, smoothing * weight + 1 - smoothing
+                    smoothed = past / weight
+                    seconds, plain = time.perf_counter() - began, jax.device_get(natural(evaluated))
+                    row = {"epoch": epoch, "value": value, "smoothed": smoothed, **row}
+                    history.append({**row, "seconds": seconds, "hyper": plain})
+                    if smoothed < best:
+                        kept, best = (epoch, evaluated, state), smoothed
+                    text = f"log q/N={-smoothed:.5g}  slack {history[-1]['slack']:.2g}"
+                if bar is not None:
+                    bar.show(epoch, text)
+                if _asks_to_stop(interrupted):
+                    result, message = RESULTS.interrupted, RESULTS[RESULTS.interrupted]
+                    break
     except _NotFinite as error:
         result, message = RESULTS.diverged, f"{RESULTS[RESULTS.diverged]} [{error}]"
     finally:
@@ -218,7 +224,7 @@ def _judged(
     """The estimate from fresh draws: their keys are those that follow the last of the run."""
     clean = jax.tree.map(jnp.zeros_like, last.moments)
     state = eqx.tree_at(lambda s: (s.params, s.moments), last, (chosen.params, clean))
-    values = []
+    objective, values = objective.at_weights(hyper, state), []
     answer, state = objective.value_and_grad(hyper, state)
     values.append(float(answer.value))
     for _ in range(draws - 1):
@@ -240,6 +246,14 @@ def _judged(
         result=result,
         message=message,
     )
+
+
+def _asks_to_stop(interrupted: Callable[[], None]) -> bool:
+    try:
+        interrupted()
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _tensor_prior(hyper: Any) -> GaussianPrior:

@@ -15,6 +15,12 @@ from ._plan import Apply, Plan, make_plan
 MEMORY = 2**30
 """The default budget of working storage, in bytes."""
 
+_SMALL = 2**27
+"""Working storage that a processor without an accelerator is quickest with, in bytes."""
+
+_COPIES = 16
+"""The most chunks of examples that are laid out one after the other for speed alone."""
+
 
 class Arguments(NamedTuple):
     """What the features of M examples depend on: all arrays, `consts` those that `apply` closes over."""
@@ -65,8 +71,11 @@ def _features(plan: Plan, memory: int, given: Arguments) -> Features:
 
         return jax.vmap(one)(inputs, cotangents)
 
-    size = max(1, memory // plan.example_bytes(given.cotangents.shape[1]))
+    m, r, _ = given.cotangents.shape
     unrolled = plan.has_convolution and jax.default_backend() == "cpu"
+    if unrolled:  # for the sake of caches, but not at the price of compiling too many copies
+        memory = min(memory, max(_SMALL, math.ceil(m / _COPIES) * plan.example_bytes(r)))
+    size = max(1, memory // plan.example_bytes(r))
     return in_chunks(some, (given.inputs, given.cotangents), size, unrolled)
 
 
@@ -134,7 +143,9 @@ class _Wanted:
 
 
 def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array, tuple]:
-    is_primal = lambda x: hasattr(x, "perturbed")  # noqa: E731
+    def is_primal(x: Any) -> bool:
+        return hasattr(x, "perturbed")
+
     wanted = _Wanted(
         tuple(x.perturbed for x in jax.tree.leaves(given, is_leaf=is_primal)),
         tuple(v.perturbed for v in variances),

@@ -1,5 +1,8 @@
 """Kronecker-factored curvature: not a bound, and the common practice to compare with."""
 
+import dataclasses
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._kernel import TensorUse, uses
 from ._problem import Problem
 from ._structures import CHUNK_BYTES, AbstractStructure
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """The place of a tensor among the leaves of the weights, which no transformation turns into an array."""
+
+    value: int
 
 
 class KFAC(AbstractStructure):
@@ -26,32 +37,51 @@ class KFAC(AbstractStructure):
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
     ) -> Float[Array, ""]:
-        variances = jax.tree.leaves(problem.prior.variances(problem.params))
-        if any(v.ndim for v in variances):
-            raise ValueError("KFAC: given a prior precision for each weight, allowed is one number for each tensor.")
+        check_precisions(problem)
         m, r = cotangents.shape[:2]
         width = sum(leaf.size for leaf in jax.tree.leaves(problem.params)) * np.dtype(problem.dtype).itemsize * r
         length = max(1, min(m, CHUNK_BYTES // width))
         places = jnp.arange(m, dtype=jnp.int32) if data is None else data
         total: PyTree = None
-        where: list[int] = []
         for start in range(0, m, length):
-            found = uses(
-                problem.apply,
-                problem.params,
-                problem.hyper,
-                problem.examples(places[start : start + length]),
-                cotangents[start : start + length],
-            )
-            where = [use.number for use in found]
-            moments = [_moments(use, m) for use in found]
-            total = moments if total is None else jax.tree.map(jnp.add, total, moments)
-        value = jnp.zeros((), cotangents.dtype)
-        for index, (left, right) in zip(where, total, strict=True):
-            d, e = jnp.linalg.eigvalsh(left), jnp.linalg.eigvalsh(right)
-            products = jnp.maximum(d[..., :, None] * e[..., None, :], 0.0)
-            value = value + jnp.sum(jnp.log1p(variances[index] * products))
-        return value
+            some = slice(start, start + length)
+            found = moments(problem, places[some], cotangents[some], m)
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
+        return reduced(problem, spectra(total))
+
+
+Moments: TypeAlias = list[tuple[Numbered, Float[Array, "_ _ _"], Float[Array, "_ _ _"]]]
+"""For each use of a tensor: the number of its leaf, A and G, of B groups."""
+
+Spectra: TypeAlias = list[tuple[Numbered, Float[Array, "_ _"], Float[Array, "_ _"]]]
+"""For each use of a tensor: the number of its leaf, and the eigenvalues of A and G."""
+
+
+def check_precisions(problem: Problem) -> None:
+    """Refuse precisions that no product of two factors can hold."""
+    if any(v.ndim for v in jax.tree.leaves(problem.prior.variances(problem.params))):
+        raise ValueError("KFAC: given a prior precision for each weight, allowed is one number for each tensor.")
+
+
+def moments(problem: Problem, data: Int[Array, " m"], cotangents: Float[Array, "m r c"], total: int) -> Moments:
+    """The share of some of `total` examples in A (a mean over examples and positions) and in G (a sum)."""
+    found = uses(problem.apply, problem.params, problem.hyper, problem.examples(data), cotangents)
+    return [(Numbered(use.number), *_moments(use, total)) for use in found]
+
+
+def spectra(total: Moments) -> Spectra:
+    """The eigenvalues of all factors."""
+    return [(number, jnp.linalg.eigvalsh(left), jnp.linalg.eigvalsh(right)) for number, left, right in total]
+
+
+def reduced(problem: Problem, found: Spectra) -> Float[Array, ""]:
+    """Σ_l Σ_io log(1 + d_i e_o/δ_l)."""
+    variances = jax.tree.leaves(problem.prior.variances(problem.params))
+    value = jnp.zeros((), problem.dtype)
+    for number, d, e in found:
+        products = jnp.maximum(d[..., :, None] * e[..., None, :], 0.0)
+        value = value + jnp.sum(jnp.log1p(variances[number.value] * products))
+    return value
 
 
 def _moments(use: TensorUse, examples: int) -> tuple[Float[Array, "b i i"], Float[Array, "b o o"]]:

@@ -75,19 +75,22 @@ def _dot_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> Layo
 
 
 def _patches(x: Array, kernel: Sequence[int], out: Sequence[int], params: dict[str, Any]) -> Array:
-    """[N, C, *space] -> [N, C, K, *out], K = the places of the kernel: strided slices, so exact in any precision."""
-    spread = [(0, 0, 0), (0, 0, 0)]
+    """[N, *space, C] -> [N, *out, K, C], K = the places of the kernel: strided slices, so exact in any precision.
+
+    Channels stay last, so that what is copied are runs of them.
+    """
+    spread = [(0, 0, 0)]
     spread += [
         (lo, hi, dilation - 1) for (lo, hi), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
     ]
-    x = lax.pad(x, jnp.zeros((), x.dtype), spread)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*spread, (0, 0, 0)])
     strides = params["window_strides"]
     windows = []
     for place in np.ndindex(*kernel):
         start = [p * d for p, d in zip(place, params["rhs_dilation"], strict=True)]
         stop = [s + (o - 1) * stride + 1 for s, o, stride in zip(start, out, strides, strict=True)]
-        windows.append(lax.slice(x, (0, 0, *start), (*x.shape[:2], *stop), (1, 1, *strides)))
-    return jnp.stack(windows, axis=2)
+        windows.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
+    return jnp.stack(windows, axis=-2)
 
 
 def _conv_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> Layout | str:
@@ -101,14 +104,16 @@ def _conv_layout(eqn: JaxprEqn, position: int, index: Indices, data: Any) -> Lay
     out_shape = output_type(eqn).shape
     out = [out_shape[d] for d in numbers.out_spec[2:]]
     images, channels = (data.shape[d] for d in numbers.lhs_spec[:2])
-    outputs, inner = index.shape[numbers.rhs_spec[0]] // groups, channels // groups * _product(kernel)
-    positions = images * _product(out)
-    weight = index.transpose(numbers.rhs_spec).reshape(groups, outputs, inner).swapaxes(1, 2)
+    outputs, inner = index.shape[numbers.rhs_spec[0]] // groups, channels // groups
+    places, positions = _product(kernel), images * _product(out)
+    weight = index.transpose(numbers.rhs_spec).reshape(groups, outputs, inner, places)
+    weight = weight.transpose(0, 3, 2, 1).reshape(groups, places * inner, outputs)
 
     def operand(raw: Array) -> Array:
-        x = _patches(raw.transpose(numbers.lhs_spec), kernel, out, params)
-        x = x.reshape(images, groups, inner, _product(out))
-        return x.transpose(1, 0, 3, 2).reshape(groups, positions, inner)
+        image, channel, *space = numbers.lhs_spec
+        x = _patches(raw.transpose(image, *space, channel), kernel, out, params)
+        x = x.reshape(positions, places, groups, inner)
+        return x.transpose(2, 0, 1, 3).reshape(groups, positions, places * inner)
 
     def cotangent(raw: Array) -> Array:
         g = raw.transpose(numbers.out_spec).reshape(images, groups, outputs, _product(out))

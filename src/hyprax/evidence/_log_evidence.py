@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .._hyper import as_floating
 from ._certificate import EvidenceCertificate
 from ._designs import check_size, subset
-from ._estimator import AbstractEstimator, Chain
+from ._estimator import AbstractEstimator, or_default
 from ._likelihoods import AbstractLikelihood, positive
 from ._priors import GaussianPrior
 from ._problem import Problem
@@ -72,7 +72,7 @@ def log_evidence(
     params: PyTree,
     hyper: PyTree,
     data: tuple[PyTree, Any],
-    estimator: AbstractEstimator = Chain(),
+    estimator: AbstractEstimator | None = None,
     key: Array | None = None,
     *,
     temperature: Any = 1.0,
@@ -94,7 +94,7 @@ def log_evidence(
     - `params`: the weights w, a pytree of floating arrays, at a maximum of the posterior.
     - `hyper`: a pytree of arrays handed to `apply`, in natural units.
     - `data`: (inputs, targets), with a common leading axis of length N.
-    - `estimator`: of log|I + K|; default [`hyprax.evidence.Chain`][]: one row of each of 256 data.
+    - `estimator`: of log|I + K|; default [`hyprax.evidence.Chain`][]: one row of each of min(N, 256) data.
     - `key`: a JAX random key for the draw; default `jax.random.key(0)`.
     - `temperature`: T.
     - `batch`: estimate the sum over n by so many data drawn uniformly, unbiased; default all.
@@ -110,6 +110,7 @@ def log_evidence(
     built = problem(apply, likelihood, prior, params, hyper, data, temperature)
     if batch is not None:
         check_size("log_evidence: batch", batch, built.size, "data")
+    estimator = or_default("log_evidence", estimator, built.size, AbstractEstimator)
     return evaluate(built, estimator, jax.random.key(0) if key is None else key, batch)
 
 

@@ -15,11 +15,12 @@ from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_dot
 from ._certificate import EvidenceCertificate
-from ._choice import Choice, ChoiceState
-from ._designs import OneRow, check_size
-from ._estimator import AbstractEstimator, Chain, LogDeterminant
+from ._choice import Choice
+from ._designs import check_size
+from ._estimator import AbstractAdaptive, AbstractEstimator, LogDeterminant, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair, problem, tempered_fit
+from ._online_kfac import OnlineKFAC
 from ._priors import GaussianPrior
 from ._problem import Problem
 
@@ -74,7 +75,8 @@ class EvidenceState(eqx.Module):
     trained: Int[Array, ""]
     draws: Int[Array, ""]
     moments: Moments
-    choice: ChoiceState | None
+    past: Any
+    """The state of an adaptive estimator."""
 
 
 class EvidenceObjective(AbstractObjective[EvidenceState]):
@@ -92,8 +94,9 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     - `likelihood`: a likelihood, or a function of hyper (in natural units) to one, for learned noise.
     - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][].
     - `temperature`: T, a number or a function of hyper.
-    - `estimator`: of log|I + K|, or a [`hyprax.evidence.Choice`][]; default [`hyprax.evidence.Chain`][] with one row of
-        each of min(N, 256) data.
+    - `estimator`: of log|I + K|, an adaptive one too ([`hyprax.evidence.Choice`][],
+        [`hyprax.evidence.AdaptiveTangent`][]); default [`hyprax.evidence.Chain`][] with one row of each of min(N, 256)
+        data.
     - `optimiser`, `train_steps`, `batch_size`: how the weights are trained; 0 steps for frozen weights.
     - `likelihood_batch`: data for the sum of log p in the value; default all.
     - `decay`: of the smoothed slack and the gradient's standard deviation.
@@ -112,7 +115,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     likelihood: Callable[[Any], AbstractLikelihood]
     prior: Callable[[Any], GaussianPrior]
     temperature: Callable[[Any], Any]
-    estimator: AbstractEstimator | Choice
+    estimator: AbstractEstimator | AbstractAdaptive
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     batches: Minibatches
     key: Array
@@ -129,7 +132,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         prior: Callable[[Any], GaussianPrior],
         likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
         temperature: float | Callable[[Any], Any] = 1.0,
-        estimator: AbstractEstimator | Choice | None = None,
+        estimator: AbstractEstimator | AbstractAdaptive | None = None,
         optimiser: optax.GradientTransformation = optax.adam(1e-3),
         train_steps: int = 0,
         batch_size: int | None = None,
@@ -148,7 +151,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
         self.prior = prior
         self.temperature = temperature if callable(temperature) else Constant(temperature)
-        self.estimator = Chain(OneRow(min(size, 256))) if estimator is None else estimator
+        self.estimator = or_default("EvidenceObjective", estimator, size, (AbstractEstimator, AbstractAdaptive))
         self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
         batch_key, self.key = jax.random.split(key)
         self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)
@@ -158,15 +161,17 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     def init(self, hyper: PyTree) -> EvidenceState:
         hyper = validated(hyper)
-        dtype = self._problem(self.params, hyper).dtype  # refuses what does not fit, where there are numbers to look at
-        zero = jnp.zeros((), dtype)
+        built = self._problem(self.params, hyper)  # refuses what does not fit, where there are numbers to look at
+        zero, past = jnp.zeros((), built.dtype), None
+        if isinstance(self.estimator, AbstractAdaptive):
+            past = _before_first_draw(self.estimator, built, jax.random.fold_in(self.key, 2**32 - 1))
         return EvidenceState(
             params=self.params,
             optimiser_state=self.optimiser.init(self.params),
             trained=jnp.zeros((), jnp.int32),
             draws=jnp.zeros((), jnp.int32),
             moments=Moments(jax.tree.map(jnp.zeros_like, hyper), zero, zero, zero, zero),
-            choice=self.estimator.init(dtype) if isinstance(self.estimator, Choice) else None,
+            past=past,
         )
 
     def train(self, hyper: PyTree, state: EvidenceState, steps: int) -> EvidenceState:
@@ -174,6 +179,18 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         for _ in range(steps):  # a loop of the host's: convolutions are slow in a loop of the compiler's on a CPU
             state = self._train_step(hyper, state)
         return state
+
+    def at_weights(self, hyper: PyTree, state: EvidenceState) -> "EvidenceObjective":
+        """The same objective for several evaluations at the weights of `state`, which share what can be shared.
+
+        **Raises:** `ValueError` for [`hyprax.evidence.OnlineKFAC`][] and hyperparameters of which its factors are
+        functions.
+        """
+        if not isinstance(self.estimator, OnlineKFAC):
+            return self
+        self._check_precisions_alone(hyper, state)
+        estimator = self.estimator.at_weights(self._problem(state.params, hyper))
+        return eqx.tree_at(lambda o: o.estimator, self, estimator)
 
     def value_and_grad(
         self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
@@ -191,31 +208,46 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
         return Value(value, certificate, result, {"log_determinant": sides.upper}), state
 
+    def _check_precisions_alone(self, hyper: PyTree, state: EvidenceState) -> None:
+        """Refuse hyperparameters that the first output, the likelihood or the temperature has a derivative in."""
+        first = jax.tree.map(lambda x: x[0], self.data[0])
+
+        def outside_the_prior(hyper: PyTree) -> list[Array]:
+            plain = natural(hyper)
+            found = (self.apply(state.params, plain, first), self.likelihood(plain), self.temperature(plain))
+            return jax.tree.leaves(eqx.filter(found, eqx.is_inexact_array))
+
+        values, pull = jax.vjp(outside_the_prior, hyper)
+        (slopes,) = pull([jax.random.normal(jax.random.key(i), x.shape, x.dtype) for i, x in enumerate(values)])
+        for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+            if jnp.any(slope != 0):
+                raise ValueError(
+                    f"OnlineKFAC: given hyper{jax.tree_util.keystr(path)}, of which its factors are functions, allowed "
+                    "are prior precisions alone: FullData(KFAC()) has a derivative in everything."
+                )
+
     def _problem(self, params: PyTree, hyper: PyTree) -> Problem:
         plain = natural(hyper)
         return problem(
             self.apply, self.likelihood(plain), self.prior(plain), params, plain, self.data, self.temperature(plain)
         )
 
-    def _value(
-        self, hyper: PyTree, state: EvidenceState
-    ) -> tuple[Float[Array, ""], tuple[LogDeterminant, ChoiceState | None]]:
+    def _value(self, hyper: PyTree, state: EvidenceState) -> tuple[Float[Array, ""], tuple[LogDeterminant, Any]]:
         """-(1/N) log q, drawn with the key of this draw."""
         built = self._problem(state.params, hyper)
         draw_key, batch_key = jax.random.split(jax.random.fold_in(self.key, state.draws))
-        choice = state.choice
-        if isinstance(self.estimator, Choice):
-            assert choice is not None
-            sides, choice = self.estimator(built, draw_key, choice)
+        past = state.past
+        if isinstance(self.estimator, AbstractAdaptive):
+            sides, past = self.estimator(built, draw_key, past)
         else:
             sides = self.estimator(built, draw_key)
         fit = tempered_fit(built, self.likelihood_batch, batch_key)
         total = fit - 0.5 * (built.prior.penalty(built.params).astype(fit.dtype) + sides.upper)
-        return -total / built.size, (sides, choice)
+        return -total / built.size, (sides, past)
 
     @eqx.filter_jit
     def _gradient(self, hyper: PyTree, state: EvidenceState) -> tuple[Hypergradient, EvidenceState]:
-        (value, (sides, choice)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
+        (value, (sides, past)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
         size = self.batches.size
         two_sided = sides.lower is not None
         slack = 0.5 * (sides.upper - sides.lower) / size if sides.lower is not None else jnp.zeros_like(value)
@@ -228,12 +260,13 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             "gradient_deviation": moments.deviation,
             "trained": state.trained,
         }
-        if choice is not None and isinstance(self.estimator, Choice) and state.choice is not None:
-            stats["estimator"] = self.estimator.chosen(state.choice)
+        if isinstance(self.estimator, Choice):
+            stats["estimator"] = self.estimator.chosen(state.past)
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
         result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
-        moments = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moments, state.moments)
-        after = EvidenceState(state.params, state.optimiser_state, state.trained, state.draws + 1, moments, choice)
+        known = moments, past
+        moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
+        after = EvidenceState(state.params, state.optimiser_state, state.trained, state.draws + 1, moments, past)
         return Hypergradient(value, grad, certificate, result, stats), after
 
     @eqx.filter_jit
@@ -257,3 +290,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state,
             (params, optimiser_state, state.trained + 1),
         )
+
+
+@eqx.filter_jit
+def _before_first_draw(estimator: AbstractAdaptive, built: Problem, key: Array) -> Any:
+    return estimator.init(built, key)

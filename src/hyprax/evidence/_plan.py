@@ -2,15 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PyTree
 
+from .._jaxprs import equations
 from ._layouts import Indices
 from ._taps import Recorder, Tapper, Use, Weight
 
@@ -24,7 +25,7 @@ _MOVING = 8.0
 product."""
 
 
-_CACHE = 2**22
+CACHE = 2**22
 """Bytes of operands that are fast to have at hand. Larger ones are better not formed, if all else is equal."""
 
 
@@ -85,7 +86,7 @@ class Plan:
             uses = [self.uses[number] for group in tensor.groups for number in group.uses]
             entries = [group.positions * group.weight.size // group.weight.shape[2] for group in tensor.groups]
             bytes_ = examples * sum(entries) * np.dtype(uses[0].tap_dtype).itemsize if uses else 0
-            return bytes_ > _CACHE and all(use.operation == "conv_general_dilated" for use in uses)
+            return bytes_ > CACHE and all(use.operation == "conv_general_dilated" for use in uses)
 
         tensors = [
             dataclasses.replace(t, groups=(), contraction="gradient")
@@ -113,7 +114,7 @@ class Plan:
         The activations, which all rows share; what a row's backward pass holds at a time; and of a tensor whose
         gradients are formed at once, the operand as patches and the cotangents.
         """
-        outputs = [v.aval for eqn in _equations(self.jaxpr.jaxpr) for v in eqn.outvars]
+        outputs = [v.aval for eqn in equations(self.jaxpr.jaxpr) for v in eqn.outvars]
         sizes = [math.prod(getattr(aval, "shape", ())) for aval in outputs]
         formed = 0
         for tensor in self.tensors:
@@ -123,14 +124,6 @@ class Plan:
                     formed = max(formed, b * group.positions * (i + rows * o))
         width = max((getattr(aval, "dtype", np.dtype(np.float32)).itemsize for aval in self.jaxpr.in_avals), default=4)
         return width * (sum(sizes) + rows * 4 * max(sizes, default=0) + 2 * formed)
-
-
-def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """All equations, those of inner functions too."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jaxprs_in_params(eqn.params):
-            yield from _equations(inner)
 
 
 def _weights(leaves: Sequence[Array]) -> list[Weight]:
@@ -217,7 +210,10 @@ def _choose(tensor: Tensor, uses: dict[int, Use], m: int, r: int, whole: bool) -
         b, i, o = g.weight.shape
         s = g.positions
         arithmetic = 0.0 if g.lookup else 1.0
-        pairwise += (m * s) ** 2 * b * (i * arithmetic + r**2 * (o + (_MOVING if s > 1 else 0)))
+        if s == 1:
+            pairwise += m**2 * b * (i * arithmetic + r**2 * o)
+        else:  # each pair of examples once
+            pairwise += m**2 / 2 * b * s * (s * (i * arithmetic + r * o) + r**2 * o + _MOVING * r * (s + o))
         columns += m * r * b * s * i * o * arithmetic + (m * r) ** 2 * b * i * o
         kept += sum(math.prod(uses[n].operand_shape) + r * math.prod(uses[n].tap_shape) for n in g.uses)
     if whole and pairwise < columns:
@@ -264,5 +260,5 @@ def make_plan(
             tensor = dataclasses.replace(tensor, groups=tuple(groups))
             tensor = _choose(tensor, recorder.uses, m, r, True if whole is None else whole[i])
         tensors.append(tensor)
-    has_convolution = any(eqn.primitive.name == "conv_general_dilated" for eqn in _equations(closed.jaxpr))
+    has_convolution = any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
     return Plan(closed, tuple(tensors), recorder.uses, outputs, has_convolution)

@@ -1,6 +1,7 @@
 """The Laplace posterior of the weights, and what the linearised model predicts under it."""
 
 import abc
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -142,10 +143,8 @@ class Posterior(eqx.Module):
         count = jax.tree.leaves(inputs)[0].shape[0]
         if count < 1 or chunk < 1:
             raise ValueError(f"posterior: given {count} examples, chunks of {chunk}, allowed are at least 1 of each.")
-        parts = [
-            _outputs(self, jax.tree.map(lambda x: x[start : start + chunk], inputs))  # noqa: B023
-            for start in range(0, count, chunk)
-        ]
+        chunks = (slice(start, start + chunk) for start in range(0, count, chunk))
+        parts = [_outputs(self, jax.tree.map(operator.itemgetter(rows), inputs)) for rows in chunks]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
     def predict(

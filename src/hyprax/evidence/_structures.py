@@ -6,8 +6,9 @@ or of its diagonal (Hadamard) in any orthonormal basis.
 """
 
 import abc
+import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._chain import log_determinant
+from ._priors import GaussianPrior
 from ._problem import Problem
 
 CHUNK_BYTES = 2**27
@@ -64,6 +66,21 @@ def accumulate(
     return jax.tree.map(lambda *terms: sum(terms[1:], terms[0]), *parts)
 
 
+def without_precisions(problem: Problem) -> tuple[Problem, list[Float[Array, ""]]]:
+    """The problem with δ_l = 1 for each tensor that has one precision δ_l, and 1/δ_l for all (1 for the others).
+
+    Second moments are then those of that problem over δ_l, and their derivative in δ_l needs no second pass.
+    """
+    full = jax.tree.broadcast(problem.prior.precision, problem.params)
+    units = [v if v.ndim == 0 else jnp.ones((), v.dtype) for v in _variances(problem)]
+    prior = GaussianPrior(jax.tree.map(lambda p: p if p.ndim else jnp.ones_like(p), full), problem.prior.mean)
+    return eqx.tree_at(lambda p: p.prior, problem, prior), units
+
+
+def _variances(problem: Problem) -> list[Float[Array, "..."]]:
+    return jax.tree.leaves(problem.prior.variances(problem.params))
+
+
 def _flat(rows: PyTree) -> Float[Array, "rows p"]:
     leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)]
     return jnp.concatenate(leaves, axis=1)
@@ -107,7 +124,7 @@ class TensorBlocks(AbstractStructure):
         if small:
             for moment in accumulate(problem, data, cotangents, moments):
                 total = total + log_determinant(moment)
-        variances = jax.tree.leaves(problem.prior.variances(problem.params))
+        variances = _variances(problem)
         for place in range(len(leaves)):
             if place not in small:
                 alone = [v if other == place else jnp.zeros_like(v) for other, v in enumerate(variances)]
@@ -124,8 +141,12 @@ class Diagonal(AbstractStructure):
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
     ) -> Float[Array, ""]:
-        squares = accumulate(problem, data, cotangents, lambda x: jnp.sum(jnp.square(_flat(x)), axis=0))
-        return jnp.sum(jnp.log1p(squares))
+        plain, units = without_precisions(problem)
+
+        def squares(x: PyTree) -> list[Array]:
+            return [jnp.sum(jnp.square(leaf), axis=0) for leaf in jax.tree.leaves(x)]
+
+        return _of_eigenvalues(units, accumulate(plain, data, cotangents, squares))
 
 
 class LastLayer(AbstractStructure):
@@ -159,6 +180,10 @@ class Basis(eqx.Module):
     right: Float[Array, "o o"] | None
 
 
+Factors: TypeAlias = list[tuple[Array | None, Array | None]]
+"""A [I, I] and G [O, O] of each tensor; `None` for a side that keeps its own axes."""
+
+
 def as_matrices(rows: Float[Array, "rows ..."]) -> Float[Array, "rows i o"]:
     """The rows of one tensor as matrices: its axes split where the two sides add up to the least."""
     shape = rows.shape[1:]
@@ -168,7 +193,7 @@ def as_matrices(rows: Float[Array, "rows ..."]) -> Float[Array, "rows i o"]:
     return rows.reshape(rows.shape[0], *min(sides, key=sum))
 
 
-def second_factors(rows: PyTree) -> list[tuple[Array | None, Array | None]]:
+def second_factors(rows: PyTree) -> Factors:
     """A = Σ W Wᵀ and G = Σ Wᵀ W for every tensor, W a row seen as a matrix."""
 
     def factors(leaf: Array) -> tuple[Array | None, Array | None]:
@@ -180,7 +205,7 @@ def second_factors(rows: PyTree) -> list[tuple[Array | None, Array | None]]:
     return [factors(leaf) for leaf in jax.tree.leaves(rows)]
 
 
-def bases(factors: list[tuple[Array | None, Array | None]]) -> list[Basis]:
+def bases(factors: Factors) -> list[Basis]:
     """The eigenvectors of the factors."""
 
     def vectors(factor: Array | None) -> Array | None:
@@ -217,7 +242,14 @@ class EKFAC(AbstractStructure):
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
     ) -> Float[Array, ""]:
-        constant = accumulate(problem.constant(), data, jax.lax.stop_gradient(cotangents), second_factors)
+        plain, units = without_precisions(problem)
+        constant = accumulate(plain.constant(), data, jax.lax.stop_gradient(cotangents), second_factors)
         into = bases(jax.lax.stop_gradient(constant))
-        squares = accumulate(problem, data, cotangents, lambda x: projected_squares(x, into))
-        return sum((jnp.sum(jnp.log1p(s)) for s in squares), jnp.zeros((), cotangents.dtype))
+        squares = accumulate(plain, data, cotangents, lambda x: projected_squares(x, into))
+        return _of_eigenvalues(units, squares)
+
+
+def _of_eigenvalues(units: list[Float[Array, ""]], squares: list[Array]) -> Float[Array, ""]:
+    """Σ_l Σ log(1 + s_l/δ_l)."""
+    terms = [jnp.sum(jnp.log1p(u * s)) for u, s in zip(units, squares, strict=True)]
+    return functools.reduce(jnp.add, terms)

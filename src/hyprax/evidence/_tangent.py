@@ -3,13 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._designs import check_size, subset
-from ._estimator import AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
+from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
 from ._problem import Problem
 from ._roots import Rows
-from ._structures import Basis, accumulate, bases, projected_squares, second_factors
+from ._structures import Basis, Factors, accumulate, bases, projected_squares, second_factors, without_precisions
 
 
 class Tangent(AbstractEstimator):
@@ -50,25 +50,116 @@ class Tangent(AbstractEstimator):
 
 def _sided(problem: Problem, size: int, key: Array, reference: int, reference_key: Array) -> Float[Array, ""]:
     check_size("Tangent", size, problem.size, "data")
-    check_size("Tangent: reference", reference, problem.size, "data")
-    constant = problem.constant()
-    data, rows = _rademacher(constant, reference, reference_key)
-    factors = accumulate(constant, data, rows, second_factors)
-    into = bases(factors)
-    projected = accumulate(constant, data, rows, lambda x: projected_squares(x, into))
-    guesses = [
-        _guess(square, basis, left, right, reference)
-        for square, basis, (left, right) in zip(projected, into, factors, strict=True)
-    ]
-    into, guesses = jax.lax.stop_gradient((into, guesses))
-    data, rows = _rademacher(problem, size, key)
-    fresh = accumulate(problem, data, rows, lambda x: projected_squares(x, into))
-    terms = (jnp.sum(jnp.log1p(g) + (s - g) / (1 + g)) for s, g in zip(fresh, guesses, strict=True))
-    return sum(terms, jnp.zeros((), rows.dtype))
+    past = _reference("Tangent: reference", problem, reference, reference_key)
+    return tangent(problem, *draw(problem, size, key), past, reference)[0]
 
 
-def _guess(
-    squares: Float[Array, "i o"], basis: Basis, left: Array | None, right: Array | None, rows: int
+class TangentState(eqx.Module):
+    """What past draws say of the curvature, in units of 1/(T δ_l) where a tensor has one prior precision δ_l."""
+
+    factors: Factors
+    """Smoothed A and G."""
+    basis: list[Basis]
+    """Eigenvectors of A and G as they were when last looked at."""
+    squares: list[Float[Array, "_ _"]]
+    """Smoothed second moments in the basis; the entries keep their rank in it when it is renewed."""
+    draws: Int[Array, ""]
+
+
+class AdaptiveTangent(AbstractAdaptive):
+    """The [`hyprax.evidence.Tangent`][] bound with basis and s̃ smoothed over PAST draws: E U >= log|I + K| each time.
+
+    The bound holds for any s̃ > -1 and any basis that are independent of the fresh rows, and past draws are. So no rows
+    are spent on reference: a third of the passes for the same fresh rows, and an s̃ from many times as many data. After
+    each draw m <- decay m + (1 - decay) (fresh), for the second moments and for the two factors, whose eigenvectors
+    become the basis every `refresh` draws. The first draw has `size` reference rows.
+
+    **Arguments:**
+
+    - `size`: B, the fresh data, one backward pass each.
+    - `decay`: of the smoothing, in [0, 1).
+    - `refresh`: how often the eigenvectors are renewed.
+    """
+
+    size: int = eqx.field(static=True, default=256)
+    decay: float = eqx.field(static=True, default=0.9)
+    refresh: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        if not (0 <= self.decay < 1) or self.refresh < 1:
+            raise ValueError(
+                f"AdaptiveTangent: given decay {self.decay}, refresh {self.refresh}, allowed are 0 <= decay < 1, "
+                "refresh >= 1."
+            )
+
+    @property
+    def kind(self) -> EstimatorKind:
+        return "bound"
+
+    def init(self, problem: Problem, key: Array) -> TangentState:
+        """The state before the first draw, from rows of its own."""
+        return _reference("AdaptiveTangent", problem, self.size, key)
+
+    def __call__(self, problem: Problem, key: Array, state: TangentState) -> tuple[LogDeterminant, TangentState]:
+        """The bound at the past's basis and s̃, and the state with the fresh rows added."""
+        check_size("AdaptiveTangent", self.size, problem.size, "data")
+        return self.drawn(problem, *draw(problem, self.size, key), state)
+
+    def drawn(
+        self, problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"], state: TangentState
+    ) -> tuple[LogDeterminant, TangentState]:
+        """The same for a draw that is given."""
+        seen = self.size * (1 + self.decay) / (1 - self.decay)  # as many equally weighted rows have this variance
+        value, (squares, factors) = tangent(problem, data, signs, state, seen)
+
+        def smoothed(old: Array, new: Array) -> Array:
+            return self.decay * old + (1 - self.decay) * new
+
+        factors, squares = jax.tree.map(smoothed, (state.factors, state.squares), (factors, squares))
+        due = (state.draws + 1) % self.refresh == 0
+        basis = jax.lax.cond(due, bases, lambda _: state.basis, factors)
+        return LogDeterminant(value), TangentState(factors, basis, squares, state.draws + 1)
+
+
+def _reference(name: str, problem: Problem, size: int, key: Array) -> TangentState:
+    """Basis and second moments of rows of their own."""
+    check_size(name, size, problem.size, "data")
+    plain, _ = without_precisions(problem.constant())
+    data, signs = draw(plain, size, key)
+    rows = _rows(plain, data, signs)
+    factors = accumulate(plain, data, rows, second_factors)
+    basis = bases(factors)
+    squares = accumulate(plain, data, rows, lambda x: projected_squares(x, basis))
+    factors, squares = jax.tree.map(lambda x: problem.temperature.astype(x.dtype) * x, (factors, squares))
+    return jax.lax.stop_gradient(TangentState(factors, basis, squares, jnp.zeros((), jnp.int32)))
+
+
+def tangent(
+    problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"], past: TangentState, seen: float
+) -> tuple[Float[Array, ""], tuple[list[Array], Factors]]:
+    """U of fresh rows at a basis and s̃ that know nothing of them; and what the rows say of second moments and factors.
+
+    s̃ follows δ and T, and has no other derivative: U is a bound for each δ at a given s̃ δ T, and where s̃ = s its
+    derivative in δ has then no noise in directions that the data determine.
+    """
+    plain, units = without_precisions(problem)
+    rows, temperature = _rows(plain, data, signs), problem.temperature.astype(problem.dtype)
+
+    def both(x: PyTree) -> tuple[list[Array], Factors]:
+        return projected_squares(x, past.basis), second_factors(jax.lax.stop_gradient(x))
+
+    squares, factors = accumulate(plain, data, rows, both)
+    value = jnp.zeros((), rows.dtype)
+    for unit, fresh, old, basis, (left, right) in zip(
+        units, squares, past.squares, past.basis, past.factors, strict=True
+    ):
+        expected = unit / temperature * jax.lax.stop_gradient(guess(old, basis, left, right, seen))
+        value = value + jnp.sum(jnp.log1p(expected) + (unit * fresh - expected) / (1 + expected))
+    return value, jax.lax.stop_gradient(jax.tree.map(lambda x: temperature * x, (squares, factors)))
+
+
+def guess(
+    squares: Float[Array, "i o"], basis: Basis, left: Array | None, right: Array | None, rows: float
 ) -> Float[Array, "i o"]:
     """s̃ = ½ d_i e_o/Σd + ½ ŝ_io, d and e the eigenvalues of the two factors, each shrunk towards its mean.
 
@@ -88,11 +179,14 @@ def _guess(
     return 0.5 * shrunk(squares) + 0.5 * jnp.outer(along, across) / total
 
 
-def _rademacher(problem: Problem, size: int, key: Array) -> tuple[Array, Float[Array, "m 1 c"]]:
-    """Data, and for each the cotangent L ξ √(N/B), ξ = ±1: the mean of the outer products is the curvature."""
+def draw(problem: Problem, size: int, key: Array) -> tuple[Int[Array, " m"], Float[Array, "m c 1"]]:
+    """Data without replacement, and ξ = ±1 for each output of each."""
     data_key, sign_key = jax.random.split(key)
     data = subset(size, problem.size, data_key)
-    outputs = problem.outputs
-    signs = jax.random.rademacher(sign_key, (size, outputs, 1), problem.dtype)
-    scale = jnp.sqrt(jnp.asarray(problem.size / size, problem.dtype))
-    return data, scale * cotangents(problem, Rows(), data, signs)
+    return data, jax.random.rademacher(sign_key, (size, problem.outputs, 1), problem.dtype)
+
+
+def _rows(problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"]) -> Float[Array, "m 1 c"]:
+    """The cotangents L ξ √(N/B): the mean of the outer products of their rows is the curvature."""
+    scale = jnp.sqrt(jnp.asarray(problem.size / data.shape[0], problem.dtype))
+    return scale * cotangents(problem, Rows(), data, signs)

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Array
 
+from .._jaxprs import bind, run
 from ._layouts import LAYOUTS, Indices, Layout, input_type, output_type, reshuffle, stack_steps
 
 _INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr"}
@@ -80,12 +81,7 @@ class Tapper:
         self.operands: dict[int, Array] = {}
 
     def run(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, arguments, strict=True))
-        for eqn in jaxpr.eqns:
-            inputs = [v.val if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            env.update(zip(eqn.outvars, self._equation(eqn, inputs), strict=True))
-        return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+        return run(jaxpr, consts, arguments, self._equation)
 
     def plain(self, value: Any, reason: str) -> Any:
         """The array itself, noting that a weight enters something that is no product of matrices."""
@@ -99,7 +95,7 @@ class Tapper:
         name = eqn.primitive.name
         weights = [i for i, value in enumerate(inputs) if isinstance(value, Weight)]
         if not weights:
-            return self._bind(eqn, inputs)
+            return bind(eqn, inputs)
         if name in _INLINED:
             body = eqn.params[_INLINED[name]]
             jaxpr, consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, [])
@@ -109,21 +105,14 @@ class Tapper:
         if len(inputs) == 1:
             moved = reshuffle(eqn, inputs[0].index)
             if moved is not None:
-                values = self._bind(eqn, [inputs[0].value])
+                values = bind(eqn, [inputs[0].value])
                 return [dataclasses.replace(inputs[0], value=v, index=i) for v, i in zip(values, moved, strict=True)]
         reason = name
         if name in LAYOUTS and len(weights) == 1:
             reason = self._layout(eqn, inputs, weights[0])
             if isinstance(reason, Layout):
                 return self._tap(eqn, inputs, weights[0], reason)
-        return self._bind(eqn, [self.plain(value, reason) for value in inputs])
-
-    @staticmethod
-    def _bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
-        params = eqn.primitive.get_bind_params(eqn.params)
-        functions, params = params if isinstance(params, tuple) else ((), params)  # a pair before JAX 0.10
-        outputs = eqn.primitive.bind(*functions, *inputs, **params)
-        return list(outputs) if eqn.primitive.multiple_results else [outputs]
+        return bind(eqn, [self.plain(value, reason) for value in inputs])
 
     @staticmethod
     def _layout(eqn: JaxprEqn, inputs: list[Any], position: int) -> Layout | str:
@@ -136,7 +125,7 @@ class Tapper:
 
     def _tap(self, eqn: JaxprEqn, inputs: list[Any], position: int, layout: Layout) -> list[Any]:
         weight, data = inputs[position], inputs[0 if position else 1]
-        (output,) = self._bind(eqn, [v.value if isinstance(v, Weight) else v for v in inputs])
+        (output,) = bind(eqn, [v.value if isinstance(v, Weight) else v for v in inputs])
         number = self.count
         self.count += 1
         if self.recorder is not None:

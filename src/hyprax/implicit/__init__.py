@@ -29,6 +29,7 @@ from ._bounds import (
     EhrhardtRoberts as EhrhardtRoberts,
     Evaluation as Evaluation,
     NoBound as NoBound,
+    ValueEvaluation as ValueEvaluation,
 )
 from ._cholesky_bound import CholeskyBound as CholeskyBound
 from ._constants import Constants as Constants

@@ -24,13 +24,11 @@ INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds the
 OuterLoss = Callable[[PyTree, PyTree, Any], Float[Array, ""]]
 
 
-class Evaluation(eqx.Module):
-    """What was computed at an approximate optimum, and all that a bound may look at.
+class ValueEvaluation(eqx.Module):
+    """What was computed for f(ŵ) at an approximate optimum, and all that a bound of it may look at.
 
     - `point`: ŵ, with ∇g(ŵ) and A(ŵ).
-    - `outer_grad`, `direct`: ∇_w f(ŵ) and ∂_λ f(ŵ).
-    - `adjoint`: q.
-    - `residual`: A q - ∇_w f(ŵ), recomputed.
+    - `outer_grad`: ∇_w f(ŵ).
     """
 
     loss: AbstractInnerLoss
@@ -39,6 +37,16 @@ class Evaluation(eqx.Module):
     hyper: PyTree
     point: Point
     outer_grad: PyTree
+
+
+class Evaluation(ValueEvaluation):
+    """What was computed for a hypergradient besides.
+
+    - `direct`: ∂_λ f(ŵ).
+    - `adjoint`: q.
+    - `residual`: A q - ∇_w f(ŵ), recomputed.
+    """
+
     direct: PyTree
     adjoint: PyTree
     residual: PyTree
@@ -81,15 +89,7 @@ class AbstractBound(eqx.Module):
         """h = ∂_λ f(ŵ) - B(ŵ)ᵀ q, or a better one, with a bound of ‖h - dF/d hyper‖₂."""
 
     @abc.abstractmethod
-    def value(
-        self,
-        loss: AbstractInnerLoss,
-        outer: OuterLoss,
-        outer_data: PyTree,
-        hyper: PyTree,
-        point: Point,
-        outer_grad: PyTree,
-    ) -> AbstractCertificate:
+    def value(self, evaluation: ValueEvaluation) -> AbstractCertificate:
         """A bound of |f(ŵ) - F(hyper)|."""
 
 
@@ -116,8 +116,8 @@ class NoBound(AbstractBound):
         reason = f"{self.reason} {evaluation.loss.system}".strip()
         return unimproved(evaluation, NoCertificate(reason, evaluation.point.value.dtype))
 
-    def value(self, loss, outer, outer_data, hyper, point, outer_grad):
-        return NoCertificate(self.reason, point.value.dtype)
+    def value(self, evaluation: ValueEvaluation) -> NoCertificate:
+        return NoCertificate(self.reason, evaluation.point.value.dtype)
 
 
 class EhrhardtRoberts(AbstractBound):
@@ -225,45 +225,20 @@ class EhrhardtRoberts(AbstractBound):
         certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(), terms)
         return unimproved(e, certificate)
 
-    def value(
-        self,
-        loss: AbstractInnerLoss,
-        outer: OuterLoss,
-        outer_data: PyTree,
-        hyper: PyTree,
-        point: Point,
-        outer_grad: PyTree,
-    ) -> AbstractCertificate:
-        mu = self.strong_convexity(point, hyper, loss)
-        lipschitz = self._outer_constants()[0]
-        method = self._method()
-        norms = self.outer_norms
-        return value_certificate(loss, outer, outer_data, norms, hyper, point, outer_grad, mu, lipschitz, method)
-
-
-def value_certificate(
-    loss: AbstractInnerLoss,
-    outer: OuterLoss,
-    outer_data: PyTree,
-    outer_norms: DesignNorms | None,
-    hyper: PyTree,
-    point: Point,
-    outer_grad: PyTree,
-    mu: Float[Array, ""],
-    lipschitz: Float[Array, ""],
-    method: str,
-) -> AbstractCertificate:
-    """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
-    norm, slope, own = tree_norm(point.grad), tree_norm(outer_grad), jnp.zeros_like(point.value)
-    if isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss) and outer_norms is not None:
-        unit = unit_roundoff(point.params)
-        norm = norm + jnp.linalg.norm(loss.rounding(point, hyper, jnp.zeros_like(point.params), unit).gradient)
-        slope = slope + jnp.linalg.norm(outer.gradient_rounding(point.params, outer_data, outer_norms, unit))
-        own = outer.value_rounding(point.params, outer_data, outer_norms, unit)
-    epsilon = norm / mu
-    bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
-    bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
-    return ErrorBound(bound, "certified", VALUE, method, {"inner_error": epsilon})
+    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+        """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
+        e, norms = evaluation, self.outer_norms
+        mu, lipschitz = self.strong_convexity(e.point, e.hyper, e.loss), self._outer_constants()[0]
+        norm, slope, own = tree_norm(e.point.grad), tree_norm(e.outer_grad), jnp.zeros_like(e.point.value)
+        if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss) and norms is not None:
+            params, unit = e.point.params, unit_roundoff(e.point.params)
+            norm = norm + jnp.linalg.norm(e.loss.rounding(e.point, e.hyper, jnp.zeros_like(params), unit).gradient)
+            slope = slope + jnp.linalg.norm(e.outer.gradient_rounding(params, e.outer_data, norms, unit))
+            own = e.outer.value_rounding(params, e.outer_data, norms, unit)
+        epsilon = norm / mu
+        bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
+        bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
+        return ErrorBound(bound, "certified", VALUE, self._method(), {"inner_error": epsilon})
 
 
 def _margins(e: Evaluation, outer_norms: DesignNorms | None) -> tuple[Array, Array, Array, Array]:

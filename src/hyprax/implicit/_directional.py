@@ -6,10 +6,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dtype, tree_norm
-from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, unimproved
+from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation, unimproved
 from ._inner_loss import AbstractInnerLoss, Point
 
 Constant = Float[Array, ""] | float
@@ -98,11 +98,12 @@ class DirectionalBound(AbstractBound):
         }
         return unimproved(e, ErrorBound(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
 
-    def value(self, loss, outer, outer_data, hyper, point, outer_grad):
+    def value(self, evaluation: ValueEvaluation) -> AbstractCertificate:
+        point, hyper = evaluation.point, evaluation.hyper
         dtype = tree_dtype(point.params)
         if self.outer_slope is None:
             return NoCertificate("DirectionalBound bounds values only where `outer_slope=` is given", dtype)
-        mu = self.strong_convexity(point, hyper, loss)
+        mu = self.strong_convexity(point, hyper, evaluation.loss)
         radius = INFLATION * tree_norm(point.grad) / mu
         bound = INFLATION * radius * jnp.asarray(self.outer_slope(point.params, natural(hyper), radius), dtype)
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, ErrorBound, TwoSidedBound
 from .._trees import tree_cast, tree_dtype, tree_norm, tree_sub
-from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, OuterLoss
+from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, OuterLoss, ValueEvaluation
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     Enclosure,
@@ -65,19 +65,11 @@ class AbstractFamilyBound(AbstractBound):
             return self.certify_double(evaluation, norms)
         return _narrowed(self.certify_double(_widened(evaluation), norms), evaluation)
 
-    def value(
-        self,
-        loss: AbstractInnerLoss,
-        outer: OuterLoss,
-        outer_data: PyTree,
-        hyper: PyTree,
-        point: Point,
-        outer_grad: PyTree,
-    ) -> AbstractCertificate:
+    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖_{Λ⁻¹} ν + ½ κ ν², ν >= ‖w* - ŵ‖_Λ, κ the curvature of f there; rounding."""
         assert self.outer_norms is not None
-        assert isinstance(loss, GeneralisedLinear)
-        assert isinstance(outer, MeanLoss)
+        e, (loss, outer) = evaluation, family_of(evaluation)
+        hyper, point, outer_data, outer_grad = e.hyper, e.point, e.outer_data, e.outer_grad
         dtype, unit = point.value.dtype, unit_roundoff(point.params)
         norms = tree_cast(self.outer_norms, jnp.float64)
         if dtype != jnp.float64:
@@ -135,7 +127,7 @@ class FreeBound(AbstractFamilyBound):
         return as_computed(e, certificate)
 
 
-def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
+def family_of(e: ValueEvaluation) -> tuple[GeneralisedLinear, MeanLoss]:
     """The losses of an evaluation, which `prepare` has seen to be a family and its mean loss."""
     assert isinstance(e.loss, GeneralisedLinear)
     assert isinstance(e.outer, MeanLoss)

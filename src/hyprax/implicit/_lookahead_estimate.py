@@ -11,7 +11,7 @@ from .._certificate import STATUS, ErrorBound, TwoSidedBound
 from .._hyper import natural
 from .._trees import tree_all_finite, tree_axpy, tree_dot, tree_dtype, tree_norm, tree_size, tree_sub
 from ._adjoint_solvers import conjugate_gradients
-from ._bounds import HYPERGRADIENT, VALUE, AbstractBound, Certified, Evaluation
+from ._bounds import HYPERGRADIENT, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation
 from ._inner_loss import AbstractInnerLoss, Point
 
 
@@ -147,8 +147,9 @@ class LookAheadEstimate(AbstractBound):
         )
         return Certified(last.grad, certificate, last.point.params, last.adjoint, last.products)
 
-    def value(self, loss, outer, outer_data, hyper, point, outer_grad):
+    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
         """|f(ŵ) - F| ≈ 2|∇fᵀ s|, s the inexact Newton step from ŵ."""
+        loss, hyper, point = evaluation.loss, evaluation.hyper, evaluation.point
         step = conjugate_gradients(
             loss.product(point, hyper),
             point.grad,
@@ -156,6 +157,6 @@ class LookAheadEstimate(AbstractBound):
             preconditioner=loss.preconditioner(point, hyper),
             max_steps=min(self.steps, 2 * tree_size(point.params) + 20),
         )
-        change = 2 * jnp.abs(tree_dot(outer_grad, step.value))
+        change = 2 * jnp.abs(tree_dot(evaluation.outer_grad, step.value))
         method = "twice the change by a Newton step, without proof"
         return ErrorBound(jnp.where(jnp.isfinite(change), change, jnp.inf), "estimated", VALUE, method)

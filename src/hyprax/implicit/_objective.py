@@ -13,8 +13,8 @@ from .._hyper import natural
 from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
-from ._adjoint_solvers import CG, AbstractAdjointSolver, AdjointSystem
-from ._bounds import AbstractBound, Evaluation, OuterLoss, rayleigh_quotient
+from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
+from ._bounds import AbstractBound, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
 from ._family_bounds import AbstractFamilyBound
 from ._hessian import hessian_diagonal
 from ._inner_loss import AbstractInnerLoss, Point
@@ -125,7 +125,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
         result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(loss, hyper))
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
-        judged = tree_norm(tree_axpy(self.adjoint.damping, solved.value, residual))
+        judged = tree_norm(tree_axpy(solved.damping, solved.value, residual))
         result = _first_failure(
             result,
             (jnp.logical_not(self.adjoint.solves_indefinite) & (stats["curvature"] <= 0), RESULTS.indefinite),
@@ -147,7 +147,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
         certificate = self.certificate.value(
-            self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad
+            ValueEvaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
         )
         stats = {
             "inner_gradient_norm": tree_norm(point.grad),
@@ -188,7 +188,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
 
 def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) -> AbstractCertificate:
     """The certificate, with the name of the system that q solves where that is not A q = ∇f."""
-    if not (adjoint.truncated or adjoint.damping):
+    if adjoint.system == TRUE_SYSTEM and not adjoint.truncated:
         return certificate
     words = f"the adjoint solver took {adjoint.system}"
     if isinstance(certificate, ErrorBound | TwoSidedBound):

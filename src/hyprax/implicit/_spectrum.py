@@ -92,9 +92,3 @@ def check_spectrum(name: str, lower: float | Array | None, upper: float | Array 
             raise ValueError(f"{name}: given {word} {value}, allowed are numbers > 0 (or None).")
     if isinstance(lower, int | float) and isinstance(upper, int | float) and lower > upper:
         raise ValueError(f"{name}: given strong_convexity {lower} above smoothness {upper}, allowed is at most it.")
-
-
-def heavy_ball_constants(spectrum: Spectrum) -> tuple[Array, Array]:
-    """The step 4/(√L + √μ)² and the momentum ((√L - √μ)/(√L + √μ))², best for a quadratic with these constants."""
-    low, high = jnp.sqrt(spectrum.lower), jnp.sqrt(spectrum.upper)
-    return 4 / jnp.square(high + low), jnp.square((high - low) / (high + low))

@@ -49,6 +49,15 @@ class Splits:
     group_names: tuple[str, ...] = ()
 
 
+def check_batch_size(asked: int | None, rows: int, key: str) -> None:
+    """Refuse batches that are larger than the training part.
+
+    **Raises:** `RecipeError`.
+    """
+    if asked is not None and asked > rows:
+        raise RecipeError(f"given {asked}, allowed are at most {rows}, the rows of the training part", key=key)
+
+
 def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool) -> Splits:
     """Load what a recipe names, refuse what cannot be used, split it and scale it by its training part.
 

@@ -11,6 +11,9 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Data(Table):
     scale: Literal["none", "standard", "minmax", "unit"] = Field(
         default="none",
@@ -90,7 +93,7 @@ class Split(Table):
     train: float = Field(default=0.5, gt=0, lt=1)
     validation: float = Field(default=0.25, ge=0, lt=1, description="0 with the evidence alone")
     test: float = Field(default=0.25, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _at_most_everything(self) -> "Split":

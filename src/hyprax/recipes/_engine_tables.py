@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ._data_tables import Table
+from ._data_tables import Seed, Table
 from ._errors import RecipeError
 from ._hyper_tables import Numbers
 
 LINEAR = ("softmax", "logistic", "ridge", "poisson", "pseudo-huber")
-NETWORKS = ("mlp", "cnn", "resnet")
+IMAGE_NETWORKS = ("cnn", "resnet")
+NETWORKS = ("mlp", *IMAGE_NETWORKS)
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 # Which kinds take which keys of the table [model]; the others are for all.
@@ -83,7 +84,7 @@ class Objective(Table):
     rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of soba, saba and amigo: the step size of the weights"
     )
-    seed: int = Field(default=0, ge=0, description="of soba, saba and amigo")
+    seed: Seed = Field(default=0, description="of soba, saba and amigo")
     solver: Literal["auto", "newton", "lbfgs", "gradient-descent", "heavy-ball", "fista"] = Field(
         default="auto", description="auto: newton, and lbfgs for a loss of one's own"
     )
@@ -130,7 +131,7 @@ class Training(Table):
     )
     truncate: Annotated[int, Field(ge=1)] | None = Field(default=None, description="of truncated: the last steps")
     resample: bool = Field(default=False, description="of unroll: new weights and batches for every hypergradient")
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _combinations(self) -> "Training":

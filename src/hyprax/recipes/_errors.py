@@ -16,6 +16,11 @@ class RecipeError(ValueError):
         super().__init__(": ".join(part for part in (where, key, self.message) if part))
 
 
+def as_error(error: ValueError) -> str:
+    """The text of an error of the library as the end of a line."""
+    return str(error).rstrip(".")
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Where the keys of a recipe stand: in the text of a file, or in settings given over it."""

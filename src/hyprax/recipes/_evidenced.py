@@ -13,7 +13,9 @@ from .._hyper import natural
 from ..evidence import (
     EKFAC,
     KFAC,
+    AbstractAdaptive,
     AbstractEstimator,
+    AdaptiveTangent,
     Categorical,
     Chain,
     Choice,
@@ -29,12 +31,12 @@ from ..evidence import (
     Partition,
     Tangent,
 )
-from ._data import Splits
+from ._data import Splits, check_batch_size
 from ._engine_tables import Evidence, Training
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Noise, Precision
 from ._leaves import by_layer, leaf
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 from ._unrolled import network_of, predictor
 
@@ -55,11 +57,7 @@ def evidenced(recipe: Recipe, splits: Splits) -> Problem:
     inputs, targets = splits.train
     data = (jnp.asarray(inputs), jnp.asarray(targets if recipe.model.classifies else targets[:, None]))
     size = len(inputs)
-    if asked.batch_size is not None and asked.batch_size > size:
-        raise RecipeError(
-            f"given {asked.batch_size}, allowed are at most {size}, the rows of the training part",
-            key="training.batch_size",
-        )
+    check_batch_size(asked.batch_size, size, "training.batch_size")
     try:
         objective = EvidenceObjective(
             lambda params, hyper, x: net.apply(params, x),
@@ -93,7 +91,7 @@ def _hyper(recipe: Recipe, params: PyTree) -> dict[str, Any]:
     return {"precision": precision, "noise": leaf(noise, noise.start)}
 
 
-def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | Choice:
+def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | AbstractAdaptive:
     """The estimator by its name, for a training part of so many examples and a network with this last layer.
 
     **Raises:** `RecipeError` for one that needs a package that is not there.
@@ -108,19 +106,19 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
         case "partition":
             return Partition(size)
         case "tangent":
-            return Tangent(size)
+            return AdaptiveTangent(size)
         case "choice":
             return Choice((chain, Tangent(size)))
         case "full":
             return FullData()
         case "ekfac":
-            return FullData(EKFAC())  # pyright: ignore[reportCallIssue]
+            return FullData(EKFAC())
         case "kfac":
-            return FullData(KFAC())  # pyright: ignore[reportCallIssue]
+            return FullData(KFAC())
         case "diagonal":
-            return FullData(Diagonal())  # pyright: ignore[reportCallIssue]
+            return FullData(Diagonal())
         case "last-layer":
-            return FullData(LastLayer(where=lambda params: params[last]))  # pyright: ignore[reportCallIssue]
+            return FullData(LastLayer(where=lambda params: params[last]))
         case _:
             if importlib.util.find_spec("matfree") is None:
                 raise RecipeError('given "lanczos", which needs the package matfree', key="evidence.estimator")

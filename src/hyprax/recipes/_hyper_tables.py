@@ -111,6 +111,7 @@ class Weights(Leaf):
 
     place = "hyper.weights"
 
+    # Another choice than other leaves have; the checker objects to fields that may change, and tables are frozen.
     constraint: Literal["positive", "interval", "log-interval"] = "interval"  # pyright: ignore[reportIncompatibleVariableOverride]
     lo: Annotated[float, Field(ge=0, le=1e100)] | None = Field(default=0.0, description="of an interval")
     hi: Strength | None = Field(default=1.0, description="of an interval")
@@ -200,6 +201,7 @@ class Own(Leaf):
 
     place = "hyper.own"
 
+    # As for `Weights`: another choice, in a frozen table.
     constraint: Literal["free", "positive", "interval", "log-interval"] = "positive"  # pyright: ignore[reportIncompatibleVariableOverride]
     start: Numbers = Field(default=1e-3, description="a number, or lists of them")
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(

@@ -15,15 +15,19 @@ from .._progress import ProgressBar
 from .._result import RESULTS
 from ..evidence import EvidenceObjective
 from ..implicit import AbstractSingleLoop, ImplicitObjective, ImplicitState
-from ..runs import Run
+from ..runs import HistoryError, Run, RunError, StateError
 from ..search import Tuned, tune
 from ._build import Job
 from ._cleaning import least_weights, wrong_labels
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Penalty
 from ._problem import accuracy, deviance_explained, explained
+from ._schema import SINGLE_LOOPS
 
 WINDOW = 10  # the last steps whose median stands for a noisy value
+
+# The table of a recipe that a method is set by.
+TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implicit", *SINGLE_LOOPS), "objective")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,24 +72,34 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         say(f"{contestant.name}: validation loss {contestant.validation_loss:.4f}")
         hyper = job.start_at(strength) if hyper is None else hyper
     assert hyper is not None  # the schema asks for a baseline where the start is the grid's
-    tuned = tune(
-        job.objective,
-        hyper,
-        search=job.search,
-        steps=job.recipe.search.steps,
-        stop=job.stop,
-        run=run,
-        progress=progress,
-    )
-    if np.isfinite(tuned.best_value):
-        if job.recipe.baseline is None and job.predict is not None and not job.recipe.noisy:
-            contestants.append(_at_start(job, hyper))
+    try:
+        tuned = tune(
+            job.objective,
+            hyper,
+            search=job.search,
+            steps=job.recipe.search.steps,
+            stop=job.stop,
+            run=run,
+            progress=progress,
+        )
+    except (RunError, StateError, HistoryError):
+        raise
+    except ValueError as error:
+        if job.predict is None:  # in code of the user's own, whose place the traceback says
+            raise
+        if run is not None:
+            run.forget()
+        raise job.source.located(RecipeError(as_error(error), key=TABLES[job.recipe.method])) from error
+    found = bool(np.isfinite(tuned.best_value))
+    if found and job.recipe.baseline is None and job.predict is not None and not job.recipe.noisy:
+        contestants.append(_at_start(job, hyper))
+    baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants]
+    if found:
         contestants.append(_tuned(job, tuned))
     outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
     if run is not None:
         if job.recipe.noisy:
             run.keep(tuned.last)
-        baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants[:-1]]
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
         tables = [{"title": "Comparison", "rows": table}, *outcome.tables]
         run.write_summary({"baselines": baselines, "tables": tables, "value_name": outcome.value_name})

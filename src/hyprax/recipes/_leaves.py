@@ -8,8 +8,8 @@ import numpy as np
 
 from .._hyper import Interval, LogInterval, Positive
 from ._data import Splits
-from ._errors import RecipeError
-from ._hyper_tables import Leaf, Own, Penalty, Weights
+from ._errors import RecipeError, as_error
+from ._hyper_tables import Leaf, Numbers, Own, Penalty, Weights
 
 
 def leaf(asked: Leaf, start: Any) -> Any:
@@ -100,11 +100,32 @@ def weights(asked: Weights, splits: Splits) -> tuple[Any, np.ndarray | None]:
 def own(name: str, asked: Own) -> Any:
     """A hyperparameter of the user's own.
 
-    **Raises:** `RecipeError` for ragged lists, a shape that does not fit, or a start outside its bounds.
+    **Raises:** `RecipeError` for no numbers, ragged lists, a shape that does not fit, or a start outside its bounds.
     """
-    key = f"hyper.own.{name}.start"
+    key = f"{Own.place}.{name}"
+    start = numbers(asked.start, f"{key}.start")
+    if not start.size:
+        raise RecipeError("given no number, allowed is one at least", key=f"{key}.start")
+    if asked.shape is not None:
+        try:
+            start = np.broadcast_to(start, tuple(asked.shape))
+        except ValueError:
+            raise RecipeError(
+                f"given {asked.shape}, allowed is one that a start of shape {list(start.shape)} can be repeated to",
+                key=f"{key}.shape",
+            ) from None
     try:
-        start = np.asarray(asked.start, dtype=np.float64)
-        return leaf(asked, start if asked.shape is None else np.broadcast_to(start, tuple(asked.shape)))
+        return leaf(asked, start)
     except ValueError as error:
-        raise RecipeError(str(error).rstrip("."), key=key) from None
+        raise RecipeError(as_error(error), key=f"{key}.start") from None
+
+
+def numbers(given: Numbers, key: str) -> np.ndarray:
+    """A number, or lists of them, as an array.
+
+    **Raises:** `RecipeError` for ragged lists.
+    """
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except ValueError:
+        raise RecipeError("given lists of several lengths, allowed is one", key=key) from None

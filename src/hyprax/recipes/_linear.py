@@ -40,12 +40,12 @@ from ..implicit import (
     Optimum,
     families,
 )
-from ._data import Splits
+from ._data import Splits, check_batch_size
 from ._engine_tables import Objective
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Penalty
 from ._leaves import feature_groups, inside, leaf, weights
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 
 FAMILIES: dict[str, Any] = {
@@ -85,12 +85,14 @@ def linear(recipe: Recipe, splits: Splits) -> Problem:
     inputs, targets = splits.train
     try:
         family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, **settings)
+        held, wanted = splits.validation
+        held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
+        optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
+        objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
+    except RecipeError:
+        raise
     except ValueError as error:
         raise RecipeError(as_error(error), key="model.kind") from None
-    held, wanted = splits.validation
-    held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
-    optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
-    objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
     start = None if penalty.start == "grid" else with_penalty(float(penalty.start), penalty)
     return Problem(objective, start, lambda params, inputs: inputs @ np.asarray(params), with_penalty)
 
@@ -122,11 +124,7 @@ def full_or_stochastic(
     )
     if recipe.method == "implicit":
         return exact
-    if asked.batch_size > examples:
-        raise RecipeError(
-            f"given {asked.batch_size}, allowed are at most {examples}, the rows of the training part",
-            key="objective.batch_size",
-        )
+    check_batch_size(asked.batch_size, examples, "objective.batch_size")
     method = {"soba": SOBA, "saba": SABA, "amigo": AmIGO}[recipe.method]
     try:
         return method(

@@ -9,17 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from .._hyper import natural, validated
 from .._objective import AbstractObjective
 from ..implicit import Optimum
 from ._data import Splits
-from ._errors import RecipeError
-from ._leaves import own
+from ._errors import RecipeError, as_error
+from ._leaves import numbers, own
 from ._linear import full_or_stochastic, inner_solver
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 
 
@@ -90,14 +89,7 @@ def own_start(
     if isinstance(model.params, str):
         params = called(path, model.params, "model.params", splits)
     else:
-        params = {}
-        for name, numbers in model.params.items():
-            try:
-                params[name] = np.asarray(numbers, dtype=np.float64)
-            except ValueError:
-                raise RecipeError(
-                    "given lists of several lengths, allowed is one", key=f"model.params.{name}"
-                ) from None
+        params = {name: numbers(given, f"model.params.{name}") for name, given in model.params.items()}
     try:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), params)
     except (TypeError, ValueError) as error:
@@ -114,7 +106,9 @@ def own_start(
         except Exception as error:
             raise RecipeError(f"the loss failed ({in_short(error)})", key=key) from error
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise RecipeError(f"the loss returned {value}, allowed is one floating number", key=key)
+            kind = getattr(value, "dtype", type(value).__name__)
+            returned = f"{kind}{list(getattr(value, 'shape', ()))}"
+            raise RecipeError(f"the loss returned {returned}, allowed is one floating number", key=key)
     return inner, outer, params
 
 

@@ -15,7 +15,7 @@ from ._hyper_tables import Penalty
 class Problem:
     """A recipe made ready for `tune`.
 
-    - `start`: the hyperparameters to start from.
+    - `start`: the hyperparameters to start from; `None` where a penalty starts from the baseline's best.
     - `with_penalty`: those with every penalty at one strength, spread and held as a table says; of linear models.
     - `predict`: `(params, inputs)` to what the model says of examples; `None` where that is not known.
     """
@@ -24,12 +24,6 @@ class Problem:
     start: PyTree | None
     predict: Callable[[PyTree, np.ndarray], np.ndarray] | None = None
     with_penalty: Callable[[float, Penalty], PyTree] | None = None
-    """`start` is `None` where a penalty starts from the baseline's best."""
-
-
-def as_error(error: ValueError) -> str:
-    """The text of an error of the library as the end of a line."""
-    return str(error).rstrip(".")
 
 
 def accuracy(predicted: Any, targets: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from ._data_tables import DataSource
 from ._errors import SETTINGS, RecipeError, Source
+from ._hyper_tables import Own
 from ._schema import Recipe
 
 
@@ -107,8 +108,12 @@ def _explain(error: pydantic.ValidationError) -> RecipeError:
     key, beside = _walk(first["loc"])
     kind, given = first["type"], first["input"]
     if kind == "value_error":
-        inner = first["ctx"]["error"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
-        return inner if isinstance(inner, RecipeError) else RecipeError(str(inner), key=key)
+        inner = first.get("ctx", {})["error"]
+        if not isinstance(inner, RecipeError):
+            return RecipeError(str(inner), key=key)
+        if key.startswith(f"{Own.place}."):  # the table does not know the name that it stands under
+            return RecipeError(inner.message, key=key + inner.key.removeprefix(Own.place))
+        return inner
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key.rpartition(".")[2], beside, 1)
         hint = f"did you mean {close[0]}? " if close else ""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ._data_tables import DataSource, Split, Table
-from ._engine_tables import LINEAR, NETWORKS, Evidence, Model, Objective, Training
+from ._engine_tables import IMAGE_NETWORKS, LINEAR, NETWORKS, Evidence, Model, Objective, Training
 from ._errors import RecipeError
 from ._hyper_tables import Hyper, Leaf, Penalty, Strength
 
@@ -146,6 +146,10 @@ class Recipe(Table):
         self._keys_of_the_method()
         self._hyper_of_the_model()
         self._shapes()
+        if self.data is not None and self.data.intercept and kind in IMAGE_NETWORKS:
+            raise RecipeError(
+                f'given true, allowed for kind = "{kind}" is false: inputs are images', key="data.intercept"
+            )
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
             raise RecipeError("given true, allowed where targets are numbers", key="data.scale_targets")
         if self.split.validation == 0 and self.method != "evidence":

@@ -25,14 +25,14 @@ from ..unroll import (
     Truncated,
     UnrolledObjective,
 )
-from ._data import Splits
+from ._data import Splits, check_batch_size
 from ._engine_tables import Training
-from ._errors import RecipeError
+from ._errors import RecipeError, as_error
 from ._hyper_tables import Augmentation, Inputs
 from ._leaves import by_layer, leaf, weights
 from ._models import Network, network, outputs_of, scaled, shifted
 from ._own import as_arrays, own_hyper, own_start
-from ._problem import Problem, as_error
+from ._problem import Problem
 from ._schema import Recipe
 
 
@@ -139,11 +139,7 @@ def _run(
     recipe: Recipe, loss: Callable[..., Any], init: Callable[..., Any], data: PyTree, fixed: PyTree, *, keyed: bool
 ) -> Run:
     asked, size = recipe.training, len(jax.tree.leaves(data)[0])
-    if asked.batch_size is not None and asked.batch_size > size:
-        raise RecipeError(
-            f"given {asked.batch_size}, allowed are at most {size}, the rows of the training part",
-            key="training.batch_size",
-        )
+    check_batch_size(asked.batch_size, size, "training.batch_size")
     order = jax.random.fold_in(jax.random.key(asked.seed), 1)
     batches = FullBatch(data) if asked.batch_size is None else Minibatches(data, asked.batch_size, order)
     return Run(loss, init, lambda hyper: optimizer(asked, {**fixed, **hyper}), batches, asked.steps, keyed=keyed)

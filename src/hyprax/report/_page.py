@@ -92,6 +92,7 @@ def _content(record: Record) -> dict[str, Any]:
             guess = image_shape or _square(best.shape)
             pictures.append((name, figures.hyperparameter(name, start, best, guess), ""))
     seconds = record.column("seconds")
+    ending = summary.get("certificate", {})
     return {
         "title": str(record.folder.name),
         "finished": record.finished,
@@ -103,12 +104,12 @@ def _content(record: Record) -> dict[str, Any]:
             ("steps", str(len(history))),
             ("seconds", f"{np.sum(seconds[1:]):.2f}" if len(history) else "–"),
             ("first step, with compilation", f"{seconds[0]:.2f} s" if len(history) else "–"),
-            ("largest relative bound", _relative(bounds, norms)),
+            ("largest relative bound", "–" if _is_spread(ending) else _relative(bounds, norms)),
         ],
         "failures": counts,
         "kinds": kinds,
-        "meaning": _meaning(kinds, summary.get("certificate", {})),
-        "certificate": [(name, _cell(x)) for name, x in summary.get("certificate", {}).items()],
+        "meaning": _meaning(kinds, ending),
+        "certificate": [(name, _cell(x)) for name, x in ending.items()],
         "measured": _measured(history),
         "figures": [(title, _uri(svg), note) for title, svg, note in drawings],
         "pictures": [(name, _uri(svg), note) for name, svg, note in pictures],
@@ -123,7 +124,7 @@ def _content(record: Record) -> dict[str, Any]:
 def _meaning(kinds: list[str], certificate: dict[str, Any]) -> list[str]:
     """What the kinds of the certificates allow one to say, and what that of the last step says beyond them."""
     found = [MEANING[kind] for kind in kinds if kind in MEANING]
-    if "gradient_deviation" in certificate:  # of the evidence: its bound is a spread, not an error
+    if _is_spread(certificate):
         found = [MEANING_OF_SPREAD]
         if certificate.get("side") == "lower":
             found.append(MEANING_OF_LOWER)
@@ -132,6 +133,11 @@ def _meaning(kinds: list[str], certificate: dict[str, Any]) -> list[str]:
     if "reason" in certificate:
         found.append(f"Why there is none: {certificate['reason']}.")
     return found
+
+
+def _is_spread(certificate: dict[str, Any]) -> bool:
+    """Whether the bound is that of the evidence: how far draws scatter, and not an error."""
+    return "gradient_deviation" in certificate
 
 
 def _measured(history: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -1,5 +1,6 @@
 """The record of a run: a folder that says what was asked, what was done, and where to go on."""
 
+import contextlib
 import json
 import platform
 import time
@@ -141,6 +142,7 @@ class Run(AbstractRecord):
 
     def step(self, step: Step, state: PyTree) -> None:
         assert self._history is not None  # `begin` comes first
+        (self.folder / SUMMARY).unlink(missing_ok=True)  # of a run that had ended, and goes on for more steps
         self._history.append(step.row())
         self._latest = state
         if time.monotonic() - self._saved >= self._every:
@@ -156,6 +158,17 @@ class Run(AbstractRecord):
         self._save()
         if self._history is not None:
             self._history.close()
+
+    def forget(self) -> None:
+        """Remove what a run has left that was refused before its first step; one that has made steps is kept.
+
+        A folder that remembers a configuration would refuse the one that is mended.
+        """
+        if self._latest is None and not (self.folder / STATE).exists():
+            for name in (CONFIG, HISTORY, START):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def finish(self, tuned: Tuned) -> None:
         self._save()

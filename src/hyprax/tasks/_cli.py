@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ._bounds import Target
 from ._brackets import piece_ranges
 from ._complexity import (
     Bounded,
@@ -53,7 +54,9 @@ StructureOption = Annotated[
 ]
 Range = Annotated[float, typer.Option("--range", help="H: every loss lies in [0, H].")]
 Delta = Annotated[float, typer.Option(help="Probability with which the guarantee may fail.")]
-TargetOption = Annotated[str, typer.Option("--target", help="excess or deviation.")]
+TargetOption = Annotated[
+    Target, typer.Option("--target", parser=str, metavar="NAME", help="excess or deviation.")  # `gap` refuses others
+]
 
 
 @contextmanager
@@ -159,7 +162,7 @@ def needed_command(
         structures = parse_structures(structure, width)
         if not structures:
             raise ValueError("needed: give at least one --structure, as lasso-kinks=30")
-        typer.echo(str(tasks_needed(structures, epsilon, delta, target=target)))  # type: ignore[arg-type]
+        typer.echo(str(tasks_needed(structures, epsilon, delta, target=target)))
 
 
 @app.command("gap")
@@ -181,7 +184,7 @@ def gap_command(
             if not structures:
                 raise ValueError("gap: give at least one --structure, as lasso-kinks=30, or --data FILE.toml")
             level = 0.05 if delta is None else delta
-            typer.echo(str(gap(structures, tasks or 0, level, target=target)))  # type: ignore[arg-type]
+            typer.echo(str(gap(structures, tasks or 0, level, target=target)))
             return
         settings = load_settings(data)
         if settings.guarantee is None:
@@ -192,7 +195,7 @@ def gap_command(
         level = settings.guarantee.delta if delta is None else delta
         _, duals = duals_of(settings, data.parent, not quiet)
         known = [Bounded(range=limit), *parse_structures(structure, limit)]
-        typer.echo(str(gap(known, len(duals), level, duals, target=target)))  # type: ignore[arg-type]
+        typer.echo(str(gap(known, len(duals), level, duals, target=target)))
 
 
 @app.command("plot")

@@ -197,7 +197,9 @@ def tune(
         # The least value is at most `upper`: every alpha within epsilon of it is at most epsilon above.
         near = mean.level_set(float(np.nextafter(best.upper + epsilon, np.inf)))
         how = f"exact sweep over {mean.n_pieces} merged pieces"
-    optima = tuple(f.minimise() for f in counted(functions, "tasks minimised", progress)) if exact else ()
+    optima = (
+        tuple(f.minimise() for f in counted(functions, len(functions), "tasks minimised", progress)) if exact else ()
+    )
     bound = _round_up(max(best.upper - best.lower, 0.0) * (1 + 4 * UNIT))
     certificate = ErrorBound(
         bound, "certified" if mean.certified else "estimated", "mean loss at alpha minus the least mean loss", how

@@ -1,4 +1,4 @@
-"""Classification margins along the hyperparameter, and the 0-1 loss that their certain signs give."""
+"""Classification margins along the hyperparameter, several an example, and the 0-1 loss of their certain signs."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from ._bernstein import UNIT, Array, rounding, split
 from ._piecewise import PiecewiseFunction
+from ._zero_one import steps
 
 _RESOLUTION = 2.0**-30
 """Width, as a part of its piece, of the bracket that a change of sign is caught in."""
@@ -48,9 +49,7 @@ def error_rate(edges: Array, rows: Sequence[Array], radii: Sequence[Array], m: i
     parts = [_on_piece(*x, m) for x in zip(edges[:-1].tolist(), edges[1:].tolist(), rows, radii, strict=True)]
     ends = np.concatenate([parts[0][0][:1], *(b[1:] for b, _, _ in parts)])
     low, high = np.concatenate([x for _, x, _ in parts]), np.concatenate([x for _, _, x in parts])
-    # Neighbours that say the same are one piece.
-    fresh = np.append(True, (np.diff(low) != 0) | (np.diff(high) != 0))
-    return PiecewiseFunction.from_enclosures(np.append(ends[:-1][fresh], ends[-1]), low[fresh], high[fresh])
+    return steps(ends, low, high)
 
 
 def _on_piece(lo: float, hi: float, rows: Array, radius: Array, m: int) -> tuple[Array, Array, Array]:

@@ -12,16 +12,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def counted(items: Sequence[T], label: str, progress: bool = True, done: Iterable[T] | None = None) -> Iterator[T]:
-    """The items, one by one; after a second, `label: done/all` is kept up to date on a terminal."""
+def counted(items: Iterable[T], total: int, label: str, progress: bool = True) -> Iterator[T]:
+    """The items, one by one; after a second, `label: done/total` is kept up to date on a terminal."""
     show, start, last = progress and sys.stderr.isatty(), time.monotonic(), 0.0
     shown = False
-    for i, item in enumerate(items if done is None else done):
+    for i, item in enumerate(items):
         yield item
         now = time.monotonic()
         if show and now - start > 1 and now - last > 0.1:
             last, shown = now, True
-            sys.stderr.write(f"\r{label}: {i + 1}/{len(items)}")
+            sys.stderr.write(f"\r{label}: {i + 1}/{total}")
             sys.stderr.flush()
     if shown:
         sys.stderr.write("\r" + " " * (len(label) + 24) + "\r")
@@ -41,7 +41,7 @@ def map_tasks(
         raise ValueError(f"processes must be at least 1; got {processes}.")
     workers = min(processes or len(os.sched_getaffinity(0)), max(len(tasks), 1))
     if workers == 1:
-        return [function(task) for task in counted(tasks, "tasks", progress)]
+        return [function(task) for task in counted(tasks, len(tasks), "tasks", progress)]
     # Set before the children start, as libraries read it once; a spawned child is safe beside JAX's threads.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
@@ -51,7 +51,7 @@ def map_tasks(
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             chunk = max(1, min(64, len(tasks) // (4 * workers)))
             results = pool.map(function, tasks, chunksize=chunk)
-            return list(counted([None] * len(tasks), "tasks", progress, results))  # type: ignore[arg-type]
+            return list(counted(results, len(tasks), "tasks", progress))
     finally:
         for name, value in before.items():
             if value is None:

@@ -1,4 +1,7 @@
-"""The 0-1 loss of a classifier whose margins are piecewise polynomials of the hyperparameter."""
+"""The 0-1 loss of a classifier whose margins are piecewise polynomials of the hyperparameter, one for each example.
+
+Roots are isolated to rounding, on all pieces at once; `_margins` serves several margins an example.
+"""
 
 import numpy as np
 
@@ -31,10 +34,15 @@ def zero_one_loss(edges: Array, margins: Array, radius: Array, certified: bool =
     cuts = np.union1d(edges, np.concatenate([right[0], wrong[0]]))
     n_right, n_wrong = _count(cuts, *right), _count(cuts, *wrong)
     lo, hi = n_wrong / m, 1.0 - n_right / m
-    # Neighbours that say the same are one piece.
-    fresh = np.append(True, (lo[1:] != lo[:-1]) | (hi[1:] != hi[:-1]))
-    ends = np.append(cuts[:-1][fresh], cuts[-1])
-    return PiecewiseFunction.from_enclosures(ends, lo[fresh], np.maximum(lo, hi)[fresh], certified)
+    return steps(cuts, lo, np.maximum(lo, hi), certified)
+
+
+def steps(edges: Array, low: Array, high: Array, certified: bool = True) -> PiecewiseFunction:
+    """A function between `low` and `high` on each piece; neighbours that say the same are one piece."""
+    fresh = np.append(True, (np.diff(low) != 0) | (np.diff(high) != 0))
+    return PiecewiseFunction.from_enclosures(
+        np.append(edges[:-1][fresh], edges[-1]), low[fresh], high[fresh], certified
+    )
 
 
 def _signs(edges: Array, rows: Array, m: int) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
 """Two ways to make many steps: one compiled loop, or a loop on the host over one compiled step.
 
 A compiled loop has no cost between steps, so that tiny models are faster in it; but XLA on CPUs runs convolutions
-inside loops 4 to 15 times slower than outside. Bounds of loops are traced: one program serves segments of every length,
-and nothing is compiled again when the number of steps changes.
+inside loops many times slower than outside. Bounds of loops are traced: one program serves segments of every
+length, and nothing is compiled again when the number of steps changes.
 """
 
 import abc
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from ._step import Program, advance, first, gradient, step_back, step_forward
+from ._convolutions import convolves
+from ._step import Program, advance, first, step_back, step_forward
 
 DriverName: TypeAlias = Literal["auto", "loop", "host"]
 DRIVERS: tuple[str, ...] = ("auto", "loop", "host")
@@ -160,26 +161,14 @@ def check_driver(name: str, driver: str) -> None:
 
 
 def choose_driver(name: DriverName, program: Program) -> AbstractDriver:
-    """The driver of that name; for "auto" the host loop where the loss convolves on a CPU, else the compiled loop."""
+    """The driver of that name; for "auto" the host loop where convolutions stay on a CPU, else the compiled loop."""
     if name == "auto":
-        name = "host" if jax.default_backend() == "cpu" and convolves(program) else "loop"
+        name = "host" if jax.default_backend() == "cpu" and _convolves(program) else "loop"
     return HostDriver() if name == "host" else LoopDriver()
 
 
 @eqx.filter_jit
-def convolves(program: Program) -> bool:
+def _convolves(program: Program) -> bool:
     """Whether the gradient of a step holds a convolution. Compiled, so that the loss is looked through once."""
     params, _ = eqx.filter_eval_shape(first, program)
-    return _convolves(jax.make_jaxpr(lambda params, t: gradient(program, params, t))(params, jnp.asarray(0)))
-
-
-def _convolves(jaxpr: Any) -> bool:
-    """Whether a jaxpr, or any inside it, has an equation `conv_general_dilated`."""
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            return True
-        for value in equation.params.values():
-            inner = value if isinstance(value, tuple | list) else (value,)
-            if any(_convolves(part) for part in inner if hasattr(part, "eqns") or hasattr(part, "jaxpr")):
-                return True
-    return False
+    return convolves(jax.make_jaxpr(program.gradient)(params, jnp.asarray(0)).jaxpr)

@@ -14,14 +14,17 @@ from jaxtyping import Array, PyTree
 from .._hyper import natural, validated
 from .._trees import tree_size
 from ._checkpointed import Checkpointed, make_plan, tree_bytes
-from ._drivers import AbstractDriver, DriverName, choose_driver
-from ._exact_run import draft, kept_bits
+from ._drivers import AbstractDriver, DriverName, HostDriver, choose_driver, index
+from ._exact_run import ExactRun, draft, kept_bits
+from ._fixed_point import wide
 from ._forward_mode import ForwardMode
 from ._mode import AbstractMode
+from ._reversal import step_back as step_back_exactly
 from ._reversible import Reversible
 from ._reversible_optimizer import AbstractReversibleOptimizer
 from ._step import Program, basis, check_program, first, movable, start_forward, step_back, step_forward
 from ._store_all import StoreAll
+from ._sweep import untouched
 from ._training import Training
 
 SECONDS = 0.2
@@ -72,7 +75,7 @@ def estimate(
     | --- | --- | --- |
     | `StoreAll` | T S P + A | T (c + h) |
     | `Checkpointed` | N S P + A | (T + recomputed) c + T h |
-    | `Reversible` | 64-bit words and their buffers + A | T (2 c + h) |
+    | `Reversible` | 64-bit words, adjoint, tables, stored words + A | T (2 c + h) |
     | `ForwardMode` | (1 + H) S P + A_H | T times one step with its H tangents |
 
     Memory is that beside the data and hyperparameters. A is XLA's own figure for the compiled step; c and h are
@@ -85,6 +88,8 @@ def estimate(
     - `driver`: as for the modes.
 
     **Returns:** an [`hyprax.unroll.Estimate`][]; `print` it for a table.
+
+    **Raises:** `ValueError` where XLA does not say how much memory its programs need.
     """
     plain = natural(validated(hyper))
     program = Program(training, plain, key)
@@ -94,7 +99,7 @@ def estimate(
     carry = eqx.filter_jit(first)(program)
     state = tree_bytes(carry)
     adjoint, dhyper = (jax.tree.map(jnp.zeros_like, movable(tree)) for tree in (carry, plain))
-    step = jnp.asarray(0, jnp.int32)
+    step = index(0)
     reverse_bytes = scratch(step_back, program, carry, step, adjoint, dhyper)
     forward_seconds = _seconds(lambda n: runs.advance(program, carry, 0, n), training.steps)
     reverse_seconds = _seconds(_backwards(runs, program, carry, adjoint, dhyper, training.steps), training.steps)
@@ -106,7 +111,7 @@ def estimate(
         again = (steps + plan.recomputed) * forward_seconds + steps * reverse_seconds
         costs.append(ModeCost(Checkpointed(states, driver=driver), plan.states * state + reverse_bytes, again))
     if isinstance(training.optimizer(plain), AbstractReversibleOptimizer):
-        costs.append(_reversible(program, driver, reverse_bytes, forward_seconds, reverse_seconds))
+        costs.append(_reversible(program, runs, driver, steps * (2 * forward_seconds + reverse_seconds)))
     if (size := tree_size(plain)) <= 32:
         directions = basis(plain)
         tangents = eqx.filter_jit(start_forward)(program, directions)
@@ -118,26 +123,31 @@ def estimate(
     return Estimate(tuple(costs), best.mode, budget, forward_seconds, reverse_seconds)
 
 
-def _reversible(
-    program: Program, driver: DriverName, reverse_bytes: int, forward_seconds: float, reverse_seconds: float
-) -> ModeCost:
-    """Words, buffers of so many bits a parameter and step, and a step; fixed-point arithmetic counts as a gradient."""
+def _reversible(program: Program, runs: AbstractDriver, driver: DriverName, seconds: float) -> ModeCost:
+    """The words of the step that is undone, with its adjoint; w_0, tables of coefficients, stored words, and A."""
     planned = draft(program)
+    run = ExactRun(planned, planned.pairs(isinstance(runs, HostDriver))[0], "device")
+    carry = untouched(run, planned.start())
+    held = tree_bytes((carry, planned.weights, planned.raw, run.setup.tables, run.setup.pairs))
     kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
-    memory = round(tree_bytes(planned.start) + kept) + reverse_bytes
-    return ModeCost(Reversible(driver), memory, planned.steps * (2 * forward_seconds + reverse_seconds))
+    with wide():
+        needed = scratch(step_back_exactly, run.setup, carry, index(0), used_up=() if run.pair == "one" else (1,))
+    return ModeCost(Reversible(driver), round(held + kept) + needed, seconds)
 
 
-def scratch(fn: Callable[..., Any], *arguments: Any) -> int:
-    """The bytes that XLA allocates for a call: temporaries, and results that replace no argument."""
+def scratch(fn: Callable[..., Any], *arguments: Any, used_up: tuple[int, ...] = ()) -> int:
+    """The bytes that XLA allocates for a call: temporaries, and results that replace none of what it may use up."""
     arrays, rest = eqx.partition(arguments, eqx.is_array)
 
-    def call(arrays: Any) -> Any:
+    def call(*arrays: Any) -> Any:
         return eqx.filter(fn(*eqx.combine(arrays, rest)), eqx.is_array)
 
-    analysis = jax.jit(call).lower(arrays).compile().memory_analysis()
+    analysis = jax.jit(call, donate_argnums=used_up).lower(*arrays).compile().memory_analysis()
     if analysis is None:
-        raise NotImplementedError(f"estimate: XLA analyses no memory on the platform {jax.default_backend()}.")
+        raise ValueError(
+            f"estimate: given the platform {jax.default_backend()!r}, for whose programs XLA states no memory, allowed "
+            "are those where it does: set JAX_PLATFORMS=cpu for an estimate there."
+        )
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ._drivers import index
 from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
+from ._packing import pack
 from ._rational import Factor, Plan, exact_bits, limit_bits, plan
 from ._reversal import (
     Backward,
@@ -42,7 +43,7 @@ or host loops that share one compiled gradient, which are exact by construction.
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A run before its first step: the setup, the rationals and the plans of its buffers, and the words of w_0."""
+    """A run before its first step: the setup, the rationals and the plans of its buffers, and w_0."""
 
     setup: Setup
     factors: dict[str, Factor]
@@ -52,7 +53,11 @@ class Draft:
     raw: Coefficients
     used: dict[str, np.ndarray]
     weights: PyTree
-    start: Forward
+
+    def start(self) -> Forward:
+        """What the forward sweep starts from, made anew: sweeps use it up."""
+        with wide():
+            return _start_words(self.setup, self.weights)
 
     @property
     def steps(self) -> int:
@@ -76,9 +81,15 @@ def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
 
 
 @eqx.filter_jit
-def _open(program: Program, chosen: dict[str, list[int]]) -> tuple[Coefficients, PyTree]:
-    """The hyperparameters of the optimiser in columns, and w_0."""
-    return _columns(program, chosen)(program.hyper), _start(program)(program.hyper)
+def _open(program: Program) -> tuple[AbstractReversibleOptimizer, PyTree]:
+    """The optimiser, and w_0."""
+    return _optimizer(program, program.hyper), _start(program)(program.hyper)
+
+
+@eqx.filter_jit
+def _make_columns(program: Program, chosen: dict[str, list[int]]) -> Coefficients:
+    """The hyperparameters of the optimiser in columns."""
+    return _columns(program, chosen)(program.hyper)
 
 
 @eqx.filter_jit
@@ -130,13 +141,11 @@ def draft(program: Program) -> Draft:
     **Raises:** `ValueError` for an optimiser that cannot be undone, or hyperparameters with which it cannot.
     """
     steps, user_x64 = program.training.steps, bool(jax.config.read("jax_enable_x64"))
-    optimizer = eqx.filter_eval_shape(lambda p: _optimizer(p, p.hyper), program)
+    optimizer, weights = _open(program)
     optimizer.check_reversible()
-    abstract = eqx.filter_eval_shape(lambda p: _start(p)(p.hyper), program)
-    chosen, groups = leaf_groups(optimizer.hyperparameters(), abstract)
-    raw, weights = _open(program, chosen)
+    chosen, groups = leaf_groups(optimizer.hyperparameters(), weights)
+    raw = _make_columns(program, chosen)
     rule = jax.tree.map(lambda _: None, optimizer)
-    leaves, structure = jax.tree.flatten(weights)
     with wide():
         wider = as_float64(raw)
         asked = {name: np.asarray(value) for name, value in rule.targets(wider).items()}
@@ -144,9 +153,7 @@ def draft(program: Program) -> Draft:
         used = {name: rule.represented(name, factor) for name, factor in factors.items()}
         layout = Layout(
             rule,
-            structure,
-            tuple(leaf.dtype for leaf in leaves),
-            tuple(groups),
+            pack(weights, groups),
             tuple((name, factor.shift) for name, factor in factors.items()),
             user_x64,
             isolated=False,
@@ -154,9 +161,8 @@ def draft(program: Program) -> Draft:
         tables = _make_tables(rule, wider, as_float64(used), steps)
         pairs = {name: (jnp.asarray(f.n), jnp.asarray(f.d)) for name, f in factors.items()}
         setup = Setup(program, layout, tables, pairs, jnp.asarray(True))
-        start = _start_words(setup, weights)
     plans = {name: [plan(f.n[:, g], f.d[:, g], steps) for g in range(f.n.shape[1])] for name, f in factors.items()}
-    return Draft(setup, factors, plans, asked, chosen, raw, used, weights, start)
+    return Draft(setup, factors, plans, asked, chosen, raw, used, weights)
 
 
 _start_words = eqx.filter_jit(start_words)
@@ -173,9 +179,9 @@ class ExactRun:
         )
         self.spill = Spill(place)
         self._due: dict[int, list[tuple[int, str]]] = {}
-        for i, group in enumerate(self.setup.layout.groups):
+        for i, vector in enumerate(self.setup.layout.packing.vectors):
             for name, plans in draft.plans.items():
-                for t in plans[group].steps:
+                for t in plans[vector.group].steps:
                     self._due.setdefault(t, []).append((i, name))
 
     def pieces(self, stops: Iterator[int]) -> list[tuple[int, int]]:
@@ -186,15 +192,15 @@ class ExactRun:
     def words_before(self, t: int) -> list[Array]:
         """Zeros in the shapes of the words that are put away while step t is the next, or was undone last."""
         due = [i for at in sorted(self._due) if at < t for i, _ in self._due[at]]
-        leaves = self.draft.start.words
-        return [jnp.zeros(leaves[i].values[WEIGHTS].shape, jnp.uint32) for i in due]
+        vectors = self.setup.layout.packing.vectors
+        return [jnp.zeros((vectors[i].size,), jnp.uint32) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
         """Steps lo..hi-1, with the words that are due before step lo put away."""
         for i, name in self._due.get(lo, ()):
             carry = eqx.tree_at(lambda c, i=i, name=name: c.words[i].buffers[name], carry, replace_fn=self.spill.take)
         if self.pair in ("loop", "isolated"):
-            return loop_step(self.setup, carry, index(lo), index(hi))
+            return loop_step((self.setup, index(lo), index(hi)), carry)
         for t in range(lo, hi):
             carry = self._step(carry, index(t))
         return carry
@@ -202,7 +208,7 @@ class ExactRun:
     def backward(self, carry: Backward, lo: int, hi: int) -> Backward:
         """Steps hi-1..lo undone, and the words put back that were put away before step lo."""
         if self.pair in ("loop", "isolated"):
-            carry = loop_step_back(self.setup, carry, index(lo), index(hi))
+            carry = loop_step_back((self.setup, index(lo), index(hi)), carry)
         else:
             for t in reversed(range(lo, hi)):
                 carry = self._step_back(carry, index(t))
@@ -212,18 +218,18 @@ class ExactRun:
 
     def _step(self, carry: Forward, t: Array) -> Forward:
         if self.pair == "host":
-            return host_step(self.setup, carry, t)
+            return host_step((self.setup, t), carry)
         return one_step(self.setup, carry, t, one_gradient(self.setup, carry.words, t))
 
     def _step_back(self, carry: Backward, t: Array) -> Backward:
         if self.pair == "host":
-            return host_step_back(self.setup, carry, t)
+            return host_step_back((self.setup, t), carry)
         words = one_undo_weights(self.setup, carry.words, t)
         return one_step_back(self.setup, carry, words, t, one_gradient(self.setup, words, t))
 
     def returned(self, carry: Backward) -> bool:
         """Whether every weight, state and buffer is that of the start, as integers, and no stored word is left."""
-        ends, starts = jax.tree.leaves(carry.words), jax.tree.leaves(self.draft.start.words)
+        ends, starts = jax.tree.leaves(carry.words), jax.tree.leaves(self.draft.start().words)
         same = all(bool(jnp.array_equal(a, b)) for a, b in zip(ends, starts, strict=True))
         return same and not len(self.spill)
 
@@ -258,14 +264,13 @@ def ranges(draft: Draft, carry: Forward) -> Ranges:
 
 def kept_bits(draft: Draft) -> tuple[float, float]:
     """Bits a parameter and step, averaged over the weights: what was kept, and Σ log2(1/γ), what had to be."""
-    kept, theory, total = 0.0, 0.0, 0
-    for leaf, group in zip(draft.start.words, draft.setup.layout.groups, strict=True):
-        size = leaf.values[WEIGHTS].size
-        total += size
+    kept, theory, packing = 0.0, 0.0, draft.setup.layout.packing
+    for vector in packing.vectors:
         for name, factor in draft.factors.items():
-            kept += size * draft.plans[name][group].bits
-            theory += size * exact_bits(factor.n[:, group], factor.d[:, group], draft.steps)
-    return kept / (total * draft.steps), theory / (total * draft.steps)
+            kept += vector.size * draft.plans[name][vector.group].bits
+            pair = factor.n[:, vector.group], factor.d[:, vector.group]
+            theory += vector.size * exact_bits(*pair, draft.steps)
+    return kept / (packing.size * draft.steps), theory / (packing.size * draft.steps)
 
 
 def headroom(found: Ranges) -> int:

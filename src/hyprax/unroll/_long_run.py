@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -88,6 +89,10 @@ class Journal:
     def stops(self, steps: int) -> range:
         """Where segments are to end, for a mode that has no reason of its own to end them."""
         return range(0, steps if self._long is not None else 0, max(SHORTEST_SEGMENT, steps // SEGMENTS))
+
+    def copied(self, tree: PyTree) -> PyTree:
+        """A copy of arrays that will be used up, where they are to be saved later."""
+        return jax.tree.map(jnp.copy, tree) if self._path is not None else None
 
     def restore(self, template: PyTree) -> PyTree:
         """The saved state, in the structure of `template`; afterwards there is none."""

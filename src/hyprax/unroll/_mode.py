@@ -47,6 +47,10 @@ class AbstractMode(Module):
     compile their own steps and run loops on the host: call their methods as they are.
     """
 
+    def after(self, attempts: int) -> "AbstractMode":
+        """This mode, for evaluations after one whose `stats` hold so many `attempts`."""
+        return self
+
     @abc.abstractmethod
     def value_and_grad(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array

@@ -62,7 +62,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
         learning_rate: Any,
         momentum: Any,
         *,
-        form: str = "paper",
+        form: Form = "paper",
         fraction_bits: int = 48,
         denominator_bits: int = 12,
         dyadic: bool = False,
@@ -75,7 +75,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
                 "16 to 58 and 2 to 20."
             )
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.form, self.bits, self.denominator_bits = form, fraction_bits, denominator_bits  # pyright: ignore[reportAttributeAccessIssue]
+        self.form, self.bits, self.denominator_bits = form, fraction_bits, denominator_bits
         self.dyadic = dyadic
 
     def fraction_bits(self) -> dict[str, int]:

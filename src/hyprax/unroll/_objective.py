@@ -19,14 +19,16 @@ from ._training import Training
 
 
 class UnrolledState(eqx.Module):
-    """How many evaluations there have been, from which the next key is made, and the weights that the last ended with.
+    """How many evaluations there have been, from which the next key is made, and what the last ended with.
 
-    `params` are for the user to look at: they are never started from.
+    `params`, its weights, are for the user to look at: they are never started from. `attempts` is what it took to be
+    exact, where the mode counts that: the next evaluation begins with the attempt that succeeded.
     """
 
     key: Array
     evaluations: Int[Array, ""]
     params: PyTree
+    attempts: Int[Array, ""]
 
 
 class UnrolledObjective(AbstractObjective[UnrolledState]):
@@ -83,32 +85,35 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         check_program(Program(self.training, plain, self.key))
         params = jax.eval_shape(self.training.start, plain, self.key)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-        return UnrolledState(self.key, jnp.asarray(0, jnp.int32), zeros)
+        return UnrolledState(self.key, jnp.asarray(0, jnp.int32), zeros, jnp.asarray(1, jnp.int32))
 
     def value_and_grad(
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, UnrolledState]:
         plain, pull = jax.vjp(natural, hyper)
         training, key = self._drawn(state)
-        value, grads, report = self.mode.value_and_grad(training, self.outer, plain, key)
+        mode = self.mode.after(int(state.attempts))
+        value, grads, report = mode.value_and_grad(training, self.outer, plain, key)
         (grad,) = pull(grads)
         gauge, chaotic = self.gauge.read(report.stats, training.steps)
         result = RESULTS.where((report.result == RESULTS.successful) & chaotic, RESULTS.chaotic, report.result)
         answer = Hypergradient(value, grad, report.certificate, result, {**gauge, **report.stats})
-        return answer, UnrolledState(state.key, state.evaluations + 1, report.params)
+        attempts = jnp.asarray(report.stats.get("attempts", state.attempts), jnp.int32)
+        return answer, UnrolledState(state.key, state.evaluations + 1, report.params, attempts)
 
     def value(
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Value, UnrolledState]:
         training, key = self._drawn(state)
-        value, report = self.mode.value(training, self.outer, natural(hyper), key)
+        value, report = self.mode.after(int(state.attempts)).value(training, self.outer, natural(hyper), key)
         answer = Value(value, report.certificate, report.result, report.stats)
-        return answer, UnrolledState(state.key, state.evaluations, report.params)
+        return answer, UnrolledState(state.key, state.evaluations, report.params, state.attempts)
 
     def report(self, hyper: PyTree, state: UnrolledState | None = None) -> UnrollReport:
         """Train once with `hyper`: the weights at the end, and the metrics along the way."""
-        training, key = self._drawn(self.init(hyper) if state is None else state)
-        return self.mode.value(training, self.outer, natural(hyper), key)[1]
+        state = self.init(hyper) if state is None else state
+        training, key = self._drawn(state)
+        return self.mode.after(int(state.attempts)).value(training, self.outer, natural(hyper), key)[1]
 
     def _drawn(self, state: UnrolledState) -> tuple[Training, Array]:
         """The training and the key of the next evaluation."""

@@ -103,12 +103,15 @@ def multiply(v: Array, buffer: Array, n: Scalar, d: Scalar, shift: int | None) -
 
     A bijection of pairs (v, B): v mod d and B make x, and x is taken apart again in the other radix. v changes by the
     factor n/d to within n units, B grows by log2(d/n) bits. Both B must stay below 2^50, which a plan sees to.
+
+    The barrier keeps a compiler from computing all that stands before it twice, once for v and once for B.
     """
     if shift is None:
         quotient, rest = floor_divide(v, d)
         x = buffer * d + rest
     else:
         quotient, x = v >> shift, (buffer << shift) | (v & ((1 << shift) - 1))
+    quotient, x = jax.lax.optimization_barrier((quotient, x))
     buffer, low = floor_divide(x, n)
     return quotient * n + low, buffer
 
@@ -117,6 +120,7 @@ def divide(v: Array, buffer: Array, n: Scalar, d: Scalar, shift: int | None) -> 
     """The inverse of `multiply`: n and d exchanged."""
     quotient, rest = floor_divide(v, n)
     x = buffer * n + rest
+    quotient, x = jax.lax.optimization_barrier((quotient, x))
     if shift is None:
         buffer, low = floor_divide(x, d)
         return quotient * d + low, buffer

@@ -12,17 +12,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._fixed_point import as_user, decode, encode, watch
+from ._packing import Packing
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, StepFactors, Words
-from ._step import Program, add, gradient
+from ._step import Program, add
 
 
 class Layout(eqx.Module):
-    """What is fixed about a run in fixed point: the optimiser's rule (without hyperparameters), shapes, groups."""
+    """What is fixed about a run in fixed point: the rule of the optimiser (without hyperparameters), the packing."""
 
     rule: AbstractReversibleOptimizer
-    structure: Any = eqx.field(static=True)
-    dtypes: tuple[Any, ...] = eqx.field(static=True)
-    groups: tuple[int, ...] = eqx.field(static=True)
+    packing: Packing = eqx.field(static=True)
     shifts: tuple[tuple[str, int | None], ...] = eqx.field(static=True)
     user_x64: bool = eqx.field(static=True)
     isolated: bool = eqx.field(static=True)
@@ -42,14 +41,14 @@ class Setup(eqx.Module):
 
 
 class Forward(eqx.Module):
-    """The words of every leaf, and what the watch saw of it."""
+    """The words of every vector, and what the watch saw of it."""
 
     words: list[Words]
     seen: list[Array]
 
 
 class Backward(eqx.Module):
-    """The words of every leaf; the adjoint of its weights and states; dλ and the derivatives of the tables so far."""
+    """The words of every vector; the adjoint of its weights and states; dλ and the derivatives of the tables so far."""
 
     words: list[Words]
     dweights: list[Array]
@@ -62,32 +61,33 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
     """The words of w_0 and of states 0, with empty buffers."""
     bits = setup.layout.rule.fraction_bits()
     words, seen = [], []
-    for leaf in jax.tree.leaves(weights):
-        word, zero = encode(leaf, bits[WEIGHTS]), jnp.zeros(leaf.shape, jnp.int64)
+    for vector in setup.layout.packing.join(weights):
+        word, zero = encode(vector, bits[WEIGHTS]), jnp.zeros(vector.shape, jnp.int64)
         words.append(
             Words(
                 {WEIGHTS: word, **dict.fromkeys(setup.layout.rule.states, zero)},
                 dict.fromkeys(setup.pairs, zero),
             )
         )
-        seen.append(watch(zero, [[word]], leaf))
+        seen.append(watch(zero, [[word]], vector))
     return Forward(words, seen)
 
 
 def weights_of(layout: Layout, words: list[Words]) -> PyTree:
     """The weights in the user's dtypes."""
-    bits = layout.rule.fraction_bits()[WEIGHTS]
-    leaves = [decode(w.values[WEIGHTS], bits, dtype) for w, dtype in zip(words, layout.dtypes, strict=True)]
-    return layout.structure.unflatten(leaves)
+    bits, packing = layout.rule.fraction_bits()[WEIGHTS], layout.packing
+    return packing.split(
+        [decode(w.values[WEIGHTS], bits, vector.dtype) for w, vector in zip(words, packing.vectors, strict=True)]
+    )
 
 
 def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
-    """g_t, a list of leaves.
+    """g_t, a list of vectors.
 
     Isolated, it is one branch of a conditional, which compilers do not fuse with what stands around it: so the last
     bits of g, which depend on the operations that it is fused with, are the same in both sweeps.
     """
-    grad = as_user(setup.layout.user_x64, gradient)
+    grad = as_user(setup.layout.user_x64, Program.gradient)
     weights = weights_of(setup.layout, words)
     if setup.layout.isolated:
         grads = jax.lax.cond(
@@ -99,16 +99,12 @@ def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
         )
     else:
         grads = grad(setup.program, weights, t)
-    return jax.tree.leaves(grads)
+    return setup.layout.packing.join(grads)
 
 
 def gradient_along(program: Program, params: PyTree, t: Any, direction: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
     """g_t, and (H p, Mᵀ p) for a direction p that is known before it: nothing is kept between them."""
-
-    def gradients(params: PyTree) -> tuple[PyTree, PyTree]:
-        return jax.grad(program.training.step_loss, argnums=(0, 1))(params, program.hyper, t, program.key)
-
-    (grads, _), products = jax.jvp(gradients, (params,), (direction,))
+    (grads, _), products = jax.jvp(lambda params: program.gradients(params, t), (params,), (direction,))
     return grads, products
 
 
@@ -117,15 +113,17 @@ def _row(table: Array, t: Array) -> Array:
 
 
 def at(setup: Setup, t: Array) -> list[tuple[Coefficients, StepFactors]]:
-    """The coefficients and factors of step t, for every leaf."""
+    """The coefficients and factors of step t, for every vector."""
     rows = {name: _row(table, t) for name, table in setup.tables.items()}
     pairs = {name: (_row(n, t), _row(d, t)) for name, (n, d) in setup.pairs.items()}
     return [
         (
-            {name: row[group] for name, row in rows.items()},
-            StepFactors({name: (n[group], d[group]) for name, (n, d) in pairs.items()}, setup.layout.shifts),
+            {name: row[vector.group] for name, row in rows.items()},
+            StepFactors(
+                {name: (n[vector.group], d[vector.group]) for name, (n, d) in pairs.items()}, setup.layout.shifts
+            ),
         )
-        for group in setup.layout.groups
+        for vector in setup.layout.packing.vectors
     ]
 
 
@@ -159,10 +157,10 @@ def step_back(setup: Setup, carry: Backward, t: Array) -> Backward:
     weights = weights_of(layout, words)
     if layout.rule.pullback_needs_gradient or layout.isolated:
         return step_back_given(setup, carry, words, t, user_gradient(setup, words, t))
-    direction = layout.structure.unflatten(_directions(setup, carry, t))
+    direction = layout.packing.split(_directions(setup, carry, t))
     along = as_user(layout.user_x64, gradient_along)
     grads, products = along(setup.program, weights, t, direction)
-    return _finish(setup, carry, words, t, jax.tree.leaves(grads), lambda _: products)
+    return _finish(setup, carry, words, t, layout.packing.join(grads), lambda _: products)
 
 
 def step_back_given(setup: Setup, carry: Backward, words: list[Words], t: Array, gradients: list[Array]) -> Backward:
@@ -176,7 +174,7 @@ def step_back_given(setup: Setup, carry: Backward, words: list[Words], t: Array,
 
 
 def _pull(setup: Setup, c: Coefficients, g: Array, states: dict[str, Array], weights: Array) -> Any:
-    """The transposed derivative of the step of one leaf with respect to (c, g, states, weights)."""
+    """The transposed derivative of the step of one vector with respect to (c, g, states, weights)."""
     scalars = {name: value.astype(weights.dtype) for name, value in c.items()}
     return jax.vjp(setup.layout.rule.apply, scalars, g, states, weights)[1]
 
@@ -198,21 +196,21 @@ def _finish(
     layout, rule, bits = setup.layout, setup.layout.rule, setup.layout.rule.fraction_bits()
     before, directions, dweights, dstates = [], [], [], []
     rows = {name: jnp.zeros((table.shape[1],), table.dtype) for name, table in setup.tables.items()}
-    for i, (c, factors) in enumerate(at(setup, t)):
-        leaf, g, dtype = rule.undo_states(c, factors, gradients[i], words[i]), gradients[i], layout.dtypes[i]
+    for i, ((c, factors), vector) in enumerate(zip(at(setup, t), layout.packing.vectors, strict=True)):
+        leaf, g, dtype = rule.undo_states(c, factors, gradients[i], words[i]), gradients[i], vector.dtype
         states = {name: decode(leaf.values[name], bits[name], dtype) for name in rule.states}
         here = decode(leaf.values[WEIGHTS], bits[WEIGHTS], dtype)
         dc, dg, ds, dw = _pull(setup, c, g, states, here)((carry.dstates[i], carry.dweights[i]))
         for name in rows:
-            rows[name] = rows[name].at[layout.groups[i]].add(dc[name].astype(rows[name].dtype))
+            rows[name] = rows[name].at[vector.group].add(dc[name].astype(rows[name].dtype))
         before.append(leaf)
         directions.append(dg)
         dweights.append(dw)
         dstates.append(ds)
-    curved, mixed = product(layout.structure.unflatten(directions))
+    curved, mixed = product(layout.packing.split(directions))
     return Backward(
         before,
-        [a + b for a, b in zip(dweights, jax.tree.leaves(curved), strict=True)],
+        [a + b for a, b in zip(dweights, layout.packing.join(curved), strict=True)],
         dstates,
         add(carry.dhyper, mixed),
         {name: _add_row(carry.dtables[name], rows[name], t) for name in rows},
@@ -225,20 +223,32 @@ def _add_row(table: Array, row: Array, t: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(table, row, t, 0)
 
 
-@eqx.filter_jit
-def loop_step(setup: Setup, carry: Forward, lo: Array, hi: Array) -> Forward:
-    """Steps lo..hi-1 in one loop."""
+@eqx.filter_jit(donate="all-except-first")
+def loop_step(inputs: tuple[Setup, Array, Array], carry: Forward) -> Forward:
+    """Steps lo..hi-1 in one loop, for (setup, lo, hi). The carry is used up."""
+    setup, lo, hi = inputs
     return jax.lax.fori_loop(lo, hi, lambda t, carry: step(setup, carry, t), carry)
 
 
-@eqx.filter_jit
-def loop_step_back(setup: Setup, carry: Backward, lo: Array, hi: Array) -> Backward:
-    """Steps hi-1..lo undone in one loop."""
+@eqx.filter_jit(donate="all-except-first")
+def loop_step_back(inputs: tuple[Setup, Array, Array], carry: Backward) -> Backward:
+    """Steps hi-1..lo undone in one loop, for (setup, lo, hi). The carry is used up."""
+    setup, lo, hi = inputs
     return jax.lax.fori_loop(jnp.zeros_like(lo), hi - lo, lambda i, carry: step_back(setup, carry, hi - 1 - i), carry)
 
 
-host_step = eqx.filter_jit(step)
-host_step_back = eqx.filter_jit(step_back)
+@eqx.filter_jit(donate="all-except-first")
+def host_step(inputs: tuple[Setup, Array], carry: Forward) -> Forward:
+    """`step`, for (setup, t). The carry is used up."""
+    return step(inputs[0], carry, inputs[1])
+
+
+@eqx.filter_jit(donate="all-except-first")
+def host_step_back(inputs: tuple[Setup, Array], carry: Backward) -> Backward:
+    """`step_back`, for (setup, t). The carry is used up."""
+    return step_back(inputs[0], carry, inputs[1])
+
+
 one_gradient = eqx.filter_jit(user_gradient)
 one_step = eqx.filter_jit(step_given)
 one_undo_weights = eqx.filter_jit(undo_weights)

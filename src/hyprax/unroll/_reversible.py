@@ -1,5 +1,6 @@
 """Hypergradients by running the training backwards, bit for bit."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -67,29 +68,40 @@ class Reversible(AbstractMode):
 
     The gradient must come back bit for bit, which no compiler promises: it is checked, never assumed. Both sweeps use
     the same kind of loop; if the start does not come back, the run is made again with one compiled gradient for both
-    sweeps, and if that does not either, the answer ends as `RESULTS.not_reversible`. Numbers that do not fit end it as
-    `RESULTS.fixed_point_overflow`, those that are not finite as `RESULTS.diverged`, and its gradient is then nan.
+    sweeps, and if that does not either, the answer ends as `RESULTS.not_reversible`. An objective's next evaluation
+    begins with what succeeded in the last. Numbers that do not fit end it as `RESULTS.fixed_point_overflow`, those that
+    are not finite as `RESULTS.diverged`, and its gradient is then nan.
 
     **Arguments:**
 
     - `driver`: `"loop"` for compiled loops, `"host"` for loops on the host, `"auto"` to choose.
     - `buffers`: `"device"` or `"host"`, where full buffers wait.
     - `long`: for hours, a [`hyprax.unroll.LongRun`][]: a bar, stopping and going on.
+    - `begin`: the attempt to begin with: 1 the fastest pair of sweeps, a number above those there are the last.
 
     The optimiser must be [`hyprax.MomentumSGD`][], [`hyprax.Adam`][] or [`hyprax.AdamW`][]. `stats` hold
     `bits_per_parameter_step` and `theory_bits`, `stored_bytes` (buffers put away), `headroom_bits` (doublings left in
     the fullest format), `used_bits_*` against `limit_bits_*` of each kind of number, `rounding_*` (how far what was
-    used is from the momentum, β or decay asked for), and `attempts`.
+    used is from the momentum, β or decay asked for), and `attempts`, the number of the one that this is the answer of.
+
+    **Raises:** `ValueError` for an unknown driver or place, or `begin` below 1; in an evaluation, for an optimiser that
+    cannot be undone.
     """
 
     driver: DriverName = eqx.field(static=True, default="auto")
     buffers: Place = eqx.field(static=True, default="device")
     long: LongRun | None = None
+    begin: int = eqx.field(static=True, default=1)
 
     def __check_init__(self) -> None:
         check_driver("Reversible", self.driver)
+        if self.begin < 1:
+            raise ValueError(f"Reversible: given begin {self.begin}, allowed are integers >= 1.")
         if self.buffers not in PLACES:
             raise ValueError(f"Reversible: given buffers {self.buffers!r}, allowed are 'device' and 'host'.")
+
+    def after(self, attempts: int) -> "Reversible":
+        return self if attempts <= self.begin else dataclasses.replace(self, begin=attempts)
 
     def value_and_grad(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array
@@ -98,7 +110,7 @@ class Reversible(AbstractMode):
         planned = draft(program)
         pairs = planned.pairs(self._host(program))
         with Journal(self.long, (program, "Reversible", pairs), (1 + BACKWARDS) * planned.steps) as journal:
-            begun = 1 if journal.position is None else journal.position[0]
+            begun = self._first(pairs) if journal.position is None else journal.position[0]
             for attempt, pair in enumerate(pairs[begun - 1 :], begun):
                 answer, returned = self._attempt(planned, outer, pair, attempt, journal)
                 if returned or attempt == len(pairs):
@@ -115,13 +127,14 @@ class Reversible(AbstractMode):
         metrics = sweep.metrics()
         found = ranges(planned, last)
         params = run.weights(last)
+        del last
         value, dparams, dhyper = end(outer, params, hyper)
         stats = _stats(run, found, attempt)
         if not (found.finite and found.fits):
             result = RESULTS.fixed_point_overflow if found.finite else RESULTS.diverged
             certificate = _unknown(value, "the run left its range")
             return (value, _nan(hyper), UnrollReport(params, certificate, result, stats, metrics)), True
-        carry = sweep.backward(last, dparams, dhyper)
+        carry = sweep.backward(dparams, dhyper)
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
@@ -140,9 +153,11 @@ class Reversible(AbstractMode):
     ) -> tuple[Float[Array, ""], UnrollReport]:
         program = Program(training, hyper, key)
         planned = draft(program)
-        run = ExactRun(planned, planned.pairs(self._host(program))[0], self.buffers)
+        pairs = planned.pairs(self._host(program))
+        attempt = self._first(pairs)
+        run = ExactRun(planned, pairs[attempt - 1], self.buffers)
         with Journal(None, None, 0) as journal:
-            sweep = Sweep(run, 1, journal)
+            sweep = Sweep(run, attempt, journal)
             last = sweep.forward()
         metrics = sweep.metrics()
         found, params = ranges(planned, last), run.weights(last)
@@ -151,7 +166,10 @@ class Reversible(AbstractMode):
         if found.finite and not found.fits:
             result = RESULTS.fixed_point_overflow
         certificate = _unknown(value, "a run forwards alone is not undone")
-        return value, UnrollReport(params, certificate, result, _stats(run, found, 1), metrics)
+        return value, UnrollReport(params, certificate, result, _stats(run, found, attempt), metrics)
+
+    def _first(self, pairs: tuple[Pair, ...]) -> int:
+        return min(self.begin, len(pairs))
 
     def _host(self, program: Program) -> bool:
         return isinstance(choose_driver(self.driver, program), HostDriver)
@@ -160,7 +178,7 @@ class Reversible(AbstractMode):
 def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
     """dF/dλ, and the adjoint of w_0."""
     layout = planned.setup.layout
-    dweights = layout.structure.unflatten(carry.dweights)
+    dweights = layout.packing.split(carry.dweights)
     with wide():
         wider = pull_tables(
             layout.rule, as_float64(planned.raw), as_float64(planned.used), planned.steps, carry.dtables

@@ -1,4 +1,4 @@
-"""Optimisers that can be undone bit for bit: what one has to say of itself, one leaf of the weights at a time."""
+"""Optimisers that can be undone bit for bit: what one has to say of itself, one vector of the weights at a time."""
 
 import abc
 from typing import Any, ClassVar, TypeAlias
@@ -18,7 +18,7 @@ WEIGHTS = "weights"
 
 
 class Words(Module):
-    """One leaf in fixed point: the weights and the states by name, and a buffer for each that is multiplied."""
+    """One vector in fixed point: the weights and the states by name, and a buffer for each that is multiplied."""
 
     values: dict[str, Array]
     buffers: dict[str, Array]

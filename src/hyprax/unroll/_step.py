@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._convolutions import strided_as_products
 from ._training import Training
 
 
@@ -24,6 +25,17 @@ class Program(eqx.Module):
     training: Training
     hyper: PyTree
     key: Array
+
+    def gradients(self, params: PyTree, t: Any) -> tuple[PyTree, PyTree]:
+        """∇_(w, λ) L(w, λ, t)."""
+        return self._differentiated((0, 1))(params, self.hyper, t, self.key)
+
+    def gradient(self, params: PyTree, t: Any) -> PyTree:
+        """g_t = ∇_w L(w, λ, t)."""
+        return self._differentiated(0)(params, self.hyper, t, self.key)
+
+    def _differentiated(self, argnums: Any) -> Any:
+        return jax.grad(strided_as_products(self.training.step_loss), argnums)
 
 
 def movable(carry: PyTree) -> PyTree:
@@ -47,25 +59,16 @@ def _strong(leaf: Any) -> Array:
     return jnp.asarray(leaf, dtype=leaf.dtype)
 
 
-def gradient(program: Program, params: PyTree, t: Any) -> PyTree:
-    """g_t = ∇_w L(w, λ, t)."""
-    return jax.grad(program.training.step_loss)(params, program.hyper, t, program.key)
-
-
 def advance(program: Program, carry: PyTree, t: Any) -> PyTree:
     """(w_{t+1}, s_{t+1}) from (w_t, s_t)."""
     params, state = carry
-    grads = gradient(program, params, t)
+    grads = program.gradient(params, t)
     return program.training.optimizer(program.hyper).update(grads, state, params, t)
 
 
 def gradient_and_product(program: Program, params: PyTree, t: Any) -> tuple[PyTree, Any]:
     """g_t, and the linear map p ↦ (H p, Mᵀ p), which shares its work with g_t."""
-
-    def gradients(params: PyTree) -> tuple[PyTree, PyTree]:
-        return jax.grad(program.training.step_loss, argnums=(0, 1))(params, program.hyper, t, program.key)
-
-    (grads, _), product = jax.linearize(gradients, params)
+    (grads, _), product = jax.linearize(lambda params: program.gradients(params, t), params)
     return grads, product
 
 

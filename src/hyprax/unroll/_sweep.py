@@ -25,17 +25,17 @@ class Sweep:
         self._run, self._attempt, self._journal = run, attempt, journal
         self._rows: list[PyTree] = []
         self._last: Forward | None = None
-        self._carry: Any = run.draft.start
+        self._carry: Any = run.draft.start() if journal.position is None else None
         self._at = 0
         if journal.position is not None:
             self._restore(*journal.position[1:])
 
     def _restore(self, back: int, at: int, rows: int, taken: int) -> None:
         run = self._run
-        start = run.draft.start
+        start = run.draft.start()
         with wide():
             template = {
-                "carry": _untouched(run, start) if back else start,
+                "carry": untouched(run, start) if back else start,
                 "last": start if back else None,
                 "rows": blank_rows(run.setup.program, run.draft.weights, rows),
                 "spill": run.words_before(at),
@@ -45,10 +45,11 @@ class Sweep:
         self._carry, self._last, self._rows, self._at = state["carry"], state["last"], state["rows"], at
 
     def forward(self) -> Forward:
-        """The end of the run."""
+        """The end of the run, which the sweep back uses up."""
         if self._last is not None:
             return self._last
         run, training, carry = self._run, self._run.setup.program.training, self._carry
+        self._carry = None
         due = range(0, training.steps, training.every) if training.metrics is not None else range(0)
         for lo, hi in run.pieces(itertools.chain(due, self._journal.stops(training.steps))):
             if lo < self._at:
@@ -57,46 +58,57 @@ class Sweep:
                 self._rows.append(measure(run.setup.program, run.weights(carry), index(lo)))
             with wide():
                 carry = run.forward(carry, lo, hi)
-            self._passed(hi, f"step {hi:,}", 0, hi, carry, None)
+            self._passed(hi, f"step {hi:,}", 0, hi, carry)
+        self._last = carry
         return carry
 
     def metrics(self) -> PyTree:
         """The metrics along the way, stacked; `None` where there are none."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *self._rows) if self._rows else None
 
-    def backward(self, last: Forward, dparams: PyTree, dhyper: PyTree) -> Backward:
+    def backward(self, dparams: PyTree, dhyper: PyTree) -> Backward:
         """The start of the run recovered, with the adjoint there, from that of the weights at its end and ∂_λ F."""
         run, steps = self._run, self._run.draft.steps
         with wide():
-            if self._last is not None:
+            if self._carry is not None:
                 carry, reached = self._carry, self._at
             else:
-                blank = _untouched(run, last)
-                carry, reached = (
-                    Backward(last.words, jax.tree.leaves(dparams), blank.dstates, dhyper, blank.dtables),
-                    steps,
-                )
+                carry, reached = _ended(run, self.forward(), dparams, dhyper), steps
+                self._last = self._journal.copied(self._last)
+            self._carry = None
             for lo, hi in reversed(run.pieces(iter(self._journal.stops(steps)))):
                 if hi > reached:
                     continue
                 carry = run.backward(carry, lo, hi)
-                self._passed(steps + BACKWARDS * (steps - lo), f"back at step {lo:,}", 1, lo, carry, last)
+                self._passed(steps + BACKWARDS * (steps - lo), f"back at step {lo:,}", 1, lo, carry)
         return carry
 
-    def _passed(self, done: int, text: str, back: int, at: int, carry: Any, last: Forward | None) -> None:
+    def _passed(self, done: int, text: str, back: int, at: int, carry: Any) -> None:
         spill = self._run.spill
         position = [self._attempt, back, at, len(self._rows), spill.bytes]
-        state = {"carry": carry, "last": last, "rows": self._rows, "spill": spill.words()}
+        state = {"carry": carry, "last": self._last, "rows": self._rows, "spill": spill.words()}
         self._journal.passed(done, text, position, state)
 
 
-def _untouched(run: ExactRun, last: Forward) -> Backward:
+def _ended(run: ExactRun, last: Forward, dparams: PyTree, dhyper: PyTree) -> Backward:
+    """What the sweep back starts from. Sweeps use up what they are given: all but the words is a copy of its own."""
+    blank = untouched(run, last)
+    dweights = run.setup.layout.packing.join(dparams)
+    return Backward(
+        last.words, jax.tree.map(jnp.copy, dweights), blank.dstates, jax.tree.map(jnp.copy, dhyper), blank.dtables
+    )
+
+
+def untouched(run: ExactRun, last: Forward) -> Backward:
     """The words of the end of the run, and zeros for the adjoint."""
-    weights = jax.tree.leaves(run.draft.weights)
+    vectors = run.setup.layout.packing.vectors
     return Backward(
         last.words,
-        [jnp.zeros_like(leaf) for leaf in weights],
-        [dict.fromkeys(run.setup.layout.rule.states, jnp.zeros_like(leaf)) for leaf in weights],
+        [jnp.zeros((vector.size,), vector.dtype) for vector in vectors],
+        [
+            {name: jnp.zeros((vector.size,), vector.dtype) for name in run.setup.layout.rule.states}
+            for vector in vectors
+        ],
         jax.tree.map(jnp.zeros_like, run.setup.program.hyper),
         {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()},
     )

@@ -61,8 +61,10 @@ class Training(eqx.Module):
             if not callable(thing):
                 raise ValueError(f"Training: given {name} of type {type(thing).__name__}, allowed are functions.")
         steps, every = operator.index(steps), operator.index(every)
-        if steps < 1 or every < 1:
-            raise ValueError(f"Training: given steps {steps}, every {every}, allowed are integers >= 1.")
+        if not (1 <= steps < 2**31 and every >= 1):  # a step's number is an int32 inside compiled loops
+            raise ValueError(
+                f"Training: given steps {steps}, every {every}, allowed are steps from 1 to 2**31 - 1 and every >= 1."
+            )
         self.loss, self.init, self.optimizer, self.batches = loss, init, optimizer, batches
         self.steps, self.keyed, self.metrics, self.every = steps, keyed, metrics, every
 

@@ -14,6 +14,7 @@ from ._preconditioners import (
     Nystrom as Nystrom,
 )
 from ._solver import (
+    TRUE_SYSTEM as TRUE_SYSTEM,
     AbstractAdjointSolver as AbstractAdjointSolver,
     AdjointSystem as AdjointSystem,
     LinearSolution as LinearSolution,

@@ -11,7 +11,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ..._trees import tree_axpy, tree_dot, tree_norm, tree_size, tree_sub
 from .._inner_loss import Product
 from ._preconditioners import AbstractPreconditioner
-from ._solver import AbstractAdjointSolver, AdjointSystem, LinearSolution, check_settings, damped, zeros_like
+from ._solver import (
+    AbstractAdjointSolver,
+    AdjointSystem,
+    LinearSolution,
+    check_settings,
+    damped,
+    damped_system,
+    zeros_like,
+)
 
 
 class _Carry(eqx.Module):
@@ -106,7 +114,7 @@ class CG(AbstractAdjointSolver):
     tolerance: float | None = None
     max_steps: int | None = None
     preconditioner: AbstractPreconditioner | None = None
-    damping: float = eqx.field(static=True, default=0.0)  # pyright: ignore[reportIncompatibleMethodOverride]
+    damping: float = eqx.field(static=True, default=0.0)
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{hestenes1952methods, author = {Hestenes, Magnus R. and Stiefel, Eduard},
@@ -118,6 +126,10 @@ class CG(AbstractAdjointSolver):
     def __check_init__(self):
         check_settings("CG", self.tolerance, self.max_steps, self.damping)
 
+    @property
+    def system(self) -> str:
+        return damped_system(self.damping)
+
     def solve(self, system: AdjointSystem) -> LinearSolution:
         own, spent = (system.preconditioner, 0) if self.preconditioner is None else self.preconditioner.prepare(system)
         found = conjugate_gradients(
@@ -128,4 +140,6 @@ class CG(AbstractAdjointSolver):
             preconditioner=own,
             max_steps=2 * tree_size(system.rhs) + 20 if self.max_steps is None else self.max_steps,
         )
-        return LinearSolution(found.value, found.steps, found.products + spent, found.curvature - self.damping)
+        return LinearSolution(
+            found.value, found.steps, found.products + spent, found.curvature - self.damping, self.damping
+        )

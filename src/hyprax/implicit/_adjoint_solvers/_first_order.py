@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..._trees import tree_norm, tree_sub
+from ..._trees import tree_axpy, tree_norm, tree_sub
+from .._heavy_ball import heavy_ball_step
 from ._solver import AdjointSystem, LinearSolution, unmeasured
 
 
@@ -26,9 +27,10 @@ def iterate(
         return (norm > system.residual) & jnp.isfinite(norm) & (carry.steps < max_steps)
 
     def advance(carry: _Carry) -> _Carry:
-        new = jax.tree.map(lambda q, r: q - step * r, carry.value, carry.residual)
-        if momentum is not None:
-            new = jax.tree.map(lambda x, q, b: x + momentum * (q - b), new, carry.value, carry.before)
+        if momentum is None:
+            new = tree_axpy(-step, carry.residual, carry.value)
+        else:
+            new = heavy_ball_step(carry.value, carry.before, carry.residual, step, momentum)
         return _Carry(new, carry.value, tree_sub(system.product(new), system.rhs), carry.steps + 1)
 
     begun = tree_sub(system.product(system.start), system.rhs)

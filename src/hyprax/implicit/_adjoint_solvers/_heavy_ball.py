@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from jaxtyping import Array
 
-from .._spectrum import check_spectrum, heavy_ball_constants, resolve
+from .._heavy_ball import POLYAK, heavy_ball_constants
+from .._spectrum import check_spectrum, resolve
 from ._first_order import iterate
 from ._solver import AbstractAdjointSolver, AdjointSystem, LinearSolution, check_settings
 
@@ -31,12 +32,7 @@ class AdjointHeavyBall(AbstractAdjointSolver):
     smoothness: float | Array | None = None
     strong_convexity: float | Array | None = None
 
-    citations: ClassVar[tuple[str, ...]] = (
-        """@article{polyak1964some, author = {Polyak, Boris T.},
-  title = {Some methods of speeding up the convergence of iteration methods},
-  journal = {USSR Computational Mathematics and Mathematical Physics},
-  volume = {4}, number = {5}, pages = {1--17}, year = {1964}}""",
-    )
+    citations: ClassVar[tuple[str, ...]] = (POLYAK,)
 
     def __check_init__(self):
         check_settings("AdjointHeavyBall", self.tolerance, self.max_steps)

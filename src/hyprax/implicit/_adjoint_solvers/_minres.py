@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._trees import tree_axpy, tree_dot, tree_norm, tree_scale, tree_size, tree_sub
-from ._solver import AbstractAdjointSolver, AdjointSystem, LinearSolution, check_settings, damped, zeros_like
+from ._solver import (
+    AbstractAdjointSolver,
+    AdjointSystem,
+    LinearSolution,
+    check_settings,
+    damped,
+    damped_system,
+    zeros_like,
+)
 
 
 class _Carry(eqx.Module):
@@ -49,7 +57,7 @@ class MINRES(AbstractAdjointSolver):
 
     tolerance: float | None = None
     max_steps: int | None = None
-    damping: float = eqx.field(static=True, default=0.0)  # pyright: ignore[reportIncompatibleMethodOverride]
+    damping: float = eqx.field(static=True, default=0.0)
 
     solves_indefinite: ClassVar[bool] = True
     citations: ClassVar[tuple[str, ...]] = (
@@ -60,6 +68,10 @@ class MINRES(AbstractAdjointSolver):
 
     def __check_init__(self):
         check_settings("MINRES", self.tolerance, self.max_steps, self.damping)
+
+    @property
+    def system(self) -> str:
+        return damped_system(self.damping)
 
     def solve(self, system: AdjointSystem) -> LinearSolution:
         product = damped(system.product, self.damping)
@@ -123,4 +135,6 @@ class MINRES(AbstractAdjointSolver):
         )
         last = jax.lax.while_loop(unfinished, step, begin)
         rounding = 1000 * jnp.finfo(beta.dtype).eps * last.largest
-        return LinearSolution(last.value, last.steps, last.steps + 1, last.least + rounding - self.damping)
+        return LinearSolution(
+            last.value, last.steps, last.steps + 1, last.least + rounding - self.damping, self.damping
+        )

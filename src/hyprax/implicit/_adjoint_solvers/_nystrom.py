@@ -27,7 +27,7 @@ class NystromSolver(AbstractAdjointSolver):
     """
 
     rank: int
-    damping: float = eqx.field(static=True, default=1e-2)  # pyright: ignore[reportIncompatibleMethodOverride]
+    damping: float = eqx.field(static=True, default=1e-2)
     seed: int = 0
     tolerance: float | None = None
 
@@ -55,4 +55,4 @@ class NystromSolver(AbstractAdjointSolver):
         inside = sketch.basis.T @ flat
         gain = 1 / (sketch.values + self.damping) - 1 / self.damping
         value = flat / self.damping + sketch.basis @ (gain * inside)
-        return LinearSolution(unravel(value), count(self.rank), count(self.rank), unmeasured(system.rhs))
+        return LinearSolution(unravel(value), count(self.rank), count(self.rank), unmeasured(system.rhs), self.damping)

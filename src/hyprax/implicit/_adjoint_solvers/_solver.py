@@ -12,6 +12,8 @@ from ..._trees import tree_axpy, tree_dtype
 from .._inner_loss import Product
 from .._spectrum import Spectrum
 
+TRUE_SYSTEM = "A q = ∇f"
+
 
 class AdjointSystem(eqx.Module):
     """A q = rhs, to be solved from `start` to ‖A q - rhs‖₂ <= `residual`.
@@ -36,12 +38,14 @@ class LinearSolution(eqx.Module):
 
     - `steps`: iterations; `products`: products with A, all of them.
     - `curvature`: the least vᵀAv/vᵀv that was met on the way, raised by its rounding; infinite where none was measured.
+    - `damping`: ρ, where (A + ρI) q = ∇f was solved instead: the residual is judged with it.
     """
 
     value: PyTree
     steps: Int[Array, ""]
     products: Int[Array, ""]
     curvature: Float[Array, ""]
+    damping: float = eqx.field(static=True, default=0.0)
 
 
 class AbstractAdjointSolver(eqx.Module):
@@ -55,14 +59,9 @@ class AbstractAdjointSolver(eqx.Module):
     """Whether an A with eigenvalues of both signs is solved too."""
 
     @property
-    def damping(self) -> float:
-        """ρ of the system (A + ρI) q = ∇f that is solved; 0 for the true one."""
-        return 0.0
-
-    @property
     def system(self) -> str:
-        """The system that is solved: certificates name it where it is not A q = ∇f."""
-        return f"(A + {self.damping:g} I) q = ∇f, damped" if self.damping else "A q = ∇f"
+        """The system that is solved: certificates name it where it is not A q = ∇f, or not to the end."""
+        return TRUE_SYSTEM
 
     @abc.abstractmethod
     def solve(self, system: AdjointSystem) -> LinearSolution:
@@ -72,6 +71,11 @@ class AbstractAdjointSolver(eqx.Module):
 def damped(product: Product, damping: float) -> Product:
     """v ↦ (A + ρI) v."""
     return (lambda v: tree_axpy(damping, v, product(v))) if damping else product
+
+
+def damped_system(damping: float) -> str:
+    """The name of (A + ρI) q = ∇f."""
+    return f"(A + {damping:g} I) q = ∇f, damped" if damping else TRUE_SYSTEM
 
 
 def unmeasured(like: PyTree) -> Float[Array, ""]:

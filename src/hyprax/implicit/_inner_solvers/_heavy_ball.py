@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-import jax
 from jaxtyping import Array, Float, PyTree
 
+from .._heavy_ball import POLYAK, heavy_ball_constants, heavy_ball_step
 from .._inner_loss import AbstractInnerLoss, Point
-from .._spectrum import Spectrum, check_spectrum, heavy_ball_constants
+from .._spectrum import Spectrum, check_spectrum
 from ._first_order import descend
 from ._solver import AbstractInnerSolver, Minimum, check_settings
 
@@ -33,12 +33,7 @@ class HeavyBall(AbstractInnerSolver):
     smoothness: float | Array | None = None
     strong_convexity: float | Array | None = None
 
-    citations: ClassVar[tuple[str, ...]] = (
-        """@article{polyak1964some, author = {Polyak, Boris T.},
-  title = {Some methods of speeding up the convergence of iteration methods},
-  journal = {USSR Computational Mathematics and Mathematical Physics},
-  volume = {4}, number = {5}, pages = {1--17}, year = {1964}}""",
-    )
+    citations: ClassVar[tuple[str, ...]] = (POLYAK,)
 
     def __check_init__(self):
         check_settings("HeavyBall", self.tolerance, self.max_steps)
@@ -46,11 +41,7 @@ class HeavyBall(AbstractInnerSolver):
 
     def minimise(self, loss: AbstractInnerLoss, hyper: PyTree, params: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         def advance(point: Point, memory: PyTree, spectrum: Spectrum) -> tuple[PyTree, PyTree]:
-            step, momentum = heavy_ball_constants(spectrum)
-            new = jax.tree.map(
-                lambda w, g, before: w - step * g + momentum * (w - before), point.params, point.grad, memory
-            )
-            return new, point.params
+            return heavy_ball_step(point.params, memory, point.grad, *heavy_ball_constants(spectrum)), point.params
 
         constants = (self.strong_convexity, self.smoothness)
         return descend(loss, hyper, params, tolerance, self.max_steps, constants, advance)

@@ -26,7 +26,7 @@ class _RoundingAwareArmijo(optx.BacktrackingArmijo):
     wrong signs. An increase of a few rounding units is no evidence against a step (Hager and Zhang 2005).
     """
 
-    def step(self, first_step, y, y_eval, f_info, f_eval_info, state):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, first_step, y, y_eval, f_info, f_eval_info, state):
         f, f_eval = f_info.as_min(), f_eval_info.as_min()
         rounding = jnp.abs(f_eval - f) <= value_slack(f)
         step_size, accept, result, new_state = super().step(first_step, y, y_eval, f_info, f_eval_info, state)

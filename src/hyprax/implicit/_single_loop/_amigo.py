@@ -1,6 +1,6 @@
 """AmIGO: a few warm-started stochastic steps of the inner problem, then of the adjoint, then a direction."""
 
-from typing import ClassVar, SupportsIndex
+from typing import ClassVar, Unpack
 
 import equinox as eqx
 import jax
@@ -10,8 +10,7 @@ from ..._objective import Hypergradient
 from ..._trees import tree_axpy, tree_sub
 from .._bounds import OuterLoss
 from .._optimum import Optimum
-from ._base import AbstractSingleLoop, Rate, SingleLoopState, directions, terms
-from ._soba import checked_count
+from ._base import AbstractSingleLoop, Sampling, SingleLoopState, checked_count, directions, terms
 
 
 class AmIGO(AbstractSingleLoop):
@@ -43,26 +42,13 @@ class AmIGO(AbstractSingleLoop):
         outer_loss: OuterLoss,
         outer_data: PyTree = None,
         *,
-        rate: Rate | None = None,
-        adjoint_rate: Rate | None = None,
-        batch_size: SupportsIndex = 64,
-        outer_batch_size: SupportsIndex | None = None,
         inner_steps: int = 10,
         adjoint_steps: int = 10,
-        key: Array,
+        **sampling: Unpack[Sampling],
     ):
         self.inner_steps = checked_count("AmIGO", "inner_steps", inner_steps)
         self.adjoint_steps = checked_count("AmIGO", "adjoint_steps", adjoint_steps)
-        super().__init__(
-            optimum,
-            outer_loss,
-            outer_data,
-            rate=rate,
-            adjoint_rate=adjoint_rate,
-            batch_size=batch_size,
-            outer_batch_size=outer_batch_size,
-            key=key,
-        )
+        super().__init__(optimum, outer_loss, outer_data, **sampling)
 
     def _advance(self, hyper: PyTree, state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:
         rate, adjoint_rate = self._rates(hyper, state.step)
@@ -86,5 +72,5 @@ class AmIGO(AbstractSingleLoop):
         last = terms(inner, block(count - 1), params, hyper, adjoint)
         # A step of each loop takes one derivative an example, the last block those of a joint step.
         passes = (count - 1) * inner.blocks.rows_of_a_block + inner.passes_of_a_block + self.outer.passes_of_a_block
-        new = SingleLoopState(params, adjoint, state.step)
+        new = SingleLoopState(params, adjoint, state.step + 1)
         return self._answer(hyper, state, new, directions(last, outer), passes)

@@ -3,7 +3,7 @@
 import abc
 import operator
 from collections.abc import Callable
-from typing import SupportsIndex
+from typing import Any, Required, SupportsIndex, TypedDict
 
 import equinox as eqx
 import jax
@@ -30,8 +30,18 @@ REASON = (
 )
 
 
+class Sampling(TypedDict, total=False):
+    """The settings of every method, by keyword, as `AbstractSingleLoop` explains them."""
+
+    rate: Rate | None
+    adjoint_rate: Rate | None
+    batch_size: SupportsIndex
+    outer_batch_size: SupportsIndex | None
+    key: Required[Array]
+
+
 class SingleLoopState(eqx.Module):
-    """The inner variable w, the adjoint v (A v ≈ ∇f), the number of calls so far, and the method's memory, if any.
+    """The inner variable w, the adjoint v (A v ≈ ∇f), the number of the next step, and the method's memory, if any.
 
     Batches are functions of the number of the step, so nothing random is kept.
     """
@@ -245,36 +255,51 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         def kept(a: PyTree, b: PyTree) -> PyTree:
             return jax.tree.map(lambda x, y: jnp.where(finite, x, y), a, b)
 
-        state = SingleLoopState(kept(new.params, old.params), kept(new.adjoint, old.adjoint), old.step + 1, new.memory)
+        state = SingleLoopState(kept(new.params, old.params), kept(new.adjoint, old.adjoint), new.step, new.memory)
         return answer, state
 
 
 def moved(
     state: SingleLoopState, step: Directions, rates: tuple[Array, Array], memory: PyTree = None
 ) -> SingleLoopState:
-    """w - ρ D_w and v - ρ_v D_v."""
+    """w - ρ D_w and v - ρ_v D_v, one step on."""
     params = tree_axpy(-rates[0], step.params, state.params)
     adjoint = tree_axpy(-rates[1], step.adjoint, state.adjoint)
-    return SingleLoopState(params, adjoint, state.step, memory)
+    return SingleLoopState(params, adjoint, state.step + 1, memory)
 
 
 def joint_steps(
+    objective: AbstractSingleLoop,
     step: Callable[[PyTree, SingleLoopState], tuple[Directions, SingleLoopState]],
     hyper: PyTree,
     state: SingleLoopState,
     count: int,
-) -> tuple[Directions, SingleLoopState]:
+) -> tuple[Hypergradient, SingleLoopState]:
     """`count` steps at the same hyperparameters: the mean of D_λ and of the values, and the last D_w and D_v."""
-    if count == 1:
-        return step(hyper, state)
 
     def one(carry: SingleLoopState, _: None) -> tuple[SingleLoopState, Directions]:
         made, carry = step(hyper, carry)
-        return eqx.tree_at(lambda s: s.step, carry, carry.step + 1), made
+        return carry, made
 
-    state, made = jax.lax.scan(one, state, length=count)
-    last = jax.tree.map(lambda leaf: leaf[-1], made)
-    return Directions(last.params, last.adjoint, *jax.tree.map(lambda x: x.mean(0), (made.hyper, made.value))), state
+    if count == 1:
+        made, new = step(hyper, state)
+    else:
+        new, steps = jax.lax.scan(one, state, length=count)
+        last = jax.tree.map(lambda leaf: leaf[-1], steps)
+        means = jax.tree.map(lambda x: x.mean(0), (steps.hyper, steps.value))
+        made = Directions(last.params, last.adjoint, *means)
+    passes = count * (objective.inner.passes_of_a_block + objective.outer.passes_of_a_block)
+    return objective._answer(hyper, state, new, made, passes)
+
+
+def checked_count(name: str, label: str, count: Any) -> int:
+    """A number of steps.
+
+    **Raises:** `ValueError` for anything but an integer of at least 1.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name}: given {label} {count!r}, allowed are integers >= 1.")
+    return count
 
 
 def _advance(fixed: tuple[AbstractSingleLoop, PyTree], state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:

@@ -1,6 +1,6 @@
 """SABA: SOBA with the variance reduction of SAGA in all three directions."""
 
-from typing import ClassVar, SupportsIndex
+from typing import ClassVar, Unpack
 
 import equinox as eqx
 import jax
@@ -11,8 +11,17 @@ from ..._objective import Hypergradient
 from ..._trees import tree_all_finite, tree_axpy, tree_sub
 from .._bounds import OuterLoss
 from .._optimum import Optimum
-from ._base import AbstractSingleLoop, Directions, Rate, SingleLoopState, directions, joint_steps, moved
-from ._soba import DAGREOU, checked_count
+from ._base import (
+    AbstractSingleLoop,
+    Directions,
+    Sampling,
+    SingleLoopState,
+    checked_count,
+    directions,
+    joint_steps,
+    moved,
+)
+from ._soba import DAGREOU
 from ._sums import AbstractSum, Terms, block_codes, mean_terms
 
 
@@ -92,25 +101,12 @@ class SABA(AbstractSingleLoop):
         outer_loss: OuterLoss,
         outer_data: PyTree = None,
         *,
-        rate: Rate | None = None,
-        adjoint_rate: Rate | None = None,
-        batch_size: SupportsIndex = 64,
-        outer_batch_size: SupportsIndex | None = None,
         steps: int = 1,
         donate: bool = False,
-        key: Array,
+        **sampling: Unpack[Sampling],
     ):
         self.steps, self.donate = checked_count("SABA", "steps", steps), donate
-        super().__init__(
-            optimum,
-            outer_loss,
-            outer_data,
-            rate=rate,
-            adjoint_rate=adjoint_rate,
-            batch_size=batch_size,
-            outer_batch_size=outer_batch_size,
-            key=key,
-        )
+        super().__init__(optimum, outer_loss, outer_data, **sampling)
 
     @property
     def _in_place(self) -> bool:
@@ -130,6 +126,4 @@ class SABA(AbstractSingleLoop):
         return step, moved(state, step, self._rates(hyper, state.step), (inner_memory, outer_memory))
 
     def _advance(self, hyper: PyTree, state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:
-        step, new = joint_steps(self._step, hyper, state, self.steps)
-        passes = self.steps * (self.inner.passes_of_a_block + self.outer.passes_of_a_block)
-        return self._answer(hyper, state, new, step, passes)
+        return joint_steps(self, self._step, hyper, state, self.steps)

@@ -1,29 +1,29 @@
 """SOBA: one stochastic step of the inner variable and of the adjoint a call."""
 
-from typing import Any, ClassVar, SupportsIndex
+from typing import ClassVar, Unpack
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..._objective import Hypergradient
 from .._bounds import OuterLoss
 from .._optimum import Optimum
-from ._base import AbstractSingleLoop, Directions, Rate, SingleLoopState, directions, joint_steps, moved, terms
+from ._base import (
+    AbstractSingleLoop,
+    Directions,
+    Sampling,
+    SingleLoopState,
+    checked_count,
+    directions,
+    joint_steps,
+    moved,
+    terms,
+)
 
 DAGREOU = """@inproceedings{dagreou2022framework, author = {Dagr{\\'e}ou, Mathieu and Ablin, Pierre and Vaiter, Samuel
   and Moreau, Thomas}, title = {A framework for bilevel optimization that enables stochastic and global variance
   reduction algorithms}, booktitle = {Advances in Neural Information Processing Systems}, year = {2022},
   note = {arXiv:2201.13409}}"""
-
-
-def checked_count(name: str, label: str, count: Any) -> int:
-    """A number of steps.
-
-    **Raises:** `ValueError` for anything but an integer of at least 1.
-    """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name}: given {label} {count!r}, allowed are integers >= 1.")
-    return count
 
 
 class SOBA(AbstractSingleLoop):
@@ -50,24 +50,11 @@ class SOBA(AbstractSingleLoop):
         outer_loss: OuterLoss,
         outer_data: PyTree = None,
         *,
-        rate: Rate | None = None,
-        adjoint_rate: Rate | None = None,
-        batch_size: SupportsIndex = 64,
-        outer_batch_size: SupportsIndex | None = None,
         steps: int = 1,
-        key: Array,
+        **sampling: Unpack[Sampling],
     ):
         self.steps = checked_count("SOBA", "steps", steps)
-        super().__init__(
-            optimum,
-            outer_loss,
-            outer_data,
-            rate=rate,
-            adjoint_rate=adjoint_rate,
-            batch_size=batch_size,
-            outer_batch_size=outer_batch_size,
-            key=key,
-        )
+        super().__init__(optimum, outer_loss, outer_data, **sampling)
 
     def _step(self, hyper: PyTree, state: SingleLoopState) -> tuple[Directions, SingleLoopState]:
         point = (state.params, hyper, state.adjoint)
@@ -77,6 +64,4 @@ class SOBA(AbstractSingleLoop):
         return step, moved(state, step, self._rates(hyper, state.step))
 
     def _advance(self, hyper: PyTree, state: SingleLoopState) -> tuple[Hypergradient, SingleLoopState]:
-        step, new = joint_steps(self._step, hyper, state, self.steps)
-        passes = self.steps * (self.inner.passes_of_a_block + self.outer.passes_of_a_block)
-        return self._answer(hyper, state, new, step, passes)
+        return joint_steps(self, self._step, hyper, state, self.steps)

@@ -1,7 +1,7 @@
 """The families by name: data checked, the loss chosen."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ._design import Design, as_design
 from ._generalised_linear import GeneralisedLinear
-from ._losses import LogisticLoss, PoissonLoss, PseudoHuberLoss, SoftmaxLoss, SquaredLoss
+from ._losses import AbstractPointLoss, LogisticLoss, PoissonLoss, PseudoHuberLoss, SoftmaxLoss, SquaredLoss
 
 Selector = Callable[[PyTree], Any]
 
@@ -32,6 +32,26 @@ def _numbers(name: str, inputs: Any, targets: Any, ndims: tuple[int, ...]) -> tu
         allowed = " or ".join("(n,)" if k == 1 else "(n, C)" for k in ndims)
         raise ValueError(f"{name}: given targets {targets.dtype}{targets.shape}, allowed are numbers {allowed}.")
     return inputs, jnp.asarray(targets, inputs.dtype), targets
+
+
+Terms: TypeAlias = tuple[Selector | float, Any, Selector | None, Any]
+"""`penalty`, `penalty_groups`, `weights` and `weight_groups`, as every family is given them."""
+
+
+def _family(
+    inputs: Design, targets: Array, loss: AbstractPointLoss, outputs: int | None, terms: Terms
+) -> GeneralisedLinear:
+    penalty, groups, weights, weight_groups = terms
+    return GeneralisedLinear(
+        inputs,
+        targets,
+        loss,
+        outputs,
+        penalty=penalty,
+        penalty_groups=groups,
+        weights=weights,
+        weight_groups=weight_groups,
+    )
 
 
 def Softmax(
@@ -74,16 +94,8 @@ def Softmax(
         raise ValueError(f"Softmax: given labels {targets.min()} to {targets.max()}, allowed are 0 to {classes - 1}.")
     if classes < 2 or np.all(targets == targets[0]):
         raise ValueError("Softmax: given a single class, allowed are two or more.")
-    return GeneralisedLinear(
-        inputs,
-        jnp.asarray(targets),
-        SoftmaxLoss(),
-        classes,
-        penalty=penalty,
-        penalty_groups=penalty_groups,
-        weights=weights,
-        weight_groups=weight_groups,
-    )
+    labels = jnp.asarray(targets)
+    return _family(inputs, labels, SoftmaxLoss(), classes, (penalty, penalty_groups, weights, weight_groups))
 
 
 def Logistic(
@@ -110,16 +122,8 @@ def Logistic(
         raise ValueError("Logistic: given targets other than 0 and 1, allowed are 0 and 1, of shape (n,).")
     if np.all(targets == targets[0]):
         raise ValueError("Logistic: given a single class, allowed are both.")
-    return GeneralisedLinear(
-        inputs,
-        jnp.asarray(targets, inputs.dtype),
-        LogisticLoss(),
-        None,
-        penalty=penalty,
-        penalty_groups=penalty_groups,
-        weights=weights,
-        weight_groups=weight_groups,
-    )
+    numbers = jnp.asarray(targets, inputs.dtype)
+    return _family(inputs, numbers, LogisticLoss(), None, (penalty, penalty_groups, weights, weight_groups))
 
 
 def Squared(
@@ -141,16 +145,8 @@ def Squared(
     **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d,)` or `(d, C)`.
     """
     inputs, numbers, targets = _numbers("Squared", inputs, targets, (1, 2))
-    return GeneralisedLinear(
-        inputs,
-        numbers,
-        SquaredLoss(),
-        None if targets.ndim == 1 else targets.shape[1],
-        penalty=penalty,
-        penalty_groups=penalty_groups,
-        weights=weights,
-        weight_groups=weight_groups,
-    )
+    outputs = None if targets.ndim == 1 else targets.shape[1]
+    return _family(inputs, numbers, SquaredLoss(), outputs, (penalty, penalty_groups, weights, weight_groups))
 
 
 def Poisson(
@@ -176,16 +172,7 @@ def Poisson(
     inputs, numbers, targets = _numbers("Poisson", inputs, targets, (1,))
     if np.any(targets < 0):
         raise ValueError(f"Poisson: given a target {targets.min()}, allowed are numbers >= 0.")
-    return GeneralisedLinear(
-        inputs,
-        numbers,
-        PoissonLoss(),
-        None,
-        penalty=penalty,
-        penalty_groups=penalty_groups,
-        weights=weights,
-        weight_groups=weight_groups,
-    )
+    return _family(inputs, numbers, PoissonLoss(), None, (penalty, penalty_groups, weights, weight_groups))
 
 
 def PseudoHuber(
@@ -212,13 +199,5 @@ def PseudoHuber(
     if not (np.isfinite(delta) and delta > 0):
         raise ValueError(f"PseudoHuber: given delta {delta}, allowed are finite numbers > 0.")
     inputs, numbers, _ = _numbers("PseudoHuber", inputs, targets, (1,))
-    return GeneralisedLinear(
-        inputs,
-        numbers,
-        PseudoHuberLoss(float(delta)),
-        None,
-        penalty=penalty,
-        penalty_groups=penalty_groups,
-        weights=weights,
-        weight_groups=weight_groups,
-    )
+    loss = PseudoHuberLoss(float(delta))
+    return _family(inputs, numbers, loss, None, (penalty, penalty_groups, weights, weight_groups))

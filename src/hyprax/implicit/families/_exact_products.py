@@ -57,7 +57,8 @@ def _design_slices(x: Design, by_row: bool, bits: int) -> tuple[Design, Design, 
         largest = jax.ops.segment_max(jnp.abs(entries), places, num_segments=count, indices_are_sorted=True)
         scale = _scale(jnp.maximum(largest, 0))[places]
         which = (lambda s: s.by_row[0]) if by_row else (lambda s: s.by_column[0])
-        return tuple(eqx.tree_at(which, x, part) for part in _slices(entries, scale, bits))  # pyright: ignore
+        x1, x2, rest = _slices(entries, scale, bits)
+        return eqx.tree_at(which, x, x1), eqx.tree_at(which, x, x2), eqx.tree_at(which, x, rest)
     scale = _scale(jnp.max(jnp.abs(x), axis=1 if by_row else 0, keepdims=True))
     return _slices(x, scale, bits)
 

@@ -70,6 +70,9 @@ def _sparse_sums(x: SparseDesign, with_gram: bool) -> _Sums:
     )
 
 
+LARGEST_ENTRY = 1e60
+
+
 class DesignNorms(eqx.Module):
     """Upper bounds of norms of a data matrix X `(n, d)`, worked out once: products with |X| are then never needed.
 
@@ -97,6 +100,12 @@ def measured(x: Design) -> tuple[DesignNorms, np.ndarray | None]:
     unit = np.finfo(np.float64).eps / 2
     if 0 in x.shape:
         return DesignNorms(jnp.zeros(()), jnp.zeros(n), jnp.zeros(d)), None
+    largest = float(jnp.max(jnp.abs(x.by_row[0] if isinstance(x, SparseDesign) else x), initial=0.0))
+    if not largest <= LARGEST_ENTRY:
+        raise ValueError(
+            f"data: given an entry of size {largest:.3g}, allowed are at most {LARGEST_ENTRY:g}: bounds take "
+            "powers of it; scale the data."
+        )
     with_gram = d <= DENSE_LIMIT
     sums = _sparse_sums(x, with_gram) if isinstance(x, SparseDesign) else _dense_sums(x, with_gram)
     trace = float(np.sum(sums.row_squares)) * (1 + 2 * (n * d + 12) * unit)
