@@ -49,7 +49,7 @@ def cells(seeds: dict[str, int], quick: bool) -> list[tuple[str, str, str, int]]
     for seed in range(max(seeds.values())):
         for name in (name for name in SETS if seed < seeds[name]):
             for version in ["fully rotated"] if quick else list(TRUTH):
-                methods = (NONE, LEARNED, RIGHT) if TRUTH[version] else (NONE, LEARNED)
+                methods = (NONE, LEARNED, RIGHT) if TRUTH[version] and not quick else (NONE, LEARNED)
                 once = seed == 0 and name == "mnist" and not quick
                 if version == "fully rotated" and once:
                     methods += (BOUND,)
@@ -151,7 +151,7 @@ def _logits(problem: ev.Problem, x: Array) -> Array:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: 200 images, one version of MNIST, few epochs")
+    parser.add_argument("--quick", action="store_true", help="a minute: 200 images, one version of MNIST, two methods")
     parser.add_argument("--seeds", type=int, nargs=2, default=[3, 3], metavar=("M", "F"), help="for the two data sets")
     given = parser.parse_args()
     sizes = QUICK if given.quick else FULL

@@ -21,8 +21,8 @@ HERE = results_folder(__file__)
 SPLITS = {
     "yacht": {TENSOR: 10, INPUT: 10, EXACT: 10, SCALES: 3, PROCESS: 10, GRID: 10, MOVED: 1},
     "boston": {TENSOR: 10, INPUT: 10, PROCESS: 5, GRID: 5},
-    "energy": {TENSOR: 5, INPUT: 5, EXACT: 1, PROCESS: 2, GRID: 2},
-    "concrete": {TENSOR: 5, INPUT: 5, EXACT: 1, SCALES: 1, PROCESS: 2, GRID: 2},
+    "energy": {TENSOR: 10, INPUT: 10, EXACT: 3, PROCESS: 5, GRID: 5},
+    "concrete": {TENSOR: 10, INPUT: 10, EXACT: 3, SCALES: 3, PROCESS: 5, GRID: 5},
     "wine_red": {TENSOR: 2, INPUT: 2, GRID: 1},
     "power": {TENSOR: 1, INPUT: 1},
 }
