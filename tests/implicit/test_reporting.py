@@ -176,6 +176,7 @@ def test_strengths_computed_on_the_way_are_not_certified():
     assert hx.hypergradient(plain, {"penalty": jnp.asarray(0.3)}).certificate.kind == "none"
 
 
+@pytest.mark.optimised  # scalars all along: XLA's light way to compile repeats them without end
 @pytest.mark.parametrize("strength", [1e-10, 1e10])
 def test_extreme_strengths_on_separable_data_are_bounded_or_reported(strength):
     x = np.concatenate([np.full((10, 1), -1.0), np.full((10, 1), 1.0)])
