@@ -176,9 +176,9 @@ truth. Ranges that move while the weights are still poor are the likely cause; l
 
 At {epochs} epochs translations and scalings are hardly worth averaging over: even the right ranges, fixed, gain next
 to nothing or lose test accuracy, most of all with moves of 8 pixels. With {long} epochs the right translation is two
-points ahead of none and the learned one is one ahead, so the averaged network had simply not been trained enough for
-4 pixels; the others were not trained longer. At 8 pixels both generators learned are the right ones, one at the truth
-and one at half of it.
+points ahead of none and the learned one is one ahead, so the shorter training was too short for 4 pixels; the others
+were not trained longer. At 8 pixels both generators learned are the right ones, one at the truth and one at half of
+it.
 
 Evidence is no test score: from none to the right ranges on scaled Fashion-MNIST and on digits moved by 8 pixels its
 lower side rises, its upper side falls, and so does the accuracy.
