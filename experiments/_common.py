@@ -1,8 +1,10 @@
 """What the experiments share: the machine's name, where the data sets are, where results go, and how they draw."""
 
+import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,33 @@ def results_folder(experiment: str) -> Path:
     folder = Path("out") / "experiments" / here.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def rows_of(
+    experiment: str,
+    cells: Iterable[tuple[Any, ...]],
+    settings: dict[str, Any],
+    measure: Callable[..., dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """`measure(*cell)` for each cell, with the cell and the settings; what an earlier run has finished is read back.
+
+    Each is kept in out/experiments/NAME.jsonl as soon as it is there, so a run that was cut off goes on where it was.
+    Rows of other settings are void; a quick run reads and keeps nothing.
+    """
+    store = Path("out") / "experiments" / f"{Path(experiment).parent.name}.jsonl"
+    quick = "--quick" in sys.argv
+    lines = store.read_text().splitlines() if store.exists() and not quick else []
+    kept = [row for row in map(json.loads, lines) if row["settings"] == settings]
+    done = {tuple(row["cell"]): row for row in kept}
+    for cell in cells:
+        row = done.get(cell)
+        if row is None:
+            row = {"cell": list(cell), **measure(*cell), "settings": settings}
+            if not quick:
+                store.parent.mkdir(parents=True, exist_ok=True)
+                with store.open("a") as stream:
+                    stream.write(json.dumps(row) + "\n")
+        yield row
 
 
 def pyplot() -> Any:

@@ -1,13 +1,14 @@
-"""Invariances found from the training data alone: `python -m experiments.invariance [--quick]`.
+"""Invariances found from the training data alone: `python -m experiments.invariance [--quick] [--seeds M F]`.
 
-Small MNIST, plain, rotated fully and by half, and translated: the ranges of six affine generators learned by a lower
-bound of the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and the right
-fixed one.
+Small MNIST and Fashion-MNIST, plain, rotated fully and by half, translated, and scaled: the ranges of six affine
+generators learned by the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and
+the right fixed one.
 
 Writes RESULTS.md and ranges.png beside this file; with --quick into out/experiments.
 """
 
 import argparse
+import functools
 import time
 from typing import Any
 
@@ -16,24 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from experiments._common import machine, pyplot, results_folder
+from experiments._common import results_folder, rows_of
 from jaxtyping import Array
 
 import hyprax as hx
 from hyprax import evidence as ev
 
-from .data import NAMES, TRUTH, moved, network, true_ranges, weights
+from .data import NAMES, SETS, TRUTH, moved, network, true_ranges, weights
+from .report import LEARNED, NONE, RIGHT, write
 
 HERE = results_folder(__file__)
-START, SIZE = 0.2, 1000
-EPOCHS = 250
-OPTIMISER = optax.adam(optax.cosine_decay_schedule(1e-2, EPOCHS * (SIZE // 128), 1e-2))
-HYPER_OPTIMISER = optax.adam(0.05)
-SAMPLES = 8
-LEARNED, NONE, RIGHT = "learned", "none", "right one, fixed"
-
-
-AVERAGED = ev.AffineInvariance(network, samples=SAMPLES)
+FULL = {"size": 1000, "test": 3000, "epochs": 36, "rows": 128}
+QUICK = {"size": 200, "test": 250, "epochs": 6, "rows": 32}
+SETTINGS = {"start": 0.2, "precision": 0.1, "rate": 0.2, "hyper_rate": 0.2, "samples": 8, "batch": 50, "burn_in": 4}
+BOUND, LONGER, LONG = "learned by the bound", ", longer", 100
+AVERAGED = ev.AffineInvariance(network, samples=SETTINGS["samples"])
 
 
 class Fixed(eqx.Module):
@@ -45,44 +43,96 @@ class Fixed(eqx.Module):
         return AVERAGED(params, {"ranges": self.ranges}, x)
 
 
-def model(method: str, ranges: np.ndarray) -> Any:
+def cells(seeds: dict[str, int], quick: bool) -> list[tuple[str, str, str, int]]:
+    """Data set, version, method and seed of each run; all of a seed before those of the next."""
+    found = []
+    for seed in range(max(seeds.values())):
+        for name in (name for name in SETS if seed < seeds[name]):
+            for version in ["fully rotated"] if quick else list(TRUTH):
+                methods = (NONE, LEARNED, RIGHT) if TRUTH[version] and not quick else (NONE, LEARNED)
+                once = seed == 0 and name == "mnist" and not quick
+                if version == "fully rotated" and once:
+                    methods += (BOUND,)
+                if version == "translated" and once:
+                    methods += tuple(method + LONGER for method in methods)
+                if once or version != "translated, 8 pixels":
+                    found += [(name, version, method, seed) for method in methods]
+    return found
+
+
+def model(method: str, version: str) -> Any:
     """The network, averaged over maps or not."""
     if method == NONE:
         return network
-    return AVERAGED if method == LEARNED else Fixed(jnp.asarray(ranges))
+    return Fixed(jnp.asarray(true_ranges(version))) if method == RIGHT else AVERAGED
 
 
-def measure(version: str, method: str, size: int, test: int, epochs: int, seed: int) -> dict[str, Any]:
-    data, (x, y) = moved(version, "train", size), moved(version, "t10k", test)
-    hyper = {"ranges": jnp.full(len(NAMES), START, jnp.float32)} if method == LEARNED else {}
-    began = time.perf_counter()
+@functools.cache
+def optimisers(epochs: int, steps: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Of the weights and of the hyperparameters: Adam, its rate falling as a cosine, to 1 % and to 10 %.
+
+    The same objects for all cells of a kind, which then share what is compiled.
+    """
+    moves = epochs - SETTINGS["burn_in"]
+    rate = optax.cosine_decay_schedule(SETTINGS["rate"], epochs * steps, 1e-2)
+    return optax.adam(rate), optax.adam(optax.cosine_decay_schedule(SETTINGS["hyper_rate"], moves, 0.1))
+
+
+def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: int) -> dict[str, Any]:
+    if method.endswith(LONGER):
+        method, sizes = method.removesuffix(LONGER), {**sizes, "epochs": LONG}
+    data = moved(name, version, "train", sizes["size"], seed)
+    params = weights(seed)
+    optimiser, hyper_optimiser = optimisers(sizes["epochs"], sizes["size"] // SETTINGS["batch"])
+    hyper: dict[str, Any] = {"precision": ev.precisions(params, SETTINGS["precision"])}
+    if method in (LEARNED, BOUND):
+        # Positive: steps are relative, so that none lands on 0, where the gradient vanishes.
+        hyper["ranges"] = hx.Positive(jnp.full(len(NAMES), SETTINGS["start"], jnp.float32))
+    chain = ev.Chain(ev.OneRow(sizes["rows"]))
+    began = time.process_time()
     fitted = ev.fit(
-        model(method, true_ranges(version)),
-        weights(seed),
+        model(method, version),
+        params,
         data,
         hyper,
-        estimator=ev.Chain(ev.OneRow(min(64, size))),
-        epochs=epochs,
-        burn_in=epochs // 10,
-        every=2,
-        hyper_steps=4,
-        optimiser=OPTIMISER,
-        hyper_optimiser=HYPER_OPTIMISER,
-        likelihood_batch=min(256, size),
+        estimator=chain if method == BOUND else ev.Midpoint(chain),
+        epochs=sizes["epochs"],
+        burn_in=SETTINGS["burn_in"],
+        every=1,
+        hyper_steps=1,
+        optimiser=optimiser,
+        hyper_optimiser=hyper_optimiser,
+        batch_size=SETTINGS["batch"],
+        likelihood_batch=min(128, sizes["size"]),
         draws=5,
         key=jax.random.key(seed),
     )
     if fitted.message:
         raise RuntimeError(fitted.message)
-    seconds = time.perf_counter() - began
-    logits = outputs(fitted.problem, x)
-    log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
-    found = hx.natural(fitted.hyper)
+    seconds = time.process_time() - began
+    x, y = moved(name, version, "t10k", sizes["test"], seed)
+    log_p = np.asarray(jax.nn.log_softmax(outputs(fitted.problem, x)))
+    found, built = hx.natural(fitted.hyper), fitted.problem
+    common = [  # the two sides, by the same estimator whatever the method learned by
+        ev.log_evidence(
+            built.apply,
+            built.likelihood,
+            built.prior,
+            built.params,
+            built.hyper,
+            data,
+            chain,
+            jax.random.key(draw),
+        )
+        for draw in range(3)
+    ]
     return {
-        "accuracy": float(np.mean(logits.argmax(1) == y)),
-        "log_likelihood": float(np.mean(log_p[np.arange(test), y])),
-        "log_evidence": fitted.log_evidence / size,
-        "ranges": np.abs(np.asarray(found["ranges"])) if method == LEARNED else true_ranges(version),
+        "accuracy": 100 * float(np.mean(log_p.argmax(1) == y)),
+        "log_likelihood": float(np.mean(log_p[np.arange(len(y)), y])),
+        "lower": float(np.mean([one.value for one in common])) / sizes["size"],
+        "upper": float(np.mean([one.other_side for one in common if one.other_side is not None])) / sizes["size"],
+        "ranges": np.asarray(found.get("ranges", np.zeros(len(NAMES)))).tolist(),
+        "precision": {key: float(value) for key, value in found["precision"].items()},
         "seconds": seconds,
         "epoch": fitted.epoch,
     }
@@ -90,91 +140,32 @@ def measure(version: str, method: str, size: int, test: int, epochs: int, seed: 
 
 def outputs(problem: ev.Problem, x: np.ndarray) -> np.ndarray:
     """Logits at the weights kept, 250 images at a time."""
-    some = jax.jit(jax.vmap(lambda one: problem.apply(problem.params, problem.hyper, one)))
-    return np.concatenate([np.asarray(some(jnp.asarray(x[i : i + 250]))) for i in range(0, len(x), 250)])
+    parts = [np.asarray(_logits(problem, jnp.asarray(x[i : i + 250]))) for i in range(0, len(x), 250)]
+    return np.concatenate(parts)
 
 
-def picture(found: dict[str, np.ndarray]) -> None:
-    """The learned density of each generator, uniform on ± its range, beside the true one."""
-    plt = pyplot()
-
-    figure, axes = plt.subplots(len(found), 1, figsize=(6.4, 1.45 * len(found)), sharex=True, layout="constrained")
-    for axis, (version, ranges) in zip(np.atleast_1d(axes), found.items(), strict=True):
-        places = np.arange(len(NAMES))
-        axis.bar(places, 2 * ranges, 0.55, bottom=-ranges, color="C0", alpha=0.75, label="learned")
-        truth = true_ranges(version)
-        axis.hlines(
-            np.r_[truth, -truth], np.r_[places, places] - 0.38, np.r_[places, places] + 0.38, "k", label="truth"
-        )
-        axis.set(title=version, ylim=(-3.6, 3.6), xticks=places, xticklabels=[n.replace("_", " ") for n in NAMES])
-        axis.title.set_fontsize(9)
-        axis.tick_params(labelsize=8)
-    np.atleast_1d(axes)[0].legend(fontsize=8, loc="upper right", ncols=2)
-    figure.supylabel("range (half widths, radians, log factors)", fontsize=9)
-    figure.savefig(HERE / "ranges.png", dpi=100)
-    plt.close(figure)
+@eqx.filter_jit
+def _logits(problem: ev.Problem, x: Array) -> Array:
+    return jax.vmap(lambda one: problem.apply(problem.params, problem.hyper, one))(x)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="200 images, two versions, a few epochs")
-    quick = parser.parse_args().quick
-    size, test, epochs = (200, 250, 20) if quick else (SIZE, 2000, EPOCHS)
-    versions = ["plain", "fully rotated"] if quick else list(TRUTH)
-    lines, learned, table = [], {}, []
-    for version in versions:
-        for method in (NONE, LEARNED, RIGHT) if TRUTH[version] else (NONE, LEARNED):
-            found = measure(version, method, size, test, epochs, seed=0)
-            lines.append(
-                f"| {version} | {method} | {100 * found['accuracy']:.1f} | {found['log_likelihood']:.3f} | "
-                f"{found['log_evidence']:.3f} | {found['seconds']:.0f} |"
-            )
-            print(lines[-1], found["ranges"].round(2), found["epoch"], flush=True)
-            if method == LEARNED:
-                learned[version] = found["ranges"]
-                pairs = zip(found["ranges"], true_ranges(version), strict=True)
-                table.append(f"| {version} | " + " | ".join(f"{a:.2f} ({b:.2f})" for a, b in pairs) + " |")
-    picture(learned)
-    text = RESULTS.format(
-        options=" --quick" if quick else "",
-        machine=machine(),
-        size=size,
-        test=test,
-        epochs=epochs,
-        samples=SAMPLES,
-        start=START,
-        names=" | ".join(name.replace("_", " ") for name in NAMES),
-        rule=" | ".join("---" for _ in NAMES),
-        lines="\n".join(lines),
-        table="\n".join(table),
-    )
-    (HERE / "RESULTS.md").write_text(text)
+    parser.add_argument("--quick", action="store_true", help="a minute: 200 images, one version of MNIST, two methods")
+    parser.add_argument("--seeds", type=int, nargs=2, default=[3, 3], metavar=("M", "F"), help="for the two data sets")
+    given = parser.parse_args()
+    sizes = QUICK if given.quick else FULL
+    seeds: dict[str, int] = dict(zip(SETS, [1, 0] if given.quick else given.seeds, strict=True))
+    settings = {**SETTINGS, **sizes}
+    found = []
+    for row in rows_of(__file__, cells(seeds, given.quick), settings, functools.partial(measure, sizes)):
+        found.append(row)
+        print(*row["cell"], f"{row['accuracy']:.1f} {row['log_likelihood']:.3f} {row['lower']:.3f} {row['upper']:.3f}",
+              np.round(row["ranges"], 2), row["epoch"], f"{row['seconds']:.0f} s", flush=True)  # fmt: skip
+    seeded = given.seeds == parser.get_default("seeds")
+    options = " --quick" if given.quick else "" if seeded else " --seeds {} {}".format(*given.seeds)
+    write(HERE, found, {**settings, "long": LONG}, options)
 
-
-RESULTS = """# Invariances from the training data alone
-
-    python -m experiments.invariance{options}
-
-Measured on a {machine}, one thread, the machine shared with other work. Reduced: the first {size} training and
-{test} test images of MNIST at 14 x 14, a network of one hidden layer (196-64-10, tanh), {epochs} epochs,
-{samples} samples of the maps, one seed; the chain bound of 64 rows. Each image, of the test set too, is moved
-once at random by the maps named on the left. *learned*: all six ranges start at {start}, nothing is held out.
-*right one, fixed*: the network averaged over the very maps by which the data were moved. Accuracy in per cent
-and log-likelihood on the test images, at the weights kept. Log evidence: the bound a datum, in nats. Seconds
-with compilation, which methods of a kind share.
-
-| data | invariance | accuracy | log-likelihood | log evidence | seconds |
-| --- | --- | --- | --- | --- | --- |
-{lines}
-
-Learned ranges (truth in brackets): half widths for translations, radians, logarithms of factors.
-
-| data | {names} |
-| --- | {rule} |
-{table}
-
-![Learned ranges of each generator, and the true ones](ranges.png)
-"""
 
 if __name__ == "__main__":
     main()

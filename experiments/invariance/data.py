@@ -1,4 +1,4 @@
-"""Small MNIST, moved at random by known affine maps, and the network that looks at it."""
+"""Small MNIST and Fashion-MNIST, moved at random by known affine maps, and the network that looks at them."""
 
 import gzip
 from typing import Any, Literal
@@ -11,48 +11,78 @@ from jaxtyping import Array
 
 from hyprax import evidence as ev
 
-SIDE, CLASSES, HIDDEN = 14, 10, 64
+SIDE, CLASSES = 14, 10
+FIRST, SECOND, TAPS = 8, 16, 9
 NAMES = ev.AffineInvariance.names
+SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
 TRUTH = {
     "plain": {},
     "fully rotated": {"rotation": np.pi},
     "half rotated": {"rotation": np.pi / 2},
-    "translated, 4 pixels": {"translation_x": 4 / 14, "translation_y": 4 / 14},
+    "translated": {"translation_x": 4 / 14, "translation_y": 4 / 14},
+    "scaled": {"scale_x": 0.5, "scale_y": 0.5},
     "translated, 8 pixels": {"translation_x": 8 / 14, "translation_y": 8 / 14},
 }
-"""The ranges by which each version of the data is moved; translations are up to 4 or 8 of the 28 pixels."""
+"""The ranges by which each version of the data is moved: translations are by up to 4 or 8 of the 28 pixels, half widths
+of the image being 1; scalings by factors from 0.61 to 1.65 along each axis."""
 
 
 def true_ranges(version: str) -> np.ndarray:
     return np.array([TRUTH[version].get(name, 0.0) for name in NAMES], np.float32)
 
 
-def _read(kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    with gzip.open(data_file(f"mnist/{kind}-images-idx3-ubyte.gz")) as stream:
+def _read(name: str, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    with gzip.open(data_file(f"{name}/{kind}-images-idx3-ubyte.gz")) as stream:
         images = np.frombuffer(stream.read(16 + 784 * count)[16:], np.uint8).reshape(-1, 28, 28)
-    with gzip.open(data_file(f"mnist/{kind}-labels-idx1-ubyte.gz")) as stream:
+    with gzip.open(data_file(f"{name}/{kind}-labels-idx1-ubyte.gz")) as stream:
         labels = np.frombuffer(stream.read(8 + count)[8:], np.uint8)
     return images, labels.astype(np.int32)
 
 
-def moved(version: str, kind: Literal["train", "t10k"], count: int) -> tuple[np.ndarray, np.ndarray]:
+@jax.jit
+def _warped(images: Array, weights: Array) -> Array:
+    return jax.vmap(lambda x, w: ev.warp(x, ev.affine_map(w)))(images, weights)
+
+
+def moved(
+    name: str, version: str, kind: Literal["train", "t10k"], count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images, each moved once by a map drawn uniformly, at full size, then averaged to 14 x 14."""
-    images, labels = _read(kind, count)
-    rng = np.random.default_rng(0 if kind == "train" else 1)
+    images, labels = _read(name, kind, count)
+    rng = np.random.default_rng([seed, kind == "train"])
     weights = rng.uniform(-1, 1, (count, len(NAMES))) * true_ranges(version)
-    images = jnp.asarray(images, jnp.float32) / 255
-    out = jax.jit(jax.vmap(lambda x, w: ev.warp(x, ev.affine_map(w))))(images, jnp.asarray(weights, jnp.float32))
+    out = _warped(jnp.asarray(images, jnp.float32) / 255, jnp.asarray(weights, jnp.float32))
     return np.asarray(out).reshape(count, SIDE, 2, SIDE, 2).mean((2, 4)), labels
 
 
+def _layer(x: Array, weights: Array, bias: Array) -> Array:
+    """tanh of a 3 x 3 convolution, then means of 2 x 2 pixels.
+
+    The convolution is a product with patches: its derivatives under `vmap` are products too, which a CPU does several
+    times faster than the grouped convolutions that the rule for `lax.conv` makes of them.
+    """
+    height, width = x.shape[:2]
+    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=2)
+    y = jnp.tanh(patches @ weights / np.sqrt(weights.shape[0]) + bias)
+    y = jnp.pad(y, ((0, height % 2), (0, width % 2), (0, 0)))
+    return y.reshape(y.shape[0] // 2, 2, y.shape[1] // 2, 2, -1).mean((1, 3))
+
+
 def network(params: dict[str, Array], hyper: Any, x: Array) -> Array:
-    """tanh(x W / 14 + b) V / 8 + c, so that prior precisions of one are a sensible start."""
-    hidden = jnp.tanh(x.ravel() @ params["w"] * (1 / SIDE) + params["b"])
-    return hidden @ params["v"] * (1 / np.sqrt(HIDDEN)) + params["c"]
+    """Two such layers with 8 and 16 channels and a linear one, scaled so that prior precisions of one would be a start.
+
+    Means of neighbours, and not strides, are worth 3 points of accuracy on 1,000 plain images.
+    """
+    y = _layer(2 * x[:, :, None], params["first"], params["first_bias"])
+    y = _layer(y, params["second"], params["second_bias"])
+    return y.ravel() @ params["head"] / np.sqrt(y.size) + params["head_bias"]
 
 
 def weights(seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
-    shapes = {"w": (SIDE * SIDE, HIDDEN), "b": (HIDDEN,), "v": (HIDDEN, CLASSES), "c": (CLASSES,)}
-    return {name: jnp.asarray(rng.normal(size=shape).astype(np.float32)) for name, shape in shapes.items()}
+    shapes = {"first": (TAPS, FIRST), "second": (TAPS * FIRST, SECOND), "head": (16 * SECOND, CLASSES)}
+    drawn = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    drawn |= {f"{name}_bias": 0.1 * rng.normal(size=shape[1]) for name, shape in shapes.items()}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in drawn.items()}

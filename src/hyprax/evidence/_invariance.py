@@ -114,7 +114,8 @@ class AffineInvariance(eqx.Module):
     to 1 over the image: η is half a width for translations, radians for rotation, the logarithm of the factor for
     scalings. The ranges η are hyperparameters; the log evidence has a gradient in them, since the outputs, and not the
     losses, are averaged. Negative ranges mean the same as positive ones; at η = 0 the gradient of the average of many
-    samples is 0, so start a little off it.
+    samples is 0, so start a little off it, as `hx.Positive(np.full(6, 0.2))`: steps are then relative and none lands
+    on 0.
 
     **Arguments:**
 
@@ -177,6 +178,10 @@ class InputScales(eqx.Module):
     - `name`: the entry of hyper that holds s, of the shape of x; start at 1, as `hx.Positive(np.ones(d))`.
 
     The evidence weighs s against the prior precision of the first layer; it is only their product that the model sees.
+    A step of s changes the function that the weights were trained for, so s must move slowly beside them: where the
+    noise is learned too and is small, steps of a few per cent look like noise, which then grows until the inputs that
+    matter little are lost. Where x meets the weights in a product first, one prior precision for each input (an array
+    in [`hyprax.evidence.GaussianPrior`][]) describes the same models, and its steps change no function.
 
     Source: MacKay 1994 and Neal 1996, for automatic relevance determination.
     """
