@@ -10,8 +10,8 @@ is apart. Name problems to run those alone: python -m benchmarks.hypergradient "
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+for _variable in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # NPROC: the pool of XLA
     os.environ[_variable] = "1"
 
 import dataclasses

@@ -78,6 +78,7 @@ def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, ind
     assert proved >= (0 if kind == "squared" else 5)
 
 
+@pytest.mark.slow
 def test_look_ahead_is_far_tighter_than_the_classical_bound():
     """Median over ill-conditioned problems of classical bound over look-ahead bound: at least a hundred."""
     rng = np.random.default_rng(3)

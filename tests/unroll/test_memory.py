@@ -113,7 +113,8 @@ def test_reversal_takes_what_is_predicted(monkeypatch, name, model, steps):
     assert abs(cost.memory / used - 1) <= 0.2
 
 
-@pytest.mark.parametrize("model", ["mlp", pytest.param("attention", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "attention"])
 def test_forward_mode_takes_what_is_predicted(monkeypatch, model):
     problem = with_few(make_problem(model, "adamw", seed=0, steps=8, dtype=jnp.float32), ("lr", "scale"))
 
