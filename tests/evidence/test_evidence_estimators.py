@@ -185,7 +185,9 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize(
+    "name", [n if i % 2 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(BOUNDS)]
+)
 def test_bounds_are_on_their_side_within_three_standard_errors(name: str):
     estimator, draws = BOUNDS[name], 400
     assert estimator.kind == "bound"

@@ -71,7 +71,7 @@ def full_directions(problem: Problem, w: np.ndarray, v: np.ndarray) -> tuple[np.
     return d_w.reshape(w.shape), d_v.reshape(v.shape), d_hyper
 
 
-SIZES = [(12, 4, 6), (11, 4, 5), (7, 3, 2), (3, 1, 1), (9, 9, 4)]
+SIZES = [(12, 4, 6), (11, 4, 5), *(pytest.param(*s, marks=pytest.mark.slow) for s in ((7, 3, 2), (3, 1, 1), (9, 9, 4)))]
 """Examples, and batch sizes of the inner and the outer loss: dividing them, not dividing them, one, all."""
 
 
@@ -126,7 +126,7 @@ def test_blocks_are_a_partition_and_every_epoch_visits_each_once(size, batch):
     assert blocks.count < 10 or list(orders[0]) != list(orders[1])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "shape_index"), KINDS)
 def test_saba_at_fixed_hyperparameters_ends_at_the_exact_hypergradient(kind, shape_index, seed):
     problem = random_problem(np.random.default_rng(seed), kind, shape_index, n=40, smallest=0.3)
@@ -315,6 +315,7 @@ def test_many_steps_in_one_call_see_the_batches_of_as_many_calls(method):
     np.testing.assert_allclose(ends[0].adjoint, ends[1].adjoint, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_donation_uses_up_the_state_and_changes_nothing_else():
     problem = random_problem(np.random.default_rng(2), "softmax", 2, n=30, smallest=0.1)

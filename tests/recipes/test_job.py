@@ -66,7 +66,13 @@ def score(kind: str, u: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean((np.argmax(u, axis=1) if kind == "softmax" else u[:, 0] > 0) == y))
 
 
-@pytest.mark.parametrize(("kind", "name"), [("softmax", "wine"), ("logistic", "breast_cancer"), ("ridge", "diabetes")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ridge", "diabetes"),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in (("softmax", "wine"), ("logistic", "breast_cancer"))),
+    ],
+)
 def test_the_comparison_holds_against_models_fitted_by_other_means(kind, name, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.format(kind=kind, name=name))

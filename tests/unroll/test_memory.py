@@ -94,7 +94,7 @@ def test_storing_and_checkpointing_take_what_is_predicted(model, steps):
 @pytest.mark.parametrize(
     ("name", "model", "steps"),
     [
-        ("paper", "mlp", 60),
+        pytest.param("paper", "mlp", 60, marks=pytest.mark.slow),
         pytest.param("paper", "mlp", 2000, marks=pytest.mark.slow),
         pytest.param("adamw", "mlp", 400, marks=pytest.mark.slow),
         pytest.param("polyak", "attention", 300, marks=pytest.mark.slow),
