@@ -11,11 +11,11 @@ torch.func's vmap(vjp), and `kfac` is laplace-torch's KFAC of the same data, fit
 cheaper quantity, without a kernel.
 
 `whole` is everything, the Cholesky factor and its derivative included, `kernel` the kernel and the pullback of a fixed
-cotangent alone. Seconds are of one core (process time, one thread), the least of the rounds that --seconds allow, the
-functions taking turns; compilation is apart. MiB is XLA's own figure of temporary storage of the whole. `error` is the
-relative difference of dense and hyprax, the largest over value and derivatives. A case is
-MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at the end dense is left out, and with
-`:peak` hyprax runs once, for its seconds and the most memory that the process had.
+cotangent alone. Seconds are of one core (process time, one thread) and of one call, the least of the rounds that
+--seconds allow, in which the functions take turns of a twentieth of a second at least; compilation is apart. MiB is
+XLA's own figure of temporary storage of the whole. `error` is the relative difference of dense and hyprax, the largest
+over value and derivatives. A case is MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at
+the end dense is left out, and with `:peak` hyprax runs once, for its seconds and the most memory that the process had.
 """
 
 import argparse
@@ -43,6 +43,7 @@ from hyprax.evidence import kernel
 from hyprax.evidence._chain import log_determinant
 
 C = 10
+RUN = 0.05
 CASES = [
     *(f"mlp:100:{outputs}:{gradient}" for outputs in ("all", "one") for gradient in ("prior", "input")),
     "mlp:500:one:prior",
@@ -171,15 +172,20 @@ def difference(a: Any, b: Any) -> float:
 
 
 def seconds(functions: dict[Any, Callable], example: tuple, limit: float) -> tuple[dict[Any, float], dict[Any, Any]]:
-    """The least of one core's seconds of each, in rounds over all of them; and their results."""
+    """One core's seconds of a call of each, the least of rounds over all of them; and their results.
+
+    In a round each is called for a twentieth of a second at least, time after time, as a search calls it.
+    """
     times: dict[Any, list[float]] = {key: [] for key in functions}
     results = {key: jax.block_until_ready(function(*example)) for key, function in functions.items()}
     start = time.process_time()
     for _ in range(200):
         for key, function in functions.items():
-            before = time.process_time()
-            jax.block_until_ready(function(*example))
-            times[key].append(time.process_time() - before)
+            before, calls = time.process_time(), 0
+            while not calls or time.process_time() - before < RUN:
+                jax.block_until_ready(function(*example))
+                calls += 1
+            times[key].append((time.process_time() - before) / calls)
         if time.process_time() - start > limit:
             break
     return {key: min(found) for key, found in times.items()}, results
@@ -224,8 +230,8 @@ def measure(case: str, limit: float, python: str | None) -> None:
     memory = {k: functions[k, "whole"].memory_analysis().temp_size_in_bytes / 2**20 for k in kernels}
     times, results = seconds(functions, example, limit)
     whole, own = ({k: times[k, part] for k in kernels} for part in ("whole", "kernel"))
-    if not (alone or with_input):
-        whole |= peers(python, [name, examples, str(r), str(limit)])
+    if not alone:
+        whole |= peers(python, [name, examples, outputs, gradient, str(limit)])
 
     def ratio(times: dict[str, float], label: str) -> str:
         return f"{times[label] / times['hyprax']:.1f}x" if label in times else "-"

@@ -1,6 +1,6 @@
 """PyTorch's side of `evidence_grams`: run there by an interpreter that has PyTorch; prints seconds as JSON.
 
-python benchmarks/evidence_grams_torch.py MODEL M ROWS SECONDS
+python benchmarks/evidence_grams_torch.py MODEL M all|one prior|input SECONDS
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call, vjp, vmap
 
 C = 10
+RUN = 0.05
 
 
 class Block(nn.Module):
@@ -53,10 +54,11 @@ def build(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return nn.Sequential(*layers, Mean(), nn.Linear(channels, C, False)), (3, 32, 32)
 
 
-def dense(model: nn.Module, inputs: torch.Tensor, cotangents: torch.Tensor) -> Callable[[], None]:
-    """log |I + K| and its gradient in the log precisions."""
+def dense(model: nn.Module, inputs: torch.Tensor, cotangents: torch.Tensor, with_input: bool) -> Callable[[], None]:
+    """log |I + K| and its gradient in the log precisions, and with `with_input` in an offset of every input."""
     params = {name: w.detach() for name, w in model.named_parameters()}
     logs = torch.tensor([float(w.numel()) for w in params.values()]).log().requires_grad_()
+    offset = torch.zeros(inputs.shape[1:]).requires_grad_(with_input)
 
     def rows(x: torch.Tensor, c: torch.Tensor) -> dict[str, torch.Tensor]:
         _, pull = vjp(lambda p: functional_call(model, p, (x[None],))[0], params)
@@ -64,10 +66,10 @@ def dense(model: nn.Module, inputs: torch.Tensor, cotangents: torch.Tensor) -> C
 
     def run() -> None:
         n = cotangents.shape[0] * cotangents.shape[1]
-        jacobians = [j.reshape(n, -1) for j in vmap(rows)(inputs, cotangents).values()]
+        jacobians = [j.reshape(n, -1) for j in vmap(rows)(inputs + offset, cotangents).values()]
         k = sum(torch.exp(-log) * (j @ j.T) for log, j in zip(logs, jacobians, strict=True))
         value = 2 * torch.linalg.cholesky(torch.eye(n) + k).diagonal().log().sum()
-        torch.autograd.grad(value, logs)
+        torch.autograd.grad(value, (logs, offset) if with_input else logs)
 
     return run
 
@@ -89,25 +91,30 @@ def kfac(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], None], limit: float) -> float:
+    """Of one call: the least of rounds of a twentieth of a second at least."""
     run()
     times: list[float] = []
-    for _ in range(20):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-        if sum(times) > limit:
+    start = time.process_time()
+    for _ in range(200):
+        before, calls = time.process_time(), 0
+        while not calls or time.process_time() - before < RUN:
+            run()
+            calls += 1
+        times.append((time.process_time() - before) / calls)
+        if time.process_time() - start > limit:
             break
     return min(times)
 
 
 def main() -> None:
-    name, m, r, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    name, m, outputs, gradient, limit = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], float(sys.argv[5])
+    r, with_input = {"all": C, "one": 1}[outputs], {"input": True, "prior": False}[gradient]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, shape = build(name)
     inputs = torch.randn(m, *shape)
-    found = {"torch": seconds(dense(model, inputs, torch.randn(m, r, C)), limit)}
-    if r == C and name in ("mlp", "lenet"):
+    found = {"torch": seconds(dense(model, inputs, torch.randn(m, r, C), with_input), limit)}
+    if r == C and name in ("mlp", "lenet") and not with_input:
         with contextlib.suppress(ImportError):
             found["kfac"] = seconds(kfac(model, inputs), limit)
     print(json.dumps(found))

@@ -200,7 +200,7 @@ def test_a_precision_is_positive(precision):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ev.Partition(5, "some"),  # pyright: ignore[reportArgumentType]
+        lambda: ev.Partition(5, "some"),  # pyright: ignore[reportArgumentType]  # to be refused
         lambda: ev.Tangent(5),
         lambda: ev.ScoredRows(5, "systematic"),
         lambda: ev.Lanczos(0),

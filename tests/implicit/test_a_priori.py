@@ -145,7 +145,7 @@ def test_the_a_priori_bound_holds_and_the_a_posteriori_bounds_are_below_it():
 def test_misuse_of_a_priori_rates_is_refused(unchecked):
     one = jnp.ones(())
     for bad in (
-        lambda: a_priori_reduction("newton", 10.0, 3),  # pyright: ignore[reportArgumentType]
+        lambda: a_priori_reduction("newton", 10.0, 3),  # pyright: ignore[reportArgumentType]  # to be refused
         lambda: a_priori_reduction("fista", 0.5, 3),
         lambda: a_priori_reduction("fista", 2.0, -1),
         lambda: a_priori_steps("fista", 2.0, 0.0),

@@ -250,6 +250,21 @@ def test_outer_data_that_a_mean_loss_cannot_judge_are_refused(family, outer, tex
     made = getattr(hx.families, family)(x, y, penalty=select_penalty)
     with pytest.raises(ValueError, match=text):
         hx.ImplicitObjective(hx.Optimum(made), made.mean_loss, outer(x, y))
+    with pytest.raises(ValueError, match=text):
+        hx.implicit.SOBA(hx.Optimum(made), made.mean_loss, outer(x, y), rate=0.1, key=jax.random.key(0))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_outer_data_may_be_nested_lists():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.permutation(np.repeat([0, 1], 15))
+    family = hx.families.Logistic(x, y, penalty=select_penalty)
+
+    def gradient(outer):
+        objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer)
+        return hx.hypergradient(objective, {"penalty": hx.Positive(0.1)}).grad["penalty"].raw
+
+    assert gradient((x.tolist(), y.tolist())) == gradient((x, y))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -258,13 +273,13 @@ def test_what_newcomers_hand_over_is_named():
     x, y = rng.normal(size=(30, 2)), rng.permutation(np.repeat([0, 1], 15))
     family = hx.families.Logistic(x, y, penalty=select_penalty)
     with pytest.raises(ValueError, match=r"hx.Optimum\(family\)"):
-        hx.ImplicitObjective(family, family.mean_loss, (x, y))  # pyright: ignore[reportArgumentType]
+        hx.ImplicitObjective(family, family.mean_loss, (x, y))  # pyright: ignore[reportArgumentType]  # to be refused
     objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
     hyper = {"penalty": hx.Positive(0.1)}
     with pytest.raises(ValueError, match=r"search\.Optax"):
-        hx.tune(objective, hyper, search=optax.adam(0.1), steps=2)  # pyright: ignore[reportArgumentType]
+        hx.tune(objective, hyper, search=optax.adam(0.1), steps=2)  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match=r"hx\.Run"):
-        hx.tune(objective, hyper, run="folder", steps=2)  # pyright: ignore[reportArgumentType]
+        hx.tune(objective, hyper, run="folder", steps=2)  # pyright: ignore[reportArgumentType]  # to be refused
     narrow = hx.families.Logistic(x.astype(np.float32), y, penalty=select_penalty)
     with pytest.raises(ValueError, match="given float64 for data of float32"):
         hx.hypergradient(hx.ImplicitObjective(hx.Optimum(narrow), narrow.mean_loss, (x, y)), hyper)

@@ -161,7 +161,7 @@ def test_the_published_orders():
     [
         (lambda: Intervals(0), "count must be an integer >= 1"),
         (
-            lambda: Intervals(1.5),  # pyright: ignore[reportArgumentType]
+            lambda: Intervals(1.5),  # pyright: ignore[reportArgumentType]  # to be refused
             "count must be an integer",
         ),
         (lambda: Intervals(1, range=0.0), "range must be a finite number > 0"),

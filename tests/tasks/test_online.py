@@ -147,7 +147,7 @@ def test_step_by_step_is_the_same_game():
         (lambda: play([PiecewiseFunction.constant((0, 1), 2.0)]), r"outside \[0, 1\]"),
         (lambda: ExponentialForecaster((0, 1), 0.0), "rate must be"),
         (
-            lambda: ExponentialForecaster((0, 1), 1.0, feedback="bandit"),  # pyright: ignore[reportArgumentType]
+            lambda: ExponentialForecaster((0, 1), 1.0, feedback="bandit"),  # pyright: ignore[reportArgumentType]  # to be refused
             "'full' or 'semi-bandit'",
         ),
         (lambda: dispersion([PiecewiseFunction.constant((0, 1), 0.5)], 0.0), "rho must be > 0"),

@@ -357,12 +357,12 @@ def test_another_alpha_pays_for_its_distance():
         (lambda: gap(Intervals(1), 10, 0.0), "delta must lie in"),
         (lambda: gap(Intervals(1), 10, math.nan), "delta must lie in"),
         (
-            lambda: gap(Intervals(1), 10, 0.05, target="regret"),  # pyright: ignore[reportArgumentType]
+            lambda: gap(Intervals(1), 10, 0.05, target="regret"),  # pyright: ignore[reportArgumentType]  # to be refused
             "'excess' or 'deviation'",
         ),
         (lambda: gap(Intervals(1), 10, 0.05, accuracy=-1.0), "accuracy must be"),
         (
-            lambda: gap("lasso", 10, 0.05),  # pyright: ignore[reportArgumentType]
+            lambda: gap("lasso", 10, 0.05),  # pyright: ignore[reportArgumentType]  # to be refused
             "structure must be a Structure",
         ),
         (lambda: gap([Intervals(1), Intervals(1, range=2.0)], 10, 0.05), "one range"),
@@ -373,7 +373,7 @@ def test_another_alpha_pays_for_its_distance():
         (lambda: gap(Bounded(), 1, 0.05, [parabola(0.5) - 0.1]), r"outside \[0, 1\]"),
         (lambda: gap(Bounded(), 2, 0.05, [parabola(0.5), PiecewiseFunction.constant((0, 2), 0.1)]), "one domain"),
         (
-            lambda: gap(Bounded(), 1, 0.05, [lambda a: a]),  # pyright: ignore[reportArgumentType]
+            lambda: gap(Bounded(), 1, 0.05, [lambda a: a]),  # pyright: ignore[reportArgumentType]  # to be refused
             "a PiecewiseFunction is needed",
         ),
         (lambda: gap(Bounded(), 5, 0.05, [parabola(0.5)] * 5, alpha=2.0), "must lie in the domain"),

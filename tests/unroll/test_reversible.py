@@ -361,13 +361,13 @@ def test_optimisers_of_optax_are_refused():
 
 def test_bad_settings_are_refused(unchecked):
     with pytest.raises(ValueError, match="given driver 'scan'"):
-        hx.Reversible(driver="scan")  # pyright: ignore[reportArgumentType]
+        hx.Reversible(driver="scan")  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match="given buffers 'disk'"):
-        hx.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]
+        hx.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match="given begin 0"):
         hx.Reversible(begin=0)
     with pytest.raises(ValueError, match="given form 'heavy'"):
-        hx.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]
+        hx.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match="given fraction_bits 70"):
         hx.Adam(0.1, fraction_bits=70)
     with pytest.raises(ValueError, match="given decay_bits 2"):

@@ -41,7 +41,8 @@ def _chain(kernel: Array, weights: Array, block: int) -> tuple[tuple[Array, Arra
     else:
         pivots = _blocks(root, block)
         w = weights[:, None, None]
-        inner = jnp.eye(block, dtype=kernel.dtype)[None] * (1 - 1 / w) + pivots @ jnp.swapaxes(pivots, 1, 2) / w
+        inner = jnp.eye(block, dtype=kernel.dtype)[None] * (1 - 1 / w)
+        inner += _product(pivots, jnp.swapaxes(pivots, 1, 2)) / w
         diagonals = jnp.diagonal(jnp.linalg.cholesky(inner), axis1=1, axis2=2)
         upper = jnp.sum(weights * 2 * jnp.sum(jnp.log(diagonals), axis=1))
     lower = 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
@@ -90,10 +91,11 @@ def _backward(block: int, residuals: tuple[Array, Array, Array], cotangent: tupl
     pivots = _blocks(root, block)
     transposed = jnp.swapaxes(pivots, 1, 2)
     w = weights[:, None, None]
-    inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + pivots @ transposed
-    omega = upper * w * transposed @ jnp.linalg.solve(inner, pivots) + lower * jnp.eye(block, dtype=root.dtype)[None]
-    middle = (omega @ inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
-    return inverse.T @ middle, jnp.zeros_like(weights)
+    inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + _product(pivots, transposed)
+    solved = _product(transposed, jnp.linalg.solve(inner, pivots))
+    omega = upper * w * solved + lower * jnp.eye(block, dtype=root.dtype)[None]
+    middle = _product(omega, inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
+    return _product(inverse.T, middle), jnp.zeros_like(weights)
 
 
 _sides = jax.custom_vjp(_primal, nondiff_argnums=(2,))

@@ -23,6 +23,7 @@ from ._lookahead_estimate import LookAheadEstimate
 from ._optimum import Optimum, default_tolerance
 from ._spectrum import known_spectrum
 from .families import GeneralisedLinear, MeanLoss
+from .families._mean_loss import outer_arrays
 
 
 class ImplicitState(eqx.Module):
@@ -75,9 +76,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
                 "and hx.Optimum(inner_loss, params0)."
             )
         self.optimum, self.outer_loss = optimum, outer_loss
-        self.outer_data = jax.tree.map(jnp.asarray, outer_data)
-        if isinstance(outer_loss, MeanLoss):
-            outer_loss.check(self.outer_data, optimum.params0)
+        self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
         self.adjoint = CG() if adjoint is None else adjoint
         self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
         _check_assumptions(self.certificate, optimum)

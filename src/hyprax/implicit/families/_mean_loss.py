@@ -1,13 +1,16 @@
 """The unpenalised mean loss of linear predictions, and the rounding of its derivatives."""
 
+import contextlib
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._design import Design, backward, forward
-from ._losses import AbstractPointLoss
+from ._design import Design, SparseDesign, backward, forward
+from ._losses import AbstractPointLoss, SoftmaxLoss
 from ._norms import DesignNorms
 
 
@@ -43,25 +46,24 @@ class MeanLoss(eqx.Module):
 
     loss: AbstractPointLoss
 
-    def check(self, data: PyTree, params: Array) -> None:
-        """Look at outer data once, where they are concrete: labels out of range give numbers that mean nothing.
+    def arrays(self, data: PyTree, params: Array) -> tuple[Design, Array]:
+        """Outer data as arrays, looked at where they are concrete: labels out of range give numbers without meaning.
 
         **Raises:** `ValueError` for data that are no pair, or of shapes or targets that do not fit the loss.
         """
         if not (isinstance(data, tuple | list) and len(data) == 2):
             kind = type(data).__name__
             raise ValueError(f"outer_data: given {kind}, allowed for a mean loss is a pair (inputs, targets).")
-        inputs, targets = data
+        inputs = data[0] if isinstance(data[0], SparseDesign) else jnp.asarray(data[0])
+        targets = jnp.asarray(data[1])
         if len(inputs.shape) != 2 or inputs.shape[1] != params.shape[0] or targets.shape[:1] != inputs.shape[:1]:
             raise ValueError(
                 f"outer_data: given inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}, allowed are "
                 f"inputs (m, {params.shape[0]}), the features of the training data, and m targets."
             )
-        try:
-            numbers = np.asarray(targets)
-        except jax.errors.TracerArrayConversionError:
-            return
-        self.loss.check_targets("outer_data", numbers, params.shape[1] if params.ndim == 2 else None)
+        with contextlib.suppress(jax.errors.TracerArrayConversionError):
+            self.loss.check_targets("outer_data", np.asarray(targets), params.shape[1] if params.ndim == 2 else None)
+        return inputs, targets if isinstance(self.loss, SoftmaxLoss) else targets.astype(inputs.dtype)
 
     def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array]) -> Float[Array, ""]:
         inputs, targets = data
@@ -97,6 +99,11 @@ class MeanLoss(eqx.Module):
         relative = (inputs.shape[0] + 12 + 8 * columns) * unit
         sizes = self.loss.value_size(u, targets) + size
         return jnp.mean((slope + columns * curved * du) * du + relative * sizes)
+
+
+def outer_arrays(loss: Any, data: PyTree, params: PyTree) -> PyTree:
+    """Outer data as arrays; those of a [`hyprax.families.MeanLoss`][] are looked at."""
+    return loss.arrays(data, params) if isinstance(loss, MeanLoss) else jax.tree.map(jnp.asarray, data)
 
 
 def slope_rounding(
