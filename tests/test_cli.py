@@ -104,6 +104,10 @@ def test_resume_goes_on_and_without_it_a_run_is_refused(recipe, tmp_path, capsys
     status, _, err = call(capsys, "tune", recipe, "--out", out, "--resume", "--set", "search.steps=6", "--quiet")
     assert status == 0, err
     assert len(hx.runs.read(out).history) == 6
+    changed = ("--set", "search.steps=7", "--set", "stop.patience=1", "--set", "stop.improvement=1e6")
+    status, _, err = call(capsys, "tune", recipe, "--out", out, "--resume", *changed, "--quiet")
+    assert status == 0, err
+    assert hx.runs.read(out).summary["result"] == "no_progress"
     status, _, err = call(capsys, "tune", recipe, "--out", out, "--resume", "--set", "search.learning_rate=0.5")
     assert status == 2
     assert "search was" in err

@@ -111,14 +111,17 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
 
     record = read(folder)
     last = record.history[-1] if record.history else {}
+    accurate = [row["value"] for row in record.history if row["result"] == "successful"]
+    best = record.summary.get("best_value", min(accurate, default=np.nan))
+    bound, kind = last.get("certificate_bound", np.nan), last.get("certificate_kind", "–")
     rows = [
         ("state", record.summary.get("result", "not finished")),
         ("steps", str(len(record.history))),
         ("seconds", f"{np.nansum(record.column('seconds')):.2f}"),
-        ("best value", f"{record.summary.get('best_value', np.nan):.6g}"),
-        ("last value", f"{last.get('value', np.nan):.6g}"),
-        ("last gradient norm", f"{last.get('gradient_norm', np.nan):.3g}"),
-        ("certificate", f"{last.get('certificate_kind', '–')}, bound {last.get('certificate_bound', np.nan):.3g}"),
+        ("best value", _number(best, ".6g")),
+        ("last value", _number(last.get("value", np.nan), ".6g")),
+        ("last gradient norm", _number(last.get("gradient_norm", np.nan), ".3g")),
+        ("certificate", f"{kind}, bound {bound:.3g}" if math.isfinite(bound) else kind),
         *((f"{name} (best)", _describe(values)) for name, values in record.best.items()),
     ]
     _print_table(str(folder), ("", ""), rows)
@@ -137,6 +140,10 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     from . import report as pages
 
     typer.echo(str(pages.write(folder)))
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
 
 
 def _describe(values: Any) -> str:

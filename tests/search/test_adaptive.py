@@ -374,7 +374,8 @@ def test_estimated_bounds_do():
 
 
 def test_a_start_at_the_optimum_moves_nothing():
-    tuned = hx.tune(Uncertain(jnp.ones(2), 0.0), jnp.ones(2), search=MAID(), steps=3)
+    with pytest.warns(hx.search.TuningWarning, match="a stationary point"):
+        tuned = hx.tune(Uncertain(jnp.ones(2), 0.0), jnp.ones(2), search=MAID(), steps=3)
     assert bool(tuned.result == hx.RESULTS.successful)
 
 

@@ -97,6 +97,22 @@ def test_other_reasons_to_stop(options, stop, expected):
     assert tuned.message
 
 
+def test_hyperparameters_without_effect_are_said_to_have_none():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 2)), rng.permutation(np.repeat([0, 1], 10))
+    family = hx.families.Logistic(x, y, penalty=0.1)
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
+    with pytest.warns(hx.search.TuningWarning, match="a penalty that is a number is not tuned"):
+        hx.tune(objective, {"penalty": hx.Positive(0.5)}, steps=5)
+
+
+def test_what_a_run_found_is_short_to_print_and_its_columns_are_known():
+    tuned = hx.tune(bowl(), start(), search=GRADIENT_DESCENT, steps=20, stop=Stopping(gradient=0.0))
+    assert len(repr(tuned)) < 500
+    with pytest.raises(ValueError, match=r"given 'valeu', allowed are .*value"):
+        tuned.column("valeu")
+
+
 def test_a_callback_sees_every_step_and_may_stop():
     seen: list[Step] = []
 

@@ -60,8 +60,8 @@ class Fitted:
     log_evidence: float
     standard_error: float
     certificate: EvidenceCertificate
-    history: list[dict[str, Any]]
-    problem: Problem
+    history: list[dict[str, Any]] = dataclasses.field(repr=False)
+    problem: Problem = dataclasses.field(repr=False)
     result: RESULTS
     message: str
 

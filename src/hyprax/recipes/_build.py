@@ -62,9 +62,10 @@ class Job:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved recipe, but for the number of steps: a run may go on for more."""
+        """The resolved recipe, but for when to stop: a run may go on beyond that, to the same bits."""
         config = self.recipe.model_dump(mode="json")
         config["search"].pop("steps")
+        config.pop("stop")
         config["objective"]["method"] = self.recipe.method
         if self.recipe.penalty is not None:
             config["hyper"]["penalty"] = self.recipe.penalty.model_dump(mode="json")

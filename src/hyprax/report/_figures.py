@@ -108,6 +108,15 @@ def _colours(*arrays: np.ndarray) -> tuple[Normalize, str]:
     return Normalize(low, high if high > low else low + 1), "linear"
 
 
+def _colour_bar(figure: Any, picture: Any, axes: list[Axes], fraction: float, pad: float = 0.02) -> None:
+    """Three numbers beside it, the ends and the middle of the scale: those of matplotlib run into each other."""
+    norm = picture.norm
+    bar = figure.colorbar(picture, ax=axes, fraction=fraction, pad=pad)
+    ticks = [norm.vmin, float(norm.inverse(0.5)), norm.vmax]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.minorticks_off()
+
+
 def hyperparameter(name: str, start: np.ndarray, best: np.ndarray, image_shape: tuple[int, int] | None) -> str:
     """Before and after: small images, heat maps, or lines, whichever the shape asks for."""
     start, best = np.asarray(start, float), np.asarray(best, float)
@@ -140,7 +149,7 @@ def _images(name: str, start: np.ndarray, best: np.ndarray, shape: tuple[int, in
                     axes.set_title(str(i), fontsize=8, pad=2)
         everything.append((part, grid))
     for part, grid in everything:
-        part.colorbar(picture, ax=list(grid.ravel()), fraction=0.02, pad=0.01)
+        _colour_bar(part, picture, list(grid.ravel()), 0.02, 0.01)
     return _svg(figure)
 
 
@@ -154,7 +163,7 @@ def _heat(name: str, start: np.ndarray, best: np.ndarray) -> str:
         axes.set_title(f"{name}, {title}", fontsize=10)
         axes.set_xlabel("column")
         axes.set_ylabel("row")
-    figure.colorbar(picture, ax=list(pair), fraction=0.03)
+    _colour_bar(figure, picture, list(pair), 0.03)
     return _svg(figure)
 
 

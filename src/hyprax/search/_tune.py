@@ -28,7 +28,14 @@ Callback = Callable[[Step], bool | None]
 
 
 class TuningWarning(UserWarning):
-    """A step of a tuning run was not computed as accurately as was asked."""
+    """A step of a tuning run was not computed as accurately as was asked, or can move nothing."""
+
+
+_NO_EFFECT = (
+    "the hypergradient is zero in every coordinate, not only small. Either this is a stationary point, or the objective "
+    "does not depend on these hyperparameters: a penalty that is a number is not tuned, and a loss must use the `hyper` "
+    "that it is given."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +92,11 @@ class Tuned:
     best: PyTree
     best_value: float
     best_step: int
-    last: PyTree
-    hypergradient: Hypergradient | None
-    history: list[dict[str, Any]]
+    last: PyTree = dataclasses.field(repr=False)
+    hypergradient: Hypergradient | None = dataclasses.field(repr=False)
+    history: list[dict[str, Any]] = dataclasses.field(repr=False)
     result: RESULTS
-    state: TuneState
+    state: TuneState = dataclasses.field(repr=False)
 
     @property
     def message(self) -> str:
@@ -99,7 +106,13 @@ class Tuned:
         return explain(self.result, numbers)
 
     def column(self, name: str) -> np.ndarray:
-        """One column of the history as an array, NaN where a row has no such number."""
+        """One column of the history as an array, NaN where a row has no such number.
+
+        **Raises:** `ValueError` for a name that no row has.
+        """
+        names = sorted({key for row in self.history for key in row})
+        if self.history and name not in names:
+            raise ValueError(f"Tuned.column: given {name!r}, allowed are {', '.join(names)}.")
         return np.asarray([row.get(name, math.nan) for row in self.history])
 
 
@@ -132,8 +145,9 @@ def tune(
 
     Nothing is compiled after the first step. A step that did not reach the accuracy asked for is counted in the
     history, warned of once ([`hyprax.search.TuningWarning`][]) and never becomes `best`; one with a non-finite answer
-    ends the run with the result `diverged` and all that was found before. An interrupt (Ctrl-C) acts when the step in
-    progress is whole, after the record has it; a second one acts at once.
+    ends the run with the result `diverged` and all that was found before. A first hypergradient of exactly zero is
+    warned of too. An interrupt (Ctrl-C) acts when the step in progress is whole, after the record has it; a second one
+    acts at once.
     """
     if steps < 1:
         raise ValueError(f"tune: given steps {steps}, allowed are integers >= 1.")
@@ -167,6 +181,8 @@ def tune(
                 if step.result != "successful" and step.result not in warned:
                     warned.add(step.result)
                     warnings.warn(f"step {number}: {answer.message}", TuningWarning, stacklevel=2)
+                if number == 0 and step.gradient_norm == 0:
+                    warnings.warn(f"step 0: {_NO_EFFECT}", TuningWarning, stacklevel=2)
                 best = float(state.best_value)
                 better = finite and step.result == "successful" and step.value < best
                 progressed = better and (math.isinf(best) or best - step.value > stop.improvement * abs(best))
