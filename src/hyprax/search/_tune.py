@@ -32,9 +32,9 @@ class TuningWarning(UserWarning):
 
 
 _NO_EFFECT = (
-    "the hypergradient is zero in every coordinate, not only small. Either this is a stationary point, or the objective "
-    "does not depend on these hyperparameters: a penalty that is a number is not tuned, and a loss must use the `hyper` "
-    "that it is given."
+    "the hypergradient is zero in every coordinate, not only small. Either this is a stationary point, or the "
+    "objective does not depend on these hyperparameters: a penalty that is a number is not tuned, and a loss must use "
+    "the `hyper` that it is given."
 )
 
 
