@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._products import product
+
 _WHOLE = 128
 """Triangles up to this side are inverted and multiplied whole: halves of smaller ones cost more than their zeros."""
 
@@ -42,7 +44,7 @@ def _chain(kernel: Array, weights: Array, block: int) -> tuple[tuple[Array, Arra
         pivots = _blocks(root, block)
         w = weights[:, None, None]
         inner = jnp.eye(block, dtype=kernel.dtype)[None] * (1 - 1 / w)
-        inner += _product(pivots, jnp.swapaxes(pivots, 1, 2)) / w
+        inner += product(pivots, jnp.swapaxes(pivots, 1, 2)) / w
         diagonals = jnp.diagonal(jnp.linalg.cholesky(inner), axis1=1, axis2=2)
         upper = jnp.sum(weights * 2 * jnp.sum(jnp.log(diagonals), axis=1))
     lower = 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
@@ -53,10 +55,6 @@ def _primal(kernel: Array, weights: Array, block: int) -> tuple[Array, Array]:
     return _chain(kernel, weights, block)[0]
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _inverse(root: Array) -> Array:
     """R⁻¹ of a lower triangle, half by half: [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]]."""
     n = root.shape[0]
@@ -65,18 +63,18 @@ def _inverse(root: Array) -> Array:
     h = n // 2
     first, last = _inverse(root[:h, :h]), _inverse(root[h:, h:])
     zero = jnp.zeros((h, n - h), root.dtype)
-    return jnp.block([[first, zero], [-_product(last, _product(root[h:, :h], first)), last]])
+    return jnp.block([[first, zero], [-product(last, product(root[h:, :h], first)), last]])
 
 
 def _inner(lower: Array, weights: Array) -> Array:
     """Xᵀ diag(ω) X of a lower triangle, half by half."""
     n = lower.shape[0]
     if n <= _WHOLE:
-        return _product(lower.T, weights[:, None] * lower)
+        return product(lower.T, weights[:, None] * lower)
     h = n // 2
     below = weights[h:, None] * lower[h:, :h]
-    first = _inner(lower[:h, :h], weights[:h]) + _product(lower[h:, :h].T, below)
-    cross = _product(below.T, lower[h:, h:])
+    first = _inner(lower[:h, :h], weights[:h]) + product(lower[h:, :h].T, below)
+    cross = product(below.T, lower[h:, h:])
     return jnp.block([[first, cross], [cross.T, _inner(lower[h:, h:], weights[h:])]])
 
 
@@ -91,11 +89,11 @@ def _backward(block: int, residuals: tuple[Array, Array, Array], cotangent: tupl
     pivots = _blocks(root, block)
     transposed = jnp.swapaxes(pivots, 1, 2)
     w = weights[:, None, None]
-    inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + _product(pivots, transposed)
-    solved = _product(transposed, jnp.linalg.solve(inner, pivots))
+    inner = (w - 1) * jnp.eye(block, dtype=root.dtype)[None] + product(pivots, transposed)
+    solved = product(transposed, jnp.linalg.solve(inner, pivots))
     omega = upper * w * solved + lower * jnp.eye(block, dtype=root.dtype)[None]
-    middle = _product(omega, inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
-    return _product(inverse.T, middle), jnp.zeros_like(weights)
+    middle = product(omega, inverse.reshape(len(weights), block, -1)).reshape(inverse.shape)
+    return product(inverse.T, middle), jnp.zeros_like(weights)
 
 
 _sides = jax.custom_vjp(_primal, nondiff_argnums=(2,))

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._products import einsum
 from ._plan import CACHE, Group, Plan, Tensor
 
 Features = dict[str, dict[int, Array]]
@@ -26,12 +27,6 @@ by number of leaf: [M, R, *leaf], or [M, R, entries] in the order of `gradient_p
 
 _TILE = 2**24
 """Bytes of gradients that are formed at a time."""
-
-_HIGHEST = lax.Precision.HIGHEST  # a Cholesky factor follows: the short products of some accelerators would spoil it
-
-
-def _einsum(equation: str, *operands: Array) -> Array:
-    return jnp.einsum(equation, *operands, precision=_HIGHEST)
 
 
 def example_factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
@@ -53,7 +48,7 @@ def example_gradient(group: Group, a: Array, g: Array) -> Array:
         rows = jnp.arange(group.weight.shape[1], dtype=a.dtype).reshape(1, 1, -1)
         a = (a[..., None] == rows).astype(g.dtype)
     r, b, s, o = g.shape
-    merged = _einsum("bks,bsi->bki", g.transpose(1, 0, 3, 2).reshape(b, r * o, s), a)
+    merged = einsum("bks,bsi->bki", g.transpose(1, 0, 3, 2).reshape(b, r * o, s), a)
     return merged.reshape(b, r, o, -1).swapaxes(0, 1)
 
 
@@ -73,10 +68,10 @@ def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
     if s == 1 and not group.lookup:
         a, g = a[:, :, 0], g[:, :, :, 0]
         if b == 1:
-            return _einsum("mi,ni->mn", a[:, 0], a[:, 0])[:, None, :, None] * _einsum(
+            return einsum("mi,ni->mn", a[:, 0], a[:, 0])[:, None, :, None] * einsum(
                 "mro,nqo->mrnq", g[:, :, 0], g[:, :, 0]
             )
-        return _einsum("bmn,bmrnq->mrnq", _einsum("mbi,nbi->bmn", a, a), _einsum("mrbo,nqbo->bmrnq", g, g))
+        return einsum("bmn,bmrnq->mrnq", einsum("mbi,nbi->bmn", a, a), einsum("mrbo,nqbo->bmrnq", g, g))
 
     # Each pair of examples once, tile by tile, those of the first with the half circle of tiles that follow it.
     each = g.dtype.itemsize * b * s * r * (o + s)
@@ -103,13 +98,13 @@ def _pairwise(group: Group, a: Array, g: Array, memory: int) -> Array:
             same = a_some[:, :, :, None, None] == a_next.transpose(1, 0, 2)[None, :, None]
             inner = jnp.moveaxis((same & (a_some >= 0)[..., None, None]).astype(g.dtype), 3, 1)
         else:
-            inner = _einsum("mbsi,nbti->mnbst", a_some, a_next)
+            inner = einsum("mbsi,nbti->mnbst", a_some, a_next)
         # Every pair and row as a product of its own: of all orders the one in which nothing large is transposed.
         batch = (size, size * window, r, b)
         inner = jnp.broadcast_to(inner[:, :, None], (*batch, s, s)).reshape(-1, s, s)
         follow = jnp.broadcast_to(g_next, (*batch, s, o)).reshape(-1, s, o)
-        moved = _einsum("xst,xto->xso", inner, follow).reshape(size, -1, b * s * o)
-        part = _einsum("mrp,mxp->mrx", g_some.reshape(size, r, -1), moved).reshape(size, r, -1, r) * share
+        moved = einsum("xst,xto->xso", inner, follow).reshape(size, -1, b * s * o)
+        part = einsum("mrp,mxp->mrx", g_some.reshape(size, r, -1), moved).reshape(size, r, -1, r) * share
         wide = jnp.zeros((size, r, total + (window - 1) * size, r), g.dtype)
         wide = lax.dynamic_update_slice_in_dim(wide, part, start, 2)
         return wide[:, :, :total].at[:, :, : (window - 1) * size].add(wide[:, :, total:])
@@ -165,7 +160,7 @@ def _symmetric(parts: list[Array], variance: Array | None) -> Array:
     for k, part in enumerate(parts):
         weighted = part if variance is None else part * variance.reshape(1, -1)
         left = [blocks[j][k].T for j in range(k)]
-        blocks.append(left + [_einsum("ip,jp->ij", weighted, other) for other in parts[k:]])
+        blocks.append(left + [einsum("ip,jp->ij", weighted, other) for other in parts[k:]])
     return jnp.block(blocks)
 
 

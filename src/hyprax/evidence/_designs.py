@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._batches import permuted
+from .._products import product
 from ._problem import Problem
 from ._roots import AbstractRoot
 
@@ -271,7 +272,7 @@ def row_scores(
     matrix: Float[Array, "m c s"], rotations: Float[Array, "m s r"], factor: Float[Array, ""]
 ) -> Float[Array, "m r"]:
     """s = log(1 + κ ‖ℓ‖²) + 1e-9 for the rows ℓ = S q."""
-    squares = jnp.sum(jnp.square(matrix @ rotations), axis=1)
+    squares = jnp.sum(jnp.square(product(matrix, rotations)), axis=1)
     return jnp.log1p(factor * squares) + 1e-9
 
 
@@ -282,7 +283,7 @@ def pilot_factor(problem: Problem, root: AbstractRoot, size: int, key: Array) ->
     data = subset(size, problem.size, data_key)
     matrix, rotations = roots_at(problem, root, data)
     row = jax.random.randint(row_key, (size,), 0, rotations.shape[2])
-    rows = jnp.squeeze(matrix @ _column(rotations, row), 2)
+    rows = jnp.squeeze(product(matrix, _column(rotations, row)), 2)
     squares = jnp.sum(jnp.square(rows), axis=1)
     unit = rows / jnp.sqrt(jnp.maximum(squares, jnp.finfo(rows.dtype).tiny))[:, None]
     return jnp.mean(jnp.diagonal(problem.kernel(data, unit[:, None]))) / problem.temperature.astype(rows.dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._products import product
 from ._chain import chain
 from ._designs import AbstractDesign, OneRow
 from ._problem import Problem
@@ -109,7 +110,7 @@ def cotangents(
     f = problem.logits(data)
     matrix = jax.vmap(lambda one: root.matrix(problem.likelihood, one))(f)
     scale = jax.lax.rsqrt(problem.temperature.astype(f.dtype))
-    return scale * jnp.swapaxes(matrix @ directions, 1, 2)
+    return scale * jnp.swapaxes(product(matrix, directions), 1, 2)
 
 
 class Chain(AbstractEstimator):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
+from .._products import einsum, product
+
 GENERATORS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "translation_x": ((0.0, 0.0, 1.0), (0.0, 0.0, 0.0)),
     "translation_y": ((0.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
@@ -31,9 +33,9 @@ def exponential(generator: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     one = jnp.eye(3, dtype=generator.dtype)
     total = one
     for k in range(TERMS, 0, -1):
-        total = one + small @ total / k
+        total = one + product(small, total) / k
     for _ in range(SQUARINGS):
-        total = total @ total
+        total = product(total, total)
     return total
 
 
@@ -45,7 +47,7 @@ def affine_map(weights: Float[Array, "6"]) -> Float[Array, "3 3"]:
     - `weights`: w: half widths for the translations, radians, logarithms of factors for the scalings, and shear.
     """
     rows = np.array([[*GENERATORS[name], (0.0, 0.0, 0.0)] for name in GENERATORS])
-    return exponential(jnp.einsum("k,kij->ij", weights, jnp.asarray(rows, weights.dtype)))
+    return exponential(einsum("k,kij->ij", weights, jnp.asarray(rows, weights.dtype)))
 
 
 def warp(image: Float[Array, "h w *c"], transform: Float[Array, "3 3"]) -> Float[Array, "h w *c"]:

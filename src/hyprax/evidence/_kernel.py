@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._products import einsum
 from ._contractions import Features, example_factors, example_gradient, factors, in_chunks, tensor_gram
 from ._plan import Apply, Plan, make_plan
 
@@ -324,7 +325,7 @@ def kernel_matvec(
 
     def contracted(p: PyTree) -> Array:
         f = jax.vmap(lambda x: apply(p, hyper, x))(inputs)
-        return jnp.einsum("mrc,mc->mr", cotangents, f)
+        return einsum("mrc,mc->mr", cotangents, f)
 
     _, pull = jax.vjp(contracted, params)
     (gradient,) = pull(vector.reshape(outputs))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._products import einsum, product
 from ._kernel import TensorUse, uses
 from ._problem import Problem
 from ._structures import AbstractStructure, summed
@@ -82,9 +83,9 @@ def _moments(use: TensorUse, examples: int) -> tuple[Float[Array, "b i i"], Floa
     if use.rows is not None:
         rows = use.rows.reshape(-1, int(np.prod(use.rows.shape[2:])))
         share = use.rows.shape[0] / examples  # the chunks' shares add up to 1: the block is G itself
-        return jnp.full((1, 1, 1), share, rows.dtype), (rows.T @ rows)[None]
+        return jnp.full((1, 1, 1), share, rows.dtype), product(rows.T, rows)[None]
     assert use.a is not None
     assert use.g is not None
     positions = use.a.shape[2]
-    left = jnp.einsum("mbsi,mbsj->bij", use.a, use.a) / (examples * positions)
-    return left, jnp.einsum("mrbso,mrbsp->bop", use.g, use.g)
+    left = einsum("mbsi,mbsj->bij", use.a, use.a) / (examples * positions)
+    return left, einsum("mrbso,mrbsp->bop", use.g, use.g)

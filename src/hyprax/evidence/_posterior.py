@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._products import einsum, product
 from ._designs import check_size, subset
 from ._predictive import Approximation, Outputs, log_predictive, mean_prediction
 from ._priors import GaussianPrior
@@ -55,7 +56,7 @@ class WeightFactor(AbstractFactor):
 
         def moment(rows: PyTree) -> Array:
             flat = _flat(rows)
-            return flat.T @ flat
+            return product(flat.T, flat)
 
         total = accumulate(problem, None, cotangents, moment)
         return cls(jnp.linalg.cholesky(jnp.eye(total.shape[0], dtype=total.dtype) + total))
@@ -66,7 +67,7 @@ class WeightFactor(AbstractFactor):
         rows = jax.vmap(_flat)(there.gradients(None, _unit(count, outputs, self.cholesky.dtype)))
         flat = rows.reshape(count * outputs, -1)
         solved = jax.scipy.linalg.solve_triangular(self.cholesky, flat.T, lower=True).T.reshape(rows.shape)
-        return solved @ jnp.swapaxes(solved, 1, 2)
+        return product(solved, jnp.swapaxes(solved, 1, 2))
 
     def draw(self, problem: Problem, key: Array) -> PyTree:
         noise = jax.random.normal(key, self.cholesky.shape[:1], self.cholesky.dtype)
@@ -98,7 +99,7 @@ class FunctionFactor(AbstractFactor):
         solved = jax.scipy.linalg.solve_triangular(self.cholesky, joint[:known, known:], lower=True)
         solved = solved.reshape(known, count, outputs)
         own = joint[known:, known:].reshape(count, outputs, count, outputs)
-        return jnp.einsum("ncnd->ncd", own) - jnp.einsum("knc,knd->ncd", solved, solved)
+        return einsum("ncnd->ncd", own) - einsum("knc,knd->ncd", solved, solved)
 
     def draw(self, problem: Problem, key: Array) -> PyTree:
         scales = _scales(problem)
@@ -106,7 +107,7 @@ class FunctionFactor(AbstractFactor):
         def contracted(scaled: PyTree) -> Array:
             w = jax.tree.map(jnp.multiply, scaled, scales)
             f = jax.vmap(lambda x: problem.apply(w, problem.hyper, x))(problem.inputs)
-            return jnp.einsum("mrc,mc->mr", self.cotangents, f).ravel()
+            return einsum("mrc,mc->mr", self.cotangents, f).ravel()
 
         at = jax.tree.map(jnp.divide, problem.params, scales)
         unit_key, noise_key = jax.random.split(key)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._products import einsum
 from ._likelihoods import AbstractLikelihood, Bernoulli, Categorical, Gaussian, Poisson
 
 Approximation: TypeAlias = Literal["probit", "bridge", "monte_carlo", "map"]
@@ -29,7 +30,7 @@ class Outputs(eqx.Module):
         values, vectors = jnp.linalg.eigh(self.covariance)
         root = vectors * jnp.sqrt(jnp.maximum(values, 0.0))[:, None, :]
         noise = jax.random.normal(key, (count, *self.mean.shape), self.mean.dtype)
-        return self.mean[None] + jnp.einsum("ncd,snd->snc", root, noise)
+        return self.mean[None] + einsum("ncd,snd->snc", root, noise)
 
 
 def probit(outputs: Outputs) -> Float[Array, "m c"]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._products import einsum
 from ._kernel import kernel, uses
 from ._likelihoods import AbstractLikelihood
 from ._priors import GaussianPrior
@@ -83,7 +84,7 @@ class Problem(eqx.Module):
                 rows[use.number] += use.rows.reshape(*shape, -1)
             elif use.a is not None and use.g is not None:
                 places = np.asarray(use.places).ravel()
-                entries = jnp.einsum("mbsi,mrbso->mrbio", use.a, use.g).reshape(*shape, -1)
+                entries = einsum("mbsi,mrbso->mrbio", use.a, use.g).reshape(*shape, -1)
                 if places.size == leaves[use.number].size:  # the whole tensor, in another order
                     rows[use.number] += entries[..., np.argsort(places)]
                 else:

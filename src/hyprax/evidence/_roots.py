@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._products import product
 from ._likelihoods import AbstractLikelihood, Categorical
 
 
@@ -62,7 +63,7 @@ class Eigen(AbstractRoot):
         if likelihood.independent:
             return jnp.eye(f.size, dtype=f.dtype)
         root = likelihood.root(f)
-        _, vectors = jnp.linalg.eigh(root.T @ root)
+        _, vectors = jnp.linalg.eigh(product(root.T, root))
         return vectors[:, :0:-1]  # S maps the last, √p, to 0
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._products import einsum, product
 from ._chain import log_determinant
 from ._priors import GaussianPrior
 from ._problem import Problem
@@ -108,7 +109,7 @@ def _flat(rows: PyTree) -> Float[Array, "rows p"]:
 
 
 def _moment(rows: Float[Array, "rows p"]) -> Float[Array, "p p"]:
-    return rows.T @ rows
+    return product(rows.T, rows)
 
 
 class Full(AbstractStructure):
@@ -219,8 +220,8 @@ def second_factors(rows: PyTree) -> Factors:
 
     def factors(leaf: Array) -> tuple[Array | None, Array | None]:
         w = as_matrices(leaf)
-        left = jnp.einsum("nio,njo->ij", w, w) if w.shape[1] <= LARGEST_BASIS else None
-        right = jnp.einsum("nio,nip->op", w, w) if 1 < w.shape[2] <= LARGEST_BASIS else None
+        left = einsum("nio,njo->ij", w, w) if w.shape[1] <= LARGEST_BASIS else None
+        right = einsum("nio,nip->op", w, w) if 1 < w.shape[2] <= LARGEST_BASIS else None
         return left, right
 
     return [factors(leaf) for leaf in jax.tree.leaves(rows)]
@@ -241,9 +242,9 @@ def projected_squares(rows: PyTree, into: list[Basis]) -> list[Float[Array, "i o
     def squares(leaf: Array, basis: Basis) -> Array:
         w = as_matrices(leaf)
         if basis.left is not None:
-            w = jnp.einsum("ij,nio->njo", basis.left, w)
+            w = einsum("ij,nio->njo", basis.left, w)
         if basis.right is not None:
-            w = jnp.einsum("op,nio->nip", basis.right, w)
+            w = einsum("op,nio->nip", basis.right, w)
         return jnp.sum(jnp.square(w), axis=0)
 
     return [squares(leaf, basis) for leaf, basis in zip(jax.tree.leaves(rows), into, strict=True)]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._products import einsum
 from ._designs import check_size, subset
 from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
 from ._problem import Problem
@@ -173,8 +174,8 @@ def guess(
 
     if basis.left is None or basis.right is None or left is None or right is None:
         return shrunk(squares)
-    along = shrunk(jnp.einsum("ij,ik,kj->j", basis.left, left, basis.left))
-    across = shrunk(jnp.einsum("ij,ik,kj->j", basis.right, right, basis.right))
+    along = shrunk(einsum("ij,ik,kj->j", basis.left, left, basis.left))
+    across = shrunk(einsum("ij,ik,kj->j", basis.right, right, basis.right))
     total = jnp.maximum(jnp.sum(along), jnp.finfo(squares.dtype).tiny)
     return 0.5 * shrunk(squares) + 0.5 * jnp.outer(along, across) / total
 

@@ -10,6 +10,7 @@ import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, PyTree
 
 from .._certificate import ErrorBound
+from .._products import product
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
 from ._family_bounds import AbstractFamilyBound, as_computed, convex_or_infinite, family_of
 from ._inner_loss import AbstractInnerLoss, Point
@@ -53,12 +54,12 @@ class _Factor(eqx.Module):
     def spectral(self, v: Float[Array, "p k"]) -> Float[Array, ""]:
         """An upper bound of ‖Â^-½ v‖₂: tr(K^32)^(1/32) >= λ_max(K) for K = R⁻ᵀv vᵀR⁻¹, at most p^(1/32) of it."""
         solved = self.solve(v)
-        power, size = solved @ solved.T, jnp.ones((), v.dtype)
+        power, size = product(solved, solved.T), jnp.ones((), v.dtype)
         for exponent in (1, 2, 4, 8, 16):  # K = size power, kept in range: squared, size is multiplied up
             largest = jnp.linalg.norm(power)
             safe = jnp.where(largest > 0, largest, 1)
             size = size * safe ** (1 / exponent)
-            power = (power / safe) @ (power / safe)
+            power = product(power / safe, power / safe)
         return INFLATION * self.scale * jnp.sqrt(size * jnp.trace(power) ** (1 / 32))
 
 
@@ -156,7 +157,7 @@ class CholeskyBound(AbstractFamilyBound):
         rho = jnp.max(rows_rho)
 
         inputs, targets = e.outer_data
-        predicted = inputs @ point.params
+        predicted = product(inputs, point.params)
         outer_rho = INFLATION * family.self_concordance * _row_norms(factor, inputs, predicted) * tau
         curved = outer.loss.top_curvature(outer.loss.statistic(predicted, targets)) * growth(outer_rho)
         curved = jnp.minimum(outer.loss.curvature, finite_or_infinite(curved * (1 + 1e-10)))

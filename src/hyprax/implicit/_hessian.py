@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._products import product
 from ._inner_loss import AbstractInnerLoss, Point
 from .families import GeneralisedLinear, SparseDesign
 from .families._design import forward_squared
@@ -28,7 +29,7 @@ def formed_hessian(loss: AbstractInnerLoss, point: Point, hyper: PyTree) -> Floa
     assert isinstance(loss, GeneralisedLinear)
     assert not isinstance(loss.inputs, SparseDesign)
     scaled = loss.inputs * _curves(loss, point, hyper)[:, None]
-    return scaled.T @ loss.inputs + jnp.diag(loss.strengths(hyper))
+    return product(scaled.T, loss.inputs) + jnp.diag(loss.strengths(hyper))
 
 
 def hessian_diagonal(loss: AbstractInnerLoss, point: Point, hyper: PyTree) -> PyTree | None:

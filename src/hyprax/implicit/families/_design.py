@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..._products import product
+
 
 class SparseDesign(eqx.Module):
     """A sparse matrix X `(n, d)`: its entries sorted by row for X v, and again by column for Xᵀv.
@@ -80,7 +82,7 @@ def forward(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_row
         return _summed(entries, columns, rows, x.shape[0], v)
-    return x @ v
+    return product(x, v)
 
 
 def backward(x: Design, v: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
@@ -88,7 +90,7 @@ def backward(x: Design, v: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_column
         return _summed(entries, rows, columns, x.shape[1], v)
-    return x.T @ v
+    return product(x.T, v)
 
 
 def forward_squared(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
@@ -96,7 +98,7 @@ def forward_squared(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_row
         return _summed(jnp.square(entries), columns, rows, x.shape[0], v)
-    return jnp.square(x) @ v
+    return product(jnp.square(x), v)
 
 
 def as_design(inputs: Any, name: str) -> Design:
