@@ -52,7 +52,9 @@ def check_cholesky(structure: cases.Structure, seed: int, problems: int) -> None
     outcomes = [cases.check(case, rng, bounds) for case in drawn for _ in range(5)]
     assert [v for outcome in outcomes for v in outcome.violations] == []
     assert all(o.ratio["cholesky"] <= o.ratio["free"] * (1 + 1e-9) for o in outcomes)
-    near = [o for o in outcomes if 1e-6 < o.relative <= 0.1]
+    # Where nearly collinear inputs meet next to no penalty both are infinite, and their ratio says nothing.
+    near = [o for o in outcomes if 1e-6 < o.relative <= 0.1 and np.isfinite(o.ratio["free"])]
+    assert len(near) >= len(outcomes) / 4
     assert np.median([o.ratio["cholesky"] / o.ratio["free"] for o in near]) <= 0.5
 
 
