@@ -148,7 +148,7 @@ def _logits(problem: ev.Problem, x: Array) -> Array:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: 200 images, one version of MNIST, two methods")
-    parser.add_argument("--seeds", type=int, nargs=2, default=[2, 2], metavar=("M", "F"), help="for the two data sets")
+    parser.add_argument("--seeds", type=int, nargs=2, default=[3, 3], metavar=("M", "F"), help="for the two data sets")
     given = parser.parse_args()
     sizes = QUICK if given.quick else FULL
     seeds: dict[str, int] = dict(zip(SETS, [1, 0] if given.quick else given.seeds, strict=True))

@@ -160,5 +160,42 @@ Learned ranges (truth in brackets where it is not 0): half widths for translatio
 
 ![Support of the learned density of each generator, and of the true one](ranges.png)
 
-Reading. To be written.
+Reading. The third layer, and the start and speed of ranges and precisions, were chosen in eighteen pilot runs by the
+log evidence of training data, on images that are not used above: MNIST's training images 5,001 to 6,000, moved by two
+other seeds. (Accuracy on other test images was printed beside it; the last choice, to keep the speed, was made after
+five of the rows above were seen.) {rows} rows give a less noisy gradient, {epochs} epochs are what time allowed. The
+rest (rates and batches of the weights, means of 2 x 2, midpoint, samples) is older and was chosen by test accuracy on
+MNIST, with images that are among those above; nothing was chosen on Fashion-MNIST. All methods share the settings.
+
+But for MNIST scaled, the generators that moved the data have the largest ranges learned, and the others fall to 0.14 at
+most. Rotations are found in the mean to 0.1 radians on MNIST and to 15 per cent on Fashion-MNIST, where one seed of
+three stops at 1.9 of 3.1. Translations by 4 pixels reach 60 per cent of the truth on MNIST and 80 on Fashion-MNIST,
+nearly the same for every seed, and both scalings of Fashion-MNIST are found. On MNIST the scaling along x is not:
+a translation along x and some rotation stand beside it.
+
+The gain over no invariance, without held-out data, is clear on MNIST: ten points when fully rotated (two thirds of what
+the right range gains; half in log-likelihood), six when half rotated, two when translated, one when scaled, the latter
+three within a point of the right range or above it. On Fashion-MNIST it is two points when fully rotated and nothing
+elsewhere, where the right ranges gain little more than a point or lose one too; on scaled images log-likelihood is
+lost. Plain images pay for the search: 0.3 points on MNIST, within the noise, and two on Fashion-MNIST, where ranges of
+about 0.1 are left.
+
+That translations stay short of the truth is not the search alone. In the pilots the midpoint's gradient in them was
+within 0.07 of finite differences of the exact log evidence a datum (all rows, dense); at weights trained with the right
+range it pointed inwards, and weights trained at half of the truth had the higher evidence. Above, the evidence of the
+learned translations is in the mean within 0.02 nats of that of the right ones on either side, and for 8 pixels (one
+seed) well above it on both, as are accuracy and log-likelihood. A likely reason: an image moved once and averaged over
+the same moves again spans twice their range and loses its edges; only full rotations map the moved data into
+themselves.
+
+What is left to the search: on fully rotated MNIST the right range, fixed, has the higher evidence on both sides, also
+for seeds whose learned range is right. Its weights had that range from the first epoch; in the pilots the learned one
+got there in the middle of the run. Prior precisions that start at 0.1 in place of {precision}, with ranges that start at
+0.3 and move more slowly and later (rate 0.15, after 15 epochs), left rotations at half of the truth, with relative and
+with signed steps alike; a faster search in the first 60 per cent of the moves was worse too. Longer runs, several steps
+an epoch and more samples of the maps were not tried with this network. The lower side alone (one seed) leaves
+translations of 0.3 and 0.2 beside the rotation, and accuracy ten points below that of no invariance.
+
+Evidence is no test score: from none to the right ranges on scaled Fashion-MNIST its lower side rises, its upper side
+falls, and accuracy does not rise.
 """
