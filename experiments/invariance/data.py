@@ -73,7 +73,7 @@ def _layer(x: Array, weights: Array, bias: Array) -> Array:
 
 
 def network(params: dict[str, Array], hyper: Any, x: Array) -> Array:
-    """Three such layers with 8, 16 and 32 channels and a linear one, scaled so that prior precisions of one would do.
+    """Three such layers and a linear one, scaled so that prior precisions of one would be a start.
 
     The third layer looks across the image before the head ties features to places.
     """

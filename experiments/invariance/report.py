@@ -168,10 +168,10 @@ rest (rates and batches of the weights, means of 2 x 2, midpoint, samples) is ol
 MNIST, with images that are among those above; nothing was chosen on Fashion-MNIST. All methods share the settings.
 
 On moved data other than MNIST scaled, the generators that moved them have the largest ranges learned, and the others
-fall to 0.14 at most. Rotations are found in the mean to 0.1 radians on MNIST and to 15 per cent on Fashion-MNIST, where one seed of
-three stops at 1.9 of 3.1. Translations by 4 pixels reach 60 per cent of the truth on MNIST and 80 on Fashion-MNIST,
-nearly the same for every seed, and both scalings of Fashion-MNIST are found. On MNIST the scaling along x is not:
-a translation along x and some rotation stand beside it.
+fall to 0.14 at most. Rotations are found in the mean to 0.1 radians on MNIST and to 15 per cent on Fashion-MNIST, where
+one seed of three stops at 1.9 of 3.1. Translations by 4 pixels reach 60 per cent of the truth on MNIST and 80 on
+Fashion-MNIST, nearly the same for every seed, and both scalings of Fashion-MNIST are found. On MNIST the scaling along
+x is not: a translation along x and some rotation stand beside it.
 
 The gain over no invariance, without held-out data, is clear on MNIST: ten points when fully rotated (two thirds of what
 the right range gains; half in log-likelihood), six when half rotated, two when translated, one when scaled, the latter
@@ -191,9 +191,9 @@ themselves.
 What is left to the search: on fully rotated MNIST the right range, fixed, has the higher evidence on both sides, also
 for seeds whose learned range is right. Its weights had that range from the first epoch; in the pilots the learned one
 got there in the middle of the run. Prior precisions that start at 0.1 in place of {precision}, with ranges that start
-at 0.3 and move more slowly and later (rate 0.15, after 15 epochs), left rotations at half of the truth, with relative and
-with signed steps alike; a faster search in the first 60 per cent of the moves was worse too. Longer runs, several steps
-an epoch and more samples of the maps were not tried with this network. The lower side alone (one seed) leaves
+at 0.3 and move more slowly and later (rate 0.15, after 15 epochs), left rotations at half of the truth, with relative
+and with signed steps alike; a faster search in the first 60 per cent of the moves was worse too. Longer runs, several
+steps an epoch and more samples of the maps were not tried with this network. The lower side alone (one seed) leaves
 translations of 0.3 and 0.2 beside the rotation, and accuracy ten points below that of no invariance.
 
 Evidence is no test score: from none to the right ranges on scaled Fashion-MNIST its lower side rises, its upper side
