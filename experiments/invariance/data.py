@@ -12,7 +12,9 @@ from jaxtyping import Array
 from hyprax import evidence as ev
 
 SIDE, CLASSES = 14, 10
-FIRST, SECOND, TAPS = 8, 16, 9
+CHANNELS, TAPS = (8, 16, 32), 9
+LAST_PLACES = 2 * 2
+"""14, 7, 4 and 2 pixels along a side."""
 NAMES = ev.AffineInvariance.names
 SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
@@ -71,18 +73,21 @@ def _layer(x: Array, weights: Array, bias: Array) -> Array:
 
 
 def network(params: dict[str, Array], hyper: Any, x: Array) -> Array:
-    """Two such layers with 8 and 16 channels and a linear one, scaled so that prior precisions of one would be a start.
+    """Three such layers and a linear one, scaled so that prior precisions of one would be a start.
 
-    Means of neighbours, and not strides, are worth 3 points of accuracy on 1,000 plain images.
+    The third layer looks across the image before the head ties features to places.
     """
-    y = _layer(2 * x[:, :, None], params["first"], params["first_bias"])
-    y = _layer(y, params["second"], params["second_bias"])
+    y = 2 * x[:, :, None]
+    for i in range(len(CHANNELS)):
+        y = _layer(y, params[f"layer{i}"], params[f"layer{i}_bias"])
     return y.ravel() @ params["head"] / np.sqrt(y.size) + params["head_bias"]
 
 
 def weights(seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
-    shapes = {"first": (TAPS, FIRST), "second": (TAPS * FIRST, SECOND), "head": (16 * SECOND, CLASSES)}
+    inputs = (1, *CHANNELS)
+    shapes = {f"layer{i}": (TAPS * inputs[i], out) for i, out in enumerate(CHANNELS)}
+    shapes["head"] = (LAST_PLACES * CHANNELS[-1], CLASSES)
     drawn = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     drawn |= {f"{name}_bias": 0.1 * rng.normal(size=shape[1]) for name, shape in shapes.items()}
     return {name: jnp.asarray(value, jnp.float32) for name, value in drawn.items()}

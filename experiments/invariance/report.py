@@ -72,7 +72,7 @@ def ranges(rows: Sequence[Row]) -> str:
         found = np.array([row["ranges"] for row in pick(rows, name, version, method)])
         truth = true_ranges(version)
         cells = [shown(column, 2) + f" ({t:.2f})" * bool(t) for column, t in zip(found.T, truth, strict=True)]
-        how = method.removeprefix(LEARNED).removeprefix(",")
+        how = method.removeprefix(LEARNED)
         lines.append(f"| {SETS[name]} | {version}{',' * bool(how)}{how} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -131,16 +131,16 @@ TEXT = """# Invariances from the training data alone
     python -m experiments.invariance{options}
 
 Measured on a {machine}, one thread, the machine shared with other work; {minutes:.0f} minutes of processor time.
-Reduced: the first {size} training and {test} test images, averaged to 14 x 14; a network of two convolutions (3 x 3,
-8 and 16 channels, tanh, means of 2 x 2) and a linear layer, {epochs} epochs in batches of {batch}, {samples} samples of
-the maps. Each image, of the test set too, is moved once at random by the maps named on the left; a seed draws the
-moves, the first weights, the batches and the samples. *learned*: all six ranges start at {start} and nothing is held
-out; ranges and a prior precision for each tensor (start {precision}) follow the gradient of the evidence, one step an
-epoch on {rows} rows, by the midpoint of the chain's two sides, which is an estimate and no bound. *learned by the
-bound*: by its lower side alone. *right one, fixed*: the network averaged over the very maps by which the data were
-moved. Accuracy in per cent and log-likelihood on the test images, at the weights kept, means over the seeds with their
-standard errors. Log evidence: the chain's two sides a datum, in nats, whatever the method learned by. Seconds of
-processor time, compilation included for the first seed.
+Reduced: the first {size} training and {test} test images, averaged to 14 x 14; a network of three convolutions (3 x 3;
+8, 16 and 32 channels, tanh, means of 2 x 2) and a linear layer, {epochs} epochs in batches of {batch}, {samples}
+samples of the maps. Each image, of the test set too, is moved once at random by the maps named on the left; a seed
+draws the moves, the first weights, the batches and the samples. *learned*: all six ranges start at {start} and nothing
+is held out; after {burn_in} epochs ranges and a prior precision for each tensor (start {precision}) follow the gradient
+of the evidence, one step an epoch on {rows} rows, by the midpoint of the chain's two sides, which is an estimate and no
+bound. *learned by the bound*: by its lower side alone. *right one, fixed*: the network averaged over the very maps by
+which the data were moved. Accuracy in per cent and log-likelihood on the test images, at the weights kept, means over
+the seeds with their standard errors. Log evidence: the chain's two sides a datum, in nats, whatever the method learned
+by. Seconds of processor time, compilation included for the first seed.
 
 | data | moved | invariance | seeds | accuracy | log-likelihood | log evidence between | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -160,26 +160,42 @@ Learned ranges (truth in brackets where it is not 0): half widths for translatio
 
 ![Support of the learned density of each generator, and of the true one](ranges.png)
 
-Reading. The network, the rates, the number of epochs and the midpoint in place of the bound were chosen by looking at
-test accuracy on MNIST (mostly plain, fully rotated and translated, seed 0, with images that are among those above);
-nothing was chosen on Fashion-MNIST. All methods share the settings.
+Reading. The third layer, and the start and speed of ranges and precisions, were chosen in eighteen pilot runs by the
+log evidence of training data, on images that are not used above: MNIST's training images 5,001 to 6,000, moved by two
+other seeds. (Accuracy on other test images was printed beside it; the last choice, to keep the speed, was made after
+five of the rows above were seen.) {rows} rows give a less noisy gradient, {epochs} epochs are what time allowed. The
+rest (rates and batches of the weights, means of 2 x 2, midpoint, samples) is older and was chosen by test accuracy on
+MNIST, with images that are among those above; nothing was chosen on Fashion-MNIST. All methods share the settings.
 
-Rotations are found, and little else beside them, and with them most of the accuracy that the right range gains over
-none, without held-out data: on MNIST, and on fully rotated Fashion-MNIST (there about half of the log-likelihood). On
-half rotated Fashion-MNIST nothing is gained, though the right range gains two points. On plain images every range
-falls towards 0, at no measurable cost on MNIST and about a point of accuracy on Fashion-MNIST.
+On moved data other than MNIST scaled, the generators that moved them have the largest ranges learned, and the others
+fall to 0.14 at most. Rotations are found in the mean to 0.1 radians on MNIST and to 15 per cent on Fashion-MNIST, where
+one seed of three stops at 1.9 of 3.1. Translations by 4 pixels reach 60 per cent of the truth on MNIST and 80 on
+Fashion-MNIST, nearly the same for every seed, and both scalings of Fashion-MNIST are found. On MNIST the scaling along
+x is not: a translation along x and some rotation stand beside it.
 
-What is missing is mostly the search and not the evidence: for both rotations of both data sets, and for translations
-with {long} epochs (*longer*, one seed), the right ranges have the higher evidence on both sides than the learned
-ones. In the latter run one translation has fallen to 0, where the gradient vanishes, and the other to a third of the
-truth. Ranges that move while the weights are still poor are the likely cause; later or slower moves were not tried.
+The gain over no invariance, without held-out data, is clear on MNIST: ten points when fully rotated (two thirds of what
+the right range gains; half in log-likelihood), six when half rotated, two when translated, one when scaled, the latter
+three within a point of the right range or above it. On Fashion-MNIST it is two points when fully rotated and nothing
+elsewhere, where the right ranges gain little more than a point or lose one too; on scaled images log-likelihood is
+lost. Plain images pay for the search: 0.3 points on MNIST, within the noise, and two on Fashion-MNIST, where ranges of
+about 0.1 are left.
 
-At {epochs} epochs translations and scalings are hardly worth averaging over: even the right ranges, fixed, gain next
-to nothing or lose test accuracy, most of all with moves of 8 pixels. With {long} epochs the right translation is two
-points ahead of none and the learned one is one ahead, so the shorter training was too short for 4 pixels; the others
-were not trained longer. At 8 pixels both generators learned are the right ones, one at the truth and one at half of
-it.
+That translations stay short of the truth is not the search alone. In the pilots the midpoint's gradient in them was
+within 0.07 of finite differences of the exact log evidence a datum (all rows, dense); at weights trained with the right
+range it pointed inwards, and weights trained at half of the truth had the higher evidence. Above, the evidence of the
+learned translations is in the mean within 0.02 nats of that of the right ones on either side, and for 8 pixels (one
+seed) well above it on both, as are accuracy and log-likelihood. A likely reason: an image moved once and averaged over
+the same moves again spans twice their range and loses its edges; only full rotations map the moved data into
+themselves.
 
-Evidence is no test score: from none to the right ranges on scaled Fashion-MNIST and on digits moved by 8 pixels its
-lower side rises, its upper side falls, and so does the accuracy.
+What is left to the search: on fully rotated MNIST the right range, fixed, has the higher evidence on both sides, also
+for seeds whose learned range is right. Its weights had that range from the first epoch; in the pilots the learned one
+got there in the middle of the run. Prior precisions that start at 0.1 in place of {precision}, with ranges that start
+at 0.3 and move more slowly and later (rate 0.15, after 15 epochs), left rotations at half of the truth, with relative
+and with signed steps alike; a faster search in the first 60 per cent of the moves was worse too. Longer runs, several
+steps an epoch and more samples of the maps were not tried with this network. The lower side alone (one seed) leaves
+translations of 0.3 and 0.2 beside the rotation, and accuracy ten points below that of no invariance.
+
+Evidence is no test score: from none to the right ranges on scaled Fashion-MNIST its lower side rises, its upper side
+falls, and accuracy does not rise.
 """
