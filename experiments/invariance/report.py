@@ -91,6 +91,7 @@ def picture(rows: Sequence[Row], here: Path) -> None:
         found = np.array([row["ranges"] for row in pick(rows, names[j], versions[i], LEARNED)])
         if not len(found):
             axis.set_visible(False)
+            axes[i - 1, j].tick_params(labelbottom=True)  # the last of its column
             continue
         places, mean, truth = np.arange(len(NAMES)), found.mean(0), true_ranges(versions[i])
         axis.bar(places, 2 * mean, 0.5, bottom=-mean, color="C0", alpha=0.6, label="learned, mean")
