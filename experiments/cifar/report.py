@@ -62,7 +62,7 @@ def picture(folder: Path, found: dict[str, list[Row]]) -> None:
     """The precision kept for each tensor, by method; and those of the first seed over the epochs."""
     plt = pyplot()
     learned = {name: rows for name, rows in found.items() if rows[0]["history"]}
-    names = list(next(iter(learned.values()))[0]["precisions"])
+    names = sorted(next(iter(learned.values()))[0]["precisions"], key=_depth)
     kernels = [name for name in names if name.split()[-1] in KERNELS]
     names = kernels + [name for name in names if name not in kernels]
     figure, (above, below) = plt.subplots(2, 1, figsize=(12, 9), layout="constrained", height_ratios=(3, 2))
@@ -92,6 +92,11 @@ def picture(folder: Path, found: dict[str, list[Row]]) -> None:
     below.grid(alpha=0.3, which="both")
     figure.savefig(folder / "precisions.png", dpi=90)
     plt.close(figure)
+
+
+def _depth(tensor: str) -> tuple[int, str]:
+    """From the input to the outputs."""
+    return ("stem", "stag", "head").index(tensor[:4]), tensor
 
 
 def _around(logs: np.ndarray) -> np.ndarray:
@@ -156,13 +161,13 @@ of the grid are of all its runs.
 
 ![The precisions kept for each tensor, and their mean over the epochs](precisions.png)
 
-Above: geometric mean over the seeds, least and largest; kernels and head first. Below: the first seed, the look kept in
-a ring.
+Above: geometric mean over the seeds, least and largest; kernels and head on the left. Below: the first seed, what was
+kept in a ring.
 
-What the weights that were kept predict, beside the mean of {samples} draws of the outputs of the linearised model under
-the Laplace posterior, at the precisions kept: of the last layer, from all data; of all layers, from
-{settings.linearised} random data with all outputs, each standing for N/{settings.linearised}, which on average leaves
-too much variance, never too little.
+What the weights that were kept predict by themselves, and what the mean of the softmax over {samples} draws of the
+outputs does, f ~ N(f(x; w), J Σ Jᵀ), by the Laplace posterior at the precisions kept: of the last layer, from all data;
+of all layers, from {settings.linearised} random data with all outputs, each standing for N/{settings.linearised}, which
+on average leaves too much variance, never too little.
 
 {posteriors}
 
