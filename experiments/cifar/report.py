@@ -113,7 +113,8 @@ def _of_grid(row: Row) -> float:
 def write(folder: Path, rows: Sequence[Row], settings: Settings, options: str) -> None:
     found = grouped(rows)
     picture(folder, found)
-    text = RESULTS.format(
+    template = RESULTS if options else RESULTS + READING  # which is of the plain run alone
+    text = template.format(
         options=options,
         machine=machine(),
         version=jax.__version__,
@@ -170,7 +171,8 @@ of all layers, from {settings.linearised} random data with all outputs, each sta
 on average leaves too much variance, never too little.
 
 {posteriors}
-
+"""
+READING = """
 ## Reading
 
 - Precision 1 fits the training images and is overconfident on others. Precisions learned from the training images alone
@@ -193,6 +195,6 @@ on average leaves too much variance, never too little.
   middle, when the rate is still high. What their last weights would give is not measured here.
 - A last layer's posterior mends most of what precision 1 does to the log-likelihood, and changes nothing where the
   precisions are learned or chosen by the grid. That of all layers, from {settings.linearised} data, is too wide: at
-  precision 1 half of the accuracy goes, elsewhere the log-likelihood falls by up to 0.03 and the ECE rises to as much as
-  twice. This speaks of so small a subset and not of the posterior from all data, which was not tried.
+  precision 1 half of the accuracy goes, elsewhere the log-likelihood falls by up to 0.03 and the ECE rises, up to
+  about twice. This speaks of so small a subset and not of the posterior from all data, which was not tried.
 """
