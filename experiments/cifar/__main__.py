@@ -11,57 +11,52 @@ Writes RESULTS.md and precisions.png beside this file; with --quick into out/exp
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import functools
 
-import jax
-import numpy as np
-from experiments._common import machine, results_folder
+from experiments._common import results_folder, rows_of
 
-from .methods import DEFAULT, Outcome, Settings, by_evidence, by_grid, by_map, judged
-from .network import Images, WideResNet, images
+from .methods import GRID, MAP, Settings, measure
+from .network import WideResNet, images
+from .report import write
 
-HERE = results_folder(__file__)
 SMALL = Settings(
     WideResNet(1, 1),
     side=16,
-    epochs=20,
+    train=4000,
+    test=1000,
+    epochs=30,
     burn_in=5,
     every=1,
-    hyper_steps=3,
+    hyper_steps=2,
     batch=64,
     rate=3e-3,
     one_row=128,
     all_rows=32,
     tangent=128,
+    linearised=100,
     grid=(1.0, 5.0, 25.0, 125.0),
-    kfac_every=5,
+    kfac_every=4,
     likelihood=1000,
     common=(512, 1024, 2),
     start=5.0,
     hyper_rate=0.3,
 )
-QUICK = Settings(
-    WideResNet(1, 1),
+QUICK = dataclasses.replace(
+    SMALL,
     side=8,
+    train=300,
+    test=100,
     epochs=4,
     burn_in=1,
-    every=1,
-    hyper_steps=3,
-    batch=64,
-    rate=3e-3,
     one_row=32,
-    all_rows=8,
-    tangent=32,
-    grid=(1.0, 25.0),
-    kfac_every=1,
-    likelihood=1000,
+    linearised=10,
+    likelihood=300,
     common=(32, 32, 2),
-    start=5.0,
-    hyper_rate=0.3,
 )
-FULL = Settings(
-    WideResNet(2, 4),
+FULL = dataclasses.replace(
+    SMALL,
+    network=WideResNet(2, 4),
     side=32,
     epochs=300,
     burn_in=10,
@@ -72,79 +67,12 @@ FULL = Settings(
     one_row=500,
     all_rows=150,
     tangent=500,
-    grid=(1.0, 5.0, 25.0, 125.0),
     kfac_every=5,
     likelihood=4000,
     common=(1000, 4000, 4),
     start=25.0,
     hyper_rate=0.1,
 )
-MAP, GRID = "MAP", "MAP, grid of {}"
-COLUMNS = {
-    "log_likelihood": ("log-likelihood", 3),
-    "laplace_log_likelihood": ("log-likelihood, last-layer Laplace", 3),
-    "accuracy": ("accuracy", 1),
-    "ece": ("ECE", 1),
-    "laplace_ece": ("ECE, last-layer Laplace", 1),
-    "train_log_likelihood": ("training log-likelihood", 3),
-    "bound": ("log evidence, common bound", 2),
-    "epoch": ("epoch kept", 0),
-    "seconds": ("seconds", 0),
-}
-
-
-def methods(settings: Settings, quick: bool) -> dict[str, Callable[[Images, int], Outcome]]:
-    found: dict[str, Callable[[Images, int], Outcome]] = {MAP: lambda data, seed: by_map(settings, data, DEFAULT, seed)}
-    if not quick:
-        found[GRID.format(len(settings.grid))] = lambda data, seed: by_grid(settings, data, seed)
-    for name in ("chain, one row",) if quick else settings.estimators():
-        found[name] = lambda data, seed, name=name: by_evidence(settings, data, name, seed)
-    return found
-
-
-def picture(found: dict[str, list[Outcome]]) -> None:
-    """The precision kept for each tensor, by method; and those of the first seed over the epochs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    learned = {name: outcomes for name, outcomes in found.items() if outcomes[0].history}
-    names = list(next(iter(learned.values()))[0].precisions)
-    figure, (above, below) = plt.subplots(2, 1, figsize=(9, 7.4), layout="constrained", height_ratios=(3, 2))
-    places, width = np.arange(len(names)), 0.8 / len(learned)
-    for k, (name, outcomes) in enumerate(learned.items()):
-        logs = np.log10([[outcome.precisions[tensor] for tensor in names] for outcome in outcomes])
-        at = places + (k - (len(learned) - 1) / 2) * width
-        above.errorbar(at, 10 ** logs.mean(0), yerr=_around(logs), fmt="o", ms=4, lw=1, color=f"C{k}", label=name)
-        kernels = [tensor for tensor in names if tensor.split()[-1] in ("w", "w1", "w2", "shortcut")]
-        rows = outcomes[0].history
-        over = [np.mean([np.log10(row[tensor]) for tensor in kernels]) for row in rows]
-        below.plot([row["epoch"] for row in rows], 10 ** np.array(over), "o-", ms=3, color=f"C{k}")
-    for outcomes in (v for k, v in found.items() if k.startswith("MAP,")):
-        values = [next(iter(outcome.precisions.values())) for outcome in outcomes]
-        above.axhline(10 ** np.mean(np.log10(values)), color="k", ls=":", lw=1, label="MAP, grid")
-    above.set(yscale="log", ylabel="prior precision kept", xlim=(-0.6, len(names) - 0.4))
-    above.set_xticks(places, [n.replace("_block", ".").replace("stage", "s") for n in names], rotation=60, fontsize=8)
-    above.grid(axis="x", alpha=0.3)
-    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", fontsize=8, ncols=5)
-    below.set(yscale="log", xlabel="epoch", ylabel="precision, geometric mean\nof kernels and head, first seed")
-    figure.savefig(HERE / "precisions.png", dpi=90)
-    plt.close(figure)
-
-
-def _around(logs: np.ndarray) -> np.ndarray:
-    """From the geometric mean to the least and the largest of the seeds."""
-    middle = 10 ** logs.mean(0)
-    return np.stack([middle - 10 ** logs.min(0), 10 ** logs.max(0) - middle]).clip(0)
-
-
-def cell(values: list[float], digits: int) -> str:
-    """The mean and its standard error."""
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
 def main() -> None:
@@ -155,98 +83,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="the first so many; default 3, of --quick 1")
     given = parser.parse_args()
     settings = QUICK if given.quick else FULL if given.full else SMALL
-    seeds = given.seeds or (1 if given.quick else 3)
-    train, test = images(settings.side, *((300, 100) if given.quick else (4000, 1000)))
-    tried = methods(settings, given.quick)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in tried}
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in tried}
-    for seed in range(seeds):
-        for name, method in tried.items():
-            outcome = method(train, seed)
-            row = judged(settings, outcome, test)
-            outcomes[name].append(outcome)
-            figures[name].append(row)
-            print(seed, name, {k: round(v, 4) for k, v in row.items()}, flush=True)
-    picture(outcomes)
-    options = "".join([" --quick"] * given.quick + [" --full"] * given.full + [f" --seeds {seeds}"] * bool(given.seeds))
-    (HERE / "RESULTS.md").write_text(report(settings, options, train, test, figures))
-
-
-def report(settings: Settings, options: str, train: Images, test: Images, figures: dict[str, Any]) -> str:
-    lines = []
-    for name, rows in figures.items():
-        cells = []
-        for key, (_, digits) in COLUMNS.items():
-            values = [row[key] for row in rows]
-            if key == "seconds":
-                values = [min(values)]  # the first of them holds the compilation
-            cells.append(cell(values, digits))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return RESULTS.format(
-        options=options,
-        machine=machine(),
-        version=jax.__version__,
-        train=len(train.y),
-        test=len(test.y),
-        settings=settings,
-        seeds=len(next(iter(figures.values()))),
-        default=DEFAULT,
-        grid=", ".join(f"{precision:g}" for precision in settings.grid),
-        heads=" | ".join(head for head, _ in COLUMNS.values()),
-        rule=" | ".join("---" for _ in COLUMNS),
-        lines="\n".join(lines),
+    methods = [MAP, "chain, one row"] if given.quick else [MAP, GRID, *settings.estimators()]
+    cells = [(name, seed) for seed in range(given.seeds or (1 if given.quick else 3)) for name in methods]
+    data = images(settings.side, settings.train, settings.test)
+    found = []
+    for row in rows_of(__file__, cells, settings.plain(), functools.partial(measure, settings, *data)):
+        found.append(row)
+        print(*row["cell"], {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True)
+    options = "".join(
+        [" --quick"] * given.quick + [" --full"] * given.full + [f" --seeds {given.seeds}"] * bool(given.seeds)
     )
+    write(results_folder(__file__), found, settings, options)
 
-
-RESULTS = """# Prior precisions of a residual network on a CIFAR-10 subset
-
-    python -m experiments.cifar{options}
-
-Measured on a {machine}, one thread, the machine shared with other work,
-float32, JAX {version}. Reduced: the first {train} training and {test} test images, averaged to
-{settings.side} x {settings.side}, without augmentation; {settings.network.name} with Fixup in place of normalisation,
-{settings.epochs} epochs of Adam (rate {settings.rate}, falling as a cosine) in batches of {settings.batch}. `--full` is
-WRN-16-4 on 32 x 32 for 300 epochs with the published schedule of the precisions, for a machine with a card.
-
-- *MAP*: precision {default} for all tensors. *MAP, grid*: one of {grid}, by the log-likelihood of a held-out tenth,
-  then trained again on all data. Last weights.
-- All others learn a precision for each tensor from the training data alone: from {settings.start}, after a burn-in of
-  {settings.burn_in} epochs, by {settings.hyper_steps} steps of Adam (rate {settings.hyper_rate}) at intervals of
-  {settings.every} (KFAC: {settings.kfac_every}, and as many steps in all); the weights and precisions of the best
-  smoothed bound are kept. *KFAC*: factors of all data, no bound. *subset*: the bound of Immer et al. (2023) for one
-  random output of {settings.one_row} data. *chain*: {settings.one_row} rows, one a datum, or all outputs of
-  {settings.all_rows} data. *tangent*: {settings.tangent} fresh data a draw, basis and guess from past draws.
-
-Means over {seeds} seeds with standard errors. Log-likelihoods are a datum in nats, accuracy and ECE per cent, of the
-test images unless it says training. Last-layer Laplace: the linearised predictive (probit) of the head at its
-precision, all data. The common bound of the log evidence is the same for all methods, a datum in nats: the tangent
-bound with {settings.common[0]} fresh and {settings.common[1]} reference data, mean of {settings.common[2]} draws.
-Seconds are of one core, the least of the seeds, as the first holds the compilation; those of the grid are of all its
-runs.
-
-| method | {heads} |
-| --- | {rule} |
-{lines}
-
-![The precisions kept for each tensor, and their mean over the epochs](precisions.png)
-
-Above: geometric mean over the seeds, least and largest. Below: the first seed.
-
-## Reading
-
-- The small fixed precision fits the training images and is overconfident on others. With precisions learned from the
-  training images alone the test log-likelihood is that of the grid to within the spread of the seeds and calibration
-  is better. The bounds take less than half the time of the grid, which trains once for each of its points.
-- Between the estimators the test log-likelihood decides nothing at this size: the seeds differ by more. The common
-  bound does: it puts the tangent of past draws first, the chain next. It is a tangent bound itself, the tightest known
-  here, at weights and precisions that each method chose by its own.
-- Accuracy is highest at the small fixed precision. Every bound is loose by more for small precisions, so the precisions
-  of the kernels end above those that the held-out images prefer, and twenty epochs then fit less.
-- KFAC passes through all data with all outputs each time, which costs as much as many epochs of training, so it looks
-  three times only, and what it keeps are mostly the weights of the first time, before the training is done.
-- A last layer's posterior mends more than a third of what the small fixed precision does, and changes nothing where the
-  precisions are learned.
-"""
 
 if __name__ == "__main__":
     main()

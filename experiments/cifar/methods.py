@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from .network import Images, Params, WideResNet
 
 DEFAULT = 1.0
 """The precision of MAP: a weight decay of 1/N."""
+MAP, GRID = "MAP", "MAP, grid"
+SAMPLES = 1000
+"""Draws of the outputs for the mean of their softmax."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Settings:
 
     network: WideResNet
     side: int
+    train: int
+    test: int
     epochs: int
     burn_in: int
     every: int
@@ -35,6 +41,8 @@ class Settings:
     one_row: int
     all_rows: int
     tangent: int
+    linearised: int
+    """Data of the posterior of all weights."""
     grid: tuple[float, ...]
     kfac_every: int
     likelihood: int
@@ -44,6 +52,10 @@ class Settings:
     start: float
     """The precision of every tensor at first, and the rate of Adam in its logarithm."""
     hyper_rate: float
+
+    def plain(self) -> dict[str, Any]:
+        """As json has it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @functools.cached_property
     def optimiser(self) -> Callable[[int], optax.GradientTransformation]:
@@ -65,14 +77,17 @@ class Settings:
         return self.network.apply
 
     def estimators(self) -> dict[str, tuple[ev.AbstractEstimator | ev.AbstractAdaptive, int, int]]:
-        """Each with how often the precisions move, in epochs, and by how many steps: as many steps for all."""
-        factor = self.kfac_every // self.every
+        """Each with how often the precisions move, in epochs, and by how many steps: as many steps an epoch for all."""
+        chain = ev.Chain(ev.OneRow(self.one_row))
         usual = self.every, self.hyper_steps
         return {
-            "KFAC, all data": (ev.OnlineKFAC(250), self.kfac_every, factor * self.hyper_steps),
+            "KFAC, all data": (ev.OnlineKFAC(250), self.kfac_every, self.kfac_every * self.hyper_steps // self.every),
+            "released heuristic": (ev.Partition(self.one_row, "one", ev.IgnoredCovariance()), *usual),
             "subset, one output": (ev.Partition(self.one_row, "one", ev.Rows()), *usual),
-            "chain, one row": (ev.Chain(ev.OneRow(self.one_row)), *usual),
+            "chain, one row": (chain, *usual),
+            "chain, midpoint": (ev.Midpoint(chain), *usual),
             "chain, all outputs": (ev.Chain(ev.Blocks(self.all_rows)), *usual),
+            "tangent": (ev.Tangent(self.tangent, self.tangent), *usual),
             "tangent of past draws": (ev.AdaptiveTangent(self.tangent), *usual),
         }
 
@@ -123,9 +138,8 @@ def by_grid(settings: Settings, data: Images, seed: int) -> Outcome:
     scores = {}
     for precision in settings.grid:
         found = by_map(settings, kept, precision, seed)
-        scores[precision] = log_likelihood(logits(found.problem, held.x), held.y)
+        scores[precision] = log_likelihood(log_probabilities(logits(found.problem, held.x)), held.y)
     best = max(settings.grid, key=lambda precision: scores[precision])
-    print("grid", {precision: round(score, 3) for precision, score in scores.items()}, flush=True)
     return by_map(settings, data, best, seed)._replace(seconds=time.process_time() - began)
 
 
@@ -148,7 +162,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         optimiser=settings.optimiser(len(data.y)),
         hyper_optimiser=settings.hyper_optimiser,
         batch_size=settings.batch,
-        likelihood_batch=min(settings.likelihood, len(data.y)),
+        likelihood_batch=settings.likelihood,
         draws=2,
         key=jax.random.key(seed),
     )
@@ -179,21 +193,43 @@ def logits(problem: ev.Problem, x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def log_likelihood(f: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean(np.asarray(jax.nn.log_softmax(jnp.asarray(f)))[np.arange(len(y)), y]))
+def log_probabilities(f: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.nn.log_softmax(jnp.asarray(f)))
+
+
+def log_likelihood(log_p: np.ndarray, y: np.ndarray) -> float:
+    return float(np.mean(log_p[np.arange(len(y)), y]))
 
 
 def last_layer(params: Params) -> dict[str, jax.Array]:
     return params["head"]
 
 
+def averaged(posterior: ev.Posterior, x: np.ndarray) -> np.ndarray:
+    """log E softmax(f) over f ~ N(f(x; w*), J Σ Jᵀ), by draws."""
+    return np.asarray(_averaged(posterior.outputs(x, chunk=100)))
+
+
+@jax.jit
+def _averaged(outputs: Any) -> jax.Array:
+    drawn = jax.nn.log_softmax(outputs.sample(jax.random.key(0), SAMPLES))
+    return jax.nn.logsumexp(drawn, axis=0) - np.log(SAMPLES)
+
+
 def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, float]:
-    """Accuracy, log-likelihoods and calibration on the test images; a bound that is the same for all methods."""
+    """Accuracy, log-likelihood and calibration on the test images by three predictives; the common bound."""
     problem = outcome.problem
-    f = logits(problem, test.x)
-    labels = jnp.asarray(test.y)
-    posterior = ev.posterior(problem, where=last_layer)
-    probabilities = posterior.predict(test.x)
+    predictives = {
+        "": log_probabilities(logits(problem, test.x)),
+        "last_layer_": averaged(ev.posterior(problem, where=last_layer), test.x),
+        "linearised_": averaged(ev.posterior(problem, size=settings.linearised), test.x),
+    }
+    found = {}
+    for name, log_p in predictives.items():
+        found[f"{name}accuracy"] = 100 * float(np.mean(log_p.argmax(1) == test.y))
+        found[f"{name}log_likelihood"] = log_likelihood(log_p, test.y)
+        found[f"{name}ece"] = 100 * float(ev.calibration_error(jnp.exp(jnp.asarray(log_p)), jnp.asarray(test.y)))
+    train = log_probabilities(logits(problem, np.asarray(problem.inputs)))
     size, reference, draws = settings.common
     bounds = [
         float(
@@ -211,15 +247,20 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
         for draw in range(draws)
     ]
     return {
-        "accuracy": 100 * float(np.mean(f.argmax(1) == test.y)),
-        "log_likelihood": log_likelihood(f, test.y),
-        "ece": 100 * float(ev.calibration_error(jax.nn.softmax(jnp.asarray(f)), labels)),
-        "laplace_log_likelihood": float(np.mean(posterior.log_likelihood(test.x, labels))),
-        "laplace_ece": 100 * float(ev.calibration_error(probabilities, labels)),
-        "train_log_likelihood": log_likelihood(
-            logits(problem, np.asarray(problem.inputs)), np.asarray(problem.targets)
-        ),
+        **found,
+        "train_log_likelihood": log_likelihood(train, np.asarray(problem.targets)),
         "bound": float(np.mean(bounds)) / problem.size,
         "epoch": outcome.epoch,
         "seconds": outcome.seconds,
     }
+
+
+def measure(settings: Settings, train: Images, test: Images, name: str, seed: int) -> dict[str, Any]:
+    """One method at one seed: what `judged` says, the precisions kept, and those over the epochs."""
+    if name == MAP:
+        outcome = by_map(settings, train, DEFAULT, seed)
+    elif name == GRID:
+        outcome = by_grid(settings, train, seed)
+    else:
+        outcome = by_evidence(settings, train, name, seed)
+    return {**judged(settings, outcome, test), "precisions": outcome.precisions, "history": outcome.history}
