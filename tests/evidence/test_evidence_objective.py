@@ -1,5 +1,7 @@
 """The evidence as an objective of `tune`, and the line that each bad input meets."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,8 +151,14 @@ def call(**changes):
     return ev.log_evidence(**arguments)
 
 
+def unlike(**changes: Any):
+    arguments: Any = {"prior": lambda hyper: ev.GaussianPrior(hyper), "key": jax.random.key(0)} | changes
+    return hx.EvidenceObjective(classifier, jnp.ones((D, 3)), (X, LABELS), **arguments)
+
+
 X = np.random.default_rng(2).normal(size=(N, D))
 LABELS = np.arange(N) % 3
+LOOSE: Any = ev  # arguments of a wrong type, to be refused
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -166,12 +174,28 @@ LABELS = np.arange(N) % 3
         ({"data": (X[:0], LABELS[:0])}, "one common length"),
         ({"data": (np.where(X > 2, np.nan, X), LABELS)}, "inputs.*NaN"),
         ({"data": X}, "\\(inputs, targets\\)"),
+        ({"data": (X, list(LABELS))}, "targets\\[0\\]: given a single number, allowed are arrays"),
+        ({"data": (X.tolist(), LABELS)}, "inputs\\[0\\]\\[0\\]: given a single number"),
+        ({"data": [X, LABELS]}, "given a list, allowed is a pair, the tuple"),
+        ({"data": (X, LABELS.astype(str))}, "targets: given values of type <U"),
+        ({"data": ({"x": X.astype(str)}, LABELS)}, "inputs\\['x'\\]: given values of type <U"),
+        ({"data": (X, LABELS > 0)}, "bool.*allowed are integers"),
+        ({"likelihood": ev.Gaussian(1.0), "data": (X, np.ones((N, 3), bool))}, "type bool, allowed are real numbers"),
+        ({"hyper": {"scale": np.nan}}, "hyper\\['scale'\\].*NaN"),
+        ({"hyper": {"scale": jnp.full(2, jnp.inf)}}, "hyper\\['scale'\\].*infinite"),
+        ({"prior": ev.GaussianPrior(1.0, np.nan)}, "prior.mean.*NaN"),
+        ({"prior": 1.0}, "prior: given a float"),
+        ({"prior": lambda hyper: ev.GaussianPrior(1.0)}, "prior: given a function"),
+        ({"likelihood": ev.Categorical}, "likelihood: given the class Categorical itself"),
+        ({"apply": lambda p, h, x: (x @ p, 1.0)}, "is a tuple"),
+        ({"params": {"w": jnp.ones((D, 3)), "none": jnp.zeros(0)}}, "params\\['none'\\]: given no weights"),
         ({"params": jnp.full((D, 3), jnp.nan)}, "params.*NaN"),
         ({"params": {}}, "without weights"),
         ({"apply": lambda p, h, x: (x @ p)[:1], "data": (X, LABELS * 0)}, "use Bernoulli"),
-        ({"estimator": ev.Chain(ev.OneRow(N + 1))}, f"size {N + 1}, allowed are 1 to {N}"),
-        ({"estimator": ev.Chain(ev.ScoredRows(2 * N + 1))}, f"allowed are 1 to {2 * N}"),
+        ({"estimator": ev.Chain(ev.OneRow(N + 1))}, f"size {N + 1}, allowed are integers from 1 to {N}"),
+        ({"estimator": ev.Chain(ev.ScoredRows(2 * N + 1))}, f"allowed are integers from 1 to {2 * N}"),
         ({"estimator": ev.Partition(N + 1)}, "Partition: given size"),
+        ({"estimator": ev.Chain}, "the class Chain itself"),
         ({"estimator": ev.Tangent(2 * N + 2)}, "Tangent: given size"),
         ({"batch": N + 1}, "batch"),
         ({"temperature": 0.0}, "temperature: given 0.0"),
@@ -206,11 +230,25 @@ def test_a_precision_is_positive(precision):
         lambda: ev.Lanczos(0),
         lambda: ev.Choice(()),
         lambda: ev.Choice(decay=1.0),
+        lambda: LOOSE.Choice((ev.Chain(), ev.OneRow(5))),
+        lambda: LOOSE.Chain(64),
+        lambda: LOOSE.Chain(ev.OneRow),
+        lambda: LOOSE.Chain(ev.OneRow(5), "eigen"),
+        lambda: LOOSE.Midpoint(ev.Tangent(4)),
+        lambda: LOOSE.FullData("kfac"),
+        lambda: LOOSE.FullData(ev.KFAC),
+        lambda: LOOSE.Partition(5, structure="kfac"),
+        lambda: LOOSE.Partition(5, root=ev.StickBreaking),
+        lambda: call(estimator=LOOSE.Chain(LOOSE.OneRow(2.5))),
+        lambda: call(estimator=LOOSE.Chain(LOOSE.OneRow("5"))),
+        lambda: call(estimator=LOOSE.Tangent(4.0)),
         lambda: ev.AdaptiveTangent(decay=1.0),
         lambda: ev.AdaptiveTangent(refresh=0),
         lambda: ev.OnlineKFAC(0),
         lambda: ev.Gaussian(0.0),
         lambda: regression(train_steps=-1),
+        lambda: unlike(prior=ev.GaussianPrior(1.0)),
+        lambda: unlike(likelihood="categorical"),
         lambda: regression(likelihood_batch=N + 1),
     ],
 )

@@ -87,6 +87,15 @@ def test_a_last_layer_posterior_is_that_of_its_block_alone(form):
     assert np.ptp(drawn["head"], axis=0).min() > 0
 
 
+def test_tensors_may_be_picked_through_a_view_made_afresh():
+    problem = built("categorical")
+    want = ev.posterior(problem, where=lambda p: p["body"]).outputs(NEW)
+    got = ev.posterior(problem, where=lambda p: list(p["body"].values())).outputs(NEW)
+    again = ev.posterior(problem, where=lambda p: dict(p["body"])).outputs(NEW)
+    np.testing.assert_array_equal(got.covariance, want.covariance)
+    np.testing.assert_array_equal(again.covariance, want.covariance)
+
+
 @pytest.mark.parametrize("form", ["weights", "functions"])
 def test_draws_of_the_weights_have_the_posterior_mean_and_covariance(form):
     problem = built("categorical")
@@ -285,9 +294,20 @@ def test_scores_of_known_predictions():
         (lambda: ev.posterior(built("gaussian")).predict(NEW, cast(Any, "exact")), "approximation 'exact'"),
         (lambda: ev.posterior(built("categorical")).predict(NEW, samples=0), "samples 0"),
         (lambda: ev.posterior(built("categorical")).outputs(NEW[:0]), "given 0 examples"),
+        (lambda: ev.posterior(built("categorical")).outputs(NEW[0]), rf"shape \(3,\), allowed is \(m, {D}\)"),
+        (lambda: ev.posterior(built("categorical")).outputs(NEW[:, :2]), rf"shape \(7, 2\), allowed is \(m, {D}\)"),
+        (lambda: ev.posterior(built("categorical")).outputs({"x": NEW}), "inputs of structure"),
+        (lambda: ev.posterior(built("categorical")).log_likelihood(NEW, np.zeros(6, int)), "7 inputs and 6 targets"),
+        (lambda: ev.posterior(built("categorical"), where=lambda p: p["tail"]), "'tail'"),
+        (lambda: ev.posterior(built("categorical"), where=lambda p: None), "picks \\[\\]"),
+        (lambda: ev.posterior(built("categorical"), where=lambda p: "head"), "picks \\['head'\\]"),
         (lambda: ev.calibration_error(jnp.ones((3, 2)), jnp.zeros(3, int)), "not probabilities"),
         (lambda: ev.calibration_error(jnp.ones((3, 1)), jnp.zeros(2, int)), "labels of shape"),
         (lambda: ev.calibration_error(jnp.ones((3, 1)), jnp.zeros(3, int), 0), "bins 0"),
+        (
+            lambda: ev.calibration_error(jnp.ones((3, 1)), [0, 0, 5]),
+            "labels from 0 to 5, allowed are the whole numbers",
+        ),
         (lambda: ev.strangeness(jnp.ones((3, 1)), cast(Any, "odd")), "score 'odd'"),
         (lambda: ev.strangeness(jnp.full((3, 1), jnp.nan)), "not probabilities"),
         (lambda: ev.area_under_curve(jnp.zeros(0), jnp.ones(3)), "no scores"),

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._estimator import AbstractAdaptive, AbstractEstimator, Chain, EstimatorKind, LogDeterminant
+from ._estimator import AbstractAdaptive, AbstractEstimator, Chain, EstimatorKind, LogDeterminant, check_part
 from ._problem import Problem
 from ._tangent import Tangent
 
@@ -38,6 +38,8 @@ class Choice(AbstractAdaptive):
     def __check_init__(self):
         if not self.estimators:
             raise ValueError("Choice: given no estimators, allowed is at least one.")
+        for estimator in self.estimators:
+            check_part("Choice: estimators", estimator, AbstractEstimator, "Chain(OneRow(64))")
         if not (0 <= self.decay < 1) or self.refresh < 1:
             raise ValueError(
                 f"Choice: given decay {self.decay}, refresh {self.refresh}, allowed are 0 <= decay < 1, refresh >= 1."

@@ -10,6 +10,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._batches import permuted
@@ -39,8 +40,8 @@ class AbstractDesign(eqx.Module):
 
 def check_size(name: str, size: int, most: int, what: str) -> None:
     """Refuse a sample of fewer than one or more than all."""
-    if not 1 <= size <= most:
-        raise ValueError(f"{name}: given size {size}, allowed are 1 to {most} ({what}).")
+    if not isinstance(size, int | np.integer) or not 1 <= size <= most:
+        raise ValueError(f"{name}: given size {size!r}, allowed are integers from 1 to {most} ({what}).")
 
 
 def subset(size: int, total: int, key: Array) -> Int[Array, " size"]:

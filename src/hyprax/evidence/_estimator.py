@@ -13,6 +13,7 @@ from ._chain import chain
 from ._designs import AbstractDesign, OneRow
 from ._problem import Problem
 from ._roots import AbstractRoot, Eigen
+from ._structures import AbstractStructure
 
 EstimatorKind: TypeAlias = Literal["bound", "estimated"]
 
@@ -36,17 +37,31 @@ def or_default(name: str, estimator: Any, size: int, allowed: Any) -> Any:
     if estimator is None:
         return Chain(OneRow(min(size, 256)))
     if not isinstance(estimator, allowed):
-        kind = type(estimator).__name__
         if isinstance(estimator, AbstractAdaptive):
             raise ValueError(
-                f"{name}: given {kind}, which learns from past draws, allowed here are estimators of one draw such as "
-                "Chain(OneRow(64)) and Tangent(64); fit and EvidenceObjective draw many times."
+                f"{name}: given {type(estimator).__name__}, which learns from past draws, allowed here are estimators "
+                "of one draw such as Chain(OneRow(64)) and Tangent(64); fit and EvidenceObjective draw many times."
             )
+        structure = type(estimator).__name__ if isinstance(estimator, AbstractStructure) else "KFAC"
         raise ValueError(
-            f"{name}: given an estimator of type {kind}, allowed are estimators such as Chain(OneRow(64)); a structure "
-            f"of the curvature comes inside of one: FullData({kind}())."
+            f"{name}: given {described(estimator)} as the estimator, allowed are estimators such as Chain(OneRow(64)); "
+            f"a structure of the curvature comes inside of one: FullData({structure}())."
         )
     return estimator
+
+
+def described(x: Any) -> str:
+    """What `x` is, for a message."""
+    return f"the class {x.__name__} itself" if isinstance(x, type) else f"a {type(x).__name__}"
+
+
+def check_part(name: str, part: Any, kind: type, example: str) -> None:
+    """Refuse a part of an estimator that is of another kind.
+
+    **Raises:** `ValueError`.
+    """
+    if not isinstance(part, kind):
+        raise ValueError(f"{name}: given {described(part)}, allowed are such as {example}.")
 
 
 class LogDeterminant(eqx.Module):
@@ -129,6 +144,10 @@ class Chain(AbstractEstimator):
     design: AbstractDesign = OneRow(256)
     root: AbstractRoot = Eigen()
 
+    def __check_init__(self):
+        check_part("Chain: design", self.design, AbstractDesign, "OneRow(64)")
+        check_part("Chain: root", self.root, AbstractRoot, "Eigen()")
+
     @property
     def kind(self) -> EstimatorKind:
         return "bound" if self.root.exact else "estimated"
@@ -149,6 +168,9 @@ class Midpoint(AbstractEstimator):
     """
 
     chain: Chain = Chain()
+
+    def __check_init__(self):
+        check_part("Midpoint: chain", self.chain, Chain, "Chain(OneRow(64))")
 
     @property
     def kind(self) -> EstimatorKind:

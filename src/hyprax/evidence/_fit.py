@@ -54,7 +54,7 @@ class Fitted:
     - `result`: `successful`, `diverged` (`message` names what was not finite first, and when), or `interrupted`.
     """
 
-    params: PyTree
+    params: PyTree = dataclasses.field(repr=False)
     hyper: PyTree
     epoch: int
     log_evidence: float
@@ -143,7 +143,6 @@ def fit(
     if prior is None:
         prior = _tensor_prior
         hyper = _with_precision(hyper, params)
-    hyper = validated(hyper)
     inputs, targets = pair(data)
     size = targets.shape[0] if targets.ndim else 0
     batch_size = min(size, 128) if batch_size is None else batch_size
@@ -166,6 +165,7 @@ def fit(
         likelihood_batch=likelihood_batch,
         key=key,
     )
+    hyper = validated(hyper)
     state = objective.init(hyper)
     hyper_state = hyper_optimiser.init(hyper)
     kept, best, past, weight = (0, hyper, state), math.inf, 0.0, 0.0

@@ -38,7 +38,9 @@ class AbstractLikelihood(eqx.Module):
 
 def _whole_numbers(name: str, targets: np.ndarray) -> None:
     if targets.dtype.kind not in "fiu" or not np.all(np.isfinite(targets)) or np.any(targets != np.round(targets)):
-        raise ValueError(f"{name}: given targets of type {targets.dtype} that are not all whole numbers.")
+        raise ValueError(
+            f"{name}: given targets of type {targets.dtype} that are not all whole numbers, allowed are integers."
+        )
 
 
 def _one_per_output(name: str, targets: np.ndarray, outputs: int) -> None:
@@ -112,7 +114,9 @@ class Gaussian(AbstractLikelihood):
     def validate(self, targets: Any, outputs: int) -> None:
         targets = np.asarray(targets)
         _one_per_output("Gaussian", targets, outputs)
-        if targets.dtype.kind not in "fiu" or not np.all(np.isfinite(targets)):
+        if targets.dtype.kind not in "fiu":
+            raise ValueError(f"Gaussian: given targets of type {targets.dtype}, allowed are real numbers.")
+        if not np.all(np.isfinite(targets)):
             raise ValueError("Gaussian: given targets with NaN or infinite entries, allowed are finite real numbers.")
         if self.scale.ndim and self.scale.shape != (outputs,):
             raise ValueError(

@@ -6,12 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._hyper import as_floating
 from ._certificate import EvidenceCertificate
 from ._designs import check_size, subset
-from ._estimator import AbstractEstimator, or_default
+from ._estimator import AbstractEstimator, check_part, or_default
 from ._likelihoods import AbstractLikelihood, positive
 from ._priors import GaussianPrior
 from ._problem import Problem
@@ -39,7 +40,16 @@ def pair(data: Any) -> tuple[PyTree, Array]:
     **Raises:** `ValueError` for anything but a pair.
     """
     if not (isinstance(data, tuple) and len(data) == 2):
-        raise ValueError("evidence: data: given no pair, allowed is (inputs, targets).")
+        raise ValueError(
+            f"evidence: data: given a {type(data).__name__}, allowed is a pair, the tuple (inputs, targets)."
+        )
+    for name, part in zip(("inputs", "targets"), data, strict=True):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part):
+            where = f"evidence: {name}{jax.tree_util.keystr(path)}"
+            if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
+                raise ValueError(f"{where}: given values of type {np.asarray(leaf).dtype}, allowed are numbers.")
+            if np.ndim(leaf) == 0:
+                raise ValueError(f"{where}: given a single number, allowed are arrays; lists are containers of them.")
     return jax.tree.map(jnp.asarray, data)
 
 
@@ -56,6 +66,8 @@ def problem(
 
     The arguments and errors are those of [`hyprax.evidence.log_evidence`][].
     """
+    check_part("evidence: likelihood", likelihood, AbstractLikelihood, "Categorical()")
+    check_part("evidence: prior", prior, GaussianPrior, "GaussianPrior(1.0)")
     inputs, targets = pair(data)
     temperature = positive(as_floating(temperature, "evidence: temperature"), "evidence: temperature")
     if temperature.ndim:
@@ -99,8 +111,10 @@ def log_evidence(
     - `temperature`: T.
     - `batch`: estimate the sum over n by so many data drawn uniformly, unbiased; default all.
 
-    **Returns:** a [`hyprax.evidence.LogEvidence`][]; `jax.grad` of its `value` is exact for the draw, in the prior
-    precisions, the noise, T and `hyper`.
+    **Returns:** a [`hyprax.evidence.LogEvidence`][]. `jax.grad` of its `value`, in the prior precisions, the noise, T
+    and `hyper`, is that of the bound at what was chosen for this draw: the rows with their weights, the eigenbases of
+    [`hyprax.evidence.EKFAC`][], the guesses of [`hyprax.evidence.Tangent`][] are held fixed in it. With
+    `FullData()` and `FullData(KFAC())` nothing is chosen, and it is the derivative of the value itself.
 
     **Raises:** `ValueError` for data, labels, precisions or shapes that do not fit, NaN, or a sample larger than the
     data.

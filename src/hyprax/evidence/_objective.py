@@ -17,7 +17,7 @@ from .._trees import tree_all_finite, tree_dot
 from ._certificate import EvidenceCertificate
 from ._choice import Choice
 from ._designs import check_size
-from ._estimator import AbstractAdaptive, AbstractEstimator, LogDeterminant, or_default
+from ._estimator import AbstractAdaptive, AbstractEstimator, LogDeterminant, described, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair, problem, tempered_fit
 from ._online_kfac import OnlineKFAC
@@ -144,6 +144,16 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             raise ValueError(
                 f"EvidenceObjective: given train_steps {train_steps}, decay {decay}, allowed are train_steps >= 0 and "
                 "0 <= decay < 1."
+            )
+        if not callable(prior):
+            raise ValueError(
+                f"EvidenceObjective: prior: given {described(prior)}, allowed is a function of hyper to one, such as "
+                'lambda hyper: GaussianPrior(hyper["precision"]).'
+            )
+        if not (isinstance(likelihood, AbstractLikelihood) or callable(likelihood)):
+            raise ValueError(
+                f"EvidenceObjective: likelihood: given {described(likelihood)}, allowed are a likelihood such as "
+                'Categorical(), and a function of hyper to one: lambda hyper: Gaussian(hyper["noise"]).'
             )
         self.apply, self.params = apply, jax.tree.map(jnp.asarray, params)
         self.data = pair(data)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from ._designs import check_size, roots_at, subset
-from ._estimator import AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
+from ._estimator import AbstractEstimator, EstimatorKind, LogDeterminant, check_part, cotangents
 from ._likelihoods import Categorical
 from ._problem import Problem
 from ._roots import AbstractRoot, StickBreaking
@@ -26,6 +26,9 @@ class FullData(AbstractEstimator):
     """
 
     structure: AbstractStructure = Full()
+
+    def __check_init__(self):
+        check_part("FullData: structure", self.structure, AbstractStructure, "KFAC()")
 
     @property
     def kind(self) -> EstimatorKind:
@@ -66,6 +69,8 @@ class Partition(AbstractEstimator):
     structure: AbstractStructure = Full()
 
     def __check_init__(self):
+        check_part("Partition: root", self.root, AbstractRoot, "StickBreaking()")
+        check_part("Partition: structure", self.structure, AbstractStructure, "KFAC()")
         if self.outputs not in ("all", "each", "one"):
             raise ValueError(f"Partition: given outputs {self.outputs!r}, allowed are 'all', 'each' and 'one'.")
 

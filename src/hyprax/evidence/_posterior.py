@@ -141,6 +141,7 @@ class Posterior(eqx.Module):
         - `chunk`: examples at a time.
         """
         inputs = jax.tree.map(jnp.asarray, inputs)
+        _check_like(inputs, self.problem.inputs)
         count = jax.tree.leaves(inputs)[0].shape[0]
         if count < 1 or chunk < 1:
             raise ValueError(f"posterior: given {count} examples, chunks of {chunk}, allowed are at least 1 of each.")
@@ -188,6 +189,11 @@ class Posterior(eqx.Module):
         """
         targets = jnp.asarray(targets)
         self.problem.likelihood.validate(targets, self.problem.outputs)
+        count = jax.tree.leaves(inputs)[0].shape[0]
+        if targets.shape[0] != count:
+            raise ValueError(
+                f"posterior: given {count} inputs and {targets.shape[0]} targets, allowed is one for each."
+            )
         key = jax.random.key(0) if key is None else key
         return log_predictive(self.problem.likelihood, self.outputs(inputs), targets, approximation, samples, key)
 
@@ -201,6 +207,25 @@ class Posterior(eqx.Module):
 
         fixed = jax.tree.map(lambda w: jnp.broadcast_to(w, (count, *w.shape)), self.fixed)
         return eqx.combine(jax.vmap(one)(jax.random.split(key, count)), fixed)
+
+
+def _check_like(inputs: PyTree, known: PyTree) -> None:
+    """Refuse new examples of another form than those of the training data."""
+    given, allowed = jax.tree.structure(inputs), jax.tree.structure(known)
+    if given != allowed:
+        raise ValueError(f"posterior: given inputs of structure {given}, allowed is {allowed}, that of the data.")
+    for (path, x), at in zip(jax.tree_util.tree_leaves_with_path(inputs), jax.tree.leaves(known), strict=True):
+        if x.ndim == 0 or x.shape[1:] != at.shape[1:]:
+            shape = ", ".join(map(str, ("m", *at.shape[1:])))
+            raise ValueError(
+                f"posterior: given inputs{jax.tree_util.keystr(path)} of shape {x.shape}, allowed is ({shape}) for m "
+                "examples."
+            )
+    if len({x.shape[0] for x in jax.tree.leaves(inputs)}) != 1:
+        raise ValueError(
+            f"posterior: given inputs of shapes {[x.shape for x in jax.tree.leaves(inputs)]}, allowed is one common "
+            "leading axis."
+        )
 
 
 @eqx.filter_jit
@@ -220,12 +245,28 @@ class _Part(eqx.Module):
         return self.apply(eqx.combine(params, self.fixed), hyper, x)
 
 
+def _mask(params: PyTree, where: Callable[[Any], Any]) -> PyTree[bool]:
+    """True for the tensors that `where` picks: found by number, since what it returns may be a view made afresh."""
+    leaves, structure = jax.tree.flatten(params)
+    try:
+        picked = set(jax.tree.leaves(where(jax.tree.unflatten(structure, range(len(leaves))))))
+    except (KeyError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"posterior: given a `where` that fails with {error!r} for weights of structure {structure}."
+        ) from error
+    if not picked or not picked <= set(range(len(leaves))):
+        raise ValueError(
+            f"posterior: given a `where` that picks {sorted(picked, key=str)}, allowed are one or more of the "
+            f"{len(leaves)} tensors of the weights {structure}."
+        )
+    return jax.tree.unflatten(structure, [place in picked for place in range(len(leaves))])
+
+
 def _restricted(problem: Problem, where: Callable[[Any], Any] | None) -> tuple[Problem, PyTree]:
     """The problem in the chosen tensors alone, and the others."""
     if where is None:
         return problem, jax.tree.map(lambda _: None, problem.params)
-    no = jax.tree.map(lambda _: False, problem.params)
-    mask = eqx.tree_at(where, no, replace_fn=lambda part: jax.tree.map(lambda _: True, part))
+    mask = _mask(problem.params, where)
     chosen, fixed = eqx.partition(problem.params, mask)
 
     def part(prefix: PyTree) -> PyTree:
@@ -260,7 +301,7 @@ def posterior(
         prior's, so they lose digits where the data leave far less.
     - `key`: for the subset; default `jax.random.key(0)`.
 
-    **Raises:** `ValueError` for a size out of range or an unknown form.
+    **Raises:** `ValueError` for a size out of range, an unknown form, or a `where` that picks no tensors.
     """
     if form not in ("auto", "weights", "functions"):
         raise ValueError(f"posterior: given form {form!r}, allowed are 'auto', 'weights' and 'functions'.")

@@ -40,11 +40,11 @@ class Problem(eqx.Module):
     def outputs(self) -> int:
         """C."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs)
-        shape = eqx.filter_eval_shape(self.apply, self.params, self.hyper, one).shape
-        if len(shape) != 1:
-            raise ValueError(
-                f"evidence: given a model whose output for one example has shape {shape}, allowed is (C,)."
-            )
+        found = eqx.filter_eval_shape(self.apply, self.params, self.hyper, one)
+        shape = getattr(found, "shape", None)
+        if shape is None or len(shape) != 1:
+            what = f"is a {type(found).__name__}" if shape is None else f"has shape {shape}"
+            raise ValueError(f"evidence: given a model whose output for one example {what}, allowed is one array (C,).")
         return shape[0]
 
     @property
@@ -117,7 +117,14 @@ class Problem(eqx.Module):
                     raise ValueError(f"{where}: given {type(leaf).__name__}, allowed are arrays.")
                 if name == "params" and not jnp.issubdtype(leaf.dtype, jnp.floating):
                     raise ValueError(f"{where}: given {leaf.dtype} weights, allowed are floating.")
+                if name == "params" and leaf.size == 0:
+                    raise ValueError(f"{where}: given no weights, shape {leaf.shape}, allowed is at least one.")
                 if not _finite(leaf):
+                    raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
+        for name, tree in (("hyper", self.hyper), ("prior.mean", self.prior.mean)):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array_like)):
+                if not _finite(leaf):
+                    where = f"evidence: {name}{jax.tree_util.keystr(path)}"
                     raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
         if not jax.tree.leaves(self.params):
             raise ValueError("evidence: params: given a model without weights.")
@@ -141,5 +148,5 @@ def _looked_at(x: Any) -> bool:
     return True
 
 
-def _finite(x: Array) -> bool:
+def _finite(x: Any) -> bool:
     return not _looked_at(x) or np.asarray(x).dtype.kind != "f" or bool(np.all(np.isfinite(np.asarray(x))))

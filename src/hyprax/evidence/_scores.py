@@ -1,5 +1,6 @@
 """How good probabilities are: calibration, and telling strange inputs from known ones."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -17,7 +18,9 @@ def _probabilities(name: str, p: Array) -> Array:
     return jnp.asarray(p)
 
 
-def calibration_error(probabilities: Float[Array, "m c"], labels: Int[Array, " m"], bins: int = 15) -> Float[Array, ""]:
+def calibration_error(
+    probabilities: Float[Array, "m c"], labels: Int[Array, " m"] | Sequence[int], bins: int = 15
+) -> Float[Array, ""]:
     """ECE = Σ_b (m_b/m) |accuracy_b - confidence_b| over `bins` equal bins of the largest probability in (0, 1].
 
     **Arguments:**
@@ -26,17 +29,23 @@ def calibration_error(probabilities: Float[Array, "m c"], labels: Int[Array, " m
     - `labels`: (m,), from 0 to C - 1.
     - `bins`: their number.
 
-    **Raises:** `ValueError` for rows that are not probabilities, and for no bins.
+    **Raises:** `ValueError` for rows that are not probabilities, labels out of range, and for no bins.
 
     Source: Naeini, Cooper and Hauskrecht 2015; Guo et al. 2017 (arXiv 1706.04599).
     """
     p = _probabilities("calibration_error", probabilities)
     if bins < 1:
         raise ValueError(f"calibration_error: given bins {bins}, allowed are integers >= 1.")
-    if labels.shape != p.shape[:1]:
-        raise ValueError(f"calibration_error: given labels of shape {labels.shape}, allowed is {p.shape[:1]}.")
+    known = np.asarray(labels)
+    if known.shape != p.shape[:1]:
+        raise ValueError(f"calibration_error: given labels of shape {known.shape}, allowed is {p.shape[:1]}.")
+    if not np.all(np.isin(known, np.arange(p.shape[1]))):
+        raise ValueError(
+            f"calibration_error: given labels from {known.min()} to {known.max()}, allowed are the whole "
+            f"numbers 0 to {p.shape[1] - 1}."
+        )
     confidence = jnp.max(p, axis=1)
-    right = (jnp.argmax(p, axis=1) == labels).astype(p.dtype)
+    right = (jnp.argmax(p, axis=1) == known).astype(p.dtype)
     place = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
     gaps = jax.ops.segment_sum(right - confidence, place, bins)  # m_b (accuracy_b - confidence_b)
     return jnp.sum(jnp.abs(gaps)) / p.shape[0]

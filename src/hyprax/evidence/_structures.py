@@ -257,6 +257,10 @@ class EKFAC(AbstractStructure):
     first. U_A and U_G are the eigenvectors of Σ W Wᵀ and Σ Wᵀ W over the rows themselves, seen as matrices, so that
     shared weights (convolutions) are treated exactly. Source: George et al. 2018 (arXiv 1806.03884), for the idea of
     corrected eigenvalues.
+
+    The derivative is that of the bound in the basis found, which it holds fixed. The basis turns with precisions of
+    single weights and with hyperparameters of the model, so there it is not the derivative of the value, and can
+    differ from it in sign.
     """
 
     exact = True
