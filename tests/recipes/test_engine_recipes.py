@@ -396,6 +396,8 @@ def test_an_evidence_run_says_which_side_it_is_on(tmp_path):
         np.testing.assert_array_equal(record.best[f"precision/{name}"], layer)
     assert record.summary["certificate"]["side"] == "lower"
     assert record.summary["value_name"] == outcome.value_name == "minus log evidence a datum"
+    assert record.summary["best_value"] == outcome.contestants[-1].validation_loss
+    assert record.summary["best_step"] == 3
     page = hx_report(record)
     assert "its standard deviation" in page
     assert "proved to be at most the log evidence" in page

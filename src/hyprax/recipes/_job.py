@@ -98,8 +98,9 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         contestants.append(_tuned(job, tuned))
     outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
     if run is not None:
-        if job.recipe.noisy:
+        if job.recipe.noisy and found:  # the lowest of noisy values is luck
             run.keep(tuned.last)
+            run.write_summary({"best_value": contestants[-1].validation_loss, "best_step": tuned.history[-1]["step"]})
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
         tables = [{"title": "Comparison", "rows": table}, *outcome.tables]
         run.write_summary({"baselines": baselines, "tables": tables, "value_name": outcome.value_name})

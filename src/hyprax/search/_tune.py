@@ -181,7 +181,7 @@ def tune(
                 if step.result != "successful" and step.result not in warned:
                     warned.add(step.result)
                     warnings.warn(f"step {number}: {answer.message}", TuningWarning, stacklevel=2)
-                if number == 0 and step.gradient_norm == 0:
+                if number == 0 and step.gradient_norm == 0 and step.result == "successful":
                     warnings.warn(f"step 0: {_NO_EFFECT}", TuningWarning, stacklevel=2)
                 best = float(state.best_value)
                 better = finite and step.result == "successful" and step.value < best
