@@ -245,7 +245,7 @@ def _judged(
         standard_error=size * float(np.std(values, ddof=1)) / math.sqrt(draws),
         certificate=certificate,
         history=history,
-        problem=objective._problem(chosen.params, hyper),
+        problem=objective.problem(hyper, chosen),
         result=result,
         message=message,
     )

@@ -199,7 +199,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         if not isinstance(self.estimator, OnlineKFAC):
             return self
         self._check_precisions_alone(hyper, state)
-        estimator = self.estimator.at_weights(self._problem(state.params, hyper))
+        estimator = self.estimator.at_weights(self.problem(hyper, state))
         return eqx.tree_at(lambda o: o.estimator, self, estimator)
 
     def value_and_grad(
@@ -236,6 +236,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
                     "are prior precisions alone: FullData(KFAC()) has a derivative in everything."
                 )
 
+    def problem(self, hyper: PyTree, state: EvidenceState) -> Problem:
+        """The linearised model at the weights of `state`: what [`hyprax.evidence.posterior`][] takes."""
+        return self._problem(state.params, hyper)
+
     def _problem(self, params: PyTree, hyper: PyTree) -> Problem:
         plain = natural(hyper)
         return problem(
@@ -244,7 +248,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     def _value(self, hyper: PyTree, state: EvidenceState) -> tuple[Float[Array, ""], tuple[LogDeterminant, Any]]:
         """-(1/N) log q, drawn with the key of this draw."""
-        built = self._problem(state.params, hyper)
+        built = self.problem(hyper, state)
         draw_key, batch_key = jax.random.split(jax.random.fold_in(self.key, state.draws))
         past = state.past
         if isinstance(self.estimator, AbstractAdaptive):
