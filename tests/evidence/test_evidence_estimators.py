@@ -203,6 +203,27 @@ def test_bounds_are_on_their_side_within_three_standard_errors(name: str):
             assert np.all(lower <= upper * (1 + 1e-12))
 
 
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        (lambda p: p["head"], {"head"}),
+        (lambda p: dict(p["first"]), {"b", "w"}),  # a view made afresh, as models of Flax hand out
+        (lambda p: (p["head"], p["first"]), {"head", "b", "w"}),  # more weights than rows: by the kernel
+    ],
+    ids=("head", "a view", "all"),
+)
+def test_chosen_layers_are_the_determinant_of_their_tensors(where, names):
+    problem = case(precision=PRECISIONS["layer"])
+    root = square_root(curvature("categorical", np.asarray(problem.logits())))
+    variances = [
+        variance if path[-1].key in names else 0 * variance
+        for path, variance in jax.tree_util.tree_leaves_with_path(problem.prior.variances(problem.params))
+    ]
+    want = log_determinant(model, problem.params, problem.hyper, problem.inputs, root, variances, 1.3)
+    got = ev.FullData(ev.LastLayer(where))(problem, jax.random.key(0)).upper
+    np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
 def test_what_is_no_bound_says_so():
     for estimator in (
         ev.FullData(ev.KFAC()),

@@ -15,7 +15,7 @@ from .._products import einsum, product
 from ._designs import check_size, subset
 from ._predictive import Approximation, Outputs, log_predictive, mean_prediction
 from ._priors import GaussianPrior
-from ._problem import Problem
+from ._problem import Problem, picked
 from ._structures import accumulate
 
 
@@ -245,28 +245,11 @@ class _Part(eqx.Module):
         return self.apply(eqx.combine(params, self.fixed), hyper, x)
 
 
-def _mask(params: PyTree, where: Callable[[Any], Any]) -> PyTree[bool]:
-    """True for the tensors that `where` picks: found by number, since what it returns may be a view made afresh."""
-    leaves, structure = jax.tree.flatten(params)
-    try:
-        picked = set(jax.tree.leaves(where(jax.tree.unflatten(structure, range(len(leaves))))))
-    except (KeyError, AttributeError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"posterior: given a `where` that fails with {error!r} for weights of structure {structure}."
-        ) from error
-    if not picked or not picked <= set(range(len(leaves))):
-        raise ValueError(
-            f"posterior: given a `where` that picks {sorted(picked, key=str)}, allowed are one or more of the "
-            f"{len(leaves)} tensors of the weights {structure}."
-        )
-    return jax.tree.unflatten(structure, [place in picked for place in range(len(leaves))])
-
-
 def _restricted(problem: Problem, where: Callable[[Any], Any] | None) -> tuple[Problem, PyTree]:
     """The problem in the chosen tensors alone, and the others."""
     if where is None:
         return problem, jax.tree.map(lambda _: None, problem.params)
-    mask = _mask(problem.params, where)
+    mask = picked("posterior", problem.params, where)
     chosen, fixed = eqx.partition(problem.params, mask)
 
     def part(prefix: PyTree) -> PyTree:

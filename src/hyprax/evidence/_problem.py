@@ -139,6 +139,26 @@ class Problem(eqx.Module):
         self.prior.variances(self.params)
 
 
+def picked(name: str, params: PyTree, where: Callable[[Any], Any]) -> PyTree[bool]:
+    """True for the tensors that `where` picks: found by number, since what it returns may be a view made afresh.
+
+    **Raises:** `ValueError`, of `name`, where it fails or picks anything else.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    try:
+        found = set(jax.tree.leaves(where(jax.tree.unflatten(structure, range(len(leaves))))))
+    except (KeyError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"{name}: given a `where` that fails with {error!r} for weights of structure {structure}."
+        ) from error
+    if not found or not found <= set(range(len(leaves))):
+        raise ValueError(
+            f"{name}: given a `where` that picks {sorted(found, key=str)}, allowed are one or more of the "
+            f"{len(leaves)} tensors of the weights {structure}."
+        )
+    return jax.tree.unflatten(structure, [place in found for place in range(len(leaves))])
+
+
 def _looked_at(x: Any) -> bool:
     """Whether there are numbers to look at, as there are not under a transformation."""
     try:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._products import einsum, product
 from ._chain import log_determinant
 from ._priors import GaussianPrior
-from ._problem import Problem
+from ._problem import Problem, picked
 
 CHUNK_BYTES = 2**27
 LARGEST_UNROLLED = 16
@@ -187,12 +187,12 @@ class LastLayer(AbstractStructure):
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
     ) -> Float[Array, ""]:
         rows = cotangents.shape[0] * cotangents.shape[1]
-        if rows <= sum(leaf.size for leaf in jax.tree.leaves(self.where(problem.params))):
+        chosen = picked("LastLayer", problem.params, self.where)
+        if rows <= sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(problem.params, chosen))):
             variances = problem.prior.variances(problem.params)
-            none = jax.tree.map(jnp.zeros_like, variances)
-            alone = eqx.tree_at(self.where, none, self.where(variances))
+            alone = jax.tree.map(lambda is_in, v: v if is_in else jnp.zeros_like(v), chosen, variances)
             return log_determinant(problem.kernel(data, cotangents, alone))
-        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(self.where(x)))))
+        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(eqx.filter(x, chosen)))))
 
 
 class Basis(eqx.Module):
