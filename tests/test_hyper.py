@@ -177,6 +177,7 @@ def test_log_interval_derivative(u, exponent, decades):
     assert np.all(np.abs(difference - exact) <= 1e-6 * exact + 1e-11 * x)
 
 
+@pytest.mark.slow
 @hypothesis.given(weights().filter(lambda x: x.ndim == 1))
 def test_simplex_derivative(x):
     leaf = hx.Simplex(x)

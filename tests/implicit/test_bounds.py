@@ -48,7 +48,10 @@ def test_bounds_of_objectives_hold(kind, index, bound):
     check_bounds(kind, index, seed=0, count=40, bound=bound)
 
 
-@pytest.mark.parametrize(("kind", "index"), [("softmax", 1), ("logistic", 1), ("squared", 0)])
+@pytest.mark.parametrize(
+    ("kind", "index"),
+    [*(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in ("softmax", "logistic")), ("squared", 0)],
+)
 def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, index):
     """Δ - ω⁺ <= ‖h - dF/dλ‖ <= Δ + ω⁺, |h⁺ - dF/dλ|_k <= ω⁺_k, and Δ + ω⁺ at most 3 times the error once proved."""
     rng = generator(kind, index, seed=2)

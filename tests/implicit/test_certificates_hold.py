@@ -58,6 +58,7 @@ def check_cholesky(structure: cases.Structure, seed: int, problems: int) -> None
     assert np.median([o.ratio["cholesky"] / o.ratio["free"] for o in near]) <= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", [cases.Structure("logistic", "group", "group")], ids=str)
 def test_the_cholesky_bound_holds_and_is_tighter(structure):
     check_cholesky(structure, seed=2, problems=100)

@@ -59,6 +59,7 @@ def smallest(params, hyper):
     return jnp.min(hyper)
 
 
+@pytest.mark.slow
 def test_the_directional_bound_holds():
     rng = np.random.default_rng(0)
     for _ in range(8):

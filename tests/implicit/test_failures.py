@@ -83,6 +83,7 @@ def test_a_wrong_recursion_of_conjugate_gradients_is_caught():
 # A stopped L-BFGS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
 def test_a_stopped_lbfgs_is_reported_and_its_bound_covers_the_error(bound):
     rng = np.random.default_rng(1)

@@ -51,6 +51,7 @@ def check_gradient(objective, hyper, rtol=1e-5):
 # Linear models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "loss"),
     [

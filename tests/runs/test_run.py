@@ -152,6 +152,7 @@ def test_a_run_without_steps_is_forgotten_and_one_with_steps_is_kept(tmp_path):
     assert read(tmp_path / "run").history == tuned.history
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_goes_on_is_unfinished_until_it_ends(tmp_path):
     go(tmp_path / "run", 2)
     objective, hyper = problem()

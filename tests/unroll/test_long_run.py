@@ -41,7 +41,7 @@ def evaluate(problem, training, mode, hyper=None):
     return mode.value_and_grad(training, outer, problem.hyper if hyper is None else hyper, problem.key)
 
 
-@pytest.mark.parametrize("mode", [hx.Reversible, hx.Checkpointed])
+@pytest.mark.parametrize("mode", [pytest.param(hx.Reversible, marks=pytest.mark.slow), hx.Checkpointed])
 def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp_path, monkeypatch):
     """Each process stops after a few segments, forwards and backwards, and the next goes on from its file."""
     problem, training = problem_with_metrics(900)
@@ -88,6 +88,7 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
         evaluate(problem, training, mode(long=often), other)
 
 
+@pytest.mark.slow
 def test_a_bar_with_the_time_left_is_shown_on_a_terminal_alone(monkeypatch):
     problem, training = problem_with_metrics(600)
     clock = iter(range(0, 10_000, 5))

@@ -163,6 +163,7 @@ def test_the_gauge_tells_chaos_from_contraction():
         hx.unroll.metasmoothness(objective, calm, {"rate": jnp.asarray(0.0)})
 
 
+@pytest.mark.slow
 def test_estimate_recommends_what_fits():
     problem = make_problem("mlp", "sgd", seed=0, steps=400, dtype=jnp.float32)
     roomy = estimate(problem.training, problem.hyper, key=problem.key)

@@ -44,8 +44,8 @@ def cached(name, model, dropout):
 @pytest.mark.parametrize(
     ("name", "model", "dropout", "driver"),
     [
-        ("paper", "mlp", True, "loop"),
         ("adamw", "mlp", True, "loop"),
+        pytest.param("paper", "mlp", True, "loop", marks=pytest.mark.slow),
         pytest.param("adamw", "attention", True, "loop", marks=pytest.mark.slow),
         pytest.param("polyak", "attention", False, "loop", marks=pytest.mark.slow),
         pytest.param("adam", "mlp", False, "loop", marks=pytest.mark.slow),
@@ -168,6 +168,7 @@ def test_a_sabotaged_pair_is_caught_and_made_good(monkeypatch):
     assert abs(float(value - again)) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_pair_that_failed_is_not_tried_again(monkeypatch):
     """The state of the objective remembers which pair came back: evaluations after it begin there, values too."""
     true, made = _reversal.gradient_along, []
@@ -255,6 +256,7 @@ def test_numbers_that_are_not_finite_are_named(bad):
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_memory_is_what_theory_says():
     """At a constant momentum: stored words, and the bits a parameter and step, against T log2(1/γ)."""
     steps = 3000
