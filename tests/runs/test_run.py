@@ -106,6 +106,7 @@ def test_a_run_is_read_back(tmp_path):
     assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
 
 
+@pytest.mark.slow
 def test_more_steps_give_the_bits_of_one_longer_run(tmp_path):
     go(tmp_path / "whole", 12)
     go(tmp_path / "parts", 5)

@@ -76,7 +76,8 @@ def test_constrained_leaves_are_chained():
     np.testing.assert_allclose(raw["penalty"], plain["penalty"], rtol=1e-10)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_truncation_keeps_the_last_steps_alone(seed):
     """h_K is the gradient of the last K steps from a constant start, and its bias is measured."""
     problem = make_problem("mlp", "adamw", seed=seed, steps=8, dropout=True)
