@@ -111,8 +111,7 @@ class Weights(Leaf):
 
     place = "hyper.weights"
 
-    # Another choice than other leaves have; the checker objects to fields that may change, and tables are frozen.
-    constraint: Literal["positive", "interval", "log-interval"] = "interval"  # pyright: ignore[reportIncompatibleVariableOverride]
+    constraint: Literal["positive", "interval", "log-interval"] = "interval"  # pyright: ignore[reportIncompatibleVariableOverride]  # another choice than other leaves have, in a frozen table
     lo: Annotated[float, Field(ge=0, le=1e100)] | None = Field(default=0.0, description="of an interval")
     hi: Strength | None = Field(default=1.0, description="of an interval")
     shape: Literal["example", "class", "group"] = Field(
@@ -201,8 +200,7 @@ class Own(Leaf):
 
     place = "hyper.own"
 
-    # As for `Weights`: another choice, in a frozen table.
-    constraint: Literal["free", "positive", "interval", "log-interval"] = "positive"  # pyright: ignore[reportIncompatibleVariableOverride]
+    constraint: Literal["free", "positive", "interval", "log-interval"] = "positive"  # pyright: ignore[reportIncompatibleVariableOverride]  # another choice than other leaves have, in a frozen table
     start: Numbers = Field(default=1e-3, description="a number, or lists of them")
     shape: list[Annotated[int, Field(ge=1)]] | None = Field(
         default=None, description="one number is repeated to this shape"
