@@ -128,7 +128,7 @@ def _reversible(program: Program, runs: AbstractDriver, driver: DriverName, seco
     planned = draft(program)
     run = ExactRun(planned, planned.pairs(isinstance(runs, HostDriver))[0], "device")
     carry = untouched(run, planned.start())
-    held = tree_bytes((carry, planned.weights, planned.raw, run.setup.tables, run.setup.pairs))
+    held = tree_bytes((carry, planned.weights, planned.raw, run.setup.tables, run.setup.increments, run.setup.units))
     kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
     with wide():
         needed = scratch(step_back_exactly, run.setup, carry, index(0), used_up=() if run.pair == "one" else (1,))

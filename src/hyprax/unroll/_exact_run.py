@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -15,7 +14,6 @@ from jaxtyping import Array, PyTree
 from ._drivers import index
 from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
 from ._packing import pack
-from ._rational import Factor, Plan, exact_bits, limit_bits, plan
 from ._reversal import (
     Backward,
     Forward,
@@ -33,7 +31,7 @@ from ._reversal import (
     weights_of,
 )
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, columns, leaf_groups
-from ._spill import Place, Spill
+from ._scales import Place, Scale, Store, fixed_scale, make_scale
 from ._step import Program
 
 Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
@@ -43,15 +41,12 @@ or host loops that share one compiled gradient, which are exact by construction.
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A run before its first step: the setup, the rationals and the plans of its buffers, and w_0."""
+    """A run before its first step: the setup, the units of its words, and w_0."""
 
     setup: Setup
-    factors: dict[str, Factor]
-    plans: dict[str, list[Plan]]
-    asked: dict[str, np.ndarray]
+    scales: dict[str, Scale]
     chosen: dict[str, list[int]]
     raw: Coefficients
-    used: dict[str, np.ndarray]
     weights: PyTree
 
     def start(self) -> Forward:
@@ -111,23 +106,15 @@ def _start(program: Program) -> Any:
     return lambda hyper: jax.tree.map(jnp.asarray, program.training.start(hyper, program.key))
 
 
-def _tables(rule: AbstractReversibleOptimizer, raw: Coefficients, used: dict[str, Array], steps: int) -> Coefficients:
-    """The tables at the values used, with derivatives that pass straight through the rounding."""
-    targets = {name: used[name] + (value - jax.lax.stop_gradient(value)) for name, value in rule.targets(raw).items()}
-    return rule.tables(raw, targets, steps)
+@eqx.filter_jit
+def _make_tables(rule: Any, raw: Coefficients, steps: int) -> Coefficients:
+    return rule.tables(raw, steps)
 
 
 @eqx.filter_jit
-def _make_tables(rule: Any, raw: Coefficients, used: dict[str, Array], steps: int) -> Coefficients:
-    return _tables(rule, raw, used, steps)
-
-
-@eqx.filter_jit
-def pull_tables(
-    rule: Any, raw: Coefficients, used: dict[str, Array], steps: int, dtables: Coefficients
-) -> Coefficients:
+def pull_tables(rule: Any, raw: Coefficients, steps: int, dtables: Coefficients) -> Coefficients:
     """The derivatives with respect to the hyperparameters in columns, from those with respect to the tables."""
-    return jax.vjp(lambda raw: _tables(rule, raw, used, steps), raw)[1](dtables)[0]
+    return jax.vjp(lambda raw: rule.tables(raw, steps), raw)[1](dtables)[0]
 
 
 def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
@@ -136,7 +123,7 @@ def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
 
 
 def draft(program: Program) -> Draft:
-    """Look at the run: round what is to be rational, plan the buffers, encode w_0.
+    """Look at the run: choose the units of its words, and what is put away when.
 
     **Raises:** `ValueError` for an optimiser that cannot be undone, or hyperparameters with which it cannot.
     """
@@ -146,23 +133,22 @@ def draft(program: Program) -> Draft:
     chosen, groups = leaf_groups(optimizer.hyperparameters(), weights)
     raw = _make_columns(program, chosen)
     rule = jax.tree.map(lambda _: None, optimizer)
+    bits = rule.fraction_bits()
     with wide():
-        wider = as_float64(raw)
-        asked = {name: np.asarray(value) for name, value in rule.targets(wider).items()}
-        factors = rule.rationals(asked)
-        used = {name: rule.represented(name, factor) for name, factor in factors.items()}
-        layout = Layout(
-            rule,
-            pack(weights, groups),
-            tuple((name, factor.shift) for name, factor in factors.items()),
-            user_x64,
-            isolated=False,
+        tables = _make_tables(rule, as_float64(raw), steps)
+        numbers = {name: np.asarray(table) for name, table in tables.items()}
+        packing, count = pack(weights, groups), len(next(iter(chosen.values())))
+        scales = {name: fixed_scale(count, bits[name]) for name in (WEIGHTS, *rule.states)}
+        scales |= {name: make_scale(table, steps, bits[name]) for name, table in rule.factors(numbers).items()}
+        setup = Setup(
+            program,
+            Layout(rule, packing, user_x64, isolated=False),
+            tables,
+            as_float64(rule.increments(numbers, {name: scale.after for name, scale in scales.items()})),
+            as_float64({name: scale.units for name, scale in scales.items()}),
+            jnp.asarray(True),
         )
-        tables = _make_tables(rule, wider, as_float64(used), steps)
-        pairs = {name: (jnp.asarray(f.n), jnp.asarray(f.d)) for name, f in factors.items()}
-        setup = Setup(program, layout, tables, pairs, jnp.asarray(True))
-    plans = {name: [plan(f.n[:, g], f.d[:, g], steps) for g in range(f.n.shape[1])] for name, f in factors.items()}
-    return Draft(setup, factors, plans, asked, chosen, raw, used, weights)
+    return Draft(setup, scales, chosen, raw, weights)
 
 
 _start_words = eqx.filter_jit(start_words)
@@ -177,43 +163,43 @@ class ExactRun:
         self.setup = eqx.tree_at(
             lambda s: s.layout, draft.setup, dataclasses.replace(draft.setup.layout, isolated=pair == "isolated")
         )
-        self.spill = Spill(place)
-        self._due: dict[int, list[tuple[int, str]]] = {}
+        self.store = Store(place)
+        self._due: dict[int, list[tuple[int, str, int]]] = {}
         for i, vector in enumerate(self.setup.layout.packing.vectors):
-            for name, plans in draft.plans.items():
-                for t in plans[vector.group].steps:
-                    self._due.setdefault(t, []).append((i, name))
+            for name, scale in draft.scales.items():
+                for t, bits in scale.shifts[vector.group]:
+                    self._due.setdefault(t, []).append((i, name, bits))
 
     def pieces(self, stops: Iterator[int]) -> list[tuple[int, int]]:
         """The steps, cut where words are due and at other stops."""
         cuts = sorted({0, self.draft.steps, *self._due, *stops})
         return list(itertools.pairwise(cuts))
 
-    def words_before(self, t: int) -> list[Array]:
-        """Zeros in the shapes of the words that are put away while step t is the next, or was undone last."""
-        due = [i for at in sorted(self._due) if at < t for i, _ in self._due[at]]
+    def lows_before(self, t: int) -> list[Array]:
+        """Zeros in the shapes of what is put away while step t is the next, or was undone last."""
+        due = [i for at in sorted(self._due) if at <= t for i, _, bits in self._due[at] if bits > 0]
         vectors = self.setup.layout.packing.vectors
-        return [jnp.zeros((vectors[i].size,), jnp.uint32) for i in due]
+        return [jnp.zeros((vectors[i].size,), jnp.uint8) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
-        """Steps lo..hi-1, with the words that are due before step lo put away."""
-        for i, name in self._due.get(lo, ()):
-            carry = eqx.tree_at(lambda c, i=i, name=name: c.words[i].buffers[name], carry, replace_fn=self.spill.take)
+        """Steps lo..hi-1, and the shifts that are due before step hi."""
         if self.pair in ("loop", "isolated"):
-            return loop_step((self.setup, index(lo), index(hi)), carry)
-        for t in range(lo, hi):
-            carry = self._step(carry, index(t))
+            carry = loop_step((self.setup, index(lo), index(hi)), carry)
+        else:
+            for t in range(lo, hi):
+                carry = self._step(carry, index(t))
+        for i, name, bits in self._due.get(hi, ()):
+            carry.words[i][name] = self.store.shift(carry.words[i][name], bits)
         return carry
 
     def backward(self, carry: Backward, lo: int, hi: int) -> Backward:
-        """Steps hi-1..lo undone, and the words put back that were put away before step lo."""
+        """The shifts before step hi and the steps hi-1..lo undone."""
+        for i, name, bits in reversed(self._due.get(hi, ())):
+            carry.words[i][name] = self.store.unshift(carry.words[i][name], bits)
         if self.pair in ("loop", "isolated"):
-            carry = loop_step_back((self.setup, index(lo), index(hi)), carry)
-        else:
-            for t in reversed(range(lo, hi)):
-                carry = self._step_back(carry, index(t))
-        for i, name in reversed(self._due.get(lo, ())):
-            carry = eqx.tree_at(lambda c, i=i, name=name: c.words[i].buffers[name], carry, replace_fn=self.spill.put)
+            return loop_step_back((self.setup, index(lo), index(hi)), carry)
+        for t in reversed(range(lo, hi)):
+            carry = self._step_back(carry, index(t))
         return carry
 
     def _step(self, carry: Forward, t: Array) -> Forward:
@@ -228,15 +214,15 @@ class ExactRun:
         return one_step_back(self.setup, carry, words, t, one_gradient(self.setup, words, t))
 
     def returned(self, carry: Backward) -> bool:
-        """Whether every weight, state and buffer is that of the start, as integers, and no stored word is left."""
+        """Whether every weight and state is that of the start, as integers, and nothing that was put away is left."""
         ends, starts = jax.tree.leaves(carry.words), jax.tree.leaves(self.draft.start().words)
         same = all(bool(jnp.array_equal(a, b)) for a, b in zip(ends, starts, strict=True))
-        return same and not len(self.spill)
+        return same and not len(self.store)
 
-    def weights(self, carry: Forward) -> PyTree:
-        """The weights in the user's dtypes."""
+    def weights(self, carry: Forward, t: int) -> PyTree:
+        """The weights before step t in the user's dtypes."""
         with wide():
-            return _weights_of(self.setup.layout, carry.words)
+            return _weights_of(self.setup, carry.words, index(t))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,31 +242,19 @@ def ranges(draft: Draft, carry: Forward) -> Ranges:
     """What the watch saw: log2 of the largest magnitude, in units of the last place, beside what is allowed."""
     seen = Seen([np.asarray(word) for word in carry.seen])
     names = (WEIGHTS, *draft.setup.layout.rule.states)
-    limits = dict.fromkeys(names, LIMIT_BITS)
-    for name, factor in draft.factors.items():
-        limits[name] = limit_bits(factor.n, factor.d)
-    return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), limits)
+    return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), dict.fromkeys(names, LIMIT_BITS))
 
 
 def kept_bits(draft: Draft) -> tuple[float, float]:
-    """Bits a parameter and step, averaged over the weights: what was kept, and Σ log2(1/γ), what had to be."""
+    """Bits a parameter and step, averaged over the weights: what was put away, and Σ log2(1/γ), what had to be kept."""
     kept, theory, packing = 0.0, 0.0, draft.setup.layout.packing
     for vector in packing.vectors:
-        for name, factor in draft.factors.items():
-            kept += vector.size * draft.plans[name][vector.group].bits
-            pair = factor.n[:, vector.group], factor.d[:, vector.group]
-            theory += vector.size * exact_bits(*pair, draft.steps)
+        for scale in draft.scales.values():
+            kept += vector.size * scale.kept(vector.group)
+            theory += vector.size * float(scale.theory[vector.group])
     return kept / (packing.size * draft.steps), theory / (packing.size * draft.steps)
 
 
 def headroom(found: Ranges) -> int:
     """The doublings that the fullest format had left."""
     return min(found.limits[name] - max(found.bits[name], COARSE_BITS) for name in found.bits)
-
-
-def largest_change(draft: Draft) -> dict[str, float]:
-    """By name, how far the rationals used are from what was asked for."""
-    return {
-        name: float(np.max(np.abs(draft.used[name] - draft.asked[name]))) if draft.used[name].size else math.nan
-        for name in draft.used
-    }

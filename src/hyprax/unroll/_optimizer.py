@@ -1,6 +1,7 @@
 """Optimisers of the weights: one step in ordinary floating point, and how their hyperparameters are looked up."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from equinox import Module
 from jaxtyping import Array, ArrayLike, Integer, PyTree
+
+from .._jaxprs import bind, run
 
 
 def lookup(value: PyTree, t: Integer[ArrayLike, ""]) -> PyTree[Array]:
@@ -64,6 +67,10 @@ class OptaxOptimizer(AbstractOptimizer):
     **Arguments:**
 
     - `transformation`: an `optax.GradientTransformation`.
+
+    Where a gradient has always been 0 (a pixel that is always 0, a unit that is never active), √s of Adam and its kin has
+    no derivative, and JAX would give nan. Square roots of 0, and quotients 0/b with b below the square root of the dtype's
+    precision, count as constants when an update is differentiated: such a weight does not move, at any hyperparameters.
     """
 
     transformation: optax.GradientTransformation
@@ -73,5 +80,48 @@ class OptaxOptimizer(AbstractOptimizer):
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-            updates, state = self.transformation.update(grads, state, params)
+            updates, state = _differentiable_at_zero(self.transformation.update)(grads, state, params)
             return optax.apply_updates(params, updates), state
+
+
+def smooth_root(x: Array) -> Array:
+    """√x, with derivative 0 where x = 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.sqrt(jax.lax.stop_gradient(x)))
+
+
+def smooth_ratio(a: Array, b: Array) -> Array:
+    """a / b, with derivative 0 where a = 0 and |b| is below √eps: beside such a point it is a sign, not a quotient."""
+    flat = (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).eps ** 0.5)
+    safe = jnp.where(flat, jnp.ones_like(b), b)
+    return jnp.where(flat, jax.lax.stop_gradient(a), a) / jnp.where(b == 0, b, safe)
+
+
+def _differentiable_at_zero(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of pytrees of arrays, with its square roots and quotients replaced by those above: the same values."""
+
+    def rewritten(*args: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = run(closed.jaxpr, closed.consts, jax.tree.leaves(args), _equation)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return rewritten
+
+
+def _equation(eqn: Any, inputs: list[Any]) -> list[Any]:
+    name, params = eqn.primitive.name, eqn.params
+    floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating) if eqn.outvars else False
+    if name == "sqrt" and floating:
+        return [smooth_root(*inputs)]
+    if name == "div" and floating:
+        return [smooth_ratio(*inputs)]
+    if name == "jit":
+        inner = params["jaxpr"]
+        return run(inner.jaxpr, inner.consts, inputs, _equation)
+    if name == "cond":
+        branches = [
+            lambda *rest, branch=branch: run(branch.jaxpr, branch.consts, rest, _equation)
+            for branch in params["branches"]
+        ]
+        return jax.lax.switch(inputs[0], branches, *inputs[1:])
+    return bind(eqn, inputs)

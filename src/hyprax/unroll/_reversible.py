@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, Kind, NoCertificate
+from .._certificate import AbstractCertificate, Kind, NoCertificate, show
 from .._result import RESULTS
 from .._trees import tree_all_finite, tree_norm
 from ._drivers import DriverName, HostDriver, check_driver, choose_driver
@@ -22,7 +22,6 @@ from ._exact_run import (
     draft,
     headroom,
     kept_bits,
-    largest_change,
     pull_tables,
     ranges,
 )
@@ -31,24 +30,27 @@ from ._long_run import BACKWARDS, Journal, LongRun
 from ._mode import AbstractMode, Outer, UnrollReport
 from ._reversal import Backward
 from ._runner import end, judge
-from ._spill import PLACES, Place
+from ._scales import PLACES, Place
 from ._step import Program
 from ._sweep import Sweep
 from ._training import Training
 
 
 class ExactReversal(AbstractCertificate):
-    """The run was undone, and w_0, all states and all buffers came back as the integers that they were.
+    """The run was undone, and w_0 and all states came back as the integers that they were.
 
-    So the adjoint passed through the very states of the run: nothing was approximated, and only the rounding of the
-    adjoint itself separates the answer from the truth. That is not bounded: `kind` is "none", `bound` infinite.
+    So the adjoint passed through the very states of the run that was made. That run is the one asked for but for the
+    rounding of its numbers to the units of their words: no hyperparameter is rounded. What is said is how far that moves
+    the value, to first order; neither it nor the rounding of the adjoint is bounded: `kind` is "none", `bound` infinite.
 
     - `exact`: always true; there is no other such certificate.
-    - `bits`: bits kept a parameter and step.
-    - `theory`: the least possible, the mean of log2(1/γ).
+    - `moved`: the standard deviation of what the rounding of the run adds to the value, to first order.
+    - `bits`: bits put away a parameter and step.
+    - `theory`: the mean of log2(1/γ), of which up to 8 bits a parameter stay in the words.
     """
 
     bound: Float[Array, "..."]
+    moved: Float[Array, ""]
     bits: float = eqx.field(static=True)
     theory: float = eqx.field(static=True)
     kind: Kind = eqx.field(static=True, default="none")
@@ -56,7 +58,10 @@ class ExactReversal(AbstractCertificate):
     exact: bool = eqx.field(static=True, default=True)
 
     def __repr__(self) -> str:
-        return f"<exact: every step undone bit for bit, {self.bits:.4g} bits a parameter and step kept>"
+        return (
+            f"<none: the run that was made was undone bit for bit, {self.bits:.4g} bits a parameter and step kept; its "
+            f"rounding moves the value by about {show(self.moved)}>"
+        )
 
 
 class Reversible(AbstractMode):
@@ -126,7 +131,7 @@ class Reversible(AbstractMode):
         last = sweep.forward()
         metrics = sweep.metrics()
         found = ranges(planned, last)
-        params = run.weights(last)
+        params = run.weights(last, planned.steps)
         del last
         value, dparams, dhyper = end(outer, params, hyper)
         stats = _stats(run, found, attempt)
@@ -141,7 +146,8 @@ class Reversible(AbstractMode):
         stats |= {"adjoint_start": tree_norm(dweights), "adjoint_end": tree_norm(dparams)}
         if returned:
             bits, theory = kept_bits(planned)
-            certificate = ExactReversal(bound=jnp.full_like(value, jnp.inf), bits=bits, theory=theory)
+            moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)
+            certificate = ExactReversal(jnp.full_like(value, jnp.inf), moved, bits=bits, theory=theory)
             finite = jnp.isfinite(value) & tree_all_finite(grads)
             result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
         else:
@@ -160,7 +166,7 @@ class Reversible(AbstractMode):
             sweep = Sweep(run, attempt, journal)
             last = sweep.forward()
         metrics = sweep.metrics()
-        found, params = ranges(planned, last), run.weights(last)
+        found, params = ranges(planned, last), run.weights(last, planned.steps)
         value = judge(outer, params, hyper)
         result = RESULTS.where(jnp.isfinite(value) & found.finite, RESULTS.successful, RESULTS.diverged)
         if found.finite and not found.fits:
@@ -180,9 +186,7 @@ def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
     layout = planned.setup.layout
     dweights = layout.packing.split(carry.dweights)
     with wide():
-        wider = pull_tables(
-            layout.rule, as_float64(planned.raw), as_float64(planned.used), planned.steps, carry.dtables
-        )
+        wider = pull_tables(layout.rule, as_float64(planned.raw), planned.steps, carry.dtables)
         draw = {name: value.astype(planned.raw[name].dtype) for name, value in wider.items()}
     return close(planned.setup.program, planned.chosen, draw, dweights, carry.dhyper), dweights
 
@@ -194,14 +198,14 @@ def _stats(run: ExactRun, found: Ranges, attempt: int) -> dict[str, Array]:
         "steps": steps,
         "bits_per_parameter_step": bits,
         "theory_bits": theory,
-        "stored_bytes": float(run.spill.bytes),
+        "stored_bytes": float(run.store.bytes),
         "headroom_bits": headroom(found),
         "attempts": attempt,
     }
     for name in found.bits:
         numbers[f"used_bits_{name}"], numbers[f"limit_bits_{name}"] = found.bits[name], found.limits[name]
-    for name, change in largest_change(run.draft).items():
-        numbers[f"rounding_{name}"] = change
+    for name, scale in run.draft.scales.items():
+        numbers[f"resolution_{name}"] = float(scale.units.max())
     return {name: jnp.asarray(number) for name, number in numbers.items()}
 
 

@@ -1,55 +1,33 @@
 """Optimisers that can be undone bit for bit: what one has to say of itself, one vector of the weights at a time."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equinox import Module
 from jaxtyping import Array, PyTree
 
 from ._optimizer import AbstractOptimizer, lookup, per_leaf
-from ._rational import Factor, divide, multiply
+from ._scales import LARGEST, SMALLEST
 
 Coefficients: TypeAlias = dict[str, Array]
 """Scalars of one step and one group, by name."""
 WEIGHTS = "weights"
 
 
-class Words(Module):
-    """One vector in fixed point: the weights and the states by name, and a buffer for each that is multiplied."""
-
-    values: dict[str, Array]
-    buffers: dict[str, Array]
-
-    def add(self, name: str, increment: Array) -> "Words":
-        return Words({**self.values, name: self.values[name] + increment}, self.buffers)
-
-
-class StepFactors(Module):
-    """The rationals n/d of one step and one group, by name of what they multiply."""
-
-    pairs: dict[str, tuple[Array, Array]]
-    shifts: tuple[tuple[str, int | None], ...]
-
-    def multiply(self, name: str, words: Words) -> Words:
-        return self._turn(multiply, name, words)
-
-    def divide(self, name: str, words: Words) -> Words:
-        return self._turn(divide, name, words)
-
-    def _turn(self, by: Any, name: str, words: Words) -> Words:
-        value, buffer = by(words.values[name], words.buffers[name], *self.pairs[name], dict(self.shifts)[name])
-        return Words({**words.values, name: value}, {**words.buffers, name: buffer})
+Words: TypeAlias = dict[str, Array]
+"""One vector in fixed point: int64 words of the weights and of the states, by name."""
 
 
 class AbstractReversibleOptimizer(AbstractOptimizer):
     """An optimiser whose step is a bijection of fixed-point words, given the gradient.
 
-    A step in fixed point is: multiply states by rationals; add increments computed from the gradient; move the weights
-    by an increment computed from the states. Increments are roundings of products, quotients and roots, of nothing
-    that a compiler may contract, so both directions compute the same ones in whatever program they stand.
+    A step in fixed point multiplies the units of states (`_scales`), adds increments computed from the gradient to their
+    words, and moves the weights by an increment computed from the states. Increments are roundings of products, quotients
+    and roots, of nothing that a compiler may contract, so both directions compute the same ones in whatever program they
+    stand.
     """
 
     states: ClassVar[tuple[str, ...]]
@@ -66,20 +44,16 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
         """The hyperparameters by name, each a prefix of the tree of weights with leaves of shape [] or [T]."""
 
     @abc.abstractmethod
-    def targets(self, hyper: Coefficients) -> Coefficients:
-        """What is to be rational, by name of what it multiplies; arrays (rows, groups)."""
+    def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
+        """The coefficients of `apply`; arrays (rows, groups), rows 1 or T."""
 
     @abc.abstractmethod
-    def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
-        """The rationals used. **Raises:** `ValueError` for a factor that cannot be undone."""
-
-    def represented(self, name: str, factor: Factor) -> np.ndarray:
-        """The value of the target that a factor stands for."""
-        return factor.value
+    def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a step multiplies, by name, from the tables. **Raises:** `ValueError` for what cannot be undone."""
 
     @abc.abstractmethod
-    def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
-        """The coefficients of `apply` and of the steps in fixed point; arrays (rows, groups), rows 1 or T."""
+    def increments(self, tables: Mapping[str, np.ndarray], units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The coefficients of a step in fixed point, from the tables and the units after the step."""
 
     @abc.abstractmethod
     def apply(
@@ -88,17 +62,15 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
         """The states and the weights after a step, in floating point: what is differentiated."""
 
     @abc.abstractmethod
-    def forward(
-        self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words
-    ) -> tuple[Words, dict[str, list[Array]]]:
-        """The words after a step, and by name what was added, for the watch."""
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
+        """The words after a step, in units after it, and by name what was added, for the watch."""
 
     @abc.abstractmethod
-    def undo_weights(self, c: Coefficients, factors: StepFactors, words: Words) -> Words:
+    def undo_weights(self, k: Coefficients, words: Words) -> Words:
         """The weights before the step, from everything after it."""
 
     @abc.abstractmethod
-    def undo_states(self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words) -> Words:
+    def undo_states(self, k: Coefficients, gradient: Array, words: Words) -> Words:
         """The states before the step, given the gradient there."""
 
     def check_reversible(self) -> None:
@@ -124,6 +96,18 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
         ]
         new = {name: structure.unflatten([states[name] for states, _ in made]) for name in self.states}
         return structure.unflatten([weights for _, weights in made]), new
+
+
+def positive_factors(name: str, values: np.ndarray) -> np.ndarray:
+    """`values`, all of which can be undone."""
+    bad = ~((values >= SMALLEST) & (values <= LARGEST))
+    if np.any(bad):
+        raise ValueError(
+            f"{name} must be between {SMALLEST:g} and {LARGEST:g} with hx.unroll.Reversible; got "
+            f"{values[bad].ravel()[0]:.6g}. A step with a factor 0 forgets what was before it, and so does in effect one "
+            "with a very small factor: use hx.unroll.Checkpointed."
+        )
+    return values
 
 
 def at_step(value: PyTree, t: Any) -> PyTree:

@@ -38,10 +38,10 @@ class Sweep:
                 "carry": untouched(run, start) if back else start,
                 "last": start if back else None,
                 "rows": blank_rows(run.setup.program, run.draft.weights, rows),
-                "spill": run.words_before(at),
+                "lows": run.lows_before(at),
             }
             state = self._journal.restore(template)
-            run.spill.refill(state["spill"], taken)
+            run.store.refill(state["lows"], taken)
         self._carry, self._last, self._rows, self._at = state["carry"], state["last"], state["rows"], at
 
     def forward(self) -> Forward:
@@ -55,7 +55,7 @@ class Sweep:
             if lo < self._at:
                 continue
             if lo in due:
-                self._rows.append(measure(run.setup.program, run.weights(carry), index(lo)))
+                self._rows.append(measure(run.setup.program, run.weights(carry, lo), index(lo)))
             with wide():
                 carry = run.forward(carry, lo, hi)
             self._passed(hi, f"step {hi:,}", 0, hi, carry)
@@ -84,9 +84,9 @@ class Sweep:
         return carry
 
     def _passed(self, done: int, text: str, back: int, at: int, carry: Any) -> None:
-        spill = self._run.spill
-        position = [self._attempt, back, at, len(self._rows), spill.bytes]
-        state = {"carry": carry, "last": self._last, "rows": self._rows, "spill": spill.words()}
+        store = self._run.store
+        position = [self._attempt, back, at, len(self._rows), store.bytes]
+        state = {"carry": carry, "last": self._last, "rows": self._rows, "lows": store.lows()}
         self._journal.passed(done, text, position, state)
 
 
@@ -95,20 +95,23 @@ def _ended(run: ExactRun, last: Forward, dparams: PyTree, dhyper: PyTree) -> Bac
     blank = untouched(run, last)
     dweights = run.setup.layout.packing.join(dparams)
     return Backward(
-        last.words, jax.tree.map(jnp.copy, dweights), blank.dstates, jax.tree.map(jnp.copy, dhyper), blank.dtables
+        last.words, jax.tree.map(jnp.copy, dweights), blank.dstates, jax.tree.map(jnp.copy, dhyper), blank.dtables,
+        blank.variance,
     )
 
 
 def untouched(run: ExactRun, last: Forward) -> Backward:
     """The words of the end of the run, and zeros for the adjoint."""
-    vectors = run.setup.layout.packing.vectors
-    return Backward(
-        last.words,
-        [jnp.zeros((vector.size,), vector.dtype) for vector in vectors],
-        [
-            {name: jnp.zeros((vector.size,), vector.dtype) for name in run.setup.layout.rule.states}
-            for vector in vectors
-        ],
-        jax.tree.map(jnp.zeros_like, run.setup.program.hyper),
-        {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()},
-    )
+    with wide():
+        vectors = run.setup.layout.packing.vectors
+        return Backward(
+            last.words,
+            [jnp.zeros((vector.size,), vector.dtype) for vector in vectors],
+            [
+                {name: jnp.zeros((vector.size,), vector.dtype) for name in run.setup.layout.rule.states}
+                for vector in vectors
+            ],
+            jax.tree.map(jnp.zeros_like, run.setup.program.hyper),
+            {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()},
+            jnp.zeros((), jnp.float64),
+        )
