@@ -20,7 +20,7 @@ class Problem:
     hyper: Any
     key: jax.Array
 
-    def objective(self, mode: hx.AbstractMode, **settings: Any) -> hx.UnrolledObjective:
+    def objective(self, mode: hx.unroll.AbstractMode, **settings: Any) -> hx.UnrolledObjective:
         return hx.UnrolledObjective(
             self.training, self.outer_loss, self.outer_data, key=self.key, mode=mode, **settings
         )
@@ -52,10 +52,12 @@ MODELS = {
     "attention": (attention, {"in": {"w": (3, 6, 6), "b": (6,)}, "out": {"w": (6, 3), "b": (3,)}}),
 }
 OPTIMISERS = {
-    "sgd": lambda hyper: optax.sgd(lambda t: hyper["lr"][t], momentum=hyper["momentum"]),
-    "nesterov": lambda hyper: optax.sgd(lambda t: hyper["lr"][t], momentum=hyper["momentum"], nesterov=True),
-    "adam": lambda hyper: optax.adam(lambda t: hyper["lr"][t], b1=hyper["momentum"]),
-    "adamw": lambda hyper: optax.adamw(lambda t: hyper["lr"][t], b1=hyper["momentum"], weight_decay=hyper["decay"]),
+    "sgd": lambda hyper: optax.sgd(hx.unroll.Schedule(hyper["lr"]), momentum=hyper["momentum"]),
+    "nesterov": lambda hyper: optax.sgd(hx.unroll.Schedule(hyper["lr"]), momentum=hyper["momentum"], nesterov=True),
+    "adam": lambda hyper: optax.adam(hx.unroll.Schedule(hyper["lr"]), b1=hyper["momentum"]),
+    "adamw": lambda hyper: optax.adamw(
+        hx.unroll.Schedule(hyper["lr"]), b1=hyper["momentum"], weight_decay=hyper["decay"]
+    ),
 }
 
 
@@ -101,11 +103,11 @@ def make_problem(
         "penalty": 0.01 * jax.random.uniform(keys[2], shapes["out"]["w"], dtype),
         "weights": jax.random.normal(keys[3], (24,), dtype),
     }
-    batches = hx.Minibatches((inputs, labels, jnp.arange(24)), 8, keys[4])
+    batches = hx.Minibatches((inputs, labels, jnp.arange(24)), 8, key=keys[4])
     training = hx.Training(
         loss,
         init,
-        lambda hyper: hx.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
+        lambda hyper: hx.unroll.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
         batches,
         steps,
         keyed=dropout,

@@ -28,12 +28,18 @@ def hyperparameters(steps: int, dtype: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def build(name: str, o: Any, **settings: Any) -> hx.AbstractOptimizer:
+def said(x: Any) -> Any:
+    """Schedules where there is one entry a step."""
+    return jax.tree.map(lambda leaf: hx.unroll.Schedule(leaf) if leaf.ndim else leaf, x)
+
+
+def build(name: str, o: Any, **settings: Any) -> hx.unroll.AbstractOptimizer:
+    o = {key: said(value) for key, value in o.items()}
     if name in ("paper", "polyak", "nesterov"):
-        return hx.MomentumSGD(o["rate"], o["momentum"], form=name, **settings)
+        return hx.unroll.MomentumSGD(o["rate"], o["momentum"], form=name, **settings)
     if name == "adam":
-        return hx.Adam(o["rate"], o["momentum"], o["beta2"], o["eps"], **settings)
-    return hx.AdamW(o["rate"], o["momentum"], o["beta2"], o["eps"], o["weight_decay"], **settings)
+        return hx.unroll.Adam(o["rate"], o["momentum"], o["beta2"], o["eps"], **settings)
+    return hx.unroll.AdamW(o["rate"], o["momentum"], o["beta2"], o["eps"], o["weight_decay"], **settings)
 
 
 def make(

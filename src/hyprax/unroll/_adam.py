@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from ._fixed_point import as_wide, to_word
-from ._optimizer import per_leaf, smooth_ratio, smooth_root
+from ._optimizer import lookup, per_leaf, smooth_ratio, smooth_root
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
     Words,
-    at_step,
     positive_factors,
 )
 from ._scales import SMALLEST
@@ -49,7 +48,7 @@ class _Moments(AbstractReversibleOptimizer):
         if not (16 <= fraction_bits <= 58 and 16 <= variance_bits <= 60):
             raise ValueError(
                 f"{type(self).__name__}: fraction_bits must be between 16 and 58 and variance_bits between 16 and 60; "
-                f"got {fraction_bits} and {variance_bits}"
+                f"got {fraction_bits} and {variance_bits}."
             )
         self.learning_rate, self.beta1, self.beta2, self.eps = learning_rate, beta1, beta2, eps
         self.bits, self.variance_bits = fraction_bits, variance_bits
@@ -72,7 +71,7 @@ class _Moments(AbstractReversibleOptimizer):
     def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, state in (("beta1", MEAN), ("beta2", VARIANCE)):
             if not np.all(tables[state] < 1):
-                raise ValueError(f"{name} must be below 1; got {np.max(tables[state]):.10g}")
+                raise ValueError(f"{name} must be below 1; got {np.max(tables[state]):.10g}.")
         return {
             MEAN: positive_factors("beta1", tables[MEAN]),
             VARIANCE: positive_factors("beta2", tables[VARIANCE]),
@@ -99,13 +98,13 @@ class _Moments(AbstractReversibleOptimizer):
         """The moments, and the running products of β1 and β2, by which they are corrected for their start at 0."""
         dtype = jnp.result_type(*jax.tree.leaves(params))
         ones = {
-            name: jax.tree.map(lambda _: jnp.ones((), dtype), beta)
+            name: jax.tree.map(lambda x: jnp.ones(x.shape, dtype), lookup(beta, 0))
             for name, beta in (("beta1", self.beta1), ("beta2", self.beta2))
         }
         return {**super().init(params), "products": ones}
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
-        beta1, beta2 = at_step(self.beta1, t), at_step(self.beta2, t)
+        beta1, beta2 = lookup(self.beta1, t), lookup(self.beta2, t)
         products = {
             name: jax.tree.map(lambda p, b: p * b.astype(p.dtype), state["products"][name], beta)
             for name, beta in (("beta1", beta1), ("beta2", beta2))
@@ -115,8 +114,8 @@ class _Moments(AbstractReversibleOptimizer):
             for name, value in {
                 "first": products["beta1"],
                 "second": products["beta2"],
-                "learning_rate": at_step(self.learning_rate, t),
-                "eps": at_step(self.eps, t),
+                "learning_rate": lookup(self.learning_rate, t),
+                "eps": lookup(self.eps, t),
             }.items()
         }
         correction = jax.tree.map(lambda second: jnp.sqrt(1 - second), spread["second"])
@@ -155,16 +154,16 @@ class Adam(_Moments):
     r"""m ← β1 m + (1 - β1) g, s ← β2 s + (1 - β2) g², w ← w - α (m / c1) / (√(s / c2) + ε).
 
     c1 = 1 - ∏ β1 and c2 = 1 - ∏ β2 over the steps so far, so that β1 and β2 may be schedules (Kingma and Ba 2015, arXiv
-    1412.6980); with constants it is `optax.adam`. Where a gradient has always been 0 the weight does not move, and neither does the
-    derivative of its step: m / √s is a sign there, whose derivative counts as 0 while ε is below the square root of the
-    dtype's precision.
+    1412.6980); with constants it is `optax.adam`. Where a gradient has always been 0 the weight does not move, and
+    neither does the derivative of its step: m / √s is a sign there, whose derivative counts as 0 while ε is below the
+    square root of the dtype's precision.
 
     **Arguments:**
 
-    - `learning_rate`, `beta1`, `beta2`, `eps`: each a scalar, a schedule of shape [T], or a prefix of the tree of
-        weights with such leaves; all are differentiated.
-    - `fraction_bits`: F, for reversal: weights and m are multiples of units between 2^-F and 2^(8 - F), of magnitude below
-        2^(62 - F).
+    - `learning_rate`, `beta1`, `beta2`, `eps`: each a number, a [`hyprax.unroll.Schedule`][], a
+        [`hyprax.unroll.PerWeight`][], or a prefix of the tree of weights with such leaves; all are differentiated.
+    - `fraction_bits`: F, for reversal: weights and m are multiples of units between 2^-F and 2^(8 - F), of magnitude
+        below 2^(62 - F).
     - `variance_bits`: the same for s, which is small: the default holds s < 16.
 
     **Raises:** `ValueError` for bits out of range.
@@ -187,14 +186,14 @@ class Adam(_Moments):
 
 
 class AdamW(_Moments):
-    r"""[`hyprax.Adam`][] with decoupled decay: w ← (1 - α λ) w - α (m / c1) / (√(s / c2) + ε).
+    r"""[`hyprax.unroll.Adam`][] with decoupled decay: w ← (1 - α λ) w - α (m / c1) / (√(s / c2) + ε).
 
     Loshchilov and Hutter 2019 (arXiv 1711.05101), as `optax.adamw`: the decay is multiplied by the learning rate. For
     reversal, 1 - α λ is one more factor.
 
-    **Arguments:** those of [`hyprax.Adam`][], and
+    **Arguments:** those of [`hyprax.unroll.Adam`][], and
 
-    - `weight_decay`: λ, a scalar, a schedule of shape [T], or a prefix of the tree of weights; 0 <= α λ < 1.
+    - `weight_decay`: λ, the same; 0 <= α λ < 1.
     """
 
     weight_decay: PyTree
@@ -229,13 +228,13 @@ class AdamW(_Moments):
         decay = tables["decay"]
         if not np.all((decay >= 0) & (1 - decay >= SMALLEST)):
             raise ValueError(
-                f"learning_rate times weight_decay must be between 0 and {1 - SMALLEST:g} with hx.unroll.Reversible; got "
-                f"{decay.min():.6g} to {decay.max():.6g}"
+                f"learning_rate times weight_decay must be between 0 and {1 - SMALLEST:g} with hx.unroll.Reversible; "
+                f"got {decay.min():.6g} to {decay.max():.6g}."
             )
         return {**super().factors(tables), WEIGHTS: 1 - decay}
 
     def _decay(self, learning_rate: PyTree, t: Any, params: PyTree) -> dict[str, PyTree]:
-        return {"decay": jax.tree.map(jnp.multiply, learning_rate, per_leaf(at_step(self.weight_decay, t), params))}
+        return {"decay": jax.tree.map(jnp.multiply, learning_rate, per_leaf(lookup(self.weight_decay, t), params))}
 
 
 def _kicks(k: Coefficients, gradient: Array) -> tuple[Array, Array]:

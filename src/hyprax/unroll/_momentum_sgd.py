@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from ._fixed_point import as_wide, to_word
+from ._optimizer import lookup
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
     Words,
-    at_step,
     positive_factors,
 )
 
@@ -30,12 +30,14 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `form="paper"`: as above (Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492).
     - `form="polyak"`: v_{t+1} = γ_t v_t - g_t, as `optax.sgd(α, momentum=γ)`.
     - `form="nesterov"`: v_{t+1} = γ_t v_t - g_t, w_{t+1} = w_t + α_t (γ_t v_{t+1} - g_t), as
-        `optax.sgd(α, momentum=γ, nesterov=True)`. Every mode but [`hyprax.Reversible`][]: to undo its step one has to
+        `optax.sgd(α, momentum=γ, nesterov=True)`. Every mode but [`hyprax.unroll.Reversible`][]: to undo its step one
+        has to
         solve y - α ∇L(y) = w for y, whose solution is neither explicit nor always unique.
 
     **Arguments:**
 
-    - `learning_rate`: α, a scalar, a schedule of shape [T], or a prefix of the tree of weights with such leaves.
+    - `learning_rate`: α, a number, a [`hyprax.unroll.Schedule`][], a [`hyprax.unroll.PerWeight`][], or a prefix of the
+        tree of weights with such leaves.
     - `momentum`: γ, the same. Reversal needs 2^-8 <= γ <= 2; where γ >= 1 it stores nothing.
     - `fraction_bits`: F, for reversal: weights are multiples of 2^-F, velocities of units between 2^-F and 2^(8 - F);
         both of magnitude below 2^(62 - F).
@@ -60,9 +62,9 @@ class MomentumSGD(AbstractReversibleOptimizer):
         fraction_bits: int = 50,
     ):
         if form not in FORMS:
-            raise ValueError(f"MomentumSGD: given form {form!r}, allowed are {', '.join(map(repr, FORMS))}.")
+            raise ValueError(f"MomentumSGD: form must be one of {', '.join(map(repr, FORMS))}; got {form!r}.")
         if not 16 <= fraction_bits <= 58:
-            raise ValueError(f"MomentumSGD: fraction_bits must be between 16 and 58; got {fraction_bits}")
+            raise ValueError(f"MomentumSGD: fraction_bits must be between 16 and 58; got {fraction_bits}.")
         self.learning_rate, self.momentum = learning_rate, momentum
         self.form, self.bits = form, fraction_bits
 
@@ -75,8 +77,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
     def check_reversible(self) -> None:
         if self.form == "nesterov":
             raise ValueError(
-                "MomentumSGD: given form 'nesterov' with Reversible, allowed are 'paper' and 'polyak': the step of "
-                "Nesterov has no explicit inverse; use hx.Checkpointed."
+                "MomentumSGD: form must be 'paper' or 'polyak' with hx.unroll.Reversible; got 'nesterov', whose step "
+                "has no explicit inverse: use hx.unroll.Checkpointed."
             )
 
     def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
@@ -101,9 +103,9 @@ class MomentumSGD(AbstractReversibleOptimizer):
         return {VELOCITY: velocity}, weights + c["rate"] * moved
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
-        momentum = at_step(self.momentum, t)
+        momentum = lookup(self.momentum, t)
         coefficients = {
-            "rate": at_step(self.learning_rate, t),
+            "rate": lookup(self.learning_rate, t),
             "momentum": momentum,
             "gain": jax.tree.map(self._gain, momentum),
         }

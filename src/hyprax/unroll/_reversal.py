@@ -53,8 +53,8 @@ class Forward(eqx.Module):
 class Backward(eqx.Module):
     """The words of every vector; the adjoint of its weights and states; dλ and the derivatives of the tables so far.
 
-    `variance`: Σ ‖adjoint‖² U²/12 over the steps undone, U the unit to which they rounded: to first order the variance of
-    what that rounding adds to F, as of independent errors uniform within a unit.
+    `variance`: Σ ‖adjoint‖² U²/12 over the steps undone, U the unit to which they rounded: to first order the variance
+    of what that rounding adds to F, as of independent errors uniform within a unit.
     """
 
     words: list[Words]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._optimizer import AbstractOptimizer, lookup, per_leaf
+from ._optimizer import AbstractOptimizer, PerWeight, Schedule, is_said, per_leaf
 from ._scales import LARGEST, SMALLEST
 
 Coefficients: TypeAlias = dict[str, Array]
@@ -24,12 +24,13 @@ Words: TypeAlias = dict[str, Array]
 class AbstractReversibleOptimizer(AbstractOptimizer):
     """An optimiser whose step is a bijection of fixed-point words, given the gradient.
 
-    A step in fixed point multiplies the units of states (`_scales`), adds increments computed from the gradient to their
-    words, and moves the weights by an increment computed from the states. Increments are roundings of products, quotients
-    and roots, of nothing that a compiler may contract, so both directions compute the same ones in whatever program they
-    stand.
+    A step in fixed point multiplies the units of states (`_scales`), adds increments computed from the gradient to
+    their words, and moves the weights by an increment computed from the states. Increments are roundings of products,
+    quotients and roots, of nothing that a compiler may contract, so both directions compute the same ones in whatever
+    program they stand.
     """
 
+    said: ClassVar[bool] = True
     states: ClassVar[tuple[str, ...]]
     """The names of the states, in the order of `init`."""
     pullback_needs_gradient: ClassVar[bool]
@@ -41,7 +42,7 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def hyperparameters(self) -> dict[str, PyTree]:
-        """The hyperparameters by name, each a prefix of the tree of weights with leaves of shape [] or [T]."""
+        """The hyperparameters by name."""
 
     @abc.abstractmethod
     def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
@@ -104,15 +105,10 @@ def positive_factors(name: str, values: np.ndarray) -> np.ndarray:
     if np.any(bad):
         raise ValueError(
             f"{name} must be between {SMALLEST:g} and {LARGEST:g} with hx.unroll.Reversible; got "
-            f"{values[bad].ravel()[0]:.6g}. A step with a factor 0 forgets what was before it, and so does in effect one "
-            "with a very small factor: use hx.unroll.Checkpointed."
+            f"{values[bad].ravel()[0]:.6g}. A step with a factor near 0 forgets what was before it: use "
+            "hx.unroll.Checkpointed."
         )
     return values
-
-
-def at_step(value: PyTree, t: Any) -> PyTree:
-    """The hyperparameter at step t, every leaf an array."""
-    return lookup(jax.tree.map(jnp.asarray, value), t)
 
 
 def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, list[int]], list[int]]:
@@ -122,16 +118,10 @@ def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, 
     leaf of `params`.
     """
     columns = []
-    for name, prefix in prefixes.items():
+    for prefix in prefixes.values():
         leaves, structure = jax.tree.flatten(prefix)
         indices = structure.unflatten(list(range(len(leaves))))
-        try:
-            spread = jax.tree.map(lambda i, sub: jax.tree.map(lambda _, i=i: i, sub), indices, params)
-        except ValueError as error:
-            raise ValueError(
-                f"{name}: given {structure}, allowed is a scalar, a schedule, or a prefix of the tree of weights "
-                f"{jax.tree.structure(params)}."
-            ) from error
+        spread = jax.tree.map(lambda i, sub: jax.tree.map(lambda _, i=i: i, sub), indices, params)
         columns.append(jax.tree.leaves(spread))
     combined = list(zip(*columns, strict=True))
     groups = list(dict.fromkeys(combined))
@@ -139,16 +129,28 @@ def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, 
     return chosen, [groups.index(leaf) for leaf in combined]
 
 
+def plain(name: str, value: PyTree) -> PyTree:
+    """A hyperparameter with arrays of shape [] or [T] in the place of numbers and schedules.
+
+    **Raises:** `ValueError` for one entry a weight.
+    """
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, PerWeight):
+            raise ValueError(
+                f"{name} must be a number, a Schedule or a tree of those, one a group of weights, with "
+                "hx.unroll.Reversible; got a PerWeight: use hx.unroll.Checkpointed."
+            )
+        return x.values if isinstance(x, Schedule) else jnp.asarray(x)
+
+    return jax.tree.map(leaf, value, is_leaf=is_said)
+
+
 def columns(prefixes: dict[str, PyTree], chosen: dict[str, list[int]], steps: int) -> Coefficients:
-    """The hyperparameters as arrays (rows, groups): one row where nothing is a schedule, T otherwise."""
+    """Hyperparameters as arrays (rows, groups): one row where nothing is a schedule, T otherwise."""
     table = {}
     for name, prefix in prefixes.items():
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(prefix)]
-        for leaf in leaves:
-            if leaf.shape not in ((), (steps,)) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise ValueError(
-                    f"{name}: given {leaf.dtype} of shape {leaf.shape}, allowed are floats of shape () or ({steps},)."
-                )
+        leaves = jax.tree.leaves(prefix)
         rows = steps if any(leaf.ndim for leaf in leaves) else 1
         table[name] = jnp.stack([jnp.broadcast_to(leaves[i], (rows,)) for i in chosen[name]], axis=1)
     return table

@@ -2,10 +2,10 @@
 
 A state of momentum γ is the word V in units of U: v = U V. Its step v ← γ v - g is U ← γ U, V ← V - rint(g/U): the word
 changes by an integer that the gradient determines, and whatever γ is, nothing is lost. The units are numbers known
-before the run starts. Where γ < 1 they shrink, and words of one magnitude grow; before they would be finer than 2^-F, the
-low 8 bits of every word are put away, and the unit is 2^8 times as coarse. So log2(1/γ) bits a parameter and step are
-kept, the least possible, as by the rational factors of Maclaurin, Duvenaud and Adams 2015 (arXiv 1502.03492), but no
-factor has to be a fraction of few digits, and no step divides.
+before the run starts. Where γ < 1 they shrink, and words of one magnitude grow; before they would be finer than 2^-F,
+the low 8 bits of every word are put away, and the unit is 2^8 times as coarse. So log2(1/γ) bits a parameter and step
+are kept, the least possible, as by the rational factors of Maclaurin, Duvenaud and Adams 2015 (arXiv 1502.03492), but
+no factor has to be a fraction of few digits, and no step divides.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Scale:
 
     - `units`: (T + 1, groups), the unit before step t and after the last; (1, groups) where no factor is other than 1.
     - `after`: (T, groups), or (1, groups): the unit after step t, before the words are shifted for the next.
-    - `shifts`: for every group (t, k): before step t its words are shifted by k bits to the right, of which are put away,
-        or by -k to the left.
+    - `shifts`: for every group (t, k): before step t its words are shifted by k bits to the right, of which are put
+        away, or by -k to the left.
     - `theory`: for every group Σ log2(1/γ).
     """
 
@@ -68,7 +68,8 @@ def _one_group(column: np.ndarray, steps: int, finest: float) -> tuple[np.ndarra
     factors = np.broadcast_to(column, (steps,))
     products = np.concatenate([[0.0], np.cumsum(np.log2(factors))])
     drop = float(np.max(np.maximum.accumulate(products) - products))
-    coarsest = finest * 2.0 ** min(SHIFT_BITS, math.ceil(drop))
+    octaves = max(min(SHIFT_BITS, math.ceil(drop)), int(np.any(factors > 1)))  # a word shifted left is half as large
+    coarsest = finest * 2.0**octaves
     unit, units, after, shifts = coarsest, [], [], []
     for t, factor in enumerate(factors.tolist()):
         next_unit, bits = unit * factor, 0
@@ -101,7 +102,8 @@ _down = jax.jit(lambda word, bits: word >> bits)
 
 
 class Store:
-    """The low bits of words, last in first out, on the device or in the memory of the host. For where 64-bit types are on."""
+    """The low bits of words, last in first out, on the device or in the memory of the host. For where 64-bit types are
+    on."""
 
     def __init__(self, place: Place):
         self.place = place

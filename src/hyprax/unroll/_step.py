@@ -4,9 +4,9 @@ Write the step as (w', s') = U(g, s, w, λ), g = ∇_w L(w, λ). With the adjoin
 
     (p, b', a_U, λ_U) = DUᵀ (a, b),     a' = a_U + Hᵀ p,     dλ += λ_U + Mᵀ p,     H = ∂g/∂w,  M = ∂g/∂λ.
 
-(Hᵀ p, Mᵀ p) is one transposed derivative of g, reverse over reverse, which shares its first half with g itself and costs
-about 2 gradients with it. H is not taken to be symmetric: where the loss holds a `jax.custom_vjp` or a `stop_gradient`
-(gradient reversal, clipping, straight-through estimators), g is a field and no gradient.
+(Hᵀ p, Mᵀ p) is one transposed derivative of g, reverse over reverse, which shares its first half with g itself and
+costs about 2 gradients with it. H is not taken to be symmetric: where the loss holds a `jax.custom_vjp` or a
+`stop_gradient` (gradient reversal, clipping, straight-through estimators), g is a field and no gradient.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._jaxprs import equations
 from ._convolutions import strided_as_products
+from ._optimizer import OptaxOptimizer, other_lengths
 from ._training import Training
 
 
@@ -154,18 +155,40 @@ def check_program(program: Program) -> None:
     shape or type than those before it.
     """
     program.training.check(program.hyper, program.key)
+    if isinstance(eqx.filter_eval_shape(program.training.optimizer, program.hyper), OptaxOptimizer):
+        check_schedules(program)
     before = eqx.filter_eval_shape(first, program)
     after = eqx.filter_eval_shape(advance, program, before, jnp.asarray(0))
     old, new = (jax.tree_util.tree_leaves_with_path(carry) for carry in (before, after))
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise ValueError("Training: given an optimiser whose update changes the structure of weights or state.")
+        raise ValueError("Training: the optimizer's update must keep the structure of weights and state.")
     for (path, a), (_, b) in zip(old, new, strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise ValueError(
-                f"Training: given an optimiser whose update turns {a.dtype}{list(a.shape)} at (params, state)"
-                f"{jax.tree_util.keystr(path)} into {b.dtype}{list(b.shape)}, allowed are updates that keep both: cast "
+                f"Training: the optimizer's update must keep shapes and dtypes; at (params, state)"
+                f"{jax.tree_util.keystr(path)} it turns {a.dtype}{list(a.shape)} into {b.dtype}{list(b.shape)}. Cast "
                 "the hyperparameters to the dtype of the weights."
             )
+
+
+def check_schedules(program: Program) -> None:
+    """**Raises:** `ValueError` for a schedule of another length than T inside a transformation of optax.
+
+    JAX would take the last entry for all steps after it, and leave out entries after the last step.
+    """
+    params, state = eqx.filter_eval_shape(first, program)
+    optimizer = program.training.optimizer
+
+    def update(hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
+        return optimizer(hyper).update(grads, state, params, jnp.asarray(0))
+
+    steps = program.training.steps
+    lengths = other_lengths(jax.make_jaxpr(update)(program.hyper, params, state, params).jaxpr, steps)
+    if lengths:
+        raise ValueError(
+            f"OptaxOptimizer: a schedule must have one entry a step, {steps}; got one of {lengths[0]} entries, of "
+            "which the optimizer takes that of its step count."
+        )
 
 
 def basis(hyper: PyTree) -> PyTree:
