@@ -108,8 +108,8 @@ class Task:
 
         def optimizer(hyper: Any) -> hx.unroll.AbstractOptimizer:
             if adamw:
-                return hx.unroll.AdamW(0.02 * hyper["rates"], weight_decay=jnp.asarray(1e-2, jnp.float32))
-            return hx.unroll.MomentumSGD(hyper["rates"], jnp.asarray(MOMENTUM, jnp.float32), form="polyak")
+                return hx.unroll.AdamW(hx.unroll.Schedule(0.02 * hyper["rates"]), weight_decay=jnp.asarray(1e-2, jnp.float32))
+            return hx.unroll.MomentumSGD(hx.unroll.Schedule(hyper["rates"]), jnp.asarray(MOMENTUM, jnp.float32), form="polyak")
 
         train = self.batches(tuple(map(jnp.asarray, self.train)))
         weights = list(map(jnp.asarray, self.weights))
