@@ -157,7 +157,6 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 # Errors say "must be ...; got ...". How many of another form each part still has.
 OLD_SENTENCES = {
-    "core": 11,
     "implicit": 100,
     "unroll": 50,
     "evidence": 100,
