@@ -3,7 +3,6 @@
 import ast
 import importlib
 import re
-import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import equinox as eqx
 import griffe
 import pytest
+from check_public_names import load, public_names
 
 import hyprax as hx
 
@@ -22,10 +22,6 @@ KNOW_NO_ENGINE = ("search", "runs", "report")
 UPSTAIRS = (*KNOW_NO_ENGINE, "recipes", "cli")
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
-sys.path.insert(0, str(ROOT / "docs"))
-from check_public_names import load, public_names  # noqa: E402
-
-sys.path.pop(0)
 LOADER, NAMES = (loaded := load())[0], public_names(loaded[1])
 
 # How many public names each part may have: it is lowered when names go, and raised only with a reason.
