@@ -284,3 +284,11 @@ def test_the_contracts_of_imports_cover_the_whole_house():
     assert parts <= floors
     below = {name for name in parts if name.startswith("_") or name in (*ENGINES, "core", *KNOW_NO_ENGINE[:2])}
     assert {f"hyprax.{name}" for name in below} <= set(lean["source_modules"])
+
+
+def test_the_version_is_said_once():
+    version = re.search(r'__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text())
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert version is not None
+    assert cited is not None
+    assert version.group(1) == cited.group(1)
