@@ -194,7 +194,7 @@ def test_a_diverged_run_ends_with_status_one_and_a_report(tmp_path, capsys):
     )
     recipe = tmp_path / "custom.toml"
     recipe.write_text(
-        '[model]\nkind = "custom"\nfunction = "blowing_up:build"\n[search]\noptimiser = "sgd"\nlearning_rate = 5.0\n'
+        '[model]\nkind = "custom"\nfunction = "blowing_up:build"\n[search]\noptimizer = "sgd"\nlearning_rate = 5.0\n'
     )
     status, _, err = call(capsys, "tune", recipe, "--out", tmp_path / "run")
     assert status == 1

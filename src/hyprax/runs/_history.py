@@ -13,6 +13,7 @@ COLUMNS = {
     "certificate_kind": "TEXT",
     "certificate_bound": "REAL",
     "noise": "REAL",
+    "work": "REAL",
     "seconds": "REAL",
     "result": "TEXT",
     "stats": "TEXT",
