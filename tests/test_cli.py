@@ -143,7 +143,7 @@ def test_a_folder_in_use_is_refused(recipe, tmp_path, capsys):
 
 
 def test_tables_show_texts_as_they_are(tmp_path, capsys):
-    (tmp_path / "config.json").write_text('{"config": {}, "environment": {}}')
+    (tmp_path / "config.json").write_text('{"format": 2, "config": {}, "environment": {}}')
     rows = [{"row": "1", "label": "[/b]"}, {"row": "2", "label": "[red]:cat:"}]
     (tmp_path / "summary.json").write_text(json.dumps({"tables": [{"title": "[i]Least", "rows": rows}]}))
     status, text, _ = call(capsys, "show", tmp_path)
