@@ -29,3 +29,7 @@ class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]
         "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
         "is too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
     )
+    precision_reached = (
+        "No step lowers the value by more than the precision with which values are known: the search has arrived, as "
+        "far as they can tell. For digits beyond, ask the objective for tighter tolerances or use float64."
+    )
