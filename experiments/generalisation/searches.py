@@ -108,7 +108,7 @@ def main(names):
             )
             print(f"  {left:g} left: scipy {a}; LBFGS {b}")
         print(
-            f"  {len(theirs)} and {len(ours)} evaluations and steps in {seconds[0]:.0f} and {seconds[1]:.0f} s; {message}"
+            f"  {len(theirs)} evaluations and {len(ours)} steps in {seconds[0]:.0f} and {seconds[1]:.0f} s; {message}"
         )
 
 

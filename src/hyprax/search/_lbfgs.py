@@ -66,7 +66,7 @@ def _planned(state: LBFGSState, hyper: PyTree, grad: PyTree) -> tuple[_Plan, LBF
     stored = jnp.where(keep, jnp.minimum(state.stored + 1, moves.shape[0]), state.stored)
     at_low, at_high = (x <= low) & (g > 0), (x >= high) & (g < 0)
     free = jnp.where(at_low | at_high, 0.0, 1.0).astype(g.dtype)
-    s, y, q = moves * free, turns * free, g * free
+    s, y, q = moves * free[None], turns * free[None], g * free
     product = jnp.sum(s * y, axis=1)
     used = (jnp.arange(len(s)) < stored) & (product > 1e-8 * jnp.linalg.norm(s, axis=1) * jnp.linalg.norm(y, axis=1))
     rho = jnp.where(used, 1 / jnp.where(used, product, 1), 0)
@@ -214,7 +214,7 @@ class LBFGS(AbstractSearch):
         moved, length, proved = (hyper, 0.0, 0.0) if taken is None else taken
         inner, adjoint = spent.array(walk.inner), spent.array(walk.adjoint)
         state = eqx.tree_at(lambda s: (s.inner, s.adjoint), state, (inner, adjoint))
-        numbers = spent.numbers(step_size=length, at_lower=at_low, at_upper=at_high)
+        numbers = spent.numbers(step_size=length, at_lower=float(at_low), at_upper=float(at_high))
         if walk.certifying:
             numbers["proved_decrease"] = spent.array(proved)
         value = None if walk.base is None else spent.array(walk.base.value)
@@ -257,10 +257,9 @@ class _Walk:
             factor = _factor(0.3 * wanted, now.bound)
             self.inner, self.adjoint = factor * min(self.inner, now.inner), factor * min(self.adjoint, now.adjoint)
         self.sufficient = now.sound and now.bound <= wanted
-        if self.inner > 0 and self.sufficient:
-            # The next h is likely to be smaller; the bound follows the tolerances about linearly.
-            factor = min(max(0.2 * wanted / now.bound, 0.3), 10.0) if now.bound > 0 else 10.0
-            self.inner, self.adjoint = (min(factor * x, LOOSEST_TOLERANCE) for x in (self.inner, self.adjoint))
+        if self.inner > 0 and self.sufficient and self.spent.gradients == 1 and now.bound <= 0.2 * wanted:
+            # A second hypergradient costs more than a tighter first one: tolerances are loosened slowly.
+            self.inner, self.adjoint = (min(1.5 * x, LOOSEST_TOLERANCE) for x in (self.inner, self.adjoint))
         return answer, now
 
     def _value(self, hyper: PyTree, state: Any) -> tuple[Measured, Any]:
