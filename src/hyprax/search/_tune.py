@@ -19,7 +19,9 @@ from .._interrupt import deferred_interrupt
 from .._objective import AbstractObjective, Hypergradient, Value, as_objective, described
 from .._progress import ProgressBar
 from .._result import Result, explain, message_of, result_name, succeeded
+from ._lbfgs import LBFGS
 from ._optax import Optax
+from ._progress_words import bound_words, progress_words
 from ._record import AbstractRecord
 from ._results import RESULTS
 from ._search import AbstractSearch, check_fits
@@ -113,7 +115,13 @@ class TuneResult:
         """Why the run ended, in words."""
         last = self.history[-1] if self.history else {}
         numbers = {name: last[name] for name in ("step", "value", "gradient_norm", "certificate_bound") if name in last}
-        return f"{explain(self.result, numbers)} {self.cause}".strip()
+        if bool(self.result == RESULTS.steps_spent):
+            trend = progress_words(self.history, self.final is not None)
+            said = f"Stopped after {len(self.history)} steps (the limit){'; ' if trend else ''}{trend}."
+            text = f"{said} {message_of(self.result)}"
+        else:
+            text = explain(self.result, numbers)
+        return " ".join(part for part in (text, self.cause, bound_words(last)) if part)
 
     def column(self, name: str) -> np.ndarray:
         """One column of the history as an array, NaN where a row has no such number.
@@ -130,7 +138,7 @@ def tune(
     objective: AbstractObjective | Callable[[PyTree], Any],
     hyper: PyTree,
     *,
-    search: AbstractSearch = Optax(optax.adam(0.05)),
+    search: AbstractSearch | None = None,
     steps: int,
     stop: Stopping = Stopping(),
     run: AbstractRecord | None = None,
@@ -143,7 +151,8 @@ def tune(
 
     - `objective`: any [`hyprax.core.AbstractObjective`][], or a plain function of hyper, in natural units, to a number.
     - `hyper`: where to start, a pytree of arrays and constrained leaves.
-    - `search`: the rule for the next point; default Adam at 0.05 in unconstrained coordinates.
+    - `search`: the rule for the next point; default [`hyprax.search.LBFGS`][], which needs no rate, and for noisy
+        objectives Adam at 0.05 in unconstrained coordinates.
     - `steps`: the most steps, counted from the start of the run, not of this call.
     - `stop`: when to stop earlier, [`hyprax.search.Stopping`][].
     - `run`: a record on disk ([`hyprax.runs.Run`][]); a run that was interrupted goes on from its last saved state and
@@ -161,6 +170,9 @@ def tune(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"tune: steps must be an integer >= 1; got {steps!r}.")
+    objective = as_objective(objective)
+    if search is None:
+        search = Optax(optax.adam(0.05)) if objective.noisy else LBFGS()
     if not isinstance(search, AbstractSearch):
         raise ValueError(
             f"tune: search must be hx.search.Optax(optax.adam(0.05)), hx.search.MAID() or the like; got "
@@ -168,7 +180,6 @@ def tune(
         )
     if not isinstance(run, AbstractRecord | None):
         raise ValueError(f"tune: run must be hx.Run(folder); got {described(run)}.")
-    objective = as_objective(objective)
     check_fits(search, objective)
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
