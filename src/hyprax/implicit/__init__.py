@@ -32,7 +32,7 @@ from ._bounds import (
     ValueEvaluation as ValueEvaluation,
 )
 from ._cholesky_bound import CholeskyBound as CholeskyBound
-from ._constants import Constants as Constants
+from ._constants import Constants as Constants, Spectrum as Spectrum
 from ._directional import DirectionalBound as DirectionalBound
 from ._family_bounds import FreeBound as FreeBound
 from ._gauss_newton import GaussNewton as GaussNewton
@@ -57,5 +57,4 @@ from ._single_loop import (
     AmIGO as AmIGO,
     SingleLoopState as SingleLoopState,
 )
-from ._spectrum import Spectrum as Spectrum
 from ._stacked import stacked as stacked

@@ -13,9 +13,9 @@ from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
-from .families._mean_loss import unit_roundoff
-from .families._norms import measured
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss, unit_roundoff
+from .families._norms import DesignNorms, measured
 
 HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
 VALUE = "|value - F(hyper)|"

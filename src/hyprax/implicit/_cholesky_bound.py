@@ -25,9 +25,10 @@ from ._self_concordance import (
     together,
     weights_bound,
 )
-from .families import DesignNorms, GeneralisedLinear
 from .families._design import SparseDesign
+from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import prediction_rounding, unit_roundoff
+from .families._norms import DesignNorms
 
 LARGEST = 2000  # weights: the factor takes their cube
 

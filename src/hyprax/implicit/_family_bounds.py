@@ -22,9 +22,9 @@ from ._self_concordance import (
     outer_curvature,
     plain_residuals,
 )
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
-from .families._mean_loss import unit_roundoff
-from .families._norms import measured
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss, unit_roundoff
+from .families._norms import DesignNorms, measured
 
 # What storing an answer in float32 may cost, for each entry: its own rounding, that of the slope of its leaf.
 NARROWING = 2.0**-21

@@ -16,7 +16,7 @@ from ._extended import extended_residuals
 from ._family_bounds import AbstractFamilyBound, convex_or_infinite, entries_of, family_of
 from ._inner_loss import Point
 from ._self_concordance import INFLATION, Enclosure, Residuals, free_bound, geometry, plain_residuals
-from .families import DesignNorms
+from .families._norms import DesignNorms
 
 
 class _ScaledNorm(eqx.Module):

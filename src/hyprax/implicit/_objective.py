@@ -16,14 +16,12 @@ from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
 from ._bounds import AbstractBound, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
 from ._family_bounds import AbstractFamilyBound
-from ._hessian import hessian_diagonal
 from ._inner_loss import AbstractInnerLoss, Point
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
-from ._optimum import Optimum, default_tolerance
-from ._spectrum import known_spectrum
-from .families import GeneralisedLinear, MeanLoss
-from .families._mean_loss import outer_arrays
+from ._optimum import Optimum, default_tolerance, matched
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss
 
 
 class ImplicitState(eqx.Module):
@@ -72,15 +70,15 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     ):
         if not isinstance(optimum, Optimum):
             raise ValueError(
-                f"ImplicitObjective: given a problem of type {type(optimum).__name__}, allowed are hx.Optimum(family) "
-                "and hx.Optimum(inner_loss, params0)."
+                f"ImplicitObjective: the problem must be hx.Optimum(family) or hx.Optimum(inner_loss, params0); got "
+                f"{type(optimum).__name__}."
             )
-        self.optimum, self.outer_loss = optimum, outer_loss
-        self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
+        self.optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
+        self.outer_loss = outer_loss
         self.adjoint = CG() if adjoint is None else adjoint
-        self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
-        _check_assumptions(self.certificate, optimum)
-        self.certificate = self.certificate.prepare(optimum.loss, outer_loss, self.outer_data)
+        self.certificate = _default_bound(self.optimum, outer_loss) if certificate is None else certificate
+        _check_assumptions(self.certificate, self.optimum)
+        self.certificate = self.certificate.prepare(self.optimum.loss, outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -93,7 +91,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, ImplicitState]:
         self._check(state)
-        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
+        hyper = _promoted(hyper, self.optimum.params0)
+        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point = minimum.point
         value, (outer_grad, direct) = jax.value_and_grad(self._outer, argnums=(0, 1))(point.params, hyper)
@@ -107,8 +106,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             allowed,
             state.adjoint,
             preconditioner=minimum.preconditioner(loss, hyper),
-            diagonal=hessian_diagonal(loss, point, hyper),
-            spectrum=known_spectrum(loss, hyper),
+            diagonal=loss.diagonal(point, hyper),
+            spectrum=loss.spectrum(hyper),
         )
         solved = self.adjoint.solve(system)
         residual = tree_sub(product(solved.value), outer_grad)
@@ -148,7 +147,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Value, ImplicitState]:
         self._check(state)
-        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
+        hyper = _promoted(hyper, self.optimum.params0)
+        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
@@ -192,6 +192,16 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
 
 
+def _promoted(hyper: PyTree, params: PyTree) -> PyTree:
+    """The hyperparameters in the dtype of the weights, where theirs is narrower: an answer must hold its digits."""
+    dtype = tree_dtype(params)
+
+    def wide(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits else leaf
+
+    return jax.tree.map(wide, hyper)
+
+
 def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) -> AbstractCertificate:
     """The certificate, with the name of the system that q solves where that is not A q = ∇f."""
     if adjoint.system == TRUE_SYSTEM and not adjoint.truncated:
@@ -206,7 +216,8 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
 
 def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
     """Whether a family's strong convexity is not above zero; a loss of unknown structure says nothing."""
-    return loss.strong_convexity(hyper) <= 0 if isinstance(loss, GeneralisedLinear) else jnp.asarray(False)
+    mu = loss.strong_convexity(hyper)
+    return jnp.asarray(False) if mu is None else mu <= 0
 
 
 def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..._trees import tree_axpy, tree_dtype
+from .._constants import Spectrum
 from .._inner_loss import Product
-from .._spectrum import Spectrum
 
 TRUE_SYSTEM = "A q = ∇f"
 

@@ -17,8 +17,7 @@ from ..._result import RESULTS
 from ..._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from .._bounds import AbstractBound, OuterLoss
 from .._objective import ImplicitObjective, ImplicitState
-from .._optimum import Optimum
-from ..families._mean_loss import outer_arrays
+from .._optimum import Optimum, matched
 from ._blocks import common_length
 from ._sums import AbstractSum, LinearInner, Terms, check_mean, inner_sum, outer_sum
 
@@ -127,8 +126,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     ):
         name = type(self).__name__
         inner_key, outer_key = jax.random.split(key)
+        optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
         self.optimum, self.outer_loss = optimum, outer_loss
-        self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
         self.inner = inner_sum(name, optimum.loss, batch_size, inner_key)
         if outer_batch_size is None:
             outer_batch_size = min(operator.index(batch_size), common_length(f"{name}, outer_data", self.outer_data))

@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Integer, PyTree
 from ..._hyper import natural
 from ..._trees import tree_dtype, tree_scale
 from .._inner_loss import AbstractInnerLoss, AutodiffLoss
-from ..families import GeneralisedLinear, MeanLoss, SparseDesign
+from ..families._design import SparseDesign
+from ..families._generalised_linear import GeneralisedLinear
+from ..families._mean_loss import MeanLoss
 from ._blocks import Blocks, common_length
 
 if TYPE_CHECKING:
