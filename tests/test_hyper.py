@@ -64,7 +64,7 @@ def central_difference(f, u: np.ndarray, direction: np.ndarray, step: float) -> 
     return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
 
 
-def value_at(leaf: hx.AbstractConstrained):
+def value_at(leaf: hx.core.AbstractConstrained):
     """u -> the value of `leaf` with coordinates u."""
     return lambda u: eqx.tree_at(lambda one: one.raw, leaf, u).value
 
@@ -341,23 +341,23 @@ def test_repr_shows_natural_units_and_coordinates_and_never_raises():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: hx.Positive(0.0), ["Positive", "given 0.0", "> 0"]),
-        (lambda: hx.Positive([1.0, -2.0, -3.0]), ["given -2.0", "2 such entries"]),
-        (lambda: hx.Positive(np.nan), ["given nan"]),
-        (lambda: hx.Positive(np.inf), ["given inf"]),
-        (lambda: hx.Positive(1e-320), ["given 1e-320"]),
+        (lambda: hx.Positive(0.0), ["Positive", "got 0.0", "> 0"]),
+        (lambda: hx.Positive([1.0, -2.0, -3.0]), ["got -2.0", "2 such entries"]),
+        (lambda: hx.Positive(np.nan), ["got nan"]),
+        (lambda: hx.Positive(np.inf), ["got inf"]),
+        (lambda: hx.Positive(1e-320), ["got 1e-320"]),
         (lambda: hx.Positive("a"), ["Positive", "real numbers"]),
         (lambda: hx.Positive(1j), ["complex", "real numbers"]),
         (lambda: hx.Positive(True), ["bool", "real numbers"]),
         (lambda: hx.Positive(None), ["object", "real numbers"]),
-        (lambda: hx.Interval(0.0, 0.0, 1.0), ["given 0.0", "strictly between 0.0 and 1.0"]),
-        (lambda: hx.Interval(1.0, 0.0, 1.0), ["given 1.0"]),
-        (lambda: hx.Interval(np.nan, 0.0, 1.0), ["given nan"]),
-        (lambda: hx.Interval(0.5, 1.0, 0.0), ["lo = 1.0", "lo < hi"]),
+        (lambda: hx.Interval(0.0, 0.0, 1.0), ["got 0.0", "strictly between 0.0 and 1.0"]),
+        (lambda: hx.Interval(1.0, 0.0, 1.0), ["got 1.0"]),
+        (lambda: hx.Interval(np.nan, 0.0, 1.0), ["got nan"]),
+        (lambda: hx.Interval(0.5, 1.0, 0.0), ["lo = 1.0", "lo must be below hi"]),
         (lambda: hx.Interval(0.5, 0.0, np.inf), ["hi = inf", "finite"]),
         (lambda: hx.Interval(0.5, np.nan, 1.0), ["lo = nan"]),
         (lambda: hx.Interval(0.5, -1e308, 1e308), ["hi - lo finite"]),
-        (lambda: hx.LogInterval(0.1, 0.1, 1.0), ["LogInterval", "given 0.1", "strictly between 0.1 and 1.0"]),
+        (lambda: hx.LogInterval(0.1, 0.1, 1.0), ["LogInterval", "got 0.1", "strictly between 0.1 and 1.0"]),
         (lambda: hx.LogInterval(0.5, 0.0, 1.0), ["lo = 0.0", "0 < lo < hi"]),
         (lambda: hx.LogInterval(0.5, -1.0, 1.0), ["lo = -1.0"]),
         (lambda: hx.LogInterval(0.5, 1.0, 0.1), ["lo = 1.0"]),
@@ -365,9 +365,9 @@ def test_repr_shows_natural_units_and_coordinates_and_never_raises():
         (lambda: hx.LogInterval(1.0, 0.1, np.nan), ["hi = nan"]),
         (lambda: hx.Simplex(0.5), ["shape ()", "at least 2"]),
         (lambda: hx.Simplex([1.0]), ["shape (1,)", "at least 2"]),
-        (lambda: hx.Simplex([0.0, 1.0]), ["given 0.0", "> 0"]),
-        (lambda: hx.Simplex([0.5, 0.6]), ["given 1.1", "sum is 1"]),
-        (lambda: hx.Simplex([[0.5, 0.5], [0.4, 0.5]]), ["given 0.9", "1 such"]),
+        (lambda: hx.Simplex([0.0, 1.0]), ["got 0.0", "> 0"]),
+        (lambda: hx.Simplex([0.5, 0.6]), ["got 1.1", "sum is 1"]),
+        (lambda: hx.Simplex([[0.5, 0.5], [0.4, 0.5]]), ["got 0.9"]),
     ],
 )
 def test_values_outside_the_set_are_refused(make, words):
@@ -392,8 +392,8 @@ def test_validated_turns_numbers_into_arrays_and_keeps_the_rest():
         ({}, ["without leaves"]),
         (None, ["without leaves"]),
         ({"a": [1.0, "x"]}, ["hyper['a'][1]", "real numbers"]),
-        ({"a": np.nan}, ["hyper['a']", "given nan", "finite"]),
-        ({"a": np.array([1.0, np.inf])}, ["hyper['a']", "given inf"]),
+        ({"a": np.nan}, ["hyper['a']", "got nan", "finite"]),
+        ({"a": np.array([1.0, np.inf])}, ["hyper['a']", "got inf"]),
         ({"rate": (1.0, True)}, ["hyper['rate'][1]", "bool"]),
         ({"f": np.sin}, ["hyper['f']"]),
         ({"a": eqx.tree_at(lambda one: one.raw, hx.Positive(1.0), jnp.asarray(np.nan))}, ["hyper['a']", "nan"]),

@@ -20,7 +20,7 @@ class Problem:
     hyper: Any
     key: jax.Array
 
-    def objective(self, mode: hx.AbstractMode, **settings: Any) -> hx.UnrolledObjective:
+    def objective(self, mode: hx.unroll.AbstractMode, **settings: Any) -> hx.UnrolledObjective:
         return hx.UnrolledObjective(
             self.training, self.outer_loss, self.outer_data, key=self.key, mode=mode, **settings
         )
@@ -101,11 +101,11 @@ def make_problem(
         "penalty": 0.01 * jax.random.uniform(keys[2], shapes["out"]["w"], dtype),
         "weights": jax.random.normal(keys[3], (24,), dtype),
     }
-    batches = hx.Minibatches((inputs, labels, jnp.arange(24)), 8, keys[4])
+    batches = hx.Minibatches((inputs, labels, jnp.arange(24)), 8, key=keys[4])
     training = hx.Training(
         loss,
         init,
-        lambda hyper: hx.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
+        lambda hyper: hx.unroll.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
         batches,
         steps,
         keyed=dropout,

@@ -76,7 +76,7 @@ class AllAlphabets(eqx.Module):
 
 
 def minibatches(parts: list[tuple[np.ndarray, np.ndarray]]) -> AllAlphabets:
-    return AllAlphabets([hx.Minibatches(part, BATCH, jax.random.key(i)) for i, part in enumerate(parts)])
+    return AllAlphabets([hx.Minibatches(part, BATCH, key=jax.random.key(i)) for i, part in enumerate(parts)])
 
 
 def transforms(hyper: Any) -> Array:
@@ -143,8 +143,8 @@ def loss(params: Any, hyper: Any, batch: tuple[Array, Array]) -> Array:
     return TASKS * judged(params, hyper, (x, y, jnp.ones(y.shape, jnp.float32))) + penalty
 
 
-def optimizer(hyper: Any) -> hx.MomentumSGD:
-    return hx.MomentumSGD(jnp.exp(hyper["rate"]), jnp.asarray(0.9, jnp.float32))
+def optimizer(hyper: Any) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(jnp.exp(hyper["rate"]), jnp.asarray(0.9, jnp.float32))
 
 
 def start(correlations: tuple[float, ...]) -> dict[str, Array]:

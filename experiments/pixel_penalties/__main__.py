@@ -46,12 +46,12 @@ def validation_loss(params: Params, hyper: Any, data: Examples) -> Array:
     return nll(params, data)
 
 
-def optimizer(hyper: Any) -> hx.MomentumSGD:
-    return hx.MomentumSGD(RATE, MOMENTUM)
+def optimizer(hyper: Any) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(RATE, MOMENTUM)
 
 
 def objective(train: Examples, validation: Examples, mode: Any) -> hx.UnrolledObjective:
-    batches = hx.Minibatches(train, BATCH, jax.random.key(0))
+    batches = hx.Minibatches(train, BATCH, key=jax.random.key(0))
     training = hx.Training(loss, init, optimizer, batches, STEPS)
     return hx.UnrolledObjective(training, validation_loss, validation, key=jax.random.key(1), mode=mode, resample=True)
 
@@ -117,7 +117,11 @@ def compared(count: int, quick: bool) -> tuple[list[str], Fit]:
     both = (jnp.concatenate([train[0], validation[0]]), jnp.concatenate([train[1], validation[1]]))
     exact, plain, wider = (
         objective(data, validation, mode)
-        for data, mode in ((train, hx.Reversible()), (train, hx.Checkpointed()), (both, hx.Checkpointed()))
+        for data, mode in (
+            (train, hx.unroll.Reversible()),
+            (train, hx.unroll.Checkpointed()),
+            (both, hx.unroll.Checkpointed()),
+        )
     )
     none, seeds = {"penalty": jnp.zeros(())}, 2 if quick else 10
     single = learned(exact, plain, one_for_all(), test, quick)

@@ -62,19 +62,19 @@ def loss(params: Params, hyper: Any, data: Examples) -> Array:
     return nll(params, data)
 
 
-def by_momentum(hyper: dict[str, Any]) -> hx.MomentumSGD:
-    return hx.MomentumSGD(hyper["rate"], hyper["momentum"])
+def by_momentum(hyper: dict[str, Any]) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(hyper["rate"], hyper["momentum"])
 
 
-def by_adamw(hyper: dict[str, Any]) -> hx.AdamW:
-    return hx.AdamW(hyper["rate"], hyper["beta1"], hyper["beta2"], weight_decay=hyper["decay"])
+def by_adamw(hyper: dict[str, Any]) -> hx.unroll.AdamW:
+    return hx.unroll.AdamW(hyper["rate"], hyper["beta1"], hyper["beta2"], weight_decay=hyper["decay"])
 
 
 def objective(
     data: dict[str, Examples], optimizer: Any, steps: int, judged_on: str, mode: Any, seed: int
 ) -> hx.UnrolledObjective:
     """The loss on `judged_on` after training, with new initial weights and a new order of the examples every time."""
-    batches = hx.Minibatches(data["train"], BATCH, jax.random.key(0))
+    batches = hx.Minibatches(data["train"], BATCH, key=jax.random.key(0))
     training = hx.Training(loss, init, optimizer, batches, steps)
     return hx.UnrolledObjective(training, loss, data[judged_on], key=jax.random.key(seed), mode=mode, resample=True)
 

@@ -23,7 +23,12 @@ FAMILIES = {
     "huber": lambda x, y, **terms: hx.families.PseudoHuber(x, y, delta=oracles.HUBER, **terms),
 }
 INPUTS = [bool, np.int8, np.uint8, np.int64, np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
-FORMS = {"list": lambda x: x.tolist(), "csr": scipy.sparse.csr_matrix, "coo": scipy.sparse.coo_array, "jax": jnp.asarray}
+FORMS = {
+    "list": lambda x: x.tolist(),
+    "csr": scipy.sparse.csr_matrix,
+    "coo": scipy.sparse.coo_array,
+    "jax": jnp.asarray,
+}
 
 
 def problem(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -59,7 +64,11 @@ def test_no_dtype_of_any_argument_costs_digits(kind):
     """All are promoted to float64, so that all share one compiled program."""
     x, y, v, u = problem(kind)
     exact = (x.astype(float), y, v.astype(float), u)
-    counts = [(y, u)] if y.dtype.kind == "f" else [(y.astype(a), u.astype(b)) for a, b in ((np.uint8, np.int64), (np.int32, np.int8))]
+    counts = (
+        [(y, u)]
+        if y.dtype.kind == "f"
+        else [(y.astype(a), u.astype(b)) for a, b in ((np.uint8, np.int64), (np.int32, np.int8))]
+    )
     if kind == "logistic":
         counts.append((y.astype(bool), u.astype(np.float32)))
     for train, held in itertools.chain(zip(INPUTS, INPUTS[::-1], strict=True), [(np.float64, t) for t in INPUTS]):

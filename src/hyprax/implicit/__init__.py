@@ -23,18 +23,25 @@ from ._adjoint_solvers import (
     NystromSolver as NystromSolver,
     OneStep as OneStep,
 )
+from ._answers import (
+    RESULTS as RESULTS,
+    STATUS as STATUS,
+    ImplicitStats as ImplicitStats,
+    SingleLoopStats as SingleLoopStats,
+    TwoSidedCertificate as TwoSidedCertificate,
+)
 from ._bounds import (
-    AbstractBound as AbstractBound,
+    AbstractCertifier as AbstractCertifier,
     Certified as Certified,
     EhrhardtRoberts as EhrhardtRoberts,
     Evaluation as Evaluation,
-    NoBound as NoBound,
+    NoCertifier as NoCertifier,
     ValueEvaluation as ValueEvaluation,
 )
-from ._cholesky_bound import CholeskyBound as CholeskyBound
+from ._cholesky_bound import CholeskyCertifier as CholeskyCertifier
 from ._constants import Constants as Constants, Spectrum as Spectrum
-from ._directional import DirectionalBound as DirectionalBound
-from ._family_bounds import FreeBound as FreeBound
+from ._directional import DirectionalCertifier as DirectionalCertifier
+from ._family_bounds import ResidualCertifier as ResidualCertifier
 from ._gauss_newton import GaussNewton as GaussNewton
 from ._inner_solvers import (
     FISTA as FISTA,

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
@@ -66,7 +66,7 @@ class Certified(eqx.Module):
     products: Int[Array, ""]
 
 
-class AbstractBound(eqx.Module):
+class AbstractCertifier(eqx.Module):
     """A way to bound the error of a hypergradient.
 
     - `of_hessian`: whether what it says holds only where products are with the Hessian of the inner loss itself.
@@ -77,7 +77,7 @@ class AbstractBound(eqx.Module):
     of_float64: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractBound":
+    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractCertifier":
         """The same bound with what depends on the data alone worked out; once, on the host. Refuses what cannot be."""
 
     @abc.abstractmethod
@@ -99,7 +99,7 @@ def unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
     return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
 
 
-class NoBound(AbstractBound):
+class NoCertifier(AbstractCertifier):
     """No bound is computed: every answer says so."""
 
     reason: str = eqx.field(static=True, default="no bound was asked for")
@@ -120,7 +120,7 @@ class NoBound(AbstractBound):
         return NoCertificate(self.reason, evaluation.point.value.dtype)
 
 
-class EhrhardtRoberts(AbstractBound):
+class EhrhardtRoberts(AbstractCertifier):
     """‖h - dF/dλ‖₂ <= min(ω, ω_q), the a posteriori bounds of Ehrhardt and Roberts.
 
     With ε = ‖∇_w g(ŵ)‖/μ >= ‖ŵ - w*‖ and the true residual δ = ‖A q - ∇f(ŵ)‖, everything at ŵ:
@@ -135,7 +135,8 @@ class EhrhardtRoberts(AbstractBound):
     **Arguments:** none for a family with its own `mean_loss` as outer loss: constants are analytic, rounding errors are
     included, and the certificate is `certified`. Otherwise:
 
-    - `constants`: a function `(params, hyper) -> hx.Constants` (hyper in natural units), or a fixed `hx.Constants`.
+    - `constants`: a function `(params, hyper) -> hx.implicit.Constants` (hyper in natural units), or a fixed
+        `hx.implicit.Constants`.
     - `lipschitz_outer`: L_f, the Lipschitz constant of ∇_w f.
     - `lipschitz_direct`: L_fλ, that of ∂_λ f as a function of w; 0 where f does not see λ.
 
@@ -162,21 +163,21 @@ class EhrhardtRoberts(AbstractBound):
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "EhrhardtRoberts":
         if self.constants is None and not isinstance(loss, GeneralisedLinear):
             raise ValueError(
-                "EhrhardtRoberts: given an inner loss of unknown structure, allowed are a family (hx.families) or "
-                "`constants=`. Without either use certificate=hx.NoBound()."
+                "EhrhardtRoberts requires a family (hx.families) or `constants=`; got an inner loss of unknown "
+                "structure. Without either use certifier=hx.implicit.LookAheadEstimate()."
             )
         if self.lipschitz_outer is None:
             if not isinstance(outer, MeanLoss):
                 raise ValueError(
-                    "EhrhardtRoberts: given an outer loss of unknown structure, allowed are `family.mean_loss` or "
-                    "`lipschitz_outer=` (and `lipschitz_direct=`)."
+                    "EhrhardtRoberts requires `family.mean_loss` as outer loss, or `lipschitz_outer=` (and "
+                    "`lipschitz_direct=`); got an outer loss of unknown structure."
                 )
             norms, _ = measured(outer_data[0])
             lipschitz = outer.loss.curvature * norms.gram / norms.rows.size
             prepared = EhrhardtRoberts(self.constants, lipschitz, jnp.zeros(()), norms)
         elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):
             raise ValueError(
-                "EhrhardtRoberts: given `lipschitz_outer` alone, allowed is to state `lipschitz_direct` too (0 where "
+                "EhrhardtRoberts: lipschitz_outer requires lipschitz_direct beside it (0 where "
                 "the outer loss does not see the hyperparameters)."
             )
         else:
@@ -222,10 +223,10 @@ class EhrhardtRoberts(AbstractBound):
         bound = INFLATION * jnp.minimum(omega, omega_q) + assembly
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
         terms = {"omega": omega, "omega_q": omega_q, "inner_error": epsilon, "adjoint_residual": delta}
-        certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(), terms)
+        certificate = Certificate(bound, "certified", HYPERGRADIENT, self._method(), terms)
         return unimproved(e, certificate)
 
-    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+    def value(self, evaluation: ValueEvaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
         e, norms = evaluation, self.outer_norms
         mu, lipschitz = self.strong_convexity(e.point, e.hyper, e.loss), self._outer_constants()[0]
@@ -238,7 +239,7 @@ class EhrhardtRoberts(AbstractBound):
         epsilon = norm / mu
         bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
-        return ErrorBound(bound, "certified", VALUE, self._method(), {"inner_error": epsilon})
+        return Certificate(bound, "certified", VALUE, self._method(), {"inner_error": epsilon})
 
 
 def _margins(e: Evaluation, outer_norms: DesignNorms | None) -> tuple[Array, Array, Array, Array]:

@@ -6,22 +6,31 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dtype, tree_norm
-from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation, unimproved
+from ._bounds import (
+    HYPERGRADIENT,
+    INFLATION,
+    VALUE,
+    AbstractCertifier,
+    Certified,
+    Evaluation,
+    ValueEvaluation,
+    unimproved,
+)
 from ._inner_loss import AbstractInnerLoss, Point
 
 Constant = Float[Array, ""] | float
 
 
-class DirectionalBound(AbstractBound):
+class DirectionalCertifier(AbstractCertifier):
     """‖h - dF/dλ‖₂ <= sup‖(B(w) - B̂)ᵀq‖ + μ⁻¹ sup‖B(w)‖ (‖r‖ + sup‖A(w)q - ∇f(w) - r‖) + sup‖∂_λ f(w) - ∂_λ f(ŵ)‖.
 
     The suprema over the ball ‖w - ŵ‖₂ <= ε = ‖∇g(ŵ)‖/μ, which holds the optimum w*; r = Âq - ∇f(ŵ) is the computed
     residual. Insert dF/dλ = ∂_λ f* - B*ᵀA*⁻¹∇f*: up to the direct part, h - dF/dλ = (B* - B̂)ᵀq + B*ᵀA*⁻¹(∇f* - A*q),
     and A* ⪰ μI on the ball. Only the change along the computed adjoint q enters, so constants may be far smaller than
-    those of [`hyprax.EhrhardtRoberts`][].
+    those of [`hyprax.implicit.EhrhardtRoberts`][].
 
     **Arguments:** functions that return upper bounds; hyper in natural units, derivatives in λ with respect to the
     unconstrained coordinates.
@@ -61,12 +70,12 @@ class DirectionalBound(AbstractBound):
         outer_slope: Callable[[PyTree, PyTree, Array], Constant] | None = None,
     ):
         if isinstance(strong_convexity, int | float) and not strong_convexity > 0:
-            raise ValueError(f"DirectionalBound: given strong_convexity {strong_convexity}, allowed are numbers > 0.")
+            raise ValueError(f"DirectionalCertifier: strong_convexity must be > 0; got {strong_convexity}.")
         self.strong_convexity_constant = strong_convexity
         self.mixed_change, self.mixed_norm, self.residual_change = mixed_change, mixed_norm, residual_change
         self.direct_change, self.outer_slope = direct_change, outer_slope
 
-    def prepare(self, loss, outer, outer_data) -> "DirectionalBound":
+    def prepare(self, loss, outer, outer_data) -> "DirectionalCertifier":
         return self
 
     def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
@@ -96,15 +105,15 @@ class DirectionalBound(AbstractBound):
             "residual_change": size / mu * of_residual,
             "direct": of_direct,
         }
-        return unimproved(e, ErrorBound(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
+        return unimproved(e, Certificate(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
 
     def value(self, evaluation: ValueEvaluation) -> AbstractCertificate:
         point, hyper = evaluation.point, evaluation.hyper
         dtype = tree_dtype(point.params)
         if self.outer_slope is None:
-            return NoCertificate("DirectionalBound bounds values only where `outer_slope=` is given", dtype)
+            return NoCertificate("DirectionalCertifier bounds values only where `outer_slope=` is given", dtype)
         mu = self.strong_convexity(point, hyper, evaluation.loss)
         radius = INFLATION * tree_norm(point.grad) / mu
         bound = INFLATION * radius * jnp.asarray(self.outer_slope(point.params, natural(hyper), radius), dtype)
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
-        return ErrorBound(bound, "certified", VALUE, self.METHOD, {"inner_error": radius})
+        return Certificate(bound, "certified", VALUE, self.METHOD, {"inner_error": radius})

@@ -9,9 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, TwoSidedBound
+from .._certificate import AbstractCertificate, Certificate
 from .._trees import tree_cast, tree_dtype, tree_norm, tree_sub
-from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, OuterLoss, ValueEvaluation
+from ._answers import TwoSidedCertificate
+from ._bounds import (
+    HYPERGRADIENT,
+    INFLATION,
+    VALUE,
+    AbstractCertifier,
+    Certified,
+    Evaluation,
+    OuterLoss,
+    ValueEvaluation,
+)
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     Enclosure,
@@ -30,7 +40,7 @@ from .families._norms import DesignNorms, measured
 NARROWING = 2.0**-21
 
 
-class AbstractFamilyBound(AbstractBound):
+class AbstractFamilyCertifier(AbstractCertifier):
     """A bound for a family with its own mean loss as outer loss; in float64, whatever the problem is stored in.
 
     A float32 problem is widened exactly: data, parameters, adjoint and the natural values of the hyperparameters as
@@ -44,12 +54,12 @@ class AbstractFamilyBound(AbstractBound):
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         """`certify` in float64."""
 
-    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractFamilyBound":
+    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractFamilyCertifier":
         if not (isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss)):
             raise ValueError(
-                f"{type(self).__name__}: given losses of unknown structure, allowed are a family (hx.families) with "
-                "its `mean_loss` as outer loss. Otherwise use hx.LookAheadEstimate(), hx.EhrhardtRoberts(constants="
-                "...) or hx.NoBound()."
+                f"{type(self).__name__} requires a family (hx.families) with its `mean_loss` as outer loss; got losses of "
+                "unknown structure. Use hx.implicit.LookAheadEstimate(), hx.implicit.EhrhardtRoberts(constants=...) or "
+                "hx.implicit.NoCertifier()."
             )
         return dataclasses.replace(self, outer_norms=measured(outer_data[0])[0])
 
@@ -65,7 +75,7 @@ class AbstractFamilyBound(AbstractBound):
             return self.certify_double(evaluation, norms)
         return _narrowed(self.certify_double(_widened(evaluation), norms), evaluation)
 
-    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+    def value(self, evaluation: ValueEvaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖_{Λ⁻¹} ν + ½ κ ν², ν >= ‖w* - ŵ‖_Λ, κ the curvature of f there; rounding."""
         assert self.outer_norms is not None
         e, (loss, outer) = evaluation, family_of(evaluation)
@@ -88,7 +98,7 @@ class AbstractFamilyBound(AbstractBound):
         own = outer.value_rounding(point.params, outer_data, norms, unit)
         bound = INFLATION * (steep * nu + 0.5 * kappa * jnp.square(nu)) + own
         bound = convex_or_infinite(bound, loss, hyper)
-        return ErrorBound(
+        return Certificate(
             _up(bound, dtype),
             "certified",
             VALUE,
@@ -97,12 +107,13 @@ class AbstractFamilyBound(AbstractBound):
         )
 
 
-class FreeBound(AbstractFamilyBound):
+class ResidualCertifier(AbstractFamilyCertifier):
     """‖h - dF/dλ‖₂ <= ω, from the two residuals that are there anyway: no solve, no constants, rounding included.
 
     For penalties ω = max_k‖q‖_{Λ,k} ν + max_k‖ŵ‖_{Λ,k} ζ + ν ζ, with ν = ‖∇g(ŵ)‖_{Λ⁻¹} >= ‖w* - ŵ‖_Λ and ζ a bound of
     ‖q - q*‖_Λ by generalised self-concordance; for example weights see docs/certificates.md. Valid for families with
-    their own mean loss as outer loss, and safe, but often a hundred times the error: [`hyprax.LookAhead`][] uses it at
+    their own mean loss as outer loss, and safe, but often a hundred times the error: [`hyprax.implicit.LookAhead`][]
+    uses it at
     a better point.
 
     Source: own derivation; the self-concordance calculus is that of Bach (Electron. J. Stat. 4, 2010) and Sun and
@@ -117,7 +128,7 @@ class FreeBound(AbstractFamilyBound):
         space = geometry(loss, e.outer_data, outer_norms, e.hyper)
         residuals = plain_residuals(loss, outer, e.outer_data, outer_norms, e.hyper, e.point, e.adjoint, e.residual)
         bound = free_bound(loss, outer, e.outer_data, outer_norms, e.hyper, e.point, e.adjoint, residuals, space)
-        certificate = ErrorBound(
+        certificate = Certificate(
             convex_or_infinite(bound.total, loss, e.hyper),
             "certified",
             HYPERGRADIENT,
@@ -174,11 +185,11 @@ def _narrowed(certified: Certified, e: Evaluation) -> Certified:
     dtype = tree_dtype(e.point.params)
     lost = jax.tree.map(lambda h: NARROWING * jnp.abs(h), certified.grad)
     certificate = certified.certificate
-    assert isinstance(certificate, ErrorBound | TwoSidedBound)
+    assert isinstance(certificate, Certificate | TwoSidedCertificate)
     bound = _up(certificate.bound + tree_norm(lost), dtype)
     terms = {name: x.astype(dtype) if x.dtype == jnp.float64 else x for name, x in certificate.terms.items()}
     certificate = eqx.tree_at(lambda c: (c.bound, c.terms), certificate, (bound, terms))
-    if isinstance(certificate, TwoSidedBound):
+    if isinstance(certificate, TwoSidedCertificate):
         entries = jax.tree.map(lambda x, more: _up(x + more, dtype), certificate.entries, lost)
         shift, lower, upper = certificate.shift, certificate.lower, certificate.upper
         parts = (shift.astype(dtype), (lower / INFLATION).astype(dtype), _up(upper, dtype), entries)

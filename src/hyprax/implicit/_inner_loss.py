@@ -73,6 +73,10 @@ class AbstractInnerLoss(eqx.Module):
         """v ↦ M⁻¹ v with M ≈ A at the point, symmetric positive definite."""
 
     @abc.abstractmethod
+    def certifiable(self, hyper: PyTree) -> bool:
+        """Whether bounds by the structure of a family apply: its hyperparameters are leaves as they are."""
+
+    @abc.abstractmethod
     def strong_convexity(self, hyper: PyTree) -> Float[Array, ""] | None:
         """μ with A ⪰ μ I everywhere; not above 0 where the loss need not have a minimum."""
 
@@ -113,6 +117,9 @@ class AbstractFunctionLoss(AbstractInnerLoss):
 
     def preconditioner(self, point: Point, hyper: PyTree) -> None:
         return None
+
+    def certifiable(self, hyper: PyTree) -> bool:
+        return False
 
     def strong_convexity(self, hyper: PyTree) -> None:
         return None

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._certificate import STATUS, ErrorBound, TwoSidedBound
+from .._certificate import Certificate
 from .._hyper import natural
 from .._trees import tree_all_finite, tree_axpy, tree_dot, tree_dtype, tree_norm, tree_size, tree_sub
 from ._adjoint_solvers import conjugate_gradients
-from ._bounds import HYPERGRADIENT, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation
+from ._answers import STATUS, TwoSidedCertificate
+from ._bounds import HYPERGRADIENT, VALUE, AbstractCertifier, Certified, Evaluation, ValueEvaluation
 from ._inner_loss import AbstractInnerLoss, Point
 
 
@@ -27,7 +28,7 @@ class _Here(eqx.Module):
     sound: Bool[Array, ""]
 
 
-class LookAheadEstimate(AbstractBound):
+class LookAheadEstimate(AbstractCertifier):
     """‖h⁺ - dF/dλ‖₂ ≈ 2‖h⁺ - h‖₂: an estimate of the error, with no proof, for any smooth loss.
 
     h is the hypergradient at (ŵ, q), h⁺ that at a point one inexact Newton step and one refinement of the adjoint
@@ -38,7 +39,8 @@ class LookAheadEstimate(AbstractBound):
     Of kind `estimated`: it fails where the solves make no progress without saying so, and (rarely) where errors cancel
     in h. For an inner loss that is not convex it speaks of the branch of minima that ŵ belongs to. Where a Newton step
     does not lower ‖∇g‖ (an indefinite Hessian, a rounding floor) it is infinite, and the status says `rounds_spent`.
-    A system that is not the Hessian's, such as the damped one of [`hyprax.GaussNewton`][], is named in the text: then
+    A system that is not the Hessian's, such as the damped one of [`hyprax.implicit.GaussNewton`][], is named in the
+    text: then
     this says how well that system has been solved, not how far its solution is from the hypergradient.
 
     **Arguments:**
@@ -59,8 +61,8 @@ class LookAheadEstimate(AbstractBound):
     def __check_init__(self):
         if not (self.relative >= 0 and self.rounds >= 1 and 0 < self.accuracy < 1 and self.steps >= 1):
             raise ValueError(
-                f"LookAheadEstimate: given relative {self.relative}, rounds {self.rounds}, accuracy {self.accuracy}, "
-                f"steps {self.steps}, allowed are relative >= 0, rounds >= 1, 0 < accuracy < 1, steps >= 1."
+                f"LookAheadEstimate: relative must be >= 0, rounds and steps >= 1 and 0 < accuracy < 1; got "
+                f"{self.relative}, {self.rounds}, {self.steps} and {self.accuracy}."
             )
 
     def prepare(self, loss, outer, outer_data) -> "LookAheadEstimate":
@@ -133,10 +135,10 @@ class LookAheadEstimate(AbstractBound):
         estimate = jnp.where(last.sound, jnp.maximum(tree_norm(last.moved), rounding), jnp.inf)
         estimate = jnp.where(jnp.isnan(estimate), jnp.inf, estimate)
         shift = tree_norm(tree_sub(last.grad, first_grad))
-        certificate = TwoSidedBound(
+        certificate = TwoSidedCertificate(
             bound=estimate,
             kind="estimated",
-            bounds=HYPERGRADIENT,
+            quantity=HYPERGRADIENT,
             method=" ".join(("look-ahead, twice the last change, without proof", loss.system)).strip(),
             shift=shift,
             lower=jnp.maximum(shift - estimate, 0),
@@ -147,7 +149,7 @@ class LookAheadEstimate(AbstractBound):
         )
         return Certified(last.grad, certificate, last.point.params, last.adjoint, last.products)
 
-    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+    def value(self, evaluation: ValueEvaluation) -> Certificate:
         """|f(ŵ) - F| ≈ 2|∇fᵀ s|, s the inexact Newton step from ŵ."""
         loss, hyper, point = evaluation.loss, evaluation.hyper, evaluation.point
         step = conjugate_gradients(
@@ -159,4 +161,4 @@ class LookAheadEstimate(AbstractBound):
         )
         change = 2 * jnp.abs(tree_dot(evaluation.outer_grad, step.value))
         method = "twice the change by a Newton step, without proof"
-        return ErrorBound(jnp.where(jnp.isfinite(change), change, jnp.inf), "estimated", VALUE, method)
+        return Certificate(jnp.where(jnp.isfinite(change), change, jnp.inf), "estimated", VALUE, method)

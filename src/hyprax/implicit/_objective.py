@@ -1,27 +1,30 @@
 """The hypergradient at an optimum, by the implicit function theorem."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate, TwoSidedBound
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
-from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
-from .._result import RESULTS
+from .._noise import NoNoise
+from .._objective import AbstractObjective, Hypergradient, Value
+from .._stats import Accuracy
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
-from ._bounds import AbstractBound, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
-from ._family_bounds import AbstractFamilyBound
+from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
+from ._bounds import AbstractCertifier, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
+from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
 from ._optimum import Optimum, default_tolerance, matched
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
+
+NOISE = NoNoise("the spread over validation examples was not computed")
 
 
 class ImplicitState(eqx.Module):
@@ -43,9 +46,11 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units;
         `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
-    - `adjoint`: a solver of A q = ∇f, any [`hyprax.AbstractAdjointSolver`][]; default [`hyprax.CG`][].
-    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
-        mean loss where 64-bit arithmetic is on, and [`hyprax.LookAheadEstimate`][] otherwise.
+    - `adjoint`: a solver of A q = ∇f, any [`hyprax.implicit.AbstractAdjointSolver`][]; default
+        [`hyprax.implicit.CG`][].
+    - `certifier`: what bounds the error, an [`hyprax.implicit.AbstractCertifier`][]; default
+        [`hyprax.implicit.LookAhead`][] for a family with its own mean loss where 64-bit arithmetic is on, and
+        [`hyprax.implicit.LookAheadEstimate`][] otherwise, and where strengths are computed from the hyperparameters.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -57,7 +62,11 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     outer_loss: OuterLoss
     outer_data: PyTree
     adjoint: AbstractAdjointSolver
-    certificate: AbstractBound
+    certifier: AbstractCertifier
+    _defaulted: bool = eqx.field(static=True)
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -66,19 +75,21 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         outer_data: PyTree = None,
         *,
         adjoint: AbstractAdjointSolver | None = None,
-        certificate: AbstractBound | None = None,
+        certifier: AbstractCertifier | None = None,
     ):
         if not isinstance(optimum, Optimum):
             raise ValueError(
                 f"ImplicitObjective: the problem must be hx.Optimum(family) or hx.Optimum(inner_loss, params0); got "
                 f"{type(optimum).__name__}."
             )
+        self.noisy, self.adaptive, self.value_name = False, True, "validation loss"
         self.optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
         self.outer_loss = outer_loss
         self.adjoint = CG() if adjoint is None else adjoint
-        self.certificate = _default_bound(self.optimum, outer_loss) if certificate is None else certificate
-        _check_assumptions(self.certificate, self.optimum)
-        self.certificate = self.certificate.prepare(self.optimum.loss, outer_loss, self.outer_data)
+        self._defaulted = certifier is None
+        self.certifier = _default_certifier(self.optimum, outer_loss) if certifier is None else certifier
+        _check_assumptions(self.certifier, self.optimum)
+        self.certifier = self.certifier.prepare(self.optimum.loss, outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -114,32 +125,36 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         evaluation = Evaluation(
             loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
         )
-        certified = self.certificate.certify(evaluation)
-        assumed = self.certificate.strong_convexity(point, hyper, loss)
-        stats = {
-            "inner_gradient_norm": tree_norm(point.grad),
-            "inner_tolerance": tolerance,
-            "inner_steps": minimum.steps,
-            "adjoint_residual": tree_norm(residual),
-            "adjoint_tolerance": allowed,
-            "adjoint_steps": solved.steps,
-            "products": minimum.products + solved.products + 1 + certified.products,
-            "curvature": jnp.minimum(rayleigh_quotient(evaluation), solved.curvature),
-            "strong_convexity": assumed,
-        }
+        certifier = self._certifier(hyper)
+        certified = certifier.certify(evaluation)
+        assumed = certifier.strong_convexity(point, hyper, loss)
+        curvature = jnp.minimum(rayleigh_quotient(evaluation), solved.curvature)
+        stats = ImplicitStats(
+            inner_gradient_norm=tree_norm(point.grad),
+            inner_tolerance=tolerance,
+            inner_steps=minimum.steps,
+            products=minimum.products + solved.products + 1 + certified.products,
+            adjoint_residual=tree_norm(residual),
+            adjoint_tolerance=allowed,
+            adjoint_steps=solved.steps,
+            curvature=curvature,
+            strong_convexity=assumed,
+        )
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
         result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(loss, hyper))
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
         judged = tree_norm(tree_axpy(solved.damping, solved.value, residual))
         result = _first_failure(
             result,
-            (jnp.logical_not(self.adjoint.solves_indefinite) & (stats["curvature"] <= 0), RESULTS.indefinite),
-            ((assumed > 0) & (stats["curvature"] < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
+            (jnp.logical_not(self.adjoint.solves_indefinite) & (curvature <= 0), RESULTS.indefinite),
+            ((assumed > 0) & (curvature < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
         )
         certificate = _labelled(certified.certificate, self.adjoint)
-        answer = Hypergradient(value, certified.grad, certificate, result, stats)
+        missed = (result == RESULTS.inner_not_converged) | (result == RESULTS.adjoint_not_converged)
+        stats = dataclasses.replace(stats, inaccurate=missed)
+        answer = Hypergradient(value, certified.grad, certificate, NOISE, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
@@ -152,21 +167,33 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
-        certificate = self.certificate.value(
+        certificate = self._certifier(hyper).value(
             ValueEvaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
         )
-        stats = {
-            "inner_gradient_norm": tree_norm(point.grad),
-            "inner_tolerance": tolerance,
-            "inner_steps": minimum.steps,
-            "products": minimum.products,
-        }
+        stats = ImplicitStats(
+            inner_gradient_norm=tree_norm(point.grad),
+            inner_tolerance=tolerance,
+            inner_steps=minimum.steps,
+            products=minimum.products,
+        )
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
         unpenalised = _unpenalised(self.optimum.loss, hyper)
         result = _inner_result(stats, finite, unpenalised)
-        return Value(value, certificate, result, stats), _next_state(
-            finite, ImplicitState(point.params, state.adjoint), state
-        )
+        stats = dataclasses.replace(stats, inaccurate=result == RESULTS.inner_not_converged)
+        after = _next_state(finite, ImplicitState(point.params, state.adjoint), state)
+        return Value(value, certificate, NOISE, result, stats), after
+
+    def _certifier(self, hyper: PyTree) -> AbstractCertifier:
+        """The certifier; by default one that asks for less where strengths are computed from the hyperparameters."""
+        if self._defaulted and not self.optimum.loss.certifiable(hyper):
+            return LookAheadEstimate()
+        return self.certifier
+
+    def params(self, state: ImplicitState) -> PyTree:
+        return state.params
+
+    def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
+        return self.value(hyper, state)
 
     def _check(self, state: ImplicitState) -> None:
         """Refuse a warm start of another structure, shape or dtype: it belongs to another problem."""
@@ -177,8 +204,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             )
             if given != allowed:
                 raise ValueError(
-                    f"ImplicitState: given {name} {given}, allowed is what this problem's parameters are, {allowed}: "
-                    "was the state made by another objective?"
+                    f"state: {name} must be shaped like this problem's parameters, {allowed}; got {given}. Was the "
+                    "state made by another objective?"
                 )
 
     def _residual(self, outer_grad: PyTree, accuracy: Accuracy | None) -> Float[Array, ""]:
@@ -207,7 +234,7 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
     if adjoint.system == TRUE_SYSTEM and not adjoint.truncated:
         return certificate
     words = f"the adjoint solver took {adjoint.system}"
-    if isinstance(certificate, ErrorBound | TwoSidedBound):
+    if isinstance(certificate, Certificate | TwoSidedCertificate):
         return dataclasses.replace(certificate, method=f"{certificate.method}; {words}")
     if isinstance(certificate, NoCertificate):
         return NoCertificate(f"{certificate.reason}; {words}", certificate.bound.dtype)
@@ -220,40 +247,40 @@ def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
     return jnp.asarray(False) if mu is None else mu <= 0
 
 
-def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
+def _default_certifier(optimum: Optimum, outer_loss: OuterLoss) -> AbstractCertifier:
     family = isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)
     return LookAhead() if family and jax.config.read("jax_enable_x64") else LookAheadEstimate()
 
 
-def _check_assumptions(certificate: AbstractBound, optimum: Optimum) -> None:
+def _check_assumptions(certifier: AbstractCertifier, optimum: Optimum) -> None:
     """Refuse a bound that would not hold: of another system than A q = ∇f, or in too narrow an arithmetic.
 
     Families are certified in float64 arithmetic whatever they are stored in.
     """
-    name, dtype, system = type(certificate).__name__, tree_dtype(optimum.params0), optimum.loss.system
-    if certificate.of_hessian and system:
+    name, dtype, system = type(certifier).__name__, tree_dtype(optimum.params0), optimum.loss.system
+    if certifier.of_hessian and system:
         raise ValueError(
-            f"{name}: given an inner loss whose products are {system}, allowed are hx.LookAheadEstimate() and "
-            "hx.NoBound(): a bound would be of that system's hypergradient."
+            f"{name} requires products with the Hessian of the inner loss; got products {system}. Use "
+            "hx.implicit.LookAheadEstimate() or hx.implicit.NoCertifier()."
         )
-    if isinstance(certificate, AbstractFamilyBound) and not jax.config.read("jax_enable_x64"):
+    if isinstance(certifier, AbstractFamilyCertifier) and not jax.config.read("jax_enable_x64"):
         raise ValueError(
-            f"{name}: given 32-bit arithmetic alone, allowed is 64-bit: call "
-            "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.NoBound()."
+            f"{name} requires 64-bit arithmetic; got 32-bit alone. Call jax.config.update('jax_enable_x64', True) "
+            "first, or use certifier=hx.implicit.LookAheadEstimate()."
         )
-    if certificate.of_float64 and dtype != jnp.float64:
+    if certifier.of_float64 and dtype != jnp.float64:
         raise ValueError(
-            f"{name}: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
-            "True) before making arrays, or use hx.LookAhead() with a family, which widens them."
+            f"{name} requires float64 parameters; got {dtype}. Call jax.config.update('jax_enable_x64', True) before "
+            "making arrays, or use hx.implicit.LookAhead() with a family, which widens them."
         )
 
 
-def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
+def _inner_result(stats: ImplicitStats, finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
     return _first_failure(
         RESULTS.successful,
         (unpenalised, RESULTS.unpenalised),
         (jnp.logical_not(finite), RESULTS.diverged),
-        (jnp.logical_not(stats["inner_gradient_norm"] <= stats["inner_tolerance"]), RESULTS.inner_not_converged),
+        (jnp.logical_not(stats.inner_gradient_norm <= stats.inner_tolerance), RESULTS.inner_not_converged),
     )
 
 

@@ -66,6 +66,6 @@ def check_spectrum(name: str, lower: float | Array | None, upper: float | Array 
     """Refuse constants given as numbers that no Hessian has."""
     for word, value in (("strong_convexity", lower), ("smoothness", upper)):
         if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name}: given {word} {value}, allowed are numbers > 0 (or None).")
+            raise ValueError(f"{name}: {word} must be a number > 0 or None; got {value}.")
     if isinstance(lower, int | float) and isinstance(upper, int | float) and lower > upper:
-        raise ValueError(f"{name}: given strong_convexity {lower} above smoothness {upper}, allowed is at most it.")
+        raise ValueError(f"{name}: strong_convexity must not exceed smoothness; got {lower} > {upper}.")

@@ -16,14 +16,13 @@ from ..implicit import (
     SABA,
     SOBA,
     AbstractAdjointSolver,
-    AbstractBound,
+    AbstractCertifier,
     AbstractInnerSolver,
     AdjointGradientDescent,
     AdjointHeavyBall,
     AmIGO,
     Cholesky,
     EhrhardtRoberts,
-    FreeBound,
     GradientDescent,
     HeavyBall,
     ImplicitObjective,
@@ -32,12 +31,13 @@ from ..implicit import (
     LookAheadEstimate,
     Neumann,
     Newton,
-    NoBound,
+    NoCertifier,
     NoPreconditioner,
     Nystrom,
     NystromSolver,
     OneStep,
     Optimum,
+    ResidualCertifier,
     families,
 )
 from ._data import Splits, check_batch_size
@@ -120,7 +120,7 @@ def full_or_stochastic(
         outer,
         outer_data,
         adjoint=adjoint_solver(asked),
-        certificate=bound(certificate if asked.certificate == "auto" else asked.certificate),
+        certifier=bound(certificate if asked.certificate == "auto" else asked.certificate),
     )
     if recipe.method == "implicit":
         return exact
@@ -175,13 +175,13 @@ def adjoint_solver(asked: Objective) -> AbstractAdjointSolver:
             return NystromSolver(rank=asked.rank)
 
 
-def bound(name: str) -> AbstractBound:
+def bound(name: str) -> AbstractCertifier:
     """The certificate, by its name."""
-    bounds: dict[str, type[AbstractBound]] = {
+    bounds: dict[str, type[AbstractCertifier]] = {
         "look-ahead": LookAhead,
         "ehrhardt-roberts": EhrhardtRoberts,
-        "free": FreeBound,
+        "free": ResidualCertifier,
         "estimate": LookAheadEstimate,
-        "none": NoBound,
+        "none": NoCertifier,
     }
     return bounds[name]()
