@@ -170,6 +170,9 @@ def test_a_penalty_of_another_shape_is_refused():
     objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
     with pytest.raises(ValueError, match=r"shape \(4,\)"):
         hx.hypergradient(objective, {"penalty": hx.Positive(np.ones(4))})[0]
+    objective = hx.ImplicitObjective(
+        hx.Optimum(family), family.mean_loss, (x, y), certifier=hx.implicit.ResidualCertifier()
+    )
     with pytest.raises(ValueError, match="Simplex"):
         hx.hypergradient(objective, {"penalty": hx.Simplex(np.full(3, 1 / 3))})[0]
 
@@ -179,10 +182,18 @@ def test_strengths_computed_on_the_way_are_not_certified():
     x, y = data()
     family = hx.families.Softmax(x, y, penalty=lambda hyper: 2 * hyper["penalty"])
     objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y))
+    hyper = {"penalty": jnp.asarray(0.3)}
+    answer = hx.hypergradient(objective, hyper)[0]
+    assert answer.certificate.kind == "estimated"
+    plain = hx.families.Softmax(x, y, penalty=lambda hyper: hyper["penalty"])
+    other = hx.ImplicitObjective(hx.Optimum(plain), plain.mean_loss, (x, y))
+    twice = hx.hypergradient(other, {"penalty": jnp.asarray(0.6)})[0]
+    np.testing.assert_allclose(answer.grad["penalty"], 2 * twice.grad["penalty"], rtol=1e-6)
+    strict = hx.ImplicitObjective(
+        hx.Optimum(family), family.mean_loss, (x, y), certifier=hx.implicit.ResidualCertifier()
+    )
     with pytest.raises(ValueError, match="a leaf of the hyperparameters as it is"):
-        hx.hypergradient(objective, {"penalty": jnp.asarray(0.3)})[0]
-    plain = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x, y), certifier=hx.implicit.NoCertifier())
-    assert hx.hypergradient(plain, {"penalty": jnp.asarray(0.3)})[0].certificate.kind == "none"
+        hx.hypergradient(strict, hyper)
 
 
 @pytest.mark.optimised  # scalars all along: XLA's light way to compile repeats them without end
@@ -249,7 +260,11 @@ def test_32_bit_arithmetic_certifies_nothing():
         ("Softmax", lambda x, y: (x, y + 1), "outer_data: targets must be labels from 0 to 1; got 1 to 2"),
         ("Softmax", lambda x, y: (x, y.astype(float)), "outer_data: targets must be integer labels"),
         ("Poisson", lambda x, y: (x, y - 1), "outer_data: targets must be counts, numbers >= 0; got -1"),
-        ("Squared", lambda x, y: (x, np.where(y == 1, np.nan, 0.0)), "outer_data: targets must be finite numbers; got nan in row"),
+        (
+            "Squared",
+            lambda x, y: (x, np.where(y == 1, np.nan, 0.0)),
+            "outer_data: targets must be finite",
+        ),
         ("Squared", lambda x, y: (x[:, :1], y), r"outer_data must be inputs \(m, 2\), .*; got \(30, 1\)"),
         ("Squared", lambda x, y: (x[:-1], y), r"and \(30,\)"),
         ("Squared", lambda x, y: x, "a pair"),
@@ -294,4 +309,5 @@ def test_what_newcomers_hand_over_is_named():
         hx.tune(objective, hyper, run="folder", steps=2)  # pyright: ignore[reportArgumentType]  # to be refused
     narrow = hx.families.Logistic(x.astype(np.float32), y, penalty=select_penalty)
     with pytest.raises(ValueError, match="the dtype of the data, float32; got float64"):
-        hx.hypergradient(hx.ImplicitObjective(hx.Optimum(narrow), narrow.mean_loss, (x.astype(np.float32), y)), hyper)[0]
+        held = (x.astype(np.float32), y)
+        hx.hypergradient(hx.ImplicitObjective(hx.Optimum(narrow), narrow.mean_loss, held), hyper)[0]

@@ -57,8 +57,8 @@ class AbstractFamilyCertifier(AbstractCertifier):
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractFamilyCertifier":
         if not (isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss)):
             raise ValueError(
-                f"{type(self).__name__} requires a family (hx.families) with its `mean_loss` as outer loss; got losses of "
-                "unknown structure. Use hx.implicit.LookAheadEstimate(), hx.implicit.EhrhardtRoberts(constants=...) or "
+                f"{type(self).__name__} requires a family (hx.families) with its `mean_loss` as outer loss; got "
+                "losses of unknown structure. Use hx.implicit.LookAheadEstimate(), hx.implicit.EhrhardtRoberts(constants=...) or "
                 "hx.implicit.NoCertifier()."
             )
         return dataclasses.replace(self, outer_norms=measured(outer_data[0])[0])

@@ -100,9 +100,7 @@ class OneStep(AbstractAdjointSolver):
     def solve(self, system: AdjointSystem) -> LinearSolution:
         if self.preconditioned:
             if system.preconditioner is None:
-                raise ValueError(
-                    "OneStep: preconditioned=True requires a family as inner loss."
-                )
+                raise ValueError("OneStep: preconditioned=True requires a family as inner loss.")
             value, spent = system.preconditioner(system.rhs), 0
         else:
             step, spent = _step_of(self.step, system)

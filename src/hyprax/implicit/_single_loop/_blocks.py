@@ -29,9 +29,7 @@ class Blocks(eqx.Module):
             raise ValueError(f"{name}: the number of examples must be from 1 to {LARGEST}; got {size}.")
         batch_size = operator.index(batch_size)
         if not 1 <= batch_size <= size:
-            raise ValueError(
-                f"{name}: the batch size must be from 1 to {size} (all examples); got {batch_size}."
-            )
+            raise ValueError(f"{name}: the batch size must be from 1 to {size} (all examples); got {batch_size}.")
         self.size, self.count, self.key = size, -(-size // batch_size), key
 
     @property
@@ -83,7 +81,5 @@ def common_length(name: str, data: PyTree) -> int:
     if not axes:
         return 1
     if len(axes) != 1 or () in axes:
-        raise ValueError(
-            f"{name}: all arrays must have one length; got leading axes {sorted(axes)}."
-        )
+        raise ValueError(f"{name}: all arrays must have one length; got leading axes {sorted(axes)}.")
     return axes.pop()[0]

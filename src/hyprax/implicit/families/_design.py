@@ -47,6 +47,14 @@ def real_numbers(x: Any, name: str) -> Array:
     return numbers
 
 
+def narrowest(x: Array) -> Array:
+    """Counts in float32 where that holds them, so that they do not widen float32 inputs; as they are where traced."""
+    with contextlib.suppress(jax.errors.TracerArrayConversionError):
+        narrow = np.asarray(x).astype(np.float32)
+        return jnp.asarray(narrow) if np.array_equal(narrow, np.asarray(x)) else x
+    return x
+
+
 def common_dtype(*arrays: Any) -> Any:
     """The widest floating dtype among them."""
     with jax.numpy_dtype_promotion("standard"):  # a question, whatever the user has set

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .. import _double_double as dd
 from .._double_double import DoubleDouble, lifted
-from ._design import check_finite, real_numbers
+from ._design import check_finite, narrowest, real_numbers
 
 
 def _constant(value: float) -> Any:
@@ -54,6 +54,8 @@ class AbstractPointLoss(eqx.Module):
         else:
             found = real_numbers(y, name)
             check_finite(found, name)
+            if getattr(y, "dtype", np.asarray(y).dtype).kind in "biu":
+                found = narrowest(found)
         with contextlib.suppress(jax.errors.TracerArrayConversionError):
             complaint = self.complaint(np.asarray(found), outputs)
             if complaint:
