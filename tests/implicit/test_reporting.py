@@ -308,6 +308,6 @@ def test_what_newcomers_hand_over_is_named():
     with pytest.raises(ValueError, match=r"hx\.Run"):
         hx.tune(objective, hyper, run="folder", steps=2)  # pyright: ignore[reportArgumentType]  # to be refused
     narrow = hx.families.Logistic(x.astype(np.float32), y, penalty=select_penalty)
+    objective = hx.ImplicitObjective(hx.Optimum(narrow), narrow.mean_loss, (x.astype(np.float32), y))
     with pytest.raises(ValueError, match="the dtype of the data, float32; got float64"):
-        held = (x.astype(np.float32), y)
-        hx.hypergradient(hx.ImplicitObjective(hx.Optimum(narrow), narrow.mean_loss, held), hyper)[0]
+        hx.hypergradient(objective, hyper)

@@ -58,8 +58,8 @@ class AbstractFamilyCertifier(AbstractCertifier):
         if not (isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss)):
             raise ValueError(
                 f"{type(self).__name__} requires a family (hx.families) with its `mean_loss` as outer loss; got "
-                "losses of unknown structure. Use hx.implicit.LookAheadEstimate(), hx.implicit.EhrhardtRoberts(constants=...) or "
-                "hx.implicit.NoCertifier()."
+                "losses of unknown structure. Use hx.implicit.LookAheadEstimate(), "
+                "hx.implicit.EhrhardtRoberts(constants=...) or hx.implicit.NoCertifier()."
             )
         return dataclasses.replace(self, outer_norms=measured(outer_data[0])[0])
 
