@@ -117,7 +117,10 @@ def problem(size: Size, steps: int, mode: hx.unroll.AbstractMode) -> tuple[hx.Un
 
     def optimizer(hyper: Any) -> hx.unroll.AbstractOptimizer:
         return hx.unroll.AdamW(
-            hx.unroll.Schedule(hyper["rates"]), hyper["beta1"], jnp.asarray(0.99, jnp.float32), weight_decay=hyper["weight_decay"]
+            hx.unroll.Schedule(hyper["rates"]),
+            hyper["beta1"],
+            jnp.asarray(0.99, jnp.float32),
+            weight_decay=hyper["weight_decay"],
         )
 
     training = hx.Training(
