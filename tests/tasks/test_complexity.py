@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from hyprax.tasks import (
+from hyprax.tasks._networks import log_cells
+from hyprax.tasks.complexity import (
     ActivationInterpolation,
     Bounded,
     GraphKernel,
@@ -20,10 +21,8 @@ from hyprax.tasks import (
     Rational,
     RidgeRank,
     ValidationOptimum,
-    pseudo_dimension,
     published_order,
 )
-from hyprax.tasks._networks import log_cells
 
 
 def cells_by_integers(s, k, d):
@@ -80,7 +79,7 @@ def test_the_count_of_labellings_is_attained():
     ],
 )
 def test_pseudo_dimension_by_hand(structure, dimension):
-    assert pseudo_dimension(structure) == dimension
+    assert structure.pseudo_dimension() == dimension
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 1000, 10**9])
@@ -143,8 +142,8 @@ def test_neural_network_counts_by_exact_integers():
 
 def test_networks_of_real_size_stay_finite():
     net = ActivationInterpolation((784, 128, 64, 10), examples=1000, degree=2, breakpoints=2)
-    assert math.isfinite(pseudo_dimension(net))
-    assert pseudo_dimension(net) > pseudo_dimension(ActivationInterpolation((784, 128, 10), examples=1000))
+    assert math.isfinite(net.pseudo_dimension())
+    assert net.pseudo_dimension() > pseudo_dimension(ActivationInterpolation((784, 128, 10), examples=1000))
     assert math.isfinite(pseudo_dimension(GraphKernel(2708, 1433, 16, 7, 3)))
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from hyprax.tasks import Density, ExponentialForecaster, PiecewiseFunction, dispersion, learning_rate, play
-from hyprax.tasks._online import _estimate
+from hyprax.tasks import ExponentialForecaster, PiecewiseFunction, dispersion, play
+from hyprax.tasks._online import Density, _estimate
 
 
 def random_loss(rng, kind):
@@ -132,11 +132,11 @@ def test_step_by_step_is_the_same_game():
     run = play(duals, seed=3)
     forecaster = ExponentialForecaster((0.0, 1.0), learning_rate(12))
     draws, state = np.random.default_rng(3), forecaster.init()
-    alphas = []
+    hypers = []
     for dual in duals:
-        alphas.append(forecaster.sample(state, draws))
-        state = forecaster.update(state, dual, alphas[-1])
-    np.testing.assert_array_equal(alphas, run.alphas)
+        hypers.append(forecaster.sample(state, draws))
+        state = forecaster.update(state, dual, hypers[-1])
+    np.testing.assert_array_equal(hypers, run.hypers)
     assert state.rounds == 12
 
 

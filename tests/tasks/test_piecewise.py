@@ -76,7 +76,7 @@ def test_extrema_bound_every_value_and_are_attained(make, seed):
     assert high.upper >= np.max(values) - noise
     # The point named reaches the value, from one side at least, up to the slope times one step of the grid of floats.
     noise += 1e-14 * (1 + np.max(np.abs(values))) / np.min(np.diff(f.breakpoints))
-    near = np.array([low.alpha, np.nextafter(low.alpha, A), np.nextafter(low.alpha, B)]).clip(A, B)
+    near = np.array([low.hyper, np.nextafter(low.hyper, A), np.nextafter(low.hyper, B)]).clip(A, B)
     assert np.min(np.abs(f(near) - low.value)) <= noise
 
 

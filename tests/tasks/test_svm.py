@@ -71,7 +71,7 @@ def test_path_against_liblinear(seed):
         ours = path(cost)
         low, high = objective(X, y, ours, cost), objective(X, y, theirs, cost)
         assert low <= high + 1e-10 * (1 + high)
-        # Strong convexity: ||w - w*||^2 / 2 <= the difference of the objectives.
+        # Strong convexity: ‖w - w*‖^2 / 2 <= the difference of the objectives.
         assert 0.5 * np.sum((ours - theirs) ** 2) <= high - low + 1e-9 * (1 + high)
 
 
@@ -103,7 +103,7 @@ def test_duals_are_the_losses_of_the_path(seed, folds):
 
 
 def test_two_points_by_hand():
-    # y = +-1 at x = +-1, no intercept: w = 2 C up to C = 1/2, then 1.
+    # y = ±1 at x = ±1, no intercept: w = 2 C up to C = 1/2, then 1.
     path = svm_path([[1.0], [-1.0]], [1.0, -1.0], (0.1, 2.0), intercept=False)
     np.testing.assert_allclose(path.costs, [0.1, 0.5, 2.0])
     np.testing.assert_allclose(path.weights[:, 0], [0.2, 1.0, 1.0])

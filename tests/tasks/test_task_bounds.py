@@ -7,38 +7,35 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hyprax.tasks import (
+from hyprax.tasks import PiecewiseFunction, gap, tasks_needed
+from hyprax.tasks._brackets import cell_ranges
+from hyprax.tasks.complexity import (
     Bounded,
     Intervals,
     LassoKinks,
     Lipschitz,
-    PiecewiseFunction,
     RidgeRank,
-    clip,
     crossing_bound,
     empirical_bernstein_bound,
-    gap,
     hoeffding_bound,
     lipschitz_bound,
     rademacher_bound,
     rademacher_complexity,
     split_excess_bound,
     split_risk_bound,
-    tasks_needed,
     wealth_bound,
 )
-from hyprax.tasks._brackets import cell_ranges
 
 
 def threshold(x, height=1.0):
-    """loss_alpha(x) = height 1[alpha < x]."""
+    """loss_α(x) = height 1[α < x]."""
     if not 0 < x < 1:
         return PiecewiseFunction.constant((0.0, 1.0), height * (x >= 1))
     return PiecewiseFunction.from_polynomials([0, x, 1], [[height], [0.0]])
 
 
 def parabola(x):
-    """loss_alpha(x) = (alpha - x)^2."""
+    """loss_α(x) = (α - x)^2."""
     return PiecewiseFunction.from_polynomials([0, 1], [[x * x, -2 * x, 1.0]])
 
 
@@ -82,12 +79,12 @@ def test_wealth_bound_covers_signed_means_exactly():
 
 
 def test_wealth_bound_by_hand():
-    # all values 0, one bet lambda = c / h: (1 + lambda m)^n = 1/delta
+    # all values 0, one bet λ = c / h: (1 + λ m)^n = 1/delta
     m = wealth_bound(np.zeros(50), 0.05, 2.0, [0.8])
     assert m == pytest.approx((0.05 ** (-1 / 50) - 1) / 0.4, abs=1e-8)
     assert m >= (0.05 ** (-1 / 50) - 1) / 0.4
     assert wealth_bound(np.full(50, 2.0), 0.05, 2.0) == 2.0  # never above what is always true
-    # within 1/lambda of what no method can beat: an event of probability 1 - delta^(1/n) may have been missed
+    # within 1/λ of what no method can beat: an event of probability 1 - delta^(1/n) may have been missed
     assert 1 - 0.05 ** (1 / 139) < wealth_bound(np.zeros(139), 0.05, 1.0, [0.99]) < 1.05 * (1 - 0.05 ** (1 / 139))
 
 
@@ -178,7 +175,7 @@ def test_clip_is_the_minimum(kind):
     for _ in range(60):
         f = random_function(rng, kind)
         upper = float(rng.normal())
-        clipped = clip(f, upper)
+        clipped = f.clip(upper)
         x = np.linspace(0, 1, 700)
         low, high = f.enclose(x)
         lo, hi = clipped.enclose(x)
@@ -218,15 +215,15 @@ def test_rademacher_complexity_in_blocks_is_the_same(monkeypatch):
 def worlds():
     """(name, draw a task, true loss, smallest true loss), losses in [0, 1]."""
     return {
-        # loss 1[alpha < x], x uniform: L = 1 - alpha
+        # loss 1[α < x], x uniform: L = 1 - α
         "thresholds": (lambda rng: threshold(rng.random()), lambda a: 1 - a, 0.0),
-        # (alpha - x)^2 with x in {0.2, 0.9}: L = mean square
+        # (α - x)^2 with x in {0.2, 0.9}: L = mean square
         "parabolas": (
             lambda rng: parabola(0.2 if rng.random() < 0.5 else 0.9),
             lambda a: 0.5 * ((a - 0.2) ** 2 + (a - 0.9) ** 2),
             0.35**2,
         ),
-        # A rare disaster that small samples miss: most tasks lose a little at low alpha, few lose all at high alpha.
+        # A rare disaster that small samples miss: most tasks lose a little at low α, few lose all at high α.
         "disasters": (
             lambda rng: threshold(0.5) * 0.05 if rng.random() > 0.04 else 1.0 - threshold(0.5),
             lambda a: 0.05 * 0.96 if a < 0.5 else 0.04,
@@ -248,8 +245,8 @@ def failures(name, n, delta, draws, target, **options):
         duals = [draw(rng) for _ in range(n)]
         found = gap(Bounded(), n, delta, duals, target=target, **options)
         mean = PiecewiseFunction.mean(duals)
-        at = truth(found.alpha)
-        missed = at - least if target == "excess" else at - float(mean.enclose(found.alpha)[0])
+        at = truth(found.hyper)
+        missed = at - least if target == "excess" else at - float(mean.enclose(found.hyper)[0])
         failed += missed > found.value + 1e-12
     return failed / draws
 
@@ -281,9 +278,9 @@ def test_split_bounds_hold_for_every_alpha_at_once(name):
     for seed in range(draws):
         rng = np.random.default_rng(seed)
         duals = [draw(rng) for _ in range(n)]
-        alphas = [0.0, 0.3, 0.49, 0.5, 0.75, 1.0]
-        missed["excess"] += any(truth(a) - least > split_excess_bound(duals, a, delta).bound + 1e-12 for a in alphas)
-        missed["risk"] += any(truth(a) > split_risk_bound(duals, a, delta).bound + 1e-12 for a in alphas)
+        hypers = [0.0, 0.3, 0.49, 0.5, 0.75, 1.0]
+        missed["excess"] += any(truth(a) - least > split_excess_bound(duals, a, delta).bound + 1e-12 for a in hypers)
+        missed["risk"] += any(truth(a) > split_risk_bound(duals, a, delta).bound + 1e-12 for a in hypers)
     assert max(missed.values()) / draws <= delta
 
 
@@ -292,7 +289,7 @@ def test_closed_form_bounds_hold_in_thousands_of_draws():
     rng = np.random.default_rng(0)
     n, delta, draws = 25, 0.1, 5000
     x = np.sort(rng.random((draws, n)), axis=1)
-    # M, the share of x above alpha, is least (0) from the largest x on; L - M is worst at an x, from the right.
+    # M, the share of x above α, is least (0) from the largest x on; L - M is worst at an x, from the right.
     grid = np.concatenate([np.zeros((draws, 1)), x], axis=1)
     shares = 1 - np.arange(n + 1) / n
     worst = np.max((1 - grid) - shares, axis=1)
@@ -321,7 +318,7 @@ def test_one_task_and_few_tasks_are_answered():
     for n in (1, 2, 3, 4):
         answer = gap(Intervals(1), n, 0.05, [parabola(0.3)] * n)
         assert answer.vacuous
-        assert answer.alpha == pytest.approx(0.3)
+        assert answer.hyper == pytest.approx(0.3)
         assert (n >= 4) == ("split" in answer.candidates)
         assert "vacuous" in str(answer)
 
@@ -344,7 +341,7 @@ def test_uncertified_duals_make_an_estimate():
 
 def test_another_alpha_pays_for_its_distance():
     duals = [parabola(x) for x in np.linspace(0.2, 0.6, 40)]
-    best, other = gap(Intervals(1), 40, 0.05, duals), gap(Intervals(1), 40, 0.05, duals, alpha=0.9)
+    best, other = gap(Intervals(1), 40, 0.05, duals), gap(Intervals(1), 40, 0.05, duals, hyper=0.9)
     distance = other.candidates["rademacher"] - best.candidates["rademacher"]
     assert distance == pytest.approx(0.5**2, abs=1e-6)
     assert other.candidates["split"] > best.candidates["split"]
@@ -376,7 +373,7 @@ def test_another_alpha_pays_for_its_distance():
             lambda: gap(Bounded(), 1, 0.05, [lambda a: a]),  # pyright: ignore[reportArgumentType]  # to be refused
             "a PiecewiseFunction is needed",
         ),
-        (lambda: gap(Bounded(), 5, 0.05, [parabola(0.5)] * 5, alpha=2.0), "must lie in the domain"),
+        (lambda: gap(Bounded(), 5, 0.05, [parabola(0.5)] * 5, hyper=2.0), "must lie in the domain"),
         (lambda: split_excess_bound([parabola(0.5)] * 3, 0.5, 0.05), "integer >= 4"),
         (lambda: split_excess_bound([parabola(0.5)] * 9, 0.5, 0.05, fraction=1.0), "fraction must lie"),
         (lambda: tasks_needed(Intervals(1), 0.0, 0.05), "epsilon must be finite and above 0"),

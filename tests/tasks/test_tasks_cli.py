@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from hyprax.tasks._cli import app
 from typer.testing import CliRunner
 
-from hyprax.tasks import LassoKinks, Task, gap, ridge_dual, tasks_needed, tune
-from hyprax.tasks._cli import app
+from hyprax.tasks import Task, erm, gap, ridge_dual, tasks_needed
+from hyprax.tasks.complexity import LassoKinks
 
 TOML = """
 processes = {processes}
@@ -73,8 +74,8 @@ def test_tune_gives_what_the_library_gives(table):
     assert result.exit_code == 0, result.output
     answer = json.loads((table / "answer.json").read_text())
     duals = [ridge_dual(Task.k_fold(X, y, 3, 4), (0.001, 10.0)) for X, y in problem()]
-    truth = tune(duals)
-    assert answer["alpha"] == pytest.approx(truth.alpha, rel=1e-9)
+    truth = erm(duals)
+    assert answer["hyper"] == pytest.approx(truth.hyper, rel=1e-9)
     assert answer["mean_loss"] == pytest.approx(truth.value, rel=1e-12)
     assert answer["tasks"] == [f"s{i}" for i in range(6)]
     assert answer["certificate"]["kind"] == "certified"
@@ -103,7 +104,7 @@ def test_parallel_processes_give_the_same_answer(table):
     for name in ("run", "two"):
         assert invoke("tune", table / f"{name}.toml", "--out", table / f"{name}.json").exit_code == 0
     one, two = (json.loads((table / f"{name}.json").read_text()) for name in ("run", "two"))
-    assert one["alpha"] == pytest.approx(two["alpha"], rel=1e-12)
+    assert one["hyper"] == pytest.approx(two["hyper"], rel=1e-12)
 
 
 def test_plot_writes_a_picture(table):
@@ -202,6 +203,6 @@ def test_odd_tables_get_a_right_answer(table):
         result = invoke("tune", table / "run.toml", "--out", table / "odd.json")
         assert result.exit_code == 0, result.output
         answer = json.loads((table / "odd.json").read_text())
-        truth = tune([ridge_dual(Task.k_fold(X, y, 3, 4), (0.001, 10.0)) for X, y in tasks])
+        truth = erm([ridge_dual(Task.k_fold(X, y, 3, 4), (0.001, 10.0)) for X, y in tasks])
         assert answer["mean_loss"] == pytest.approx(truth.value, rel=1e-9, abs=1e-12)
         assert answer["lower"] <= truth.upper
