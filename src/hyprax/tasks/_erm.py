@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._certificate import AbstractCertificate, ErrorBound
+from .._certificate import AbstractCertificate, Kind, show
 from ._bernstein import UNIT, Array
 from ._bounds import round_up
 from ._brackets import cell_ranges
@@ -82,6 +84,29 @@ def _on_intervals(f: BoundedDual, left: Array, right: Array) -> tuple[Array, Arr
     lo, hi = cell_ranges([f.restrict(float(ends[0]), float(ends[-1]))], ends)
     cell = np.searchsorted(ends, left)
     return lo[0, cell], hi[0, cell]
+
+
+class OptimalityCertificate(AbstractCertificate):
+    """A bound of what the mean loss at the answer exceeds the least mean loss by, over the whole domain."""
+
+    bound: Float[jax.Array, ""]
+    kind: Kind = eqx.field(static=True)
+    method: str = eqx.field(static=True)
+    quantity: str = eqx.field(static=True, default="mean loss at hyper minus the least mean loss")
+
+    def meaning(self) -> str:
+        right = (
+            "is proved, rounding included, to exceed"
+            if self.kind == "certified"
+            else "exceeds, by a good guess without proof,"
+        )
+        return (
+            f"The mean loss at the answer {right} the least mean loss of any hyperparameter in the domain by at most the "
+            "bound. It speaks of these tasks only, and says nothing of new ones."
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {self.quantity} <= {show(self.bound)} ({self.method})>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,12 +263,8 @@ def erm(
         tuple(f.minimise() for f in counted(functions, len(functions), "tasks minimised", progress)) if exact else ()
     )
     bound = max(best.upper - best.lower, 0.0) * (1 + 4 * UNIT)
-    certificate = ErrorBound(
-        round_up(bound),
-        "certified" if mean.certified else "estimated",
-        "mean loss at hyper minus the least mean loss",
-        how,
-    )
+    kind: Kind = "certified" if mean.certified else "estimated"
+    certificate = OptimalityCertificate(round_up(bound), kind, how)
     wide = (radius >= 10 * np.median(radius)) & (radius / len(duals) >= 0.01 * bound) if exact else ()
     loose = tuple(name for name, w in zip(names, wide, strict=True) if w) if exact and len(duals) > 1 else ()
     return GlobalOptimum(

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._certificate import ErrorBound, Kind
-from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound, round_up
+from .._certificate import Kind
+from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound
 from ._brackets import same_domain
 from ._complexity import Structure, as_structures
 from ._piecewise import PiecewiseFunction
@@ -57,13 +57,6 @@ class Guarantee:
     def vacuous(self) -> bool:
         """Whether the bound is no smaller than the range of the loss."""
         return self.value >= self.range
-
-    @property
-    def certificate(self) -> ErrorBound:
-        """The same as a certificate, with the assumptions in its text."""
-        terms = {name: round_up(value) for name, value in self.candidates.items()}
-        words = f"{self.name}; with probability {1 - self.delta:g}, provided that " + "; ".join(self.assumptions)
-        return ErrorBound(round_up(self.value), self.kind, _MEANINGS[self.target], words, terms)
 
     def __str__(self) -> str:
         lines = [
