@@ -56,7 +56,7 @@ def _case(seed, depth, kind):
     return tasks.Task.hold_out(x[:n], y[:n], x[n:], y[n:]), layers, rng
 
 
-@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(s, marks=pytest.mark.slow) for s in range(10, 200))])
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 200))])
 def test_the_dual_encloses_direct_solves(seed):
     depth, kind = 1 + (seed % 5 == 4), ["binary", "classes", "regression"][seed % 3]
     task, layers, rng = _case(seed, depth, kind)
@@ -97,7 +97,7 @@ def test_folds_are_pooled():
     task, layers, _ = _case(6, 1, "binary")
     s = task.splits[0]
     x, y = np.r_[s.X, s.X_val], np.r_[s.y, s.y_val]
-    folds = tasks.Task.k_fold(x, y, 3)
+    folds = tasks.Task.k_fold(x, y, np.arange(len(x)) % 3)
     duals = tasks.activation_dual(folds, layers, tasks.Activation.RELU, tasks.Activation.HARD_TANH, penalty=0.1)
     f1, f2 = FORMULAS[0], FORMULAS[3]
     total = sum(np.sum((_oracle(p, layers, f1, f2, 0.1, 0.3) - p.y_val) ** 2) for p in folds.splits) / len(x)

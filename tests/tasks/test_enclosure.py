@@ -70,8 +70,15 @@ def _oracle(kind: str, task, lam: float):
 DUALS = {"logistic": tasks.logistic_dual, "softmax": tasks.logistic_dual, "huber": tasks.huber_dual}
 
 
-@pytest.mark.parametrize("kind", list(DUALS))
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 200))])
+QUICK = {("logistic", 2), ("softmax", 0), ("huber", 1)}
+
+
+def cases(kinds, seeds, quick):
+    """All kinds with all seeds; those that are not `quick` are slow."""
+    return [pytest.param(k, s, marks=() if (k, s) in quick else pytest.mark.slow) for k in kinds for s in range(seeds)]
+
+
+@pytest.mark.parametrize(("kind", "seed"), cases(DUALS, 200, QUICK))
 def test_the_truth_lies_in_the_enclosure(kind, seed):
     task = _problem(kind, seed)
     tolerance = [1e-1, 1e-2, 1e-3][seed % 3]
@@ -86,8 +93,7 @@ def test_the_truth_lies_in_the_enclosure(kind, seed):
         assert lo - 10 * doubt <= truth <= hi + 10 * doubt, (lam, float(lo), truth, float(hi), doubt)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "softmax"])
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 6))])
+@pytest.mark.parametrize(("kind", "seed"), cases(["logistic", "softmax"], 6, {("logistic", 2), ("softmax", 2)}))
 def test_the_error_rate_lies_in_its_enclosure_and_is_nearly_always_known(kind, seed):
     task = _problem(kind, seed)
     dual = DUALS[kind](task, DOMAIN, loss="zero-one")
@@ -104,10 +110,14 @@ def test_the_error_rate_lies_in_its_enclosure_and_is_nearly_always_known(kind, s
 
 def test_the_number_of_pieces_grows_like_the_root_of_the_accuracy():
     task = _problem("logistic", 3)
-    counts = [tasks.logistic_dual(task, DOMAIN, tolerance=t).n_pieces for t in (1e-2, 1e-4)]
+    counts = [tasks.logistic_dual(task, DOMAIN, tolerance=t).n_pieces for t in (1e-1, 1e-3)]
     assert counts[1] <= 30 * counts[0]  # first-order bounds would need a hundred times as many
-    k_fold = tasks.Task.k_fold(task.splits[0].X, task.splits[0].y, 3) if len(task.splits[0].X) >= 3 else task
-    dual = tasks.logistic_dual(k_fold, DOMAIN, tolerance=1e-2)
+    k_fold = (
+        tasks.Task.k_fold(task.splits[0].X, task.splits[0].y, np.arange(len(task.splits[0].X)) % 3)
+        if len(task.splits[0].X) >= 3
+        else task
+    )
+    dual = tasks.logistic_dual(k_fold, DOMAIN, tolerance=1e-1)
     assert dual.domain == DOMAIN
 
 

@@ -17,16 +17,18 @@ def duals(rng, n):
         y = X @ (rng.normal(size=4) * rng.integers(0, 2, size=4)) + rng.normal(size=16)
         kind = rng.integers(3)
         if kind == 0:
-            found.append(elastic_net_dual(Task.k_fold(X, y, 2), DOMAIN, penalty2=0.1))
+            found.append(elastic_net_dual(Task.k_fold(X, y, np.arange(16) % 2), DOMAIN, penalty2=0.1))
         elif kind == 1:
-            found.append(ridge_dual(Task.k_fold(X, y, 2), DOMAIN))
+            found.append(ridge_dual(Task.k_fold(X, y, np.arange(16) % 2), DOMAIN))
         else:
-            found.append(ridge_dual(Task.k_fold(X, np.where(y > 0, 1.0, -1.0), 2), DOMAIN, loss="zero-one"))
+            found.append(
+                ridge_dual(Task.k_fold(X, np.where(y > 0, 1.0, -1.0), np.arange(16) % 2), DOMAIN, loss="zero-one")
+            )
     return found
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_sweep_is_below_every_value_of_the_mean(seed):
     rng = np.random.default_rng(seed)
     found = duals(rng, int(rng.integers(1, 7)))
@@ -43,7 +45,8 @@ def test_sweep_is_below_every_value_of_the_mean(seed):
     assert not np.any(within[lo > best.upper + 0.05 + 1e-9])
     assert best.certificate.kind == "certified"
     assert best.upper - best.lower <= float(best.certificate.bound)
-    assert np.all(best.regrets() >= -1e-9 - max(f.radius.max() for f in found))
+    low, high = best.regrets()
+    assert np.all((low >= 0) & (low <= high))
 
 
 @pytest.mark.slow
@@ -72,7 +75,7 @@ def test_known_optimum_of_two_parabolas():
     np.testing.assert_allclose([best.hyper, best.value], [1.75, 0.375], rtol=1e-14)
     np.testing.assert_allclose(best.epsilon_set, [[1.25, 2.25]], rtol=1e-12)
     np.testing.assert_allclose([e.hyper for e in best.task_optima], [1.0, 2.0])
-    np.testing.assert_allclose(best.regrets(), [0.75**2, 3 * 0.25**2])
+    np.testing.assert_allclose(best.regrets(), [[0.75**2, 3 * 0.25**2]] * 2)
 
 
 def test_one_sided_limit_at_a_jump_is_found():

@@ -68,6 +68,8 @@ class Structure(abc.ABC):
         To shatter n tasks takes 2^n labellings. `n ln 2 - ln N(n)` is convex in n for every structure here and zero at
         n = 0, so the n in question are an interval from 0 and bisection finds its end.
         """
+        if isinstance(self, PseudoDimension):
+            return self.value
         if math.isinf(self.log_labellings(1)):
             return math.inf
 

@@ -11,6 +11,7 @@ from ._bernstein import UNIT, Array
 from ._pieces import Pieces
 
 P = TypeVar("P", bound=Pieces)
+
 _HALVINGS = 40
 
 

@@ -10,6 +10,7 @@ from ._bernstein import Array
 from ._pieces import TIGHT, Extremum, Pieces
 
 P = TypeVar("P", bound=Pieces)
+
 _LEVELS = 60
 _SLOPE = 1e-7
 """One-sided derivatives that differ by less than this part of their size are taken as equal."""

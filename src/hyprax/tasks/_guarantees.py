@@ -68,7 +68,7 @@ class Guarantee:
         if self.hyper is not None:
             lines.append(f"  at hyper = {self.hyper:.6g}")
         if self.hypers is not None:
-            lines.append(f"  and for every hyper in [{self.alphas[0]:.6g}, {self.alphas[1]:.6g}] at once")
+            lines.append(f"  and for every hyper in [{self.hypers[0]:.6g}, {self.hypers[1]:.6g}] at once")
         lines += [f"  assumed: {words}" for words in self.assumptions]
         lines += [f"  tried: {name}: {value:.4g}" for name, value in self.candidates.items()]
         lines += [f"  not tried: {note}" for note in self.notes]
@@ -241,7 +241,7 @@ def gap(
             hypers[name] = found.hypers
     else:
         notes.append(f"split: needs at least 4 tasks, some to choose and some to certify; got {n}")
-    candidates = {name: value + cost for name, value in candidates.items()}
+    candidates = {name: value + cost for name, value in candidates.items()} or {"the range of the loss": width}
     best = min(candidates, key=lambda name: candidates[name])
     if best in bounds:
         assumptions.append(bounds[best][0].assumption)

@@ -45,7 +45,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -55,13 +54,13 @@ from ._brackets import same_domain
 from ._extrema import steps
 from ._guarantees import check_losses
 from ._piecewise import PiecewiseFunction
-from ._random import generator
+from ._random import generator, generators
 
 Feedback: TypeAlias = Literal["full", "semi-bandit"]
 _NODES = 16
 """Gauss-Legendre nodes a cell: on a cell where the exponent moves by at most one, the error is below rounding."""
 _HALVINGS = 60
-_SCALES = 100
+_SCALES = 60
 """Widths rho that the dispersion bound is minimised over; it holds for all of them."""
 _TOLERANCES = (1e-9, 1e-5, 1e-3, 3e-2)
 """Steps and radii, in parts of H, up to which a piece counts as continuous and decided; the bound holds for each."""
@@ -106,7 +105,10 @@ class Density:
 
     def sample(self, key: Any) -> float:
         """One exact draw, by a JAX random key."""
-        rng = generator("Density.sample", key)
+        return self.draw(generator("Density.sample", key))
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """One exact draw, by a generator."""
         k = int(rng.choice(self.mass.size, p=self.mass))
         left, right = self.cells.breakpoints[k : k + 2]
         row = self.cells.numerator[k]
@@ -259,7 +261,7 @@ class OnlineRun:
         open_ = f", {self.doubt:.3g} of both for what the enclosures leave open" if self.doubt > 1e-6 else ""
         return "\n".join(
             [
-                f"{len(self.alphas)} rounds, {self.feedback}: regret {self.regret:.4g}, "
+                f"{len(self.hypers)} rounds, {self.feedback}: regret {self.regret:.4g}, "
                 f"expected {self.expected_regret:.4g}",
                 f"  bound by dispersion: {self.bound:.4g} (rho = {self.rho:.3g}, k = {self.k}, L = {self.slope:.3g})",
                 f"  bound by the integral: {self.integral_bound:.4g}{open_}",
@@ -289,7 +291,6 @@ def play(
     duals = same_domain(duals)
     rounds = len(duals)
     check_losses(duals, rounds, range)
-    generator("play", key)
     pieces = [dual.n_pieces for dual in duals]
     domain = duals[0].domain
     if rate is None:
@@ -300,9 +301,9 @@ def play(
     rate = forecaster.rate
     state = forecaster.init()
     hypers, expected, radii = np.empty(rounds), np.empty(rounds), np.empty(rounds)
-    for t, (dual, own) in enumerate(zip(duals, jax.random.split(key, rounds), strict=True)):
+    for t, (dual, own) in enumerate(zip(duals, generators("play", key, rounds), strict=True)):
         density = forecaster.density(state)
-        hypers[t] = density.sample(own)
+        hypers[t] = density.draw(own)
         expected[t] = density.expectation(dual)
         radii[t] = _expected_radius(density, dual, range)
         state = forecaster.update(state, dual, hypers[t], density)

@@ -1,7 +1,7 @@
 """The pieces of a piecewise polynomial or rational function, with a proven radius of error on each, and their values."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from . import _bernstein as bernstein
 from ._bernstein import UNIT, Array
 
+P = TypeVar("P", bound="Pieces")
 TIGHT = 1e-8
 """A piece with a radius below this part of the function's size is exact up to rounding; a wider one is an enclosure."""
 _BESIDE = 16 * UNIT
@@ -157,7 +158,7 @@ class Pieces:
         value, error = self.evaluate(k, t), self.error()[k]
         return down(value - error), up(value + error)
 
-    def restrict(self, a: float, b: float) -> Self:
+    def restrict(self: P, a: float, b: float) -> P:
         """The same function on the part [a, b] of its domain."""
         lo, hi = self.domain
         if not lo <= a < b <= hi:
@@ -165,7 +166,7 @@ class Pieces:
         first, last = np.searchsorted(self.breakpoints, a, side="right"), np.searchsorted(self.breakpoints, b)
         return self.refine(np.concatenate([[a], self.breakpoints[first:last], [b]]))
 
-    def refine(self, edges: Array) -> Self:
+    def refine(self: P, edges: Array) -> P:
         """The same function with a piece for each of `edges`, which hold every breakpoint between their ends."""
         k = np.searchsorted(self.breakpoints, edges[:-1], side="right") - 1
         left, right = self.breakpoints[k], self.breakpoints[k + 1]
