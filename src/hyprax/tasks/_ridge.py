@@ -66,6 +66,10 @@ def ridge_dual(
         for split in task.splits:
             check_labels(np.concatenate([split.y, split.y_val]), "ridge_dual")
         return _zero_one(task, edges, grid, intercept)
+    if task.whole is not None:
+        closed = _leave_one_out(*task.whole, edges, grid, intercept)
+        if closed is not None:
+            return closed
     values, error, bound = np.zeros_like(grid), np.zeros_like(grid), np.zeros((n_pieces, len(_RELATIVE)))
     for split in task.splits:
         model = _Model(split, grid, intercept)
@@ -78,6 +82,57 @@ def ridge_dual(
     return PiecewiseFunction(edges, rows, None, radius) * (1.0 / task.n_validation)
 
 
+def _leave_one_out(X: Array, y: Array, edges: Array, grid: Array, intercept: bool) -> PiecewiseFunction | None:
+    r"""The dual from one factorisation: `e_i = r_i / (1 - h_i)`, r the residuals and h the leverages on all rows.
+
+    With `m = (n - 1) λ`, `A = X^T X + m I`: `h_i = x_i A^-1 x_i` (and 1/n for an intercept, X centred). `None` where
+    the leverages are not known well enough; the splits are then solved one by one.
+
+    *Proof of the leverages' error.* For any Z, `h_i - x_i Z_i = x_i A^-1 (x_i^T - A Z_i)`, at most `‖A^-1 x_i‖` times the
+    norm of the residual, which is computed with its rounding; and `‖A^-1 x_i‖ <= max s / (s^2 + m)` over the singular
+    values s of X.
+    """
+    n, d = X.shape
+    if n <= d:
+        return None
+    split = Split(X, y, X, y)
+    model = _Model(split, grid * ((n - 1) / n), intercept)
+    centred = split.centred(intercept)
+    x, size = centred.X.values, centred.X.size
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    floor, gram, gram_size = singular_floor(s, size), x.T @ x, size.T @ size
+    leverage, off = np.empty((n, grid.size)), np.empty((n, grid.size))
+    for piece, m in enumerate((n - 1) * grid):
+        z = np.einsum("kd,ik,kj->dij", vt, u, s[:, None] / (s[:, None] ** 2 + m))  # (d, n, nodes)
+        sizes = np.abs(z)
+        rest = np.abs(x.T[..., None] - _apply(gram, z) - m * z)
+        rest += (2 * n + d + 24) * UNIT * (_apply(gram_size, sizes) + m * sizes + size.T[..., None])
+        worst = np.maximum(floor, np.sqrt(m))
+        here = slice(piece * len(m), (piece + 1) * len(m))
+        leverage[:, here] = np.einsum("id,dij->ij", x, z) + (1 / n if intercept else 0.0)
+        off[:, here] = np.sqrt(np.sum(rest**2, axis=0)) * (worst / (worst**2 + m)) * (1 + 1e-9)
+        off[:, here] += (n + d + 16) * UNIT * np.einsum("id,dij->ij", size, sizes) + 8 * UNIT
+    least = 1 - leverage - off
+    if not np.all(least > 0):
+        return None
+    e = model.residual / (1 - leverage)[:, None, :]
+    e_error = (model.residual_error + np.abs(e) * (off + 8 * UNIT)[:, None, :]) / least[:, None, :]
+    norm = np.sqrt(np.sum(e**2, axis=(0, 1)))
+    wrong = np.sqrt(np.sum(e_error**2, axis=(0, 1)))
+    error = (2 * norm + wrong) * wrong + 4 * e[..., 0].size * UNIT * norm**2
+    # |v w(z)| <= ‖v‖ ‖y‖ m^(-1/2) / 2 for every split, whose centred rows are n / (n - 1) times those of all rows.
+    more = n / (n - 1)
+    far = model.row_norm[:, None, None] * float(np.linalg.norm(centred.y.size))
+    far = far / (2 * np.sqrt((n - 1) * edges[:-1, None] * _RELATIVE))
+    bound = np.sum((more * (np.linalg.norm(centred.y.size, axis=1)[:, None, None] + far)) ** 2, axis=0) * (1 + 1e-9)
+    rows, radius = _polynomials((norm**2).reshape(grid.shape), error.reshape(grid.shape), _truncation(edges, bound))
+    if not np.max(radius) <= _CLOSE * np.max(np.abs(rows)):
+        return None
+    return PiecewiseFunction(edges, rows, None, radius) * (1.0 / n)
+
+
+_CLOSE = 1e-8
+"""The radius, in parts of the loss, above which the closed form is not used."""
 _RELATIVE = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01])
 """Left ends x of the ellipses tried, as parts of l: a wider ellipse has a larger rho, and a larger bound B."""
 

@@ -108,6 +108,9 @@ class Task:
     """
 
     splits: tuple[Split, ...]
+    """The training parts with their validation parts."""
+    whole: tuple[Array, Array] | None = None
+    """X (n, d) and y (n, q) where the splits leave out one example each, for closed forms; else `None`."""
 
     def __post_init__(self):
         if not self.splits:
@@ -159,7 +162,11 @@ class Task:
         n = len(np.asarray(X))
         if n < 2:
             raise ValueError(f"leave_one_out needs at least two examples; got {n}.")
-        return cls.k_fold(X, y, np.arange(n))
+        task = cls.k_fold(X, y, np.arange(n))
+        inputs, targets = (
+            np.concatenate(parts) for parts in zip(*((s.X_val, s.y_val) for s in task.splits), strict=True)
+        )
+        return cls(task.splits, (inputs, targets))
 
 
 def check_domain(domain: tuple[float, float], name: str, positive: bool = True) -> tuple[float, float]:
