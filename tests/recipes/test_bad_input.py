@@ -33,15 +33,15 @@ CASES = {
     IRIS + SOFTMAX + "[serch]\n": f"R:6: serch: unknown key, did you mean search? allowed are {TABLES}",
     IRIS
     + SOFTMAX
-    + "[search]\nstep = 3\n": "R:7: search.step: unknown key, did you mean steps? allowed are optimiser, "
+    + "[search]\nstep = 3\n": "R:7: search.step: unknown key, did you mean steps? allowed are optimizer, "
     "learning_rate, schedule, inner, adjoint, step_size, steps",
-    IRIS + SOFTMAX + '[search]\noptimiser = "maid"\nlearning_rate = 0.1\n': "R:8: search.learning_rate: given for "
-    'optimiser = "maid", allowed for "adam", "sgd", "momentum", "rmsprop"',
-    IRIS + SOFTMAX + '[search]\nschedule = "cubic"\n': 'R:7: search.schedule: given for optimiser = "adam", allowed '
+    IRIS + SOFTMAX + '[search]\noptimizer = "maid"\nlearning_rate = 0.1\n': "R:8: search.learning_rate: given for "
+    'optimizer = "maid", allowed for "adam", "sgd", "momentum", "rmsprop"',
+    IRIS + SOFTMAX + '[search]\nschedule = "cubic"\n': 'R:7: search.schedule: given for optimizer = "adam", allowed '
     'for "hoag"',
-    IRIS + SOFTMAX + '[search]\noptimiser = "fixed"\ninner = 1e-3\n': "R:6: search.adjoint: missing, and optimiser = "
+    IRIS + SOFTMAX + '[search]\noptimizer = "fixed"\ninner = 1e-3\n': "R:6: search.adjoint: missing, and optimizer = "
     '"fixed" asks for it',
-    IRIS + SOFTMAX + '[objective]\ncertificate = "none"\n[search]\noptimiser = "maid"\n': "R:9: search.optimiser: "
+    IRIS + SOFTMAX + '[objective]\ncertificate = "none"\n[search]\noptimizer = "maid"\n': "R:9: search.optimizer: "
     'given "maid", allowed with a certificate other than "none"',
     IRIS + "featuers = 3\n" + SOFTMAX: "R:4: data.featuers: unknown key, allowed are scale, intercept, rows, corrupt, "
     "scale_targets, source, name",
@@ -340,7 +340,7 @@ def test_a_grid_that_cannot_be_solved_for_writes_nothing(tmp_path, capsys):
 )
 @pytest.mark.parametrize("command", ["show", "report"])
 def test_a_damaged_record_is_one_line(command, name, text, words, tmp_path, capsys):
-    (tmp_path / "config.json").write_text('{"config": {}, "environment": {}}')
+    (tmp_path / "config.json").write_text('{"format": 2, "config": {}, "environment": {}}')
     (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit) as stop:
         cli.main([command, str(tmp_path)])

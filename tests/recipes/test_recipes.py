@@ -97,7 +97,7 @@ def test_constraints_hold_the_bounds(tmp_path):
         ("search.stepps=3", ["--set", "search.stepps", "unknown key", "steps"]),
         ("search.steps=many", ["--set: search.steps", 'given "many"', "allowed are whole numbers"]),
         ("search.steps=0", ["search.steps", "given 0", "allowed are numbers >= 1"]),
-        ("search.optimiser=bfgs", ["search.optimiser", '"bfgs"', '"adam"']),
+        ("search.optimizer=bfgs", ["search.optimizer", '"bfgs"', '"adam"']),
         ("model.kind=forest", ["model.kind", '"forest"', '"softmax"']),
         ("data.name=cifar", ["data.name", '"cifar"', '"digits"']),
         ("data.source=ftp", ["data.source", "ftp", "csv"]),

@@ -123,7 +123,7 @@ def test_hyperparameters_without_effect_are_said_to_have_none():
 def test_what_a_run_found_is_short_to_print_and_its_columns_are_known():
     tuned = hx.tune(bowl(), start(), search=GRADIENT_DESCENT, steps=20, stop=Stopping(gradient=0.0))
     assert len(repr(tuned)) < 500
-    with pytest.raises(ValueError, match=r"name must be one of .*value; got 'valeu'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*value.*; got 'valeu'"):
         tuned.column("valeu")
 
 
@@ -178,7 +178,7 @@ class Memory(AbstractRecord):
     def __init__(self):
         self.rows, self.state, self.interrupted = [], None, False
 
-    def begin(self, template):
+    def begin(self, template, problem=None):
         return None if self.state is None else (self.state, list(self.rows))
 
     def step(self, step, state):

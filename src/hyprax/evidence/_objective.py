@@ -178,7 +178,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         self.estimator = or_default("EvidenceObjective", estimator, size, (AbstractEstimator, AbstractAdaptive))
         self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
         batch_key, self.key = jax.random.split(key)
-        self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)
+        self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, key=batch_key)
         if likelihood_batch is not None:
             check_size("EvidenceObjective: likelihood_batch", likelihood_batch, size, "data")
         self.likelihood_batch = likelihood_batch

@@ -9,7 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jaxtyping import PyTree
+
+from ._data import Splits
+from ._errors import RecipeError, as_error
+from ._schema import Recipe
 
 Params = dict[str, dict[str, Array]]
 """Weights by layer, and by name within a layer."""
@@ -211,3 +217,29 @@ def shifted(image: Array, distance: Array, shape: tuple[int, int]) -> Array:
 def outputs_of(apply: Callable[[Params, Array], Array], params: Params, inputs: Array) -> Array:
     """f(w, x) of many examples."""
     return jax.vmap(lambda x: apply(params, x))(inputs)
+
+
+def network_of(recipe: Recipe, splits: Splits) -> Network:
+    """The network of the table [model], for these data.
+
+    **Raises:** `RecipeError`.
+    """
+    model = recipe.model
+    try:
+        return network(
+            model.kind,
+            len(splits.features),
+            len(splits.classes) if model.classifies else 1,
+            width=model.width,
+            depth=model.depth,
+            activation=model.activation,
+            norm=model.norm,
+            image_shape=splits.image_shape,
+        )
+    except ValueError as error:
+        raise RecipeError(as_error(error), key="model.kind") from None
+
+
+def predictor(net: Network) -> Callable[[PyTree, np.ndarray], np.ndarray]:
+    """(params, inputs) to outputs."""
+    return lambda params, inputs: np.asarray(outputs_of(net.apply, params, jnp.asarray(inputs)))

@@ -10,7 +10,7 @@ from ._engine_tables import IMAGE_NETWORKS, LINEAR, NETWORKS, Evidence, Model, O
 from ._errors import RecipeError
 from ._hyper_tables import Hyper, Leaf, Penalty, Strength
 
-# Which optimisers take which keys of the table [search]; the others are for all.
+# Which optimizers take which keys of the table [search]; the others are for all.
 TAKEN_BY = {
     "learning_rate": ("adam", "sgd", "momentum", "rmsprop"),
     "schedule": ("hoag",),
@@ -49,7 +49,7 @@ class Search(Table):
     given.
     """
 
-    optimiser: Literal["adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = "adam"
+    optimizer: Literal["adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = "adam"
     learning_rate: float = Field(default=0.05, gt=0, description="of adam, sgd, momentum and rmsprop")
     schedule: Literal["exponential", "quadratic", "cubic"] = Field(default="exponential", description="of hoag")
     inner: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of fixed: gradient norm")
@@ -60,17 +60,17 @@ class Search(Table):
     steps: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
-    def _keys_of_the_optimiser(self) -> "Search":
+    def _keys_of_the_optimizer(self) -> "Search":
         for key, takers in TAKEN_BY.items():
             given = key in self.model_fields_set and getattr(self, key) is not None
-            if given and self.optimiser not in takers:
+            if given and self.optimizer not in takers:
                 allowed = ", ".join(f'"{name}"' for name in takers)
                 raise RecipeError(
-                    f'given for optimiser = "{self.optimiser}", allowed for {allowed}', key=f"search.{key}"
+                    f'given for optimizer = "{self.optimizer}", allowed for {allowed}', key=f"search.{key}"
                 )
         for key in ("inner", "adjoint"):
-            if self.optimiser == "fixed" and getattr(self, key) is None:
-                raise RecipeError('missing, and optimiser = "fixed" asks for it', key=f"search.{key}")
+            if self.optimizer == "fixed" and getattr(self, key) is None:
+                raise RecipeError('missing, and optimizer = "fixed" asks for it', key=f"search.{key}")
         return self
 
 
@@ -122,12 +122,6 @@ class Recipe(Table):
         """The penalty asked for; a linear model has one in any case."""
         return Penalty() if self.hyper.penalty is None and self.model.kind in LINEAR else self.hyper.penalty
 
-    @property
-    def noisy(self) -> bool:
-        """Whether values are noisy: their best is luck, and the last hyperparameters are what was found."""
-        drawn = self.method == "evidence" or (self.method == "unroll" and self.training.resample)
-        return drawn or self.method in SINGLE_LOOPS
-
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
         kind = self.model.kind
@@ -173,12 +167,14 @@ class Recipe(Table):
             given = given and (key or table) in (getattr(self, table) if key else self).model_fields_set
             if given and self.method not in methods:
                 raise RecipeError(f'given for method = "{self.method}", allowed for {_quoted(methods)}', key=dotted)
-        if self.method != "implicit" and self.search.optimiser in ("maid", "hoag", "fixed"):
+        if self.method != "implicit" and self.search.optimizer in ("maid", "hoag", "fixed"):
             raise RecipeError(
-                f'given "{self.search.optimiser}", which asks for accuracies, allowed for method = "{self.method}" are '
+                f'given "{self.search.optimizer}", which asks for accuracies, allowed for method = "{self.method}" are '
                 '"adam", "sgd", "momentum", "rmsprop"',
-                key="search.optimiser",
+                key="search.optimizer",
             )
+        if self.search.optimizer == "maid" and self.objective.certificate == "none":
+            raise RecipeError('given "maid", allowed with a certificate other than "none"', key="search.optimizer")
         if self.model.kind == "loss" and self.baseline is not None:
             raise RecipeError('given for kind = "loss", allowed for linear models', key="baseline")
 

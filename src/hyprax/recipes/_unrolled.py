@@ -1,7 +1,6 @@
 """Networks, or a loss of one's own, trained by T steps; hyperparameters differentiated through the run."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,39 +26,13 @@ from ..unroll import (
 )
 from ._data import Splits, check_batch_size
 from ._engine_tables import Training
-from ._errors import RecipeError, as_error
+from ._errors import RecipeError, Source, as_error
+from ._functions import as_arrays, own_hyper, own_start
 from ._hyper_tables import Augmentation, Inputs
+from ._job import Job
 from ._leaves import by_layer, leaf, weights
-from ._models import Network, network, outputs_of, scaled, shifted
-from ._own import as_arrays, own_hyper, own_start
-from ._problem import Problem
+from ._models import Network, network_of, predictor, scaled, shifted
 from ._schema import Recipe
-
-
-def network_of(recipe: Recipe, splits: Splits) -> Network:
-    """The network of the table [model], for these data.
-
-    **Raises:** `RecipeError`.
-    """
-    model = recipe.model
-    try:
-        return network(
-            model.kind,
-            len(splits.features),
-            len(splits.classes) if model.classifies else 1,
-            width=model.width,
-            depth=model.depth,
-            activation=model.activation,
-            norm=model.norm,
-            image_shape=splits.image_shape,
-        )
-    except ValueError as error:
-        raise RecipeError(as_error(error), key="model.kind") from None
-
-
-def predictor(net: Network) -> Callable[[PyTree, np.ndarray], np.ndarray]:
-    """(params, inputs) to outputs."""
-    return lambda params, inputs: np.asarray(outputs_of(net.apply, params, jnp.asarray(inputs)))
 
 
 def losses(outputs: Array, targets: Array, classify: bool) -> Array:
@@ -70,7 +43,7 @@ def losses(outputs: Array, targets: Array, classify: bool) -> Array:
     return 0.5 * jnp.square(outputs[:, 0] - targets)
 
 
-def unrolled(recipe: Recipe, splits: Splits) -> Problem:
+def unrolled(source: Source, recipe: Recipe, splits: Splits) -> Job:
     """F(λ): the validation loss of a network after T steps of training, λ whatever the tables of [hyper] name."""
     net, asked, classify = network_of(recipe, splits), recipe.training, recipe.model.classifies
     if recipe.hyper.augmentation is not None and recipe.hyper.augmentation.kind == "shift" and not splits.image_shape:
@@ -113,14 +86,14 @@ def unrolled(recipe: Recipe, splits: Splits) -> Problem:
         data = (jnp.zeros((len(learned), 0)), jnp.asarray(learned), jnp.arange(len(learned)))
     training = _run(recipe, loss, init, data, fixed, keyed=True)
     objective = _objective(recipe, training, outer, splits.validation, tuned)
-    return Problem(objective, tuned, predictor(net))
+    return Job(source, recipe, splits, objective, tuned, predictor(net))
 
 
-def unrolled_loss(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
+def unrolled_loss(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     """F(λ) = outer(w_T(λ), λ, validation), w_T after T steps on the user's loss."""
     if splits is None:
         raise RecipeError('missing, and method = "unroll" asks for it', key="data")
-    inner, outer, params = own_start(path, recipe, splits)
+    inner, outer, params = own_start(source.path, recipe, splits)
     layers = list(params) if isinstance(params, dict) else []
     for name in ("learning_rate", "momentum"):
         table = getattr(recipe.hyper, name)
@@ -132,7 +105,8 @@ def unrolled_loss(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
     tuned = {name: leaves for name, leaves in everything.items() if _moves(recipe, name)}
     fixed = natural({name: leaves for name, leaves in everything.items() if name not in tuned})
     training = _run(recipe, inner, lambda hyper, key: params, as_arrays(splits.train), fixed, keyed=False)
-    return Problem(_objective(recipe, training, outer, splits.validation, tuned), tuned)
+    objective = _objective(recipe, training, outer, splits.validation, tuned)
+    return Job(source, recipe, splits, objective, tuned)
 
 
 def _run(
@@ -141,7 +115,7 @@ def _run(
     asked, size = recipe.training, len(jax.tree.leaves(data)[0])
     check_batch_size(asked.batch_size, size, "training.batch_size")
     order = jax.random.fold_in(jax.random.key(asked.seed), 1)
-    batches = FullBatch(data) if asked.batch_size is None else Minibatches(data, asked.batch_size, order)
+    batches = FullBatch(data) if asked.batch_size is None else Minibatches(data, asked.batch_size, key=order)
     return Run(loss, init, lambda hyper: optimizer(asked, {**fixed, **hyper}), batches, asked.steps, keyed=keyed)
 
 

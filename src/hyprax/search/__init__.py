@@ -2,6 +2,7 @@
 
 from ._fixed import FixedTolerance as FixedTolerance
 from ._hoag import HOAG as HOAG
+from ._lbfgs import LBFGS as LBFGS
 from ._maid import MAID as MAID
 from ._optax import Optax as Optax
 from ._record import AbstractRecord as AbstractRecord
