@@ -180,9 +180,9 @@ def test_bad_input_is_named():
         tasks.logistic_dual(task, DOMAIN, tolerance=0.0)
     with pytest.raises(ValueError, match="still too wide after"):
         tasks.logistic_dual(_problem("logistic", 2), DOMAIN, tolerance=1e-6, most_solves=10)
-    with pytest.raises(ValueError, match="one-hot"):
-        tasks.logistic_dual(task, DOMAIN)
-    with pytest.raises(ValueError, match="labels -1 and"):
+    with pytest.raises(ValueError, match=r"one-hot rows.*got \[1.0, 1.0\]"):
+        tasks.logistic_dual(tasks.Task.hold_out([[1.0]], [[1.0, 1.0]], [[1.0]], [[0.0, 1.0]]), DOMAIN)
+    with pytest.raises(ValueError, match="labels must be -1 and"):
         tasks.logistic_dual(_problem("huber", 0), DOMAIN)
     with pytest.raises(ValueError, match="delta must be positive"):
         tasks.huber_dual(_problem("huber", 0), DOMAIN, delta=0.0)
