@@ -9,22 +9,23 @@ import pytest
 from scipy import stats
 
 from hyprax.tasks import PiecewiseFunction, gap, tasks_needed
+from hyprax.tasks._bounds import (
+    crossing_bound,
+    empirical_bernstein_bound,
+    hoeffding_bound,
+    lipschitz_bound,
+    wealth_bound,
+)
 from hyprax.tasks._brackets import cell_ranges
+from hyprax.tasks._split import split_excess_bound, split_risk_bound
 from hyprax.tasks.complexity import (
     Bounded,
     Intervals,
     LassoKinks,
     Lipschitz,
     RidgeRank,
-    crossing_bound,
-    empirical_bernstein_bound,
-    hoeffding_bound,
-    lipschitz_bound,
     rademacher_bound,
     rademacher_complexity,
-    split_excess_bound,
-    split_risk_bound,
-    wealth_bound,
 )
 
 KEY = jax.random.key(0)

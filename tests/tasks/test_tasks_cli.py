@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hyprax._cli_tasks import app
+from hyprax.recipes._tasks_cli import app
 from hyprax.tasks import Task, erm, gap, ridge_dual, tasks_needed
 from hyprax.tasks.complexity import LassoKinks
 

@@ -77,7 +77,7 @@ def rademacher_bound(complexity: float, n: int, delta: float, range: float = 1.0
     r"""`2 R + 3 H sqrt(ln(2/delta) / 2n)` for the deviation, `2 R + 4 H sqrt(ln(2/delta) / 2n)` for the excess.
 
     R is the empirical Rademacher complexity `E_s max_α (1/n) sum_i s_i loss_α(x_i)` of these n tasks, or an
-    upper bound of it ([`rademacher_complexity`][hyprax.tasks.rademacher_complexity]).
+    upper bound of it ([`rademacher_complexity`][hyprax.tasks.complexity.rademacher_complexity]).
 
     *Proof.* `E sup (L - M) <= 2 E R`; exchanging one task moves R by at most H/n, so `E R <= R + H sqrt(ln(2/delta) /
     2n)` with probability 1 - delta/2; bounded differences with the other half of delta. ∎ Centring leaves R as it is

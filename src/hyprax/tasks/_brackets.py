@@ -74,7 +74,8 @@ def rademacher_complexity(
     when sign i flips, c_i half the range of dual i over n, and McDiarmid's inequality applies to the m n independent
     signs.
 
-    **Arguments:** `duals` of one domain; `draws` of the signs; `delta` for the Monte-Carlo error; `key`, a JAX random key.
+    **Arguments:** `duals` of one domain; `draws` of the signs; `delta` for the Monte-Carlo error; `key`, a JAX random
+    key.
     """
     check_sample(len(duals), delta)
     check_sample(draws, delta, least=2)

@@ -29,7 +29,7 @@ class Structure(abc.ABC):
     """What is known of every dual function before a task is seen; the loss of every task lies in [0, `range`].
 
     `range` must bound every loss that can ever occur, not those that did; clip the loss
-    ([`clip`][hyprax.tasks.clip]) if it has no natural bound.
+    ([`clip`][hyprax.tasks.PiecewiseFunction.clip]) if it has no natural bound.
     """
 
     range: float = 1.0

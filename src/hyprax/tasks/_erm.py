@@ -101,8 +101,8 @@ class OptimalityCertificate(AbstractCertificate):
             else "exceeds, by a good guess without proof,"
         )
         return (
-            f"The mean loss at the answer {right} the least mean loss of any hyperparameter in the domain by at most the "
-            "bound. It speaks of these tasks only, and says nothing of new ones."
+            f"The mean loss at the answer {right} the least mean loss of any hyperparameter in the domain by at most "
+            "the bound. It speaks of these tasks only, and says nothing of new ones."
         )
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ class OptimalityCertificate(AbstractCertificate):
 
 @dataclass(frozen=True, eq=False)
 class GlobalOptimum:
-    r"""The answer of [`tune`][hyprax.tasks.tune]: `α` with `lower <= min mean f <= mean f(α) <= upper`."""
+    r"""The answer of [`erm`][hyprax.tasks.erm]: `hyper` = α with `lower <= min mean f <= mean f(α) <= upper`."""
 
     hyper: float
     """The hyperparameter; where the mean jumps, the limit of the lower side is meant."""
@@ -136,7 +136,8 @@ class GlobalOptimum:
     set_aside: tuple[str, ...]
     """Names of the tasks that were left out, as their duals are known less well than asked."""
     loose: tuple[str, ...]
-    """Names of the tasks that widen the certificate most: with a radius ten times that of the middle task or more, and a
+    """Names of the tasks that widen the certificate most: with a radius ten times that of the middle task or more,
+    and a
     hundredth of the certificate or more. `set_aside` leaves them out."""
     certificate: AbstractCertificate
     """Bounds `mean f(α) - min mean f`."""

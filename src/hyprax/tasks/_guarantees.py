@@ -19,8 +19,8 @@ _IID = (
     "subsets of one data set are not independent tasks"
 )
 _MEANINGS = {
-    "excess": "expected loss at the tuned hyper, less the smallest expected loss of any hyper",
-    "deviation": "expected loss at the tuned hyper, less its mean loss on the tasks at hand",
+    "excess": "expected loss at the tuned hyperparameter, less the smallest of any hyperparameter",
+    "deviation": "expected loss at the tuned hyperparameter, less its mean loss on the tasks at hand",
 }
 
 
@@ -66,13 +66,13 @@ class Guarantee:
             f"  {self.target}: {_MEANINGS[self.target]}",
         ]
         if self.hyper is not None:
-            lines.append(f"  at hyper = {self.hyper:.6g}")
+            lines.append(f"  at the hyperparameter {self.hyper:.6g}")
         if self.hypers is not None:
-            lines.append(f"  and for every hyper in [{self.hypers[0]:.6g}, {self.hypers[1]:.6g}] at once")
+            lines.append(f"  and for every one in [{self.hypers[0]:.6g}, {self.hypers[1]:.6g}] at once")
         lines += [f"  assumed: {words}" for words in self.assumptions]
         lines += [f"  tried: {name}: {value:.4g}" for name, value in self.candidates.items()]
         lines += [f"  not tried: {note}" for note in self.notes]
-        lines.append(f"  for reference, one hyper fixed beforehand (Hoeffding): {self.reference:.4g}")
+        lines.append(f"  for reference, one hyperparameter fixed beforehand (Hoeffding): {self.reference:.4g}")
         return "\n".join(lines)
 
 
@@ -98,7 +98,7 @@ class SampleSize:
         ]
         lines += [f"  assumed: {words}" for words in self.assumptions]
         lines += [f"  tried: {name}: {value} tasks" for name, value in self.candidates.items()]
-        lines.append(f"  for reference, one hyper fixed beforehand (Hoeffding): {self.reference} tasks")
+        lines.append(f"  for reference, one hyperparameter fixed beforehand (Hoeffding): {self.reference} tasks")
         return "\n".join(lines)
 
 
@@ -146,8 +146,8 @@ def tasks_needed(
     left = epsilon - _accuracy_cost(accuracy, target)
     if not (left > 0 and epsilon < width):
         raise ValueError(
-            f"epsilon must be above {epsilon - left:g}, what the accuracy of the losses costs, and below {width:g}, the "
-            f"range of the loss, which no gap exceeds anyway; got {epsilon!r}."
+            f"epsilon must be above {epsilon - left:g}, what the accuracy of the losses costs, and below {width:g}, "
+            f"the range of the loss, which no gap exceeds anyway; got {epsilon!r}."
         )
     bounds = _structural(structures, target)
     if not bounds:
@@ -283,5 +283,5 @@ def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> No
             if low < -1e-9 * width or high > (1 + 1e-9) * width:
                 raise ValueError(
                     f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the "
-                    "structure a `range` that bounds every possible loss, or clip the duals with hyprax.tasks.clip."
+                    "structure a `range` that bounds every possible loss, or clip the duals with their method `clip`."
                 )

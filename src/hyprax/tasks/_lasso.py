@@ -15,7 +15,8 @@ from ._zero_one import zero_one_loss
 _TIE = 1e-11
 """Correlations this close to the penalty, and weights this close to zero, in parts of their scale, count as ties."""
 KKT_TOLERANCE = 1e-13
-"""A violation of the optimality conditions above this part of the largest `|X^T y| / n` asks for a path that is computed
+"""A violation of the optimality conditions above this part of the largest `|X^T y| / n` asks for a path that is
+computed
 with more care."""
 LET_THROUGH = 1e-6
 """The largest violation that is let through, in parts of the largest `|X^T y| / n`; the radius pays for it."""
@@ -208,7 +209,8 @@ def _loss(path: _Path, loss: str) -> PiecewiseFunction:
 
 
 def _prediction_error(path: _Path, pieces: Array) -> Array:
-    """(m, pieces): a bound of the error of the validation predictions that needs no curvature; see `elastic_net_path`."""
+    """(m, pieces): a bound of the error of the validation predictions that needs no curvature; see
+    `elastic_net_path`."""
     X, y, w = path.centred.X.values, path.centred.y.values[:, 0], path.weights
     n = len(y)
     k = np.flatnonzero(pieces)
@@ -277,8 +279,8 @@ def _path(split: Split, domain: tuple[float, float], penalty2: float, intercept:
     lam, w, (worst, place, gradient, weight_error) = best
     if not worst <= LET_THROUGH * scale + noise:
         raise ArithmeticError(
-            f"{name}: the optimality conditions must hold to {LET_THROUGH:g} of the largest |X'y|/n, {scale:.3g}; got a "
-            f"violation of {worst:.3g} at l1 = {place:.17g}. The columns are too nearly dependent: {way_out}."
+            f"{name}: the optimality conditions must hold to {LET_THROUGH:g} of the largest |X'y|/n, {scale:.3g}; got "
+            f"a violation of {worst:.3g} at l1 = {place:.17g}. The columns are too nearly dependent: {way_out}."
         )
     return _Path(lam, w, centred, float(penalty2), worst, scale if scale > noise else 0.0, gradient, weight_error)
 

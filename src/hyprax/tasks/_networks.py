@@ -57,7 +57,7 @@ class ValidationOptimum(Structure):
     strictly convex f does it). *Proof.* The graph of w is the zero set of the gradient. On piece i of f and piece j of
     g the part of the graph with g < z is a union of cells of the M_f + M_g boundaries, the d polynomials `grad_w f_i`
     and `g_j - z`; project. Pdim = O(log(T_f T_g) + d log((M_f + M_g + d) D)), without the d^2 that the general result
-    pays; see [`published_order`][hyprax.tasks.published_order] for that.
+    pays; see [`published_order`][hyprax.tasks.complexity.published_order] for that.
     """
 
     weights: int

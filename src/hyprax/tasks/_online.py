@@ -181,7 +181,8 @@ class ExponentialForecaster:
         feedback: Feedback = "full",
         pieces: int = 1,
     ) -> "ExponentialForecaster":
-        """The forecaster with the rate `sqrt(4 ln(T + 1) / T) / H`, or `sqrt(ln(T + 1) / (T M)) / H` in the semi-bandit.
+        """The forecaster with the rate `sqrt(4 ln(T + 1) / T) / H`, or `sqrt(ln(T + 1) / (T M)) / H` in the
+        semi-bandit.
 
         T is `rounds` and M = `pieces` of a task. It is the best η for `(b - a)/rho = sqrt(T + 1)`: dispersion at the
         scale that smoothed tasks have.
@@ -239,7 +240,8 @@ class OnlineRun:
     regret: float
     """`sum_t loss_t(α_t) - min_α sum_t loss_t(α)`, from above: the radii of the losses are added."""
     expected_regret: float
-    """The same with `E_{p_t} loss_t` in place of the loss paid, from above: with full information the bounds hold for it
+    """The same with `E_{p_t} loss_t` in place of the loss paid, from above: with full information the bounds hold for
+    it
     surely."""
     bound: float
     """The bound by dispersion, at the best `rho`, for the rate that was played with."""
@@ -266,7 +268,7 @@ class OnlineRun:
                 f"  bound by dispersion: {self.bound:.4g} (rho = {self.rho:.3g}, k = {self.k}, L = {self.slope:.3g})",
                 f"  bound by the integral: {self.integral_bound:.4g}{open_}",
                 f"  the bounds hold for the expected regret, {surely}",
-                f"  best hyper in hindsight: {self.best_alpha:.6g}",
+                f"  best hyperparameter in hindsight: {self.best_hyper:.6g}",
             ]
         )
 

@@ -1,4 +1,5 @@
-"""The pieces of a piecewise polynomial or rational function, with a proven radius of error on each, and their values."""
+"""The pieces of a piecewise polynomial or rational function, with a proven radius of error on each, and their
+values."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable

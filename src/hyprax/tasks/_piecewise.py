@@ -196,16 +196,16 @@ class PiecewiseFunction(Pieces):
     def clip(self, upper: float) -> "PiecewiseFunction":
         """`min(f, upper)`: a loss with no natural bound made to lie below `upper`, exactly.
 
-        The pieces are cut where the level set of f ends. The cut is known up to rounding only, so each piece that is kept
-        may exceed `upper` a little near it; its radius grows by as much.
+        The pieces are cut where the level set of f ends. The cut is known up to rounding only, so each piece that is
+        kept may exceed `upper` a little near it; its radius grows by as much.
         """
         return extrema.clip(self, upper)
 
     def undecided(self, tolerance: float | None = None) -> Float[Array, "m 2"]:
         """Disjoint closed intervals, ascending, on which the function is known less well than `tolerance`.
 
-        Outside of them it is within `tolerance` of the pieces; inside, it may do anything within its radius: jump, turn,
-        oscillate. By default `tolerance` is 1e-8 of the size of the function, which is rounding.
+        Outside of them it is within `tolerance` of the pieces; inside, it may do anything within its radius: jump,
+        turn, oscillate. By default `tolerance` is 1e-8 of the size of the function, which is rounding.
         """
         return extrema.undecided(self, tolerance)
 
@@ -221,7 +221,8 @@ class PiecewiseFunction(Pieces):
         return extrema.jumps(self, tolerance)
 
     def kinks(self) -> Float[Array, " m"]:
-        """Breakpoints where the function is continuous and the derivatives of its pieces differ (by 1e-7 of their size).
+        """Breakpoints where the function is continuous and the derivatives of its pieces differ (by 1e-7 of their
+        size).
 
         From below: breakpoints at undecided pieces do not count, as nothing is known of the slope there.
         """

@@ -40,8 +40,8 @@ def ridge_dual(
     1)` (Trefethen, Approximation Theory and Approximation Practice, theorem 8.2), and errors of the values there count
     at most 3 times (Lebesgue constant). Each value is checked: its w has a gradient g computed with a rounding bound,
     so `‖w - w_true‖ <= ‖g‖ / (λ + s_min^2 / n)`; with more columns than rows the dual system is checked
-    likewise. Errors are bounded once in w and once in w scaled by the sizes of the columns, where the modulus is that of
-    the scaled columns: columns of very different sizes spoil the one, nearly dependent ones the other.
+    likewise. Errors are bounded once in w and once in w scaled by the sizes of the columns, where the modulus is that
+    of the scaled columns: columns of very different sizes spoil the one, nearly dependent ones the other.
 
     **Arguments:**
 
@@ -88,9 +88,9 @@ def _leave_one_out(X: Array, y: Array, edges: Array, grid: Array, intercept: boo
     With `m = (n - 1) λ`, `A = X^T X + m I`: `h_i = x_i A^-1 x_i` (and 1/n for an intercept, X centred). `None` where
     the leverages are not known well enough; the splits are then solved one by one.
 
-    *Proof of the leverages' error.* For any Z, `h_i - x_i Z_i = x_i A^-1 (x_i^T - A Z_i)`, at most `‖A^-1 x_i‖` times the
-    norm of the residual, which is computed with its rounding; and `‖A^-1 x_i‖ <= max s / (s^2 + m)` over the singular
-    values s of X.
+    *Proof of the leverages' error.* For any Z, `h_i - x_i Z_i = x_i A^-1 (x_i^T - A Z_i)`, at most `‖A^-1 x_i‖` times
+    the norm of the residual, which is computed with its rounding; and `‖A^-1 x_i‖ <= max s / (s^2 + m)` over the
+    singular values s of X.
     """
     n, d = X.shape
     if n <= d:

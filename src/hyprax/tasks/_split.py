@@ -4,7 +4,7 @@ r"""The split certificate: a few tasks say where to look, the others certify it,
 intervals `S_1, ..., S_I` that cover the domain; for each i cells `C_i1, ..., C_iJ` that cover it too; shares
 `delta_ij` with sum at most delta; and bets. For each of the other, *certifying* tasks put `D_ij(x) = max_{α in
 S_i} loss_α(x) - min_{α in C_ij} loss_α(x) <= H`, and let `m_ij` be its wealth bound
-([`wealth_bound`][hyprax.tasks.wealth_bound]) at delta_ij. Then with probability at least 1 - delta
+(`wealth_bound`) at delta_ij. Then with probability at least 1 - delta
 
     L(α) - inf L <= max(0, m_i1, ..., m_iJ)        for all α in S_i, for all i at once.
 
@@ -93,9 +93,9 @@ def split_excess_bound(
 ) -> SplitCertificate:
     """`L(α) - inf L <= max(0, max_j m_ij)`, for the S_i that α lies in, by the theorem of this module.
 
-    The choosing tasks are a random `fraction` of all, drawn by `key`. The cells, shares and bets are those that would give
-    the smallest bound if the certifying tasks were like the choosing ones: for a target tau a cell C needs the share
-    `exp(-(predicted log-wealth of C at tau))`; dynamic programming finds the partition with the smallest sum of
+    The choosing tasks are a random `fraction` of all, drawn by `key`. The cells, shares and bets are those that would
+    give the smallest bound if the certifying tasks were like the choosing ones: for a target tau a cell C needs the
+    share `exp(-(predicted log-wealth of C at tau))`; dynamic programming finds the partition with the smallest sum of
     shares; and tau is lowered until that sum is the share of S_i.
 
     **Arguments:**
@@ -129,7 +129,7 @@ def split_risk_bound(
 ) -> SplitCertificate:
     """`L(α) <= m_i`, for the S_i that α lies in: m_i is the wealth bound of `max_{S_i} loss`.
 
-    Arguments as for [`split_excess_bound`][hyprax.tasks.split_excess_bound].
+    Arguments as for `split_excess_bound`.
     """
     ground = _split(duals, hyper, delta, range, fraction, key)
     top = np.minimum(ground.tops(), range)

@@ -55,7 +55,7 @@ def trained_dual(
 
     At every α f is minimised by L-BFGS from each of `starts`, and the lowest optimum is kept (the training dual is
     the lower envelope of the branches). Then it is followed: a sweep from left to right and one back restart each α
-    from its neighbour's optimum, moved along `dw/dalpha = -H^-1 f_(w α)`, and keep whatever is lower. The slope of
+    from its neighbour's optimum, moved along `dw/dα = -H^-1 f_(w α)`, and keep whatever is lower. The slope of
     the validation loss is the hypergradient `g_α - g_w^T H^-1 f_(w α)`, its solve by conjugate gradients on
     Hessian-vector products. Between the αs runs the cubic with these values and slopes, a slope no steeper than
     three times the rise of its piece (the limit of Fritsch and Carlson, 1980), so that the cubic does not shoot far
@@ -76,7 +76,7 @@ def trained_dual(
     """
     grid = np.asarray(hypers, dtype=np.float64)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.isfinite(grid)) or not np.all(np.diff(grid) > 0):
-        raise ValueError(f"alphas must be at least two finite numbers in ascending order; got {grid}.")
+        raise ValueError(f"trained_dual: hypers must be at least two finite numbers in ascending order; got {grid}.")
     if not starts:
         raise ValueError("trained_dual needs at least one start.")
     flat, unravel = ravel_pytree(starts[0])

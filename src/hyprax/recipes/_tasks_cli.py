@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import typer
 
-from .recipes._tasks import Settings, duals_of, load_settings
-from .tasks import GlobalOptimum, erm, gap, tasks_needed
-from .tasks._bounds import Target
-from .tasks.complexity import (
+from ..tasks import GlobalOptimum, erm, gap, tasks_needed
+from ..tasks._bounds import Target
+from ..tasks.complexity import (
     Bounded,
     Intervals,
     LassoKinks,
@@ -25,6 +24,7 @@ from .tasks.complexity import (
     RidgeRank,
     Structure,
 )
+from ._tasks import Settings, duals_of, load_settings
 
 app = typer.Typer(
     help="One hyperparameter for many tasks: tuned globally, with a guarantee for the tasks to come.",
