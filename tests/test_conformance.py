@@ -31,7 +31,7 @@ def family() -> hx.families.GeneralisedLinear:
 def implicit() -> Case:
     inner = family()
     certificate = hx.implicit.EhrhardtRoberts()  # proved, and compiled in a fraction of the default's time
-    objective = hx.ImplicitObjective(hx.Optimum(inner), inner.mean_loss, VALIDATION, certificate=certificate)
+    objective = hx.ImplicitObjective(hx.Optimum(inner), inner.mean_loss, VALIDATION, certifier=certificate)
     return Case(objective, PENALTY, traceable=True)
 
 

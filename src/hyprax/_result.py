@@ -16,32 +16,9 @@ class RESULTS(eqx.Enumeration):
     """
 
     successful = ""
-    inner_not_converged = (
-        "The inner problem was not solved to the requested gradient norm, so the hypergradient is that of a point "
-        "which is not an optimum. Raise `max_steps` of the inner solver, loosen its tolerance, start from a warm "
-        "state, or rescale the data (badly scaled features slow every solver)."
-    )
-    adjoint_not_converged = (
-        "The adjoint system A q = grad f was not solved to the requested residual (the residual is recomputed, not the "
-        "solver's own). Raise `max_steps` of the adjoint solver, loosen its tolerance, or strengthen the "
-        "regularisation: a larger penalty conditions A better."
-    )
     diverged = (
         "A non-finite number (inf or nan) appeared. Look for non-finite data, lower the learning rate of the search, "
         "or bound the hyperparameters (`hx.Interval`) so that the inner problem keeps a finite optimum."
-    )
-    indefinite = (
-        "The inner Hessian has a direction of non-positive curvature, so the point found is not a strict minimum and "
-        "the adjoint by conjugate gradients is meaningless. Add an l2 penalty, or solve the inner problem further."
-    )
-    strong_convexity_disproved = (
-        "A measured curvature is below the strong-convexity constant mu that the certificate was given, so its bound "
-        "would not hold. Lower mu, or give the constants of the loss that is really used."
-    )
-    unpenalised = (
-        "A strength of the penalty is not above zero (or an example weight is negative), so the inner loss need not "
-        "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
-        "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
     )
     chaotic = (
         "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "

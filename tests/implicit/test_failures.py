@@ -13,7 +13,7 @@ import oracles
 from hyprax.implicit import AdjointSystem, ImplicitState, LinearSolution
 from problems import random_problem, select_penalty
 
-BOUNDS: dict[str, Callable[[], hx.implicit.AbstractBound]] = {
+BOUNDS: dict[str, Callable[[], hx.implicit.AbstractCertifier]] = {
     "look-ahead": hx.implicit.LookAhead,
     "ehrhardt-roberts": hx.implicit.EhrhardtRoberts,
 }
@@ -29,7 +29,7 @@ LOWER = {
 def name_of(answer: hx.Hypergradient) -> str:
     names = ("successful", "inner_not_converged", "adjoint_not_converged", "diverged", "indefinite")
     names += ("strong_convexity_disproved", "unpenalised")
-    return next(name for name in names if bool(answer.result == getattr(hx.RESULTS, name)))
+    return next(name for name in names if bool(answer.result == getattr(hx.implicit.RESULTS, name)))
 
 
 def changed(problem, solver=None, **options) -> hx.ImplicitObjective:
@@ -70,14 +70,15 @@ def test_a_wrong_recursion_of_conjugate_gradients_is_caught():
     grown = 0
     for _ in range(10):
         problem = random_problem(rng, "softmax", 3, smallest=1e-2)
-        wrong = changed(problem, adjoint=WrongCG(), certificate=hx.implicit.EhrhardtRoberts())
+        wrong = changed(problem, adjoint=WrongCG(), certifier=hx.implicit.EhrhardtRoberts())
         answer = hx.hypergradient(wrong, problem.hyper, throw=False)[0]
         assert name_of(answer) in ("adjoint_not_converged", "diverged")
         assert not problem.error(answer) > float(answer.certificate.bound)
         zero = float(np.linalg.norm(problem.grad.astype(float)))  # the error of q = 0
         grown += problem.error(answer) > zero
         right = hx.hypergradient(
-            changed(problem, adjoint=hx.implicit.CG(tolerance=1e-10), certificate=hx.implicit.NoBound()), problem.hyper
+            changed(problem, adjoint=hx.implicit.CG(tolerance=1e-10), certifier=hx.implicit.NoCertifier()),
+            problem.hyper,
         )[0]
         assert problem.error(right) <= 1e-6 * zero
     assert grown >= 2  # worse than q = 0: what is caught is no harmless variant
@@ -93,12 +94,12 @@ def test_a_stopped_lbfgs_is_reported_and_its_bound_covers_the_error(bound):
     worst = 0.0
     for index in range(12):
         problem = random_problem(rng, "logistic", index % 2, smallest=1e-3)
-        plain = changed(problem, hx.implicit.LBFGS(max_steps=4), certificate=hx.implicit.NoBound())
+        plain = changed(problem, hx.implicit.LBFGS(max_steps=4), certifier=hx.implicit.NoCertifier())
         answer = hx.hypergradient(plain, problem.hyper, throw=False)[0]
         assert name_of(answer) == "inner_not_converged"
         worst = max(worst, problem.error(answer) / float(np.linalg.norm(problem.grad.astype(float)) + 1e-30))
         answer = hx.hypergradient(
-            changed(problem, hx.implicit.LBFGS(max_steps=4), certificate=bound()), problem.hyper, throw=False
+            changed(problem, hx.implicit.LBFGS(max_steps=4), certifier=bound()), problem.hyper, throw=False
         )[0]
         assert name_of(answer) == "inner_not_converged"
         assert problem.error(answer) <= float(answer.certificate.bound)
@@ -138,7 +139,7 @@ def test_an_overestimated_strong_convexity_is_disproved(adjoint):
             constants = hx.implicit.Constants(jnp.asarray(mu), zero, jnp.sqrt(jnp.asarray(5.0)), zero)
             bound = hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=1.0, lipschitz_direct=0.0)
             solver = hx.implicit.Newton(tolerance=1e-9)
-            problem = quadratic(matrix, target, solver=solver, certificate=bound, adjoint=adjoint)
+            problem = quadratic(matrix, target, solver=solver, certifier=bound, adjoint=adjoint)
             return hx.hypergradient(problem, jnp.asarray(1.0), throw=False)[0]
 
         assert name_of(result(eigenvalues.min() * 0.999)) == "successful"
@@ -201,7 +202,7 @@ def test_minres_follows_the_branch_of_a_saddle():
 def test_a_warm_start_from_another_problem_of_the_same_shape_is_only_a_start(bound):
     rng = np.random.default_rng(5)
     problems = [random_problem(rng, "softmax", 3, smallest=1e-3) for _ in range(4)]
-    objectives = [changed(problem, certificate=bound()) for problem in problems]
+    objectives = [changed(problem, certifier=bound()) for problem in problems]
     states = [o.value_and_grad(p.hyper, o.init(p.hyper))[1] for o, p in zip(objectives, problems, strict=True)]
     for i, (problem, objective) in enumerate(zip(problems, objectives, strict=True)):
         for state in (states[i - 1], ImplicitState(*(1e3 * leaf for leaf in jax.tree.leaves(states[i - 1])))):
@@ -220,7 +221,7 @@ def test_a_warm_start_from_another_problem_is_right_or_reported(name):
         problem,
         LOWER[name](tolerance=1e-9, max_steps=20_000),
         adjoint=hx.implicit.CG(tolerance=1e-9),
-        certificate=hx.implicit.NoBound(),
+        certifier=hx.implicit.NoCertifier(),
     )
     for size in (1.0, 1e3, 1e6):
         state = ImplicitState(jnp.asarray(size * rng.normal(size=5)), jnp.asarray(size * rng.normal(size=5)))
@@ -254,9 +255,9 @@ def test_float32_stops_at_its_rounding_floor_and_says_so(name):
     family = hx.families.Logistic(x, y, penalty=select_penalty)
     optimum = hx.Optimum(family, solver=LOWER[name](tolerance=1e-12, max_steps=3000))
     held = (jnp.asarray(xv), jnp.asarray(yv))
-    bound = hx.implicit.LookAhead() if name == "lbfgs" else hx.implicit.NoBound()
+    bound = hx.implicit.LookAhead() if name == "lbfgs" else hx.implicit.NoCertifier()
     objective = hx.ImplicitObjective(
-        optimum, family.mean_loss, held, adjoint=hx.implicit.CG(tolerance=1e-12), certificate=bound
+        optimum, family.mean_loss, held, adjoint=hx.implicit.CG(tolerance=1e-12), certifier=bound
     )
     hyper = {"penalty": hx.Positive(jnp.full(4, 0.1, jnp.float32))}
     answer = hx.hypergradient(objective, hyper, throw=False)[0]
@@ -299,7 +300,7 @@ def test_a_column_of_zeros_has_no_effect_and_a_hypergradient_of_zero(kind, bound
         : 1 if bound is hx.implicit.LookAhead else 2
     ]:
         objective = hx.ImplicitObjective(
-            hx.Optimum(family), family.mean_loss, (jnp.asarray(xv), yv), certificate=bound(), adjoint=adjoint
+            hx.Optimum(family), family.mean_loss, (jnp.asarray(xv), yv), certifier=bound(), adjoint=adjoint
         )
         answer = hx.hypergradient(objective, {"penalty": hx.Positive(strength)})[0]
         grad = np.ravel(answer.grad["penalty"].raw)
@@ -322,7 +323,7 @@ def test_one_example_is_enough_for_ridge_regression(bound):
         strength = float(np.exp(rng.normal()))
         family = hx.families.Squared(x, y, penalty=select_penalty)
         objective = hx.ImplicitObjective(
-            hx.Optimum(family), family.mean_loss, (jnp.asarray(v), jnp.asarray(t)), certificate=bound()
+            hx.Optimum(family), family.mean_loss, (jnp.asarray(v), jnp.asarray(t)), certifier=bound()
         )
         hyper = {"penalty": hx.Positive(strength)}
         answer = hx.hypergradient(objective, hyper)[0]
@@ -348,8 +349,8 @@ def test_one_example_has_one_class_and_is_refused(make):
     [
         (hx.families.Softmax, hx.implicit.LookAhead),
         (hx.families.Logistic, hx.implicit.EhrhardtRoberts),
-        (hx.families.Softmax, hx.implicit.NoBound),
-        (hx.families.Logistic, hx.implicit.NoBound),
+        (hx.families.Softmax, hx.implicit.NoCertifier),
+        (hx.families.Logistic, hx.implicit.NoCertifier),
     ],
 )
 def test_separable_classes_without_penalty_have_no_optimum(make, bound):
@@ -358,16 +359,16 @@ def test_separable_classes_without_penalty_have_no_optimum(make, bound):
     y = np.repeat([0, 1], 10)
     family = make(x, y, penalty=select_penalty)
     held = (jnp.asarray(x), jnp.asarray(y if make is hx.families.Softmax else y.astype(float)))
-    for name in ("newton",) if bound is not hx.implicit.NoBound else ("lbfgs", "gradient-descent"):
+    for name in ("newton",) if bound is not hx.implicit.NoCertifier else ("lbfgs", "gradient-descent"):
         optimum = hx.Optimum(family, solver=LOWER[name](tolerance=1e-6))
-        objective = hx.ImplicitObjective(optimum, family.mean_loss, held, certificate=bound())
+        objective = hx.ImplicitObjective(optimum, family.mean_loss, held, certifier=bound())
         hyper = {"penalty": jnp.zeros(())}
         answer = hx.hypergradient(objective, hyper, throw=False)[0]
         assert name_of(answer) == "unpenalised"
         assert "strength above zero" in answer.message
         assert not np.isfinite(float(answer.certificate.bound))
         value, _ = objective.value(hyper, objective.init(hyper))
-        assert bool(value.result == hx.RESULTS.unpenalised)
+        assert bool(value.result == hx.implicit.RESULTS.unpenalised)
         assert not np.isfinite(float(value.certificate.bound))
 
 
@@ -384,6 +385,6 @@ def test_strong_convexity_claimed_for_separable_classes_is_disproved():
         hx.implicit.Constants(1e-3 * one, one, one, one), lipschitz_outer=1.0, lipschitz_direct=0.0
     )
     optimum = hx.Optimum(logistic, jnp.zeros(1), solver=hx.implicit.LBFGS(tolerance=1e-6))
-    objective = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certificate=bound)
+    objective = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certifier=bound)
     answer = hx.hypergradient(objective, jnp.asarray(0.3), throw=False)[0]
     assert name_of(answer) == "strong_convexity_disproved"

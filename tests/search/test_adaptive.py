@@ -162,9 +162,7 @@ def data_of(problem):
 )
 def test_maid_proves_decrease_and_finds_the_optimum_of_a_dense_reference(kind, certificate):
     for seed in range(2):
-        problem = random_problem(
-            np.random.default_rng(seed), kind, -1, n=60, d=6, smallest=1e-2, certificate=certificate
-        )
+        problem = random_problem(np.random.default_rng(seed), kind, -1, n=60, d=6, smallest=1e-2, certifier=certificate)
         dense = functools.partial(dense_value, kind, data_of(problem), problem.hyper["penalty"].raw.shape)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -234,7 +232,7 @@ def own_loss(strong_convexity: float = 0.5) -> tuple[hx.ImplicitObjective, dict]
 
     optimum = hx.Optimum(quadratic_inner, jnp.zeros(3), data=data)
     bound = hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=1.0, lipschitz_direct=0.0)
-    objective = hx.ImplicitObjective(optimum, quadratic_outer, jnp.asarray([0.3, -0.7, 0.1]), certificate=bound)
+    objective = hx.ImplicitObjective(optimum, quadratic_outer, jnp.asarray([0.3, -0.7, 0.1]), certifier=bound)
     return objective, {"shift": hx.Positive(5.0)}
 
 
@@ -259,7 +257,7 @@ def test_maid_gives_up_where_a_constant_is_disproved():
     with pytest.warns(hx.search.TuningWarning, match="mu"):
         tuned = hx.tune(objective, start, search=MAID(), steps=20)
     assert bool(tuned.result == hx.search.RESULTS.evaluation_failed)
-    assert hx.RESULTS[hx.RESULTS.strong_convexity_disproved] in tuned.message
+    assert hx.implicit.RESULTS[hx.implicit.RESULTS.strong_convexity_disproved] in tuned.message
     assert len(tuned.history) == 1
 
 
@@ -339,7 +337,7 @@ hx.tune(objective, hyper, search=SEARCHES["maid"], steps=20, stop=stop, run=run,
 
 def kept_problem():
     bound = hx.implicit.EhrhardtRoberts()
-    problem = random_problem(np.random.default_rng(2), "logistic", -1, n=60, d=6, smallest=1e-3, certificate=bound)
+    problem = random_problem(np.random.default_rng(2), "logistic", -1, n=60, d=6, smallest=1e-3, certifier=bound)
     return problem.objective, problem.hyper
 
 

@@ -161,7 +161,7 @@ def test_warned_once_of_each_failing():
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 2, 40).astype(float)
     family = hx.families.Logistic(x, y, penalty=lambda hyper: hyper["penalty"])
     optimum = hx.Optimum(family, solver=hx.implicit.Newton(tolerance=1e-12, max_steps=1))
-    objective = hx.ImplicitObjective(optimum, family.mean_loss, (x, y), certificate=hx.implicit.NoBound())
+    objective = hx.ImplicitObjective(optimum, family.mean_loss, (x, y), certifier=hx.implicit.NoCertifier())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # From a warm start one Newton step is nearly enough, so the penalty is thrown about to need more.

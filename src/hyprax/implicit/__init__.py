@@ -1,6 +1,5 @@
 """Hypergradients at an optimum, with a posteriori bounds of their error."""
 
-from .._certificate import STATUS as STATUS, TwoSidedCertificate as TwoSidedCertificate
 from . import families as families
 from ._a_priori import (
     a_priori_bound as a_priori_bound,
@@ -24,18 +23,25 @@ from ._adjoint_solvers import (
     NystromSolver as NystromSolver,
     OneStep as OneStep,
 )
+from ._answers import (
+    RESULTS as RESULTS,
+    STATUS as STATUS,
+    ImplicitStats as ImplicitStats,
+    SingleLoopStats as SingleLoopStats,
+    TwoSidedCertificate as TwoSidedCertificate,
+)
 from ._bounds import (
-    AbstractBound as AbstractBound,
+    AbstractCertifier as AbstractCertifier,
     Certified as Certified,
     EhrhardtRoberts as EhrhardtRoberts,
     Evaluation as Evaluation,
-    NoBound as NoBound,
+    NoCertifier as NoCertifier,
     ValueEvaluation as ValueEvaluation,
 )
-from ._cholesky_bound import CholeskyBound as CholeskyBound
-from ._constants import Constants as Constants
-from ._directional import DirectionalBound as DirectionalBound
-from ._family_bounds import FreeBound as FreeBound
+from ._cholesky_bound import CholeskyCertifier as CholeskyCertifier
+from ._constants import Constants as Constants, Spectrum as Spectrum
+from ._directional import DirectionalCertifier as DirectionalCertifier
+from ._family_bounds import ResidualCertifier as ResidualCertifier
 from ._gauss_newton import GaussNewton as GaussNewton
 from ._inner_solvers import (
     FISTA as FISTA,
@@ -58,6 +64,4 @@ from ._single_loop import (
     AmIGO as AmIGO,
     SingleLoopState as SingleLoopState,
 )
-from ._spectrum import Spectrum as Spectrum
 from ._stacked import stacked as stacked
-from ._stats import ImplicitStats as ImplicitStats, SingleLoopStats as SingleLoopStats

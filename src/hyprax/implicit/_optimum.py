@@ -6,13 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._hyper import as_floating
 from .._trees import tree_dtype
-from ._inner_loss import AbstractInnerLoss, AutodiffLoss
+from ._inner_loss import AbstractFunctionLoss, AbstractInnerLoss, AutodiffLoss
 from ._inner_solvers import LBFGS, AbstractInnerSolver, CallableSolver, Minimum, Newton
-from .families import GeneralisedLinear
+from .families._mean_loss import MeanLoss
 
 
 def default_tolerance(params: PyTree) -> float:
@@ -49,32 +49,43 @@ class Optimum(eqx.Module):
         solver: AbstractInnerSolver | Callable[..., PyTree] | None = None,
         data: PyTree = None,
     ):
-        if isinstance(inner_loss, AbstractInnerLoss):
-            if data is not None:
-                raise ValueError("Optimum: given a family and `data`, allowed is the family alone: it holds its data.")
-            self.loss = inner_loss
-            if params0 is None and isinstance(inner_loss, GeneralisedLinear):
-                params0 = inner_loss.init()
-        else:
-            self.loss = AutodiffLoss(inner_loss, data)
-        if not jax.tree.leaves(params0):
-            raise ValueError("Optimum: given no parameters, allowed is `params0=`, a pytree of floating arrays.")
-        self.params0 = jax.tree.map(lambda leaf: as_floating(leaf, "params0"), params0)
-        structured = isinstance(self.loss, GeneralisedLinear)
-        if isinstance(self.loss, GeneralisedLinear) and jnp.shape(self.params0) != self.loss.shape:
-            raise ValueError(f"Optimum: given params0 {jnp.shape(self.params0)}, allowed is {self.loss.shape}.")
+        structured = isinstance(inner_loss, AbstractInnerLoss)
+        if structured and data is not None:
+            raise ValueError("Optimum: data must not be given beside a family: the family holds its data.")
+        loss = inner_loss if isinstance(inner_loss, AbstractInnerLoss) else AutodiffLoss(inner_loss, data)
+        self.loss, self.params0 = loss.begin(params0)
         if solver is None:
-            solver = Newton() if structured else LBFGS()
+            solver = LBFGS() if isinstance(self.loss, AbstractFunctionLoss) else Newton()
         self.solver = solver if isinstance(solver, AbstractInnerSolver) else CallableSolver(fn=solver)
 
-    def tolerance(self, asked: Float[Array, ""] | None) -> Float[Array, ""]:
-        """The gradient norm to stop at: what was asked, else the solver's, else the default of the dtype."""
+    def tolerance(self, asked: Float[Array, ""] | None, hyper: PyTree) -> Float[Array, ""]:
+        """The gradient norm to stop at: what was asked, else the solver's, else √ε of the scale of the problem."""
         dtype = tree_dtype(self.params0)
-        if asked is not None:
-            return jnp.asarray(asked, dtype)
-        own = self.solver.tolerance
-        return jnp.asarray(default_tolerance(self.params0) if own is None else own, dtype)
+        own = self.solver.tolerance if asked is None else asked
+        if own is not None:
+            return jnp.asarray(own, dtype)
+        return (default_tolerance(self.params0) * self.loss.scale(self.params0, hyper)).astype(dtype)
 
     def find(self, hyper: PyTree, start: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         """Minimise from `start` to ‖∇_w g‖₂ <= `tolerance`."""
         return self.solver.minimise(self.loss, hyper, start, tolerance)
+
+
+def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Optimum, PyTree]:
+    """The inner problem and the outer data in one dtype that holds both, the data as arrays that have been looked at.
+
+    **Raises:** `ValueError` for outer data that are no arrays, or that a family's mean loss cannot take.
+    """
+    if isinstance(outer_loss, MeanLoss):
+        outer_data = outer_loss.arrays(outer_data, optimum.params0)
+        loss, params0 = optimum.loss.begin(optimum.params0.astype(outer_data[0].dtype))
+        return eqx.tree_at(lambda o: (o.loss, o.params0), optimum, (loss, params0)), outer_data
+
+    def array(path: Any, leaf: Any) -> Any:
+        kept = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if kept.dtype.kind in "OSUM":
+            where = "outer_data" + jax.tree_util.keystr(path)
+            raise ValueError(f"{where} must be an array of numbers; got {type(leaf).__name__} of dtype {kept.dtype}.")
+        return jnp.asarray(kept)
+
+    return optimum, jax.tree_util.tree_map_with_path(array, outer_data)

@@ -14,14 +14,13 @@ from ..implicit import (
     SABA,
     SOBA,
     AbstractAdjointSolver,
-    AbstractBound,
+    AbstractCertifier,
     AbstractInnerSolver,
     AdjointGradientDescent,
     AdjointHeavyBall,
     AmIGO,
     Cholesky,
     EhrhardtRoberts,
-    FreeBound,
     GradientDescent,
     HeavyBall,
     ImplicitObjective,
@@ -30,12 +29,13 @@ from ..implicit import (
     LookAheadEstimate,
     Neumann,
     Newton,
-    NoBound,
+    NoCertifier,
     NoPreconditioner,
     Nystrom,
     NystromSolver,
     OneStep,
     Optimum,
+    ResidualCertifier,
 )
 from ._data import check_batch_size
 from ._engine_tables import Objective
@@ -56,7 +56,7 @@ def full_or_stochastic(
         outer,
         outer_data,
         adjoint=adjoint_solver(asked),
-        certificate=bound(certificate if asked.certificate == "auto" else asked.certificate),
+        certifier=bound(certificate if asked.certificate == "auto" else asked.certificate),
     )
     if recipe.method == "implicit":
         return exact
@@ -111,13 +111,13 @@ def adjoint_solver(asked: Objective) -> AbstractAdjointSolver:
             return NystromSolver(rank=asked.rank)
 
 
-def bound(name: str) -> AbstractBound:
+def bound(name: str) -> AbstractCertifier:
     """The certificate, by its name."""
-    bounds: dict[str, type[AbstractBound]] = {
+    bounds: dict[str, type[AbstractCertifier]] = {
         "look-ahead": LookAhead,
         "ehrhardt-roberts": EhrhardtRoberts,
-        "free": FreeBound,
+        "free": ResidualCertifier,
         "estimate": LookAheadEstimate,
-        "none": NoBound,
+        "none": NoCertifier,
     }
     return bounds[name]()

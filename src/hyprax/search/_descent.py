@@ -104,4 +104,4 @@ def check_positive(name: str, **settings: float) -> None:
     """Refuse settings that are not finite numbers > 0."""
     for setting, number in settings.items():
         if not 0 < number < math.inf:
-            raise ValueError(f"{name}: given {setting} {number}, allowed are finite numbers > 0.")
+            raise ValueError(f"{name}: {setting} must be a finite number > 0; got {number}.")

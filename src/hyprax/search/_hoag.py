@@ -67,7 +67,7 @@ class HOAG(AbstractSearch):
     def __check_init__(self):
         if self.schedule not in get_args(Schedule):
             allowed = ", ".join(repr(name) for name in get_args(Schedule))
-            raise ValueError(f"HOAG: given schedule {self.schedule!r}, allowed are {allowed}.")
+            raise ValueError(f"HOAG: schedule must be one of {allowed}; got {self.schedule!r}.")
         check_positive("HOAG", tolerance=self.tolerance, first_move=self.first_move)
         if self.floor is not None:
             check_positive("HOAG", floor=self.floor)

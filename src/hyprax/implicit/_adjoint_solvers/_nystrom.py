@@ -42,7 +42,7 @@ class NystromSolver(AbstractAdjointSolver):
     def __check_init__(self):
         check_rank("NystromSolver", self.rank)
         if not self.damping > 0:
-            raise ValueError(f"NystromSolver: given damping {self.damping}, allowed are numbers > 0.")
+            raise ValueError(f"NystromSolver: damping must be > 0; got {self.damping}.")
 
     @property
     def system(self) -> str:

@@ -53,7 +53,7 @@ class Jacobi(AbstractPreconditioner):
 
     def __check_init__(self):
         if self.probes < 1:
-            raise ValueError(f"Jacobi: given probes {self.probes}, allowed are integers >= 1.")
+            raise ValueError(f"Jacobi: probes must be an integer >= 1; got {self.probes}.")
 
     def prepare(self, system: AdjointSystem) -> tuple[Product | None, int]:
         spent = 0
@@ -107,7 +107,7 @@ def check_rank(name: str, rank: int, size: int | None = None) -> None:
     """Refuse a rank that no sketch has."""
     if rank < 1 or (size is not None and rank > size):
         limit = "" if size is None else f" to the number of parameters, {size}"
-        raise ValueError(f"{name}: given rank {rank}, allowed are integers from 1{limit}.")
+        raise ValueError(f"{name}: rank must be an integer from 1{limit}; got {rank}.")
 
 
 class Nystrom(AbstractPreconditioner):

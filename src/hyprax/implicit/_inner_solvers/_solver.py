@@ -43,9 +43,9 @@ class AbstractInnerSolver(eqx.Module):
 def check_settings(name: str, tolerance: float | None, max_steps: int) -> None:
     """Refuse settings that mean nothing."""
     if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"{name}: given tolerance {tolerance}, allowed are numbers > 0 (or None for the default).")
+        raise ValueError(f"{name}: tolerance must be > 0, or None for the default; got {tolerance}.")
     if max_steps < 1:
-        raise ValueError(f"{name}: given max_steps {max_steps}, allowed are integers >= 1.")
+        raise ValueError(f"{name}: max_steps must be an integer >= 1; got {max_steps}.")
 
 
 def value_slack(value: Float[Array, ""]) -> Float[Array, ""]:

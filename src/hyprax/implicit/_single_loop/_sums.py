@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Integer, PyTree
 from ..._hyper import natural
 from ..._trees import tree_dtype, tree_scale
 from .._inner_loss import AbstractInnerLoss, AutodiffLoss
-from ..families import GeneralisedLinear, MeanLoss, SparseDesign
+from ..families._design import SparseDesign
+from ..families._generalised_linear import GeneralisedLinear
+from ..families._mean_loss import MeanLoss
 from ._blocks import Blocks, common_length
 
 if TYPE_CHECKING:
@@ -213,8 +215,8 @@ def inner_sum(name: str, loss: AbstractInnerLoss, batch_size: SupportsIndex, key
         return FunctionInner(blocks, _Examples(_WeightedLoss(loss), data, blocks))
     if not isinstance(loss, AutodiffLoss):
         raise ValueError(
-            f"{name}: given an inner loss of type {type(loss).__name__}, allowed are a family and a function "
-            "`inner_loss(params, hyper, data)`: only those can be taken apart into examples."
+            f"{name}: the inner loss must be a family or a function `inner_loss(params, hyper, data)`, which can be "
+            f"taken apart into examples; got {type(loss).__name__}."
         )
     data = jax.tree.map(jnp.asarray, loss.data)
     size = common_length(f"{name}, the optimum's data", data)
@@ -252,7 +254,7 @@ class _WeightedLoss(eqx.Module):
 
 def _dense(name: str, inputs: Any) -> Array:
     if isinstance(inputs, SparseDesign):
-        raise ValueError(f"{name}: given sparse inputs, allowed are dense ones: batches are rows, taken at random.")
+        raise ValueError(f"{name}: inputs must be dense, since batches are rows taken at random; got sparse ones.")
     return inputs
 
 
@@ -275,7 +277,7 @@ def check_mean(name: str, part: AbstractSum, params: PyTree, hyper: PyTree) -> N
 
     together, first, second = at(slice(0, 2)), at(slice(0, 1)), at(slice(1, 2))
     if jnp.shape(together) != ():
-        raise ValueError(f"{name}: given a loss of shape {jnp.shape(together)}, allowed is a scalar.")
+        raise ValueError(f"{name}: a loss must return a scalar; got shape {jnp.shape(together)}.")
     try:
         values = np.asarray([together, first, second])
     except jax.errors.TracerArrayConversionError:
@@ -283,8 +285,8 @@ def check_mean(name: str, part: AbstractSum, params: PyTree, hyper: PyTree) -> N
     tolerance = 100 * float(jnp.finfo(together.dtype).eps) ** 0.5
     if abs(values[0] - values[1:].mean()) > tolerance * np.max(np.abs(values)):
         raise ValueError(
-            f"{name}: given a loss of {values[0]:.6g} on two examples and {values[1]:.6g}, {values[2]:.6g} on each, "
-            "allowed is a mean over the examples of a batch (jnp.mean, not jnp.sum; no statistics of the batch)."
+            f"{name}: a loss must be a mean over the examples of its batch (jnp.mean, not jnp.sum; no statistics of "
+            f"the batch); got {values[0]:.6g} on two examples and {values[1]:.6g}, {values[2]:.6g} on each."
         )
 
 
