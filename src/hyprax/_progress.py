@@ -1,6 +1,7 @@
 """A progress bar, in a terminal or a notebook, and only where a person is looking."""
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -19,10 +20,31 @@ class ProgressBar:
         self._total, self._first = total, done
         self._start = time.monotonic()
         self._bar: Any = None
+        self._timer: threading.Timer | None = None
         self._on = self._stream.isatty() or _in_notebook()
+
+    def wait(self, text: str) -> None:
+        """Show a text until something is done, if that takes longer than the silence."""
+        if self._stream.isatty():
+            self._timer = threading.Timer(SILENT_SECONDS, self._write, [text])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def _no_longer_wait(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            if self._timer.finished.is_set() and time.monotonic() - self._start >= SILENT_SECONDS:
+                self._write("\r\x1b[K")
+            self._timer = None
 
     def show(self, done: int, text: str) -> None:
         """Show that `done` have been done, and a text."""
+        self._no_longer_wait()
         if not self._on or time.monotonic() - self._start < SILENT_SECONDS:
             return
         if self._bar is None:
@@ -41,6 +63,7 @@ class ProgressBar:
 
     def close(self) -> None:
         """Leave the last line standing, if one was written."""
+        self._no_longer_wait()
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()

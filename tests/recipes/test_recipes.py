@@ -47,7 +47,7 @@ def test_a_recipe_becomes_a_job(tmp_path):
     job = prepare(write(tmp_path, GOOD))
     assert job.splits is not None
     assert isinstance(job.objective, hx.ImplicitObjective)
-    assert isinstance(job.objective.certificate, hx.implicit.LookAhead)
+    assert isinstance(job.objective.certifier, hx.implicit.LookAhead)
     assert job.hyper is not None
     assert job.hyper["penalty"].value.shape == (4, 3)
     np.testing.assert_allclose(job.hyper["penalty"].value, 0.01)
