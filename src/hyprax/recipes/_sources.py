@@ -37,10 +37,10 @@ def load(data: DataSource, folder: Path) -> Loaded:
         case SklearnData():
             return (*_sklearn(data.name), None)
         case CsvData():
-            inputs, targets, features, groups = _csv(_path(folder, data.path, "data.path"), data)
+            inputs, targets, features, groups = read_csv(_path(folder, data.path, "data.path"), data)
             return inputs, targets, features, None, groups
         case NpzData():
-            return _npz(_path(folder, data.path, "data.path"), data)
+            return read_npz(_path(folder, data.path, "data.path"), data)
         case IdxData():
             inputs = read_idx(_path(folder, data.inputs, "data.inputs"), "data.inputs")
             targets = read_idx(_path(folder, data.targets, "data.targets"), "data.targets")
@@ -90,7 +90,7 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
     return bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), shape
 
 
-def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
+def read_csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
     """A table by Python's own reader: that of pandas fills up rows that are too short, and keeps no line numbers."""
     header, rows = _rows(path)
     places = {name: place for place, name in enumerate(header)}
@@ -194,7 +194,7 @@ def _whole_numbers(texts: np.ndarray) -> np.ndarray:
     return np.asarray([float(number) for number in numbers])
 
 
-def _npz(path: Path, data: NpzData) -> Loaded:
+def read_npz(path: Path, data: NpzData) -> Loaded:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy") for name in archive.namelist()}
