@@ -30,8 +30,8 @@ def family() -> hx.families.GeneralisedLinear:
 
 def implicit() -> Case:
     inner = family()
-    certificate = hx.implicit.EhrhardtRoberts()  # proved, and compiled in a fraction of the default's time
-    objective = hx.ImplicitObjective(hx.Optimum(inner), inner.mean_loss, VALIDATION, certifier=certificate)
+    certifier = hx.implicit.EhrhardtRoberts()  # proved, and compiled in a fraction of the default's time
+    objective = hx.ImplicitObjective(hx.Optimum(inner), inner.mean_loss, VALIDATION, certifier=certifier)
     return Case(objective, PENALTY, traceable=True)
 
 

@@ -97,7 +97,7 @@ def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def tasks(context: typer.Context) -> None:
     """One hyperparameter for many tasks: tune, needed, gap, plot."""
-    from .tasks._cli import app as tasks_app  # its own command line, imported when it is asked for
+    from .recipes._tasks_cli import app as tasks_app  # imported when it is asked for
 
     tasks_app(args=context.args, prog_name="hyprax tasks")
 

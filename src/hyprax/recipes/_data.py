@@ -172,7 +172,7 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
     return bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), shape
 
 
-def _csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
+def read_csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
@@ -252,7 +252,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any, Any]:
+def read_npz(path: Path, data: NpzData) -> tuple[Any, Any, Any, Any, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             named = (("data.inputs", data.inputs), ("data.targets", data.targets), ("data.groups", data.groups))
