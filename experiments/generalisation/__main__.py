@@ -1,4 +1,4 @@
-"""Tuning on new data: `python -m experiments.generalisation [--sets A,B] [--seeds 0,1] [--methods M,N] [--quick]`.
+"""Tuning on new data: `python -m experiments.generalisation [--sets A,B] [--seeds 0,1] [--methods "M;N"] [--quick]`.
 
 Sets, the splitter (a permutation by NumPy's default generator of the seed; the first rows train, the next 3,000 at most
 test; columns standardised by the training rows), the seeds 0 to 9 and the rivals stand in `sets.py` and `methods.py`,
@@ -41,10 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", default=",".join(NAMES))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--quick", action="store_true", help="write to out/experiments, keep nothing")
     given = parser.parse_args()
-    names, methods = given.sets.split(","), given.methods.split(",")
+    names, methods = given.sets.split(","), given.methods.split(";")
     seeds = [int(seed) for seed in given.seeds.split(",")]
     cells = [(name, seed, method) for seed in seeds for name in names for method in (BASELINE, *methods)]
     cells = list(dict.fromkeys(cells))
