@@ -17,7 +17,7 @@ from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSys
 from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
 from ._bounds import AbstractCertifier, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
 from ._family_bounds import AbstractFamilyCertifier
-from ._inner_loss import AbstractInnerLoss, Point
+from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
 from ._noise import ExampleNoise
@@ -26,6 +26,7 @@ from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
 
+HALF = 0.5  # of the adjoint system: a truncated adjoint that leaves more than this is reported
 NOISE = NoNoise("the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())")
 
 
@@ -120,12 +121,13 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         loss = self.optimum.loss
         product = loss.product(point, hyper)
         allowed = self._residual(outer_grad, accuracy)
+        preconditioner = minimum.preconditioner(loss, hyper)
         system = AdjointSystem(
             product,
             outer_grad,
             allowed,
             state.adjoint,
-            preconditioner=minimum.preconditioner(loss, hyper),
+            preconditioner=preconditioner,
             diagonal=loss.diagonal(point, hyper),
             spectrum=loss.spectrum(hyper),
         )
@@ -146,6 +148,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             adjoint_residual=tree_norm(residual),
             adjoint_tolerance=allowed,
             adjoint_steps=solved.steps,
+            adjoint_left=_left(residual, outer_grad, preconditioner) if self.adjoint.truncated else None,
             curvature=curvature,
             strong_convexity=assumed,
         )
@@ -159,9 +162,12 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             ((assumed > 0) & (curvature < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
+            (jnp.asarray(0.0 if stats.adjoint_left is None else stats.adjoint_left) > HALF, RESULTS.adjoint_truncated),
         )
         certificate = _labelled(certified.certificate, self.adjoint)
-        missed = (result == RESULTS.inner_not_converged) | (result == RESULTS.adjoint_not_converged)
+        missed = jnp.asarray(False)
+        for name in (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged, RESULTS.adjoint_truncated):
+            missed = missed | (result == name)
         stats = dataclasses.replace(stats, inaccurate=missed)
         noise = NOISE
         if self.noise is not None:
@@ -241,6 +247,13 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             return jnp.asarray(jnp.inf, dtype)
         relative = default_tolerance(self.optimum.params0) if own is None else own
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
+
+
+def _left(residual: PyTree, rhs: PyTree, preconditioner: Product | None) -> Float[Array, ""]:
+    """‖M⁻¹(A q - ∇f)‖/‖M⁻¹∇f‖, M ≈ A or the identity: 0 for ∇f = 0."""
+    solve = preconditioner or (lambda v: v)
+    whole = tree_norm(solve(rhs))
+    return jnp.where(whole > 0, tree_norm(solve(residual)) / jnp.where(whole > 0, whole, 1), 0)
 
 
 def _promoted(hyper: PyTree, params: PyTree) -> PyTree:
