@@ -58,7 +58,7 @@ from ._lookahead import LookAhead as LookAhead
 from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._noise import ExampleNoise as ExampleNoise
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
-from ._optimum import Optimum as Optimum, Refit as Refit
+from ._optimum import Optimum as Optimum
 from ._single_loop import (
     SABA as SABA,
     SOBA as SOBA,
