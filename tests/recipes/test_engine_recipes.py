@@ -323,7 +323,7 @@ def test_modes_agree_and_reversal_is_told_exact(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), found.grad, expected.grad)
     record = hx.runs.read(tmp_path / "run")
     assert record.summary["certificate"]["exact"] is True
-    assert record.summary["certificate"]["type"] == "ExactReversal"
+    assert record.summary["certificate"]["type"] == "ReversalCertificate"
     page = hx_report(record)
     assert "its start came back bit for bit" in page
     assert "bits_per_parameter_step" in page

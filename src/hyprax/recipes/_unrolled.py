@@ -19,6 +19,7 @@ from ..unroll import (
     ForwardMode,
     MomentumSGD,
     Reversible,
+    Schedule,
     StoreAll,
     Training as Run,
     Truncated,
@@ -142,7 +143,7 @@ def _objective(recipe: Recipe, training: Run, outer: Any, validation: Any, tuned
 
 def optimizer(asked: Training, at: PyTree) -> AbstractOptimizer:
     """The optimiser by its name, its rates and momenta tuned or as they stand."""
-    rate, momentum = at["learning_rate"], at["momentum"]
+    rate, momentum = _by_step(at["learning_rate"]), _by_step(at["momentum"])
     match asked.optimizer:
         case "momentum":
             return MomentumSGD(rate, momentum, form="polyak")
@@ -152,6 +153,11 @@ def optimizer(asked: Training, at: PyTree) -> AbstractOptimizer:
             return Adam(rate, momentum)
         case _:
             return AdamW(rate, momentum, weight_decay=asked.weight_decay)
+
+
+def _by_step(value: PyTree) -> PyTree:
+    """Schedules where the recipe asks for one entry a step."""
+    return jax.tree.map(lambda leaf: Schedule(leaf) if jnp.ndim(leaf) else leaf, value)
 
 
 def mode(asked: Training) -> AbstractMode:
