@@ -251,11 +251,6 @@ PRODUCTS = ("dot", "vdot", "matmul", "inner", "tensordot", "einsum", "dot_genera
 # In NumPy, whose products are at full precision, or nothing that a certificate rests on.
 PLAIN_PRODUCTS = {
     "implicit/families/_norms.py",
-    "implicit/_adjoint_solvers/_nystrom.py",
-    "implicit/_adjoint_solvers/_preconditioners.py",
-    "implicit/_inner_solvers/_solver.py",
-    "implicit/_single_loop/_sums.py",
-    "implicit/_spectrum.py",
     "unroll/_forward_mode.py",
 }
 

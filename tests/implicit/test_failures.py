@@ -28,7 +28,7 @@ LOWER = {
 
 def name_of(answer: hx.Hypergradient) -> str:
     names = ("successful", "inner_not_converged", "adjoint_not_converged", "diverged", "indefinite")
-    names += ("strong_convexity_disproved", "unpenalised")
+    names += ("strong_convexity_disproved", "unpenalised", "adjoint_truncated")
     return next(name for name in names if bool(answer.result == getattr(hx.implicit.RESULTS, name)))
 
 
@@ -388,3 +388,92 @@ def test_strong_convexity_claimed_for_separable_classes_is_disproved():
     objective = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certifier=bound)
     answer = hx.hypergradient(objective, jnp.asarray(0.3), throw=False)[0]
     assert name_of(answer) == "strong_convexity_disproved"
+
+
+# A truncated adjoint
+
+
+@pytest.mark.parametrize("terms", [1, 3])
+def test_a_truncated_adjoint_that_solves_next_to_nothing_is_reported(terms):
+    """Features in units of 1 and of 10,000: a step of 1/L moves nothing but the largest, and h is 100 % wrong."""
+    rng = np.random.default_rng(11)
+    scales = np.array([1.0, 1e4, 10.0])
+    x, v = rng.normal(size=(2, 40, 3)) + 1.0
+    y, u = (a @ np.ones(3) + rng.normal(size=40) for a in (x, v))
+    hyper = {"penalty": hx.Positive(np.full(3, 1e-3))}
+
+    def answer(scale, adjoint):
+        family = hx.families.Squared(x * scale, y, penalty=select_penalty)
+        objective = hx.ImplicitObjective(
+            hx.Optimum(family),
+            family.mean_loss,
+            (v * scale, u),
+            adjoint=adjoint,
+            certifier=hx.implicit.NoCertifier(),
+        )
+        found, _ = hx.hypergradient(objective, hyper, throw=False)
+        return found, np.asarray(found.grad["penalty"].raw)
+
+    truth = answer(scales, hx.implicit.CG())[1]
+    found, grad = answer(scales, hx.implicit.Neumann(terms=terms))
+    assert np.linalg.norm(grad - truth) > 0.9 * np.linalg.norm(truth)
+    assert name_of(found) == "adjoint_truncated"
+    assert float(found.stats.adjoint_left) == pytest.approx(1.0, abs=0.1)
+    assert "adjoint_left" in found.message
+    fine, grad = answer(1.0, hx.implicit.Neumann(terms=40))
+    truth = answer(1.0, hx.implicit.CG())[1]
+    assert name_of(fine) == "successful"
+    assert np.linalg.norm(grad - truth) <= 1e-2 * np.linalg.norm(truth)
+
+
+# Newton far from the optimum, and data in any unit
+
+
+@pytest.mark.parametrize("start", [None, np.zeros(2), np.array([1.0, 1e3])])
+def test_newton_goes_on_while_the_loss_falls(start):
+    """Robust regression on raw features: the gradient norm rises on the way, and the loss falls at every step."""
+    x = np.array([980.0, 1600, 4200, 4900, 5500, 6200, 7000, 7200, 7600])
+    y = np.array([-80.0, 230, -500, -110, -85, 195, -30, -25, 365])
+    a = np.column_stack([x, np.ones(9)])
+    family = hx.families.PseudoHuber(a, y, penalty=select_penalty, delta=1.35)
+    optimum = hx.Optimum(family, None if start is None else jnp.asarray(start))
+    objective = hx.ImplicitObjective(optimum, family.mean_loss, (a, y), certifier=hx.implicit.NoCertifier())
+    hyper = {"penalty": hx.Positive(1e-4)}
+    found, state = hx.hypergradient(objective, hyper)
+    w = np.asarray(state.params)
+    residual = (a @ w - y) / 1.35
+    slope = a.T @ (1.35 * residual / np.sqrt(1 + residual**2)) / 9 + float(hyper["penalty"].value) * w
+    assert np.linalg.norm(slope) <= 1e-7
+    assert float(found.value) == pytest.approx(220.738635, rel=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_the_unit_and_the_offset_of_the_targets_do_not_matter(unit, offset):
+    """Tolerances are relative to the problem: right answers are not refused, nor wrong ones taken, in any unit."""
+    rng = np.random.default_rng(12)
+    x, v = (np.column_stack([np.ones(40), rng.normal(size=(40, 2))]) for _ in range(2))
+    y, u = (unit * (offset + a @ [2.0, 1.0, -0.5] + 0.3 * rng.normal(size=40)) for a in (x, v))
+    family = hx.families.Squared(x, y, penalty=select_penalty)
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (v, u), certifier=hx.implicit.NoCertifier())
+    hyper = {"penalty": hx.Positive(1e-3)}
+    answer, _ = hx.hypergradient(objective, hyper)
+    truth = oracles.reference("squared", x, y, v, u, np.full((3, 1), float(hyper["penalty"].value)))
+    assert float(answer.grad["penalty"].raw) == pytest.approx(float(truth.per_weight.sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("level", [1.0, 7.0, 15.0])
+def test_counts_of_every_size_are_fitted(level):
+    rng = np.random.default_rng(13)
+    x = np.column_stack([np.ones(60), rng.normal(size=(60, 2))])
+    y = rng.poisson(np.exp(level + 0.5 * x[:, 1])).astype(float)
+    family = hx.families.Poisson(x[:40], y[:40], penalty=select_penalty)
+    objective = hx.ImplicitObjective(
+        hx.Optimum(family), family.mean_loss, (x[40:], y[40:]), certifier=hx.implicit.NoCertifier()
+    )
+    hyper = {"penalty": hx.Positive(1e-3)}
+    answer, state = hx.hypergradient(objective, hyper)
+    w = np.asarray(state.params)
+    slope = x[:40].T @ (np.exp(x[:40] @ w) - y[:40]) / 40 + float(hyper["penalty"].value) * w
+    assert np.linalg.norm(slope) <= 1e-7 * np.exp(level)
+    assert int(answer.stats.inner_steps) <= 10

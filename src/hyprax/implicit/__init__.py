@@ -43,6 +43,7 @@ from ._constants import Constants as Constants, Spectrum as Spectrum
 from ._directional import DirectionalCertifier as DirectionalCertifier
 from ._family_bounds import ResidualCertifier as ResidualCertifier
 from ._gauss_newton import GaussNewton as GaussNewton
+from ._held_out import HeldOut as HeldOut
 from ._inner_solvers import (
     FISTA as FISTA,
     LBFGS as LBFGS,
@@ -55,6 +56,7 @@ from ._inner_solvers import (
 )
 from ._lookahead import LookAhead as LookAhead
 from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
+from ._noise import ExampleNoise as ExampleNoise
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
 from ._single_loop import (

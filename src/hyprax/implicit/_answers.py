@@ -23,9 +23,9 @@ class RESULTS(core_results.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "regularisation: a larger penalty conditions A better."
     )
     adjoint_truncated = (
-        "The truncated adjoint leaves most of the adjoint system unsolved (`adjoint_left` is the part left, 1 for an "
-        "adjoint of zero), so the hypergradient may be wrong by as much. Take more `terms`, scale the features, or "
-        "solve the system (`hx.implicit.CG`)."
+        "The truncated adjoint leaves more than half of the adjoint system unsolved (`adjoint_left` is the part left, "
+        "1 for an adjoint of zero), so the hypergradient may be wrong by as much. Take more `terms`, scale the "
+        "features, or solve the system (`hx.implicit.CG`)."
     )
     indefinite = (
         "The inner Hessian has a direction of non-positive curvature, so the point found is not a strict minimum and "

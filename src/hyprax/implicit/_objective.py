@@ -17,14 +17,17 @@ from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSys
 from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
 from ._bounds import AbstractCertifier, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
 from ._family_bounds import AbstractFamilyCertifier
-from ._inner_loss import AbstractInnerLoss, Point
+from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
-from ._optimum import Optimum, default_tolerance, matched
+from ._noise import ExampleNoise
+from ._optimum import Optimum, Refit, default_tolerance, matched
+from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
 
-NOISE = NoNoise("the spread over validation examples was not computed")
+HALF = 0.5  # of the adjoint system: a truncated adjoint that leaves more than this is reported
+NOISE = NoNoise("the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())")
 
 
 class ImplicitState(eqx.Module):
@@ -51,6 +54,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `certifier`: what bounds the error, an [`hyprax.implicit.AbstractCertifier`][]; default
         [`hyprax.implicit.LookAhead`][] for a family with its own mean loss where 64-bit arithmetic is on, and
         [`hyprax.implicit.LookAheadEstimate`][] otherwise, and where strengths are computed from the hyperparameters.
+    - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread of the hypergradient over validation examples; `None`
+        (the default) where it is not to be computed.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -63,6 +68,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     outer_data: PyTree
     adjoint: AbstractAdjointSolver
     certifier: AbstractCertifier
+    noise: ExampleNoise | None
     _defaulted: bool = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
@@ -76,6 +82,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         *,
         adjoint: AbstractAdjointSolver | None = None,
         certifier: AbstractCertifier | None = None,
+        noise: ExampleNoise | None = None,
     ):
         if not isinstance(optimum, Optimum):
             raise ValueError(
@@ -90,6 +97,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.certifier = _default_certifier(self.optimum, outer_loss) if certifier is None else certifier
         _check_assumptions(self.certifier, self.optimum)
         self.certifier = self.certifier.prepare(self.optimum.loss, outer_loss, self.outer_data)
+        self.noise = noise
+        if noise is not None:
+            noise.check(outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -111,12 +121,13 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         loss = self.optimum.loss
         product = loss.product(point, hyper)
         allowed = self._residual(outer_grad, accuracy)
+        preconditioner = minimum.preconditioner(loss, hyper)
         system = AdjointSystem(
             product,
             outer_grad,
             allowed,
             state.adjoint,
-            preconditioner=minimum.preconditioner(loss, hyper),
+            preconditioner=preconditioner,
             diagonal=loss.diagonal(point, hyper),
             spectrum=loss.spectrum(hyper),
         )
@@ -137,6 +148,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             adjoint_residual=tree_norm(residual),
             adjoint_tolerance=allowed,
             adjoint_steps=solved.steps,
+            adjoint_left=_left(residual, outer_grad, preconditioner) if self.adjoint.truncated else None,
             curvature=curvature,
             strong_convexity=assumed,
         )
@@ -150,11 +162,17 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             ((assumed > 0) & (curvature < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
+            (jnp.asarray(0.0 if stats.adjoint_left is None else stats.adjoint_left) > HALF, RESULTS.adjoint_truncated),
         )
         certificate = _labelled(certified.certificate, self.adjoint)
-        missed = (result == RESULTS.inner_not_converged) | (result == RESULTS.adjoint_not_converged)
+        missed = jnp.asarray(False)
+        for name in (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged, RESULTS.adjoint_truncated):
+            missed = missed | (result == name)
         stats = dataclasses.replace(stats, inaccurate=missed)
-        answer = Hypergradient(value, certified.grad, certificate, NOISE, result, stats)
+        noise = NOISE
+        if self.noise is not None:
+            noise = self.noise.of(loss, self.outer_loss, self.outer_data, hyper, certified.params)
+        answer = Hypergradient(value, certified.grad, certificate, noise, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
@@ -192,6 +210,18 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     def params(self, state: ImplicitState) -> PyTree:
         return state.params
 
+    def refit(self, hyper: PyTree) -> Refit:
+        """The fit on training and validation rows together, beside the same penalty: the prior is kept.
+
+        For a family with its own mean loss as outer loss, dense rows, and no example weights.
+        """
+        if not isinstance(self.outer_loss, MeanLoss):
+            raise ValueError(
+                "ImplicitObjective.refit: outer_loss must be the mean loss of the family, whose rows can be joined to "
+                f"the training rows; got a {type(self.outer_loss).__name__}."
+            )
+        return joined(self.optimum, self.outer_data).refit(hyper)
+
     def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
         return self.value(hyper, state)
 
@@ -217,6 +247,13 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             return jnp.asarray(jnp.inf, dtype)
         relative = default_tolerance(self.optimum.params0) if own is None else own
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
+
+
+def _left(residual: PyTree, rhs: PyTree, preconditioner: Product | None) -> Float[Array, ""]:
+    """‖M⁻¹(A q - ∇f)‖/‖M⁻¹∇f‖, M ≈ A or the identity: 0 for ∇f = 0."""
+    solve = preconditioner or (lambda v: v)
+    whole = tree_norm(solve(rhs))
+    return jnp.where(whole > 0, tree_norm(solve(residual)) / jnp.where(whole > 0, whole, 1), 0)
 
 
 def _promoted(hyper: PyTree, params: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from ..._products import product as product_of
 from .._inner_loss import Product
 from ._solver import AdjointSystem
 
@@ -96,7 +97,7 @@ def nystrom_sketch(product: Product, like: PyTree, rank: int, seed: int) -> Sket
     images = jax.lax.map(lambda column: ravel_pytree(product(unravel(column)))[0], omega.T).T
     shift = jnp.sqrt(jnp.asarray(flat.size, flat.dtype)) * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(images)
     shifted = images + shift * omega
-    small = omega.T @ shifted
+    small = product_of(omega.T, shifted)
     factor = jnp.linalg.cholesky((small + small.T) / 2)
     half = jax.scipy.linalg.solve_triangular(factor, shifted.T, lower=True).T
     basis, singular, _ = jnp.linalg.svd(half, full_matrices=False)
@@ -146,6 +147,6 @@ class Nystrom(AbstractPreconditioner):
 
         def solve(v: PyTree) -> PyTree:
             flat = ravel_pytree(v)[0]
-            return unravel(flat + sketch.basis @ (gain * (sketch.basis.T @ flat)))
+            return unravel(flat + product_of(sketch.basis, gain * product_of(sketch.basis.T, flat)))
 
         return solve, self.rank

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..._products import product
 from .._inner_loss import AbstractInnerLoss, Point, Product
 
 
@@ -24,7 +25,7 @@ class Minimum(eqx.Module):
     def preconditioner(self, loss: AbstractInnerLoss, hyper: PyTree) -> Product | None:
         """v ↦ M⁻¹v at the point: that of the solver, else that of the loss."""
         inverse = self.inverse
-        return loss.preconditioner(self.point, hyper) if inverse is None else lambda v: inverse @ v
+        return loss.preconditioner(self.point, hyper) if inverse is None else lambda v: product(inverse, v)
 
 
 class AbstractInnerSolver(eqx.Module):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PyTree
 
 from ..._hyper import natural
+from ..._products import product
 from ..._trees import tree_dtype, tree_scale
 from .._inner_loss import AbstractInnerLoss, AutodiffLoss
 from ..families._design import SparseDesign
@@ -147,17 +148,19 @@ class LinearInner(AbstractSum):
     def code(self, block, params, hyper, adjoint):
         rows = self.blocks.rows(block)
         inputs = self.inputs[rows]
-        slope, curve = jax.jvp(self._slope(self.family.targets[rows]), (inputs @ params,), (inputs @ adjoint,))
+        slope, curve = jax.jvp(
+            self._slope(self.family.targets[rows]), (product(inputs, params),), (product(inputs, adjoint),)
+        )
         weights = jnp.expand_dims(self.blocks.weights(block, slope.dtype), tuple(range(1, slope.ndim)))
         return _LinearCode(weights * slope, weights * curve)
 
     def decode(self, block, code, params, hyper):
         inputs = self.inputs[self.blocks.rows(block)]
-        return Terms(inputs.T @ code.slope, inputs.T @ code.second, _zeros(hyper))
+        return Terms(product(inputs.T, code.slope), product(inputs.T, code.second), _zeros(hyper))
 
     def exact(self, params, hyper, adjoint):
-        strengths, product = self.family.strengths(hyper), params * adjoint
-        mixed = jax.grad(lambda h: jnp.sum(self.family.strengths(h) * product))(hyper)
+        strengths, along = self.family.strengths(hyper), params * adjoint
+        mixed = jax.grad(lambda h: jnp.sum(self.family.strengths(h) * along))(hyper)
         return Terms(strengths * params, strengths * adjoint, mixed)
 
     def smoothness(self, hyper: PyTree) -> Float[Array, "d *C"]:
@@ -183,7 +186,7 @@ class LinearOuter(AbstractSum):
 
     def code(self, block, params, hyper, adjoint):
         rows = self.blocks.rows(block)
-        predicted, targets = self.inputs[rows] @ params, self.targets[rows]
+        predicted, targets = product(self.inputs[rows], params), self.targets[rows]
         weights = self.blocks.weights(block, predicted.dtype)
 
         def weighted(u: Array) -> Float[Array, ""]:
@@ -193,7 +196,7 @@ class LinearOuter(AbstractSum):
         return _LinearCode(slope, value)
 
     def decode(self, block, code, params, hyper):
-        return Terms(self.inputs[self.blocks.rows(block)].T @ code.slope, code.second, _zeros(hyper))
+        return Terms(product(self.inputs[self.blocks.rows(block)].T, code.slope), code.second, _zeros(hyper))
 
     def exact(self, params, hyper, adjoint):
         return Terms(_zeros(params), jnp.zeros((), tree_dtype(params)), _zeros(hyper))
@@ -248,7 +251,7 @@ class _WeightedLoss(eqx.Module):
     def __call__(self, params: PyTree, hyper: PyTree, batch: tuple[Array, Array, Array]) -> Float[Array, ""]:
         inputs, targets, places = batch
         assert self.family.weights is not None  # `inner_sum` uses it for no other
-        losses = self.family.weights.values(hyper)[places] * self.family.loss.value(inputs @ params, targets)
+        losses = self.family.weights.values(hyper)[places] * self.family.loss.value(product(inputs, params), targets)
         return jnp.mean(losses) + 0.5 * jnp.sum(self.family.strengths(hyper) * jnp.square(params))
 
 
