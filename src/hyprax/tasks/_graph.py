@@ -202,8 +202,8 @@ def _check_connected(graph: Graph, given: Array) -> None:
     alone = np.flatnonzero(~np.isin(part, part[given]))
     if alone.size:
         raise ValueError(
-            f"every node must have a path to a labelled one; got {alone.size} nodes without, the first is node {alone[0]}. "
-            "Drop them, or label one of each component."
+            f"every node must have a path to a labelled one; got {alone.size} nodes without, the first is node "
+            f"{alone[0]}. Drop them, or label one of each component."
         )
 
 
