@@ -14,9 +14,6 @@ WAYS_OUT = {
     "indefinite": "Add an l2 penalty",
     "strong_convexity_disproved": "Lower mu",
     "unpenalised": "Give every weight a strength above zero",
-    "chaotic": "Lower the learning rate of the training",
-    "not_reversible": "Make the loss a pure function",
-    "fixed_point_overflow": "Give the optimiser fewer `fraction_bits`",
     "interrupted": "The training was interrupted (Ctrl-C).",
 }
 

@@ -19,10 +19,6 @@ jax.config.update("jax_enable_x64", True)
 KEY = "penalty"
 
 
-def penalty(hyper):
-    return hyper[KEY]
-
-
 def halves(x, y, first, last):
     """Standardised by the first part, with an intercept column."""
     mean, scale = x[:first].mean(0), x[:first].std(0)
@@ -32,7 +28,7 @@ def halves(x, y, first, last):
 
 def digits():
     x, y = load_digits(return_X_y=True)
-    family = hx.families.Softmax(x[:600] / 16, y[:600], penalty=penalty)
+    family = hx.families.Softmax(x[:600] / 16, y[:600], penalty=KEY)
     return family, (x[600:1200] / 16, y[600:1200]), np.full((64, 10), 1e-4)
 
 
@@ -40,13 +36,13 @@ def breast_cancer():
     x, y = load_breast_cancer(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(y))
     a, b, c, d = halves(x[order], y[order].astype(float), 200, 400)
-    return hx.families.Logistic(a, b, penalty=penalty), (c, d), np.full(a.shape[1], 1e-2)
+    return hx.families.Logistic(a, b, penalty=KEY), (c, d), np.full(a.shape[1], 1e-2)
 
 
 def ridge():
     x, y = load_diabetes(return_X_y=True)
     a, b, c, d = halves(x, (y - y.mean()) / y.std(), 200, 400)
-    return hx.families.Squared(a, b, penalty=penalty), (c, d), np.asarray(1e-2)
+    return hx.families.Squared(a, b, penalty=KEY), (c, d), np.asarray(1e-2)
 
 
 PROBLEMS = {"digits, 640 penalties": digits, "breast cancer, per feature": breast_cancer, "ridge, one penalty": ridge}

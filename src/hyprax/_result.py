@@ -20,24 +20,6 @@ class RESULTS(eqx.Enumeration):
         "A non-finite number (inf or nan) appeared. Look for non-finite data, lower the learning rate of the search, "
         "or bound the hyperparameters (`hx.Interval`) so that the inner problem keeps a finite optimum."
     )
-    chaotic = (
-        "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "
-        "hypergradient, however exact, foretells the objective only over a vanishing distance. Lower the learning "
-        "rate of the training or clip its gradients, train for fewer steps, or cut the sweep short with "
-        "`hx.unroll.Truncated`; `hx.unroll.metasmoothness` measures whether that helped, and "
-        "`hx.unroll.ChaosGauge` sets "
-        "the limit."
-    )
-    not_reversible = (
-        "The training run was undone and did not come back to the bits that it started from: the gradient of a step is "
-        "not deterministic, or depends on more than weights, hyperparameters and step. Make the loss a pure function, "
-        "ask for deterministic operations of the device, or use `hx.unroll.Checkpointed`."
-    )
-    fixed_point_overflow = (
-        "A weight or a state of the optimiser outgrew its fixed-point format: compare `used_bits` with `limit_bits`. "
-        "Give the optimiser fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, "
-        "or use `hx.unroll.Checkpointed`."
-    )
     interrupted = "The training was interrupted (Ctrl-C). What was best until then is kept; train for longer to go on."
 
 

@@ -163,5 +163,5 @@ def test_misuse_of_a_priori_rates_is_refused(unchecked):
             adjoint=("fista", 3),
         ),
     ):
-        with pytest.raises(ValueError, match="must|requires|required|at most"):
+        with pytest.raises(ValueError, match=r"must|requires|required|at most"):
             bad()

@@ -238,10 +238,8 @@ def test_misuse_of_adjoint_solvers_is_refused():
         lambda: hx.implicit.Jacobi(probes=0),
         lambda: hx.implicit.GradientDescent(smoothness=1.0, strong_convexity=2.0),
         lambda: solve(hx.implicit.Cholesky(max_size=4), matrix, rhs),
-        lambda: solve(
-            hx.implicit.CG(preconditioner=hx.implicit.Nystrom(rank=SIZE + 1, key=jax.random.key(0))), matrix, rhs
-        ),
+        lambda: solve(hx.implicit.CG(preconditioner=wide), matrix, rhs),
         lambda: solve(hx.implicit.Neumann(terms=1, preconditioned=True), matrix, rhs),
     ):
-        with pytest.raises(ValueError, match="must|requires|required|at most"):
+        with pytest.raises(ValueError, match=r"must|requires|required|at most"):
             bad()

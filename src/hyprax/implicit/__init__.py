@@ -36,6 +36,7 @@ from ._first_order import (
     Neumann as Neumann,
 )
 from ._gauss_newton import GaussNewton as GaussNewton
+from ._held_out import HeldOut as HeldOut
 from ._inner_loss import AbstractInnerLoss as AbstractInnerLoss, Point as Point
 from ._inner_solvers import (
     LBFGS as LBFGS,
@@ -45,6 +46,7 @@ from ._inner_solvers import (
 )
 from ._lookahead import LookAhead as LookAhead
 from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
+from ._noise import ExampleNoise as ExampleNoise
 from ._objective import ImplicitObjective as ImplicitObjective
 from ._optimum import Optimum as Optimum
 from ._single_loop import (

@@ -21,12 +21,14 @@ from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
-from ._optimum import Optimum, default_tolerance, matched
+from ._noise import ExampleNoise
+from ._optimum import Optimum, Refit, default_tolerance, matched
+from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
 
 HALF = 0.5  # of the adjoint system: a truncated adjoint that leaves more than this is reported
-NOISE = NoNoise("the spread over validation examples was not computed")
+NOISE = NoNoise("the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())")
 
 
 class ImplicitState(eqx.Module):
@@ -53,6 +55,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `certifier`: what bounds the error, an [`hyprax.implicit.AbstractCertifier`][]; default
         [`hyprax.implicit.LookAhead`][] for a family with its own mean loss where 64-bit arithmetic is on, and
         [`hyprax.implicit.LookAheadEstimate`][] otherwise, and where strengths are computed from the hyperparameters.
+    - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread of the hypergradient over validation examples; `None`
+        (the default) where it is not to be computed.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -65,6 +69,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     outer_data: PyTree
     adjoint: AbstractAdjointSolver
     certifier: AbstractCertifier
+    noise: ExampleNoise | None
     _defaulted: bool = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
@@ -78,6 +83,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         *,
         adjoint: AbstractAdjointSolver | None = None,
         certifier: AbstractCertifier | None = None,
+        noise: ExampleNoise | None = None,
     ):
         if not isinstance(optimum, Optimum):
             raise ValueError(
@@ -92,6 +98,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.certifier = _default_certifier(self.optimum, outer_loss) if certifier is None else certifier
         _check_assumptions(self.certifier, self.optimum)
         self.certifier = self.certifier.prepare(self.optimum.loss, outer_loss, self.outer_data)
+        self.noise = noise
+        if noise is not None:
+            noise.check(outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -161,7 +170,10 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         for name in (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged, RESULTS.adjoint_truncated):
             missed = missed | (result == name)
         stats = dataclasses.replace(stats, inaccurate=missed)
-        answer = Hypergradient(value, certified.grad, certificate, NOISE, result, stats)
+        noise = NOISE
+        if self.noise is not None:
+            noise = self.noise.of(loss, self.outer_loss, self.outer_data, hyper, certified.params)
+        answer = Hypergradient(value, certified.grad, certificate, noise, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
@@ -198,6 +210,18 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
 
     def params(self, state: ImplicitState) -> PyTree:
         return state.params
+
+    def refit(self, hyper: PyTree) -> Refit:
+        """The fit on training and validation rows together, beside the same penalty: the prior is kept.
+
+        For a family with its own mean loss as outer loss, dense rows, and no example weights.
+        """
+        if not isinstance(self.outer_loss, MeanLoss):
+            raise ValueError(
+                "ImplicitObjective.refit: outer_loss must be the mean loss of the family, whose rows can be joined to "
+                f"the training rows; got a {type(self.outer_loss).__name__}."
+            )
+        return joined(self.optimum, self.outer_data).refit(hyper)
 
     def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
         return self.value(hyper, state)
