@@ -37,6 +37,7 @@ from ._likelihoods import (
     Poisson as Poisson,
 )
 from ._log_evidence import LogEvidence as LogEvidence, log_evidence as log_evidence, problem as problem
+from ._mode import Arrival as Arrival, Decrement as Decrement, decrement as decrement, to_mode as to_mode
 from ._objective import EvidenceObjective as EvidenceObjective, EvidenceState as EvidenceState
 from ._online_kfac import OnlineKFAC as OnlineKFAC
 from ._partitions import FullData as FullData, Partition as Partition
@@ -44,6 +45,7 @@ from ._posterior import Posterior as Posterior, posterior as posterior
 from ._predictive import Outputs as Outputs
 from ._priors import GaussianPrior as GaussianPrior
 from ._problem import Problem as Problem
+from ._results import RESULTS as RESULTS
 from ._roots import (
     AbstractRoot as AbstractRoot,
     Eigen as Eigen,

@@ -65,7 +65,8 @@ class Choice(AbstractAdaptive):
             def evaluate(problem: Problem, key: Array) -> LogDeterminant:
                 sides = estimator(problem, key)
                 nothing = jnp.full_like(sides.upper, -jnp.inf)  # a true lower side that says nothing
-                return LogDeterminant(sides.upper, nothing if sides.lower is None else sides.lower)
+                rounding = jnp.asarray(sides.rounding, sides.upper.dtype)
+                return LogDeterminant(sides.upper, nothing if sides.lower is None else sides.lower, rounding)
 
             return evaluate
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._products import product
-from ._chain import chain
+from ._chain import LogDeterminant, chain, chain_of_rows
 from ._designs import AbstractDesign, OneRow
 from ._problem import Problem
 from ._roots import AbstractRoot, Eigen
@@ -29,13 +29,29 @@ EVIDENCE_PAPER = """
 """
 
 
-def or_default(name: str, estimator: Any, size: int, allowed: Any) -> Any:
-    """The estimator given, else the chain with one row of each of min(size, 256) data.
+LARGEST_SIDE = 1024
+"""The largest matrix of a side that is factored without being asked for."""
+MOST_WORK = 2e9
+"""The most multiplications of the product that makes it."""
+
+
+def exact_side(weights: int, rows: int) -> Literal["weights", "functions"] | None:
+    """The smaller of the two sides, where the matrix of its size is cheap."""
+    least = min(weights, rows)
+    if least > LARGEST_SIDE or float(rows) * weights * least > MOST_WORK:
+        return None
+    return "weights" if weights <= rows else "functions"
+
+
+def or_default(name: str, estimator: Any, weights: int, size: int, outputs: int, allowed: Any) -> Any:
+    """The estimator given; else all data where that is cheap, or the chain with one row of each of min(size, 256) data.
 
     **Raises:** `ValueError`, of the caller `name`, for anything else than an estimator.
     """
     if estimator is None:
-        return Chain(OneRow(min(size, 256)))
+        from ._partitions import FullData
+
+        return Chain(OneRow(min(size, 256))) if exact_side(weights, size * outputs) is None else FullData()
     if not isinstance(estimator, allowed):
         if isinstance(estimator, AbstractAdaptive):
             raise ValueError(
@@ -64,17 +80,6 @@ def check_part(name: str, part: Any, kind: type, example: str) -> None:
         raise ValueError(f"{name}: given {described(part)}, allowed are such as {example}.")
 
 
-class LogDeterminant(eqx.Module):
-    """An estimate of F = log|I + K|, and where there is one, a second one from the other side.
-
-    From an estimator of kind `bound`: E upper >= F, and E lower <= F where `lower` is not `None`. The log evidence
-    falls with F, so `upper` gives its lower bound.
-    """
-
-    upper: Float[Array, ""]
-    lower: Float[Array, ""] | None = None
-
-
 class AbstractEstimator(eqx.Module):
     """A rule for log|I + K|: `estimator(problem, key)` is differentiable in everything continuous in `problem`."""
 
@@ -84,6 +89,18 @@ class AbstractEstimator(eqx.Module):
     @abc.abstractmethod
     def kind(self) -> EstimatorKind:
         """`bound` if E upper >= log|I + K| is proved (in expectation over the draw, rounding aside), or `estimated`."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether an estimate depends on its key."""
+        return True
+
+    def random(self, problem: Problem) -> Problem:
+        """The problem in the weights that are random: all, but for a last layer.
+
+        The penalty, the distance from the mode and the log-determinant are then over the same weights.
+        """
+        return problem
 
     @abc.abstractmethod
     def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
@@ -105,6 +122,18 @@ class AbstractAdaptive(eqx.Module):
     @abc.abstractmethod
     def kind(self) -> EstimatorKind:
         """As that of an [`hyprax.evidence.AbstractEstimator`][], given the state."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether an estimate depends on its key."""
+        return True
+
+    def random(self, problem: Problem) -> Problem:
+        """The problem in the weights that are random: all, but for a last layer.
+
+        The penalty, the distance from the mode and the log-determinant are then over the same weights.
+        """
+        return problem
 
     @abc.abstractmethod
     def init(self, problem: Problem, key: Array) -> Any:
@@ -155,8 +184,10 @@ class Chain(AbstractEstimator):
     def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
         sample = jax.lax.stop_gradient(self.design.draw(problem.constant(), self.root, key))
         rows = cotangents(problem, self.root, sample.data, sample.directions)
-        upper, lower = chain(problem.kernel(sample.data, rows), sample.weights, rows.shape[1])
-        return LogDeterminant(upper, lower)
+        m, block = rows.shape[:2]
+        if problem.count <= m * block:
+            return chain_of_rows(problem.rows(sample.data, rows), sample.weights, block)
+        return chain(problem.kernel(sample.data, rows), sample.weights, block)
 
 
 class Midpoint(AbstractEstimator):
@@ -179,4 +210,4 @@ class Midpoint(AbstractEstimator):
     def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
         sides = self.chain(problem, key)
         assert sides.lower is not None
-        return LogDeterminant((sides.upper + sides.lower) / 2)
+        return LogDeterminant((sides.upper + sides.lower) / 2, None, sides.rounding)

@@ -179,6 +179,8 @@ def _backward(plan: Plan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
     variances_bar: list[Array | None] = [None] * len(variances)
     bars: Features = {"operand": {}, "cotangent": {}, "rows": {}}
     for i in _used(plan):
+        if not moving and not wanted.variances[i]:
+            continue
         if wanted.variances[i] and i in kept:
             variances_bar[i] = jnp.sum(k_bar.astype(kept[i].dtype) * kept[i]).astype(variances[i].dtype)
             if not moving:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._products import einsum, product
+from ._chain import LogDeterminant
 from ._kernel import TensorUse, uses
 from ._problem import Problem
 from ._structures import AbstractStructure, summed
@@ -37,11 +38,11 @@ class KFAC(AbstractStructure):
 
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+    ) -> LogDeterminant:
         check_precisions(problem)
         m = cotangents.shape[0]
         total = summed(lambda places, rows: moments(problem, places, rows, m), problem, data, cotangents)
-        return reduced(problem, spectra(total))
+        return LogDeterminant(reduced(problem, spectra(total)))
 
 
 Moments: TypeAlias = list[tuple[Numbered, Float[Array, "_ _ _"], Float[Array, "_ _ _"]]]

@@ -10,12 +10,21 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._hyper import as_floating
+from .._result import explain
 from ._certificate import EvidenceCertificate
 from ._designs import check_size, subset
 from ._estimator import AbstractEstimator, check_part, or_default
-from ._likelihoods import AbstractLikelihood, positive
+from ._likelihoods import AbstractLikelihood, Gaussian, positive
+from ._mode import Decrement, decrement
 from ._priors import GaussianPrior
-from ._problem import Problem
+from ._problem import Problem, widened
+from ._results import RESULTS
+
+
+NATS, NATS_A_DATUM = 0.1, 1e-3
+"""The nats by which weights may lack of their mode: together, and for each datum."""
+LARGEST_PRECISION, LEAST_NOISE = 1e8, 1e-4
+"""Where a precision makes no more difference, and where noise is none beside the spread of the targets."""
 
 
 class LogEvidence(eqx.Module):
@@ -31,11 +40,23 @@ class LogEvidence(eqx.Module):
     """(w - m)ᵀ P0 (w - m)."""
     log_determinant: Float[Array, ""]
     """The estimate of log|I + K|."""
+    decrement: Decrement
+    """How far the weights are from their mode: about how many nats `value` lacks for that."""
+    rounding: Float[Array, ""]
+    """About how many nats rounding may have moved the log-determinant by."""
     certificate: EvidenceCertificate
+    result: RESULTS
+    """`successful`, `not_at_a_mode`, `rounding_too_large`, `noise_vanishing`, `precision_running_away`, `diverged`."""
+
+    @property
+    def message(self) -> str:
+        """The text of `result` with its numbers; empty for a success."""
+        numbers = {"decrement": self.decrement.value, "rounding": self.rounding}
+        return explain(self.result, numbers)
 
 
 def pair(data: Any) -> tuple[PyTree, Array]:
-    """(inputs, targets) as arrays.
+    """(inputs, targets) as arrays, half precision in single.
 
     **Raises:** `ValueError` for anything but a pair.
     """
@@ -50,7 +71,7 @@ def pair(data: Any) -> tuple[PyTree, Array]:
                 raise ValueError(f"{where}: given values of type {np.asarray(leaf).dtype}, allowed are numbers.")
             if np.ndim(leaf) == 0:
                 raise ValueError(f"{where}: given a single number, allowed are arrays; lists are containers of them.")
-    return jax.tree.map(jnp.asarray, data)
+    return widened(jax.tree.map(jnp.asarray, data))
 
 
 def problem(
@@ -72,6 +93,7 @@ def problem(
     temperature = positive(as_floating(temperature, "evidence: temperature"), "evidence: temperature")
     if temperature.ndim:
         raise ValueError(f"evidence: temperature: given shape {temperature.shape}, allowed is one number.")
+    params, hyper = widened((params, hyper))
     built = Problem(apply, likelihood, prior, params, hyper, inputs, targets, temperature)
     built.validate()
     return built
@@ -106,7 +128,8 @@ def log_evidence(
     - `params`: the weights w, a pytree of floating arrays, at a maximum of the posterior.
     - `hyper`: a pytree of arrays handed to `apply`, in natural units.
     - `data`: (inputs, targets), with a common leading axis of length N.
-    - `estimator`: of log|I + K|; default [`hyprax.evidence.Chain`][]: one row of each of min(N, 256) data.
+    - `estimator`: of log|I + K|; default [`hyprax.evidence.FullData`][] where a matrix of the smaller side is cheap, else
+        [`hyprax.evidence.Chain`][]: one row of each of min(N, 256) data.
     - `key`: a JAX random key for the draw; default `jax.random.key(0)`.
     - `temperature`: T.
     - `batch`: estimate the sum over n by so many data drawn uniformly, unbiased; default all.
@@ -124,7 +147,9 @@ def log_evidence(
     built = problem(apply, likelihood, prior, params, hyper, data, temperature)
     if batch is not None:
         check_size("log_evidence: batch", batch, built.size, "data")
-    chosen: AbstractEstimator = or_default("log_evidence", estimator, built.size, AbstractEstimator)
+    chosen: AbstractEstimator = or_default(
+        "log_evidence", estimator, built.count, built.size, built.outputs, AbstractEstimator
+    )
     return evaluate(built, chosen, jax.random.key(0) if key is None else key, batch)
 
 
@@ -143,8 +168,35 @@ def evaluate(built: Problem, estimator: AbstractEstimator, key: Array, batch: in
     draw_key, batch_key = jax.random.split(key)
     sides = estimator(built, draw_key)
     fit = tempered_fit(built, batch, batch_key)
-    penalty = built.prior.penalty(built.params).astype(fit.dtype)
+    random = estimator.random(built)
+    penalty = random.prior.penalty(random.params).astype(fit.dtype)
     value = fit - 0.5 * penalty - 0.5 * sides.upper
     other = None if sides.lower is None else fit - 0.5 * penalty - 0.5 * sides.lower
     certificate = EvidenceCertificate.of_draw(estimator.kind, sides)
-    return LogEvidence(value, other, fit, penalty, sides.upper, jax.lax.stop_gradient(certificate))
+    left = decrement(random, jax.random.fold_in(key, 1))
+    rounding = jnp.asarray(sides.rounding, value.dtype)
+    result = judged(random, value, left.value, rounding, jnp.isfinite(value))
+    known = jax.lax.stop_gradient((left, rounding, certificate, result))
+    return LogEvidence(value, other, fit, penalty, sides.upper, *known)
+
+
+def judged(built: Problem, value: Array, left: Array, rounding: Array, finite: Array) -> RESULTS:
+    """What there is to say of a value: the gravest of what is not as it should be."""
+    built = built.constant()
+    precisions = jax.tree.leaves(built.prior.precision)
+    most = jnp.max(jnp.stack([jnp.max(p) for p in precisions]))
+    least = jnp.min(jnp.stack([jnp.min(p) for p in precisions]))
+    away = (most > LARGEST_PRECISION) | (least < 1 / LARGEST_PRECISION)
+    result = RESULTS.where(left <= NATS + NATS_A_DATUM * built.size, RESULTS.successful, RESULTS.not_at_a_mode)
+    result = RESULTS.where(away, RESULTS.precision_running_away, result)
+    result = RESULTS.where(noise_share(built) < LEAST_NOISE, RESULTS.noise_vanishing, result)
+    result = RESULTS.where(rounding <= 1 + NATS_A_DATUM * built.size, result, RESULTS.rounding_too_large)
+    return RESULTS.where(finite, result, RESULTS.diverged)
+
+
+def noise_share(built: Problem) -> Float[Array, ""]:
+    """σ over the spread of the targets, for Gaussian noise; infinite for other likelihoods."""
+    if not isinstance(built.likelihood, Gaussian):
+        return jnp.asarray(jnp.inf, built.dtype)
+    spread = jnp.std(built.targets.astype(built.dtype), axis=0)
+    return jnp.min(built.likelihood.scale.astype(built.dtype) / jnp.where(spread > 0, spread, 1))

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -22,7 +23,7 @@ from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair, problem, tempered_fit
 from ._online_kfac import OnlineKFAC
 from ._priors import GaussianPrior
-from ._problem import Problem
+from ._problem import Problem, widened
 
 
 class Moments(eqx.Module):
@@ -155,13 +156,20 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
                 f"EvidenceObjective: likelihood: given {described(likelihood)}, allowed are a likelihood such as "
                 'Categorical(), and a function of hyper to one: lambda hyper: Gaussian(hyper["noise"]).'
             )
-        self.apply, self.params = apply, jax.tree.map(jnp.asarray, params)
+        self.apply, self.params = apply, widened(jax.tree.map(jnp.asarray, params))
         self.data = pair(data)
         size = jax.tree.leaves(self.data)[0].shape[0]
         self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
         self.prior = prior
         self.temperature = temperature if callable(temperature) else Constant(temperature)
-        self.estimator = or_default("EvidenceObjective", estimator, size, (AbstractEstimator, AbstractAdaptive))
+        self.estimator = or_default(
+            "EvidenceObjective",
+            estimator,
+            sum(w.size for w in jax.tree.leaves(self.params)),
+            size,
+            _outputs(self.data[1]),
+            (AbstractEstimator, AbstractAdaptive),
+        )
         self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
         batch_key, self.key = jax.random.split(key)
         self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)
@@ -256,7 +264,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         else:
             sides = self.estimator(built, draw_key)
         fit = tempered_fit(built, self.likelihood_batch, batch_key)
-        total = fit - 0.5 * (built.prior.penalty(built.params).astype(fit.dtype) + sides.upper)
+        random = self.estimator.random(built)
+        total = fit - 0.5 * (random.prior.penalty(random.params).astype(fit.dtype) + sides.upper)
         return -total / built.size, (sides, past)
 
     @eqx.filter_jit
@@ -304,6 +313,13 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state,
             (params, optimiser_state, state.trained + 1),
         )
+
+
+def _outputs(targets: Array) -> int:
+    """About the outputs of a model of these targets."""
+    if targets.ndim > 1:
+        return targets.shape[1]
+    return int(np.max(np.asarray(targets), initial=0)) + 1 if targets.size else 1
 
 
 @eqx.filter_jit

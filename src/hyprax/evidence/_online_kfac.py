@@ -38,6 +38,10 @@ class OnlineKFAC(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "estimated"
 
+    @property
+    def draws(self) -> bool:
+        return False
+
     def at_weights(self, problem: Problem) -> "OnlineKFAC":
         """The estimator with its factors made, for any prior precisions at the weights of `problem`."""
         check_precisions(problem)

@@ -34,13 +34,18 @@ class FullData(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "bound" if self.structure.exact else "estimated"
 
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def random(self, problem: Problem) -> Problem:
+        return self.structure.random(problem)
+
     def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
         root = StickBreaking()  # with all rows of all data the root makes no difference, so the one with fewest rows
         count = root.count(problem.likelihood, problem.outputs, problem.dtype)
         directions = jnp.broadcast_to(jnp.eye(count, dtype=problem.dtype), (problem.size, count, count))
-        value = self.structure(problem, None, cotangents(problem, root, None, directions))
-        exact = isinstance(self.structure, Full)
-        return LogDeterminant(value, value if exact else None)
+        return self.structure(problem, None, cotangents(problem, root, None, directions))
 
 
 class Partition(AbstractEstimator):
@@ -78,6 +83,9 @@ class Partition(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "bound" if self.root.exact and self.structure.exact else "estimated"
 
+    def random(self, problem: Problem) -> Problem:
+        return self.structure.random(problem)
+
     def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
         check_size("Partition", self.size, problem.size, "data")
         data_key, row_key = jax.random.split(key)
@@ -86,14 +94,16 @@ class Partition(AbstractEstimator):
         rows = cotangents(problem, self.root, data, jax.lax.stop_gradient(rotations))
         rows = jnp.where(kept[:, None, None], rows, 0.0)
         factor = (problem.size / jnp.sum(kept)).astype(rows.dtype)
-        if self.outputs == "all":
-            return LogDeterminant(factor * self.structure(problem, data, rows))
         count = rows.shape[1]
-        if self.outputs == "each":
+        if self.outputs == "all":
+            found = self.structure(problem, data, rows)
+        elif self.outputs == "each":
             one = jax.vmap(lambda block: self.structure(problem, data, block[:, None]), in_axes=1)
-            return LogDeterminant(factor * jnp.sum(one(rows)))
-        chosen = jax.random.randint(row_key, (1,), 0, count)
-        return LogDeterminant(factor * count * self.structure(problem, data, rows[:, chosen]))
+            found = jax.tree.map(jnp.sum, one(rows))
+        else:
+            chosen = jax.random.randint(row_key, (1,), 0, count)
+            found, factor = self.structure(problem, data, rows[:, chosen]), factor * count
+        return LogDeterminant(factor * found.upper, None, factor * found.rounding)
 
     def _data(self, problem: Problem, key: Array) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
         """The data of one block, and which of them count: a class may have fewer than M."""

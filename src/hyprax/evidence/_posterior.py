@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from .._products import einsum, product
 from ._designs import check_size, subset
 from ._predictive import Approximation, Outputs, log_predictive, mean_prediction
-from ._priors import GaussianPrior
-from ._problem import Problem, picked
+from ._problem import Problem, restricted
 from ._structures import accumulate
 
 
@@ -235,31 +234,6 @@ def _outputs(posterior: Posterior, inputs: PyTree) -> Outputs:
     return Outputs(mean, posterior.factor.covariance(problem, inputs))
 
 
-class _Part(eqx.Module):
-    """A model as a function of some of its tensors."""
-
-    apply: Callable[[Any, Any, Any], Array]
-    fixed: PyTree
-
-    def __call__(self, params: PyTree, hyper: PyTree, x: PyTree) -> Array:
-        return self.apply(eqx.combine(params, self.fixed), hyper, x)
-
-
-def _restricted(problem: Problem, where: Callable[[Any], Any] | None) -> tuple[Problem, PyTree]:
-    """The problem in the chosen tensors alone, and the others."""
-    if where is None:
-        return problem, jax.tree.map(lambda _: None, problem.params)
-    mask = picked("posterior", problem.params, where)
-    chosen, fixed = eqx.partition(problem.params, mask)
-
-    def part(prefix: PyTree) -> PyTree:
-        return eqx.filter(jax.tree.broadcast(prefix, problem.params), mask)
-
-    prior = GaussianPrior(part(problem.prior.precision), part(problem.prior.mean))
-    apply = _Part(problem.apply, fixed)
-    return eqx.tree_at(lambda p: (p.apply, p.prior, p.params), problem, (apply, prior, chosen)), fixed
-
-
 def posterior(
     problem: Problem,
     *,
@@ -299,7 +273,9 @@ def posterior(
         data = subset(size, total, jax.random.key(0) if key is None else key)
         some = (problem.examples(data), problem.targets[data])
         problem = eqx.tree_at(lambda p: (p.inputs, p.targets), problem, some)
-    problem, fixed = _restricted(problem, where)
+    fixed = jax.tree.map(lambda _: None, problem.params)
+    if where is not None:
+        problem, fixed = restricted("posterior", problem, where)
     if form == "auto":
         weights = sum(w.size for w in jax.tree.leaves(problem.params))
         form = "weights" if weights <= problem.size * problem.outputs else "functions"

@@ -37,6 +37,11 @@ class Problem(eqx.Module):
         return jax.tree.leaves(self.inputs)[0].shape[0]
 
     @property
+    def count(self) -> int:
+        """P."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
     def outputs(self) -> int:
         """C."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs)
@@ -95,6 +100,11 @@ class Problem(eqx.Module):
             for row, v, leaf in zip(rows, scales, leaves, strict=True)
         ]
         return jax.tree.unflatten(structure, scaled)
+
+    def rows(self, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]) -> Float[Array, "rows p"]:
+        """The same as one matrix."""
+        leaves = jax.tree.leaves(self.gradients(data, cotangents))
+        return jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
 
     def log_likelihood(self, data: Int[Array, " m"] | None = None) -> Float[Array, ""]:
         """Σ_n log p(y_n|f_n) over the examples `data`, or over all."""
@@ -157,6 +167,40 @@ def picked(name: str, params: PyTree, where: Callable[[Any], Any]) -> PyTree[boo
             f"{len(leaves)} tensors of the weights {structure}."
         )
     return jax.tree.unflatten(structure, [place in found for place in range(len(leaves))])
+
+
+class _Part(eqx.Module):
+    """A model as a function of some of its tensors."""
+
+    apply: Callable[[Any, Any, Any], Array]
+    fixed: PyTree
+
+    def __call__(self, params: PyTree, hyper: PyTree, x: PyTree) -> Array:
+        return self.apply(eqx.combine(params, self.fixed), hyper, x)
+
+
+def restricted(name: str, problem: Problem, where: Callable[[Any], Any]) -> tuple[Problem, PyTree]:
+    """The problem in the tensors that `where` picks alone, and the others, which are constants of the model."""
+    mask = picked(name, problem.params, where)
+    chosen, fixed = eqx.partition(problem.params, mask)
+
+    def part(prefix: PyTree) -> PyTree:
+        return eqx.filter(jax.tree.broadcast(prefix, problem.params), mask)
+
+    prior = GaussianPrior(part(problem.prior.precision), part(problem.prior.mean))
+    apply = _Part(problem.apply, fixed)
+    return eqx.tree_at(lambda p: (p.apply, p.prior, p.params), problem, (apply, prior, chosen)), fixed
+
+
+def widened(tree: PyTree) -> PyTree:
+    """Half-precision arrays in single precision, the others as they are: no factorisation exists in half."""
+
+    def one(x: Any) -> Any:
+        dtype = getattr(x, "dtype", None)
+        half = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return x.astype(jnp.float32) if half else x
+
+    return jax.tree.map(one, tree)
 
 
 def _looked_at(x: Any) -> bool:

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import einsum, product
-from ._chain import log_determinant
+from ._chain import LogDeterminant, log_determinant
 from ._priors import GaussianPrior
-from ._problem import Problem, picked
+from ._problem import Problem, restricted
 
 CHUNK_BYTES = 2**27
 LARGEST_UNROLLED = 16
@@ -37,8 +37,12 @@ class AbstractStructure(eqx.Module):
     @abc.abstractmethod
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
-        """The reduction."""
+    ) -> LogDeterminant:
+        """The reduction: `upper`, and `lower` where it is log|I + Σ φφᵀ| itself."""
+
+    def random(self, problem: Problem) -> Problem:
+        """The problem in the weights that are random, where these are not all."""
+        return problem
 
 
 def accumulate(
@@ -103,7 +107,7 @@ def _variances(problem: Problem) -> list[Float[Array, "..."]]:
     return jax.tree.leaves(problem.prior.variances(problem.params))
 
 
-def _flat(rows: PyTree) -> Float[Array, "rows p"]:
+def flat(rows: PyTree) -> Float[Array, "rows p"]:
     leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)]
     return jnp.concatenate(leaves, axis=1)
 
@@ -119,11 +123,11 @@ class Full(AbstractStructure):
 
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+    ) -> LogDeterminant:
         rows = cotangents.shape[0] * cotangents.shape[1]
-        if rows <= sum(leaf.size for leaf in jax.tree.leaves(problem.params)):
+        if rows <= problem.count:
             return log_determinant(problem.kernel(data, cotangents))
-        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(x))))
+        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(flat(x))))
 
 
 class TensorBlocks(AbstractStructure):
@@ -133,26 +137,24 @@ class TensorBlocks(AbstractStructure):
 
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+    ) -> LogDeterminant:
         rows = cotangents.shape[0] * cotangents.shape[1]
         leaves, structure = jax.tree.flatten(problem.params)
         small = [place for place, leaf in enumerate(leaves) if leaf.size < rows]
 
         def moments(x: PyTree) -> list[Array]:
             tensors = jax.tree.leaves(x)
-            return [_moment(_flat(tensors[place])) for place in small]
+            return [_moment(flat(tensors[place])) for place in small]
 
-        total = jnp.zeros((), cotangents.dtype)
-        if small:
-            for moment in accumulate(problem, data, cotangents, moments):
-                total = total + log_determinant(moment)
+        parts = [log_determinant(moment) for moment in accumulate(problem, data, cotangents, moments)] if small else []
         variances = _variances(problem)
         for place in range(len(leaves)):
             if place not in small:
                 alone = [v if other == place else jnp.zeros_like(v) for other, v in enumerate(variances)]
                 kernel = problem.kernel(data, cotangents, jax.tree.unflatten(structure, alone))
-                total = total + log_determinant(kernel)
-        return total
+                parts.append(log_determinant(kernel))
+        upper, rounding = (functools.reduce(jnp.add, x) for x in zip(*((p.upper, p.rounding) for p in parts), strict=True))
+        return LogDeterminant(upper, None, rounding)
 
 
 class Diagonal(AbstractStructure):
@@ -162,7 +164,7 @@ class Diagonal(AbstractStructure):
 
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+    ) -> LogDeterminant:
         plain, units = without_precisions(problem)
 
         def squares(x: PyTree) -> list[Array]:
@@ -172,27 +174,30 @@ class Diagonal(AbstractStructure):
 
 
 class LastLayer(AbstractStructure):
-    """log|I + K_l| of some tensors alone, the others held fixed: the log-determinant of a last-layer Laplace posterior.
+    """Some tensors alone are random, the others are constants of the model: the evidence of a last-layer posterior.
+
+    Everything that the weights enter, the penalty and the log-determinant alike, is then over the chosen tensors; the
+    prior precisions of the others have no part in it, and no derivative.
 
     **Arguments:**
 
     - `where`: picks the tensors from the weights, as `lambda params: params["head"]`.
+    - `within`: the structure of the chosen tensors; default [`hyprax.evidence.Full`][].
     """
 
     where: Callable[[Any], Any] = eqx.field(static=True)
+    within: AbstractStructure = Full()
 
     exact = False  # below the truth of the whole model
 
+    def random(self, problem: Problem) -> Problem:
+        return self.within.random(restricted("LastLayer", problem, self.where)[0])
+
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
-        rows = cotangents.shape[0] * cotangents.shape[1]
-        chosen = picked("LastLayer", problem.params, self.where)
-        if rows <= sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(problem.params, chosen))):
-            variances = problem.prior.variances(problem.params)
-            alone = jax.tree.map(lambda is_in, v: v if is_in else jnp.zeros_like(v), chosen, variances)
-            return log_determinant(problem.kernel(data, cotangents, alone))
-        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(eqx.filter(x, chosen)))))
+    ) -> LogDeterminant:
+        found = self.within(self.random(problem), data, cotangents)
+        return LogDeterminant(found.upper, None, found.rounding)
 
 
 class Basis(eqx.Module):
@@ -267,7 +272,7 @@ class EKFAC(AbstractStructure):
 
     def __call__(
         self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+    ) -> LogDeterminant:
         plain, units = without_precisions(problem)
         constant = accumulate(plain.constant(), data, jax.lax.stop_gradient(cotangents), second_factors)
         into = bases(jax.lax.stop_gradient(constant))
@@ -275,7 +280,7 @@ class EKFAC(AbstractStructure):
         return _of_eigenvalues(units, squares)
 
 
-def _of_eigenvalues(units: list[Float[Array, ""]], squares: list[Array]) -> Float[Array, ""]:
+def _of_eigenvalues(units: list[Float[Array, ""]], squares: list[Array]) -> LogDeterminant:
     """Σ_l Σ log(1 + s_l/δ_l)."""
     terms = [jnp.sum(jnp.log1p(u * s)) for u, s in zip(units, squares, strict=True)]
-    return functools.reduce(jnp.add, terms)
+    return LogDeterminant(functools.reduce(jnp.add, terms))
