@@ -201,12 +201,16 @@ def optimistix_bfgs(problem: Problem, tolerance: float) -> Callable[[Array], Any
     return jax.jit(jax.value_and_grad(value))
 
 
-def hyprax_with(certificate: hx.AbstractBound) -> Method:
+def hyprax_with(certificate: hx.implicit.AbstractBound) -> Method:
     def method(problem: Problem, tolerance: float) -> Callable[[Array], Any]:
         family = problem.family()
-        optimum = hx.Optimum(family, solver=hx.Newton(tolerance=tolerance))
+        optimum = hx.Optimum(family, solver=hx.implicit.Newton(tolerance=tolerance))
         objective = hx.ImplicitObjective(
-            optimum, family.mean_loss, problem.validation, adjoint=hx.CG(tolerance=tolerance), certificate=certificate
+            optimum,
+            family.mean_loss,
+            problem.validation,
+            adjoint=hx.implicit.CG(tolerance=tolerance),
+            certificate=certificate,
         )
         state = objective.init(None)
 
@@ -215,7 +219,7 @@ def hyprax_with(certificate: hx.AbstractBound) -> Method:
             strengths = jnp.exp(log_strengths)
             hyper = hx.Positive(strengths if problem.outputs == 1 else strengths[:, None])
             answer, _ = objective.value_and_grad(hyper, unfolded(state))
-            return answer.value, answer.grad.raw.ravel(), answer.certificate.bound, answer.stats["products"]
+            return answer.value, answer.grad.raw.ravel(), answer.certificate.bound, answer.stats.products
 
         return run
 
@@ -226,9 +230,9 @@ PROBLEMS = ("breast cancer", "digits", "ijcnn1", "MNIST softmax")
 METHODS: dict[str, Method] = {
     "jaxopt L-BFGS + CG": jaxopt_lbfgs,
     "optimistix (L-)BFGS + CG": optimistix_bfgs,
-    "hyprax, no certificate": hyprax_with(hx.NoBound()),
-    "hyprax, Ehrhardt-Roberts bound": hyprax_with(hx.EhrhardtRoberts()),
-    "hyprax, look-ahead bound": hyprax_with(hx.LookAhead(relative=TARGET)),
+    "hyprax, no certificate": hyprax_with(hx.implicit.NoBound()),
+    "hyprax, Ehrhardt-Roberts bound": hyprax_with(hx.implicit.EhrhardtRoberts()),
+    "hyprax, look-ahead bound": hyprax_with(hx.implicit.LookAhead(relative=TARGET)),
 }
 
 

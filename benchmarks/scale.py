@@ -60,9 +60,9 @@ def main() -> None:
         answer, _ = jax.block_until_ready(objective.value_and_grad(hyper, state))
         print(f"{name}: {time.perf_counter() - start:.1f} s, {memory()}")
     certificate = answer.certificate
-    assert isinstance(certificate, hx.TwoSidedBound)
+    assert isinstance(certificate, hx.implicit.TwoSidedCertificate)
     print(f"products: {int(answer.stats['products'])}, inner steps {int(answer.stats['inner_steps'])}")
-    print(f"{certificate}; {hx.STATUS[certificate.status]}; relative {float(answer.relative_bound):.2e}")
+    print(f"{certificate}; {hx.implicit.STATUS[certificate.status]}; relative {float(answer.relative_bound):.2e}")
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ ROUNDS = 5
 SECONDS = 60.0  # of timing a problem, at most, once every method ran
 MOMENTUM = 0.9
 PROBLEMS = ("digits 100", "digits 1000", "digits 10000", "mnist", "cnn", "pooled cnn")
-MODES: dict[str, hx.AbstractMode] = {
-    "hyprax Reversible": hx.Reversible(),
-    "hyprax Checkpointed": hx.Checkpointed(),
-    "hyprax StoreAll": hx.StoreAll(),
+MODES: dict[str, hx.unroll.AbstractMode] = {
+    "hyprax Reversible": hx.unroll.Reversible(),
+    "hyprax Checkpointed": hx.unroll.Checkpointed(),
+    "hyprax StoreAll": hx.unroll.StoreAll(),
 }
 
 
@@ -98,7 +98,7 @@ class Task:
     def batches(self, data: Any) -> hx.Minibatches:
         return hx.Minibatches(data, self.batch, jax.random.key(1))
 
-    def objective(self, mode: hx.AbstractMode, adamw: bool = False) -> hx.UnrolledObjective:
+    def objective(self, mode: hx.unroll.AbstractMode, adamw: bool = False) -> hx.UnrolledObjective:
         def fit(params: Any, x: Any, y: Any) -> Any:
             return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(self.apply(params, x), y))
 
@@ -106,10 +106,10 @@ class Task:
             strengths = jnp.exp(hyper["penalties"])
             return fit(params, *batch) + sum(strengths[i] * jnp.sum(w**2) for i, w in enumerate(params))
 
-        def optimizer(hyper: Any) -> hx.AbstractOptimizer:
+        def optimizer(hyper: Any) -> hx.unroll.AbstractOptimizer:
             if adamw:
-                return hx.AdamW(0.02 * hyper["rates"], weight_decay=jnp.asarray(1e-2, jnp.float32))
-            return hx.MomentumSGD(hyper["rates"], jnp.asarray(MOMENTUM, jnp.float32), form="polyak")
+                return hx.unroll.AdamW(0.02 * hyper["rates"], weight_decay=jnp.asarray(1e-2, jnp.float32))
+            return hx.unroll.MomentumSGD(hyper["rates"], jnp.asarray(MOMENTUM, jnp.float32), form="polyak")
 
         train = self.batches(tuple(map(jnp.asarray, self.train)))
         weights = list(map(jnp.asarray, self.weights))
@@ -205,10 +205,10 @@ def ours(objective: hx.UnrolledObjective, hyper: Any, alone: bool = False) -> Ca
 
 def measure(task: Task, peers: Peers | None, folder: str) -> None:
     loop, loop_adamw = "training alone", "training alone, AdamW"
-    methods = {loop: ours(task.objective(hx.StoreAll()), task.hyper, alone=True)}
+    methods = {loop: ours(task.objective(hx.unroll.StoreAll()), task.hyper, alone=True)}
     methods |= {name: ours(task.objective(mode), task.hyper) for name, mode in MODES.items()}
     if task.name == "mnist":
-        methods[loop_adamw] = ours(task.objective(hx.StoreAll(), adamw=True), task.hyper, alone=True)
+        methods[loop_adamw] = ours(task.objective(hx.unroll.StoreAll(), adamw=True), task.hyper, alone=True)
         methods |= {
             f"{name}, AdamW": ours(task.objective(mode, adamw=True), task.hyper)
             for name, mode in MODES.items()

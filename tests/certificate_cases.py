@@ -251,14 +251,14 @@ def check(case: Case, rng: np.random.Generator, bounds: dict[str, Any]) -> Outco
         if not off_value <= float(of_value.bound):
             violations.append(f"{name}: value off by {off_value:.3e} bound {float(of_value.bound):.3e}")
         ratio[name] = bound / max(own, 1e-300)
-        if isinstance(certificate, hx.TwoSidedBound):
+        if isinstance(certificate, hx.implicit.TwoSidedCertificate):
             lower, upper = float(certificate.lower), float(certificate.upper)
             if not lower - same <= error <= upper + same:
                 violations.append(f"{name}: error {error:.3e} outside {lower:.3e} .. {upper:.3e}")
             for k, v in found.items():
                 if not np.all(np.abs(v - case.grad[k]) <= np.asarray(certificate.entries[k].raw)):
                     violations.append(f"{name}: an entry of {k}")
-            proved = bool(certificate.status == hx.STATUS.effectivity_proved)
+            proved = bool(certificate.status == hx.implicit.STATUS.effectivity_proved)
             if proved and not upper <= 3 * error * (1 + 1e-5) + same:
                 violations.append(f"{name}: effectivity {upper / error:.3g} said to be at most 3")
             ratio[name] = upper / max(error, 1e-300)

@@ -64,7 +64,7 @@ def central_difference(f, u: np.ndarray, direction: np.ndarray, step: float) -> 
     return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
 
 
-def value_at(leaf: hx.AbstractConstrained):
+def value_at(leaf: hx.core.AbstractConstrained):
     """u -> the value of `leaf` with coordinates u."""
     return lambda u: eqx.tree_at(lambda one: one.raw, leaf, u).value
 

@@ -17,14 +17,19 @@ import pytest
 
 import hyprax as hx
 
+NOISE = hx.NoNoise("by hand")
 
-class Shrinkage(hx.AbstractObjective):
+
+class Shrinkage(hx.core.AbstractObjective):
     """Above, by `steps` steps of gradient descent from the state, and an honest bound of what that leaves out."""
 
     a: jax.Array
     b: jax.Array
     steps: int = 200
     tolerance: float = 1e-10
+    noisy: bool = eqx.field(static=True, default=False)
+    adaptive: bool = eqx.field(static=True, default=True)
+    value_name: str = eqx.field(static=True, default="value")
 
     def init(self, hyper):
         del hyper
@@ -49,14 +54,22 @@ class Shrinkage(hx.AbstractObjective):
         slope = -penalty / (1 + penalty) * jnp.dot(x, x - self.b)
         grad = eqx.tree_at(lambda one: one["penalty"].raw, grad, slope)
         error = norm * (jnp.linalg.norm(x) + jnp.linalg.norm(x - self.b) + norm)
-        certificate = hx.ErrorBound(error, "estimated", "‖h - ∇F‖₂", "by hand")
+        certificate = hx.Certificate(error, "estimated", "‖h - ∇F‖₂", "by hand")
         value = 0.5 * jnp.sum((x - self.b) ** 2)
-        return hx.Hypergradient(value, grad, certificate, result, {"gradient_norm": norm}), x
+        return hx.Hypergradient(value, grad, certificate, NOISE, result, hx.core.NamedStats({"gradient_norm": norm})), x
 
     def value(self, hyper, state, accuracy=None):
         _, x, norm, result = self._solve(hyper, state, accuracy)
-        certificate = hx.ErrorBound(norm * (jnp.linalg.norm(x - self.b) + norm), "estimated", "|value - F|", "by hand")
-        return hx.Value(0.5 * jnp.sum((x - self.b) ** 2), certificate, result, {"gradient_norm": norm}), x
+        certificate = hx.Certificate(norm * (jnp.linalg.norm(x - self.b) + norm), "estimated", "|value - F|", "by hand")
+        return hx.core.Value(
+            0.5 * jnp.sum((x - self.b) ** 2), certificate, NOISE, result, hx.core.NamedStats({"gradient_norm": norm})
+        ), x
+
+    def params(self, state):
+        return state
+
+    def final(self, hyper, state):
+        return self.value(hyper, state)
 
 
 def by_hand(a: np.ndarray, b: np.ndarray, p: float) -> tuple[float, float]:
@@ -72,7 +85,7 @@ def problem(seed: int = 0, size: int = 5, **settings) -> Shrinkage:
 @hypothesis.given(st.integers(0, 2**31), st.floats(1e-6, 1e6))
 def test_hypergradient_of_a_problem_solved_by_hand(seed, penalty):
     objective = problem(seed)
-    answer = hx.hypergradient(objective, {"penalty": hx.Positive(penalty)})
+    answer = hx.hypergradient(objective, {"penalty": hx.Positive(penalty)})[0]
     value, slope = by_hand(np.asarray(objective.a), np.asarray(objective.b), penalty)
     np.testing.assert_allclose(answer.value, value, rtol=1e-9)
     np.testing.assert_allclose(answer.grad["penalty"].raw, slope, rtol=1e-8, atol=1e-12)
@@ -84,17 +97,17 @@ def test_hypergradient_of_a_problem_solved_by_hand(seed, penalty):
 def test_an_unconverged_solve_is_raised_with_what_was_computed():
     objective = problem(steps=3)
     with pytest.raises(hx.HypergradientError, match="inner problem was not solved") as raised:
-        hx.hypergradient(objective, {"penalty": hx.Positive(1.0)})
+        hx.hypergradient(objective, {"penalty": hx.Positive(1.0)})[0]
     answer = raised.value.hypergradient
     assert answer.result == hx.RESULTS.inner_not_converged
-    assert f"gradient_norm = {float(answer.stats['gradient_norm']):.4g}" in str(raised.value)
+    assert f"gradient_norm = {float(answer.stats.numbers['gradient_norm']):.4g}" in str(raised.value)
     value, slope = by_hand(np.asarray(objective.a), np.asarray(objective.b), 1.0)
     assert abs(answer.grad["penalty"].raw - slope) <= answer.certificate.bound
     assert abs(answer.value - value) > 0
 
 
 def test_without_throw_the_failure_is_returned():
-    answer = hx.hypergradient(problem(steps=3), {"penalty": hx.Positive(1.0)}, throw=False)
+    answer = hx.hypergradient(problem(steps=3), {"penalty": hx.Positive(1.0)}, throw=False)[0]
     assert answer.result == hx.RESULTS.inner_not_converged
     assert "inner problem was not solved" in answer.message
 
@@ -103,8 +116,8 @@ def test_a_state_is_where_the_computation_starts():
     hyper = {"penalty": hx.Positive(1.0)}
     _, warm = problem().value_and_grad(hyper, problem().init(hyper))
     with pytest.raises(hx.HypergradientError):
-        hx.hypergradient(problem(steps=1), hyper)
-    assert hx.hypergradient(problem(steps=1), hyper, warm).result == hx.RESULTS.successful
+        hx.hypergradient(problem(steps=1), hyper)[0]
+    assert hx.hypergradient(problem(steps=1), hyper, warm)[0].result == hx.RESULTS.successful
 
 
 def test_accuracy_replaces_the_settings():
@@ -118,7 +131,7 @@ def test_inside_transformations():
     objective = problem()
 
     def slope(penalty):
-        return hx.hypergradient(objective, {"penalty": hx.Positive(penalty)}).grad["penalty"].raw
+        return hx.hypergradient(objective, {"penalty": hx.Positive(penalty)})[0].grad["penalty"].raw
 
     penalties = jnp.asarray([0.1, 1.0, 10.0])
     exact = [by_hand(np.asarray(objective.a), np.asarray(objective.b), float(p))[1] for p in penalties]
@@ -129,10 +142,10 @@ def test_inside_transformations():
 
 def test_a_failure_inside_a_transformation_is_a_runtime_error():
     objective = problem(steps=3)
-    failing = eqx.filter_jit(lambda hyper: hx.hypergradient(objective, hyper).value)
+    failing = eqx.filter_jit(lambda hyper: hx.hypergradient(objective, hyper)[0].value)
     with pytest.raises(RuntimeError, match="inner problem was not solved"):
         jax.block_until_ready(failing({"penalty": hx.Positive(1.0)}))
-    quiet = eqx.filter_jit(lambda hyper: hx.hypergradient(objective, hyper, throw=False))
+    quiet = eqx.filter_jit(lambda hyper: hx.hypergradient(objective, hyper, throw=False)[0])
     answer = quiet({"penalty": hx.Positive(1.0)})
     assert answer.result == hx.RESULTS.inner_not_converged
     assert "inner problem was not solved" in answer.message
@@ -140,12 +153,14 @@ def test_a_failure_inside_a_transformation_is_a_runtime_error():
 
 def test_hyperparameters_are_checked_before_any_work():
     with pytest.raises(ValueError, match=re.escape("hyper['penalty']")):
-        hx.hypergradient(problem(), {"penalty": np.nan})
+        hx.hypergradient(problem(), {"penalty": np.nan})[0]
 
 
 def test_what_an_answer_prints():
-    answer = hx.hypergradient(problem(), {"penalty": hx.Positive(1.0)})
-    assert re.fullmatch(r"Hypergradient\(value=\S+, norm=\S+, certificate=<estimated: .* \(by hand\)>\)", repr(answer))
+    answer = hx.hypergradient(problem(), {"penalty": hx.Positive(1.0)})[0]
+    assert re.fullmatch(
+        r"Hypergradient\(value=\S+, norm=\S+, certificate=<estimated: .* \(by hand\)>, noise=.*\)", repr(answer)
+    )
     np.testing.assert_allclose(answer.relative_bound, answer.certificate.bound / answer.norm)
 
 
@@ -160,6 +175,6 @@ def test_a_value_encloses_the_truth(seed, steps):
 
 
 def test_an_abstract_objective_cannot_be_made():
-    abstract: Any = hx.AbstractObjective
+    abstract: Any = hx.core.AbstractObjective
     with pytest.raises(TypeError, match="abstract"):
         abstract()

@@ -20,7 +20,7 @@ class Problem:
     hyper: Any
     key: jax.Array
 
-    def objective(self, mode: hx.AbstractMode, **settings: Any) -> hx.UnrolledObjective:
+    def objective(self, mode: hx.unroll.AbstractMode, **settings: Any) -> hx.UnrolledObjective:
         return hx.UnrolledObjective(
             self.training, self.outer_loss, self.outer_data, key=self.key, mode=mode, **settings
         )
@@ -105,7 +105,7 @@ def make_problem(
     training = hx.Training(
         loss,
         init,
-        lambda hyper: hx.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
+        lambda hyper: hx.unroll.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
         batches,
         steps,
         keyed=dropout,

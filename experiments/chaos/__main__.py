@@ -37,8 +37,8 @@ def loss(params: Params, hyper: Any, data: Any) -> Array:
     return nll(params, data)
 
 
-def optimizer(hyper: Any) -> hx.MomentumSGD:
-    return hx.MomentumSGD(hyper["rate"], MOMENTUM)
+def optimizer(hyper: Any) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(hyper["rate"], MOMENTUM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def at(rate: float) -> dict[str, hx.Positive]:
 
 def measure(exact: hx.UnrolledObjective, plain: hx.UnrolledObjective, rate: float) -> Row:
     """One row; values by floating point, the hypergradient by reversal in fixed point."""
-    answer = hx.hypergradient(exact, at(rate), throw=False)
+    answer = hx.hypergradient(exact, at(rate), throw=False)[0]
     ends = [value(plain, rate * np.exp(sign * REACH)) for sign in (-1, 1)]
     slope = float(answer.grad["rate"].raw)
     finite = np.isfinite(slope) and slope != 0
@@ -70,7 +70,7 @@ def measure(exact: hx.UnrolledObjective, plain: hx.UnrolledObjective, rate: floa
         float(answer.value),
         slope,
         (ends[1] - ends[0]) / (2 * REACH),
-        float(answer.stats["amplification"]) if finite else np.nan,
+        float(answer.stats.numbers["amplification"]) if finite else np.nan,
         float(metasmoothness(plain, at(rate), answer.grad)) if finite else np.nan,
         next(name for name in ENDINGS if bool(answer.result == getattr(hx.RESULTS, name))),
         isinstance(answer.certificate, ExactReversal),
@@ -136,7 +136,7 @@ def main() -> None:
     training = hx.Training(loss, init, optimizer, hx.Minibatches(data, BATCH, jax.random.key(1)), steps)
     exact, plain = (
         hx.UnrolledObjective(training, loss, data, key=jax.random.key(0), mode=mode)
-        for mode in (hx.Reversible(), hx.Checkpointed())
+        for mode in (hx.unroll.Reversible(), hx.unroll.Checkpointed())
     )
     began = time.perf_counter()
     rows = [measure(exact, plain, float(rate)) for rate in np.geomspace(EDGES[0], EDGES[-1], points)]

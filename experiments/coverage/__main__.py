@@ -26,7 +26,7 @@ import certificate_cases as problems
 import hyprax as hx
 
 HERE = results_folder(__file__)
-BOUNDS = {"look-ahead": hx.LookAhead(relative=0.0), "free": hx.FreeBound()}
+BOUNDS = {"look-ahead": hx.implicit.LookAhead(relative=0.0), "free": hx.implicit.FreeBound()}
 LONG_NAMES = {"ehrhardt-roberts": "Ehrhardt-Roberts", "free": "free", "look-ahead": "look-ahead"}
 
 
@@ -34,7 +34,7 @@ def outcomes(structure: problems.Structure, cases: int, seed: int) -> list[probl
     """About `cases` cases of one structure, ten points to a problem."""
     bounds = dict(BOUNDS)
     if structure.dtype == "float64":
-        bounds["ehrhardt-roberts"] = hx.EhrhardtRoberts()
+        bounds["ehrhardt-roberts"] = hx.implicit.EhrhardtRoberts()
     rng = np.random.default_rng([seed, *map(ord, str(structure))])
     points = 10
     found = []

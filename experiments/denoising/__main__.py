@@ -18,7 +18,7 @@ import optax
 from experiments._common import machine, pyplot, results_folder
 
 import hyprax as hx
-from hyprax.search import HOAG, MAID, FixedTolerance, Optax, Stopping, Tuned
+from hyprax.search import HOAG, MAID, FixedTolerance, Optax, Stopping, TuneResult
 
 from .data import Patches, psnr, testing, training
 from .regularisers import EXPERTS, TV, Regulariser, filters
@@ -33,7 +33,7 @@ ADJOINT_PART = 1e-3
 """A fixed tolerance of the adjoint system, in parts of that of the inner problem: ∇f is that much smaller than ∇g."""
 
 
-def learn(regulariser: Regulariser, patches: Patches, steps: int) -> Tuned:
+def learn(regulariser: Regulariser, patches: Patches, steps: int) -> TuneResult:
     """Adam with hypergradients at the objective's own tolerances, each certified."""
     objective = regulariser.objective(patches.clean, patches.noisy)
     search = Optax(optax.adam(optax.cosine_decay_schedule(0.05, steps, alpha=0.02)))
@@ -65,14 +65,14 @@ def certificates(regulariser: Regulariser, patches: Patches, hyper: dict) -> lis
 
     truth, _ = flat(1e-10)
     # Relative to the hypergradient of where learning began: at the optimum it vanishes.
-    size = float(hx.hypergradient(objective, regulariser.start()).norm)
+    size = float(hx.hypergradient(objective, regulariser.start())[0].norm)
     rows = []
     for tolerance in (1e-1, 1e-3, 1e-5, 1e-7):
         found, answer = flat(tolerance)
         error = float(np.linalg.norm(found - truth))
         assert answer.certificate.kind == "certified"
         assert error <= float(answer.certificate.bound)
-        products, bound = int(answer.stats["products"]), float(answer.certificate.bound)
+        products, bound = int(answer.stats.products), float(answer.certificate.bound)
         rows.append(f"| {regulariser.name} | {tolerance:.0e} | {products} | {error / size:.1e} | {bound / size:.1e} |")
     return rows
 
@@ -86,7 +86,7 @@ def descend(regulariser: Regulariser, patches: Patches, search, budget: int) -> 
         nonlocal total
         spent.append(total)
         hypers.append(step.hyper)
-        total += step.stats["search_products"]
+        total += step.stats.search_products
         return total > budget
 
     began = time.perf_counter()

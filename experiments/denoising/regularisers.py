@@ -32,7 +32,7 @@ class Regulariser:
 
     name: str
     penalty: Callable[[Array, dict], Array]
-    constants: Callable[[Array, dict, Array], hx.Constants]
+    constants: Callable[[Array, dict, Array], hx.implicit.Constants]
     start: Callable[[], dict]
 
     def inner(self, x: Array, hyper: dict, noisy: Array) -> Array:
@@ -42,21 +42,23 @@ class Regulariser:
         """Half the mean squared error at the optimum; L_f is 1 over the number of pixels."""
         y = jnp.asarray(noisy)
 
-        def constants(x: Array, hyper: dict) -> hx.Constants:
+        def constants(x: Array, hyper: dict) -> hx.implicit.Constants:
             return self.constants(x, hyper, y)
 
         return hx.ImplicitObjective(
-            hx.Optimum(self.inner, y, data=y, solver=hx.LBFGS(max_steps=3000)),
+            hx.Optimum(self.inner, y, data=y, solver=hx.implicit.LBFGS(max_steps=3000)),
             half_mean_square,
             jnp.asarray(clean),
-            certificate=hx.EhrhardtRoberts(constants, lipschitz_outer=1 / y.size, lipschitz_direct=0.0),
+            certificate=hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=1 / y.size, lipschitz_direct=0.0),
         )
 
     def denoised(self, noisy: np.ndarray, hyper: dict) -> np.ndarray:
         """The optimum for other images, to a gradient norm of 1e-4 √pixels."""
         y = jnp.asarray(noisy)
-        optimum = hx.Optimum(self.inner, y, data=y, solver=hx.LBFGS(tolerance=1e-4 * math.sqrt(y.size), max_steps=3000))
-        objective = hx.ImplicitObjective(optimum, half_mean_square, y, certificate=hx.NoBound("a test"))
+        optimum = hx.Optimum(
+            self.inner, y, data=y, solver=hx.implicit.LBFGS(tolerance=1e-4 * math.sqrt(y.size), max_steps=3000)
+        )
+        objective = hx.ImplicitObjective(optimum, half_mean_square, y, certificate=hx.implicit.NoBound("a test"))
         value, state = objective.value(hyper, objective.init(hyper))
         assert bool(value.result == hx.RESULTS.successful), value.result
         return np.asarray(state.params)
@@ -79,13 +81,13 @@ def _tv_penalty(x: Array, hyper: dict) -> Array:
     return hyper["weight"] * jnp.sum(jnp.sqrt(square + hyper["smoothing"] ** 2) - hyper["smoothing"])
 
 
-def _tv_constants(x: Array, hyper: dict, noisy: Array) -> hx.Constants:
+def _tv_constants(x: Array, hyper: dict, noisy: Array) -> hx.implicit.Constants:
     """B has the columns λ Kᵀ(z/r) for log λ, and -λ Kᵀ(ν² z/r³) for log ν: exact norms, and 8λ/ν Lipschitz each."""
     weight, smoothing = hyper["weight"], hyper["smoothing"]
     z, transposed = jax.vjp(_differences, x)
     r = jnp.sqrt(jnp.sum(jnp.square(z), axis=-1, keepdims=True) + smoothing**2)
     columns = [norm(transposed(z * scale)[0]) for scale in (1 / r, smoothing**2 / r**3)]
-    return hx.Constants(
+    return hx.implicit.Constants(
         strong_convexity=jnp.ones(()),
         lipschitz_hessian=weight * 8 * math.sqrt(3) * THIRD / smoothing**2,
         mixed_norm=weight * jnp.hypot(*columns),
@@ -135,7 +137,7 @@ def _experts_penalty(x: Array, hyper: dict) -> Array:
     return jnp.sum(hyper["weights"] * (jnp.sqrt(jnp.square(responses) + smoothing**2) - smoothing))
 
 
-def _experts_constants(x: Array, hyper: dict, noisy: Array) -> hx.Constants:
+def _experts_constants(x: Array, hyper: dict, noisy: Array) -> hx.implicit.Constants:
     """C_k is the correlation with f_k: ‖C_k‖ <= ‖f_k‖₁ =: F_k, its rows of norm ‖f_k‖₂; D_b the same for the atoms.
 
     With u_k = C_k x, columns of B, and how fast they change with x:
@@ -174,7 +176,7 @@ def _experts_constants(x: Array, hyper: dict, noisy: Array) -> hx.Constants:
     lipschitz = jnp.concatenate(
         [w * one**2 / nu, jnp.sum(w * one**2)[None] / nu, jnp.ravel((w * one)[:, None] * moving)]
     )
-    return hx.Constants(
+    return hx.implicit.Constants(
         strong_convexity=jnp.ones(()),
         lipschitz_hessian=jnp.sum(w * one**2 * two) * THIRD / nu**2,
         mixed_norm=norm(mixed),

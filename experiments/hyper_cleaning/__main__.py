@@ -115,8 +115,8 @@ def largest_losses(problem: Problem) -> np.ndarray:
 
 def contestants(problem: Problem) -> dict[str, tuple]:
     """Searches by name: the objective, and the rule."""
-    certified, uncertified = problem.objective(), problem.objective(certificate=hx.NoBound())
-    plain = problem.objective(hx.HeavyBall(), hx.CG(preconditioner=hx.NoPreconditioner()))
+    certified, uncertified = problem.objective(), problem.objective(certificate=hx.implicit.NoBound())
+    plain = problem.objective(hx.implicit.HeavyBall(), hx.implicit.CG(preconditioner=hx.implicit.NoPreconditioner()))
     found = {
         "MAID": (certified, MAID()),
         "MAID, HB/CG": (plain, MAID()),

@@ -20,8 +20,8 @@ STRENGTH = 2e-3
 """λ of ½ λ‖w‖²: a ridge of 1e-3 ‖w‖². It is the constant of strong convexity, too."""
 TOLERANCES = ((0.1, 0.1), (0.1, 0.01), (0.01, 0.1), (0.01, 0.01))
 """Of the distance to the optimum (‖∇g‖/μ), and of the adjoint's residual."""
-LOWER = {"GD": hx.GradientDescent, "HB": hx.HeavyBall, "FISTA": hx.FISTA}
-ADJOINT = {"GD": hx.AdjointGradientDescent, "HB": hx.AdjointHeavyBall, "CG": hx.CG}
+LOWER = {"GD": hx.implicit.GradientDescent, "HB": hx.implicit.HeavyBall, "FISTA": hx.implicit.FISTA}
+ADJOINT = {"GD": hx.implicit.AdjointGradientDescent, "HB": hx.implicit.AdjointHeavyBall, "CG": hx.implicit.CG}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Problem:
 
     def exact(self, hyper: dict) -> tuple[float, jax.Array]:
         """The validation loss at the optimum for these weights, and that optimum."""
-        objective = self.objective(certificate=hx.NoBound())
+        objective = self.objective(certificate=hx.implicit.NoBound())
         answer, state = objective.value(hyper, objective.init(hyper), hx.Accuracy(jnp.asarray(1e-10), jnp.asarray(1.0)))
         return float(answer.value), state.params
 
@@ -82,9 +82,9 @@ def published(problem: Problem, lower: str, adjoint: str, tolerances: tuple[floa
     The lower level starts at its last solution, the adjoint at 0. Counted are iterations of both; the lower level stops
     where the budget is spent.
     """
-    budget, plain = size.budget, {"preconditioner": hx.NoPreconditioner()} if adjoint == "CG" else {}
+    budget, plain = size.budget, {"preconditioner": hx.implicit.NoPreconditioner()} if adjoint == "CG" else {}
     adjoint_solver = ADJOINT[adjoint](max_steps=budget, **plain)
-    first = problem.objective(LOWER[lower](max_steps=budget, smoothness=1.0), adjoint_solver, hx.NoBound())
+    first = problem.objective(LOWER[lower](max_steps=budget, smoothness=1.0), adjoint_solver, hx.implicit.NoBound())
     accuracy = hx.Accuracy(jnp.asarray(STRENGTH * tolerances[0]), jnp.asarray(tolerances[1]))
     hyper = evaluated = problem.start()
     state = first.init(hyper)
@@ -94,7 +94,7 @@ def published(problem: Problem, lower: str, adjoint: str, tolerances: tuple[floa
         objective = _with_constants(first, constant, left, adjoint != "CG")
         cold = ImplicitState(state.params, jnp.zeros_like(state.adjoint))
         answer, state = objective.value_and_grad(hyper, cold, accuracy)
-        value, inner, outer = jax.device_get((answer.value, answer.stats["inner_steps"], answer.stats["adjoint_steps"]))
+        value, inner, outer = jax.device_get((answer.value, answer.stats.inner_steps, answer.stats.adjoint_steps))
         spent.append(total + int(inner))
         loss.append(float(value))
         evaluated, total = hyper, total + int(inner) + int(outer)
@@ -136,7 +136,7 @@ def searched(
         evaluated = step.hyper
         spent.append(total)
         loss.append(step.value)
-        total += step.stats["search_products"]
+        total += step.stats.search_products
         return total > budget or step.value <= until
 
     began = time.perf_counter()

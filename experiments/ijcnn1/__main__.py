@@ -46,9 +46,9 @@ def contestants(problem: Ijcnn1, budget: float) -> dict[str, list[tuple[str, met
         print(f"{name} ({setting}): {track.passes[-1]:.3g} visits, {track.seconds[-1]:.1f} s", flush=True)
 
     for rate in RATES:
-        add("SABA", f"rate {rate:g}", methods.stochastic(hx.SABA, problem, budget, rate))
-        add("SOBA", f"rate {rate:g}", methods.stochastic(hx.SOBA, problem, budget, rate, decreasing=True))
-        add("AmIGO", f"rate {10 * rate:g}", methods.stochastic(hx.AmIGO, problem, budget, 10 * rate))
+        add("SABA", f"rate {rate:g}", methods.stochastic(hx.implicit.SABA, problem, budget, rate))
+        add("SOBA", f"rate {rate:g}", methods.stochastic(hx.implicit.SOBA, problem, budget, rate, decreasing=True))
+        add("AmIGO", f"rate {10 * rate:g}", methods.stochastic(hx.implicit.AmIGO, problem, budget, 10 * rate))
     add("hyprax implicit, MAID", "nothing to set", methods.full_batch(problem, budget, MAID(), steps=2000))
     for rate in (0.1, 0.3):
         fixed, following = Optax(optax.adam(rate)), methods.FollowingAdam(optax.adam(rate))

@@ -42,7 +42,7 @@ def stochastic(method: type, problem: Ijcnn1, budget: float, rate: float, *, dec
             hyper, state, moments = carry
             answer, state = objective.value_and_grad(hyper, state)
             updates, moments = search.update(answer.grad, moments)
-            return (optax.apply_updates(hyper, updates), state, moments), answer.stats["example_passes"]
+            return (optax.apply_updates(hyper, updates), state, moments), answer.stats.example_passes
 
         carry, passes = jax.lax.scan(step, carry, length=chunk)
         return carry, jnp.sum(passes.astype(float))
@@ -50,7 +50,7 @@ def stochastic(method: type, problem: Ijcnn1, budget: float, rate: float, *, dec
     chunk = 100
     hyper, track, spent = problem.start, Track(), 0.0
     carry = (hyper, objective.init(hyper), search.init(hyper))
-    if method is hx.SABA:
+    if method is hx.implicit.SABA:
         spent += problem.passes(2, 1)  # its memory is filled in one pass
     track.add(spent, hyper["penalty"].raw, 0.0)
     run(objective, carry)  # compilation apart
@@ -80,7 +80,7 @@ def full_batch(problem: Ijcnn1, budget: float, search, *, steps: int) -> Track:
         # The hyperparameters are those that were evaluated: what was spent before this step led to them.
         if spent > 0:
             track.add(spent, step.hyper["penalty"].raw, time.perf_counter() - began)
-        spent += problem.passes(step.stats.get("search_products", step.stats["products"]), outer)
+        spent += problem.passes(step.stats.get("search_products", step.stats.products), outer)
         worst = max(worst, step.certificate_bound / step.gradient_norm)
         track.certificate = f"{step.certificate_kind}, relative bound at most {worst:.1e}"
         return spent > budget
@@ -152,7 +152,7 @@ def optuna_tpe(problem: Ijcnn1, budget: float, seed: int) -> Track:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    objective = hx.ImplicitObjective(*problem.parts, certificate=hx.NoBound())
+    objective = hx.ImplicitObjective(*problem.parts, certificate=hx.implicit.NoBound())
     size = problem.train[0].shape[1]
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial({f"x{i}": 0.0 for i in range(size)})
@@ -165,7 +165,7 @@ def optuna_tpe(problem: Ijcnn1, budget: float, seed: int) -> Track:
         raw = np.array([trial.suggest_float(f"x{i}", np.log(1e-6), np.log(10.0)) for i in range(size)])
         value, state = objective.value({"penalty": hx.Positive(np.exp(raw))}, state, accuracy)
         study.tell(trial, float(value.value))
-        spent += problem.passes(int(value.stats["products"]), 1)
+        spent += problem.passes(int(value.stats.products), 1)
         if float(value.value) < best:
             best = float(value.value)
             track.add(spent, raw, time.perf_counter() - began)

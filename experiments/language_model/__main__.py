@@ -111,11 +111,11 @@ def mean_loss(size: Size, params: Any, rows: Any) -> Any:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]))
 
 
-def problem(size: Size, steps: int, mode: hx.AbstractMode) -> tuple[hx.UnrolledObjective, Any]:
+def problem(size: Size, steps: int, mode: hx.unroll.AbstractMode) -> tuple[hx.UnrolledObjective, Any]:
     train, held_out = text(size.context)
 
-    def optimizer(hyper: Any) -> hx.AbstractOptimizer:
-        return hx.AdamW(
+    def optimizer(hyper: Any) -> hx.unroll.AbstractOptimizer:
+        return hx.unroll.AdamW(
             hyper["rates"], hyper["beta1"], jnp.asarray(0.99, jnp.float32), weight_decay=hyper["weight_decay"]
         )
 
@@ -219,9 +219,9 @@ def main() -> None:
     asked = parser.parse_args()
     size = SIZES[asked.size]
     steps = asked.steps or (QUICK_STEPS if asked.quick else size.steps)
-    objective, hyper = problem(size, steps, hx.Reversible(long=hx.unroll.LongRun(asked.folder)))
+    objective, hyper = problem(size, steps, hx.unroll.Reversible(long=hx.unroll.LongRun(asked.folder)))
     began = time.perf_counter()
-    answer = jax.block_until_ready(hx.hypergradient(objective, hyper, throw=False))
+    answer = jax.block_until_ready(hx.hypergradient(objective, hyper, throw=False)[0])
     seconds = time.perf_counter() - began
     tuned = hx.tune(objective, hyper, steps=asked.meta, search=Optax(optax.adam(0.05))) if asked.meta else None
     text = "\n".join(report(asked, answer, seconds, steps, tuned))

@@ -58,8 +58,8 @@ def outer_loss(params: Params, hyper: Any, data: Examples) -> Array:
     return nll(params, data)
 
 
-def optimizer(hyper: dict[str, Array]) -> hx.MomentumSGD:
-    return hx.MomentumSGD(hyper["rate"], MOMENTUM)
+def optimizer(hyper: dict[str, Array]) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(hyper["rate"], MOMENTUM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def learn(per_class: int, iterations: int) -> Learned:
     training = hx.Training(loss, init, optimizer, hx.FullBatch(labels), STEPS)
     drawn_data = hx.Minibatches(examples("train", 0, 60_000), OUTER_BATCH, jax.random.key(2))
     objective = hx.UnrolledObjective(
-        training, outer_loss, drawn_data(0), key=jax.random.key(per_class), mode=hx.Reversible(), resample=True
+        training, outer_loss, drawn_data(0), key=jax.random.key(per_class), mode=hx.unroll.Reversible(), resample=True
     )
     rule = optax.adam(0.02)
     state, moments, values, exact = objective.init(hyper), rule.init(hyper), [], 0

@@ -26,12 +26,12 @@ import hyprax as hx
 HERE = results_folder(__file__)
 
 
-def measure(mode: hx.AbstractMode, steps: int) -> tuple[hx.Hypergradient, float, int]:
+def measure(mode: hx.unroll.AbstractMode, steps: int) -> tuple[hx.Hypergradient, float, int]:
     """The answer, its seconds with compilation, and how much the peak of the process's memory grew."""
     task = load(f"digits {steps}")
     objective = task.objective(mode)
     before, began = peak_memory.reset(), time.perf_counter()
-    answer = jax.block_until_ready(hx.hypergradient(objective, task.hyper))
+    answer = jax.block_until_ready(hx.hypergradient(objective, task.hyper)[0])
     return answer, time.perf_counter() - began, peak_memory.peak() - before
 
 
@@ -43,10 +43,10 @@ def distance(a: Any, b: Any) -> float:
 def row(steps: int, compare: bool) -> str:
     """One line of the table; `compare`: with `Checkpointed` too."""
     long = hx.unroll.LongRun()
-    exact, seconds, peak = measure(hx.Reversible(long=long), steps)
+    exact, seconds, peak = measure(hx.unroll.Reversible(long=long), steps)
     other_seconds = distances = None
     if compare:
-        other, other_seconds, _ = measure(hx.Checkpointed(long=long), steps)
+        other, other_seconds, _ = measure(hx.unroll.Checkpointed(long=long), steps)
         distances = [distance(exact.grad[name], other.grad[name]) for name in ("rates", "penalties")]
     assert isinstance(exact.certificate, hx.unroll.ExactReversal)
     stats = {name: float(value) for name, value in exact.stats.items()}

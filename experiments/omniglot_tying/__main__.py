@@ -104,7 +104,9 @@ def objective(images: list[np.ndarray], fold: Fold, settings: Settings) -> hx.Un
     data = tying.padded(tying.drawn_by(images, tuning))
     key = jax.random.key(fold.number)
     gauge = hx.unroll.ChaosGauge(LARGEST_AMPLIFICATION)
-    return hx.UnrolledObjective(training, tying.judged, data, key=key, mode=hx.StoreAll(), resample=True, gauge=gauge)
+    return hx.UnrolledObjective(
+        training, tying.judged, data, key=key, mode=hx.unroll.StoreAll(), resample=True, gauge=gauge
+    )
 
 
 def redrawn(problem: hx.UnrolledObjective, images: list[np.ndarray], fold: Fold, draw: int) -> hx.UnrolledObjective:
@@ -114,7 +116,7 @@ def redrawn(problem: hx.UnrolledObjective, images: list[np.ndarray], fold: Fold,
 
 
 def tune(images: list[np.ndarray], fold: Fold, way: str, settings: Settings) -> dict[str, Any]:
-    """Tuned, and judged on the drawers to test on by new trainings.
+    """TuneResult, and judged on the drawers to test on by new trainings.
 
     The hyperparameters judged are means over the last steps of Adam, which average out what draws are to blame for.
     Tuning ends early where the gauge calls the training chaotic.

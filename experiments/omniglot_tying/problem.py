@@ -143,8 +143,8 @@ def loss(params: Any, hyper: Any, batch: tuple[Array, Array]) -> Array:
     return TASKS * judged(params, hyper, (x, y, jnp.ones(y.shape, jnp.float32))) + penalty
 
 
-def optimizer(hyper: Any) -> hx.MomentumSGD:
-    return hx.MomentumSGD(jnp.exp(hyper["rate"]), jnp.asarray(0.9, jnp.float32))
+def optimizer(hyper: Any) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(jnp.exp(hyper["rate"]), jnp.asarray(0.9, jnp.float32))
 
 
 def start(correlations: tuple[float, ...]) -> dict[str, Array]:

@@ -46,8 +46,8 @@ def validation_loss(params: Params, hyper: Any, data: Examples) -> Array:
     return nll(params, data)
 
 
-def optimizer(hyper: Any) -> hx.MomentumSGD:
-    return hx.MomentumSGD(RATE, MOMENTUM)
+def optimizer(hyper: Any) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(RATE, MOMENTUM)
 
 
 def objective(train: Examples, validation: Examples, mode: Any) -> hx.UnrolledObjective:
@@ -117,7 +117,11 @@ def compared(count: int, quick: bool) -> tuple[list[str], Fit]:
     both = (jnp.concatenate([train[0], validation[0]]), jnp.concatenate([train[1], validation[1]]))
     exact, plain, wider = (
         objective(data, validation, mode)
-        for data, mode in ((train, hx.Reversible()), (train, hx.Checkpointed()), (both, hx.Checkpointed()))
+        for data, mode in (
+            (train, hx.unroll.Reversible()),
+            (train, hx.unroll.Checkpointed()),
+            (both, hx.unroll.Checkpointed()),
+        )
     )
     none, seeds = {"penalty": jnp.zeros(())}, 2 if quick else 10
     single = learned(exact, plain, one_for_all(), test, quick)

@@ -45,7 +45,7 @@ def at_point(objective: hx.ImplicitObjective, hyper: jax.Array | dict, params: n
 
 def terms(answer: hx.Hypergradient) -> dict[str, jax.Array]:
     """The parts or the alternatives of its bound by name."""
-    assert isinstance(answer.certificate, hx.ErrorBound)
+    assert isinstance(answer.certificate, hx.Certificate)
     return answer.certificate.terms
 
 
@@ -79,12 +79,14 @@ def shift(counts: list[int]) -> Curves:
     def upper(params, hyper, data):
         return jnp.sum((data["A"] @ params - data["b"]) ** 2)
 
-    constants = hx.Constants(*(jnp.asarray(x) for x in (mu, 0.0, mixed_norm, 0.0)))
+    constants = hx.implicit.Constants(*(jnp.asarray(x) for x in (mu, 0.0, mixed_norm, 0.0)))
     objective = hx.ImplicitObjective(
-        hx.Optimum(inner, jnp.zeros(DIMENSION), solver=hx.Newton(), data={k: jnp.asarray(d[k]) for k in "CDe"}),
+        hx.Optimum(
+            inner, jnp.zeros(DIMENSION), solver=hx.implicit.Newton(), data={k: jnp.asarray(d[k]) for k in "CDe"}
+        ),
         upper,
         {k: jnp.asarray(d[k]) for k in "Ab"},
-        certificate=hx.EhrhardtRoberts(constants, lipschitz_outer=float(l_f), lipschitz_direct=0.0),
+        certificate=hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=float(l_f), lipschitz_direct=0.0),
     )
     curves: Curves = {name: [] for name in ("true error", "a priori", "a posteriori, ω", "a posteriori, ω_q")}
     rate, start = (largest - mu) / (largest + mu), np.linalg.norm(linear)
@@ -110,7 +112,7 @@ def ridge(counts: list[int]) -> Curves:
         type(bound).__name__: hx.ImplicitObjective(
             hx.Optimum(family), family.mean_loss, (jnp.asarray(d["A"]), jnp.asarray(d["b"])), certificate=bound
         )
-        for bound in (hx.EhrhardtRoberts(), hx.LookAhead(relative=0.0))
+        for bound in (hx.implicit.EhrhardtRoberts(), hx.implicit.LookAhead(relative=0.0))
     }
     hessian, linear = d["D"].T @ d["D"] / ROWS + np.diag(strengths), d["D"].T @ d["e"] / ROWS
     optimum = np.linalg.solve(hessian, linear)
@@ -129,7 +131,7 @@ def ridge(counts: list[int]) -> Curves:
         curves["a posteriori, ω"].append(float(terms(plain)["omega"]))
         curves["a posteriori, ω_q"].append(float(terms(plain)["omega_q"]))
         two_sided = ours.certificate
-        assert isinstance(two_sided, hx.TwoSidedBound)
+        assert isinstance(two_sided, hx.implicit.TwoSidedCertificate)
         curves["free"].append(float(two_sided.terms["free"]))
         curves["look-ahead"].append(float(two_sided.upper))
         curves["look-ahead, lower bound"].append(float(two_sided.lower))

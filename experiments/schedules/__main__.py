@@ -141,8 +141,8 @@ def row(name: str, judged: Ends, seconds: float | None) -> str:
 
 def momentum_part(data: Any, quick: bool) -> list[str]:
     steps, iterations, trials, seeds = (20, 4, 4, 2) if quick else (100, 50, 95, 10)
-    plain = objective(data, by_momentum, steps, "train", hx.Checkpointed(), 0)
-    exact = objective(data, by_momentum, steps, "train", hx.Reversible(), 0)
+    plain = objective(data, by_momentum, steps, "train", hx.unroll.Checkpointed(), 0)
+    exact = objective(data, by_momentum, steps, "train", hx.unroll.Reversible(), 0)
     rows, tunings, reached = [], {}, []
     for momentum, paces in ((0.5, (0.04,)), (0.9, (0.04, 0.06))):
         start = momentum_schedules(steps, momentum)
@@ -189,8 +189,8 @@ def momentum_part(data: Any, quick: bool) -> list[str]:
 
 def adamw_part(data: Any, quick: bool) -> list[str]:
     steps, iterations, trials, seeds = (20, 2, 2, 2) if quick else (1000, 16, 32, 3)
-    plain = objective(data, by_adamw, steps, "validation", hx.Checkpointed(), 1)
-    exact = objective(data, by_adamw, steps, "validation", hx.Reversible(), 1)
+    plain = objective(data, by_adamw, steps, "validation", hx.unroll.Checkpointed(), 1)
+    exact = objective(data, by_adamw, steps, "validation", hx.unroll.Reversible(), 1)
     start = adamw_schedules(steps)
     tuning = by_gradient(exact, start, iterations, 0.1)
     rows = [

@@ -62,12 +62,12 @@ def loss(params: Params, hyper: Any, data: Examples) -> Array:
     return nll(params, data)
 
 
-def by_momentum(hyper: dict[str, Any]) -> hx.MomentumSGD:
-    return hx.MomentumSGD(hyper["rate"], hyper["momentum"])
+def by_momentum(hyper: dict[str, Any]) -> hx.unroll.MomentumSGD:
+    return hx.unroll.MomentumSGD(hyper["rate"], hyper["momentum"])
 
 
-def by_adamw(hyper: dict[str, Any]) -> hx.AdamW:
-    return hx.AdamW(hyper["rate"], hyper["beta1"], hyper["beta2"], weight_decay=hyper["decay"])
+def by_adamw(hyper: dict[str, Any]) -> hx.unroll.AdamW:
+    return hx.unroll.AdamW(hyper["rate"], hyper["beta1"], hyper["beta2"], weight_decay=hyper["decay"])
 
 
 def objective(

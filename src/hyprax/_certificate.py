@@ -1,5 +1,6 @@
-"""Certificates: what an answer says of its own error, and with what right."""
+"""Certificates: what an answer says of the error of its computation, and with what right."""
 
+import abc
 import dataclasses
 from typing import Any, Literal, TypeAlias
 
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+
+from ._result import Result, message_of
 
 Kind: TypeAlias = Literal["certified", "estimated", "none"]
 KINDS: tuple[str, ...] = ("certified", "estimated", "none")
@@ -25,33 +28,57 @@ def show(x: Any) -> str:
 
 
 class AbstractCertificate(eqx.Module):
-    """A statement `|error| <= bound`, and its kind.
+    """A statement about the computation: `|answer - exact value of what was asked| <= bound`, and its kind.
 
     - `kind = "certified"`: the bound is proved under the stated assumptions, rounding included; a failure is a bug.
     - `kind = "estimated"`: the bound is a good guess with no proof.
     - `kind = "none"`: nothing is known; `bound` is infinite.
 
-    An infinite bound of kind `certified` is a true statement that happens to say nothing.
+    An infinite bound of kind `certified` is a true statement that happens to say nothing. A certificate never speaks of
+    the sample that the answer was computed from: that is [`hyprax.core.AbstractNoise`][].
     """
 
     kind: eqx.AbstractVar[Kind]
     """`certified`, `estimated` or `none`."""
-    bounds: eqx.AbstractVar[str]
+    quantity: eqx.AbstractVar[str]
     """What the number bounds, in words."""
     bound: eqx.AbstractVar[Float[Array, "..."]]
     """The bound."""
 
+    @abc.abstractmethod
+    def meaning(self) -> str:
+        """What the certificate says, and with what right, in plain sentences: for a reader of a report."""
+
+
+RIGHTS: dict[str, str] = {
+    "certified": (
+        "The error of each hypergradient is proved to be at most the bound, rounding included, under the assumptions "
+        "that the method names."
+    ),
+    "estimated": "The bound is a good guess at the error of each hypergradient, without proof.",
+    "none": "Nothing is known of the error of the hypergradients: no bound was computed.",
+}
+OF_THE_COMPUTATION = (
+    "It says how far the computed answer can be trusted to be that of the objective on this data; it says nothing of "
+    "new data."
+)
+
+
+def right(kind: Kind) -> str:
+    """What a kind of certificate allows one to say, in plain sentences."""
+    return RIGHTS[kind] if kind == "none" else f"{RIGHTS[kind]} {OF_THE_COMPUTATION}"
+
 
 def details(certificate: AbstractCertificate) -> dict[str, str | float | bool]:
-    """What a certificate says besides its bound, by name: its type, its texts, its numbers; for a record.
+    """What a certificate says, by name: its type, its meaning, its texts, its numbers; for a record.
 
     Trees and arrays of more than one entry are left out.
     """
-    found: dict[str, str | float | bool] = {"type": type(certificate).__name__}
+    found: dict[str, str | float | bool] = {"type": type(certificate).__name__, "meaning": certificate.meaning()}
     for field in dataclasses.fields(certificate):
         x = getattr(certificate, field.name)
-        if isinstance(x, STATUS):
-            found[field.name] = str(STATUS[x])
+        if isinstance(x, Result):
+            found[field.name] = message_of(x)
         elif isinstance(x, str | bool):
             found[field.name] = x
         elif isinstance(x, jax.Array | np.ndarray | float | int) and np.size(x) == 1:
@@ -59,29 +86,32 @@ def details(certificate: AbstractCertificate) -> dict[str, str | float | bool]:
     return found
 
 
-class ErrorBound(AbstractCertificate):
-    """`|answer - truth| <= bound`, with how it was obtained.
+class Certificate(AbstractCertificate):
+    """A bound of the error of an answer, `|answer - truth| <= bound`, with how it was obtained.
 
     `terms` holds the parts or the alternatives of the bound by name, for whoever wants to know what dominates it.
     """
 
     bound: Float[Array, "..."]
     kind: Kind = eqx.field(static=True)
-    bounds: str = eqx.field(static=True)
+    quantity: str = eqx.field(static=True)
     method: str = eqx.field(static=True)
     terms: dict[str, Array]
 
-    def __init__(self, bound: Array, kind: Kind, bounds: str, method: str, terms: dict[str, Array] | None = None):
+    def __init__(self, bound: Array, kind: Kind, quantity: str, method: str, terms: dict[str, Array] | None = None):
         if kind not in ("certified", "estimated"):
-            raise ValueError(f"ErrorBound(kind={kind!r}): allowed are 'certified' and 'estimated'.")
+            raise ValueError(f"Certificate: kind must be 'certified' or 'estimated'; got {kind!r}.")
         self.bound = bound
         self.kind = kind
-        self.bounds = bounds
+        self.quantity = quantity
         self.method = method
         self.terms = {} if terms is None else terms
 
+    def meaning(self) -> str:
+        return right(self.kind)
+
     def __repr__(self) -> str:
-        return f"<{self.kind}: {self.bounds} <= {show(self.bound)} ({self.method})>"
+        return f"<{self.kind}: {self.quantity} <= {show(self.bound)} ({self.method})>"
 
 
 class STATUS(eqx.Enumeration):
@@ -93,10 +123,10 @@ class STATUS(eqx.Enumeration):
     rounds_spent = "rounds spent"
 
 
-class TwoSidedBound(AbstractCertificate):
+class TwoSidedCertificate(AbstractCertificate):
     """`|answer - truth| <= bound`, and `lower <= |first - truth| <= upper` for the answer first computed.
 
-    Made by certificates that answer with an improved value: `shift` is the distance between the two answers.
+    Made by certifiers that answer with an improved value: `shift` is the distance between the two answers.
 
     - `entries`: bounds of the single entries of the answer, in its structure.
     - `status`: a member of `STATUS`. Where `effectivity_proved`, upper <= 3 |first - truth|.
@@ -105,7 +135,7 @@ class TwoSidedBound(AbstractCertificate):
 
     bound: Float[Array, "..."]
     kind: Kind = eqx.field(static=True)
-    bounds: str = eqx.field(static=True)
+    quantity: str = eqx.field(static=True)
     method: str = eqx.field(static=True)
     shift: Float[Array, "..."]
     lower: Float[Array, "..."]
@@ -114,8 +144,11 @@ class TwoSidedBound(AbstractCertificate):
     status: STATUS
     terms: dict[str, Array]
 
+    def meaning(self) -> str:
+        return right(self.kind)
+
     def __repr__(self) -> str:
-        return f"<{self.kind}: {self.bounds} <= {show(self.bound)} ({self.method})>"
+        return f"<{self.kind}: {self.quantity} <= {show(self.bound)} ({self.method})>"
 
 
 class NoCertificate(AbstractCertificate):
@@ -126,14 +159,17 @@ class NoCertificate(AbstractCertificate):
 
     bound: Float[Array, "..."]
     kind: Kind = eqx.field(static=True)
-    bounds: str = eqx.field(static=True)
+    quantity: str = eqx.field(static=True)
     reason: str = eqx.field(static=True)
 
     def __init__(self, reason: str, dtype: Any = None):
         self.reason = reason
         self.kind = "none"
-        self.bounds = "nothing"
+        self.quantity = "nothing"
         self.bound = jnp.asarray(jnp.inf, dtype=jnp.result_type(float) if dtype is None else dtype)
+
+    def meaning(self) -> str:
+        return f"{right('none')} Why there is none: {self.reason}."
 
     def __repr__(self) -> str:
         return f"<none: {self.reason}>"

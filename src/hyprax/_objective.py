@@ -1,41 +1,37 @@
-"""The narrow waist: what an engine gives, and all that the rest of the library knows of it."""
+"""The narrow waist: what an engine gives, and all that the rest of the library knows of it.
+
+An answer carries three statements that are never mixed: a certificate of the computation, the noise of the sample, and,
+where a search adds it, the gain on new data.
+"""
 
 import abc
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._certificate import AbstractCertificate, show
-from ._hyper import validated
-from ._result import RESULTS, explain
-from ._trees import tree_norm
+from ._certificate import AbstractCertificate, NoCertificate, show
+from ._hyper import natural, validated
+from ._noise import AbstractNoise, NoNoise
+from ._result import RESULTS, Result, explain, succeeded
+from ._stats import AbstractStats, Accuracy, NamedStats, scalars
+from ._trees import tree_all_finite, tree_norm
 
 State = TypeVar("State")
 
 
-class Accuracy(eqx.Module):
-    """How accurately an objective is to be evaluated; `None` in its place means the objective's own settings.
-
-    - `inner`: the gradient norm to which the inner problem is solved.
-    - `adjoint`: the residual norm to which the adjoint system is solved.
-
-    Arrays, so an adaptive search changes them without recompiling anything.
-    """
-
-    inner: Float[Array, ""]
-    adjoint: Float[Array, ""]
-
-
 class Value(eqx.Module):
-    """A value of the outer objective: `|value - F(hyper)| <= certificate.bound`."""
+    """A value of the outer objective: `|value - F(hyper)| <= certificate.bound`, with its noise."""
 
     value: Float[Array, ""]
     certificate: AbstractCertificate
-    result: RESULTS
-    stats: dict[str, Array]
+    noise: AbstractNoise
+    result: Result
+    stats: AbstractStats
 
     @property
     def lower(self) -> Float[Array, ""]:
@@ -56,11 +52,13 @@ class Hypergradient(eqx.Module):
     grad: PyTree
     """The structure of `hyper`; its arrays are derivatives with respect to the unconstrained coordinates."""
     certificate: AbstractCertificate
-    """What is known of the error of `grad`."""
-    result: RESULTS
+    """What is known of the error of the computation of `grad`."""
+    noise: AbstractNoise
+    """How far `grad` would scatter, entry by entry, had the sample been another."""
+    result: Result
     """How the computation ended; anything but `successful` is a reason not to use `grad`."""
-    stats: dict[str, Array]
-    """What it took and what was measured: inner steps, products, residuals."""
+    stats: AbstractStats
+    """What it took and what was measured, in fields of the engine's own."""
 
     @property
     def norm(self) -> Float[Array, ""]:
@@ -75,10 +73,13 @@ class Hypergradient(eqx.Module):
     @property
     def message(self) -> str:
         """The text of `result` with the numbers that it speaks of; empty for a success."""
-        return explain(self.result, self.stats)
+        return explain(self.result, scalars(self.stats))
 
     def __repr__(self) -> str:
-        return f"Hypergradient(value={show(self.value)}, norm={show(self.norm)}, certificate={self.certificate!r})"
+        return (
+            f"Hypergradient(value={show(self.value)}, norm={show(self.norm)}, certificate={self.certificate!r}, "
+            f"noise={self.noise!r})"
+        )
 
 
 class HypergradientError(RuntimeError):
@@ -96,6 +97,15 @@ class AbstractObjective(eqx.Module, Generic[State]):
     inside `jax.jit` and `jax.vmap`.
     """
 
+    noisy: eqx.AbstractVar[bool]
+    """Whether two calls at the same hyperparameters may differ (new batches, draws, folds). Then the lowest value
+    seen is
+    luck, and a search keeps the last hyperparameters instead."""
+    adaptive: eqx.AbstractVar[bool]
+    """Whether `accuracy` is honoured; an objective that cannot refuses one, and so does a search that needs it."""
+    value_name: eqx.AbstractVar[str]
+    """What the value is, in words: "validation loss"."""
+
     @abc.abstractmethod
     def init(self, hyper: PyTree) -> State:
         """The state before the first call: warm starts, weights, random keys; a pytree of arrays."""
@@ -110,33 +120,151 @@ class AbstractObjective(eqx.Module, Generic[State]):
     def value(self, hyper: PyTree, state: State, accuracy: Accuracy | None = None) -> tuple[Value, State]:
         """The value alone, with an enclosure: for line searches."""
 
+    @abc.abstractmethod
+    def params(self, state: State) -> PyTree:
+        """The weights of the last evaluation."""
+
+    @abc.abstractmethod
+    def final(self, hyper: PyTree, state: State) -> tuple[Value, State]:
+        """The value to report after a run, as accurately as the objective can give it, and the state with its weights.
+
+        That of `value` where nothing better is to be had; an exact solve for a method that was on its way to one; fresh
+        draws, with their noise, for an objective that draws.
+        """
+
+
+def refuse_accuracy(objective: AbstractObjective, accuracy: Accuracy | None) -> None:
+    """Refuse an accuracy, for an objective that is not adaptive.
+
+    **Raises:** `ValueError` for anything but `None`.
+    """
+    if accuracy is not None:
+        raise ValueError(
+            f"{type(objective).__name__}: accuracy must be None; got {accuracy}. This objective has no "
+            f"tolerance that an "
+            "accuracy could set (`adaptive` is False)."
+        )
+
 
 def hypergradient(
-    objective: AbstractObjective, hyper: PyTree, state: Any = None, *, throw: bool = True
-) -> Hypergradient:
-    """h ≈ dF/d hyper at `hyper`, with a certificate of ‖h - dF/d hyper‖.
+    objective: AbstractObjective | Callable[[PyTree], Any],
+    hyper: PyTree,
+    state: Any = None,
+    accuracy: Accuracy | None = None,
+    *,
+    throw: bool = True,
+) -> tuple[Hypergradient, Any]:
+    """The hypergradient h ≈ dF/d hyper at `hyper`, with a certificate of ‖h - dF/d hyper‖, and the next call's state.
 
     **Arguments:**
 
-    - `objective`: any [`hyprax.AbstractObjective`][].
+    - `objective`: any [`hyprax.core.AbstractObjective`][], or a function of hyper in natural units to a scalar.
     - `hyper`: the hyperparameters, a pytree whose leaves are real arrays or constrained leaves
         ([`hyprax.Positive`][], [`hyprax.Interval`][], [`hyprax.Simplex`][]).
     - `state`: where to start from, as `objective.init` or an earlier call returned it; a cold start if `None`.
+    - `accuracy`: [`hyprax.Accuracy`][], for objectives that are adaptive; their own settings if `None`.
     - `throw`: whether a result other than `successful` raises [`hyprax.HypergradientError`][] (inside a JAX
         transformation: a runtime error). With `throw=False`, look at `.result` and `.message`.
 
-    **Returns:** a [`hyprax.Hypergradient`][].
+    **Returns:** a [`hyprax.Hypergradient`][], and the state to pass to the next call.
     """
-    hyper = validated(hyper)
+    objective, hyper = as_objective(objective), validated(hyper)
     state = objective.init(hyper) if state is None else state
-    answer, _ = objective.value_and_grad(hyper, state)
+    answer, state = objective.value_and_grad(hyper, state, accuracy)
     if not throw:
-        return answer
-    failed = answer.result != RESULTS.successful
+        return answer, state
+    failed = jnp.logical_not(succeeded(answer.result))
     try:
         any_failed = bool(np.any(np.asarray(failed)))
     except jax.errors.TracerArrayConversionError:
-        return answer.result.error_if(answer, failed)
+        return answer.result.error_if(answer, failed), state
     if any_failed:
         raise HypergradientError(answer)
-    return answer
+    return answer, state
+
+
+class FunctionObjective(AbstractObjective[PyTree]):
+    """F(λ) = fn(λ), a plain function of the hyperparameters, differentiated by JAX; its certificate is `none`.
+
+    **Arguments:**
+
+    - `fn`: a pure function of hyper, in natural units, to a scalar.
+
+    **Raises:** `ValueError`, at the first call, for a function that does not return one real number.
+    """
+
+    fn: Callable[[PyTree], Any]
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
+
+    def __init__(self, fn: Callable[[PyTree], Any]):
+        self.fn = fn
+        self.noisy, self.adaptive, self.value_name = False, False, "value"
+
+    def init(self, hyper: PyTree) -> PyTree:
+        shape = jax.eval_shape(lambda h: self.fn(natural(h)), hyper)
+        leaves = jax.tree.leaves(shape)
+        if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+            got = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves) or "nothing"
+            raise ValueError(
+                f"hyprax: a function given as an objective must return one real number, such as a loss; got "
+                f"{got}. For a "
+                "model with data, make an objective: hx.ImplicitObjective, hx.UnrolledObjective or "
+                "hx.EvidenceObjective."
+            )
+        return ()
+
+    @eqx.filter_jit
+    def value_and_grad(
+        self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, PyTree]:
+        refuse_accuracy(self, accuracy)
+        value, grad = jax.value_and_grad(lambda h: jnp.asarray(self.fn(natural(h))))(hyper)
+        finite = jnp.isfinite(value) & tree_all_finite(grad)
+        return Hypergradient(value, grad, _rounding(value), _EXACT_DATA, _finite(finite), NamedStats()), state
+
+    @eqx.filter_jit
+    def value(self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None) -> tuple[Value, PyTree]:
+        refuse_accuracy(self, accuracy)
+        value = jnp.asarray(self.fn(natural(hyper)))
+        return Value(value, _rounding(value), _EXACT_DATA, _finite(jnp.isfinite(value)), NamedStats()), state
+
+    def params(self, state: PyTree) -> PyTree:
+        return None
+
+    def final(self, hyper: PyTree, state: PyTree) -> tuple[Value, PyTree]:
+        return self.value(hyper, state)
+
+
+_EXACT_DATA = NoNoise("a plain function does not say which sample it was computed from")
+
+
+def _rounding(value: Array) -> NoCertificate:
+    return NoCertificate("a plain function, differentiated by JAX: its rounding is not bounded", value.dtype)
+
+
+def _finite(finite: Array) -> Result:
+    return RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
+
+
+def as_objective(objective: Any) -> AbstractObjective:
+    """An objective as it is, or a plain function of hyper made into one.
+
+    **Raises:** `ValueError` for anything else.
+    """
+    if isinstance(objective, AbstractObjective):
+        return objective
+    if callable(objective) and not isinstance(objective, eqx.Module | type):
+        return FunctionObjective(objective)
+    raise ValueError(
+        f"hyprax: an objective must be an hx.ImplicitObjective, hx.UnrolledObjective, hx.EvidenceObjective, another "
+        f"hx.core.AbstractObjective, or a function of the hyperparameters to a number; got {described(objective)}."
+    )
+
+
+def described(x: Any) -> str:
+    """A value that was given in place of another, for an error: what it is, without its contents."""
+    if isinstance(x, type):
+        return f"the class {x.__name__} (make an instance of it)"
+    return f"a {type(x).__name__}"

@@ -1,17 +1,18 @@
-"""What became of a computation: an enumeration whose members are the messages."""
+"""What became of a computation: enumerations in layers, whose members are the messages."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import Array, Bool
 
 
 class RESULTS(eqx.Enumeration):
     """How a computation ended. `RESULTS[result]` is the message: what happened and what to try.
 
-    The measured numbers travel beside the result, in `stats`; [`hyprax.explain`][] joins the two.
+    The measured numbers travel beside the result, in `stats`; [`hyprax.core.explain`][] joins the two.
     """
 
     successful = ""
@@ -46,68 +47,54 @@ class RESULTS(eqx.Enumeration):
         "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "
         "hypergradient, however exact, foretells the objective only over a vanishing distance. Lower the learning "
         "rate of the training or clip its gradients, train for fewer steps, or cut the sweep short with "
-        "`hx.Truncated`; `hx.unroll.metasmoothness` measures whether that helped, and `hx.unroll.ChaosGauge` sets "
+        "`hx.unroll.Truncated`; `hx.unroll.metasmoothness` measures whether that helped, and "
+        "`hx.unroll.ChaosGauge` sets "
         "the limit."
-    )
-    gradient_small_uncertified = (
-        "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
-        "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
     )
     not_reversible = (
         "The training run was undone and did not come back to the bits that it started from: the gradient of a step is "
         "not deterministic, or depends on more than weights, hyperparameters and step. Make the loss a pure function, "
-        "ask for deterministic operations of the device, or use `hx.Checkpointed`."
+        "ask for deterministic operations of the device, or use `hx.unroll.Checkpointed`."
     )
     fixed_point_overflow = (
         "A weight or a state of the optimiser outgrew its fixed-point format: compare `used_bits` with `limit_bits`. "
         "Give the optimiser fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, "
-        "or use `hx.Checkpointed`."
+        "or use `hx.unroll.Checkpointed`."
     )
-    no_progress = (
-        "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "
-        "raise `patience`, or change the learning rate of the search, to go on."
-    )
-    steps_spent = (
-        "All steps were made, and the search was still moving. Ask for more `steps` to go on: a recorded run continues "
-        "where it stopped."
-    )
-    stopped_by_callback = "A callback asked to stop."
     interrupted = "The training was interrupted (Ctrl-C). What was best until then is kept; train for longer to go on."
-    no_certified_descent = (
-        "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the "
-        "decrease left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
-        "(`hx.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on unproved (`hx.search.Optax`)."
-    )
-    no_descent = (
-        "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
-        "is too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
-    )
 
 
-RESULT_NAMES = (
-    "successful",
-    "inner_not_converged",
-    "adjoint_not_converged",
-    "diverged",
-    "indefinite",
-    "strong_convexity_disproved",
-    "unpenalised",
-    "chaotic",
-    "gradient_small_uncertified",
-    "not_reversible",
-    "fixed_point_overflow",
-    "no_progress",
-    "steps_spent",
-    "stopped_by_callback",
-    "interrupted",
-    "no_certified_descent",
-    "no_descent",
-)
+if TYPE_CHECKING:
+    Result: TypeAlias = eqx.Enumeration
+else:  # a member of any layer: `isinstance` of an enumeration itself knows its own members alone
+    Result = type(RESULTS.successful)
 
 
-def result_name(result: RESULTS) -> str:
-    """The name of a member, for records and tables."""
-    return next(name for name in RESULT_NAMES if bool(result == getattr(RESULTS, name)))
+def _enumerations(base: type[eqx.Enumeration] = eqx.Enumeration) -> Iterator[type[eqx.Enumeration]]:
+    yield base
+    for layer in base.__subclasses__():
+        yield from _enumerations(layer)
+
+
+def layer_of(result: Result) -> type[eqx.Enumeration]:
+    """The enumeration that `result` is a member of: the core's, or that of an engine or of the searches."""
+    return next(layer for layer in _enumerations() if isinstance(result, layer))
+
+
+def message_of(result: Result) -> str:
+    """The text of a member of any enumeration, not traced."""
+    return layer_of(result)[result]
+
+
+def succeeded(result: Result) -> Bool[Array, "..."]:
+    """Whether a result of any layer is `successful`."""
+    return result == layer_of(result).successful  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def result_name(result: Result) -> str:
+    """The name of a member of any layer, for records and tables."""
+    names = layer_of(result)._name_to_item
+    return next(name for name, member in names.items() if bool(result == member))
 
 
 def describe(stats: Mapping[str, Any]) -> str:
@@ -123,15 +110,15 @@ def describe(stats: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def explain(result: RESULTS, stats: Mapping[str, Any]) -> str:
+def explain(result: Result, stats: Mapping[str, Any]) -> str:
     """The message of a result, followed by the numbers that it speaks of.
 
     **Arguments:**
 
-    - `result`: a member of [`hyprax.RESULTS`][], not traced.
+    - `result`: a member of [`hyprax.RESULTS`][] or of a layer above it, not traced.
     - `stats`: the statistics beside it.
 
     **Returns:** the text; empty for a success.
     """
-    text = RESULTS[result]
+    text = message_of(result)
     return f"{text} [{describe(stats)}]" if text else ""

@@ -8,11 +8,15 @@ import pytest
 import hyprax as hx
 from hyprax.implicit import AdjointSystem, a_priori_bound, a_priori_reduction, a_priori_steps
 
-METHODS = {"gradient_descent": hx.GradientDescent, "heavy_ball": hx.HeavyBall, "fista": hx.FISTA}
+METHODS = {
+    "gradient_descent": hx.implicit.GradientDescent,
+    "heavy_ball": hx.implicit.HeavyBall,
+    "fista": hx.implicit.FISTA,
+}
 ADJOINTS = {
-    "gradient_descent": hx.AdjointGradientDescent,
-    "heavy_ball": hx.AdjointHeavyBall,
-    "conjugate_gradients": hx.CG,
+    "gradient_descent": hx.implicit.AdjointGradientDescent,
+    "heavy_ball": hx.implicit.AdjointHeavyBall,
+    "conjugate_gradients": hx.implicit.CG,
 }
 SIZE = 6
 LENGTHS = (0, 1, 2, 5, 20, 60)
@@ -105,10 +109,12 @@ def test_the_a_priori_bound_holds_and_the_a_posteriori_bounds_are_below_it():
         def validation(w, hyper, data):
             return 0.5 * jnp.mean((xv @ w - yv) ** 2)
 
-        solver = hx.GradientDescent(tolerance=1e-300, max_steps=steps, smoothness=high, strong_convexity=low)
-        adjoint = hx.AdjointGradientDescent(tolerance=1e-300, max_steps=more, smoothness=high, strong_convexity=low)
+        solver = hx.implicit.GradientDescent(tolerance=1e-300, max_steps=steps, smoothness=high, strong_convexity=low)
+        adjoint = hx.implicit.AdjointGradientDescent(
+            tolerance=1e-300, max_steps=more, smoothness=high, strong_convexity=low
+        )
         optimum = hx.Optimum(ridge, jnp.zeros(d), solver=solver)
-        objective = hx.ImplicitObjective(optimum, validation, adjoint=adjoint, certificate=hx.NoBound())
+        objective = hx.ImplicitObjective(optimum, validation, adjoint=adjoint, certificate=hx.implicit.NoBound())
         hyper = hx.Positive(jnp.exp(raw))
         return objective.value_and_grad(hyper, objective.init(hyper))[0].grad.raw
 
@@ -125,7 +131,7 @@ def test_the_a_priori_bound_holds_and_the_a_posteriori_bounds_are_below_it():
         truth = -strengths * w * np.linalg.solve(matrix, xv.T @ (xv @ w - yv) / n)
         # B has the column λ_j w_j e_j for each j; at w_0 = 0 it is zero, and L_B = max λ_j.
         zero, most = jnp.zeros(()), jnp.asarray(strengths.max())
-        constants = hx.Constants(jnp.asarray(low), zero, zero, most)
+        constants = hx.implicit.Constants(jnp.asarray(low), zero, zero, most)
         for (k, m), fn in run.items():
             bound = a_priori_bound(
                 constants,
@@ -150,7 +156,7 @@ def test_misuse_of_a_priori_rates_is_refused(unchecked):
         lambda: a_priori_reduction("fista", 2.0, -1),
         lambda: a_priori_steps("fista", 2.0, 0.0),
         lambda: a_priori_bound(
-            hx.Constants(2 * one, one, one, one),
+            hx.implicit.Constants(2 * one, one, one, one),
             1.0,
             gradient_norm=1.0,
             outer_gradient_norm=1.0,

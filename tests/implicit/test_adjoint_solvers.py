@@ -14,14 +14,14 @@ from hyprax.implicit import AdjointSystem, LinearSolution
 SIZE = 8
 TOLERANCE = 1e-10
 CONVERGENT = {
-    "cg": hx.CG(),
-    "cg-jacobi": hx.CG(preconditioner=hx.Jacobi()),
-    "cg-nystrom": hx.CG(preconditioner=hx.Nystrom(rank=4)),
-    "cg-plain": hx.CG(preconditioner=hx.NoPreconditioner()),
-    "minres": hx.MINRES(),
-    "gradient-descent": hx.AdjointGradientDescent(max_steps=100_000),
-    "heavy-ball": hx.AdjointHeavyBall(max_steps=100_000),
-    "cholesky": hx.Cholesky(),
+    "cg": hx.implicit.CG(),
+    "cg-jacobi": hx.implicit.CG(preconditioner=hx.implicit.Jacobi()),
+    "cg-nystrom": hx.implicit.CG(preconditioner=hx.implicit.Nystrom(rank=4)),
+    "cg-plain": hx.implicit.CG(preconditioner=hx.implicit.NoPreconditioner()),
+    "minres": hx.implicit.MINRES(),
+    "gradient-descent": hx.implicit.AdjointGradientDescent(max_steps=100_000),
+    "heavy-ball": hx.implicit.AdjointHeavyBall(max_steps=100_000),
+    "cholesky": hx.implicit.Cholesky(),
 }
 
 
@@ -76,7 +76,7 @@ def test_positive_definite_systems_are_solved_to_the_residual_asked_for(solver):
                 error = np.linalg.norm(values[i] - np.linalg.solve(matrix, rhs))
                 assert error <= 1.01 * residual / least + 1e-9, i
                 assert float(curvatures[i]) >= least * (1 - 1e-10), i  # a Rayleigh quotient is never below
-                assert int(products[i]) >= int(steps[i]) or isinstance(solver, hx.Cholesky)
+                assert int(products[i]) >= int(steps[i]) or isinstance(solver, hx.implicit.Cholesky)
 
 
 @pytest.mark.parametrize("name", ["cg", "minres", "gradient-descent", "heavy-ball"])
@@ -99,8 +99,8 @@ def test_the_nystrom_preconditioner_takes_the_large_eigenvalues_away():
     rng = np.random.default_rng(3)
     large = np.concatenate([[1e6, 3e5, 1e5], np.linspace(1.0, 2.0, SIZE - 3)])
     matrix, rhs = symmetric(rng, large), rng.normal(size=SIZE)
-    plain = solve(hx.CG(preconditioner=hx.NoPreconditioner()), matrix, rhs, 1e-6)
-    better = solve(hx.CG(preconditioner=hx.Nystrom(rank=3)), matrix, rhs, 1e-6)
+    plain = solve(hx.implicit.CG(preconditioner=hx.implicit.NoPreconditioner()), matrix, rhs, 1e-6)
+    better = solve(hx.implicit.CG(preconditioner=hx.implicit.Nystrom(rank=3)), matrix, rhs, 1e-6)
     assert int(better.steps) < int(plain.steps)
     assert int(better.products) == int(better.steps) + 3 + 1
 
@@ -115,10 +115,10 @@ def test_jacobi_undoes_a_scaling_of_the_parameters():
 
         def steps(preconditioner, matrix=matrix, rhs=rhs):
             tight = float(1e-10 * np.linalg.norm(rhs))
-            solver = hx.CG(preconditioner=preconditioner)
+            solver = hx.implicit.CG(preconditioner=preconditioner)
             return int(solve(solver, matrix, rhs, tight, diagonal=np.diag(matrix)).steps)
 
-        assert steps(hx.Jacobi()) <= SIZE + 2 < steps(hx.NoPreconditioner())
+        assert steps(hx.implicit.Jacobi()) <= SIZE + 2 < steps(hx.implicit.NoPreconditioner())
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])
@@ -128,7 +128,7 @@ def test_minres_solves_indefinite_systems(damping):
         eigenvalues = np.exp(rng.uniform(-2, 2, SIZE)) * rng.choice([-1, 1], SIZE)
         eigenvalues = np.where(np.abs(eigenvalues + damping) < 0.05, 1.0, eigenvalues)
         matrix, rhs = symmetric(rng, eigenvalues), rng.normal(size=SIZE)
-        found = solve(hx.MINRES(damping=damping), matrix, rhs)
+        found = solve(hx.implicit.MINRES(damping=damping), matrix, rhs)
         np.testing.assert_allclose(
             as_vector(found.value), np.linalg.solve(matrix + damping * np.eye(SIZE), rhs), rtol=1e-7, atol=1e-7
         )
@@ -138,7 +138,7 @@ def test_minres_solves_indefinite_systems(damping):
 def test_a_damped_system_is_that_of_the_damped_matrix():
     rng = np.random.default_rng(6)
     matrix, rhs = symmetric(rng, np.exp(rng.uniform(-3, 0, SIZE))), rng.normal(size=SIZE)
-    found = solve(hx.CG(damping=0.2), matrix, rhs)
+    found = solve(hx.implicit.CG(damping=0.2), matrix, rhs)
     np.testing.assert_allclose(as_vector(found.value), np.linalg.solve(matrix + 0.2 * np.eye(SIZE), rhs), rtol=1e-8)
     assert float(found.curvature) >= np.linalg.eigvalsh(matrix)[0] * (1 - 1e-9)  # that of A, not of A + ρI
 
@@ -151,12 +151,12 @@ def test_truncated_adjoints_are_their_formulas():
         for terms in (1, 2, 7):
             factors = [np.linalg.matrix_power(np.eye(SIZE) - 0.9 * matrix, k) for k in range(terms)]
             series = 0.9 * sum(factors) @ rhs
-            found = solve(hx.Neumann(terms=terms, step=0.9), matrix, rhs, start=start)
+            found = solve(hx.implicit.Neumann(terms=terms, step=0.9), matrix, rhs, start=start)
             np.testing.assert_allclose(as_vector(found.value), series, rtol=1e-10, atol=1e-12)
-        found = solve(hx.OneStep(step=0.9), matrix, rhs, start=start)
+        found = solve(hx.implicit.OneStep(step=0.9), matrix, rhs, start=start)
         np.testing.assert_allclose(as_vector(found.value), 0.9 * rhs, rtol=1e-14)
         assert int(found.products) == 0
-        whole = solve(hx.NystromSolver(rank=SIZE, damping=0.05), matrix, rhs)
+        whole = solve(hx.implicit.NystromSolver(rank=SIZE, damping=0.05), matrix, rhs)
         exact = np.linalg.solve(matrix + 0.05 * np.eye(SIZE), rhs)
         np.testing.assert_allclose(as_vector(whole.value), exact, rtol=1e-6, atol=1e-8)
 
@@ -165,7 +165,7 @@ def test_the_nystrom_solver_is_exact_for_a_matrix_of_its_rank():
     rng = np.random.default_rng(8)
     for _ in range(10):
         matrix, rhs = symmetric(rng, np.concatenate([[3.0, 1.0, 0.5], np.zeros(SIZE - 3)])), rng.normal(size=SIZE)
-        found = solve(hx.NystromSolver(rank=3, damping=0.1), matrix, rhs)
+        found = solve(hx.implicit.NystromSolver(rank=3, damping=0.1), matrix, rhs)
         np.testing.assert_allclose(
             as_vector(found.value), np.linalg.solve(matrix + 0.1 * np.eye(SIZE), rhs), rtol=1e-5, atol=1e-6
         )
@@ -192,11 +192,11 @@ def test_inexact_automatic_differentiation_is_the_solver_on_the_adjoint_system(m
     most, least = 12.0, 0.05
     if method == "gradient descent":
         step, momentum = 2 / (most + least), 0.0
-        make = hx.AdjointGradientDescent
+        make = hx.implicit.AdjointGradientDescent
     else:
         high, low = np.sqrt(most), np.sqrt(least)
         step, momentum = 4 / (high + low) ** 2, ((high - low) / (high + low)) ** 2
-        make = hx.AdjointHeavyBall
+        make = hx.implicit.AdjointHeavyBall
 
     @functools.partial(jax.jit, static_argnums=2)
     def both(theta, x0, count):
@@ -230,15 +230,15 @@ def test_inexact_automatic_differentiation_is_the_solver_on_the_adjoint_system(m
 def test_misuse_of_adjoint_solvers_is_refused():
     matrix, rhs = np.eye(SIZE), np.ones(SIZE)
     for bad in (
-        lambda: hx.Neumann(terms=0),
-        lambda: hx.CG(damping=-1.0),
-        lambda: hx.MINRES(max_steps=0),
-        lambda: hx.NystromSolver(rank=3, damping=0.0),
-        lambda: hx.Jacobi(probes=0),
-        lambda: hx.AdjointGradientDescent(smoothness=1.0, strong_convexity=2.0),
-        lambda: solve(hx.Cholesky(max_size=4), matrix, rhs),
-        lambda: solve(hx.CG(preconditioner=hx.Nystrom(rank=SIZE + 1)), matrix, rhs),
-        lambda: solve(hx.OneStep(preconditioned=True), matrix, rhs),
+        lambda: hx.implicit.Neumann(terms=0),
+        lambda: hx.implicit.CG(damping=-1.0),
+        lambda: hx.implicit.MINRES(max_steps=0),
+        lambda: hx.implicit.NystromSolver(rank=3, damping=0.0),
+        lambda: hx.implicit.Jacobi(probes=0),
+        lambda: hx.implicit.AdjointGradientDescent(smoothness=1.0, strong_convexity=2.0),
+        lambda: solve(hx.implicit.Cholesky(max_size=4), matrix, rhs),
+        lambda: solve(hx.implicit.CG(preconditioner=hx.implicit.Nystrom(rank=SIZE + 1)), matrix, rhs),
+        lambda: solve(hx.implicit.OneStep(preconditioned=True), matrix, rhs),
     ):
         with pytest.raises(ValueError, match="allowed"):
             bad()

@@ -165,7 +165,7 @@ CASES = {
     # Reversal
     MLP + 'steps = 2\nmode = "reversible"\nmomentum = 1e-9\n': "R:7: training: beta1: given 1e-09 with Reversible, "
     "allowed are numbers above 0.000488 and up to 4: a step with a factor 0 forgets what was before it, and needs "
-    "hx.Checkpointed",
+    "hx.unroll.Checkpointed",
     # A user's own hyperparameters
     OWN + "[hyper.own.l]\nstart = [[1.0, 2.0], [1.0]]\n": "R:9: hyper.own.l.start: given lists of several lengths, "
     "allowed is one",

@@ -32,7 +32,10 @@ points = 4
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("soba", hx.SOBA), *(pytest.param(*c, marks=pytest.mark.slow) for c in (("saba", hx.SABA), ("amigo", hx.AmIGO)))],
+    [
+        ("soba", hx.implicit.SOBA),
+        *(pytest.param(*c, marks=pytest.mark.slow) for c in (("saba", hx.implicit.SABA), ("amigo", hx.implicit.AmIGO))),
+    ],
 )
 def test_a_stochastic_method_from_a_recipe(tmp_path, method, kind):
     path = tmp_path / "recipe.toml"

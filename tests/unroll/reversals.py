@@ -28,12 +28,12 @@ def hyperparameters(steps: int, dtype: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def build(name: str, o: Any, **settings: Any) -> hx.AbstractOptimizer:
+def build(name: str, o: Any, **settings: Any) -> hx.unroll.AbstractOptimizer:
     if name in ("paper", "polyak", "nesterov"):
-        return hx.MomentumSGD(o["rate"], o["momentum"], form=name, **settings)
+        return hx.unroll.MomentumSGD(o["rate"], o["momentum"], form=name, **settings)
     if name == "adam":
-        return hx.Adam(o["rate"], o["momentum"], o["beta2"], o["eps"], **settings)
-    return hx.AdamW(o["rate"], o["momentum"], o["beta2"], o["eps"], o["weight_decay"], **settings)
+        return hx.unroll.Adam(o["rate"], o["momentum"], o["beta2"], o["eps"], **settings)
+    return hx.unroll.AdamW(o["rate"], o["momentum"], o["beta2"], o["eps"], o["weight_decay"], **settings)
 
 
 def make(

@@ -41,7 +41,7 @@ def evaluate(problem, training, mode, hyper=None):
     return mode.value_and_grad(training, outer, problem.hyper if hyper is None else hyper, problem.key)
 
 
-@pytest.mark.parametrize("mode", [pytest.param(hx.Reversible, marks=pytest.mark.slow), hx.Checkpointed])
+@pytest.mark.parametrize("mode", [pytest.param(hx.unroll.Reversible, marks=pytest.mark.slow), hx.unroll.Checkpointed])
 def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp_path, monkeypatch):
     """Each process stops after a few segments, forwards and backwards, and the next goes on from its file."""
     problem, training = problem_with_metrics(900)
@@ -71,7 +71,7 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(resumed), strict=True):
         assert a.dtype == b.dtype
         assert np.array_equal(a, b)
-    assert isinstance(resumed[2].certificate, ExactReversal) == (mode is hx.Reversible)
+    assert isinstance(resumed[2].certificate, ExactReversal) == (mode is hx.unroll.Reversible)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     # Saved by the clock alone, the file of another run is refused.
@@ -95,7 +95,7 @@ def test_a_bar_with_the_time_left_is_shown_on_a_terminal_alone(monkeypatch):
     monkeypatch.setattr("hyprax._progress.time.monotonic", lambda: float(next(clock)))
     for stream in (Terminal(), io.StringIO()):
         monkeypatch.setattr("sys.stderr", stream)
-        evaluate(problem, training, hx.Checkpointed(long=LongRun()))
+        evaluate(problem, training, hx.unroll.Checkpointed(long=LongRun()))
         text = stream.getvalue()
         assert ("back at step 0" in text and "<0:00" in text) == isinstance(stream, Terminal)
         assert bool(text) == isinstance(stream, Terminal)

@@ -77,13 +77,13 @@ def test_storing_and_checkpointing_take_what_is_predicted(model, steps):
     """Within 20 % of what XLA allocates for the programs of the reverse sweep: store, temporaries and results."""
     problem = make_problem(model, "adamw", seed=0, steps=steps, dtype=jnp.float32, dropout=True)
     costs = estimate(problem.training, problem.hyper, key=problem.key, driver="loop").costs
-    assert {type(cost.mode) for cost in costs} == {hx.StoreAll, hx.Checkpointed}
+    assert {type(cost.mode) for cost in costs} == {hx.unroll.StoreAll, hx.unroll.Checkpointed}
     program = Program(problem.training, problem.hyper, problem.key)
     carry = _drivers.start(program)
     adjoint, dhyper = (jax.tree.map(jnp.zeros_like, movable(tree)) for tree in (carry, problem.hyper))
     zero = _drivers.index(0)
     for cost in costs:
-        plan = cost.mode.plan(steps, 1) if isinstance(cost.mode, hx.Checkpointed) else None
+        plan = cost.mode.plan(steps, 1) if isinstance(cost.mode, hx.unroll.Checkpointed) else None
         places, slots = (steps, 0) if plan is None else (plan.length, plan.slots)
         store = _drivers.LoopDriver().empty(carry, places)
         used = scratch(_drivers.loop_reverse, program, store, zero, zero, zero, adjoint, dhyper)
@@ -107,7 +107,7 @@ def test_reversal_takes_what_is_predicted(monkeypatch, name, model, steps):
     def program(run: ExactRun, carry: Any, lo: int, hi: int) -> Any:
         return _reversal.loop_step_back, (run.setup, _drivers.index(lo), _drivers.index(hi)), carry
 
-    used = measured(monkeypatch, problem, hx.Reversible("loop"), ExactRun, "backward", program, used_up=(1,))
+    used = measured(monkeypatch, problem, hx.unroll.Reversible("loop"), ExactRun, "backward", program, used_up=(1,))
     whole = Program(problem.training, problem.hyper, problem.key)
     cost = _estimate._reversible(whole, _drivers.LoopDriver(), "loop", 0.0)
     assert abs(cost.memory / used - 1) <= 0.2
@@ -122,9 +122,9 @@ def test_forward_mode_takes_what_is_predicted(monkeypatch, model):
         bounds = _drivers.index(lo), _drivers.index(hi)
         return _drivers.loop_push, program, carry, tangents, directions, *bounds
 
-    used = measured(monkeypatch, problem, hx.ForwardMode("loop"), _drivers.LoopDriver, "push", program)
+    used = measured(monkeypatch, problem, hx.unroll.ForwardMode("loop"), _drivers.LoopDriver, "push", program)
     costs = estimate(problem.training, problem.hyper, key=problem.key, driver="loop").costs
-    (predicted,) = [cost.memory for cost in costs if isinstance(cost.mode, hx.ForwardMode)]
+    (predicted,) = [cost.memory for cost in costs if isinstance(cost.mode, hx.unroll.ForwardMode)]
     assert abs(predicted / used - 1) <= 0.2
 
 

@@ -32,7 +32,7 @@ def exact(report) -> bool:
 
 
 def run(problem, mode=None):
-    return (mode or hx.Reversible()).value_and_grad(problem.training, outer(problem), problem.hyper, problem.key)
+    return (mode or hx.unroll.Reversible()).value_and_grad(problem.training, outer(problem), problem.hyper, problem.key)
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def cached(name, model, dropout):
 def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     problem = cached(name, model, dropout)
     value, grads = oracle(problem, name)
-    answer = hx.hypergradient(problem.objective(hx.Reversible(driver=driver)), problem.hyper)
+    answer = hx.hypergradient(problem.objective(hx.unroll.Reversible(driver=driver)), problem.hyper)[0]
     assert abs(float(answer.value - value)) <= 1e-5 * abs(float(value))
     if name.startswith("adam"):
         unused = {} if name == "adamw" else {"weight_decay"}
@@ -77,7 +77,7 @@ def test_factors_near_one_are_not_taken_for_one(name, key):
     """Rounded to 1, they would leave the run without its gain 1 - γ: still weights, or a correction by 0."""
     problem = make(name, fixed={key: jnp.asarray(0.99995, jnp.float64)})
     value, grads = oracle(problem, name)
-    answer = hx.hypergradient(problem.objective(hx.Reversible()), problem.hyper)
+    answer = hx.hypergradient(problem.objective(hx.unroll.Reversible()), problem.hyper)[0]
     assert abs(float(answer.value - value)) <= 1e-3 * abs(float(value))
     assert relative_error(answer.grad["optimizer"]["rate"], grads["optimizer"]["rate"]) <= 1e-2
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(answer.grad))
@@ -100,7 +100,8 @@ def test_a_thousand_steps_come_back(name, dtype):
 def test_both_drivers_and_both_places_for_buffers_give_one_answer():
     problem = make("paper", steps=400, seed=5)
     answers = [
-        run(problem, mode) for mode in (hx.Reversible("loop"), hx.Reversible("loop", "host"), hx.Reversible("host"))
+        run(problem, mode)
+        for mode in (hx.unroll.Reversible("loop"), hx.unroll.Reversible("loop", "host"), hx.unroll.Reversible("host"))
     ]
     for value, grads, report in answers:
         assert exact(report)
@@ -126,9 +127,13 @@ def test_the_users_dtypes_and_draws_are_left_alone(name, x64):
         training = hx.Training(
             loss, problem.training.init, problem.training.optimizer, problem.training.batches, 30, keyed=True
         )
-        value, grads, report = hx.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
+        value, grads, report = hx.unroll.Reversible().value_and_grad(
+            training, outer(problem), problem.hyper, problem.key
+        )
         assert exact(report)
-        stored, stored_grads, _ = hx.StoreAll().value_and_grad(training, outer(problem), problem.hyper, problem.key)
+        stored, stored_grads, _ = hx.unroll.StoreAll().value_and_grad(
+            training, outer(problem), problem.hyper, problem.key
+        )
         assert abs(float(value - stored)) <= 1e-4 * abs(float(stored))
         with jax.enable_x64(True):
             assert relative_error(grads, stored_grads) <= 1e-2
@@ -177,7 +182,7 @@ def test_a_pair_that_failed_is_not_tried_again(monkeypatch):
     monkeypatch.setattr(_reversal, "gradient_along", lambda *args: (nudge(true(*args)[0]), true(*args)[1]))
     monkeypatch.setattr(_reversible, "ExactRun", Watched)
     problem = make("paper", steps=12, dtype=jnp.float32, seed=12)
-    objective = problem.objective(hx.Reversible("loop"))
+    objective = problem.objective(hx.unroll.Reversible("loop"))
     state = objective.init(problem.hyper)
     first, state = objective.value_and_grad(problem.hyper, state)
     assert made == ["loop", "isolated"]
@@ -204,23 +209,23 @@ def test_a_run_that_never_comes_back_is_named(monkeypatch):
 
     monkeypatch.setattr(_reversal, "_finish", sabotaged)
     problem = make("polyak", steps=13, dtype=jnp.float32, seed=13)
-    objective = problem.objective(hx.Reversible())
-    answer = hx.hypergradient(objective, problem.hyper, throw=False)
+    objective = problem.objective(hx.unroll.Reversible())
+    answer = hx.hypergradient(objective, problem.hyper, throw=False)[0]
     assert bool(answer.result == hx.RESULTS.not_reversible)
     assert not isinstance(answer.certificate, ExactReversal)
     assert float(answer.stats["attempts"]) == 3
     with pytest.raises(hx.HypergradientError, match=r"did not come back.*hx\.Checkpointed"):
-        hx.hypergradient(objective, problem.hyper)
+        hx.hypergradient(objective, problem.hyper)[0]
 
 
 @pytest.mark.parametrize("name", ["paper", pytest.param("adam", marks=pytest.mark.slow)])
 def test_overflow_is_named(name):
     """Fixed point wraps silently, and wrapped integers come back: only the watch can tell."""
     problem = cached(name, "mlp", name == "paper")
-    objective = problem.objective(hx.Reversible())
+    objective = problem.objective(hx.unroll.Reversible())
     faster = {"rate": jax.tree.map(lambda rate: 1e6 * rate, problem.hyper["optimizer"]["rate"])}
     hyper = problem.hyper | {"optimizer": problem.hyper["optimizer"] | faster}
-    answer = hx.hypergradient(objective, hyper, throw=False)
+    answer = hx.hypergradient(objective, hyper, throw=False)[0]
     assert bool(answer.result == hx.RESULTS.fixed_point_overflow)
     assert float(answer.stats["used_bits_weights"]) > float(answer.stats["limit_bits_weights"])
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(answer.grad))
@@ -246,7 +251,7 @@ def test_numbers_that_are_not_finite_are_named(bad):
         batches,
         9,
     )
-    _, grads, report = hx.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
+    _, grads, report = hx.unroll.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
     assert bool(report.result != hx.RESULTS.successful)
     assert not isinstance(report.certificate, ExactReversal)
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(grads))
@@ -273,7 +278,7 @@ def test_a_momentum_above_one_stores_nothing():
     value, grads, report = run(problem)
     assert exact(report)
     assert float(report.stats["stored_bytes"]) == 0
-    expected, expected_grads, _ = run(problem, hx.StoreAll())
+    expected, expected_grads, _ = run(problem, hx.unroll.StoreAll())
     assert abs(float(value - expected)) <= 1e-5 * abs(float(expected))
     assert relative_error(grads["optimizer"]["rate"], expected_grads["optimizer"]["rate"]) <= 1e-4
 
@@ -282,7 +287,7 @@ def test_a_momentum_above_one_stores_nothing():
 def test_the_value_alone_is_that_of_the_run_undone():
     problem = make("adamw", steps=25, seed=2)
     value, _, report = run(problem)
-    alone, forward = hx.Reversible().value(problem.training, outer(problem), problem.hyper, problem.key)
+    alone, forward = hx.unroll.Reversible().value(problem.training, outer(problem), problem.hyper, problem.key)
     assert float(alone) == float(value)
     for a, b in zip(jax.tree.leaves(forward.params), jax.tree.leaves(report.params), strict=True):
         assert np.array_equal(a, b)
@@ -302,7 +307,7 @@ def test_metrics_are_those_of_the_other_modes():
     )
     found = [
         mode.value_and_grad(training, outer(problem), problem.hyper, problem.key)[2].metrics["norm"]
-        for mode in (hx.Reversible(), hx.StoreAll())
+        for mode in (hx.unroll.Reversible(), hx.unroll.StoreAll())
     ]
     assert found[0].shape == found[1].shape == (4,)
     assert np.allclose(*found, rtol=1e-5)
@@ -318,7 +323,7 @@ def test_nothing_is_compiled_again():
         return problem.training.loss(*args)
 
     training = hx.Training(loss, problem.training.init, problem.training.optimizer, problem.training.batches, 300)
-    mode = hx.Reversible("loop")
+    mode = hx.unroll.Reversible("loop")
     mode.value_and_grad(training, outer(problem), problem.hyper, problem.key)
     count = len(traced)
     moved = problem.hyper | {"scale": problem.hyper["scale"] * 1.1}
@@ -349,27 +354,27 @@ def test_optimisers_of_optax_are_refused():
     training = hx.Training(
         problem.training.loss,
         problem.training.init,
-        lambda hyper: hx.OptaxOptimizer(optax.sgd(0.1)),
+        lambda hyper: hx.unroll.OptaxOptimizer(optax.sgd(0.1)),
         problem.training.batches,
         3,
     )
     with pytest.raises(ValueError, match="allowed are those that can be undone"):
-        hx.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
+        hx.unroll.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
 
 
 def test_bad_settings_are_refused(unchecked):
     with pytest.raises(ValueError, match="given driver 'scan'"):
-        hx.Reversible(driver="scan")  # pyright: ignore[reportArgumentType]  # to be refused
+        hx.unroll.Reversible(driver="scan")  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match="given buffers 'disk'"):
-        hx.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]  # to be refused
+        hx.unroll.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match="given begin 0"):
-        hx.Reversible(begin=0)
+        hx.unroll.Reversible(begin=0)
     with pytest.raises(ValueError, match="given form 'heavy'"):
-        hx.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]  # to be refused
+        hx.unroll.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match="given fraction_bits 70"):
-        hx.Adam(0.1, fraction_bits=70)
+        hx.unroll.Adam(0.1, fraction_bits=70)
     with pytest.raises(ValueError, match="given decay_bits 2"):
-        hx.AdamW(0.1, decay_bits=2)
+        hx.unroll.AdamW(0.1, decay_bits=2)
 
 
 @pytest.mark.slow

@@ -15,16 +15,16 @@ pytestmark = pytest.mark.optimised  # rounding and bits are those of the compile
 
 PEERS = {
     "polyak": (
-        lambda: hx.MomentumSGD(0.1, 0.8, form="polyak"),
+        lambda: hx.unroll.MomentumSGD(0.1, 0.8, form="polyak"),
         lambda: optax.sgd(0.1, momentum=0.8),
     ),
     "nesterov": (
-        lambda: hx.MomentumSGD(0.1, 0.8, form="nesterov"),
+        lambda: hx.unroll.MomentumSGD(0.1, 0.8, form="nesterov"),
         lambda: optax.sgd(0.1, momentum=0.8, nesterov=True),
     ),
-    "adam": (lambda: hx.Adam(0.01, 0.8, 0.95, 1e-4), lambda: optax.adam(0.01, 0.8, 0.95, 1e-4)),
+    "adam": (lambda: hx.unroll.Adam(0.01, 0.8, 0.95, 1e-4), lambda: optax.adam(0.01, 0.8, 0.95, 1e-4)),
     "adamw": (
-        lambda: hx.AdamW(0.01, 0.8, 0.95, 1e-4, 0.3),
+        lambda: hx.unroll.AdamW(0.01, 0.8, 0.95, 1e-4, 0.3),
         lambda: optax.adamw(0.01, 0.8, 0.95, 1e-4, weight_decay=0.3),
     ),
 }
@@ -48,7 +48,7 @@ def test_in_floating_point_they_are_those_of_optax(name):
 
 def test_the_papers_form_is_its_formula():
     rates, momenta = jnp.asarray([0.1, 0.2, 0.3]), jnp.asarray([0.5, 0.7, 0.9])
-    optimiser = hx.MomentumSGD({"a": rates, "b": jnp.asarray(0.05)}, momenta)
+    optimiser = hx.unroll.MomentumSGD({"a": rates, "b": jnp.asarray(0.05)}, momenta)
     params = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray([3.0])}}
     state = optimiser.init(params)
     v, a, c = np.zeros(3), np.array([1.0, 2.0]), np.array([3.0])
@@ -65,11 +65,11 @@ def exact_step(name, data):
     momentum, beta2 = (data.draw(st.floats(0.05, 0.999)) for _ in range(2))
     rate, decay = data.draw(st.floats(1e-5, 2)), data.draw(st.sampled_from([0.0, 1e-4, 0.2]))
     optimiser = {
-        "paper": lambda: hx.MomentumSGD(rate, momentum),
-        "dyadic": lambda: hx.MomentumSGD(rate, momentum, dyadic=True, denominator_bits=16),
-        "polyak": lambda: hx.MomentumSGD(rate, momentum, form="polyak"),
-        "adam": lambda: hx.Adam(rate, momentum, beta2),
-        "adamw": lambda: hx.AdamW(rate, momentum, beta2, 1e-8, decay),
+        "paper": lambda: hx.unroll.MomentumSGD(rate, momentum),
+        "dyadic": lambda: hx.unroll.MomentumSGD(rate, momentum, dyadic=True, denominator_bits=16),
+        "polyak": lambda: hx.unroll.MomentumSGD(rate, momentum, form="polyak"),
+        "adam": lambda: hx.unroll.Adam(rate, momentum, beta2),
+        "adamw": lambda: hx.unroll.AdamW(rate, momentum, beta2, 1e-8, decay),
     }[name]()
     hyper = {key: jnp.full((1, 1), value) for key, value in optimiser.hyperparameters().items()}
     factors = optimiser.rationals({key: np.asarray(v) for key, v in optimiser.targets(hyper).items()})
@@ -123,7 +123,7 @@ def test_weights_without_a_gradient_have_derivatives_of_zero():
     """A pixel that is always 0: √s has no derivative there, and Adam moves nothing."""
 
     def end(rate):
-        optimiser = hx.Adam(rate, eps=0.0)
+        optimiser = hx.unroll.Adam(rate, eps=0.0)
         params = {"w": jnp.asarray([1.0, 2.0])}
         state = optimiser.init(params)
         for t in range(3):
@@ -139,7 +139,7 @@ def test_weights_without_a_gradient_have_derivatives_of_zero():
 def test_a_schedule_of_beta_is_corrected_by_its_running_product():
     """With m and s started at 0, the corrected moments of a constant gradient are that gradient and its square."""
     betas = jnp.asarray([0.3, 0.9, 0.7, 0.95])
-    optimiser = hx.Adam(jnp.asarray(0.1), betas, betas[::-1], 0.0)
+    optimiser = hx.unroll.Adam(jnp.asarray(0.1), betas, betas[::-1], 0.0)
     params = jnp.asarray([1.0, -2.0])
     state = optimiser.init(params)
     for t in range(4):

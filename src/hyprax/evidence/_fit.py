@@ -235,8 +235,8 @@ def _judged(
         values.append(float(answer.value))
     size = objective.batches.size
     kind: EstimatorKind = objective.estimator.kind
-    slack, deviation = answer.stats["slack"], answer.stats["gradient_deviation"]
-    certificate = EvidenceCertificate.of_value(kind, bool(jnp.isfinite(slack)), slack, deviation)
+    slack = answer.certificate.slack
+    certificate = EvidenceCertificate.of_value(kind, bool(jnp.isfinite(slack)), slack)
     return Fitted(
         params=chosen.params,
         hyper=hyper,
@@ -287,7 +287,7 @@ def _hyper_step(
     answer, state = objective.value_and_grad(hyper, state)
     _named_if_not_finite(answer.value, "log evidence", epoch)
     _named_if_not_finite(answer.grad, "gradient of hyper", epoch)
-    row = {name: float(answer.stats[name]) for name in ("slack", "gradient_deviation")}
+    row = {"slack": float(answer.certificate.slack), "gradient_deviation": float(answer.noise.norm)}
     hyper, hyper_state = _along(optimiser, answer.grad, hyper_state, hyper)
     return float(answer.value), row, state, hyper, hyper_state
 

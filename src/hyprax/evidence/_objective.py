@@ -6,15 +6,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._batches import Minibatches
 from .._hyper import natural, validated
-from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from .._noise import Noise, NoNoise
+from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from .._result import RESULTS
-from .._trees import tree_all_finite, tree_dot
+from .._stats import Accuracy, NamedStats
+from .._trees import tree_all_finite
 from ._certificate import EvidenceCertificate
 from ._choice import Choice
 from ._designs import check_size
@@ -23,14 +24,17 @@ from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import pair, problem, tempered_fit
 from ._online_kfac import OnlineKFAC
 from ._priors import GaussianPrior
-from ._problem import Problem, widened
+from ._problem import Problem
+
+OVER = "rows drawn for the log-determinant"
+FINAL_DRAWS = 10
 
 
 class Moments(eqx.Module):
     """Smoothed moments over past draws: of the gradient, of its square, of the slack; and the weights' own."""
 
     gradient: PyTree
-    square: Float[Array, ""]
+    square: PyTree
     slack: Float[Array, ""]
     total: Float[Array, ""]
     squared_total: Float[Array, ""]
@@ -40,23 +44,28 @@ class Moments(eqx.Module):
         new = 1 - decay
         return Moments(
             jax.tree.map(lambda m, g: decay * m + new * g, self.gradient, gradient),
-            decay * self.square + new * tree_dot(gradient, gradient).astype(self.square.dtype),
+            jax.tree.map(lambda m, g: decay * m + new * jnp.square(g), self.square, gradient),
             decay * self.slack + new * slack,
             decay * self.total + new,
             decay**2 * self.squared_total + new**2,
         )
 
-    @property
-    def deviation(self) -> Float[Array, ""]:
-        """√ of the unbiased weighted variance of the gradient, summed over its entries; infinite for one draw.
+    def noise(self) -> Noise:
+        """√ of the unbiased weighted variance of the gradient, entry by entry; infinite for one draw.
 
-        The drift of the hyperparameters during the window counts as variance.
+        The drift of the hyperparameters during the window counts as variance. The degrees of freedom are those of the
+        effective number of draws in the window.
         """
-        mean = jax.tree.map(lambda m: m / self.total, self.gradient)
-        variance = self.square / self.total - tree_dot(mean, mean).astype(self.square.dtype)
         free = 1 - self.squared_total / jnp.square(self.total)
-        tiny = jnp.finfo(self.square.dtype).eps
-        return jnp.where(free > tiny, jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(free, tiny)), jnp.inf)
+        tiny = jnp.finfo(free.dtype).eps
+
+        def deviation(first: Array, second: Array) -> Array:
+            variance = jnp.maximum(second / self.total - jnp.square(first / self.total), 0.0)
+            return jnp.where(free > tiny, jnp.sqrt(variance / jnp.maximum(free, tiny)), jnp.inf)
+
+        errors = jax.tree.map(deviation, self.gradient, self.square)
+        draws = jnp.square(self.total) / self.squared_total
+        return Noise(errors, jnp.maximum(draws - 1, 0), OVER)
 
 
 class Constant(eqx.Module):
@@ -111,7 +120,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     """
 
     apply: Callable[[Any, Any, Any], Array]
-    params: PyTree
+    initial: PyTree
     data: tuple[PyTree, Array]
     likelihood: Callable[[Any], AbstractLikelihood]
     prior: Callable[[Any], GaussianPrior]
@@ -123,6 +132,9 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     train_steps: int = eqx.field(static=True)
     likelihood_batch: int | None = eqx.field(static=True)
     decay: float = eqx.field(static=True)
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -156,20 +168,14 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
                 f"EvidenceObjective: likelihood: given {described(likelihood)}, allowed are a likelihood such as "
                 'Categorical(), and a function of hyper to one: lambda hyper: Gaussian(hyper["noise"]).'
             )
-        self.apply, self.params = apply, widened(jax.tree.map(jnp.asarray, params))
+        self.noisy, self.adaptive, self.value_name = True, False, "negative log evidence per example"
+        self.apply, self.initial = apply, jax.tree.map(jnp.asarray, params)
         self.data = pair(data)
         size = jax.tree.leaves(self.data)[0].shape[0]
         self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
         self.prior = prior
         self.temperature = temperature if callable(temperature) else Constant(temperature)
-        self.estimator = or_default(
-            "EvidenceObjective",
-            estimator,
-            sum(w.size for w in jax.tree.leaves(self.params)),
-            size,
-            _outputs(self.data[1]),
-            (AbstractEstimator, AbstractAdaptive),
-        )
+        self.estimator = or_default("EvidenceObjective", estimator, size, (AbstractEstimator, AbstractAdaptive))
         self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
         batch_key, self.key = jax.random.split(key)
         self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)
@@ -179,16 +185,16 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     def init(self, hyper: PyTree) -> EvidenceState:
         hyper = validated(hyper)
-        built = self._problem(self.params, hyper)  # refuses what does not fit, where there are numbers to look at
+        built = self._problem(self.initial, hyper)  # refuses what does not fit, where there are numbers to look at
         zero, past = jnp.zeros((), built.dtype), None
         if isinstance(self.estimator, AbstractAdaptive):
             past = _before_first_draw(self.estimator, built, jax.random.fold_in(self.key, 2**32 - 1))
         return EvidenceState(
-            params=self.params,
-            optimiser_state=self.optimiser.init(self.params),
+            params=self.initial,
+            optimiser_state=self.optimiser.init(self.initial),
             trained=jnp.zeros((), jnp.int32),
             draws=jnp.zeros((), jnp.int32),
-            moments=Moments(jax.tree.map(jnp.zeros_like, hyper), zero, zero, zero, zero),
+            moments=Moments(*(jax.tree.map(jnp.zeros_like, hyper),) * 2, zero, zero, zero),
             past=past,
         )
 
@@ -213,18 +219,40 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def value_and_grad(
         self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, EvidenceState]:
+        refuse_accuracy(self, accuracy)
         return self._gradient(hyper, self.train(hyper, state, self.train_steps))
 
     @eqx.filter_jit
     def value(
         self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
     ) -> tuple[Value, EvidenceState]:
+        refuse_accuracy(self, accuracy)
         value, (sides, _) = self._value(hyper, state)
         size = self.batches.size
         certificate = EvidenceCertificate.of_draw(self.estimator.kind, sides)
         certificate = jax.tree.map(lambda x: x / size, certificate)
         result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
-        return Value(value, certificate, result, {"log_determinant": sides.upper}), state
+        noise = NoNoise("one draw has no spread: compare several")
+        return Value(value, certificate, noise, result, NamedStats({"log_determinant": sides.upper})), state
+
+    def params(self, state: EvidenceState) -> PyTree:
+        return state.params
+
+    def final(self, hyper: PyTree, state: EvidenceState) -> tuple[Value, EvidenceState]:
+        """The mean over fresh draws at the weights of the state, with the standard error of that mean."""
+        clean = eqx.tree_at(lambda s: s.moments, state, jax.tree.map(jnp.zeros_like, state.moments))
+        objective, values, answers = self.at_weights(hyper, clean), [], []
+        for _ in range(FINAL_DRAWS):
+            answer, clean = objective._gradient(hyper, clean)
+            values.append(answer.value)
+            answers.append(answer)
+        found = jnp.stack(values)
+        error = jnp.std(found, ddof=1) / jnp.sqrt(jnp.asarray(FINAL_DRAWS, found.dtype))
+        last = answers[-1]
+        slack = last.certificate.slack
+        certificate = EvidenceCertificate.of_value(self.estimator.kind, bool(jnp.isfinite(slack)), slack)
+        noise = Noise(error, FINAL_DRAWS - 1, OVER)
+        return Value(jnp.mean(found), certificate, noise, last.result, last.stats), clean
 
     def _check_precisions_alone(self, hyper: PyTree, state: EvidenceState) -> None:
         """Refuse hyperparameters that the first output, the likelihood or the temperature has a derivative in."""
@@ -264,8 +292,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         else:
             sides = self.estimator(built, draw_key)
         fit = tempered_fit(built, self.likelihood_batch, batch_key)
-        random = self.estimator.random(built)
-        total = fit - 0.5 * (random.prior.penalty(random.params).astype(fit.dtype) + sides.upper)
+        total = fit - 0.5 * (built.prior.penalty(built.params).astype(fit.dtype) + sides.upper)
         return -total / built.size, (sides, past)
 
     @eqx.filter_jit
@@ -276,13 +303,9 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         slack = 0.5 * (sides.upper - sides.lower) / size if sides.lower is not None else jnp.zeros_like(value)
         moments = state.moments.updated(self.decay, grad, slack)
         smoothed = moments.slack / moments.total if two_sided else jnp.full_like(value, jnp.inf)
-        certificate = EvidenceCertificate.of_gradient(self.estimator.kind, smoothed, moments.deviation)
-        stats = {
-            "log_determinant": sides.upper,
-            "slack": smoothed,
-            "gradient_deviation": moments.deviation,
-            "trained": state.trained,
-        }
+        certificate = EvidenceCertificate.of_gradient(self.estimator.kind, smoothed)
+        noise = moments.noise()
+        stats = {"log_determinant": sides.upper, "slack": smoothed, "trained": state.trained}
         if isinstance(self.estimator, Choice):
             stats["estimator"] = self.estimator.chosen(state.past)
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
@@ -290,7 +313,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         known = moments, past
         moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
         after = EvidenceState(state.params, state.optimiser_state, state.trained, state.draws + 1, moments, past)
-        return Hypergradient(value, grad, certificate, result, stats), after
+        return Hypergradient(value, grad, certificate, noise, result, NamedStats(stats)), after
 
     @eqx.filter_jit
     def _train_step(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
@@ -313,13 +336,6 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state,
             (params, optimiser_state, state.trained + 1),
         )
-
-
-def _outputs(targets: Array) -> int:
-    """About the outputs of a model of these targets."""
-    if targets.ndim > 1:
-        return targets.shape[1]
-    return int(np.max(np.asarray(targets), initial=0)) + 1 if targets.size else 1
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """Hypergradients at an optimum, with a posteriori bounds of their error."""
 
+from .._certificate import STATUS as STATUS, TwoSidedCertificate as TwoSidedCertificate
 from . import families as families
 from ._a_priori import (
     a_priori_bound as a_priori_bound,
@@ -59,3 +60,4 @@ from ._single_loop import (
 )
 from ._spectrum import Spectrum as Spectrum
 from ._stacked import stacked as stacked
+from ._stats import ImplicitStats as ImplicitStats, SingleLoopStats as SingleLoopStats

@@ -114,12 +114,13 @@ def a_priori_bound(
         G = ‖∇f(w_0)‖ + L_f s >= ‖∇f(ŵ)‖,   b = ‖B(w_0)‖ + L_B s >= ‖B(ŵ)‖,   δ = ρ_m G,
         ω = (L_f b/μ + L_A G b/μ² + L_B G/μ) ε + (b/μ) δ + (L_B L_f/μ) ε² + L_fλ ε,
 
-    ρ as in [`hyprax.implicit.a_priori_reduction`][]. It plans work: [`hyprax.EhrhardtRoberts`][] measures the same
+    ρ as in [`hyprax.implicit.a_priori_reduction`][]. It plans work: [`hyprax.implicit.EhrhardtRoberts`][] measures
+    the same
     terms where the iterations have ended, and is smaller.
 
     **Arguments:**
 
-    - `constants`: [`hyprax.Constants`][], μ and the Lipschitz constants global, `mixed_norm` that at w_0.
+    - `constants`: [`hyprax.implicit.Constants`][], μ and the Lipschitz constants global, `mixed_norm` that at w_0.
     - `smoothness`: L, A ⪯ L I everywhere.
     - `gradient_norm`, `outer_gradient_norm`: ‖∇_w g‖₂ and ‖∇_w f‖₂ at w_0.
     - `lipschitz_outer`, `lipschitz_direct`: L_f and L_fλ.

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
@@ -135,7 +135,8 @@ class EhrhardtRoberts(AbstractBound):
     **Arguments:** none for a family with its own `mean_loss` as outer loss: constants are analytic, rounding errors are
     included, and the certificate is `certified`. Otherwise:
 
-    - `constants`: a function `(params, hyper) -> hx.Constants` (hyper in natural units), or a fixed `hx.Constants`.
+    - `constants`: a function `(params, hyper) -> hx.implicit.Constants` (hyper in natural units), or a fixed
+        `hx.implicit.Constants`.
     - `lipschitz_outer`: L_f, the Lipschitz constant of ∇_w f.
     - `lipschitz_direct`: L_fλ, that of ∂_λ f as a function of w; 0 where f does not see λ.
 
@@ -163,7 +164,7 @@ class EhrhardtRoberts(AbstractBound):
         if self.constants is None and not isinstance(loss, GeneralisedLinear):
             raise ValueError(
                 "EhrhardtRoberts: given an inner loss of unknown structure, allowed are a family (hx.families) or "
-                "`constants=`. Without either use certificate=hx.NoBound()."
+                "`constants=`. Without either use certificate=hx.implicit.NoBound()."
             )
         if self.lipschitz_outer is None:
             if not isinstance(outer, MeanLoss):
@@ -222,10 +223,10 @@ class EhrhardtRoberts(AbstractBound):
         bound = INFLATION * jnp.minimum(omega, omega_q) + assembly
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
         terms = {"omega": omega, "omega_q": omega_q, "inner_error": epsilon, "adjoint_residual": delta}
-        certificate = ErrorBound(bound, "certified", HYPERGRADIENT, self._method(), terms)
+        certificate = Certificate(bound, "certified", HYPERGRADIENT, self._method(), terms)
         return unimproved(e, certificate)
 
-    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+    def value(self, evaluation: ValueEvaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
         e, norms = evaluation, self.outer_norms
         mu, lipschitz = self.strong_convexity(e.point, e.hyper, e.loss), self._outer_constants()[0]
@@ -238,7 +239,7 @@ class EhrhardtRoberts(AbstractBound):
         epsilon = norm / mu
         bound = INFLATION * (slope * epsilon + 0.5 * lipschitz * epsilon**2) + own
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
-        return ErrorBound(bound, "certified", VALUE, self._method(), {"inner_error": epsilon})
+        return Certificate(bound, "certified", VALUE, self._method(), {"inner_error": epsilon})
 
 
 def _margins(e: Evaluation, outer_norms: DesignNorms | None) -> tuple[Array, Array, Array, Array]:

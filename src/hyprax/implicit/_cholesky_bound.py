@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import ErrorBound
+from .._certificate import Certificate
 from .._products import product
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
 from ._family_bounds import AbstractFamilyBound, as_computed, convex_or_infinite, family_of
@@ -102,14 +102,15 @@ def _row_norms(factor: _Factor, inputs: Array, like: Array) -> Float[Array, " n"
 class CholeskyBound(AbstractFamilyBound):
     """‖h - dF/dλ‖₂ <= ‖Â^-½B_q‖τ + ‖Â^-½B_w‖ζ + max_k t_k τζ, all norms of residuals in ‖·‖_{Â⁻¹}.
 
-    [`hyprax.FreeBound`][] with the Hessian Â at ŵ in place of the penalty, from a dense Cholesky factor: usually ten
+    [`hyprax.implicit.FreeBound`][] with the Hessian Â at ŵ in place of the penalty, from a dense Cholesky factor:
+    usually ten
     times tighter, for problems of at most 2,000 weights. With R >= sup osc(x_iᵀv)/‖v‖_Â:
 
     - ν = ‖∇g(ŵ)‖_{Â⁻¹}; ‖w* - ŵ‖_Â <= τ = -log(1 - M R ν)/(M R) where M R ν < 1;
     - ρ = M R τ; ‖q - q*‖_Â <= ζ = e^ρ (‖r‖_{Â⁻¹} + M ψ(ρ) max_i osc(x_iᵀq) τ + κ τ), κ >= λ_max(Â^-½ ∇²f Â^-½) on the
         segment, ψ(x) = (e^x - 1)/x;
     - columns of B_q and B_w: λ_j q_j and λ_j w_j (times t_k = |dλ_k/d raw_k|/λ_k) over the weights of each strength k;
-    - example weights as in [`hyprax.FreeBound`][], with these τ and ζ.
+    - example weights as in [`hyprax.implicit.FreeBound`][], with these τ and ζ.
 
     The smaller of this and the free bound is given, which is the latter where M R ν >= 1. The rounding of Â, of its
     factor and of every solve is bounded; nothing is assumed of the factor.
@@ -129,7 +130,7 @@ class CholeskyBound(AbstractFamilyBound):
             if size > LARGEST or isinstance(loss.inputs, SparseDesign) or isinstance(outer_data[0], SparseDesign):
                 raise ValueError(
                     f"CholeskyBound: given {size} weights and {type(loss.inputs).__name__} data, allowed are at most "
-                    f"{LARGEST} weights and dense arrays; hx.LookAhead() has no such limits."
+                    f"{LARGEST} weights and dense arrays; hx.implicit.LookAhead() has no such limits."
                 )
         return super().prepare(loss, outer, outer_data)
 
@@ -186,7 +187,7 @@ class CholeskyBound(AbstractFamilyBound):
         bound = jnp.minimum(convex_or_infinite(dense.total, loss, hyper), free.total)
         terms = {"cholesky": dense.total, "free": free.total, "inner_error": tau, "adjoint_error": zeta}
         bound = convex_or_infinite(bound, loss, hyper)
-        return as_computed(e, ErrorBound(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
+        return as_computed(e, Certificate(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
 
 
 def _columns(loss: GeneralisedLinear, hyper: PyTree, product: Array, ratio: Array) -> Float[Array, "p k"]:

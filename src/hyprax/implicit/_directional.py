@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dtype, tree_norm
 from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation, unimproved
@@ -21,7 +21,7 @@ class DirectionalBound(AbstractBound):
     The suprema over the ball ‖w - ŵ‖₂ <= ε = ‖∇g(ŵ)‖/μ, which holds the optimum w*; r = Âq - ∇f(ŵ) is the computed
     residual. Insert dF/dλ = ∂_λ f* - B*ᵀA*⁻¹∇f*: up to the direct part, h - dF/dλ = (B* - B̂)ᵀq + B*ᵀA*⁻¹(∇f* - A*q),
     and A* ⪰ μI on the ball. Only the change along the computed adjoint q enters, so constants may be far smaller than
-    those of [`hyprax.EhrhardtRoberts`][].
+    those of [`hyprax.implicit.EhrhardtRoberts`][].
 
     **Arguments:** functions that return upper bounds; hyper in natural units, derivatives in λ with respect to the
     unconstrained coordinates.
@@ -96,7 +96,7 @@ class DirectionalBound(AbstractBound):
             "residual_change": size / mu * of_residual,
             "direct": of_direct,
         }
-        return unimproved(e, ErrorBound(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
+        return unimproved(e, Certificate(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
 
     def value(self, evaluation: ValueEvaluation) -> AbstractCertificate:
         point, hyper = evaluation.point, evaluation.hyper
@@ -107,4 +107,4 @@ class DirectionalBound(AbstractBound):
         radius = INFLATION * tree_norm(point.grad) / mu
         bound = INFLATION * radius * jnp.asarray(self.outer_slope(point.params, natural(hyper), radius), dtype)
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)
-        return ErrorBound(bound, "certified", VALUE, self.METHOD, {"inner_error": radius})
+        return Certificate(bound, "certified", VALUE, self.METHOD, {"inner_error": radius})

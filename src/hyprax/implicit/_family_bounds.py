@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, TwoSidedBound
+from .._certificate import AbstractCertificate, Certificate, TwoSidedCertificate
 from .._trees import tree_cast, tree_dtype, tree_norm, tree_sub
 from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, OuterLoss, ValueEvaluation
 from ._inner_loss import AbstractInnerLoss, Point
@@ -48,8 +48,9 @@ class AbstractFamilyBound(AbstractBound):
         if not (isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss)):
             raise ValueError(
                 f"{type(self).__name__}: given losses of unknown structure, allowed are a family (hx.families) with "
-                "its `mean_loss` as outer loss. Otherwise use hx.LookAheadEstimate(), hx.EhrhardtRoberts(constants="
-                "...) or hx.NoBound()."
+                "its `mean_loss` as outer loss. Otherwise use hx.implicit.LookAheadEstimate(), "
+                "hx.implicit.EhrhardtRoberts(constants="
+                "...) or hx.implicit.NoBound()."
             )
         return dataclasses.replace(self, outer_norms=measured(outer_data[0])[0])
 
@@ -65,7 +66,7 @@ class AbstractFamilyBound(AbstractBound):
             return self.certify_double(evaluation, norms)
         return _narrowed(self.certify_double(_widened(evaluation), norms), evaluation)
 
-    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+    def value(self, evaluation: ValueEvaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖_{Λ⁻¹} ν + ½ κ ν², ν >= ‖w* - ŵ‖_Λ, κ the curvature of f there; rounding."""
         assert self.outer_norms is not None
         e, (loss, outer) = evaluation, family_of(evaluation)
@@ -88,7 +89,7 @@ class AbstractFamilyBound(AbstractBound):
         own = outer.value_rounding(point.params, outer_data, norms, unit)
         bound = INFLATION * (steep * nu + 0.5 * kappa * jnp.square(nu)) + own
         bound = convex_or_infinite(bound, loss, hyper)
-        return ErrorBound(
+        return Certificate(
             _up(bound, dtype),
             "certified",
             VALUE,
@@ -102,7 +103,8 @@ class FreeBound(AbstractFamilyBound):
 
     For penalties ω = max_k‖q‖_{Λ,k} ν + max_k‖ŵ‖_{Λ,k} ζ + ν ζ, with ν = ‖∇g(ŵ)‖_{Λ⁻¹} >= ‖w* - ŵ‖_Λ and ζ a bound of
     ‖q - q*‖_Λ by generalised self-concordance; for example weights see docs/certificates.md. Valid for families with
-    their own mean loss as outer loss, and safe, but often a hundred times the error: [`hyprax.LookAhead`][] uses it at
+    their own mean loss as outer loss, and safe, but often a hundred times the error: [`hyprax.implicit.LookAhead`][]
+    uses it at
     a better point.
 
     Source: own derivation; the self-concordance calculus is that of Bach (Electron. J. Stat. 4, 2010) and Sun and
@@ -117,7 +119,7 @@ class FreeBound(AbstractFamilyBound):
         space = geometry(loss, e.outer_data, outer_norms, e.hyper)
         residuals = plain_residuals(loss, outer, e.outer_data, outer_norms, e.hyper, e.point, e.adjoint, e.residual)
         bound = free_bound(loss, outer, e.outer_data, outer_norms, e.hyper, e.point, e.adjoint, residuals, space)
-        certificate = ErrorBound(
+        certificate = Certificate(
             convex_or_infinite(bound.total, loss, e.hyper),
             "certified",
             HYPERGRADIENT,
@@ -174,11 +176,11 @@ def _narrowed(certified: Certified, e: Evaluation) -> Certified:
     dtype = tree_dtype(e.point.params)
     lost = jax.tree.map(lambda h: NARROWING * jnp.abs(h), certified.grad)
     certificate = certified.certificate
-    assert isinstance(certificate, ErrorBound | TwoSidedBound)
+    assert isinstance(certificate, Certificate | TwoSidedCertificate)
     bound = _up(certificate.bound + tree_norm(lost), dtype)
     terms = {name: x.astype(dtype) if x.dtype == jnp.float64 else x for name, x in certificate.terms.items()}
     certificate = eqx.tree_at(lambda c: (c.bound, c.terms), certificate, (bound, terms))
-    if isinstance(certificate, TwoSidedBound):
+    if isinstance(certificate, TwoSidedCertificate):
         entries = jax.tree.map(lambda x, more: _up(x + more, dtype), certificate.entries, lost)
         shift, lower, upper = certificate.shift, certificate.lower, certificate.upper
         parts = (shift.astype(dtype), (lower / INFLATION).astype(dtype), _up(upper, dtype), entries)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._certificate import STATUS, TwoSidedBound
+from .._certificate import STATUS, TwoSidedCertificate
 from .._trees import tree_sub
 from ._adjoint_solvers import conjugate_gradients
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
@@ -54,7 +54,8 @@ class LookAhead(AbstractFamilyBound):
     """‖h⁺ - dF/dλ‖₂ <= ω⁺, and Δ - ω⁺ <= ‖h - dF/dλ‖₂ <= Δ + ω⁺ with Δ = ‖h - h⁺‖₂.
 
     h is the hypergradient that was computed; h⁺ that of a better point (w⁺, q⁺), one inexact Newton step and one
-    refinement of the adjoint further; ω⁺ the bound there that needs no solve, [`hyprax.FreeBound`][]. Rounds are added
+    refinement of the adjoint further; ω⁺ the bound there that needs no solve, [`hyprax.implicit.FreeBound`][]. Rounds
+    are added
     until ω⁺ <= Δ/2, which proves that Δ + ω⁺ is at most 3 times the error of h, or ω⁺ <= `relative` ‖h⁺‖, or ω⁺ no
     longer falls (the rounding floor). The answer is h⁺ with the bound ω⁺, and the point is the next warm start, so the
     work is not lost.
@@ -69,7 +70,8 @@ class LookAhead(AbstractFamilyBound):
     - `extended`: where ω⁺ is stuck at the rounding floor of float64, compute the two residuals that it rests on in
         extended precision (errors near 2^-80) and go on. Costs nothing until then, but time to compile.
 
-    The certificate is a [`hyprax.TwoSidedBound`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺ of the error of
+    The certificate is a [`hyprax.implicit.TwoSidedCertificate`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺
+    of the error of
     the unimproved h, as float64 makes it of ŵ and q; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`.
     In `terms`: `free`, the bound at the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one;
     `rounds`; `extended`.
@@ -219,10 +221,10 @@ class LookAhead(AbstractFamilyBound):
             "extended": carry.extended,
         }
         bound, moved = convex_or_infinite(last.bound.total, loss, hyper), shift(last)
-        certificate = TwoSidedBound(
+        certificate = TwoSidedCertificate(
             bound=bound,
             kind="certified",
-            bounds=HYPERGRADIENT,
+            quantity=HYPERGRADIENT,
             method="look-ahead, self-concordance, rounding included",
             shift=moved,
             lower=jnp.maximum(moved / INFLATION - bound, 0),

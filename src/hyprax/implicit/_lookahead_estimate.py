@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._certificate import STATUS, ErrorBound, TwoSidedBound
+from .._certificate import STATUS, Certificate, TwoSidedCertificate
 from .._hyper import natural
 from .._trees import tree_all_finite, tree_axpy, tree_dot, tree_dtype, tree_norm, tree_size, tree_sub
 from ._adjoint_solvers import conjugate_gradients
@@ -38,7 +38,8 @@ class LookAheadEstimate(AbstractBound):
     Of kind `estimated`: it fails where the solves make no progress without saying so, and (rarely) where errors cancel
     in h. For an inner loss that is not convex it speaks of the branch of minima that ŵ belongs to. Where a Newton step
     does not lower ‖∇g‖ (an indefinite Hessian, a rounding floor) it is infinite, and the status says `rounds_spent`.
-    A system that is not the Hessian's, such as the damped one of [`hyprax.GaussNewton`][], is named in the text: then
+    A system that is not the Hessian's, such as the damped one of [`hyprax.implicit.GaussNewton`][], is named in the
+    text: then
     this says how well that system has been solved, not how far its solution is from the hypergradient.
 
     **Arguments:**
@@ -133,10 +134,10 @@ class LookAheadEstimate(AbstractBound):
         estimate = jnp.where(last.sound, jnp.maximum(tree_norm(last.moved), rounding), jnp.inf)
         estimate = jnp.where(jnp.isnan(estimate), jnp.inf, estimate)
         shift = tree_norm(tree_sub(last.grad, first_grad))
-        certificate = TwoSidedBound(
+        certificate = TwoSidedCertificate(
             bound=estimate,
             kind="estimated",
-            bounds=HYPERGRADIENT,
+            quantity=HYPERGRADIENT,
             method=" ".join(("look-ahead, twice the last change, without proof", loss.system)).strip(),
             shift=shift,
             lower=jnp.maximum(shift - estimate, 0),
@@ -147,7 +148,7 @@ class LookAheadEstimate(AbstractBound):
         )
         return Certified(last.grad, certificate, last.point.params, last.adjoint, last.products)
 
-    def value(self, evaluation: ValueEvaluation) -> ErrorBound:
+    def value(self, evaluation: ValueEvaluation) -> Certificate:
         """|f(ŵ) - F| ≈ 2|∇fᵀ s|, s the inexact Newton step from ŵ."""
         loss, hyper, point = evaluation.loss, evaluation.hyper, evaluation.point
         step = conjugate_gradients(
@@ -159,4 +160,4 @@ class LookAheadEstimate(AbstractBound):
         )
         change = 2 * jnp.abs(tree_dot(evaluation.outer_grad, step.value))
         method = "twice the change by a Newton step, without proof"
-        return ErrorBound(jnp.where(jnp.isfinite(change), change, jnp.inf), "estimated", VALUE, method)
+        return Certificate(jnp.where(jnp.isfinite(change), change, jnp.inf), "estimated", VALUE, method)

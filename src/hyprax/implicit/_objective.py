@@ -1,17 +1,18 @@
 """The hypergradient at an optimum, by the implicit function theorem."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate, TwoSidedBound
+from .._certificate import AbstractCertificate, Certificate, NoCertificate, TwoSidedCertificate
 from .._hyper import natural
-from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from .._noise import NoNoise
+from .._objective import AbstractObjective, Hypergradient, Value
 from .._result import RESULTS
+from .._stats import Accuracy
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
 from ._bounds import AbstractBound, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
@@ -22,8 +23,11 @@ from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
 from ._optimum import Optimum, default_tolerance
 from ._spectrum import known_spectrum
+from ._stats import ImplicitStats
 from .families import GeneralisedLinear, MeanLoss
 from .families._mean_loss import outer_arrays
+
+NOISE = NoNoise("the spread over validation examples was not computed")
 
 
 class ImplicitState(eqx.Module):
@@ -45,9 +49,11 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units;
         `family.mean_loss` for the unpenalised loss of a family.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
-    - `adjoint`: a solver of A q = ∇f, any [`hyprax.AbstractAdjointSolver`][]; default [`hyprax.CG`][].
-    - `certificate`: an [`hyprax.AbstractBound`][]; default [`hyprax.LookAhead`][] for a family with its own
-        mean loss where 64-bit arithmetic is on, and [`hyprax.LookAheadEstimate`][] otherwise.
+    - `adjoint`: a solver of A q = ∇f, any [`hyprax.implicit.AbstractAdjointSolver`][]; default
+        [`hyprax.implicit.CG`][].
+    - `certificate`: an [`hyprax.implicit.AbstractBound`][]; default [`hyprax.implicit.LookAhead`][] for a family with
+        its own
+        mean loss where 64-bit arithmetic is on, and [`hyprax.implicit.LookAheadEstimate`][] otherwise.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -60,6 +66,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     outer_data: PyTree
     adjoint: AbstractAdjointSolver
     certificate: AbstractBound
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -75,6 +84,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
                 f"ImplicitObjective: given a problem of type {type(optimum).__name__}, allowed are hx.Optimum(family) "
                 "and hx.Optimum(inner_loss, params0)."
             )
+        self.noisy, self.adaptive, self.value_name = False, True, "validation loss"
         self.optimum, self.outer_loss = optimum, outer_loss
         self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
         self.adjoint = CG() if adjoint is None else adjoint
@@ -117,30 +127,33 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         )
         certified = self.certificate.certify(evaluation)
         assumed = self.certificate.strong_convexity(point, hyper, loss)
-        stats = {
-            "inner_gradient_norm": tree_norm(point.grad),
-            "inner_tolerance": tolerance,
-            "inner_steps": minimum.steps,
-            "adjoint_residual": tree_norm(residual),
-            "adjoint_tolerance": allowed,
-            "adjoint_steps": solved.steps,
-            "products": minimum.products + solved.products + 1 + certified.products,
-            "curvature": jnp.minimum(rayleigh_quotient(evaluation), solved.curvature),
-            "strong_convexity": assumed,
-        }
+        curvature = jnp.minimum(rayleigh_quotient(evaluation), solved.curvature)
+        stats = ImplicitStats(
+            inner_gradient_norm=tree_norm(point.grad),
+            inner_tolerance=tolerance,
+            inner_steps=minimum.steps,
+            products=minimum.products + solved.products + 1 + certified.products,
+            adjoint_residual=tree_norm(residual),
+            adjoint_tolerance=allowed,
+            adjoint_steps=solved.steps,
+            curvature=curvature,
+            strong_convexity=assumed,
+        )
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
         result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(loss, hyper))
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
         judged = tree_norm(tree_axpy(solved.damping, solved.value, residual))
         result = _first_failure(
             result,
-            (jnp.logical_not(self.adjoint.solves_indefinite) & (stats["curvature"] <= 0), RESULTS.indefinite),
-            ((assumed > 0) & (stats["curvature"] < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
+            (jnp.logical_not(self.adjoint.solves_indefinite) & (curvature <= 0), RESULTS.indefinite),
+            ((assumed > 0) & (curvature < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
         )
         certificate = _labelled(certified.certificate, self.adjoint)
-        answer = Hypergradient(value, certified.grad, certificate, result, stats)
+        missed = (result == RESULTS.inner_not_converged) | (result == RESULTS.adjoint_not_converged)
+        stats = dataclasses.replace(stats, inaccurate=missed)
+        answer = Hypergradient(value, certified.grad, certificate, NOISE, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
@@ -155,18 +168,24 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         certificate = self.certificate.value(
             ValueEvaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
         )
-        stats = {
-            "inner_gradient_norm": tree_norm(point.grad),
-            "inner_tolerance": tolerance,
-            "inner_steps": minimum.steps,
-            "products": minimum.products,
-        }
+        stats = ImplicitStats(
+            inner_gradient_norm=tree_norm(point.grad),
+            inner_tolerance=tolerance,
+            inner_steps=minimum.steps,
+            products=minimum.products,
+        )
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
         unpenalised = _unpenalised(self.optimum.loss, hyper)
         result = _inner_result(stats, finite, unpenalised)
-        return Value(value, certificate, result, stats), _next_state(
-            finite, ImplicitState(point.params, state.adjoint), state
-        )
+        stats = dataclasses.replace(stats, inaccurate=result == RESULTS.inner_not_converged)
+        after = _next_state(finite, ImplicitState(point.params, state.adjoint), state)
+        return Value(value, certificate, NOISE, result, stats), after
+
+    def params(self, state: ImplicitState) -> PyTree:
+        return state.params
+
+    def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
+        return self.value(hyper, state)
 
     def _check(self, state: ImplicitState) -> None:
         """Refuse a warm start of another structure, shape or dtype: it belongs to another problem."""
@@ -197,7 +216,7 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
     if adjoint.system == TRUE_SYSTEM and not adjoint.truncated:
         return certificate
     words = f"the adjoint solver took {adjoint.system}"
-    if isinstance(certificate, ErrorBound | TwoSidedBound):
+    if isinstance(certificate, Certificate | TwoSidedCertificate):
         return dataclasses.replace(certificate, method=f"{certificate.method}; {words}")
     if isinstance(certificate, NoCertificate):
         return NoCertificate(f"{certificate.reason}; {words}", certificate.bound.dtype)
@@ -222,27 +241,27 @@ def _check_assumptions(certificate: AbstractBound, optimum: Optimum) -> None:
     name, dtype, system = type(certificate).__name__, tree_dtype(optimum.params0), optimum.loss.system
     if certificate.of_hessian and system:
         raise ValueError(
-            f"{name}: given an inner loss whose products are {system}, allowed are hx.LookAheadEstimate() and "
-            "hx.NoBound(): a bound would be of that system's hypergradient."
+            f"{name}: given an inner loss whose products are {system}, allowed are hx.implicit.LookAheadEstimate() and "
+            "hx.implicit.NoBound(): a bound would be of that system's hypergradient."
         )
     if isinstance(certificate, AbstractFamilyBound) and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             f"{name}: given 32-bit arithmetic alone, allowed is 64-bit: call "
-            "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.NoBound()."
+            "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.implicit.NoBound()."
         )
     if certificate.of_float64 and dtype != jnp.float64:
         raise ValueError(
             f"{name}: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
-            "True) before making arrays, or use hx.LookAhead() with a family, which widens them."
+            "True) before making arrays, or use hx.implicit.LookAhead() with a family, which widens them."
         )
 
 
-def _inner_result(stats: dict[str, Any], finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
+def _inner_result(stats: ImplicitStats, finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
     return _first_failure(
         RESULTS.successful,
         (unpenalised, RESULTS.unpenalised),
         (jnp.logical_not(finite), RESULTS.diverged),
-        (jnp.logical_not(stats["inner_gradient_norm"] <= stats["inner_tolerance"]), RESULTS.inner_not_converged),
+        (jnp.logical_not(stats.inner_gradient_norm <= stats.inner_tolerance), RESULTS.inner_not_converged),
     )
 
 

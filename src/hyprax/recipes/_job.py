@@ -10,21 +10,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._hyper import natural
-from .._objective import AbstractObjective
 from .._progress import ProgressBar
-from .._result import RESULTS
-from ..evidence import EvidenceObjective
-from ..implicit import AbstractSingleLoop, ImplicitObjective, ImplicitState
+from .._result import succeeded
 from ..runs import HistoryError, Run, RunError, StateError
-from ..search import Tuned, tune
+from ..search import TuneResult, tune
 from ._build import Job
 from ._cleaning import least_weights, wrong_labels
 from ._errors import RecipeError, as_error
 from ._hyper_tables import Penalty
 from ._problem import accuracy, deviance_explained, explained
 from ._schema import SINGLE_LOOPS
-
-WINDOW = 10  # the last steps whose median stands for a noisy value
 
 # The table of a recipe that a method is set by.
 TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implicit", *SINGLE_LOOPS), "objective")}
@@ -55,7 +50,7 @@ class Contestant:
 class Outcome:
     """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column)."""
 
-    tuned: Tuned
+    tuned: TuneResult
     contestants: tuple[Contestant, ...]
     score_name: str
     value_name: str = "validation loss"
@@ -98,9 +93,6 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         contestants.append(_tuned(job, tuned))
     outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
     if run is not None:
-        if job.recipe.noisy and found:  # the lowest of noisy values is luck
-            run.keep(tuned.last)
-            run.write_summary({"best_value": contestants[-1].validation_loss, "best_step": tuned.history[-1]["step"]})
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
         tables = [{"title": "Comparison", "rows": table}, *outcome.tables]
         run.write_summary({"baselines": baselines, "tables": tables, "value_name": outcome.value_name})
@@ -118,7 +110,7 @@ def score_name(job: Job) -> str:
 
 def value_name(job: Job) -> str:
     """What is minimised."""
-    return "minus log evidence a datum" if isinstance(job.objective, EvidenceObjective) else "validation loss"
+    return job.objective.value_name
 
 
 def _at_start(job: Job, hyper: PyTree) -> Contestant:
@@ -127,15 +119,15 @@ def _at_start(job: Job, hyper: PyTree) -> Contestant:
     value, state = job.objective.value(hyper, job.objective.init(hyper))
     found = float(value.value)
     seconds = time.perf_counter() - began
-    return Contestant("at the start", found, _score(job, state.params), 0.0, seconds, 0, 1, float("nan"))
+    return Contestant("at the start", found, _score(job, job.objective.params(state)), 0.0, seconds, 0, 1, float("nan"))
 
 
-def _of_examples(job: Job, tuned: Tuned) -> list[dict[str, Any]]:
+def _of_examples(job: Job, tuned: TuneResult) -> list[dict[str, Any]]:
     """Tables of what the weights of examples say: which labels were found to be wrong, or look so."""
     asked, splits = job.recipe.hyper.weights, job.splits
     if asked is None or asked.shape != "example" or splits is None:
         return []
-    weights = np.asarray(natural(tuned.last if job.recipe.noisy else tuned.best)["weights"])
+    weights = np.asarray(natural(tuned.best)["weights"])
     found = [{"title": "Examples of least weight", "rows": least_weights(weights, splits)}]
     if np.any(splits.corrupted):
         found.insert(0, {"title": "Wrong labels", "rows": wrong_labels(weights, splits)})
@@ -144,25 +136,24 @@ def _of_examples(job: Job, tuned: Tuned) -> list[dict[str, Any]]:
 
 def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
     """Solve for every strength of the grid, from the strongest down, each from the last optimum."""
-    asked, objective = job.recipe.baseline, _exact(job.objective)
+    asked, objective = job.recipe.baseline, job.objective
     assert asked is not None
-    assert objective is not None  # a custom model has no baseline
     assert job.recipe.penalty is not None  # a linear model has one
     # One free strength: the grid is not held to the bounds of the tuned ones.
     single = Penalty()
     strengths = np.geomspace(asked.hi, asked.lo, asked.points)
-    state: ImplicitState | None = None
-    best: tuple[float, float, ImplicitState] | None = None
+    state: Any = None
+    best: tuple[float, float, Any] | None = None
     laps: list[float] = []
     bar = ProgressBar(asked.points) if progress else None
     for number, strength in enumerate(strengths, 1):
         began = time.perf_counter()
         hyper = job.start_at(float(strength), single)
         state = objective.init(hyper) if state is None else state
-        value, state = objective.value(hyper, state)
+        value, state = objective.final(hyper, state)
         found = float(value.value)
         laps.append(time.perf_counter() - began)
-        converged = bool(value.result == RESULTS.successful)
+        converged = bool(succeeded(value.result))
         if converged and (best is None or found < best[1]):
             best = (float(strength), found, state)
         if bar is not None:
@@ -179,17 +170,16 @@ def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
         raise job.source.located(error)
     strength, found, state = best
     name = f"best single penalty of {asked.points}: {strength:.2g}"
-    score = _score(job, state.params)
+    score = _score(job, job.objective.params(state))
     return strength, Contestant(name, found, score, sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
 
 
-def _tuned(job: Job, tuned: Tuned) -> Contestant:
+def _tuned(job: Job, tuned: TuneResult) -> Contestant:
     count = sum(leaf.size for leaf in jax.tree.leaves(tuned.best))
     norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
     known = np.isfinite(norms) & (norms > 0)
     relative = bounds[known] / norms[known]
-    # The bound of the evidence is a spread, and no error.
-    bounded = tuned.history[0]["certificate_kind"] != "none" and not isinstance(job.objective, EvidenceObjective)
+    bounded = tuned.history[0]["certificate_kind"] != "none"
     best_value, params = _found(job, tuned)
     score = float("nan") if params is None else _score(job, params)
     return Contestant(
@@ -204,25 +194,14 @@ def _tuned(job: Job, tuned: Tuned) -> Contestant:
     )
 
 
-def _exact(objective: AbstractObjective) -> ImplicitObjective | None:
-    """The objective at exact optima; `None` for one of a user's own kind."""
-    if isinstance(objective, AbstractSingleLoop):
-        return objective.full_batch()
-    return objective if isinstance(objective, ImplicitObjective) else None
-
-
-def _found(job: Job, tuned: Tuned) -> tuple[float, PyTree | None]:
-    """The value and the weights that a run found: at its best, or at its end where values are noisy."""
+def _found(job: Job, tuned: TuneResult) -> tuple[float, PyTree | None]:
+    """The value and the weights that a run found."""
     objective, state = job.objective, tuned.state.objective_state
     if job.predict is None:
         return tuned.best_value, None
-    if isinstance(objective, AbstractSingleLoop):
-        value, found = objective.full_batch().value(tuned.last, objective.warm_start(state))
-        return float(value.value), found.params
-    if isinstance(objective, EvidenceObjective):
-        return float(np.median(tuned.column("value")[-WINDOW:])), state.params
-    value, found = objective.value(tuned.last if job.recipe.noisy else tuned.best, state)
-    return (float(value.value) if job.recipe.noisy else tuned.best_value), found.params
+    if not objective.noisy:  # the last evaluation was of other hyperparameters
+        _, state = objective.final(tuned.best, state)
+    return tuned.best_value, objective.params(state)
 
 
 def _score(job: Job, params: PyTree) -> float:

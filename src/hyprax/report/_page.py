@@ -8,33 +8,9 @@ from typing import Any
 import numpy as np
 
 from .._arrays import write_atomically
-from ..runs import Record, read
+from ..runs import FIELDS, Record, read
 
 PAGE = "report.html"
-MEANING = {
-    "certified": (
-        "The error of each hypergradient is proved to be at most the bound, rounding included, under the assumptions "
-        "that the method names. It says how far the computed hypergradient of the outer objective on this data can be "
-        "trusted; it says nothing of new data."
-    ),
-    "estimated": "The bound is a good guess at the error of each hypergradient, without proof.",
-    "none": "Nothing is known of the error of the hypergradients: no bound was computed.",
-}
-
-MEANING_OF_SPREAD = (
-    "The hypergradient is drawn at random: the bound is its standard deviation, measured over past draws, and not an "
-    "error that is known of one draw."
-)
-MEANING_OF_LOWER = (
-    "Side, lower: in expectation over the draw, the estimate is proved to be at most the log evidence of the Laplace "
-    "approximation at these weights, so the objective shown, which is minus that, is on average an upper bound of it. "
-    "The slack is half the distance to a bound from the other side. It says nothing of how good the Laplace "
-    "approximation is."
-)
-MEANING_OF_EXACT = (
-    "Exact: the training run was undone step by step, and its start came back bit for bit. Nothing but the rounding of "
-    "the adjoint itself stands between the hypergradient and the truth, and that rounding is not bounded."
-)
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -104,12 +80,12 @@ def _content(record: Record) -> dict[str, Any]:
             ("steps", str(len(history))),
             ("seconds", f"{np.sum(seconds[1:]):.2f}" if len(history) else "–"),
             ("first step, with compilation", f"{seconds[0]:.2f} s" if len(history) else "–"),
-            ("largest relative bound", "–" if _is_spread(ending) else _relative(bounds, norms)),
+            ("largest relative bound", _relative(bounds, norms)),
         ],
         "failures": counts,
         "kinds": kinds,
-        "meaning": _meaning(kinds, ending),
-        "certificate": [(name, _cell(x)) for name, x in ending.items()],
+        "meaning": [one["meaning"] for one in (ending, summary.get("noise", {})) if "meaning" in one],
+        "certificate": [(name, _cell(x)) for name, x in ending.items() if name != "meaning"],
         "measured": _measured(history),
         "figures": [(title, _uri(svg), note) for title, svg, note in drawings],
         "pictures": [(name, _uri(svg), note) for name, svg, note in pictures],
@@ -121,32 +97,12 @@ def _content(record: Record) -> dict[str, Any]:
     }
 
 
-def _meaning(kinds: list[str], certificate: dict[str, Any]) -> list[str]:
-    """What the kinds of the certificates allow one to say, and what that of the last step says beyond them."""
-    found = [MEANING[kind] for kind in kinds if kind in MEANING]
-    if _is_spread(certificate):
-        found = [MEANING_OF_SPREAD]
-        if certificate.get("side") == "lower":
-            found.append(MEANING_OF_LOWER)
-    if certificate.get("exact") is True:
-        found.append(MEANING_OF_EXACT)
-    if "reason" in certificate:
-        found.append(f"Why there is none: {certificate['reason']}.")
-    return found
-
-
-def _is_spread(certificate: dict[str, Any]) -> bool:
-    """Whether the bound is that of the evidence: how far draws scatter, and not an error."""
-    return "gradient_deviation" in certificate
-
-
 def _measured(history: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """What the engine counted and measured beside the answer, at the first step and at the last."""
-    shared = ("step", "value", "gradient_norm", "certificate_kind", "certificate_bound", "result", "seconds")
     if not history:
         return []
     first, last = history[0], history[-1]
-    return [(name, _cell(first.get(name, math.nan)), _cell(x)) for name, x in last.items() if name not in shared]
+    return [(name, _cell(first.get(name, math.nan)), _cell(x)) for name, x in last.items() if name not in FIELDS]
 
 
 def _cell(x: Any) -> str:

@@ -12,8 +12,7 @@ COLUMNS = {
     "gradient_norm": "REAL",
     "certificate_kind": "TEXT",
     "certificate_bound": "REAL",
-    "inner_steps": "REAL",
-    "products": "REAL",
+    "noise": "REAL",
     "seconds": "REAL",
     "result": "TEXT",
     "stats": "TEXT",
@@ -72,8 +71,7 @@ class History:
         for values in found:
             row = {name: _back(x) for name, x in zip(COLUMNS, values, strict=True) if x is not None}
             stats = json.loads(row.pop("stats", "{}"))
-            integers = {name: int(row[name]) for name in ("inner_steps", "products") if name in row}
-            rows.append(row | integers | stats)
+            rows.append(row | stats)
         return rows
 
     def close(self) -> None:

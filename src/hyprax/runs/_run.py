@@ -15,8 +15,9 @@ from jaxtyping import PyTree
 from .._arrays import leaf_names, load_tree, save_arrays, save_tree, write_atomically
 from .._certificate import details
 from .._hyper import is_constrained, natural
+from .._objective import Hypergradient
 from .._result import result_name
-from ..search import AbstractRecord, Step, Tuned
+from ..search import AbstractRecord, Step, TuneResult
 from ._history import History
 
 CONFIG, HISTORY, STATE = "config.json", "history.sqlite", "state.safetensors"
@@ -68,8 +69,8 @@ class Run(AbstractRecord):
     """A run on disk, in a folder of its own: `hx.tune(..., run=hx.Run("runs/digits"))`.
 
     - `config.json`: the resolved configuration, and the environment.
-    - `history.sqlite`: one row a step (value, gradient norm, certificate kind and bound, inner steps, products,
-        seconds, result, further statistics as JSON), committed as it is made.
+    - `history.sqlite`: one row a step (value, gradient norm, certificate kind and bound, noise, seconds, result,
+        what the engine and the search measured as JSON), committed as it is made.
     - `state.safetensors`: all that is needed to go on with the same bits, written atomically at most every `every`
         seconds, at the end and on an interrupt.
     - `start.safetensors`, `best.safetensors`: hyperparameters before and after, in natural units, by name.
@@ -170,7 +171,7 @@ class Run(AbstractRecord):
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
-    def finish(self, tuned: Tuned) -> None:
+    def finish(self, tuned: TuneResult) -> None:
         self._save()
         assert self._history is not None  # `begin` comes first
         self._history.close()
@@ -184,19 +185,21 @@ class Run(AbstractRecord):
                 "seconds": sum(row["seconds"] for row in tuned.history),
                 "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuned.best)),
                 "constraints": _constraints(tuned.best),
-                **({} if tuned.hypergradient is None else {"certificate": details(tuned.hypergradient.certificate)}),
+                **({} if tuned.hypergradient is None else _statements(tuned.hypergradient)),
             }
         )
-
-    def keep(self, hyper: PyTree) -> None:
-        """Put `hyper` in the place of the best: where values are noisy, the lowest of them is luck."""
-        save_arrays(self.folder / BEST, natural_arrays(hyper))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Add to, or replace in, `summary.json`: how the run ended, and tables to report."""
         path = self.folder / SUMMARY
         known = read_json(path) if path.exists() else {}
         write_atomically(path, json.dumps(known | dict(summary), indent=1).encode())
+
+
+def _statements(answer: Hypergradient) -> dict[str, Any]:
+    """What the last answer says of its computation and of its sample, as it says it itself."""
+    noise = {"meaning": answer.noise.meaning(), "over": answer.noise.over}
+    return {"certificate": details(answer.certificate), "noise": noise}
 
 
 def _constraints(hyper: PyTree) -> dict[str, str]:

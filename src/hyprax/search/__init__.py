@@ -5,12 +5,13 @@ from ._hoag import HOAG as HOAG
 from ._maid import MAID as MAID
 from ._optax import Optax as Optax
 from ._record import AbstractRecord as AbstractRecord
+from ._results import RESULTS as RESULTS
 from ._search import AbstractSearch as AbstractSearch, Move as Move
-from ._step import Step as Step
+from ._step import FIELDS as FIELDS, Step as Step
 from ._tune import (
     Callback as Callback,
     Stopping as Stopping,
-    Tuned as Tuned,
+    TuneResult as TuneResult,
     TuningWarning as TuningWarning,
     tune as tune,
 )

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
-from .._result import RESULTS
+from .._objective import AbstractObjective, Hypergradient, Value
+from .._result import succeeded
+from .._stats import Accuracy, Effort
 from .._trees import tree_axpy, tree_dtype
-
-MISSED = (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged)
 
 
 @eqx.filter_jit
@@ -23,17 +22,13 @@ def descend(hyper: PyTree, grad: PyTree, step_size: Float[Array, ""]) -> PyTree:
 
 
 @eqx.filter_jit
-def _gradient_numbers(answer: Hypergradient) -> tuple[Array, Array, Array, RESULTS, dict[str, Array]]:
-    return answer.value, answer.norm, answer.certificate.bound, answer.result, _scalars(answer.stats)
+def _gradient_numbers(answer: Hypergradient) -> tuple[Array, Array, Array, Array, Effort]:
+    return answer.value, answer.norm, answer.certificate.bound, succeeded(answer.result), answer.stats.effort()
 
 
 @eqx.filter_jit
-def _value_numbers(answer: Value) -> tuple[Array, Array, RESULTS, dict[str, Array]]:
-    return answer.value, answer.certificate.bound, answer.result, _scalars(answer.stats)
-
-
-def _scalars(stats: dict[str, Array]) -> dict[str, Array]:
-    return {name: stats[name] for name in ("products", "inner_gradient_norm", "adjoint_residual") if name in stats}
+def _value_numbers(answer: Value) -> tuple[Array, Array, Array, Effort]:
+    return answer.value, answer.certificate.bound, succeeded(answer.result), answer.stats.effort()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,30 +67,28 @@ class Account:
     ) -> tuple[Hypergradient, Measured, Any]:
         """The hypergradient at an accuracy, with its numbers."""
         answer, state = self.objective.value_and_grad(hyper, state, self.accuracy(inner, adjoint))
-        value, norm, bound, result, stats = jax.device_get(_gradient_numbers(answer))
+        value, norm, bound, solved, effort = jax.device_get(_gradient_numbers(answer))
         self.gradients += 1
-        return answer, self._measured(value, norm, bound, result, stats), state
+        return answer, self._measured(value, norm, bound, solved, effort), state
 
     def value(self, hyper: PyTree, state: Any, inner: float, adjoint: float) -> tuple[Value, Measured, Any]:
         """The value at an accuracy, with its numbers."""
         answer, state = self.objective.value(hyper, state, self.accuracy(inner, adjoint))
-        value, bound, result, stats = jax.device_get(_value_numbers(answer))
+        value, bound, solved, effort = jax.device_get(_value_numbers(answer))
         self.values += 1
-        return answer, self._measured(value, math.nan, bound, result, stats), state
+        return answer, self._measured(value, math.nan, bound, solved, effort), state
 
-    def _measured(self, value: Any, norm: Any, bound: Any, result: RESULTS, stats: dict[str, Any]) -> Measured:
-        self.products += int(stats.get("products", 0))
-        inner, adjoint = (float(stats.get(name, math.inf)) for name in ("inner_gradient_norm", "adjoint_residual"))
-        solved = bool(result == RESULTS.successful)
-        sound = solved or any(bool(result == missed) for missed in MISSED)
-        return Measured(float(value), float(norm), float(bound), solved, sound, inner, adjoint)
+    def _measured(self, value: Any, norm: Any, bound: Any, solved: Any, effort: Effort) -> Measured:
+        self.products += int(effort.work)
+        reached = effort.reached
+        inner, adjoint = (math.inf, math.inf) if reached is None else (float(reached.inner), float(reached.adjoint))
+        sound = bool(solved) or bool(effort.inaccurate)
+        return Measured(float(value), float(norm), float(bound), bool(solved), sound, inner, adjoint)
 
-    def recorded(self, answer: Hypergradient, **numbers: float) -> Hypergradient:
-        """The hypergradient with what the step took, and `numbers`, among its statistics."""
+    def numbers(self, **numbers: float) -> dict[str, Array]:
+        """What the step took, and `numbers`, for the history."""
         counts = {"gradients": self.gradients, "values": self.values, "search_products": self.products}
-        stats = {name: jnp.asarray(count) for name, count in counts.items()}
-        stats |= {name: self.array(number) for name, number in numbers.items()}
-        return Hypergradient(answer.value, answer.grad, answer.certificate, answer.result, answer.stats | stats)
+        return {name: jnp.asarray(x) for name, x in counts.items()} | {n: self.array(x) for n, x in numbers.items()}
 
 
 def account(objective: AbstractObjective, hyper: PyTree) -> Account:

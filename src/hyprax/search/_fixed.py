@@ -1,13 +1,15 @@
 """Gradient descent at fixed accuracies: the baseline that adaptive searches are compared with."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._objective import AbstractObjective
-from .._result import RESULTS
 from .._trees import tree_dtype
 from ._descent import account, check_positive, descend
+from ._results import RESULTS
 from ._search import AbstractSearch, Move
 
 MOST_HALVINGS = 40
@@ -37,6 +39,9 @@ class FixedTolerance(AbstractSearch):
 
     Source: the fixed-tolerance baseline of Ehrhardt and Roberts, arXiv 2301.04764 (2023).
     """
+
+    needs_accuracy: ClassVar[bool] = True
+    needs_determinism: ClassVar[bool] = True
 
     inner: float
     adjoint: float
@@ -73,6 +78,5 @@ class FixedTolerance(AbstractSearch):
                 alpha /= 2
             else:
                 moved, ended = hyper, RESULTS.no_descent
-        return Move(
-            spent.recorded(answer, step_size=alpha), moved, FixedState(spent.array(alpha)), objective_state, ended
-        )
+        state = FixedState(spent.array(alpha))
+        return Move(answer, moved, state, objective_state, ended, numbers=spent.numbers(step_size=alpha))

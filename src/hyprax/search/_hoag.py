@@ -49,6 +49,9 @@ class HOAG(AbstractSearch):
     Source: Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016 (arXiv 1602.02355).
     """
 
+    needs_accuracy: ClassVar[bool] = True
+    needs_determinism: ClassVar[bool] = True
+
     schedule: Schedule = "exponential"
     tolerance: float = 0.1
     first_move: float = 1.0
@@ -104,4 +107,4 @@ class HOAG(AbstractSearch):
             spent.array(step_size * now.norm),
         )
         moved = descend(hyper, answer.grad, spent.array(step_size))
-        return Move(spent.recorded(answer, step_size=step_size), moved, state, objective_state)
+        return Move(answer, moved, state, objective_state, numbers=spent.numbers(step_size=step_size))

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._certificate import AbstractCertificate
 from .._objective import AbstractObjective, Hypergradient
-from .._result import RESULTS
 from .._trees import tree_dot, tree_dtype, tree_sub
 from ._descent import Account, Measured, account, check_positive, descend
+from ._results import RESULTS
 from ._search import AbstractSearch, Move
 
 SMALLEST_FACTOR = 1e-4
@@ -103,6 +103,9 @@ class MAID(AbstractSearch):
     and Borwein (IMA J. Numer. Anal. 8, 1988) for the first α.
     """
 
+    needs_accuracy: ClassVar[bool] = True
+    needs_determinism: ClassVar[bool] = True
+
     eta: float = 0.5
     armijo: float = 0.1
     inner: float = 0.1
@@ -169,14 +172,11 @@ class MAID(AbstractSearch):
             upper=spent.array(walk.upper),
         )
         # Where F is known to be below the computed value, that is closer: so the values of a run fall at every step.
-        value = answer.value if walk.value is None else spent.array(min(walk.value, float(search_state.upper)))
-        answer = eqx.tree_at(lambda a: a.value, answer, value)
-        if (
-            descends or taken is not None
-        ):  # the certificate is what the tolerances were for: one that was missed no longer matters
-            answer = eqx.tree_at(lambda a: a.result, answer, RESULTS.successful)
-        recorded = spent.recorded(answer, **used, step_size=walk.step_size, proved_decrease=proved)
-        return Move(recorded, moved, state, walk.state, ended)
+        value = None if walk.value is None else spent.array(min(walk.value, float(search_state.upper)))
+        numbers = spent.numbers(**used, step_size=walk.step_size, proved_decrease=proved)
+        # The certificate is what the tolerances were for: one that was missed no longer matters.
+        sufficient = descends or taken is not None
+        return Move(answer, moved, state, walk.state, ended, value, sufficient, numbers)
 
     def _trial(self, state: MAIDState, hyper: PyTree, answer: Hypergradient, norm: float, bound: Array) -> float:
         """The α to try first."""
@@ -270,5 +270,6 @@ def _require(certificate: AbstractCertificate) -> None:
     if certificate.kind == "none":
         raise ValueError(
             f"MAID: given an objective without error bounds ({certificate!r}), allowed is one with a certificate "
-            "(a family with hx.LookAhead(), or hx.EhrhardtRoberts(constants=...)). Without one use hx.search.HOAG()."
+            "(a family with hx.implicit.LookAhead(), or hx.implicit.EhrhardtRoberts(constants=...)). Without "
+            "one use hx.search.HOAG()."
         )

@@ -1,5 +1,7 @@
 """Searches by a gradient transformation of optax."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import optax
@@ -17,6 +19,9 @@ class Optax(AbstractSearch):
     - `transformation`: for instance `optax.adam(0.05)`. A learning rate acts on unconstrained coordinates: for
         `Positive` leaves 0.05 is about 5 % a step under Adam.
     """
+
+    needs_accuracy: ClassVar[bool] = False
+    needs_determinism: ClassVar[bool] = False
 
     transformation: optax.GradientTransformation
 

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from ._step import Step
 
 if TYPE_CHECKING:
-    from ._tune import Tuned
+    from ._tune import TuneResult
 
 
 class AbstractRecord(abc.ABC):
@@ -27,5 +27,5 @@ class AbstractRecord(abc.ABC):
         """The run is being left before its end: save what the last `step` was given."""
 
     @abc.abstractmethod
-    def finish(self, tuned: "Tuned") -> None:
+    def finish(self, tuned: "TuneResult") -> None:
         """The run ended by itself."""

@@ -1,15 +1,19 @@
 """One step of a tuning run, as numbers for people, records and callbacks."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._objective import Hypergradient
-from .._result import RESULTS, result_name
+from .._result import Result, result_name
+from .._stats import scalars
+from ._search import Move
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +23,9 @@ class Step:
     - `step`: its number, from 0.
     - `value`, `gradient_norm`: of the outer objective, and ‖dF/d hyper‖₂.
     - `certificate_kind`, `certificate_bound`: of the hypergradient; the bound is infinite where nothing is known.
+    - `noise`: √(Σ_j se_j²) of the hypergradient's standard errors; NaN where they are not known.
     - `result`: the name of the result, `successful` or what went wrong.
-    - `stats`: the objective's own statistics, scalars by name.
+    - `stats`: what the objective and the search measured, scalars by name.
     - `seconds`: the time of this step (the first includes compilation).
     - `hyper`: the hyperparameters evaluated.
     - `hypergradient`: the whole answer.
@@ -31,6 +36,7 @@ class Step:
     gradient_norm: float
     certificate_kind: str
     certificate_bound: float
+    noise: float
     result: str
     stats: Mapping[str, float | int]
     seconds: float
@@ -39,35 +45,51 @@ class Step:
 
     def row(self) -> dict[str, Any]:
         """The scalars by name, statistics beside the rest: one row of a history."""
-        fields = ("step", "value", "gradient_norm", "certificate_kind", "certificate_bound", "result", "seconds")
-        return {name: getattr(self, name) for name in fields} | dict(self.stats)
+        return {name: getattr(self, name) for name in FIELDS} | dict(self.stats)
+
+
+FIELDS = (
+    "step",
+    "value",
+    "gradient_norm",
+    "certificate_kind",
+    "certificate_bound",
+    "noise",
+    "result",
+    "seconds",
+)
 
 
 @eqx.filter_jit
-def _numbers(hypergradient: Hypergradient) -> tuple[Array, Array, Array, RESULTS, dict[str, Array]]:
-    scalars = {name: number for name, number in hypergradient.stats.items() if number.size == 1}
-    return hypergradient.value, hypergradient.norm, hypergradient.certificate.bound, hypergradient.result, scalars
+def _numbers(hypergradient: Hypergradient) -> tuple[Array, Array, Array, Array, Result, dict[str, Array]]:
+    h = hypergradient
+    return h.value, h.norm, h.certificate.bound, h.noise.norm, h.result, scalars(h.stats)
 
 
-def measure(number: int, hyper: PyTree, hypergradient: Hypergradient, seconds: float) -> Step:
-    """Bring the numbers of a hypergradient to the host, in one transfer."""
-    value, norm, bound, result, stats = jax.device_get(_numbers(hypergradient))
+def measure(number: int, hyper: PyTree, move: Move, seconds: float) -> Step:
+    """Bring the numbers of a step to the host, in one transfer."""
+    answer = move.hypergradient
+    (value, norm, bound, noise, result, stats), known, found = jax.device_get(
+        (_numbers(answer), move.value, dict(move.numbers))
+    )
     return Step(
         step=number,
-        value=float(value),
+        value=float(value if known is None else known),
         gradient_norm=float(norm),
-        certificate_kind=hypergradient.certificate.kind,
+        certificate_kind=answer.certificate.kind,
         certificate_bound=float(bound),
-        result=result_name(result),
-        stats={name: x.item() for name, x in stats.items()},
+        noise=float(noise),
+        result="successful" if move.sufficient else result_name(result),
+        stats={name: np.asarray(x).item() for name, x in (stats | found).items()},
         seconds=seconds,
         hyper=hyper,
-        hypergradient=hypergradient,
+        hypergradient=answer,
     )
 
 
 def step_text(step: Step) -> str:
     """Value, gradient norm, certificate, and what went wrong."""
     known = "none" if step.certificate_kind == "none" else f"±{step.certificate_bound:.1e} {step.certificate_kind}"
+    spread = "" if math.isnan(step.noise) else f", noise {step.noise:.1e}"
     warning = "" if step.result == "successful" else f"  {step.result}"
-    return f"F={step.value:.6g}  |h|={step.gradient_norm:.2e} ({known}){warning}"
+    return f"F={step.value:.6g}  |h|={step.gradient_norm:.2e} ({known}{spread}){warning}"

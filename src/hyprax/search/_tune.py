@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,12 +16,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._hyper import validated
 from .._interrupt import deferred_interrupt
-from .._objective import AbstractObjective, Hypergradient
+from .._objective import AbstractObjective, Hypergradient, Value, as_objective, described
 from .._progress import ProgressBar
-from .._result import RESULTS, explain
+from .._result import Result, explain, message_of, result_name, succeeded
 from ._optax import Optax
 from ._record import AbstractRecord
-from ._search import AbstractSearch
+from ._results import RESULTS
+from ._search import AbstractSearch, check_fits
 from ._step import Step, measure, step_text
 
 Callback = Callable[[Step], bool | None]
@@ -40,7 +42,7 @@ _NO_EFFECT = (
 
 @dataclasses.dataclass(frozen=True)
 class Stopping:
-    """When to stop before all steps are made.
+    """When to stop before all steps are made. Rules for deterministic objectives: a noisy one makes all of its steps.
 
     - `gradient`: stop when the hypergradient is proved small, ‖h‖ + bound <= gradient with a certified bound; or when
         ‖h‖ <= gradient and the bound alone exceeds `gradient`, so that no further step could prove it (the result
@@ -56,10 +58,10 @@ class Stopping:
     def __post_init__(self):
         if not (self.gradient >= 0 and self.improvement >= 0):
             raise ValueError(
-                f"Stopping: given gradient {self.gradient}, improvement {self.improvement}, allowed are numbers >= 0."
+                f"Stopping: gradient and improvement must be numbers >= 0; got {self.gradient} and {self.improvement}."
             )
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"Stopping: given patience {self.patience}, allowed are integers >= 1, or None.")
+            raise ValueError(f"Stopping: patience must be an integer >= 1, or None; got {self.patience}.")
 
 
 class TuneState(eqx.Module):
@@ -77,15 +79,19 @@ class TuneState(eqx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """What a run found.
 
-    - `best`: the evaluated hyperparameters of lowest value, as given: constrained leaves; `hx.natural(tuned.best)` for
-        plain arrays.
-    - `best_value`, `best_step`: their value, and the step that evaluated them.
+    - `best`: the hyperparameters to use, as given: constrained leaves; `hx.natural(found.best)` for plain arrays. Those
+        of lowest value among all that were evaluated; the last ones where the objective is noisy, since the lowest of
+        noisy values is luck.
+    - `best_value`, `best_step`: their value, and the step that evaluated them. For a noisy objective the value is that
+        of `objective.final`, and its standard error, if there is one, stands in `final.noise`.
     - `last`: the hyperparameters evaluated last, and `hypergradient` the answer there.
+    - `final`: the whole answer of `objective.final` at `best`, for a noisy objective; else `None`.
     - `history`: one row (a dictionary) a step.
-    - `result`: why the run ended: `successful` for a gradient proved small.
+    - `result`: why the run ended, a member of [`hyprax.search.RESULTS`][]: `successful` for a gradient proved small.
+    - `cause`: where an evaluation ended the run, what the objective said of it; else empty.
     - `state`: all that is needed to go on.
     """
 
@@ -94,8 +100,10 @@ class Tuned:
     best_step: int
     last: PyTree = dataclasses.field(repr=False)
     hypergradient: Hypergradient | None = dataclasses.field(repr=False)
+    final: Value | None = dataclasses.field(repr=False)
     history: list[dict[str, Any]] = dataclasses.field(repr=False)
     result: RESULTS
+    cause: str = dataclasses.field(repr=False)
     state: TuneState = dataclasses.field(repr=False)
 
     @property
@@ -103,7 +111,7 @@ class Tuned:
         """Why the run ended, in words."""
         last = self.history[-1] if self.history else {}
         numbers = {name: last[name] for name in ("step", "value", "gradient_norm", "certificate_bound") if name in last}
-        return explain(self.result, numbers)
+        return f"{explain(self.result, numbers)} {self.cause}".strip()
 
     def column(self, name: str) -> np.ndarray:
         """One column of the history as an array, NaN where a row has no such number.
@@ -112,12 +120,12 @@ class Tuned:
         """
         names = sorted({key for row in self.history for key in row})
         if self.history and name not in names:
-            raise ValueError(f"Tuned.column: given {name!r}, allowed are {', '.join(names)}.")
+            raise ValueError(f"TuneResult.column: name must be one of {', '.join(names)}; got {name!r}.")
         return np.asarray([row.get(name, math.nan) for row in self.history])
 
 
 def tune(
-    objective: AbstractObjective,
+    objective: AbstractObjective | Callable[[PyTree], Any],
     hyper: PyTree,
     *,
     search: AbstractSearch = Optax(optax.adam(0.05)),
@@ -126,12 +134,12 @@ def tune(
     run: AbstractRecord | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
-) -> Tuned:
+) -> TuneResult:
     """Minimise F over `hyper`: `steps` evaluations of the hypergradient, each followed by a move of the search.
 
     **Arguments:**
 
-    - `objective`: any [`hyprax.AbstractObjective`][].
+    - `objective`: any [`hyprax.core.AbstractObjective`][], or a plain function of hyper, in natural units, to a number.
     - `hyper`: where to start, a pytree of arrays and constrained leaves.
     - `search`: the rule for the next point; default Adam at 0.05 in unconstrained coordinates.
     - `steps`: the most steps, counted from the start of the run, not of this call.
@@ -141,7 +149,7 @@ def tune(
     - `callbacks`: called with a [`hyprax.search.Step`][] after every step; a true answer stops the run.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
 
-    **Returns:** a [`hyprax.search.Tuned`][].
+    **Returns:** a [`hyprax.search.TuneResult`][].
 
     Nothing is compiled after the first step. A step that did not reach the accuracy asked for is counted in the
     history, warned of once ([`hyprax.search.TuningWarning`][]) and never becomes `best`; one with a non-finite answer
@@ -149,22 +157,25 @@ def tune(
     warned of too. An interrupt (Ctrl-C) acts when the step in progress is whole, after the record has it; a second one
     acts at once.
     """
-    if steps < 1:
-        raise ValueError(f"tune: given steps {steps}, allowed are integers >= 1.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"tune: steps must be an integer >= 1; got {steps!r}.")
     if not isinstance(search, AbstractSearch):
         raise ValueError(
-            f"tune: given a search of type {type(search).__name__}, allowed are hx.search.Optax(optax.adam(0.05)), "
-            "hx.search.MAID() and the like."
+            f"tune: search must be hx.search.Optax(optax.adam(0.05)), hx.search.MAID() or the like; got "
+            f"{described(search)}."
         )
     if not isinstance(run, AbstractRecord | None):
-        raise ValueError(f"tune: given a run of type {type(run).__name__}, allowed is hx.Run(folder).")
+        raise ValueError(f"tune: run must be hx.Run(folder); got {described(run)}.")
+    objective = as_objective(objective)
+    check_fits(search, objective)
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
     history: list[dict[str, Any]] = []
     resumed = None if run is None else run.begin(state)
     if resumed is not None:
         state, history = resumed
-    result = RESULTS.steps_spent
+    noisy = objective.noisy
+    result, cause = RESULTS.steps_spent, ""
     bar = ProgressBar(steps, len(history)) if progress else None
     warned: set[str] = {row["result"] for row in history}
     answer: Hypergradient | None = None
@@ -175,8 +186,8 @@ def tune(
                 evaluated = state.hyper
                 move = search.step(objective, evaluated, state.search_state, state.objective_state)
                 answer = move.hypergradient
-                step = measure(number, evaluated, answer, math.nan)
-                step = dataclasses.replace(step, seconds=time.perf_counter() - began)
+                jax.block_until_ready(answer.value)
+                step = measure(number, evaluated, move, time.perf_counter() - began)
                 finite = math.isfinite(step.value) and math.isfinite(step.gradient_norm)
                 if step.result != "successful" and step.result not in warned:
                     warned.add(step.result)
@@ -184,7 +195,7 @@ def tune(
                 if number == 0 and step.gradient_norm == 0 and step.result == "successful":
                     warnings.warn(f"step 0: {_NO_EFFECT}", TuningWarning, stacklevel=2)
                 best = float(state.best_value)
-                better = finite and step.result == "successful" and step.value < best
+                better = finite and (noisy or (step.result == "successful" and step.value < best))
                 progressed = better and (math.isinf(best) or best - step.value > stop.improvement * abs(best))
                 state = TuneState(
                     hyper=move.hyper if finite else evaluated,
@@ -204,10 +215,10 @@ def tune(
                     bar.show(step.step + 1, step_text(step))
                 asked = [callback(step) for callback in callbacks]
                 interrupted()
-                ended = _ended(step, finite, number - int(state.progress_step), stop)
+                ended = _ended(step, finite, number - int(state.progress_step), stop, noisy)
                 ended = move.ended if ended is None else ended
                 if ended is not None:
-                    result = ended
+                    result, cause = _layered(ended)
                     break
                 if any(asked):
                     result = RESULTS.stopped_by_callback
@@ -219,14 +230,22 @@ def tune(
     finally:
         if bar is not None:
             bar.close()
-    tuned = Tuned(
+    final = None
+    if noisy and math.isfinite(state.best_value):
+        final, objective_state = objective.final(state.best, state.objective_state)
+        state = eqx.tree_at(lambda s: s.objective_state, state, objective_state)
+        if not bool(succeeded(final.result)):
+            result, cause = _layered(final.result)
+    tuned = TuneResult(
         best=state.best,
-        best_value=float(state.best_value),
+        best_value=float(state.best_value if final is None else final.value),
         best_step=int(state.best_step),
         last=state.last,
         hypergradient=answer,
+        final=final,
         history=history,
         result=result,
+        cause=cause,
         state=state,
     )
     if run is not None:
@@ -241,11 +260,22 @@ def _start(objective: AbstractObjective, search: AbstractSearch, hyper: PyTree) 
     )
 
 
-def _ended(step: Step, finite: bool, idle: int, stop: Stopping) -> RESULTS | None:
+def _layered(result: Result) -> tuple[RESULTS, str]:
+    """A result of any layer as one of the searches', and the words of another layer's."""
+    if isinstance(result, RESULTS):
+        return result, ""
+    if result_name(result) == "diverged":
+        return RESULTS.diverged, ""
+    return RESULTS.evaluation_failed, message_of(result)
+
+
+def _ended(step: Step, finite: bool, idle: int, stop: Stopping, noisy: bool) -> RESULTS | None:
     """Whether, and why, the run ends after this step."""
     if not finite:
         return RESULTS.diverged
-    if step.result == "successful" and step.gradient_norm <= stop.gradient:
+    if noisy:
+        return None
+    if stop.gradient > 0 and step.result == "successful" and step.gradient_norm <= stop.gradient:
         if step.certificate_kind == "certified" and step.gradient_norm + step.certificate_bound <= stop.gradient:
             return RESULTS.successful
         if step.certificate_kind != "certified" or step.certificate_bound > stop.gradient:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._certificate import AbstractCertificate, ErrorBound
+from .._certificate import AbstractCertificate, Certificate
 from ._bernstein import UNIT
 from ._parallel import counted
 from ._piecewise import Array, Extremum, PiecewiseFunction
@@ -201,7 +201,7 @@ def tune(
         tuple(f.minimise() for f in counted(functions, len(functions), "tasks minimised", progress)) if exact else ()
     )
     bound = _round_up(max(best.upper - best.lower, 0.0) * (1 + 4 * UNIT))
-    certificate = ErrorBound(
+    certificate = Certificate(
         bound, "certified" if mean.certified else "estimated", "mean loss at alpha minus the least mean loss", how
     )
     return GlobalOptimum(

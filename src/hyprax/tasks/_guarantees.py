@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 from jax import Array
 
-from .._certificate import ErrorBound, Kind
+from .._certificate import Certificate, Kind
 from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound, rademacher_bound
 from ._brackets import piece_ranges, rademacher_complexity, same_domain
 from ._complexity import Structure, as_structures
@@ -71,11 +71,11 @@ class Guarantee:
         return self.value >= self.range
 
     @property
-    def certificate(self) -> ErrorBound:
+    def certificate(self) -> Certificate:
         """The same as a certificate, with the assumptions in its text."""
         terms = {name: _rounded_up(value) for name, value in self.candidates.items()}
         words = f"{self.name}; with probability {1 - self.delta:g}, provided that " + "; ".join(self.assumptions)
-        return ErrorBound(_rounded_up(self.value), self.kind, _MEANINGS[self.target], words, terms)
+        return Certificate(_rounded_up(self.value), self.kind, _MEANINGS[self.target], words, terms)
 
     def __str__(self) -> str:
         lines = [

@@ -205,13 +205,13 @@ class Adam(_Moments):
 
 
 class AdamW(_Moments):
-    r"""[`hyprax.Adam`][] with decoupled decay: w ← (1 - α λ) w - α (m / c1) / (√(s / c2) + ε).
+    r"""[`hyprax.unroll.Adam`][] with decoupled decay: w ← (1 - α λ) w - α (m / c1) / (√(s / c2) + ε).
 
     Loshchilov and Hutter 2019 (arXiv 1711.05101), as `optax.adamw`: the decay is multiplied by the learning rate. For
     reversal 1 - α λ is one more rational: (d - 1)/d with the integer d nearest to 1/(α λ), so that a decay of 10^-6 a
     step keeps six digits.
 
-    **Arguments:** those of [`hyprax.Adam`][], and
+    **Arguments:** those of [`hyprax.unroll.Adam`][], and
 
     - `weight_decay`: λ, a scalar, a schedule of shape [T], or a prefix of the tree of weights; 0 <= α λ < 1.
     - `decay_bits`: for reversal; α λ below 2^-(decay_bits + 1) counts as 0, and weights carry noise of at most

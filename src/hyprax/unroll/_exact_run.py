@@ -75,7 +75,7 @@ def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
     if not isinstance(optimizer, AbstractReversibleOptimizer):
         raise ValueError(
             f"Reversible: given an optimiser of type {type(optimizer).__name__}, allowed are those that can be undone: "
-            "hx.MomentumSGD, hx.Adam and hx.AdamW; for any other use hx.Checkpointed."
+            "hx.unroll.MomentumSGD, hx.unroll.Adam and hx.unroll.AdamW; for any other use hx.unroll.Checkpointed."
         )
     return optimizer
 

@@ -55,7 +55,7 @@ def metasmoothness(
     w(λ) are the weights at the end of training: three short trainings along one direction of λ. S near 1 says that the
     weights move steadily along v, so that a derivative foretells what a step of length h does; near 0, or below it
     (ends that have nothing to do with one another move to and fro), that it does not: lower the learning rate of the
-    training, clip its gradients, start from smaller weights, or use `hx.Truncated`.
+    training, clip its gradients, start from smaller weights, or use `hx.unroll.Truncated`.
 
     **Arguments:**
 

@@ -30,7 +30,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `form="paper"`: as above (Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492).
     - `form="polyak"`: v_{t+1} = γ_t v_t - g_t, as `optax.sgd(α, momentum=γ)`.
     - `form="nesterov"`: v_{t+1} = γ_t v_t - g_t, w_{t+1} = w_t + α_t (γ_t v_{t+1} - g_t), as
-        `optax.sgd(α, momentum=γ, nesterov=True)`. Every mode but [`hyprax.Reversible`][]: to undo its step one has to
+        `optax.sgd(α, momentum=γ, nesterov=True)`. Every mode but [`hyprax.unroll.Reversible`][]: to undo its step one
+        has to
         solve y - α ∇L(y) = w for y, whose solution is neither explicit nor always unique.
 
     **Arguments:**
@@ -88,7 +89,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
         if self.form == "nesterov":
             raise ValueError(
                 "MomentumSGD: given form 'nesterov' with Reversible, allowed are 'paper' and 'polyak': the step of "
-                "Nesterov has no explicit inverse; use hx.Checkpointed."
+                "Nesterov has no explicit inverse; use hx.unroll.Checkpointed."
             )
 
     def targets(self, hyper: Coefficients) -> Coefficients:
@@ -152,6 +153,6 @@ def positive(name: str, values: np.ndarray, bits: int) -> np.ndarray:
     if np.any(bad):
         raise ValueError(
             f"{name}: given {values[bad].ravel()[0]:.6g} with Reversible, allowed are numbers above {smallest:.3g} and "
-            f"up to {largest:g}: a step with a factor 0 forgets what was before it, and needs hx.Checkpointed."
+            f"up to {largest:g}: a step with a factor 0 forgets what was before it, and needs hx.unroll.Checkpointed."
         )
     return values

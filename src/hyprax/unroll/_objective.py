@@ -9,13 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from .._hyper import natural
-from .._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from .._noise import NoNoise
+from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from .._result import RESULTS
+from .._stats import Accuracy, NamedStats
 from ._checkpointed import Checkpointed
 from ._gauge import ChaosGauge
 from ._mode import AbstractMode, Outer, UnrollReport
 from ._step import Program, check_program
 from ._training import Training
+
+NOISE = NoNoise("the spread over validation examples was not computed")
 
 
 class UnrolledState(eqx.Module):
@@ -39,7 +43,8 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     - `training`: the run, a [`hyprax.Training`][].
     - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
-    - `mode`: how to differentiate, a [`hyprax.unroll.AbstractMode`][]; default [`hyprax.Checkpointed`][], which works
+    - `mode`: how to differentiate, a [`hyprax.unroll.AbstractMode`][]; default [`hyprax.unroll.Checkpointed`][],
+        which works
         with every optimiser in the memory of 2 sqrt(T) states.
     - `key`: a JAX random key, from which initial weights and the keys of all steps are made.
     - `resample`: whether every evaluation of the hypergradient draws a new key, and visits the examples in a new order
@@ -50,7 +55,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     The certificate is that of the mode. `Hypergradient.stats` holds the gauge (`growth`, `amplification`) and what the
     mode counted. The weights at the end stand in the returned state, and the metrics of the training in `report`.
 
-    The `accuracy` of an evaluation is ignored: a run of T steps has no tolerance.
+    An `accuracy` is refused: a run of T steps has no tolerance.
 
     **Raises:** `ValueError` at the first evaluation for weights that are not floating, schedules whose length is not T,
     a loss that is no scalar, or an optimiser that changes dtypes.
@@ -62,6 +67,9 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     key: Array
     resample: bool = eqx.field(static=True)
     gauge: ChaosGauge
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -74,6 +82,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         resample: bool = False,
         gauge: ChaosGauge | None = None,
     ):
+        self.noisy, self.adaptive, self.value_name = resample, False, "validation loss"
         self.training = training
         self.outer = Outer(outer_loss, jax.tree.map(jnp.asarray, outer_data))
         self.mode = Checkpointed() if mode is None else mode
@@ -90,6 +99,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     def value_and_grad(
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, UnrolledState]:
+        refuse_accuracy(self, accuracy)
         plain, pull = jax.vjp(natural, hyper)
         training, key = self._drawn(state)
         mode = self.mode.after(int(state.attempts))
@@ -97,17 +107,24 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         (grad,) = pull(grads)
         gauge, chaotic = self.gauge.read(report.stats, training.steps)
         result = RESULTS.where((report.result == RESULTS.successful) & chaotic, RESULTS.chaotic, report.result)
-        answer = Hypergradient(value, grad, report.certificate, result, {**gauge, **report.stats})
+        answer = Hypergradient(value, grad, report.certificate, NOISE, result, NamedStats({**gauge, **report.stats}))
         attempts = jnp.asarray(report.stats.get("attempts", state.attempts), jnp.int32)
         return answer, UnrolledState(state.key, state.evaluations + 1, report.params, attempts)
 
     def value(
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Value, UnrolledState]:
+        refuse_accuracy(self, accuracy)
         training, key = self._drawn(state)
         value, report = self.mode.after(int(state.attempts)).value(training, self.outer, natural(hyper), key)
-        answer = Value(value, report.certificate, report.result, report.stats)
+        answer = Value(value, report.certificate, NOISE, report.result, NamedStats(report.stats))
         return answer, UnrolledState(state.key, state.evaluations, report.params, state.attempts)
+
+    def params(self, state: UnrolledState) -> PyTree:
+        return state.params
+
+    def final(self, hyper: PyTree, state: UnrolledState) -> tuple[Value, UnrolledState]:
+        return self.value(hyper, state)
 
     def report(self, hyper: PyTree, state: UnrolledState | None = None) -> UnrollReport:
         """Train once with `hyper`: the weights at the end, and the metrics along the way."""

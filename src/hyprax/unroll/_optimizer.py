@@ -57,7 +57,7 @@ class OptaxOptimizer(AbstractOptimizer):
     """w_{t+1} = w_t + u_t, (u_t, s_{t+1}) = transformation.update(g_t, s_t, w_t): any optimiser of optax.
 
     Its hyperparameters are whatever the transformation was built from:
-    `optimizer=lambda hyper: hx.OptaxOptimizer(optax.adam(hyper["lr"]))`, or, for a schedule of shape [T],
+    `optimizer=lambda hyper: hx.unroll.OptaxOptimizer(optax.adam(hyper["lr"]))`, or, for a schedule of shape [T],
     `optax.adam(lambda count: hyper["lr"][count])`. It works with every mode but `Reversible`, which needs optimisers
     that can be undone.
 

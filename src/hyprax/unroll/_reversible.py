@@ -52,8 +52,16 @@ class ExactReversal(AbstractCertificate):
     bits: float = eqx.field(static=True)
     theory: float = eqx.field(static=True)
     kind: Kind = eqx.field(static=True, default="none")
-    bounds: str = eqx.field(static=True, default="nothing")
+    quantity: str = eqx.field(static=True, default="nothing")
     exact: bool = eqx.field(static=True, default=True)
+
+    def meaning(self) -> str:
+        return (
+            "The training run was undone step by step, and its start came back bit for bit: the adjoint passed through "
+            "the very states of that run. Only the rounding of the adjoint separates the hypergradient from "
+            "that of the "
+            "run, and that rounding is not bounded."
+        )
 
     def __repr__(self) -> str:
         return f"<exact: every step undone bit for bit, {self.bits:.4g} bits a parameter and step kept>"
@@ -79,7 +87,8 @@ class Reversible(AbstractMode):
     - `long`: for hours, a [`hyprax.unroll.LongRun`][]: a bar, stopping and going on.
     - `begin`: the attempt to begin with: 1 the fastest pair of sweeps, a number above those there are the last.
 
-    The optimiser must be [`hyprax.MomentumSGD`][], [`hyprax.Adam`][] or [`hyprax.AdamW`][]. `stats` hold
+    The optimiser must be [`hyprax.unroll.MomentumSGD`][], [`hyprax.unroll.Adam`][] or [`hyprax.unroll.AdamW`][].
+    `stats` hold
     `bits_per_parameter_step` and `theory_bits`, `stored_bytes` (buffers put away), `headroom_bits` (doublings left in
     the fullest format), `used_bits_*` against `limit_bits_*` of each kind of number, `rounding_*` (how far what was
     used is from the momentum, β or decay asked for), and `attempts`, the number of the one that this is the answer of.

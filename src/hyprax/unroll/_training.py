@@ -23,7 +23,8 @@ class Training(eqx.Module):
     - `loss`: a pure function `loss(params, hyper, batch)` to a scalar, hyper in natural units; with `keyed=True` it is
         `loss(params, hyper, batch, key)`, for dropout and augmentation.
     - `init`: `init(hyper, key)`, the weights w_0, any pytree of floating arrays.
-    - `optimizer`: `optimizer(hyper)`, a [`hyprax.AbstractOptimizer`][]; its hyperparameters may be schedules [T] and
+    - `optimizer`: `optimizer(hyper)`, a [`hyprax.unroll.AbstractOptimizer`][]; its hyperparameters may be schedules
+        [T] and
         trees over groups of weights.
     - `batches`: `batches(t)`, the batch of step t, for instance [`hyprax.Minibatches`][] or [`hyprax.FullBatch`][];
         `t` is a traced integer. A closure works, but what it holds is copied into every compiled program.
@@ -104,7 +105,7 @@ class Training(eqx.Module):
         if not isinstance(optimizer, AbstractOptimizer):
             raise ValueError(
                 f"Training: optimizer(hyper) gave {type(optimizer).__name__}, allowed are optimisers of hyprax: wrap "
-                "one of optax in hx.OptaxOptimizer."
+                "one of optax in hx.unroll.OptaxOptimizer."
             )
         for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(optimizer, _has_shape)):
             if leaf.shape not in ((), (self.steps,)):

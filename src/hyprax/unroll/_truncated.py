@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, ErrorBound, NoCertificate
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._trees import tree_dot, tree_norm, tree_sub
 from ._checkpointed import Checkpointed
 from ._drivers import DriverName, check_driver
@@ -65,7 +65,7 @@ class Truncated(AbstractMode):
             distance, bias = compare(grads, exact)
             stats |= bias
             method = "distance to the hypergradient through every step, in floating point"
-            certificate = ErrorBound(distance, "estimated", "the truncation of the hypergradient", method)
+            certificate = Certificate(distance, "estimated", "the truncation of the hypergradient", method)
         return value, grads, runner.report(carry[0], certificate, value, grads, stats)
 
     def value(

@@ -97,13 +97,14 @@ class CG(AbstractAdjointSolver):
 
     Matrix-free and warm-started. The residual that certificates use is recomputed from A q - ∇f, never taken from the
     recursion. ‖q_k - q‖₂ <= 2√κ ((√κ - 1)/(√κ + 1))^k ‖q_0 - q‖₂, κ = L/μ. A direction of non-positive curvature ends
-    the iteration and is reported as `indefinite`: [`hyprax.MINRES`][] solves such systems.
+    the iteration and is reported as `indefinite`: [`hyprax.implicit.MINRES`][] solves such systems.
 
     **Arguments:**
 
     - `tolerance`: ‖A q - ∇f‖₂/‖∇f‖₂ to stop at; default the square root of the rounding unit (1.5e-8 in float64).
     - `max_steps`: products, at most; default twice the number of parameters, and 20 more.
-    - `preconditioner`: [`hyprax.Jacobi`][], [`hyprax.Nystrom`][], [`hyprax.NoPreconditioner`][]; default that of the
+    - `preconditioner`: [`hyprax.implicit.Jacobi`][], [`hyprax.implicit.Nystrom`][],
+        [`hyprax.implicit.NoPreconditioner`][]; default that of the
         inner loss, where it has one.
     - `damping`: ρ; with ρ > 0 the system (A + ρI) q = ∇f is solved instead, which certificates name. Another system has
         another solution: ρ = 1e-2 can move a hypergradient by a third.

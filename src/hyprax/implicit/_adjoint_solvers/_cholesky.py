@@ -37,7 +37,7 @@ class Cholesky(AbstractAdjointSolver):
         if size > self.max_size:
             raise ValueError(
                 f"Cholesky: given {size} parameters, allowed are at most max_size = {self.max_size}: A would take "
-                f"{8 * size**2 / 2**30:.1f} GiB. Use hx.CG(), or raise max_size."
+                f"{8 * size**2 / 2**30:.1f} GiB. Use hx.implicit.CG(), or raise max_size."
             )
         flat, unravel = ravel_pytree(system.rhs)
         columns = jax.lax.map(lambda e: ravel_pytree(system.product(unravel(e)))[0], jnp.eye(size, dtype=flat.dtype))

@@ -15,7 +15,8 @@ class HeavyBall(AbstractInnerSolver):
     """w₊ = w - t ∇g(w) + β (w - w₋), t = 4/(√L + √μ)², β = ((√L - √μ)/(√L + √μ))².
 
     For a quadratic ‖w_k - w*‖₂ <= (1 + k(1 + √β)) β^{k/2} ‖w_0 - w*‖₂, as fast as conjugate gradients. For other
-    strongly convex g it is as fast near the optimum, and convergence from afar is not assured: [`hyprax.FISTA`][]
+    strongly convex g it is as fast near the optimum, and convergence from afar is not assured:
+    [`hyprax.implicit.FISTA`][]
     has that.
 
     **Arguments:**

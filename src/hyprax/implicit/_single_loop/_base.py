@@ -12,12 +12,15 @@ from jaxtyping import Array, Float, Int, Integer, PyTree
 
 from ..._certificate import NoCertificate
 from ..._hyper import natural
-from ..._objective import AbstractObjective, Accuracy, Hypergradient, Value
+from ..._noise import NoNoise
+from ..._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from ..._result import RESULTS
+from ..._stats import Accuracy
 from ..._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from .._bounds import AbstractBound, OuterLoss
 from .._objective import ImplicitObjective, ImplicitState
 from .._optimum import Optimum
+from .._stats import SingleLoopStats
 from ..families._mean_loss import outer_arrays
 from ._blocks import common_length
 from ._sums import AbstractSum, LinearInner, Terms, check_mean, inner_sum, outer_sum
@@ -29,6 +32,8 @@ REASON = (
     "a stochastic direction, from one step of the inner problem and of the adjoint: take objective.full_batch() and "
     "warm_start(state) for a certificate"
 )
+
+NOISE = NoNoise("the spread of a stochastic direction over batches was not measured")
 
 
 class Sampling(TypedDict, total=False):
@@ -94,8 +99,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     `search.Optax(optax.sgd(0.01))`, at a rate small beside that of the inner problem.
 
     The certificate is `none`: the answer is a stochastic direction at a point that is not an optimum. `value` of an
-    answer is the outer loss as the method has estimated it, noisy: with `tune`, take `Tuned.last` rather than
-    `Tuned.best`, and `stop=search.Stopping(patience=None)`.
+    answer is the outer loss as the method has estimated it, noisy: with `tune`, take `TuneResult.last` rather than
+    `TuneResult.best`, and `stop=search.Stopping(patience=None)`.
     [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
 
     `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and
@@ -112,6 +117,9 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     outer: AbstractSum
     rate: Rate | None
     adjoint_rate: Rate | None
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -126,6 +134,7 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         key: Array,
     ):
         name = type(self).__name__
+        self.noisy, self.adaptive, self.value_name = True, False, "validation loss"
         inner_key, outer_key = jax.random.split(key)
         self.optimum, self.outer_loss = optimum, outer_loss
         self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
@@ -177,7 +186,7 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     def value_and_grad(
         self, hyper: PyTree, state: SingleLoopState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, SingleLoopState]:
-        self._refuse(accuracy)
+        refuse_accuracy(self, accuracy)
         advance = _advance_in_place if self._in_place else _advance_copied
         return advance((self, hyper), state)
 
@@ -191,11 +200,19 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         self, hyper: PyTree, state: SingleLoopState, accuracy: Accuracy | None = None
     ) -> tuple[Value, SingleLoopState]:
         """f(w, λ) over all outer data at the current w, which is not the optimum of λ; the state is left as it is."""
-        self._refuse(accuracy)
+        refuse_accuracy(self, accuracy)
         value = self.outer_loss(state.params, natural(hyper), self.outer_data)
         certificate = NoCertificate("the outer loss at the current inner variable, not at the optimum", value.dtype)
         result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
-        return Value(value, certificate, result, {"example_passes": jnp.asarray(self.outer.blocks.size)}), state
+        return Value(value, certificate, NOISE, result, SingleLoopStats(jnp.asarray(self.outer.blocks.size))), state
+
+    def params(self, state: SingleLoopState) -> PyTree:
+        return state.params
+
+    def final(self, hyper: PyTree, state: SingleLoopState) -> tuple[Value, SingleLoopState]:
+        """The value at the optimum of all data: the inner problem solved from where the state stands."""
+        value, solved = self.full_batch().value(hyper, self.warm_start(state))
+        return value, eqx.tree_at(lambda s: s.params, state, solved.params)
 
     def full_batch(self, *, certificate: AbstractBound | None = None) -> ImplicitObjective:
         """The same problem, solved to the optimum of the inner problem on all data, with certificates.
@@ -218,13 +235,6 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         residual = tree_sub(loss.product(point, hyper)(state.adjoint), outer)
         return {"inner_gradient_norm": tree_norm(point.grad), "adjoint_residual": tree_norm(residual)}
 
-    def _refuse(self, accuracy: Accuracy | None) -> None:
-        if accuracy is not None:
-            raise ValueError(
-                f"{type(self).__name__}: given an accuracy, allowed is None: a stochastic step has none to be asked "
-                "for (full_batch() has)."
-            )
-
     def _rates(self, hyper: PyTree, step: Integer[Array, ""]) -> tuple[Array, Array]:
         """The step sizes of w and v at step t: scalars, or one for each weight."""
         dtype = tree_dtype(self.optimum.params0)
@@ -244,14 +254,14 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     ) -> tuple[Hypergradient, SingleLoopState]:
         """The direction as an answer; w and v stay where they were if anything is not finite."""
         finite = tree_all_finite((step, new.params, new.adjoint))
-        stats = {
-            "inner_direction_norm": tree_norm(step.params),
-            "adjoint_direction_norm": tree_norm(step.adjoint),
-            "inner_rate": jnp.max(self._rates(hyper, old.step)[0]),
-            "example_passes": jnp.asarray(passes),
-        }
+        stats = SingleLoopStats(
+            jnp.asarray(passes),
+            tree_norm(step.params),
+            tree_norm(step.adjoint),
+            jnp.max(self._rates(hyper, old.step)[0]),
+        )
         result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
-        answer = Hypergradient(step.value, step.hyper, NoCertificate(REASON, step.value.dtype), result, stats)
+        answer = Hypergradient(step.value, step.hyper, NoCertificate(REASON, step.value.dtype), NOISE, result, stats)
 
         def kept(a: PyTree, b: PyTree) -> PyTree:
             return jax.tree.map(lambda x, y: jnp.where(finite, x, y), a, b)

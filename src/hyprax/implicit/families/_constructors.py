@@ -162,7 +162,7 @@ def Poisson(
     - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
 
     **Returns:** a [`hyprax.families.GeneralisedLinear`][]; its parameters are `(d,)`. The curvature e^u has no global
-    bound, so only bounds by self-concordance are finite; [`hyprax.EhrhardtRoberts`][] is infinite.
+    bound, so only bounds by self-concordance are finite; [`hyprax.implicit.EhrhardtRoberts`][] is infinite.
     """
     inputs, numbers, targets = _numbers("Poisson", inputs, targets, (1,))
     PoissonLoss().check_targets("Poisson", targets, None)

@@ -117,7 +117,7 @@ class Selection(eqx.Module):
         if not any(node is leaf for leaf in jax.tree.leaves(hyper, is_leaf=is_constrained)):
             raise ValueError(
                 f"{self.name}: given strengths computed from the hyperparameters, allowed for certified bounds is a "
-                f"leaf as it is, such as `lambda hyper: hyper['{self.name}']` (or certificate=hx.NoBound())."
+                f"leaf as it is, such as `lambda hyper: hyper['{self.name}']` (or certificate=hx.implicit.NoBound())."
             )
         if isinstance(node, AbstractElementwise):
             return jnp.abs(node.slope)

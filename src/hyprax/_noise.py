@@ -1,0 +1,84 @@
+"""Noise: how far an answer would scatter, had the sample been another. A spread, never a bound."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from ._certificate import show
+from ._trees import tree_norm
+
+
+class AbstractNoise(eqx.Module):
+    """A statement about the sample that an answer was computed from: its spread, or why the spread is not known."""
+
+    over: eqx.AbstractVar[str]
+    """What was sampled, in words: "validation examples", "rows drawn"."""
+
+    @property
+    @abc.abstractmethod
+    def norm(self) -> Float[Array, ""]:
+        """√(Σ_j se_j²), the standard error of the answer as a whole; NaN where it is not known."""
+
+    @abc.abstractmethod
+    def meaning(self) -> str:
+        """What the spread says, in plain sentences: for a reader of a report."""
+
+
+class Noise(AbstractNoise):
+    """Standard errors of an answer, entry by entry, over a sample.
+
+    With h = (1/m) Σ_i h_i over a sample of m, se_j² = Σ_i (h_ij - h_j)² / (m (m - 1)) or an estimate of it. About 95 %
+    of the answers that another sample would give lie within two standard errors of the mean over all samples. It is
+    neither a certificate nor a bound: it says nothing of the error of the computation.
+
+    **Arguments:**
+
+    - `standard_errors`: a pytree in the structure of the answer (of `grad`, or a scalar for a value), in its units.
+    - `degrees_of_freedom`: of the variances: infinite for one that is known, m - 1 for that of m draws, the number of
+        probes for one estimated by random probes. Thresholds come from Student's t with as many.
+    - `over`: what was sampled, in words.
+    """
+
+    standard_errors: PyTree
+    degrees_of_freedom: Float[Array, ""]
+    over: str = eqx.field(static=True)
+
+    def __init__(self, standard_errors: PyTree, degrees_of_freedom: ArrayLike, over: str):
+        self.standard_errors = standard_errors
+        dtype = jnp.result_type(float, *jax.tree.leaves(standard_errors))
+        self.degrees_of_freedom = jnp.asarray(degrees_of_freedom, dtype)
+        self.over = over
+
+    @property
+    def norm(self) -> Float[Array, ""]:
+        return tree_norm(self.standard_errors)
+
+    def meaning(self) -> str:
+        return (
+            f"The answer was computed from a sample ({self.over}); another sample would give another one. The standard "
+            "errors say how far such answers scatter. They are no bound of an error, and no statement about the "
+            "computation."
+        )
+
+    def __repr__(self) -> str:
+        return f"<standard error {show(self.norm)} over {self.over}>"
+
+
+class NoNoise(AbstractNoise):
+    """The spread of an answer over samples is not known; `reason` says why, and what would change that."""
+
+    reason: str = eqx.field(static=True)
+    over: str = eqx.field(static=True, default="nothing")
+
+    @property
+    def norm(self) -> Float[Array, ""]:
+        return jnp.asarray(jnp.nan)
+
+    def meaning(self) -> str:
+        return f"How far the answer would scatter over other samples was not measured: {self.reason}."
+
+    def __repr__(self) -> str:
+        return f"<noise not measured: {self.reason}>"

@@ -1,0 +1,86 @@
+"""What an engine measured on the way to an answer: typed, its own, and readable by whoever knows nothing of it."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+
+class Accuracy(eqx.Module):
+    """How accurately an objective is to be evaluated; `None` in its place means the objective's own settings.
+
+    Arrays inside, so an adaptive search changes them without recompiling anything.
+
+    **Arguments:**
+
+    - `inner`: the gradient norm to which the inner problem is solved, a number or a scalar array.
+    - `adjoint`: the residual norm to which the adjoint system is solved; default `inner`.
+    """
+
+    inner: Float[Array, ""]
+    adjoint: Float[Array, ""]
+
+    def __init__(self, inner: ArrayLike, adjoint: ArrayLike | None = None):
+        self.inner = _number(inner)
+        self.adjoint = self.inner if adjoint is None else _number(adjoint)
+
+
+def _number(x: ArrayLike) -> Float[Array, ""]:
+    array = jnp.asarray(x)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+
+
+class Effort(eqx.Module):
+    """What an evaluation took and reached, in the terms that a search knows.
+
+    - `work`: products with the inner Hessian, or what costs as much; 0 where that has no meaning.
+    - `reached`: the accuracy reached, residuals recomputed; `None` where an objective has none.
+    - `inaccurate`: the answer is usable, and only less accurate than was asked for.
+    """
+
+    work: Float[Array, ""]
+    reached: Accuracy | None
+    inaccurate: Bool[Array, ""]
+
+    def __init__(self, work: ArrayLike = 0.0, reached: Accuracy | None = None, inaccurate: ArrayLike = False):
+        self.work = jnp.asarray(work, jnp.result_type(float))
+        self.reached = reached
+        self.inaccurate = jnp.asarray(inaccurate)
+
+
+class AbstractStats(eqx.Module):
+    """What an engine measured: fields of its own, documented where they are declared.
+
+    Its scalar fields become columns of a run's history; `None` is left out.
+    """
+
+    @abc.abstractmethod
+    def effort(self) -> Effort:
+        """What the evaluation took and reached."""
+
+
+class NamedStats(AbstractStats):
+    """Numbers by name, which no code reads by name: for an objective with nothing to tell a search."""
+
+    numbers: dict[str, Array] = eqx.field(default_factory=dict)
+
+    def effort(self) -> Effort:
+        return Effort()
+
+
+def scalars(stats: Any) -> dict[str, Array]:
+    """The scalar fields of statistics, and of the modules and mappings in them, by name."""
+    found: dict[str, Array] = {}
+    named = stats if isinstance(stats, dict) else {f.name: getattr(stats, f.name) for f in dataclasses.fields(stats)}
+    for name, x in named.items():
+        if isinstance(x, dict | eqx.Module):
+            found |= scalars(x)
+        elif isinstance(x, jax.Array) and x.size == 1:
+            found[name] = x
+        elif isinstance(x, bool | int | float):
+            found[name] = jnp.asarray(x)
+    return found

@@ -1,0 +1,31 @@
+"""How a run ends: the results of searches, above those of the core."""
+
+from .._result import RESULTS as CORE
+
+
+class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]
+    """How a run of `tune` ended. `RESULTS[result]` is the message: what happened and what to try."""
+
+    gradient_small_uncertified = (
+        "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
+        "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
+    )
+    no_progress = (
+        "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "
+        "raise `patience`, or change the learning rate of the search, to go on."
+    )
+    steps_spent = (
+        "All steps were made, and the search was still moving. Ask for more `steps` to go on: a recorded run continues "
+        "where it stopped."
+    )
+    evaluation_failed = "An evaluation of the objective failed, so that the search could not go on from it."
+    stopped_by_callback = "A callback asked to stop."
+    no_certified_descent = (
+        "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the "
+        "decrease left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
+        "(`hx.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on unproved (`hx.search.Optax`)."
+    )
+    no_descent = (
+        "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
+        "is too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
+    )
