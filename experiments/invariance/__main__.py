@@ -79,14 +79,14 @@ def optimisers(epochs: int, steps: int) -> tuple[optax.GradientTransformation, o
 def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: int) -> dict[str, Any]:
     data = moved(name, version, "train", sizes["size"], seed)
     params = weights(seed)
-    optimiser, hyper_optimiser = optimisers(sizes["epochs"], sizes["size"] // SETTINGS["batch"])
+    optimiser, hyper_optimizer = optimisers(sizes["epochs"], sizes["size"] // SETTINGS["batch"])
     hyper: dict[str, Any] = {"precision": ev.precisions(params, SETTINGS["precision"])}
     if method in (LEARNED, BOUND):
         # Positive: steps are relative, so that none lands on 0, where the gradient vanishes.
         hyper["ranges"] = hx.Positive(jnp.full(len(NAMES), SETTINGS["start"], jnp.float32))
-    chain = ev.Chain(ev.OneRow(sizes["rows"]))
+    chain = ev.Chain(ev.designs.OneRow(sizes["rows"]))
     began = time.process_time()
-    fitted = ev.fit(
+    fitted = hx.search.fit_evidence(
         model(method, version),
         params,
         data,
@@ -96,8 +96,8 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
         burn_in=SETTINGS["burn_in"],
         every=1,
         hyper_steps=1,
-        optimiser=optimiser,
-        hyper_optimiser=hyper_optimiser,
+        optimizer=optimiser,
+        hyper_optimizer=hyper_optimizer,
         batch_size=SETTINGS["batch"],
         likelihood_batch=sizes["rows"],
         draws=5,
@@ -112,13 +112,13 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
     common = [  # the two sides, by the same estimator whatever the method learned by
         ev.log_evidence(
             built.apply,
-            built.likelihood,
-            built.prior,
             built.params,
-            built.hyper,
             data,
-            chain,
-            jax.random.key(draw),
+            built.hyper,
+            likelihood=built.likelihood,
+            prior=built.prior,
+            estimator=chain,
+            key=jax.random.key(draw),
         )
         for draw in range(3)
     ]
@@ -134,14 +134,14 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
     }
 
 
-def outputs(problem: ev.Problem, x: np.ndarray) -> np.ndarray:
+def outputs(problem: ev.LinearisedModel, x: np.ndarray) -> np.ndarray:
     """Logits at the weights kept, 250 images at a time."""
     parts = [np.asarray(_logits(problem, jnp.asarray(x[i : i + 250]))) for i in range(0, len(x), 250)]
     return np.concatenate(parts)
 
 
 @eqx.filter_jit
-def _logits(problem: ev.Problem, x: Array) -> Array:
+def _logits(problem: ev.LinearisedModel, x: Array) -> Array:
     return jax.vmap(lambda one: problem.apply(problem.params, problem.hyper, one))(x)
 
 

@@ -64,9 +64,9 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
     an_epoch = size // batch
     epochs, every = steps // an_epoch, max(SETTINGS["every"] // an_epoch, 1)
     burn_in = epochs // 10
-    optimiser, hyper_optimiser = optimisers(epochs * an_epoch, len(range(burn_in + 1, epochs + 1, every)))
-    chain = ev.Chain(ev.OneRow(min(SETTINGS["rows"], size)))
-    fitted = ev.fit(
+    optimiser, hyper_optimizer = optimisers(epochs * an_epoch, len(range(burn_in + 1, epochs + 1, every)))
+    chain = ev.Chain(ev.designs.OneRow(min(SETTINGS["rows"], size)))
+    fitted = hx.search.fit_evidence(
         SCALED if method == SCALES else network,
         params,
         (x, y[:, None]),
@@ -79,8 +79,8 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
         burn_in=burn_in,
         every=every,
         hyper_steps=1,
-        optimiser=optimiser,
-        hyper_optimiser=hyper_optimiser,
+        optimizer=optimiser,
+        hyper_optimizer=hyper_optimizer,
         draws=2,
         key=jax.random.key(seed),
     )
@@ -112,7 +112,7 @@ def by_moving(data: Split, seed: int, steps: int) -> dict[str, float]:
         prior=lambda hyper: ev.GaussianPrior(hyper["precision"]),
         likelihood=ev.Gaussian(0.03),
         estimator=ev.FullData(),
-        optimiser=optimisers(steps, 1)[0],
+        optimizer=optimisers(steps, 1)[0],
         batch_size=min(SETTINGS["batch"], len(y)),
         key=jax.random.key(seed),
     )

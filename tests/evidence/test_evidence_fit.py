@@ -34,7 +34,7 @@ def noise(hyper):
 def regression(apply=linear, points=None, **changes):
     options = {
         "likelihood": noise,
-        "estimator": ev.Chain(ev.OneRow(20)),
+        "estimator": ev.Chain(ev.designs.OneRow(20)),
         "epochs": 40,
         "burn_in": 10,
         "every": 2,
@@ -46,7 +46,9 @@ def regression(apply=linear, points=None, **changes):
         "key": jax.random.key(0),
     } | changes
     hyper = {"noise": hx.Positive(1.0)}
-    return ev.fit(apply, {"w": jnp.zeros((D, 1))}, data() if points is None else points, hyper, **options)
+    return hx.search.fit_evidence(
+        apply, {"w": jnp.zeros((D, 1))}, data() if points is None else points, hyper, **options
+    )
 
 
 @functools.cache
@@ -79,10 +81,12 @@ def test_the_fit_of_a_linear_model_finds_its_greatest_evidence():
     assert fitted.message == ""
 
 
-def full(fitted: ev.Fitted) -> float:
+def full(fitted: hx.search.EvidenceFit) -> float:
     """The Laplace evidence at what was kept, without approximation."""
     kept = fitted.problem
-    answer = ev.log_evidence(linear, kept.likelihood, kept.prior, fitted.params, kept.hyper, data(), ev.FullData())
+    answer = ev.log_evidence(
+        linear, fitted.params, data(), kept.hyper, likelihood=kept.likelihood, prior=kept.prior, estimator=ev.FullData()
+    )
     return float(answer.value)
 
 
@@ -97,7 +101,7 @@ def test_the_final_estimate_is_a_bound_within_its_standard_error():
 def test_by_default_few_data_give_a_row_each():
     kept = usual().problem
     parts = (linear, kept.likelihood, kept.prior, usual().params, kept.hyper, data())
-    assert float(ev.log_evidence(*parts).value) == float(ev.log_evidence(*parts, ev.Chain(ev.OneRow(N))).value)
+    assert float(ev.log_evidence(*parts).value) == float(ev.log_evidence(*parts, ev.Chain(ev.designs.OneRow(N))).value)
 
 
 def test_what_is_kept_has_the_best_smoothed_bound():
@@ -145,7 +149,7 @@ def test_fits_of_the_same_shapes_share_what_is_compiled():
     x, y = data()
     options = {
         "estimator": ev.FullData(), "epochs": 3, "burn_in": 1, "draws": 2,
-        "optimiser": optax.adam(1e-2), "hyper_optimiser": optax.adam(1e-1),
+        "optimiser": optax.adam(1e-2), "hyper_optimizer": optax.adam(1e-1),
     }  # fmt: skip
     regression(counted, **options)
     first = len(traces)
@@ -159,9 +163,9 @@ def test_a_classifier_in_single_precision_learns_a_precision_for_each_tensor():
     x = rng.normal(size=(N, D)).astype(np.float32)
     y = (x[:, 0] + 0.3 * rng.normal(size=N) > 0).astype(np.int32)
     params = {"w": jnp.zeros((D, 2), jnp.float32), "b": jnp.zeros(2, jnp.float32)}
-    fitted = ev.fit(
+    fitted = hx.search.fit_evidence(
         lambda p, h, x: x @ p["w"] + p["b"], params, (x, y), epochs=30, every=2, batch_size=20,
-        optimiser=optax.adam(1e-2), progress=False, key=jax.random.key(0),
+        optimizer=optax.adam(1e-2), progress=False, key=jax.random.key(0),
     )  # fmt: skip
     assert fitted.params["w"].dtype == jnp.float32
     assert set(hx.natural(fitted.hyper)["precision"]) == {"w", "b"}
@@ -170,12 +174,12 @@ def test_a_classifier_in_single_precision_learns_a_precision_for_each_tensor():
 
 
 def test_a_choice_of_estimators_is_carried_along():
-    fitted = regression(estimator=ev.Choice((ev.Chain(ev.OneRow(10)), ev.FullData())))
+    fitted = regression(estimator=ev.Choice((ev.Chain(ev.designs.OneRow(10)), ev.FullData())))
     assert np.isfinite(fitted.log_evidence)
 
 
 def test_the_tangent_of_past_draws_is_carried_along_and_repeats():
-    options = {"estimator": ev.AdaptiveTangent(20), "hyper_optimiser": optax.adam(1e-1)}
+    options = {"estimator": ev.AdaptiveTangent(20), "hyper_optimizer": optax.adam(1e-1)}
     first, again = regression(**options), regression(**options)
     assert [row["value"] for row in first.history] == [row["value"] for row in again.history]
     assert first.certificate.side == "lower"
@@ -190,12 +194,12 @@ def test_online_kfac_moves_as_kfac_of_all_data_does():
     params = {"w": jnp.asarray(rng.normal(size=(D, 2))), "b": jnp.zeros(2)}
 
     def run(estimator):
-        return ev.fit(
+        return hx.search.fit_evidence(
             lambda p, h, x: x @ p["w"] + p["b"], params, points, estimator=estimator, epochs=12, burn_in=2,
-            hyper_steps=3, batch_size=20, optimiser=optax.adam(1e-2), progress=False, key=jax.random.key(0),
+            hyper_steps=3, batch_size=20, optimizer=optax.adam(1e-2), progress=False, key=jax.random.key(0),
         )  # fmt: skip
 
-    online, usual = run(ev.OnlineKFAC(25)), run(ev.FullData(ev.KFAC()))
+    online, usual = run(ev.OnlineKFAC(25)), run(ev.FullData(ev.structures.KFAC()))
     for name in ("w", "b"):
         got, want = (hx.natural(fitted.hyper)["precision"][name] for fitted in (online, usual))
         np.testing.assert_allclose(got, want, rtol=1e-9)
@@ -213,14 +217,14 @@ def test_online_kfac_refuses_what_its_factors_are_functions_of(where: str):
 
 def test_a_number_that_is_not_finite_is_named_and_what_was_kept_stands():
     fitted = regression(
-        estimator=ev.FullData(), optimiser=optax.sgd(lambda t: jnp.where(jnp.less(t, 30), 1e-2, jnp.nan))
+        estimator=ev.FullData(), optimizer=optax.sgd(lambda t: jnp.where(jnp.less(t, 30), 1e-2, jnp.nan))
     )
     assert fitted.result == hx.RESULTS.diverged
     assert "weights['w'], in epoch 31" in fitted.message
     assert np.all(np.isfinite(fitted.params["w"]))
     assert fitted.history[-1]["epoch"] == 29
     assert np.isfinite(fitted.log_evidence)
-    early = regression(estimator=ev.FullData(), optimiser=optax.sgd(jnp.nan))
+    early = regression(estimator=ev.FullData(), optimizer=optax.sgd(jnp.nan))
     assert early.epoch == 0
     assert early.history == []
 
@@ -283,7 +287,7 @@ def test_progress_is_shown_to_a_terminal_only(monkeypatch):
         ({"batch_size": 0}, "batch_size 0"),
         ({"points": (data()[0], data()[1] * np.nan)}, "NaN"),
         ({"points": data()[0]}, "pair"),
-        ({"estimator": ev.EKFAC()}, "FullData\\(EKFAC"),
+        ({"estimator": ev.structures.EKFAC()}, "FullData\\(EKFAC"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, text):
@@ -294,4 +298,4 @@ def test_settings_that_do_not_fit_are_refused(changes, text):
 @pytest.mark.usefixtures("unchecked")
 def test_hyper_without_names_needs_a_prior():
     with pytest.raises(ValueError, match="allowed is a mapping"):
-        ev.fit(linear, {"w": jnp.zeros((D, 1))}, data(), hx.Positive(1.0), key=jax.random.key(0))
+        hx.search.fit_evidence(linear, {"w": jnp.zeros((D, 1))}, data(), hx.Positive(1.0), key=jax.random.key(0))

@@ -93,7 +93,13 @@ def test_the_log_evidence_has_its_gradient_in_the_ranges():
 
     def value(ranges):
         return ev.log_evidence(
-            model, ev.Categorical(), ev.GaussianPrior(1.0), params, {"ranges": ranges}, data, ev.FullData()
+            model,
+            params,
+            data,
+            {"ranges": ranges},
+            likelihood=ev.Categorical(),
+            prior=ev.GaussianPrior(1.0),
+            estimator=ev.FullData(),
         ).value
 
     at = jnp.asarray([0.11, 0.07, 0.5, 0.13, 0.21, 0.17])
@@ -133,7 +139,7 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         "b": jnp.zeros(10),
         "v": jnp.asarray(rng.normal(size=(10, 1)) * 0.3),
     }
-    fitted = ev.fit(
+    fitted = hx.search.fit_evidence(
         ev.InputScales(features),
         params,
         (x, y),
@@ -144,7 +150,7 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         burn_in=30,
         every=5,
         hyper_steps=3,
-        optimiser=optax.adam(2e-2),
+        optimizer=optax.adam(2e-2),
         batch_size=n,
         draws=2,
         progress=False,

@@ -78,7 +78,7 @@ def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
 
 def test_tuning_finds_noise_and_relevant_inputs_from_the_training_data():
     objective, hyper, _, _ = regression(
-        estimator=ev.Chain(ev.OneRow(20)), train_steps=20, optimiser=optax.adam(3e-2), batch_size=N
+        estimator=ev.Chain(ev.designs.OneRow(20)), train_steps=20, optimizer=optax.adam(3e-2), batch_size=N
     )
     tuned = hx.tune(objective, hyper, search=hx.search.Optax(optax.adam(0.1)), steps=150, progress=False)
     last = hx.natural(tuned.last)
@@ -96,7 +96,7 @@ def test_tuning_finds_noise_and_relevant_inputs_from_the_training_data():
 
 
 def test_the_reported_deviation_is_that_of_the_stochastic_gradient():
-    objective, hyper, _, _ = regression(estimator=ev.Chain(ev.OneRow(6)), decay=0.999)
+    objective, hyper, _, _ = regression(estimator=ev.Chain(ev.designs.OneRow(6)), decay=0.999)
     state = objective.init(hyper)
     answer, state = objective.value_and_grad(hyper, state)
     grads = [np.concatenate([np.ravel(g) for g in jax.tree.leaves(answer.grad)])]
@@ -121,7 +121,7 @@ def test_a_batch_of_the_likelihood_is_unbiased():
 
 
 def test_a_choice_runs_inside_the_objective():
-    objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.OneRow(4)), ev.FullData()), refresh=2))
+    objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.designs.OneRow(4)), ev.FullData()), refresh=2))
     state = objective.init(hyper)
     for expected in (0, 1, 1):
         answer, state = objective.value_and_grad(hyper, state)
@@ -129,7 +129,7 @@ def test_a_choice_runs_inside_the_objective():
 
 
 def test_training_reaches_the_mode_and_never_retraces():
-    objective, hyper, x, y = regression(train_steps=1, optimiser=optax.sgd(1e-2), batch_size=N)
+    objective, hyper, x, y = regression(train_steps=1, optimizer=optax.sgd(1e-2), batch_size=N)
     state = objective.train(hyper, objective.init(hyper), 2000)
     h = x.T @ x / 0.25 + 0.8 * np.eye(D)
     np.testing.assert_allclose(state.params["w"], np.linalg.solve(h, x.T @ y / 0.25), rtol=1e-6)
@@ -148,7 +148,7 @@ def call(**changes):
         "params": jnp.ones((D, 3)),
         "hyper": None,
         "data": (rng.normal(size=(N, D)), rng.integers(0, 3, N)),
-        "estimator": ev.Chain(ev.OneRow(5)),
+        "estimator": ev.Chain(ev.designs.OneRow(5)),
     } | changes
     return ev.log_evidence(**arguments)
 
@@ -194,8 +194,8 @@ LOOSE: Any = ev  # arguments of a wrong type, to be refused
         ({"params": jnp.full((D, 3), jnp.nan)}, "params.*NaN"),
         ({"params": {}}, "without weights"),
         ({"apply": lambda p, h, x: (x @ p)[:1], "data": (X, LABELS * 0)}, "use Bernoulli"),
-        ({"estimator": ev.Chain(ev.OneRow(N + 1))}, f"size {N + 1}, allowed are integers from 1 to {N}"),
-        ({"estimator": ev.Chain(ev.ScoredRows(2 * N + 1))}, f"allowed are integers from 1 to {2 * N}"),
+        ({"estimator": ev.Chain(ev.designs.OneRow(N + 1))}, f"size {N + 1}, allowed are integers from 1 to {N}"),
+        ({"estimator": ev.Chain(ev.designs.ScoredRows(2 * N + 1))}, f"allowed are integers from 1 to {2 * N}"),
         ({"estimator": ev.Partition(N + 1)}, "Partition: given size"),
         ({"estimator": ev.Chain}, "the class Chain itself"),
         ({"estimator": ev.Tangent(2 * N + 2)}, "Tangent: given size"),
@@ -203,11 +203,14 @@ LOOSE: Any = ev  # arguments of a wrong type, to be refused
         ({"temperature": 0.0}, "temperature: given 0.0"),
         ({"prior": ev.GaussianPrior(jnp.ones(5))}, "precision of shape \\(5,\\)"),
         ({"prior": ev.GaussianPrior({"w": 1.0})}, "structure"),
-        ({"estimator": ev.FullData(ev.KFAC()), "prior": ev.GaussianPrior(jnp.ones((D, 3)))}, "one number for each"),
+        (
+            {"estimator": ev.FullData(ev.structures.KFAC()), "prior": ev.GaussianPrior(jnp.ones((D, 3)))},
+            "one number for each",
+        ),
         ({"likelihood": ev.Gaussian(1.0)}, "one per output"),
         ({"likelihood": ev.Bernoulli(), "data": (X, np.full((N, 3), 2))}, "other than 0 and 1"),
         ({"likelihood": ev.Poisson(), "data": (X, np.full((N, 3), -1))}, "counts"),
-        ({"estimator": ev.Chain(ev.OneRow(5), ev.StickBreaking((0, 1, 1)))}, "permutation"),
+        ({"estimator": ev.Chain(ev.designs.OneRow(5), ev.roots.StickBreaking((0, 1, 1)))}, "permutation"),
     ],
 )
 def test_bad_input_meets_a_clear_line(changes, text):
@@ -228,19 +231,19 @@ def test_a_precision_is_positive(precision):
     [
         lambda: ev.Partition(5, "some"),  # pyright: ignore[reportArgumentType]  # to be refused
         lambda: ev.Tangent(5),
-        lambda: ev.ScoredRows(5, "systematic"),
+        lambda: ev.designs.ScoredRows(5, "systematic"),
         lambda: ev.Lanczos(0),
         lambda: ev.Choice(()),
         lambda: ev.Choice(decay=1.0),
-        lambda: LOOSE.Choice((ev.Chain(), ev.OneRow(5))),
+        lambda: LOOSE.Choice((ev.Chain(), ev.designs.OneRow(5))),
         lambda: LOOSE.Chain(64),
-        lambda: LOOSE.Chain(ev.OneRow),
-        lambda: LOOSE.Chain(ev.OneRow(5), "eigen"),
+        lambda: LOOSE.Chain(ev.designs.OneRow),
+        lambda: LOOSE.Chain(ev.designs.OneRow(5), "eigen"),
         lambda: LOOSE.Midpoint(ev.Tangent(4)),
         lambda: LOOSE.FullData("kfac"),
-        lambda: LOOSE.FullData(ev.KFAC),
+        lambda: LOOSE.FullData(ev.structures.KFAC),
         lambda: LOOSE.Partition(5, structure="kfac"),
-        lambda: LOOSE.Partition(5, root=ev.StickBreaking),
+        lambda: LOOSE.Partition(5, root=ev.roots.StickBreaking),
         lambda: call(estimator=LOOSE.Chain(LOOSE.OneRow(2.5))),
         lambda: call(estimator=LOOSE.Chain(LOOSE.OneRow("5"))),
         lambda: call(estimator=LOOSE.Tangent(4.0)),
@@ -262,24 +265,29 @@ def test_settings_out_of_range_are_refused(make):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("estimator", "text"),
-    [(ev.AdaptiveTangent(4), "learns from past draws"), (ev.Choice(), "learns from past"), (ev.EKFAC(), "FullData")],
+    [
+        (ev.AdaptiveTangent(4), "learns from past draws"),
+        (ev.Choice(), "learns from past"),
+        (ev.structures.EKFAC(), "FullData"),
+    ],
 )
 def test_what_is_no_estimator_of_one_draw_is_refused(estimator, text):
     params, data = jnp.ones((D, 3)), (jnp.asarray(X), jnp.asarray(LABELS))
     with pytest.raises(ValueError, match=text):
-        ev.log_evidence(classifier, ev.Categorical(), ev.GaussianPrior(1.0), params, None, data, estimator)
+        ev.log_evidence(
+            classifier, params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(1.0), estimator=estimator
+        )
 
 
 def test_one_example_and_float32():
     with jax.enable_x64(False):
         answer = ev.log_evidence(
             classifier,
-            ev.Categorical(),
-            ev.GaussianPrior(jnp.float32(1.0)),
             jnp.ones((D, 3), jnp.float32),
-            None,
             (jnp.asarray(X[:1], jnp.float32), jnp.asarray(LABELS[:1])),
-            ev.Chain(ev.OneRow(1)),
+            likelihood=ev.Categorical(),
+            prior=ev.GaussianPrior(jnp.float32(1.0)),
+            estimator=ev.Chain(ev.designs.OneRow(1)),
         )
     assert answer.value.dtype == jnp.float32
     assert np.isfinite(float(answer.value))

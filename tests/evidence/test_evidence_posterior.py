@@ -43,7 +43,9 @@ def built(kind, seed=0, temperature=0.7):
     likelihood, targets = KINDS[kind]
     data = (rng.normal(size=(N, D)), targets(rng))
     prior = ev.GaussianPrior(PRECISION, mean=0.1)
-    return ev.problem(mlp, likelihood, prior, network(rng), {"scale": jnp.ones(D)}, data, temperature)
+    return ev.linearise(
+        mlp, network(rng), data, {"scale": jnp.ones(D)}, likelihood=likelihood, prior=prior, temperature=temperature
+    )
 
 
 def dense(problem, kind, inputs, weight=1.0, only=slice(None)):
@@ -115,10 +117,7 @@ def test_a_subset_stands_for_the_whole_and_its_variance_is_on_average_not_too_sm
     key = jax.random.key(3)
     found = ev.posterior(problem, size=5, key=key)
     assert found.problem.size == 5
-    part = ev.problem(
-        mlp, problem.likelihood, problem.prior, problem.params, problem.hyper,
-        (found.problem.inputs, found.problem.targets), 0.7,
-    )  # fmt: skip
+    part = ev.linearise(mlp, problem.params, (found.problem.inputs, found.problem.targets), problem.hyper, likelihood=problem.likelihood, prior=problem.prior, temperature=0.7)  # fmt: skip
     _, _, want = dense(part, "categorical", NEW, weight=N / 5)
     np.testing.assert_allclose(found.outputs(NEW).covariance, want, rtol=1e-8, atol=1e-10)
     whole = ev.posterior(problem).outputs(NEW).variances
@@ -231,13 +230,13 @@ def test_a_fit_hands_its_posterior_over():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 2))
     y = (x[:, 0] > 0).astype(int)
-    fitted = ev.fit(
+    fitted = hx.search.fit_evidence(
         lambda p, h, x: x @ p,
         jnp.zeros((2, 2)),
         (x, y),
         epochs=30,
         burn_in=10,
-        optimiser=optax.adam(3e-2),
+        optimizer=optax.adam(3e-2),
         progress=False,
         key=jax.random.key(0),
     )
@@ -277,7 +276,7 @@ def test_scores_of_known_predictions():
     unsure = jnp.asarray([[0.5, 0.5], [0.4, 0.6]])
     for score in ("entropy", "max_probability"):
         assert ev.out_of_distribution(sure, unsure, score) == 1
-    np.testing.assert_allclose(ev.strangeness(unsure)[0], np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(ev.predictive_entropy(unsure)[0], np.log(2), rtol=1e-12)
     assert ev.calibration_error(sure, jnp.asarray([0, 1])) == 0
     assert ev.calibration_error(sure, jnp.asarray([1, 0])) == 1
 
@@ -308,8 +307,8 @@ def test_scores_of_known_predictions():
             lambda: ev.calibration_error(jnp.ones((3, 1)), [0, 0, 5]),
             "labels from 0 to 5, allowed are the whole numbers",
         ),
-        (lambda: ev.strangeness(jnp.ones((3, 1)), cast(Any, "odd")), "score 'odd'"),
-        (lambda: ev.strangeness(jnp.full((3, 1), jnp.nan)), "not probabilities"),
+        (lambda: ev.predictive_entropy(jnp.ones((3, 1)), cast(Any, "odd")), "score 'odd'"),
+        (lambda: ev.predictive_entropy(jnp.full((3, 1), jnp.nan)), "not probabilities"),
         (lambda: ev.area_under_curve(jnp.zeros(0), jnp.ones(3)), "no scores"),
     ],
 )

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES
+from hyprax.evidence._explain import explain
 from jax import Array
 
-from hyprax.evidence._explain import explain
 from hyprax.evidence._kernel import kernel
 
 W = jnp.ones((4, 3))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from .._products import product
 from ._chain import LogDeterminant, chain, chain_of_rows
 from ._designs import AbstractDesign, OneRow
-from ._problem import Problem
+from ._problem import LinearisedModel
 from ._roots import AbstractRoot, Eigen
 from ._structures import AbstractStructure
 
@@ -49,7 +49,7 @@ def or_default(name: str, estimator: Any, weights: int, size: int, outputs: int,
     **Raises:** `ValueError`, of the caller `name`, for anything else than an estimator.
     """
     if estimator is None:
-        from ._partitions import FullData
+        from ._partitions import FullData  # which builds on this module
 
         return Chain(OneRow(min(size, 256))) if exact_side(weights, size * outputs) is None else FullData()
     if not isinstance(estimator, allowed):
@@ -95,7 +95,7 @@ class AbstractEstimator(eqx.Module):
         """Whether an estimate depends on its key."""
         return True
 
-    def random(self, problem: Problem) -> Problem:
+    def random(self, problem: LinearisedModel) -> LinearisedModel:
         """The problem in the weights that are random: all, but for a last layer.
 
         The penalty, the distance from the mode and the log-determinant are then over the same weights.
@@ -103,7 +103,7 @@ class AbstractEstimator(eqx.Module):
         return problem
 
     @abc.abstractmethod
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         """Estimate log|I + K|.
 
         **Arguments:**
@@ -128,24 +128,33 @@ class AbstractAdaptive(eqx.Module):
         """Whether an estimate depends on its key."""
         return True
 
-    def random(self, problem: Problem) -> Problem:
+    def random(self, problem: LinearisedModel) -> LinearisedModel:
         """The problem in the weights that are random: all, but for a last layer.
 
         The penalty, the distance from the mode and the log-determinant are then over the same weights.
         """
         return problem
 
-    @abc.abstractmethod
-    def init(self, problem: Problem, key: Array) -> Any:
-        """The state before the first draw."""
+    @property
+    def of_precisions_alone(self) -> bool:
+        """Whether estimates have a derivative in nothing but prior precisions."""
+        return False
 
     @abc.abstractmethod
-    def __call__(self, problem: Problem, key: Array, state: Any) -> tuple[LogDeterminant, Any]:
+    def init(self, problem: LinearisedModel, key: Array) -> Any:
+        """The state before the first draw."""
+
+    def at_weights(self, problem: LinearisedModel, state: Any) -> Any:
+        """The state once the weights have moved to those of `problem`: called outside of compiled code."""
+        return state
+
+    @abc.abstractmethod
+    def __call__(self, problem: LinearisedModel, key: Array, state: Any) -> tuple[LogDeterminant, Any]:
         """The estimate, and the state for the next draw; `key` must be independent of `state`."""
 
 
 def cotangents(
-    problem: Problem,
+    problem: LinearisedModel,
     root: AbstractRoot,
     data: Int[Array, " m"] | None,
     directions: Float[Array, "m s r"],
@@ -166,8 +175,8 @@ class Chain(AbstractEstimator):
 
     **Arguments:**
 
-    - `design`: which rows; default [`hyprax.evidence.OneRow`][] of 256 data. All satisfy π_ij <= π_i π_j.
-    - `root`: of the likelihood's curvature; default [`hyprax.evidence.Eigen`][].
+    - `design`: which rows; default [`hyprax.evidence.designs.OneRow`][] of 256 data. All satisfy π_ij <= π_i π_j.
+    - `root`: of the likelihood's curvature; default [`hyprax.evidence.roots.Eigen`][].
     """
 
     design: AbstractDesign = OneRow(256)
@@ -181,7 +190,7 @@ class Chain(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "bound" if self.root.exact else "estimated"
 
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         sample = jax.lax.stop_gradient(self.design.draw(problem.constant(), self.root, key))
         rows = cotangents(problem, self.root, sample.data, sample.directions)
         m, block = rows.shape[:2]
@@ -207,7 +216,7 @@ class Midpoint(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "estimated"
 
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         sides = self.chain(problem, key)
         assert sides.lower is not None
         return LogDeterminant((sides.upper + sides.lower) / 2, None, sides.rounding)

@@ -62,21 +62,12 @@ def warp(image: Float[Array, "h w *c"], transform: Float[Array, "3 3"]) -> Float
     x, y = jnp.meshgrid(x, y)
     column = ((transform[0, 0] * x + transform[0, 1] * y + transform[0, 2] + 1) * width - 1) / 2
     row = ((transform[1, 0] * x + transform[1, 1] * y + transform[1, 2] + 1) * height - 1) / 2
-    top, left = jnp.floor(jax.lax.stop_gradient(row)), jnp.floor(jax.lax.stop_gradient(column))
-    down, right = row - top, column - left
+    planes = image.reshape(height, width, -1)
 
-    def pixel(i: Array, j: Array, weight: Array) -> Array:
-        inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-        i, j = jnp.clip(i, 0, height - 1).astype(jnp.int32), jnp.clip(j, 0, width - 1).astype(jnp.int32)
-        weight = jnp.where(inside, weight, 0.0).astype(image.dtype)
-        return image[i, j] * weight.reshape(weight.shape + (1,) * (image.ndim - 2))
+    def sampled(plane: Array) -> Array:
+        return jax.scipy.ndimage.map_coordinates(plane, [row, column], order=1, mode="constant")
 
-    return (
-        pixel(top, left, (1 - down) * (1 - right))
-        + pixel(top, left + 1, (1 - down) * right)
-        + pixel(top + 1, left, down * (1 - right))
-        + pixel(top + 1, left + 1, down * right)
-    )
+    return jax.vmap(sampled, in_axes=2, out_axes=2)(planes).reshape(image.shape)
 
 
 def _hashed(image: Array) -> UInt32[Array, ""]:

@@ -16,7 +16,7 @@ from .._products import einsum, product
 from .._trees import tree_dot
 from ._designs import subset
 from ._estimator import cotangents, exact_side
-from ._problem import Problem
+from ._problem import LinearisedModel
 from ._roots import StickBreaking
 from ._structures import accumulate, flat
 
@@ -45,7 +45,7 @@ class Decrement(eqx.Module):
     way: Way = eqx.field(static=True)
 
 
-def _all_rows(problem: Problem, data: Int[Array, " m"] | None, scale: float = 1.0) -> Float[Array, "m r c"]:
+def _all_rows(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: float = 1.0) -> Float[Array, "m r c"]:
     root = StickBreaking()
     count = root.count(problem.likelihood, problem.outputs, problem.dtype)
     size = problem.size if data is None else data.shape[0]
@@ -53,24 +53,26 @@ def _all_rows(problem: Problem, data: Int[Array, " m"] | None, scale: float = 1.
     return math.sqrt(scale) * cotangents(problem, root, data, directions)
 
 
-def log_joint(problem: Problem, params: PyTree, data: Int[Array, " m"] | None = None, scale: float = 1.0) -> Array:
+def log_joint(
+    problem: LinearisedModel, params: PyTree, data: Int[Array, " m"] | None = None, scale: float = 1.0
+) -> Array:
     """(scale/T) Σ log p(y|f) - ½ (w - m)ᵀ P0 (w - m)."""
     at = eqx.tree_at(lambda p: p.params, problem, params)
     fit = at.log_likelihood(data)
     return scale * fit / problem.temperature.astype(fit.dtype) - 0.5 * problem.prior.penalty(params).astype(fit.dtype)
 
 
-def _scales(problem: Problem) -> PyTree[Float[Array, "..."]]:
+def _scales(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
     variances = problem.prior.variances(problem.params)
     return jax.tree.map(lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape), variances, problem.params)
 
 
-def _scaled_gradient(problem: Problem, data: Int[Array, " m"] | None = None, scale: float = 1.0) -> PyTree:
+def _scaled_gradient(problem: LinearisedModel, data: Int[Array, " m"] | None = None, scale: float = 1.0) -> PyTree:
     grad = jax.grad(lambda w: log_joint(problem, w, data, scale))(problem.params)
     return jax.tree.map(jnp.multiply, grad, _scales(problem))
 
 
-def _rows_times(problem: Problem, rows: Float[Array, "m r c"], data: Int[Array, " m"] | None) -> tuple:
+def _rows_times(problem: LinearisedModel, rows: Float[Array, "m r c"], data: Int[Array, " m"] | None) -> tuple:
     """v -> Φ v, and its transpose, Φ the rows scaled by P0^-½."""
     scales = _scales(problem)
     inputs = problem.examples(data)
@@ -96,7 +98,9 @@ def _solved(matrix: Array, vector: Array) -> Array:
     return jax.scipy.linalg.cho_solve((root, True), vector)
 
 
-def newton(problem: Problem, damping: Float[Array, ""], whole: bool, key: Array | None) -> tuple[PyTree, Decrement]:
+def newton(
+    problem: LinearisedModel, damping: Float[Array, ""], whole: bool, key: Array | None
+) -> tuple[PyTree, Decrement]:
     """d = P0^-½ ((1 + μ) I + ΦᵀΦ)⁻¹ P0^-½ g, and ½ gᵀd: the Newton step at μ = 0.
 
     `whole` asks for the step: then all examples are gone through, however many they are.
@@ -152,7 +156,7 @@ def newton(problem: Problem, damping: Float[Array, ""], whole: bool, key: Array 
     return step, Decrement(value.astype(problem.dtype), slack.astype(problem.dtype), way)
 
 
-def _unrolled(problem: Problem) -> bool:
+def _unrolled(problem: LinearisedModel) -> bool:
     if jax.default_backend() != "cpu":
         return False
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), problem.inputs)
@@ -188,7 +192,7 @@ def _conjugate_gradients(
     return carry[0], carry[1]
 
 
-def decrement(problem: Problem, key: Array | None = None) -> Decrement:
+def decrement(problem: LinearisedModel, key: Array | None = None) -> Decrement:
     """½ gᵀ(P0 + H)⁻¹g of the weights of `problem`, with no derivative.
 
     In a matrix of the smaller side where that is small enough; else by conjugate gradients, whose value here is from
@@ -206,13 +210,13 @@ class Arrival(eqx.Module):
 
 
 @eqx.filter_jit
-def _trial(problem: Problem, damping: Array) -> tuple[PyTree, Array, Array, Array]:
+def _trial(problem: LinearisedModel, damping: Array) -> tuple[PyTree, Array, Array, Array]:
     step, found = newton(problem, damping, True, None)
     moved = jax.tree.map(jnp.add, problem.params, step)
     return moved, found.value, log_joint(problem, problem.params), log_joint(problem, moved)
 
 
-def to_mode(problem: Problem, *, steps: int = 50, tolerance: float = 1e-4) -> Arrival:
+def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-4) -> Arrival:
     """w <- w + ((1 + μ) P0 + H)⁻¹ g until the Newton decrement is at most `tolerance` nats: damped Gauss-Newton.
 
     The damping μ is 0 for as long as steps bring what they promise, and grows where they do not (Levenberg, Marquardt).

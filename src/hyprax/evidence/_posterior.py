@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, PyTree
 from .._products import einsum, product
 from ._designs import check_size, subset
 from ._predictive import Approximation, Outputs, log_predictive, mean_prediction
-from ._problem import Problem, restricted
+from ._problem import LinearisedModel, restricted
 from ._structures import accumulate
 
 
-def _scales(problem: Problem) -> PyTree[Float[Array, "..."]]:
+def _scales(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
     """P0^-½, each leaf like its tensor."""
     variances = problem.prior.variances(problem.params)
     return jax.tree.map(lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape), variances, problem.params)
@@ -36,11 +36,11 @@ class AbstractFactor(eqx.Module):
     """A = I + ΦᵀΦ, Φ = √(N/(M T)) Lᵀ J P0^-½, factored: the covariance of the weights is P0^-½ A⁻¹ P0^-½."""
 
     @abc.abstractmethod
-    def covariance(self, problem: Problem, inputs: PyTree) -> Float[Array, "m c c"]:
+    def covariance(self, problem: LinearisedModel, inputs: PyTree) -> Float[Array, "m c c"]:
         """s A⁻¹ sᵀ for the rows s = J P0^-½ of each new example."""
 
     @abc.abstractmethod
-    def draw(self, problem: Problem, key: Array) -> PyTree:
+    def draw(self, problem: LinearisedModel, key: Array) -> PyTree:
         """ε ~ N(0, A⁻¹), in the structure of the weights."""
 
 
@@ -50,7 +50,7 @@ class WeightFactor(AbstractFactor):
     cholesky: Float[Array, "p p"]
 
     @classmethod
-    def of(cls, problem: Problem, cotangents: Float[Array, "m c c"]) -> "WeightFactor":
+    def of(cls, problem: LinearisedModel, cotangents: Float[Array, "m c c"]) -> "WeightFactor":
         """From the rows that `cotangents` pick at the examples of the problem."""
 
         def moment(rows: PyTree) -> Array:
@@ -60,7 +60,7 @@ class WeightFactor(AbstractFactor):
         total = accumulate(problem, None, cotangents, moment)
         return cls(jnp.linalg.cholesky(jnp.eye(total.shape[0], dtype=total.dtype) + total))
 
-    def covariance(self, problem: Problem, inputs: PyTree) -> Float[Array, "m c c"]:
+    def covariance(self, problem: LinearisedModel, inputs: PyTree) -> Float[Array, "m c c"]:
         count, outputs = jax.tree.leaves(inputs)[0].shape[0], problem.outputs
         there = eqx.tree_at(lambda p: p.inputs, problem, inputs)
         rows = jax.vmap(_flat)(there.gradients(None, _unit(count, outputs, self.cholesky.dtype)))
@@ -68,7 +68,7 @@ class WeightFactor(AbstractFactor):
         solved = jax.scipy.linalg.solve_triangular(self.cholesky, flat.T, lower=True).T.reshape(rows.shape)
         return product(solved, jnp.swapaxes(solved, 1, 2))
 
-    def draw(self, problem: Problem, key: Array) -> PyTree:
+    def draw(self, problem: LinearisedModel, key: Array) -> PyTree:
         noise = jax.random.normal(key, self.cholesky.shape[:1], self.cholesky.dtype)
         draw = jax.scipy.linalg.solve_triangular(self.cholesky, noise, lower=True, trans=1)
         return ravel_pytree(problem.params)[1](draw)
@@ -84,12 +84,12 @@ class FunctionFactor(AbstractFactor):
     cholesky: Float[Array, "rows rows"]
 
     @classmethod
-    def of(cls, problem: Problem, cotangents: Float[Array, "m c c"]) -> "FunctionFactor":
+    def of(cls, problem: LinearisedModel, cotangents: Float[Array, "m c c"]) -> "FunctionFactor":
         """From the rows that `cotangents` pick at the examples of the problem."""
         kernel = problem.kernel(None, cotangents)
         return cls(cotangents, jnp.linalg.cholesky(jnp.eye(kernel.shape[0], dtype=kernel.dtype) + kernel))
 
-    def covariance(self, problem: Problem, inputs: PyTree) -> Float[Array, "m c c"]:
+    def covariance(self, problem: LinearisedModel, inputs: PyTree) -> Float[Array, "m c c"]:
         known, outputs = self.cholesky.shape[0], self.cotangents.shape[2]
         count = jax.tree.leaves(inputs)[0].shape[0]
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), problem.inputs, inputs)
@@ -100,7 +100,7 @@ class FunctionFactor(AbstractFactor):
         own = joint[known:, known:].reshape(count, outputs, count, outputs)
         return einsum("ncnd->ncd", own) - einsum("knc,knd->ncd", solved, solved)
 
-    def draw(self, problem: Problem, key: Array) -> PyTree:
+    def draw(self, problem: LinearisedModel, key: Array) -> PyTree:
         scales = _scales(problem)
 
         def contracted(scaled: PyTree) -> Array:
@@ -126,7 +126,7 @@ class Posterior(eqx.Module):
     and used as they are.
     """
 
-    problem: Problem
+    problem: LinearisedModel
     factor: AbstractFactor
     fixed: PyTree
     """The weights that are not random, for a last layer."""
@@ -235,7 +235,7 @@ def _outputs(posterior: Posterior, inputs: PyTree) -> Outputs:
 
 
 def posterior(
-    problem: Problem,
+    problem: LinearisedModel,
     *,
     size: int | None = None,
     where: Callable[[Any], Any] | None = None,
@@ -262,7 +262,7 @@ def posterior(
     """
     if form not in ("auto", "weights", "functions"):
         raise ValueError(f"posterior: given form {form!r}, allowed are 'auto', 'weights' and 'functions'.")
-    if not isinstance(problem, Problem):
+    if not isinstance(problem, LinearisedModel):
         raise ValueError(
             f"posterior: given a problem of type {type(problem).__name__}, allowed is the `problem` of what "
             "`hx.evidence.fit` returns, or of `hx.evidence.problem`."
@@ -283,7 +283,7 @@ def posterior(
 
 
 @eqx.filter_jit
-def _factor(problem: Problem, form: str, weight: float) -> AbstractFactor:
+def _factor(problem: LinearisedModel, form: str, weight: float) -> AbstractFactor:
     roots = jax.vmap(problem.likelihood.root)(problem.logits())
     scale = jnp.sqrt(weight / problem.temperature).astype(roots.dtype)
     cotangents = scale * jnp.swapaxes(roots, 1, 2)

@@ -1,5 +1,6 @@
-"""The linearised model: what an estimator of log|I + K| is given."""
+"""The prior of the weights, and the linearised model that an estimator of log|I + K| is given."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,67 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import einsum
 from ._kernel import kernel, uses
-from ._likelihoods import AbstractLikelihood
-from ._priors import GaussianPrior
+from ._likelihoods import AbstractLikelihood, positive
 
 
-class Problem(eqx.Module):
+class GaussianPrior(eqx.Module):
+    """w ~ N(m, P0⁻¹) with P0 diagonal: one precision, one for each tensor or layer, or one for each weight.
+
+    **Arguments:**
+
+    - `precision`: a number, or a pytree that is a prefix of the weights' (one number for a layer covers all of its
+        tensors), each leaf a number or an array of the shape of its tensor. Arrays, so they can be learned.
+    - `mean`: m, a prefix in the same way; default 0.
+
+    **Raises:** `ValueError` for a precision that is not positive and finite, or that does not fit the weights.
+    """
+
+    precision: PyTree
+    mean: PyTree
+
+    def __init__(self, precision: PyTree, mean: PyTree = 0.0):
+        self.precision = jax.tree_util.tree_map_with_path(
+            lambda path, x: positive(x, "GaussianPrior: precision" + jax.tree_util.keystr(path)), precision
+        )
+        self.mean = jax.tree.map(jnp.asarray, mean)
+
+    def variances(self, params: PyTree) -> PyTree[Float[Array, "..."]]:
+        """1/P0: the structure of the weights, each leaf a scalar or like its tensor."""
+        return jax.tree.map(lambda p, w: (1 / p).astype(w.dtype), _fitted("precision", self.precision, params), params)
+
+    def penalty(self, params: PyTree) -> Float[Array, ""]:
+        """(w - m)ᵀ P0 (w - m)."""
+
+        def one(w: Array, p: Array, m: Array) -> Array:
+            return jnp.sum(p.astype(w.dtype) * jnp.square(w - m.astype(w.dtype)))
+
+        precision, mean = _fitted("precision", self.precision, params), _fitted("mean", self.mean, params)
+        terms = jax.tree.leaves(jax.tree.map(one, params, precision, mean))
+        return functools.reduce(jnp.add, terms)
+
+
+def _fitted(name: str, prefix: PyTree, params: PyTree) -> PyTree:
+    """`prefix` repeated to the structure of the weights, its shapes checked."""
+    try:
+        full = jax.tree.broadcast(prefix, params)
+    except ValueError as error:
+        raise ValueError(
+            f"GaussianPrior: given a {name} of structure {jax.tree.structure(prefix)}, allowed are prefixes of the "
+            f"weights' {jax.tree.structure(params)}."
+        ) from error
+
+    def check(path: Any, x: Array, w: Array) -> Array:
+        if x.ndim and x.shape != w.shape:
+            raise ValueError(
+                f"GaussianPrior: given a {name} of shape {x.shape} for the weights{jax.tree_util.keystr(path)} of "
+                f"shape {w.shape}, allowed are one number or the same shape."
+            )
+        return x
+
+    return jax.tree_util.tree_map_with_path(check, full, params)
+
+
+class LinearisedModel(eqx.Module):
     """f = apply(params, hyper, x), its likelihood, prior and data: everything that fixes K = (1/T) Lᵀ J P0⁻¹ Jᵀ L.
 
     J in R^{NC x P} is the Jacobian of the outputs in the weights, Λ = L Lᵀ the curvature of the likelihood, T the
@@ -111,7 +168,7 @@ class Problem(eqx.Module):
         targets = self.targets if data is None else self.targets[data]
         return jnp.sum(jax.vmap(self.likelihood.log_likelihood)(self.logits(data), targets))
 
-    def constant(self) -> "Problem":
+    def constant(self) -> "LinearisedModel":
         """The same problem, through which no derivative flows: for what a draw may depend on."""
         return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, self)
 
@@ -179,7 +236,7 @@ class _Part(eqx.Module):
         return self.apply(eqx.combine(params, self.fixed), hyper, x)
 
 
-def restricted(name: str, problem: Problem, where: Callable[[Any], Any]) -> tuple[Problem, PyTree]:
+def restricted(name: str, problem: LinearisedModel, where: Callable[[Any], Any]) -> tuple[LinearisedModel, PyTree]:
     """The problem in the tensors that `where` picks alone, and the others, which are constants of the model."""
     mask = picked(name, problem.params, where)
     chosen, fixed = eqx.partition(problem.params, mask)

@@ -50,7 +50,7 @@ class Rows(AbstractRoot):
 class Eigen(AbstractRoot):
     """ℓ_k = √λ_k v_k with Λ v_k = λ_k v_k, the largest first: C - 1 rows for the softmax, and the tightest chain bound.
 
-    One C x C eigendecomposition a datum: for more than a hundred classes use [`hyprax.evidence.StickBreaking`][].
+    One C x C eigendecomposition a datum: for more than a hundred classes use [`hyprax.evidence.roots.StickBreaking`][].
     Independent outputs are their own eigenvectors.
     """
 
@@ -71,12 +71,12 @@ class StickBreaking(AbstractRoot):
     """ℓ_c = √(p_c r'/r) (e_c - Σ_{d later} p_d e_d / r'), r = Σ_{d not earlier} p_d, r' = r - p_c: C - 1 rows.
 
     With one order of the classes for all data. Two classes need one row. Independent outputs break into
-    √Λ_cc e_c. For partitions of the outputs it is much tighter than [`hyprax.evidence.Rows`][].
+    √Λ_cc e_c. For partitions of the outputs it is much tighter than [`hyprax.evidence.roots.Rows`][].
 
     **Arguments:**
 
     - `order`: the classes, the first to be broken off first; default 0, 1, ..., C-1. Classes with a large mean
-        p_c (1 - p_c) are best placed first ([`hyprax.evidence.stick_order`][]). It must not depend on the sample.
+        p_c (1 - p_c) are best placed first ([`hyprax.evidence.roots.stick_order`][]). It must not depend on the sample.
     """
 
     order: tuple[int, ...] | None = eqx.field(static=True, default=None)

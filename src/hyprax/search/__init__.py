@@ -1,5 +1,6 @@
 """Searches over hyperparameters, and `tune`, which runs them."""
 
+from ._fit_evidence import EvidenceFit as EvidenceFit, fit_evidence as fit_evidence
 from ._fixed import FixedTolerance as FixedTolerance
 from ._hoag import HOAG as HOAG
 from ._maid import MAID as MAID
