@@ -96,7 +96,7 @@ class Task:
         return {"rates": jnp.full(*rates, jnp.float32), "penalties": jnp.full(*penalties, jnp.float32)}
 
     def batches(self, data: Any) -> hx.Minibatches:
-        return hx.Minibatches(data, self.batch, jax.random.key(1))
+        return hx.Minibatches(data, self.batch, key=jax.random.key(1))
 
     def objective(self, mode: hx.unroll.AbstractMode, adamw: bool = False) -> hx.UnrolledObjective:
         def fit(params: Any, x: Any, y: Any) -> Any:

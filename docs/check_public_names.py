@@ -7,6 +7,7 @@ Public is what `hyprax/__init__.pyi` and the `__init__.py` of public subpackages
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import griffe
@@ -15,24 +16,39 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src"
 
 
-def public_names(package: griffe.Object | griffe.Alias, path: str, names: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Add to `names`, where each public object is defined -> the public paths by which a user reaches it."""
-    names[package.canonical_path].append(path)
-    for name, member in package.members.items():
-        if name.startswith("_") or (isinstance(member, griffe.Alias) and not member.target_path.startswith("hyprax.")):
-            continue
-        if member.is_module and member.is_init_module:
-            public_names(member, f"{path}.{name}", names)
-        elif member.is_alias:
-            names[member.canonical_path].append(f"{path}.{name}")
-    return names
-
-
-def main() -> int:
+def load() -> tuple[griffe.GriffeLoader, griffe.Object | griffe.Alias]:
+    """The package as its source says it is, and its loader: nothing is imported."""
     loader = griffe.GriffeLoader(search_paths=[SOURCE])
     root = loader.load("hyprax")
     loader.resolve_aliases(external=True)
-    names = public_names(root, "hyprax", defaultdict(list))
+    return loader, root
+
+
+def public_names(root: griffe.Object | griffe.Alias) -> Mapping[str, list[str]]:
+    """Where each public object is defined -> the public paths by which a user reaches it."""
+    names: dict[str, list[str]] = defaultdict(list)
+
+    def add(package: griffe.Object | griffe.Alias, path: str) -> None:
+        names[package.canonical_path].append(path)
+        for name, member in package.members.items():
+            if name.startswith("_") or (member.is_alias and not _target(member).startswith("hyprax.")):
+                continue
+            if member.is_module and member.is_init_module:
+                add(member, f"{path}.{name}")
+            elif member.is_alias:
+                names[member.canonical_path].append(f"{path}.{name}")
+
+    add(root, root.path)
+    return names
+
+
+def _target(member: griffe.Object | griffe.Alias) -> str:
+    return member.target_path if isinstance(member, griffe.Alias) else member.path
+
+
+def main() -> int:
+    loader, root = load()
+    names = public_names(root)
     pages = [page.read_text() for page in DOCS.rglob("*.md")]
     documented = {path for page in pages for path in re.findall(r"^::: ([\w.]+)", page, flags=re.MULTILINE)}
 

@@ -122,7 +122,7 @@ def run(name: str, data: tuple[Array, Array], budgets: list[int], precisions: np
     """All curves of one network; the first is the truth."""
     params = trained(name, data, 1.0, steps)
     problem = ev.linearise(MODELS[name], params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(1.0))
-    order = ev.roots.stick_order(problem.logits())
+    order = ev.roots.StickBreaking.ordered(problem.logits()).order
     accuracy = float(jnp.mean(jnp.argmax(problem.logits(), 1) == data[1]))
     weights = sum(x.size for x in jax.tree.leaves(params))
     print(f"{name}: {weights} weights, training accuracy {accuracy:.3f}", flush=True)

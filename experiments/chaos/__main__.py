@@ -133,7 +133,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     steps, points, fine = (50, 6, 12) if quick else (100, 60, 240)
     data = splits(2000 if quick else 10_000)["train"]
-    training = hx.Training(loss, init, optimizer, hx.Minibatches(data, BATCH, jax.random.key(1)), steps)
+    training = hx.Training(loss, init, optimizer, hx.Minibatches(data, BATCH, key=jax.random.key(1)), steps)
     exact, plain = (
         hx.UnrolledObjective(training, loss, data, key=jax.random.key(0), mode=mode)
         for mode in (hx.unroll.Reversible(), hx.unroll.Checkpointed())

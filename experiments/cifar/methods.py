@@ -58,7 +58,7 @@ class Settings:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @functools.cached_property
-    def optimiser(self) -> Callable[[int], optax.GradientTransformation]:
+    def optimizer(self) -> Callable[[int], optax.GradientTransformation]:
         """Adam for so many data, its rate falling as a cosine; the same object each time, so compiled once."""
 
         @functools.cache
@@ -115,14 +115,16 @@ def by_map(settings: Settings, data: Images, precision: float, seed: int) -> Out
         params,
         (data.x, data.y),
         prior=prior,
-        optimizer=settings.optimiser(len(data.y)),
+        optimizer=settings.optimizer(len(data.y)),
         batch_size=settings.batch,
         key=jax.random.key(seed),
     )
     hyper = {"precision": ev.precisions(params, precision)}
     state = objective.train(hyper, objective.init(hyper), settings.epochs * (len(data.y) // settings.batch))
     found = hx.natural(hyper)
-    problem = ev.linearise(settings.apply, state.params, (data.x, data.y), found, likelihood=ev.Categorical(), prior=prior(found))  # fmt: skip
+    problem = ev.linearise(
+        settings.apply, state.params, (data.x, data.y), found, likelihood=ev.Categorical(), prior=prior(found)
+    )
     jax.block_until_ready(state.params)
     return Outcome(problem, settings.epochs, time.process_time() - began, by_tensor(found), [])
 
@@ -146,6 +148,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
     began = time.process_time()
     estimator, every, steps = settings.estimators()[name]
     params = weights(settings, seed)
+    history: list[dict[str, float]] = []
     fitted = hx.search.fit_evidence(
         settings.apply,
         params,
@@ -157,18 +160,23 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         burn_in=settings.burn_in,
         every=every,
         hyper_steps=steps,
-        optimizer=settings.optimiser(len(data.y)),
+        optimizer=settings.optimizer(len(data.y)),
         hyper_optimizer=settings.hyper_optimizer,
         batch_size=settings.batch,
         likelihood_batch=settings.likelihood,
-        draws=2,
+        mode_steps=0,
+        finish=False,  # the curvature of all images is too dear: the result says how far the weights are
+        callbacks=(lambda step: history.append({"step": step.step, **by_tensor(hx.natural(step.hyper))}),),
         key=jax.random.key(seed),
     )
-    if fitted.message:
+    if fitted.result == ev.RESULTS.diverged:
         raise RuntimeError(fitted.message)
-    found = hx.natural(fitted.hyper)
-    history = [{"epoch": row["epoch"], **by_tensor(row["hyper"])} for row in fitted.history]
-    return Outcome(fitted.problem, fitted.epoch, time.process_time() - began, by_tensor(found), history)
+    found, an_epoch = hx.natural(fitted.hyper), len(data.y) // settings.batch
+    rows = [{"epoch": row["trained"] // an_epoch, **moved} for row, moved in zip(fitted.history, history, strict=True)][
+        steps - 1 :: steps
+    ]  # the last of each stage
+    epoch = int(fitted.stats.trained) // an_epoch
+    return Outcome(fitted.model, epoch, time.process_time() - began, by_tensor(found), rows)
 
 
 def weights(settings: Settings, seed: int) -> Params:
@@ -220,7 +228,7 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
     predictives = {
         "": log_probabilities(logits(problem, test.x)),
         "last_layer_": averaged(ev.posterior(problem, where=last_layer), test.x),
-        "linearised_": averaged(ev.posterior(problem, size=settings.linearised), test.x),
+        "linearised_": averaged(ev.posterior(problem, size=settings.linearised, key=jax.random.key(0)), test.x),
     }
     found = {}
     for name, log_p in predictives.items():

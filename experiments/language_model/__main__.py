@@ -123,7 +123,7 @@ def problem(size: Size, steps: int, mode: hx.unroll.AbstractMode) -> tuple[hx.Un
         lambda params, hyper, batch: mean_loss(size, params, batch),
         lambda hyper, key: init(size, hyper["scale"], key),
         optimizer,
-        hx.Minibatches(jnp.asarray(train), size.batch, jax.random.key(0)),
+        hx.Minibatches(jnp.asarray(train), size.batch, key=jax.random.key(0)),
         steps,
     )
     hyper = {

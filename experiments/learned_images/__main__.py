@@ -83,7 +83,7 @@ def learn(per_class: int, iterations: int) -> Learned:
         "rate": hx.Positive(np.full(STEPS, RATE, np.float32)),
     }
     training = hx.Training(loss, init, optimizer, hx.FullBatch(labels), STEPS)
-    drawn_data = hx.Minibatches(examples("train", 0, 60_000), OUTER_BATCH, jax.random.key(2))
+    drawn_data = hx.Minibatches(examples("train", 0, 60_000), OUTER_BATCH, key=jax.random.key(2))
     objective = hx.UnrolledObjective(
         training, outer_loss, drawn_data(0), key=jax.random.key(per_class), mode=hx.unroll.Reversible(), resample=True
     )

@@ -76,7 +76,7 @@ class AllAlphabets(eqx.Module):
 
 
 def minibatches(parts: list[tuple[np.ndarray, np.ndarray]]) -> AllAlphabets:
-    return AllAlphabets([hx.Minibatches(part, BATCH, jax.random.key(i)) for i, part in enumerate(parts)])
+    return AllAlphabets([hx.Minibatches(part, BATCH, key=jax.random.key(i)) for i, part in enumerate(parts)])
 
 
 def transforms(hyper: Any) -> Array:

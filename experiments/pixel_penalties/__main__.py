@@ -51,7 +51,7 @@ def optimizer(hyper: Any) -> hx.unroll.MomentumSGD:
 
 
 def objective(train: Examples, validation: Examples, mode: Any) -> hx.UnrolledObjective:
-    batches = hx.Minibatches(train, BATCH, jax.random.key(0))
+    batches = hx.Minibatches(train, BATCH, key=jax.random.key(0))
     training = hx.Training(loss, init, optimizer, batches, STEPS)
     return hx.UnrolledObjective(training, validation_loss, validation, key=jax.random.key(1), mode=mode, resample=True)
 

@@ -74,7 +74,7 @@ def objective(
     data: dict[str, Examples], optimizer: Any, steps: int, judged_on: str, mode: Any, seed: int
 ) -> hx.UnrolledObjective:
     """The loss on `judged_on` after training, with new initial weights and a new order of the examples every time."""
-    batches = hx.Minibatches(data["train"], BATCH, jax.random.key(0))
+    batches = hx.Minibatches(data["train"], BATCH, key=jax.random.key(0))
     training = hx.Training(loss, init, optimizer, batches, steps)
     return hx.UnrolledObjective(training, loss, data[judged_on], key=jax.random.key(seed), mode=mode, resample=True)
 

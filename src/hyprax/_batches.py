@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int, Integer, PyTree, UInt32
 
+from ._keys import checked_key
+
 ROUNDS = 8
 LARGEST = 1 << 30
 
@@ -66,18 +68,20 @@ class Minibatches(eqx.Module):
     batch_size: int = eqx.field(static=True)
     key: Array
 
-    def __init__(self, data: PyTree, batch_size: SupportsIndex, key: Array):
+    def __init__(self, data: PyTree, batch_size: SupportsIndex, *, key: Array):
         data = jax.tree.map(jnp.asarray, data)
         axes = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
         if len(axes) != 1 or () in axes:
-            raise ValueError(f"Minibatches: given leading axes {sorted(axes)}, allowed is one common length.")
+            raise ValueError(f"Minibatches: all arrays must have the same length; got leading axes {sorted(axes)}.")
         (size,) = axes.pop()
         if not 1 <= size <= LARGEST:
-            raise ValueError(f"Minibatches: given {size} examples, allowed are 1 to {LARGEST}.")
+            raise ValueError(f"Minibatches: data must hold 1 to {LARGEST} examples; got {size}.")
         batch_size = operator.index(batch_size)
         if not 1 <= batch_size <= size:
-            raise ValueError(f"Minibatches: given batch_size {batch_size}, allowed are 1 to {size} (the examples).")
-        self.data, self.batch_size, self.key = data, batch_size, key
+            raise ValueError(
+                f"Minibatches: batch_size must be between 1 and {size}, the number of examples; got {batch_size}."
+            )
+        self.data, self.batch_size, self.key = data, batch_size, checked_key("Minibatches", key)
 
     @property
     def size(self) -> int:
@@ -93,7 +97,7 @@ class Minibatches(eqx.Module):
         """The indices of the examples of step `step`."""
         step = jnp.asarray(step)
         if not jnp.issubdtype(step.dtype, jnp.integer):
-            raise TypeError(f"Minibatches: given a step of type {step.dtype}, allowed are integers.")
+            raise TypeError(f"Minibatches: step must be an integer; got {step.dtype}.")
         epoch, within = jnp.divmod(step, self.per_epoch)
         position = within * self.batch_size + jnp.arange(self.batch_size, dtype=within.dtype)
         return permuted(position, self.size, jax.random.fold_in(self.key, epoch))
@@ -105,7 +109,7 @@ class Minibatches(eqx.Module):
 
     def reseeded(self, key: Array) -> "Minibatches":
         """The same examples, visited in another order."""
-        return Minibatches(self.data, self.batch_size, key)
+        return Minibatches(self.data, self.batch_size, key=key)
 
 
 class FullBatch(eqx.Module):

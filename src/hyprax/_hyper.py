@@ -23,22 +23,23 @@ def as_floating(x: Any, name: str) -> Array:
         return jnp.asarray(x, dtype=x.dtype)
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name}: given values of type {array.dtype}, allowed are real numbers.")
+        raise ValueError(f"{name} must be real numbers; got an array of {array.dtype}.")
     if array.dtype.kind == "f" and isinstance(x, np.ndarray | np.floating):
         return jnp.asarray(array)
     return jnp.asarray(array, dtype=jnp.result_type(float))
 
 
-def _check(name: str, x: Array, allowed: Array, text: str) -> None:
+def _check(name: str, x: Array, met: Array, text: str) -> None:
     """Refuse concrete values outside the allowed set; abstract values cannot be looked at."""
     try:
-        bad = ~np.asarray(allowed)
+        bad = ~np.asarray(met)
         values = np.asarray(x)
     except jax.errors.TracerArrayConversionError:
         return
     if np.any(bad):
-        first = np.broadcast_to(values, bad.shape)[bad].ravel()[0]
-        raise ValueError(f"{name}: given {first} (among {int(bad.sum())} such entries), allowed are {text}.")
+        first, count = np.broadcast_to(values, bad.shape)[bad].ravel()[0], int(bad.sum())
+        more = f" (one of {count} such entries)" if count > 1 else ""
+        raise ValueError(f"{name} must be {text}; got {first}{more}.")
 
 
 class AbstractConstrained(eqx.Module):
@@ -123,7 +124,7 @@ class Interval(AbstractElementwise):
     def __init__(self, x: Any, lo: float, hi: float):
         lo, hi = float(lo), float(hi)
         if not (lo < hi and np.isfinite(hi - lo)):
-            raise ValueError(f"Interval: given lo = {lo}, hi = {hi}, allowed are lo < hi with hi - lo finite.")
+            raise ValueError(f"Interval: lo must be below hi, with hi - lo finite; got lo = {lo} and hi = {hi}.")
         x = as_floating(x, "Interval")
         _check("Interval", x, (x > lo) & (x < hi), f"numbers strictly between {lo} and {hi}")
         self.lo, self.hi = lo, hi
@@ -163,7 +164,9 @@ class LogInterval(AbstractElementwise):
     def __init__(self, x: Any, lo: float, hi: float):
         lo, hi = float(lo), float(hi)
         if not (0 < lo < hi and np.isfinite(hi / lo)):
-            raise ValueError(f"LogInterval: given lo = {lo}, hi = {hi}, allowed are 0 < lo < hi with hi / lo finite.")
+            raise ValueError(
+                f"LogInterval: lo and hi must satisfy 0 < lo < hi, with hi / lo finite; got lo = {lo} and hi = {hi}."
+            )
         x = as_floating(x, "LogInterval")
         _check("LogInterval", x, (x > lo) & (x < hi), f"numbers strictly between {lo} and {hi}")
         self.lo, self.hi = lo, hi
@@ -203,7 +206,7 @@ class Simplex(AbstractConstrained):
     def __init__(self, x: Any):
         x = as_floating(x, "Simplex")
         if x.ndim == 0 or x.shape[-1] < 2:
-            raise ValueError(f"Simplex: given shape {x.shape}, allowed are at least 2 entries on the last axis.")
+            raise ValueError(f"Simplex must have at least 2 entries on the last axis; got an array of shape {x.shape}.")
         _check("Simplex", x, (x > 0) & jnp.isfinite(x), "finite numbers > 0 (start near 0, not at it)")
         total = jnp.sum(x, axis=-1, keepdims=True)
         _check("Simplex", total, jnp.abs(total - 1) <= 1e-3, "entries whose sum is 1")
@@ -251,5 +254,5 @@ def validated(hyper: PyTree) -> PyTree:
         return leaf
 
     if not jax.tree.leaves(hyper):
-        raise ValueError("hyper: given a pytree without leaves, allowed is at least one hyperparameter.")
+        raise ValueError("hyper must hold at least one hyperparameter; got a pytree without leaves.")
     return jax.tree_util.tree_map_with_path(convert, hyper, is_leaf=is_constrained)

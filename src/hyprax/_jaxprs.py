@@ -20,9 +20,7 @@ def run(
 
 def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
     """The outputs of an equation as it stands."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # a pair before JAX 0.10
-    outputs = eqn.primitive.bind(*functions, *inputs, **params)
+    outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 

@@ -267,4 +267,5 @@ def described(x: Any) -> str:
     """A value that was given in place of another, for an error: what it is, without its contents."""
     if isinstance(x, type):
         return f"the class {x.__name__} (make an instance of it)"
-    return f"a {type(x).__name__}"
+    name = type(x).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

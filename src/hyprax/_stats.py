@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 
@@ -30,8 +31,8 @@ class Accuracy(eqx.Module):
 
 
 def _number(x: ArrayLike) -> Float[Array, ""]:
-    array = jnp.asarray(x)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+    dtype = x.dtype if isinstance(x, jax.Array | np.ndarray) and x.dtype.kind == "f" else jnp.result_type(float)
+    return jnp.asarray(x, dtype)  # never weakly typed, so that nothing is compiled twice
 
 
 class Effort(eqx.Module):

@@ -1,17 +1,31 @@
-"""Small linear algebra on pytrees of arrays."""
+"""Small linear algebra on pytrees of arrays: what optax has, under our names, and what it lacks."""
 
 import functools
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, Scalar
+from optax.tree import (
+    add as tree_add,
+    scale as tree_scale,
+    size as tree_size,
+    sub as tree_sub,
+    vdot as tree_dot,  # at the full precision of its dtype
+)
 
-
-def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
-    """<a, b>, summed over all leaves."""
-    return functools.reduce(operator.add, map(jnp.vdot, jax.tree.leaves(a), jax.tree.leaves(b)))
+__all__ = [
+    "tree_add",
+    "tree_all_finite",
+    "tree_axpy",
+    "tree_cast",
+    "tree_dot",
+    "tree_dtype",
+    "tree_norm",
+    "tree_scale",
+    "tree_size",
+    "tree_sub",
+]
 
 
 def tree_norm(a: PyTree[Array]) -> Scalar:
@@ -25,21 +39,6 @@ def tree_norm(a: PyTree[Array]) -> Scalar:
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf)) for leaf in leaves])
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
     return scale * jnp.sqrt(sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves))
-
-
-def tree_sub(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
-    """a - b."""
-    return jax.tree.map(jnp.subtract, a, b)
-
-
-def tree_add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
-    """a + b."""
-    return jax.tree.map(jnp.add, a, b)
-
-
-def tree_scale(scale: Any, a: PyTree[Array]) -> PyTree[Array]:
-    """scale * a."""
-    return jax.tree.map(lambda x: scale * x, a)
 
 
 def tree_axpy(scale: Any, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
@@ -56,11 +55,6 @@ def tree_all_finite(a: PyTree[Array]) -> Bool[Array, ""]:
 def tree_dtype(a: PyTree[Array]) -> Any:
     """The common floating dtype of the leaves."""
     return jnp.result_type(*jax.tree.leaves(a))
-
-
-def tree_size(a: PyTree[Array]) -> int:
-    """The number of entries of all leaves."""
-    return sum(leaf.size for leaf in jax.tree.leaves(a))
 
 
 def tree_cast(a: PyTree, dtype: Any) -> PyTree:

@@ -275,6 +275,7 @@ def test_the_pathwise_order_of_the_estimates():
         assert upper <= subset * (1 + 1e-12)
         exact = chain(jnp.asarray(kernel), jnp.ones(6))
         for side in (exact.upper, exact.lower):
+            assert side is not None
             np.testing.assert_allclose(side, truth, rtol=1e-10, atol=1e-12)
 
 

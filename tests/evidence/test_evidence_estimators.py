@@ -107,6 +107,7 @@ def test_derivatives_are_those_of_the_dense_evidence(name: str):
             prior=prior,
             estimator=estimator,
             temperature=temperature,
+            key=jax.random.key(0),
         ).value
 
     def theirs(log_precision, hyper, log_temperature):
@@ -160,6 +161,7 @@ def test_learned_noise_has_the_derivative_of_the_dense_evidence():
             likelihood=ev.Gaussian(jnp.exp(log_scale)),
             prior=ev.GaussianPrior(0.5),
             estimator=ev.Chain(ev.designs.UniformRows(N * C)),
+            key=jax.random.key(0),
         ).value
 
     def theirs(log_scale):

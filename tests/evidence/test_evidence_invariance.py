@@ -152,7 +152,6 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         hyper_steps=3,
         optimizer=optax.adam(2e-2),
         batch_size=n,
-        draws=2,
         progress=False,
         key=jax.random.key(0),
     )

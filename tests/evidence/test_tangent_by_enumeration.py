@@ -10,7 +10,7 @@ import pytest
 from evidence_oracles import curvature, log_determinant, square_root
 
 from hyprax import evidence as ev
-from hyprax.evidence._tangent import draw
+from hyprax.evidence._tangent import TangentState, draw
 
 N, D, H, C, B = 4, 2, 2, 2, 2
 
@@ -118,7 +118,7 @@ def test_a_state_that_knows_the_draw_breaks_the_bound():
     estimator = ev.AdaptiveTangent(B, 0.0, refresh=1)
 
     @eqx.filter_jit
-    def peeking(problem: ev.LinearisedModel, state: ev.TangentState):
+    def peeking(problem: ev.LinearisedModel, state: TangentState):
         def one(data, signs):
             _, known = estimator.drawn(problem, data, signs, state)
             return estimator.drawn(problem, data, signs, known)[0].upper

@@ -118,7 +118,7 @@ def test_strided_networks_run_in_compiled_loops_and_come_back(strides):
         loss,
         lambda hyper, key: weights,
         lambda hyper: hx.unroll.MomentumSGD(hyper["rate"], jnp.asarray(0.9, jnp.float32), form="polyak"),
-        hx.Minibatches(x, 5, keys[2]),
+        hx.Minibatches(x, 5, key=keys[2]),
         steps=10,
     )
     hyper = {"rate": jnp.asarray(0.01, jnp.float32), "penalty": jnp.asarray(0.1, jnp.float32)}

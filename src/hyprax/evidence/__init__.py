@@ -16,8 +16,6 @@ from ._estimator import (
 from ._invariance import (
     AffineInvariance as AffineInvariance,
     InputScales as InputScales,
-    affine_map as affine_map,
-    warp as warp,
 )
 from ._kernel import kernel as kernel
 from ._likelihoods import (

@@ -113,7 +113,7 @@ class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # how 
     not_at_a_mode = (
         "The weights are not at their optimum, which a Laplace evidence presumes: `decrement` says about how many nats "
         "of log joint density a Newton step would add. Train for longer or at a falling learning rate, or go the rest "
-        "of the way with `hx.evidence.to_mode`."
+        "of the way: `hx.evidence.to_mode`, or an objective with `Schedule(mode_after=0)`."
     )
     hyperparameters_still_moving = (
         "The hyperparameters were still moving when the steps were spent: a unit of log hyperparameter would still "

@@ -41,7 +41,7 @@ class AbstractDesign(eqx.Module):
 def check_size(name: str, size: int, most: int, what: str) -> None:
     """Refuse a sample of fewer than one or more than all."""
     if not isinstance(size, int | np.integer) or not 1 <= size <= most:
-        raise ValueError(f"{name}: given size {size!r}, allowed are integers from 1 to {most} ({what}).")
+        raise ValueError(f"{name}: size must be an integer from 1 to {most} ({what}); got {size!r}.")
 
 
 def subset(size: int, total: int, key: Array) -> Int[Array, " size"]:
@@ -234,7 +234,7 @@ class ScoredRows(AbstractDesign):
 
     def __check_init__(self):
         if self.method not in ("pivotal", "poisson"):
-            raise ValueError(f"ScoredRows: given method {self.method!r}, allowed are 'pivotal' and 'poisson'.")
+            raise ValueError(f"ScoredRows: method must be 'pivotal' or 'poisson'; got {self.method!r}.")
 
     def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         count = root.count(problem.likelihood, problem.outputs, problem.dtype)

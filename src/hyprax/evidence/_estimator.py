@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._objective import described
 from .._products import product
 from ._chain import LogDeterminant, chain, chain_of_rows
 from ._designs import AbstractDesign, OneRow
@@ -55,20 +56,15 @@ def or_default(name: str, estimator: Any, weights: int, size: int, outputs: int,
     if not isinstance(estimator, allowed):
         if isinstance(estimator, AbstractAdaptive):
             raise ValueError(
-                f"{name}: given {type(estimator).__name__}, which learns from past draws, allowed here are estimators "
-                "of one draw such as Chain(OneRow(64)) and Tangent(64); fit and EvidenceObjective draw many times."
+                f"{name}: estimator must be one of one draw, such as Chain(OneRow(64)); got "
+                f"{type(estimator).__name__}, which learns from past draws: give it to an EvidenceObjective."
             )
         structure = type(estimator).__name__ if isinstance(estimator, AbstractStructure) else "KFAC"
         raise ValueError(
-            f"{name}: given {described(estimator)} as the estimator, allowed are estimators such as Chain(OneRow(64)); "
-            f"a structure of the curvature comes inside of one: FullData({structure}())."
+            f"{name}: estimator must be such as Chain(OneRow(64)); got {described(estimator)}. A structure of the "
+            f"curvature comes inside of one: FullData({structure}())."
         )
     return estimator
-
-
-def described(x: Any) -> str:
-    """What `x` is, for a message."""
-    return f"the class {x.__name__} itself" if isinstance(x, type) else f"a {type(x).__name__}"
 
 
 def check_part(name: str, part: Any, kind: type, example: str) -> None:
@@ -77,7 +73,7 @@ def check_part(name: str, part: Any, kind: type, example: str) -> None:
     **Raises:** `ValueError`.
     """
     if not isinstance(part, kind):
-        raise ValueError(f"{name}: given {described(part)}, allowed are such as {example}.")
+        raise ValueError(f"{name} must be such as {example}; got {described(part)}.")
 
 
 class AbstractEstimator(eqx.Module):

@@ -131,20 +131,22 @@ class AffineInvariance(eqx.Module):
     only: tuple[str, ...] = eqx.field(static=True, default=tuple(GENERATORS))
 
     names = tuple(GENERATORS)
+    affine_map = staticmethod(affine_map)
+    """exp(Σ_i w_i G_i) of six weights, in the order of `names`."""
+    warp = staticmethod(warp)
+    """An image seen through an affine map."""
 
     def __check_init__(self):
         if self.samples < 1:
-            raise ValueError(f"AffineInvariance: given samples {self.samples}, allowed are integers >= 1.")
+            raise ValueError(f"AffineInvariance: samples must be an integer >= 1; got {self.samples}.")
         if not self.only or len(set(self.only)) < len(self.only) or not set(self.only) <= set(GENERATORS):
-            raise ValueError(
-                f"AffineInvariance: given only = {self.only}, allowed are different names among {self.names}."
-            )
+            raise ValueError(f"AffineInvariance: only must be different names among {self.names}; got {self.only}.")
 
     def transforms(self, ranges: Float[Array, " k"], image: Array) -> Float[Array, "s 3 3"]:
         """The S maps of an image at these ranges."""
         if ranges.shape != (len(self.only),):
             raise ValueError(
-                f"AffineInvariance: given ranges of shape {ranges.shape}, allowed is ({len(self.only)},): {self.only}."
+                f"AffineInvariance: ranges must have shape ({len(self.only)},) for {self.only}; got {ranges.shape}."
             )
         points = lattice(image, self.samples)
         places = np.array([self.names.index(name) for name in self.only])
@@ -155,8 +157,8 @@ class AffineInvariance(eqx.Module):
         """f̄(x)."""
         if x.ndim not in (2, 3) or not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"AffineInvariance: given an input of shape {x.shape} and type {x.dtype}, allowed are floating images "
-                "(H, W) or (H, W, C)."
+                "AffineInvariance: an input must be a floating-point image (H, W) or (H, W, C); got shape "
+                f"{x.shape} and type {x.dtype}."
             )
         maps = self.transforms(hyper[self.name], x)
         return jnp.mean(jax.vmap(lambda t: self.apply(params, hyper, warp(x, t)))(maps), axis=0)
@@ -186,5 +188,5 @@ class InputScales(eqx.Module):
         """f(s ∘ x)."""
         scales = hyper[self.name]
         if scales.shape != x.shape:
-            raise ValueError(f"InputScales: given scales of shape {scales.shape}, allowed is that of x, {x.shape}.")
+            raise ValueError(f"InputScales: scales must have the shape of x, {x.shape}; got {scales.shape}.")
         return self.apply(params, hyper, x * scales.astype(x.dtype))

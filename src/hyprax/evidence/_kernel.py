@@ -267,10 +267,11 @@ def kernel(
 ) -> Float[Array, "rows rows"]:
     """K = Σ_l φ_l diag(v_l) φ_lᵀ, the kernel of the rows φ_(m,r) = c_mrᵀ ∂f(x_m)/∂w, by products of matrices.
 
-    Nothing of the size rows times parameters is formed where that is dearer than pairs of factors ([`hyprax.evidence.kernel_plan`][] prints
-    which contraction serves which tensor). Differentiable once, in reverse, in everything: `hyper`, arrays that `apply`
-    closes over, `inputs`, `cotangents`, `variances` and `params`; the derivative takes the cotangents of the factors
-    tensor by tensor and then one recomputed vjp of the model, chunk of examples by chunk.
+    Nothing of the size rows times parameters is formed where that is dearer than pairs of factors
+    ([`hyprax.evidence.kernel_plan`][] prints which contraction serves which tensor). Differentiable once, in reverse,
+    in everything: `hyper`, arrays that `apply` closes over, `inputs`, `cotangents`, `variances` and `params`; the
+    derivative takes the cotangents of the factors tensor by tensor and then one recomputed vjp of the model, chunk of
+    examples by chunk.
 
     **Arguments:**
 

@@ -27,6 +27,10 @@ LARGEST_PRECISION, LEAST_NOISE = 1e8, 1e-4
 """Where a precision makes no more difference, and where noise is none beside the spread of the targets."""
 
 
+_ITEMS: Any = RESULTS
+"""For the type checker, to which inherited members are of the enumeration beneath."""
+
+
 class LogEvidence(eqx.Module):
     """log q(D) = log_likelihood - ½ penalty - ½ log_determinant, and what is known of it, all in nats."""
 
@@ -134,8 +138,9 @@ def log_evidence(
 
     **Returns:** a [`hyprax.evidence.LogEvidence`][]. `jax.grad` of its `value`, in the prior precisions, the noise, T
     and `hyper`, is that at fixed weights, of the bound at what was chosen for this draw: the rows with their weights,
-    the eigenbases of [`hyprax.evidence.structures.EKFAC`][], the guesses of [`hyprax.evidence.Tangent`][] are held fixed in it.
-    With `FullData()` and `FullData(KFAC())` nothing is chosen, and it is the derivative of the value itself.
+    the eigenbases of [`hyprax.evidence.structures.EKFAC`][], the guesses of [`hyprax.evidence.Tangent`][] are held
+    fixed in it. With `FullData()` and `FullData(KFAC())` nothing is chosen, and it is the derivative of the value
+    itself.
 
     **Raises:** `ValueError` for data, labels, precisions or shapes that do not fit, NaN, or a sample larger than the
     data.
@@ -206,11 +211,11 @@ def judged(stats: EvidenceStats, size: int, finite: Array, training: bool = Fals
     allowed = NATS + NATS_A_DATUM * size
     away = (stats.largest_precision > LARGEST_PRECISION) | (stats.smallest_precision < 1 / LARGEST_PRECISION)
     arrived = jnp.asarray(training) | (stats.decrement <= allowed)
-    result = RESULTS.where(arrived, RESULTS.successful, RESULTS.not_at_a_mode)
-    result = RESULTS.where(away, RESULTS.precision_running_away, result)
-    result = RESULTS.where(stats.noise_share < LEAST_NOISE, RESULTS.noise_vanishing, result)
-    result = RESULTS.where(stats.rounding <= 10 * allowed, result, RESULTS.rounding_too_large)
-    return RESULTS.where(finite, result, RESULTS.diverged)
+    result: Any = RESULTS.where(arrived, _ITEMS.successful, _ITEMS.not_at_a_mode)
+    result = RESULTS.where(away, _ITEMS.precision_running_away, result)
+    result = RESULTS.where(stats.noise_share < LEAST_NOISE, _ITEMS.noise_vanishing, result)
+    result = RESULTS.where(stats.rounding <= 10 * allowed, result, _ITEMS.rounding_too_large)
+    return RESULTS.where(finite, result, _ITEMS.diverged)
 
 
 def noise_share(built: LinearisedModel) -> Float[Array, ""]:

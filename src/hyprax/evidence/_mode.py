@@ -1,5 +1,6 @@
 """How far the weights are from their mode, in nats, and the way there."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -13,7 +14,6 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._jaxprs import equations
 from .._products import einsum, product
-from .._trees import tree_dot
 from ._designs import subset
 from ._estimator import cotangents, exact_side
 from ._problem import LinearisedModel
@@ -60,6 +60,11 @@ def log_joint(
     at = eqx.tree_at(lambda p: p.params, problem, params)
     fit = at.log_likelihood(data)
     return scale * fit / problem.temperature.astype(fit.dtype) - 0.5 * problem.prior.penalty(params).astype(fit.dtype)
+
+
+def _dot(a: PyTree, b: PyTree) -> Array:
+    parts = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    return functools.reduce(jnp.add, parts)
 
 
 def _scales(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
@@ -147,11 +152,11 @@ def newton(
 
         x, residual = _conjugate_gradients(matvec, g, _unrolled(problem), 4 if whole else 1)
         if drawn:
-            value = jnp.maximum(0.5 * tree_dot(other, x), 0.0)
+            value = jnp.maximum(0.5 * _dot(other, x), 0.0)
             return x, Decrement(value.astype(problem.dtype), zero, "sampled")
         # gᵀA⁻¹g = gᵀx + rᵀA⁻¹r for conjugate gradients from 0, and A >= (1 + μ) I.
-        slack, way = 0.5 * tree_dot(residual, residual) / one, "conjugate gradients"
-    value = jnp.maximum(0.5 * tree_dot(g, x), 0.0) + slack
+        slack, way = 0.5 * _dot(residual, residual) / one, "conjugate gradients"
+    value = jnp.maximum(0.5 * _dot(g, x), 0.0) + slack
     step = jax.tree.map(jnp.multiply, x, _scales(problem))
     return step, Decrement(value.astype(problem.dtype), slack.astype(problem.dtype), way)
 
@@ -168,18 +173,18 @@ def _conjugate_gradients(
     matvec: Callable[[PyTree], PyTree], b: PyTree, unrolled: bool, times: int
 ) -> tuple[PyTree, PyTree]:
     """x of A x = b from 0, and the residual; stops at a residual of 1e-4 of b."""
-    start = tree_dot(b, b)
+    start = _dot(b, b)
     carry = (jax.tree.map(jnp.zeros_like, b), b, b, start, jnp.zeros((), jnp.int32))
     least = jnp.asarray(1e-8, start.dtype) * start
 
     def step(carry: tuple) -> tuple:
         x, r, p, square, count = carry
         q = matvec(p)
-        curved = tree_dot(p, q)
+        curved = _dot(p, q)
         alpha = jnp.where(curved > 0, square / jnp.where(curved > 0, curved, 1), 0)
         x = jax.tree.map(lambda x, p: x + alpha.astype(x.dtype) * p, x, p)
         r = jax.tree.map(lambda r, q: r - alpha.astype(r.dtype) * q, r, q)
-        new = tree_dot(r, r)
+        new = _dot(r, r)
         beta = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)
         p = jax.tree.map(lambda r, p: r + beta.astype(r.dtype) * p, r, p)
         return x, r, p, new, count + 1
@@ -240,11 +245,12 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
         if after - before >= 0.1 * promised - floor:
             problem = eqx.tree_at(lambda p: p.params, problem, moved)
             taken += 1
-            damping = damping / 5 if damping > 1e-2 else 0.0
+            if after - before >= 0.5 * promised:
+                damping = damping / 4 if damping > 1e-3 else 0.0
             if arrived or promised <= floor:
                 break
         else:
             if arrived or damping > 1e8:
                 break
-            damping = max(5 * damping, 0.1)
+            damping = max(4 * damping, 0.03)
     return Arrival(problem.params, jnp.asarray(left, problem.dtype), taken)

@@ -39,12 +39,12 @@ class Schedule:
     """Which training steps of the weights precede which evaluation of the evidence.
 
     Evaluations come in stages of `hyper_steps` at the same weights. Before the first of a stage the weights are trained
-    for `every` steps, before the very first for `burn_in` more. From evaluation `mode_after` on, each is preceded by
+    for `every` steps, before the very first stage for `burn_in`. From evaluation `mode_after` on, each is preceded by
     the way to the mode instead, and so is the value that is reported after a run if `finish`.
 
     **Arguments:**
 
-    - `burn_in`: training steps before the first stage; >= 0.
+    - `burn_in`: training steps before the first stage; >= 0, `None` for as many as before the others.
     - `every`: training steps before each stage; >= 0, 0 for frozen weights.
     - `hyper_steps`: evaluations in a stage; >= 1.
     - `mode_after`: the first evaluation at the mode; `None` for never, 0 for always.
@@ -52,7 +52,7 @@ class Schedule:
     - `newton_steps`: the most steps of the way to the mode ([`hyprax.evidence.to_mode`][]).
     """
 
-    burn_in: int = 0
+    burn_in: int | None = None
     every: int = 0
     hyper_steps: int = 1
     mode_after: int | None = None
@@ -62,6 +62,8 @@ class Schedule:
     def __post_init__(self):
         for name, least in (("burn_in", 0), ("every", 0), ("hyper_steps", 1), ("newton_steps", 1)):
             number = getattr(self, name)
+            if name == "burn_in" and number is None:
+                continue
             if not isinstance(number, int | np.integer) or number < least:
                 raise ValueError(f"Schedule: {name} must be an integer >= {least}; got {number!r}.")
         if self.mode_after is not None and self.mode_after < 0:
@@ -70,7 +72,7 @@ class Schedule:
     @property
     def frozen(self) -> bool:
         """Whether the weights never move."""
-        return self.burn_in == 0 and self.every == 0 and self.mode_after is None
+        return not self.burn_in and self.every == 0 and self.mode_after is None
 
     def at_mode(self, evaluation: int) -> bool:
         """Whether this evaluation is one at the mode."""
@@ -80,7 +82,7 @@ class Schedule:
         """The training steps before this evaluation."""
         if self.at_mode(evaluation) or evaluation % self.hyper_steps:
             return 0
-        return self.every + (self.burn_in if evaluation == 0 else 0)
+        return self.every if evaluation or self.burn_in is None else self.burn_in
 
 
 class Moments(eqx.Module):
@@ -254,7 +256,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         )
         self.optimizer, self.schedule, self.decay = optimizer, schedule, decay
         batch_key, self.key = jax.random.split(checked_key("EvidenceObjective", key))
-        self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, batch_key)
+        self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, key=batch_key)
         if likelihood_batch is not None:
             check_size("EvidenceObjective: likelihood_batch", likelihood_batch, size, "data")
         self.likelihood_batch = likelihood_batch
@@ -312,7 +314,9 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state = self.at_mode(hyper, state)
         elif steps:
             state = self.train(hyper, state, steps)
-        return self._gradient(hyper, self._informed(hyper, state, at_mode or steps > 0), training=not at_mode)
+        if bool(tree_all_finite(state.params)):
+            state = self._informed(hyper, state, at_mode or steps > 0)
+        return self._gradient(hyper, state, training=not at_mode)
 
     def _informed(self, hyper: PyTree, state: EvidenceState, moved: bool) -> EvidenceState:
         """What an adaptive estimator is to know of new weights."""
@@ -359,15 +363,19 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         last = answers[-1]
         slack = last.certificate.slack  # pyright: ignore[reportAttributeAccessIssue]  # it is an EvidenceCertificate
         certificate = eqx.tree_at(lambda c: c.slack, one.certificate, slack)
-        return Value(jnp.mean(found), certificate, noise, last.result, last.stats), clean
+        after = eqx.tree_at(lambda s: (s.kept, s.moments), clean, (state.kept, state.moments))
+        return Value(jnp.mean(found), certificate, noise, last.result, last.stats), after
 
     def _check_precisions_alone(self, hyper: PyTree) -> None:
         """Refuse hyperparameters that the first output, the likelihood or the temperature has a derivative in."""
         first = jax.tree.map(lambda x: x[0], self.data[0])
+        leaves, structure = jax.tree.flatten(self.initial)
+        moved = [w + jax.random.normal(jax.random.key(i), w.shape, w.dtype) for i, w in enumerate(leaves)]
+        params = jax.tree.unflatten(structure, moved)  # not those where a derivative happens to vanish
 
         def outside_the_prior(hyper: PyTree) -> list[Array]:
             plain = natural(hyper)
-            found = (self.apply(self.initial, plain, first), self.likelihood(plain), self.temperature(plain))
+            found = (self.apply(params, plain, first), self.likelihood(plain), self.temperature(plain))
             return jax.tree.leaves(eqx.filter(found, eqx.is_inexact_array))
 
         values, pull = jax.vjp(outside_the_prior, hyper)
@@ -433,7 +441,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         noise: AbstractNoise = moments.noise() if self.draws else NoNoise(reason="nothing is drawn")
         known = moments, past
         moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
-        after = EvidenceState(state.params, state.optimizer_state, state.trained, state.draws + 1, moments, past, kept)
+        params = jax.tree.map(lambda a, b: jnp.where(finite, a, b), state.params, state.kept.params)
+        after = EvidenceState(params, state.optimizer_state, state.trained, state.draws + 1, moments, past, kept)
         return Hypergradient(value, grad, certificate.for_gradient(smoothed), noise, result, stats), after
 
     @eqx.filter_jit

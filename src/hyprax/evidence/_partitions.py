@@ -32,9 +32,8 @@ class FullData(AbstractEstimator):
 
     **Arguments:**
 
-    - `structure`: [`hyprax.evidence.structures.Full`][] (exact, the default), [`hyprax.evidence.structures.TensorBlocks`][],
-        [`hyprax.evidence.structures.EKFAC`][], [`hyprax.evidence.structures.Diagonal`][] (bounds), [`hyprax.evidence.structures.KFAC`][],
-        [`hyprax.evidence.structures.LastLayer`][] (estimated).
+    - `structure`: of [`hyprax.evidence.structures`][]: `Full` (the default), `TensorBlocks`, `EKFAC`, `Diagonal`
+        (bounds), `KFAC`, `LastLayer` (estimated).
     """
 
     structure: AbstractStructure = Full()
@@ -70,8 +69,8 @@ class Partition(AbstractEstimator):
     - `size`: M, the data.
     - `outputs`: "all" for all outputs of the data in one block; "each" for one block for each row of the root; "one"
         for one of these at random, times their number.
-    - `root`: which rows; default [`hyprax.evidence.roots.StickBreaking`][]. [`hyprax.evidence.roots.IgnoredCovariance`][] gives
-        the estimator of released code, which is no bound.
+    - `root`: which rows; default [`hyprax.evidence.roots.StickBreaking`][].
+        [`hyprax.evidence.roots.IgnoredCovariance`][] gives the estimator of released code, which is no bound.
     - `grouped`: draw the data from one class, itself drawn at random: correlated data in a block are tighter. For the
         categorical likelihood.
     - `structure`: reduce each block further in the space of weights ("doubly stochastic"); default none.
@@ -89,7 +88,7 @@ class Partition(AbstractEstimator):
         check_part("Partition: root", self.root, AbstractRoot, "StickBreaking()")
         check_part("Partition: structure", self.structure, AbstractStructure, "KFAC()")
         if self.outputs not in ("all", "each", "one"):
-            raise ValueError(f"Partition: given outputs {self.outputs!r}, allowed are 'all', 'each' and 'one'.")
+            raise ValueError(f"Partition: outputs must be 'all', 'each' or 'one'; got {self.outputs!r}.")
 
     @property
     def kind(self) -> EstimatorKind:
@@ -122,7 +121,9 @@ class Partition(AbstractEstimator):
         if not self.grouped:
             return subset(self.size, problem.size, key), jnp.ones(self.size, bool)
         if not isinstance(problem.likelihood, Categorical):
-            raise ValueError(f"Partition: given grouped for {type(problem.likelihood).__name__}, allowed: Categorical.")
+            raise ValueError(
+                f"Partition: grouped needs a Categorical likelihood; got {type(problem.likelihood).__name__}."
+            )
         class_key, data_key = jax.random.split(key)
         labels = problem.targets
         same = labels == labels[jax.random.randint(class_key, (), 0, problem.size)]
@@ -153,7 +154,7 @@ class Lanczos(AbstractEstimator):
 
     def __check_init__(self):
         if self.steps < 1 or self.samples < 1:
-            raise ValueError(f"Lanczos: given steps {self.steps}, samples {self.samples}, allowed are integers >= 1.")
+            raise ValueError(f"Lanczos: steps and samples must be integers >= 1; got {self.steps} and {self.samples}.")
         try:
             importlib.import_module("matfree")
         except ImportError as error:
@@ -172,7 +173,7 @@ class Lanczos(AbstractEstimator):
         rows = cotangents(problem, root, None, directions)
         total = problem.size * count
         if self.steps > total:
-            raise ValueError(f"Lanczos: given steps {self.steps}, allowed are 1 to {total} (the rows).")
+            raise ValueError(f"Lanczos: steps must be from 1 to {total} (the rows); got {self.steps}.")
 
         def product(vector: Float[Array, " rows"], parameters: tuple) -> Float[Array, " rows"]:
             params, hyper, inputs, rows, variances = parameters
@@ -185,12 +186,12 @@ class Lanczos(AbstractEstimator):
 
 
 class OnlineKFAC(AbstractAdaptive):
-    """Σ_l Σ_io log(1 + d_i e_o/δ_l) of all data, d and e the eigenvalues of [`hyprax.evidence.structures.KFAC`][]'s factors.
+    """KFAC of all data, its factors made once at each set of weights: Σ_l Σ_io log(1 + d_i e_o/δ_l).
 
-    The factors depend on the weights and not on the prior precisions, so they are made once each time that the weights
-    have moved, and all evaluations there share them: the usual practice. The derivative is one in prior precisions
-    alone, and other hyperparameters are refused: for those take `FullData(KFAC())`, which goes through all data at
-    every step. Neither side is proved.
+    d and e are the eigenvalues of the factors of [`hyprax.evidence.structures.KFAC`][]. They depend on the weights and
+    not on the prior precisions, so they are made once each time that the weights have moved, and all evaluations there
+    share them: the usual practice. The derivative is one in prior precisions alone, and other hyperparameters are
+    refused: for those take `FullData(KFAC())`, which goes through all data at every step. Neither side is proved.
 
     **Arguments:**
 

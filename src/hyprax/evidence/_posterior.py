@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._keys import checked_key
 from .._products import einsum, product
 from ._designs import check_size, subset
 from ._predictive import Approximation, Outputs, log_predictive, mean_prediction
@@ -143,7 +144,9 @@ class Posterior(eqx.Module):
         _check_like(inputs, self.problem.inputs)
         count = jax.tree.leaves(inputs)[0].shape[0]
         if count < 1 or chunk < 1:
-            raise ValueError(f"posterior: given {count} examples, chunks of {chunk}, allowed are at least 1 of each.")
+            raise ValueError(
+                f"posterior: inputs and chunk must be at least 1; got {count} examples, chunks of {chunk}."
+            )
         chunks = (slice(start, start + chunk) for start in range(0, count, chunk))
         parts = [_outputs(self, jax.tree.map(operator.itemgetter(rows), inputs)) for rows in chunks]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
@@ -165,9 +168,9 @@ class Posterior(eqx.Module):
             Dirichlet distribution of the Laplace bridge (Hobbhahn et al. 2022, arXiv 2003.01227). "monte_carlo": the
             mean over draws of f. "map": at w*, as if nothing were uncertain. The means of Gaussian and Poisson targets
             are exact but for "map".
-        - `samples`, `key`: of "monte_carlo"; default key `jax.random.key(0)`.
+        - `samples`, `key`: of "monte_carlo", which needs a JAX random key.
         """
-        key = jax.random.key(0) if key is None else key
+        key = _key(approximation, key)
         return mean_prediction(self.problem.likelihood, self.outputs(inputs), approximation, samples, key)
 
     def log_likelihood(
@@ -191,12 +194,12 @@ class Posterior(eqx.Module):
         count = jax.tree.leaves(inputs)[0].shape[0]
         if targets.shape[0] != count:
             raise ValueError(
-                f"posterior: given {count} inputs and {targets.shape[0]} targets, allowed is one for each."
+                f"posterior: targets must be one for each input; got {count} inputs and {targets.shape[0]} targets."
             )
-        key = jax.random.key(0) if key is None else key
+        key = _key(approximation, key)
         return log_predictive(self.problem.likelihood, self.outputs(inputs), targets, approximation, samples, key)
 
-    def sample(self, key: Array, count: int) -> PyTree:
+    def sample(self, count: int, *, key: Array) -> PyTree:
         """`count` draws of the weights, in their structure with a leading axis; tensors held fixed are repeated."""
         scales = _scales(self.problem)
 
@@ -208,22 +211,27 @@ class Posterior(eqx.Module):
         return eqx.combine(jax.vmap(one)(jax.random.split(key, count)), fixed)
 
 
+def _key(approximation: Approximation, key: Array | None) -> Array:
+    """The key of draws; any, where nothing is drawn."""
+    return checked_key("posterior", key) if approximation == "monte_carlo" else jax.random.key(0)
+
+
 def _check_like(inputs: PyTree, known: PyTree) -> None:
     """Refuse new examples of another form than those of the training data."""
     given, allowed = jax.tree.structure(inputs), jax.tree.structure(known)
     if given != allowed:
-        raise ValueError(f"posterior: given inputs of structure {given}, allowed is {allowed}, that of the data.")
+        raise ValueError(f"posterior: inputs must have the structure of the data, {allowed}; got {given}.")
     for (path, x), at in zip(jax.tree_util.tree_leaves_with_path(inputs), jax.tree.leaves(known), strict=True):
         if x.ndim == 0 or x.shape[1:] != at.shape[1:]:
             shape = ", ".join(map(str, ("m", *at.shape[1:])))
             raise ValueError(
-                f"posterior: given inputs{jax.tree_util.keystr(path)} of shape {x.shape}, allowed is ({shape}) for m "
-                "examples."
+                f"posterior: inputs{jax.tree_util.keystr(path)} must have shape ({shape}) for m examples; got shape "
+                f"{x.shape}."
             )
     if len({x.shape[0] for x in jax.tree.leaves(inputs)}) != 1:
         raise ValueError(
-            f"posterior: given inputs of shapes {[x.shape for x in jax.tree.leaves(inputs)]}, allowed is one common "
-            "leading axis."
+            "posterior: inputs must have one common leading axis; got shapes "
+            f"{[x.shape for x in jax.tree.leaves(inputs)]}."
         )
 
 
@@ -235,42 +243,42 @@ def _outputs(posterior: Posterior, inputs: PyTree) -> Outputs:
 
 
 def posterior(
-    problem: LinearisedModel,
+    model: LinearisedModel,
     *,
     size: int | None = None,
     where: Callable[[Any], Any] | None = None,
     form: Literal["auto", "weights", "functions"] = "auto",
     key: Array | None = None,
 ) -> Posterior:
-    """N(w*, (P0 + H)⁻¹), H = (N/(M T)) Σ_{n in A} J_nᵀ Λ_n J_n: the Laplace posterior at the weights of `problem`.
+    """N(w*, (P0 + H)⁻¹), H = (N/(M T)) Σ_{n in A} J_nᵀ Λ_n J_n: the Laplace posterior at the weights of `model`.
 
     With all data, M = N. With a uniform subset A, H is an unbiased estimate of the whole; since the inverse is operator
     convex, the covariance is then on average never too small.
 
     **Arguments:**
 
-    - `problem`: as `fitted.problem` of [`hyprax.evidence.fit`][] or [`hyprax.evidence.problem`][] gives it: the same
-        model, prior, noise and temperature as in the evidence.
+    - `model`: the `model` of what [`hyprax.search.fit_evidence`][] returns, or that of
+        [`hyprax.evidence.linearise`][]: the same prior, noise and temperature as in the evidence.
     - `size`: M; default all N.
     - `where`: picks the random tensors, the others held fixed, as `lambda params: params["head"]` for a last layer.
     - `form`: "weights" factors a P x P matrix, "functions" an MC x MC one; "auto" the smaller. They are the same
         posterior. In single precision the variances of "functions" carry an absolute error of about 1e-7 times the
         prior's, so they lose digits where the data leave far less.
-    - `key`: for the subset; default `jax.random.key(0)`.
+    - `key`: a JAX random key, needed for a subset.
 
     **Raises:** `ValueError` for a size out of range, an unknown form, or a `where` that picks no tensors.
     """
     if form not in ("auto", "weights", "functions"):
-        raise ValueError(f"posterior: given form {form!r}, allowed are 'auto', 'weights' and 'functions'.")
-    if not isinstance(problem, LinearisedModel):
+        raise ValueError(f"posterior: form must be 'auto', 'weights' or 'functions'; got {form!r}.")
+    if not isinstance(model, LinearisedModel):
         raise ValueError(
-            f"posterior: given a problem of type {type(problem).__name__}, allowed is the `problem` of what "
-            "`hx.evidence.fit` returns, or of `hx.evidence.problem`."
+            "posterior: model must be the `model` of what `hx.search.fit_evidence` returns, or that of "
+            f"`hx.evidence.linearise`; got a {type(model).__name__}."
         )
-    total = problem.size
+    problem, total = model, model.size
     if size is not None:
         check_size("posterior", size, total, "data")
-        data = subset(size, total, jax.random.key(0) if key is None else key)
+        data = subset(size, total, checked_key("posterior", key))
         some = (problem.examples(data), problem.targets[data])
         problem = eqx.tree_at(lambda p: (p.inputs, p.targets), problem, some)
     fixed = jax.tree.map(lambda _: None, problem.params)

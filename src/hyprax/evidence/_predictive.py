@@ -60,9 +60,9 @@ def bridge(outputs: Outputs) -> Float[Array, "m c"]:
 def _known(approximation: str, samples: int) -> None:
     """Refuse what no likelihood has."""
     if approximation not in get_args(Approximation):
-        raise ValueError(f"posterior: given approximation {approximation!r}, allowed are {get_args(Approximation)}.")
+        raise ValueError(f"posterior: approximation must be one of {get_args(Approximation)}; got {approximation!r}.")
     if samples < 1:
-        raise ValueError(f"posterior: given samples {samples}, allowed are integers >= 1.")
+        raise ValueError(f"posterior: samples must be an integer >= 1; got {samples}.")
 
 
 def effective_logits(
@@ -77,8 +77,8 @@ def effective_logits(
     if approximation == "bridge" and isinstance(likelihood, Categorical):
         return bridge(outputs)
     raise ValueError(
-        f"posterior: given approximation {approximation!r} for {name}, allowed are 'monte_carlo' and 'map', for "
-        "Bernoulli and Categorical 'probit', for Categorical 'bridge'."
+        f"posterior: approximation must be 'monte_carlo' or 'map', for Bernoulli and Categorical also 'probit', for "
+        f"Categorical also 'bridge'; got {approximation!r} for {name}."
     )
 
 
@@ -136,9 +136,9 @@ def _gaussian(likelihood: Gaussian, mean: Array, covariance: Array, target: Arra
 def _probabilities(name: str, p: Array) -> Array:
     values = np.asarray(p)
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"{name}: given probabilities of shape {values.shape}, allowed is (m, C) with m, C >= 1.")
+        raise ValueError(f"{name}: probabilities must have shape (m, C) with m, C >= 1; got {values.shape}.")
     if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any(np.abs(values.sum(1) - 1) > 1e-3):
-        raise ValueError(f"{name}: given rows that are not probabilities, allowed are entries >= 0 with sum 1.")
+        raise ValueError(f"{name}: rows must be probabilities, entries >= 0 with sum 1; got others.")
     return jnp.asarray(p)
 
 
@@ -159,14 +159,14 @@ def calibration_error(
     """
     p = _probabilities("calibration_error", probabilities)
     if bins < 1:
-        raise ValueError(f"calibration_error: given bins {bins}, allowed are integers >= 1.")
+        raise ValueError(f"calibration_error: bins must be an integer >= 1; got {bins}.")
     known = np.asarray(labels)
     if known.shape != p.shape[:1]:
-        raise ValueError(f"calibration_error: given labels of shape {known.shape}, allowed is {p.shape[:1]}.")
+        raise ValueError(f"calibration_error: labels must have shape {p.shape[:1]}; got {known.shape}.")
     if not np.all(np.isin(known, np.arange(p.shape[1]))):
         raise ValueError(
-            f"calibration_error: given labels from {known.min()} to {known.max()}, allowed are the whole "
-            f"numbers 0 to {p.shape[1] - 1}."
+            f"calibration_error: labels must be whole numbers from 0 to {p.shape[1] - 1}; got labels from "
+            f"{known.min()} to {known.max()}."
         )
     confidence = jnp.max(p, axis=1)
     right = (jnp.argmax(p, axis=1) == known).astype(p.dtype)

@@ -57,15 +57,15 @@ def _fitted(name: str, prefix: PyTree, params: PyTree) -> PyTree:
         full = jax.tree.broadcast(prefix, params)
     except ValueError as error:
         raise ValueError(
-            f"GaussianPrior: given a {name} of structure {jax.tree.structure(prefix)}, allowed are prefixes of the "
-            f"weights' {jax.tree.structure(params)}."
+            f"GaussianPrior: {name} must have a structure that is a prefix of the weights', "
+            f"{jax.tree.structure(params)}; got {jax.tree.structure(prefix)}."
         ) from error
 
     def check(path: Any, x: Array, w: Array) -> Array:
         if x.ndim and x.shape != w.shape:
             raise ValueError(
-                f"GaussianPrior: given a {name} of shape {x.shape} for the weights{jax.tree_util.keystr(path)} of "
-                f"shape {w.shape}, allowed are one number or the same shape."
+                f"GaussianPrior: {name} must be one number or have the shape of its weights"
+                f"{jax.tree_util.keystr(path)}, {w.shape}; got a {name} of shape {x.shape}."
             )
         return x
 
@@ -106,7 +106,7 @@ class LinearisedModel(eqx.Module):
         shape = getattr(found, "shape", None)
         if shape is None or len(shape) != 1:
             what = f"is a {type(found).__name__}" if shape is None else f"has shape {shape}"
-            raise ValueError(f"evidence: given a model whose output for one example {what}, allowed is one array (C,).")
+            raise ValueError(f"evidence: apply must return one array (C,) for one example; its output {what}.")
         return shape[0]
 
     @property
@@ -181,25 +181,24 @@ class LinearisedModel(eqx.Module):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 where = f"evidence: {name}{jax.tree_util.keystr(path)}"
                 if not eqx.is_array(leaf):
-                    raise ValueError(f"{where}: given {type(leaf).__name__}, allowed are arrays.")
+                    raise ValueError(f"{where} must be an array; got a {type(leaf).__name__}.")
                 if name == "params" and not jnp.issubdtype(leaf.dtype, jnp.floating):
-                    raise ValueError(f"{where}: given {leaf.dtype} weights, allowed are floating.")
+                    raise ValueError(f"{where} must hold floating-point weights; got {leaf.dtype}.")
                 if name == "params" and leaf.size == 0:
-                    raise ValueError(f"{where}: given no weights, shape {leaf.shape}, allowed is at least one.")
+                    raise ValueError(f"{where} must hold at least one weight; got shape {leaf.shape}.")
                 if not _finite(leaf):
-                    raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
+                    raise ValueError(f"{where} must be finite; got NaN or infinite entries.")
         for name, tree in (("hyper", self.hyper), ("prior.mean", self.prior.mean)):
             for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array_like)):
                 if not _finite(leaf):
                     where = f"evidence: {name}{jax.tree_util.keystr(path)}"
-                    raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
+                    raise ValueError(f"{where} must be finite; got NaN or infinite entries.")
         if not jax.tree.leaves(self.params):
-            raise ValueError("evidence: params: given a model without weights.")
+            raise ValueError("evidence: params must hold at least one tensor; got a model without weights.")
         lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((self.inputs, self.targets))}
         if len(lengths) != 1 or lengths <= {(), (0,)}:
             raise ValueError(
-                f"evidence: given leading axes {sorted(lengths)} of inputs and targets, allowed is one common length "
-                ">= 1."
+                f"evidence: inputs and targets must have leading axes of one common length >= 1; got {sorted(lengths)}."
             )
         if _looked_at(self.targets):
             self.likelihood.validate(self.targets, self.outputs)
@@ -216,12 +215,12 @@ def picked(name: str, params: PyTree, where: Callable[[Any], Any]) -> PyTree[boo
         found = set(jax.tree.leaves(where(jax.tree.unflatten(structure, range(len(leaves))))))
     except (KeyError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(
-            f"{name}: given a `where` that fails with {error!r} for weights of structure {structure}."
+            f"{name}: where must pick tensors of the weights {structure}; it fails with {error!r}."
         ) from error
     if not found or not found <= set(range(len(leaves))):
         raise ValueError(
-            f"{name}: given a `where` that picks {sorted(found, key=str)}, allowed are one or more of the "
-            f"{len(leaves)} tensors of the weights {structure}."
+            f"{name}: where must pick one or more of the {len(leaves)} tensors of the weights {structure}; it picks "
+            f"{sorted(found, key=str)}."
         )
     return jax.tree.unflatten(structure, [place in found for place in range(len(leaves))])
 

@@ -329,7 +329,7 @@ Spectra: TypeAlias = list[tuple[Numbered, Float[Array, "_ _"], Float[Array, "_ _
 def check_precisions(problem: LinearisedModel) -> None:
     """Refuse precisions that no product of two factors can hold."""
     if any(v.ndim for v in jax.tree.leaves(problem.prior.variances(problem.params))):
-        raise ValueError("KFAC: given a prior precision for each weight, allowed is one number for each tensor.")
+        raise ValueError("KFAC: a prior precision must be one number for each tensor; got one for each weight.")
 
 
 def moments(problem: LinearisedModel, data: Int[Array, " m"], cotangents: Float[Array, "m r c"], total: int) -> Moments:

@@ -38,7 +38,7 @@ class Tangent(AbstractEstimator):
 
     def __check_init__(self):
         if self.reference is None and (self.size < 2 or self.size % 2):
-            raise ValueError(f"Tangent: given size {self.size} for two halves, allowed are even numbers >= 2.")
+            raise ValueError(f"Tangent: size must be an even number >= 2, for two halves; got {self.size}.")
 
     def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         first, second = jax.random.split(key)
@@ -90,8 +90,7 @@ class AdaptiveTangent(AbstractAdaptive):
     def __check_init__(self):
         if not (0 <= self.decay < 1) or self.refresh < 1:
             raise ValueError(
-                f"AdaptiveTangent: given decay {self.decay}, refresh {self.refresh}, allowed are 0 <= decay < 1, "
-                "refresh >= 1."
+                f"AdaptiveTangent: decay must be in [0, 1) and refresh >= 1; got {self.decay} and {self.refresh}."
             )
 
     @property
@@ -226,13 +225,11 @@ class Choice(AbstractAdaptive):
 
     def __check_init__(self):
         if not self.estimators:
-            raise ValueError("Choice: given no estimators, allowed is at least one.")
+            raise ValueError("Choice: estimators must be at least one; got none.")
         for estimator in self.estimators:
             check_part("Choice: estimators", estimator, AbstractEstimator, "Chain(OneRow(64))")
         if not (0 <= self.decay < 1) or self.refresh < 1:
-            raise ValueError(
-                f"Choice: given decay {self.decay}, refresh {self.refresh}, allowed are 0 <= decay < 1, refresh >= 1."
-            )
+            raise ValueError(f"Choice: decay must be in [0, 1) and refresh >= 1; got {self.decay} and {self.refresh}.")
 
     @property
     def kind(self) -> EstimatorKind:

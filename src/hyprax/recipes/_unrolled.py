@@ -141,7 +141,7 @@ def _run(
     asked, size = recipe.training, len(jax.tree.leaves(data)[0])
     check_batch_size(asked.batch_size, size, "training.batch_size")
     order = jax.random.fold_in(jax.random.key(asked.seed), 1)
-    batches = FullBatch(data) if asked.batch_size is None else Minibatches(data, asked.batch_size, order)
+    batches = FullBatch(data) if asked.batch_size is None else Minibatches(data, asked.batch_size, key=order)
     return Run(loss, init, lambda hyper: optimizer(asked, {**fixed, **hyper}), batches, asked.steps, keyed=keyed)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -40,7 +40,7 @@ from ..evidence._standardise import standardised
 from ._optax import Optax
 from ._record import AbstractRecord
 from ._step import Step
-from ._tune import Stopping, TuneResult, TuningWarning, tune
+from ._tune import Callback, Stopping, TuneResult, TuningWarning, tune
 
 SETTLED, MOVING = 1e-4, 0.1
 """Nats a unit of log hyperparameter: below the one they have arrived, above the other they were still moving."""
@@ -144,6 +144,7 @@ def fit_evidence(
     batch_size: int | None = None,
     likelihood_batch: int | None = None,
     run: AbstractRecord | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     key: Array,
 ) -> EvidenceFit:
@@ -173,16 +174,17 @@ def fit_evidence(
     - `finish`: whether the weights go to their mode at the end where `mode_steps` is 0. For networks whose curvature of
         all data is too dear: the result then says how far they are from it.
     - `optimizer`: of the weights; default Adam, its rate falling as a cosine from 1e-2 to 1e-5 over the epochs.
-    - `hyper_optimizer`: of the unconstrained coordinates of λ; default Adam from 0.1 to 0.01 over the online steps, then
-        Rprop where nothing is drawn, Adam to 1e-3 where it is.
+    - `hyper_optimizer`: of the unconstrained coordinates of λ; default Adam from 0.1 to 0.01 over the online steps,
+        then Rprop where nothing is drawn, Adam to 1e-3 where it is.
     - `batch_size`: default min(N, 128).
     - `likelihood_batch`: data for Σ log p in a step of the hyperparameters; default all.
     - `run`: a record on disk ([`hyprax.Run`][]).
+    - `callbacks`: called with a [`hyprax.search.Step`][] after every step; a true answer stops the run.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `key`: a JAX random key: batches and draws, so the whole run, depend on nothing else.
 
-    **Returns:** an [`hyprax.search.EvidenceFit`][] of the best stationary evaluation: the weights and hyperparameters of
-    the best smoothed value among those whose weights were at their mode; the last ones where none was.
+    **Returns:** an [`hyprax.search.EvidenceFit`][] of the best stationary evaluation: the weights and hyperparameters
+    of the best smoothed value among those whose weights were at their mode; the last ones where none was.
 
     **Raises:** `ValueError` for data, labels, NaN, constant targets or settings that do not fit.
 
@@ -205,7 +207,7 @@ def fit_evidence(
     stages = len(range(burn_in + 1, epochs + 1, every))
     online = stages * hyper_steps
     schedule = Schedule(
-        burn_in=max(burn_in + 1 - every, 0) * steps,
+        burn_in=(burn_in + 1) * steps,
         every=every * steps,
         hyper_steps=hyper_steps,
         mode_after=online if mode_steps else None,
@@ -241,7 +243,7 @@ def fit_evidence(
             steps=online + mode_steps,
             stop=Stopping(gradient=0, patience=None),
             run=run,
-            callbacks=(settled,),
+            callbacks=(*callbacks, settled),
             progress=progress,
         )
     return _judged(objective, tuned, size)

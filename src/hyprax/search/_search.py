@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from .._objective import AbstractObjective, Hypergradient
+from .._objective import AbstractObjective, Hypergradient, described
 from .._result import Result
 
 
@@ -56,16 +56,16 @@ def check_fits(search: AbstractSearch, objective: AbstractObjective) -> None:
 
     **Raises:** `ValueError` naming both.
     """
-    name, given = type(search).__name__, type(objective).__name__
+    name, given = type(search).__name__, described(objective)
     if search.needs_accuracy and not objective.adaptive:
         raise ValueError(
             f"{name} chooses how accurately each hypergradient is computed, so its objective must honour an "
             f"accuracy; got "
-            f"an {given}, which has none to choose. Use hx.search.Optax(optax.adam(0.05)) instead."
+            f"{given}, which has none to choose. Use hx.search.Optax(optax.adam(0.05)) instead."
         )
     if search.needs_determinism and objective.noisy:
         raise ValueError(
             f"{name} compares values at different hyperparameters, so its objective must be deterministic; "
-            f"got an {given} "
+            f"got {given} "
             "that draws anew at each call (`noisy` is True). Use hx.search.Optax(optax.adam(0.05)) instead."
         )

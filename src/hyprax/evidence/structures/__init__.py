@@ -1,6 +1,6 @@
 """Structures of the curvature: what log|I + K| is reduced to."""
 
-from ._structures import (
+from .._structures import (
     EKFAC as EKFAC,
     KFAC as KFAC,
     AbstractStructure as AbstractStructure,

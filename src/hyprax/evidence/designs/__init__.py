@@ -1,6 +1,6 @@
 """Sampling designs of [`hyprax.evidence.Chain`][]: which rows are looked at, and with what weight."""
 
-from ._designs import (
+from .._designs import (
     AbstractDesign as AbstractDesign,
     Blocks as Blocks,
     OneRow as OneRow,
