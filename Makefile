@@ -13,10 +13,10 @@ ASK := 'import jax; jax.devices()' >/dev/null 2>&1 # a flag that XLA does not kn
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check docs bench clean
+.PHONY: help setup demo test test-slow check docs release-check bench clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
 
 setup: .venv/.dev ## Make .venv with everything that the other targets need for development
 
@@ -41,6 +41,9 @@ check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
 
 docs: .venv/.dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release-check: .venv/.dev ## Build sdist and wheel; install and try them on Python 3.11, 3.12 and 3.13
+	.ci/release-check
 
 bench: .venv/.dev+bench ## Time hypergradients beside other libraries
 	$(BIN)/python -m benchmarks.hypergradient

@@ -201,7 +201,7 @@ def optimistix_bfgs(problem: Problem, tolerance: float) -> Callable[[Array], Any
     return jax.jit(jax.value_and_grad(value))
 
 
-def hyprax_with(certificate: hx.implicit.AbstractBound) -> Method:
+def hyprax_with(certificate: hx.implicit.AbstractCertifier) -> Method:
     def method(problem: Problem, tolerance: float) -> Callable[[Array], Any]:
         family = problem.family()
         optimum = hx.Optimum(family, solver=hx.implicit.Newton(tolerance=tolerance))
@@ -210,7 +210,7 @@ def hyprax_with(certificate: hx.implicit.AbstractBound) -> Method:
             family.mean_loss,
             problem.validation,
             adjoint=hx.implicit.CG(tolerance=tolerance),
-            certificate=certificate,
+            certifier=certificate,
         )
         state = objective.init(None)
 
@@ -230,7 +230,7 @@ PROBLEMS = ("breast cancer", "digits", "ijcnn1", "MNIST softmax")
 METHODS: dict[str, Method] = {
     "jaxopt L-BFGS + CG": jaxopt_lbfgs,
     "optimistix (L-)BFGS + CG": optimistix_bfgs,
-    "hyprax, no certificate": hyprax_with(hx.implicit.NoBound()),
+    "hyprax, no certificate": hyprax_with(hx.implicit.NoCertifier()),
     "hyprax, Ehrhardt-Roberts bound": hyprax_with(hx.implicit.EhrhardtRoberts()),
     "hyprax, look-ahead bound": hyprax_with(hx.implicit.LookAhead(relative=TARGET)),
 }

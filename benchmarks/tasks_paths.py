@@ -21,7 +21,7 @@ import numpy as np
 from experiments.school.data import schools, split_task
 from threadpoolctl import threadpool_limits
 
-from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, elastic_net_path, map_tasks, tune
+from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, elastic_net_path, erm, map_tasks
 
 DOMAIN = (0.001, 1.0)
 PENALTY2 = 0.1
@@ -51,7 +51,7 @@ def many(n: int, processes: int) -> None:
         start = time.perf_counter()
         duals = map_tasks(dual, list(range(count)), processes=processes)
         middle = time.perf_counter()
-        best = tune(duals, progress=False)
+        best = erm(duals, progress=False)
         end = time.perf_counter()
         size = sum(f.breakpoints.nbytes + f.numerator.nbytes + f.radius.nbytes for f in duals) / 2**20
         pieces = sum(f.n_pieces for f in duals)
@@ -89,8 +89,8 @@ def lars(X: np.ndarray, y: np.ndarray, penalty2: float) -> tuple[np.ndarray, np.
     n, d = X.shape
     if penalty2:
         X, y = np.vstack([X, np.sqrt(n * penalty2) * np.eye(d)]), np.append(y, np.zeros(d))
-    alphas, _, coefficients = lars_path(X, y, method="lasso", alpha_min=DOMAIN[0] * n / len(y))
-    return alphas * len(y) / n, coefficients.T
+    hypers, _, coefficients = lars_path(X, y, method="lasso", alpha_min=DOMAIN[0] * n / len(y))
+    return hypers * len(y) / n, coefficients.T
 
 
 def beside(repeats: int) -> None:
@@ -116,13 +116,13 @@ def beside(repeats: int) -> None:
     grid = np.geomspace(DOMAIN[1], DOMAIN[0], 200)
 
     def exact() -> float:
-        return tune([elastic_net_dual(t, DOMAIN, penalty2=PENALTY2) for t in tasks], progress=False).value
+        return erm([elastic_net_dual(t, DOMAIN, penalty2=PENALTY2) for t in tasks], progress=False).value
 
     def gridded() -> float:
         total = np.zeros(len(grid))
         for task, (X, y) in zip(tasks, data, strict=True):
             centred = task.splits[0].centred(True)
-            # alpha and l1_ratio differ from one penalty to the next, as l2 is fixed: one warm-started call each.
+            # α and l1_ratio differ from one penalty to the next, as l2 is fixed: one warm-started call each.
             w = None
             for i, l1 in enumerate(grid):
                 both = float(l1 + PENALTY2)

@@ -107,9 +107,10 @@ class Task:
             return fit(params, *batch) + sum(strengths[i] * jnp.sum(w**2) for i, w in enumerate(params))
 
         def optimizer(hyper: Any) -> hx.unroll.AbstractOptimizer:
+            rates = hx.unroll.Schedule((0.02 if adamw else 1.0) * hyper["rates"])
             if adamw:
-                return hx.unroll.AdamW(0.02 * hyper["rates"], weight_decay=jnp.asarray(1e-2, jnp.float32))
-            return hx.unroll.MomentumSGD(hyper["rates"], jnp.asarray(MOMENTUM, jnp.float32), form="polyak")
+                return hx.unroll.AdamW(rates, weight_decay=jnp.asarray(1e-2, jnp.float32))
+            return hx.unroll.MomentumSGD(rates, jnp.asarray(MOMENTUM, jnp.float32), form="polyak")
 
         train = self.batches(tuple(map(jnp.asarray, self.train)))
         weights = list(map(jnp.asarray, self.weights))

@@ -45,7 +45,9 @@ class Shrinkage(hx.core.AbstractObjective):
 
         x = jax.lax.fori_loop(0, self.steps, lambda _, x: x - step * residual(x), start)
         norm = jnp.linalg.norm(residual(x))
-        result = hx.RESULTS.where(norm <= tolerance, hx.RESULTS.successful, hx.RESULTS.inner_not_converged)
+        result = hx.implicit.RESULTS.where(
+            norm <= tolerance, hx.implicit.RESULTS.successful, hx.implicit.RESULTS.inner_not_converged
+        )
         return penalty, x, norm, result
 
     def value_and_grad(self, hyper, state, accuracy=None):
@@ -90,7 +92,7 @@ def test_hypergradient_of_a_problem_solved_by_hand(seed, penalty):
     np.testing.assert_allclose(answer.value, value, rtol=1e-9)
     np.testing.assert_allclose(answer.grad["penalty"].raw, slope, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(answer.norm, abs(slope), rtol=1e-8, atol=1e-12)
-    assert answer.result == hx.RESULTS.successful
+    assert answer.result == hx.implicit.RESULTS.successful
     assert answer.message == ""
 
 
@@ -99,7 +101,7 @@ def test_an_unconverged_solve_is_raised_with_what_was_computed():
     with pytest.raises(hx.HypergradientError, match="inner problem was not solved") as raised:
         hx.hypergradient(objective, {"penalty": hx.Positive(1.0)})[0]
     answer = raised.value.hypergradient
-    assert answer.result == hx.RESULTS.inner_not_converged
+    assert answer.result == hx.implicit.RESULTS.inner_not_converged
     assert f"gradient_norm = {float(answer.stats.numbers['gradient_norm']):.4g}" in str(raised.value)
     value, slope = by_hand(np.asarray(objective.a), np.asarray(objective.b), 1.0)
     assert abs(answer.grad["penalty"].raw - slope) <= answer.certificate.bound
@@ -108,7 +110,7 @@ def test_an_unconverged_solve_is_raised_with_what_was_computed():
 
 def test_without_throw_the_failure_is_returned():
     answer = hx.hypergradient(problem(steps=3), {"penalty": hx.Positive(1.0)}, throw=False)[0]
-    assert answer.result == hx.RESULTS.inner_not_converged
+    assert answer.result == hx.implicit.RESULTS.inner_not_converged
     assert "inner problem was not solved" in answer.message
 
 
@@ -117,14 +119,14 @@ def test_a_state_is_where_the_computation_starts():
     _, warm = problem().value_and_grad(hyper, problem().init(hyper))
     with pytest.raises(hx.HypergradientError):
         hx.hypergradient(problem(steps=1), hyper)[0]
-    assert hx.hypergradient(problem(steps=1), hyper, warm)[0].result == hx.RESULTS.successful
+    assert hx.hypergradient(problem(steps=1), hyper, warm)[0].result == hx.implicit.RESULTS.successful
 
 
 def test_accuracy_replaces_the_settings():
     hyper = {"penalty": hx.Positive(1.0)}
     loose = hx.Accuracy(jnp.asarray(10.0), jnp.asarray(10.0))
     answer, _ = problem(steps=3).value_and_grad(hyper, jnp.zeros(5), loose)
-    assert answer.result == hx.RESULTS.successful
+    assert answer.result == hx.implicit.RESULTS.successful
 
 
 def test_inside_transformations():
@@ -147,7 +149,7 @@ def test_a_failure_inside_a_transformation_is_a_runtime_error():
         jax.block_until_ready(failing({"penalty": hx.Positive(1.0)}))
     quiet = eqx.filter_jit(lambda hyper: hx.hypergradient(objective, hyper, throw=False)[0])
     answer = quiet({"penalty": hx.Positive(1.0)})
-    assert answer.result == hx.RESULTS.inner_not_converged
+    assert answer.result == hx.implicit.RESULTS.inner_not_converged
     assert "inner problem was not solved" in answer.message
 
 

@@ -52,10 +52,12 @@ MODELS = {
     "attention": (attention, {"in": {"w": (3, 6, 6), "b": (6,)}, "out": {"w": (6, 3), "b": (3,)}}),
 }
 OPTIMISERS = {
-    "sgd": lambda hyper: optax.sgd(lambda t: hyper["lr"][t], momentum=hyper["momentum"]),
-    "nesterov": lambda hyper: optax.sgd(lambda t: hyper["lr"][t], momentum=hyper["momentum"], nesterov=True),
-    "adam": lambda hyper: optax.adam(lambda t: hyper["lr"][t], b1=hyper["momentum"]),
-    "adamw": lambda hyper: optax.adamw(lambda t: hyper["lr"][t], b1=hyper["momentum"], weight_decay=hyper["decay"]),
+    "sgd": lambda hyper: optax.sgd(hx.unroll.Schedule(hyper["lr"]), momentum=hyper["momentum"]),
+    "nesterov": lambda hyper: optax.sgd(hx.unroll.Schedule(hyper["lr"]), momentum=hyper["momentum"], nesterov=True),
+    "adam": lambda hyper: optax.adam(hx.unroll.Schedule(hyper["lr"]), b1=hyper["momentum"]),
+    "adamw": lambda hyper: optax.adamw(
+        hx.unroll.Schedule(hyper["lr"]), b1=hyper["momentum"], weight_decay=hyper["decay"]
+    ),
 }
 
 

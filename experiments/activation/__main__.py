@@ -1,9 +1,9 @@
 """One activation for 45 digit pairs, chosen globally: `python -m experiments.activation [--quick]`.
 
 Every pair of digits (scikit-learn's 8 x 8 images) is a binary task: 40 images train, the rest validate. A hidden layer
-of random features with the activation `alpha ReLU + (1 - alpha) z` (alpha = 0: linear, 1: ReLU, 2: |z|) and a ridge
-read-out: the dual of each task is exact, and one alpha for all is chosen at the global minimum of their mean. The same
-for `alpha ReLU^2 + (1 - alpha) hard tanh`. Then two tasks are trained throughout (estimated).
+of random features with the activation `α ReLU + (1 - α) z` (α = 0: linear, 1: ReLU, 2: |z|) and a ridge
+read-out: the dual of each task is exact, and one α for all is chosen at the global minimum of their mean. The same
+for `α ReLU^2 + (1 - α) hard tanh`. Then two tasks are trained throughout (estimated).
 
 Writes RESULTS.md and the pictures beside this file; with --quick into out/experiments.
 """
@@ -29,7 +29,7 @@ def excess(duals: list[tasks.PiecewiseFunction], repeats: int) -> tuple[float, f
     for _ in range(repeats):
         order = rng.permutation(len(duals))
         half = len(duals) // 2
-        chosen = tasks.PiecewiseFunction.mean([duals[i] for i in order[:half]]).minimise().alpha
+        chosen = tasks.PiecewiseFunction.mean([duals[i] for i in order[:half]]).minimise().hyper
         others = tasks.PiecewiseFunction.mean([duals[i] for i in order[half:]])
         found.append(float(others(chosen)) - others.minimise().value)
     return float(np.mean(found)), float(np.quantile(found, 0.95))
@@ -38,7 +38,7 @@ def excess(duals: list[tasks.PiecewiseFunction], repeats: int) -> tuple[float, f
 def save(best: tasks.GlobalOptimum, name: str, label: str) -> None:
     """Draw the duals, their mean and the optimum."""
     pyplot()
-    figure = best.plot(xlabel="alpha", ylabel=label).get_figure(root=True)
+    figure = best.plot(xlabel="hyper", ylabel=label).get_figure(root=True)
     assert figure is not None
     figure.savefig(HERE / name, dpi=120)
 
@@ -54,13 +54,13 @@ def rows_of(family: str, n_pairs: int, repeats: int, processes: int) -> tuple[li
         "squared": [d.squared for d in found],
         "0-1": [d.zero_one for d in found if d.zero_one is not None],
     }.items():
-        best = tasks.tune(duals, epsilon=0.001, progress=False)
+        best = tasks.erm(duals, epsilon=0.001, progress=False)
         own = float(np.mean([e.value for e in best.task_optima]))
         near = ", ".join(f"[{x:.4f}, {y:.4f}]" for x, y in best.epsilon_set[:3])
         more = " ..." if len(best.epsilon_set) > 3 else ""
         shapes = best.shapes()
         table.append(
-            f"| {family} | {loss} | {best.alpha:.4f} | {best.value:.5f} | {best.certificate.kind}, "
+            f"| {family} | {loss} | {best.hyper:.4f} | {best.value:.5f} | {best.certificate.kind}, "
             f"{float(best.certificate.bound):.1e} | {near}{more} | "
             f"{float(best.mean(a)):.5f} | {float(best.mean(1.0)):.5f} | {float(best.mean(b)):.5f} | {own:.5f} | "
             f"{np.mean([d.n_pieces for d in duals]):.0f} | {np.mean(shapes['local_maxima']):.1f} |"
@@ -74,8 +74,8 @@ def rows_of(family: str, n_pairs: int, repeats: int, processes: int) -> tuple[li
     return table, halves, pictures
 
 
-def trained(pairs: list[int], n_alphas: int, n_starts: int) -> tuple[list[str], str]:
-    """Networks trained throughout at each alpha, from several starts, and followed in alpha."""
+def trained(pairs: list[int], n_hypers: int, n_starts: int) -> tuple[list[str], str]:
+    """Networks trained throughout at each α, from several starts, and followed in α."""
     import jax
 
     plt = pyplot()
@@ -88,18 +88,18 @@ def trained(pairs: list[int], n_alphas: int, n_starts: int) -> tuple[list[str], 
             losses = tasks.activation_losses(digit_task(pair), [8], o1, o2, penalty=PENALTY)
             starts = [losses.init(jax.random.key(s)) for s in range(n_starts)]
             start = time.perf_counter()
-            found = tasks.trained_dual(losses.inner, losses.outer, starts, np.linspace(*domain, n_alphas))
+            found = tasks.trained_dual(losses.inner, losses.outer, starts, np.linspace(*domain, n_hypers))
             seconds = time.perf_counter() - start
-            best = tasks.tune([found.dual], progress=False)
+            best = tasks.erm([found.dual], progress=False)
             a, b = PAIRS[pair]
             rows.append(
-                f"| {a} or {b} | {best.alpha:.3f} | {best.value:.4f} | {best.certificate.kind} | "
+                f"| {a} or {b} | {best.hyper:.3f} | {best.value:.4f} | {best.certificate.kind} | "
                 f"{int(np.sum(found.start < 0))} of {n_alphas} | "
                 f"{int(np.sum(np.isfinite(found.slopes)))} of {n_alphas} | {seconds:.0f} |"
             )
             found.dual.plot(ax)
-            ax.plot(found.alphas, found.validation, "o", markersize=4)
-            ax.set(title=f"{a} or {b}, estimated", xlabel="alpha", ylabel="validation loss of the best optimum found")
+            ax.plot(found.hypers, found.validation, "o", markersize=4)
+            ax.set(title=f"{a} or {b}, estimated", xlabel="hyper", ylabel="validation loss of the best optimum found")
     figure.savefig(HERE / "trained.png", dpi=120)
     return rows, "trained.png"
 
@@ -122,22 +122,22 @@ def main() -> None:
     python -m experiments.activation{" --quick" if arguments.quick else ""}
 
 Measured on a {machine()}. scikit-learn's digits; each pair is a task with {TRAIN} training images, the others validate.
-{WIDTH} random features with the activation `alpha o1 + (1 - alpha) o2` and a ridge read-out of penalty {PENALTY}.
+{WIDTH} random features with the activation `α o1 + (1 - α) o2` and a ridge read-out of penalty {PENALTY}.
 Pairs share digits, so they are not independent tasks: no guarantee for new pairs is claimed.
 
 ## The global optimum over all pairs
-The bound is the certificate's: the mean loss at alpha minus the least mean loss. "left", "at 1" and "right" are the
-mean losses at the left end, at alpha = 1 (pure o1) and at the right end of the domain; "own" is the mean of the least
+The bound is the certificate's: the mean loss at α minus the least mean loss. "left", "at 1" and "right" are the
+mean losses at the left end, at α = 1 (pure o1) and at the right end of the domain; "own" is the mean of the least
 losses of the tasks by themselves. Pieces and local maxima are means over the tasks.
 
-| o1, o2 | loss | alpha | mean loss | certificate | 0.001-optimal | left | at 1 | right | own | pieces | local maxima |
+| o1, o2 | loss | α | mean loss | certificate | 0.001-optimal | left | at 1 | right | own | pieces | local maxima |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(table)}
 
 {chr(10).join(pictures)}
 
 ## Split-half excess loss
-alpha is chosen on a random half of the pairs and judged on the others: its mean loss there minus the least mean loss
+α is chosen on a random half of the pairs and judged on the others: its mean loss there minus the least mean loss
 there; {repeats} random halves.
 
 | o1, o2 | loss | mean | 95 % quantile |
@@ -145,11 +145,11 @@ there; {repeats} random halves.
 {chr(10).join(halves)}
 
 ## Trained throughout (estimated)
-A hidden layer of 8 units, all weights trained by L-BFGS with an l2 penalty, several starts at each alpha and a sweep in
-both directions. "followed" counts the alphas whose best optimum came from a neighbour, "slopes" those where the optimum
+A hidden layer of 8 units, all weights trained by L-BFGS with an l2 penalty, several starts at each α and a sweep in
+both directions. "followed" counts the αs whose best optimum came from a neighbour, "slopes" those where the optimum
 was smooth enough for the implicit function theorem.
 
-| task | alpha | validation loss | kind | followed | slopes | seconds |
+| task | α | validation loss | kind | followed | slopes | seconds |
 | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(networks)}
 

@@ -8,8 +8,8 @@ from hyprax import tasks
 
 PAIRS = list(combinations(range(10), 2))
 FAMILIES = {
-    "ReLU, identity": (tasks.RELU, tasks.IDENTITY, (0.0, 2.0)),
-    "squared ReLU, hard tanh": (tasks.RELU2, tasks.HARD_TANH, (0.0, 1.0)),
+    "ReLU, identity": (tasks.Activation.RELU, tasks.Activation.IDENTITY, (0.0, 2.0)),
+    "squared ReLU, hard tanh": (tasks.Activation.RELU2, tasks.Activation.HARD_TANH, (0.0, 1.0)),
 }
 TRAIN, WIDTH, PENALTY = 40, 50, 1e-2
 

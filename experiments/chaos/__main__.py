@@ -21,7 +21,7 @@ from experiments._mnist import Params, drawn, nll, splits
 from jax import Array
 
 import hyprax as hx
-from hyprax.unroll import ChaosGauge, ExactReversal, metasmoothness
+from hyprax.unroll import RESULTS, ChaosGauge, ReversalCertificate
 
 HERE = results_folder(__file__)
 SIZES, BATCH, MOMENTUM, SCALE, REACH = (784, 50, 50, 50, 10), 200, 0.9, 0.1, 0.05
@@ -70,10 +70,10 @@ def measure(exact: hx.UnrolledObjective, plain: hx.UnrolledObjective, rate: floa
         float(answer.value),
         slope,
         (ends[1] - ends[0]) / (2 * REACH),
-        float(answer.stats.numbers["amplification"]) if finite else np.nan,
-        float(metasmoothness(plain, at(rate), answer.grad)) if finite else np.nan,
-        next(name for name in ENDINGS if bool(answer.result == getattr(hx.RESULTS, name))),
-        isinstance(answer.certificate, ExactReversal),
+        float(answer.stats.amplification) if finite else np.nan,
+        float(plain.metasmoothness(at(rate), answer.grad)) if finite else np.nan,
+        next(name for name in ENDINGS if bool(answer.result == getattr(RESULTS, name))),
+        isinstance(answer.certificate, ReversalCertificate),
     )
 
 

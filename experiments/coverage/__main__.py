@@ -26,7 +26,7 @@ import certificate_cases as problems
 import hyprax as hx
 
 HERE = results_folder(__file__)
-BOUNDS = {"look-ahead": hx.implicit.LookAhead(relative=0.0), "free": hx.implicit.FreeBound()}
+BOUNDS = {"look-ahead": hx.implicit.LookAhead(relative=0.0), "free": hx.implicit.ResidualCertifier()}
 LONG_NAMES = {"ehrhardt-roberts": "Ehrhardt-Roberts", "free": "free", "look-ahead": "look-ahead"}
 
 

@@ -49,7 +49,7 @@ class Regulariser:
             hx.Optimum(self.inner, y, data=y, solver=hx.implicit.LBFGS(max_steps=3000)),
             half_mean_square,
             jnp.asarray(clean),
-            certificate=hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=1 / y.size, lipschitz_direct=0.0),
+            certifier=hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=1 / y.size, lipschitz_direct=0.0),
         )
 
     def denoised(self, noisy: np.ndarray, hyper: dict) -> np.ndarray:
@@ -58,7 +58,7 @@ class Regulariser:
         optimum = hx.Optimum(
             self.inner, y, data=y, solver=hx.implicit.LBFGS(tolerance=1e-4 * math.sqrt(y.size), max_steps=3000)
         )
-        objective = hx.ImplicitObjective(optimum, half_mean_square, y, certificate=hx.implicit.NoBound("a test"))
+        objective = hx.ImplicitObjective(optimum, half_mean_square, y, certifier=hx.implicit.NoCertifier("a test"))
         value, state = objective.value(hyper, objective.init(hyper))
         assert bool(value.result == hx.RESULTS.successful), value.result
         return np.asarray(state.params)

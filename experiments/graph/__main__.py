@@ -1,9 +1,9 @@
 """One graph kernel for many tasks on Cora, chosen globally: `python -m experiments.graph [--quick]`.
 
 Two families of tasks: the 21 pairs of classes, each a graph of its own; and random choices of the labelled nodes on the
-graph of three classes. Two methods: label propagation with the weights `(s_ij + alpha)^3` on citations, s the cosine
-similarity of the words; and simplified graph convolution with `exp(-d_ij^2 / alpha^2)`, two hops and a ridge read-out.
-The duals are exact (the 0-1 loss too), and one alpha for a family is chosen at the global minimum of their mean. A
+graph of three classes. Two methods: label propagation with the weights `(s_ij + α)^3` on citations, s the cosine
+similarity of the words; and simplified graph convolution with `exp(-d_ij^2 / α^2)`, two hops and a ridge read-out.
+The duals are exact (the 0-1 loss too), and one α for a family is chosen at the global minimum of their mean. A
 two-layer GCN is estimated.
 
 Writes RESULTS.md and the pictures beside this file; with --quick into out/experiments.
@@ -47,17 +47,17 @@ def rows_of(method: str, family: str, duals_of: Callable, count: int, processes:
         "squared": [d.squared for d in found],
         "0-1": [d.zero_one for d in found if d.zero_one is not None],
     }.items():
-        best = tasks.tune(duals, epsilon=0.001, progress=False)
+        best = tasks.erm(duals, epsilon=0.001, progress=False)
         own = float(np.mean([e.value for e in best.task_optima]))
         shapes = best.shapes()
         table.append(
-            f"| {method} | {family}, {count} | {loss} | {best.alpha:.4f} | {best.value:.5f} | {best.certificate.kind}, "
+            f"| {method} | {family}, {count} | {loss} | {best.hyper:.4f} | {best.value:.5f} | {best.certificate.kind}, "
             f"{float(best.certificate.bound):.1e} | {float(best.mean(a)):.5f} | {float(best.mean(b)):.5f} | "
             f"{own:.5f} | {np.mean([d.n_pieces for d in duals]):.0f} | {np.mean(shapes['local_maxima']):.1f} | "
             f"{seconds:.0f} |"
         )
         name = f"{method.split(',')[0].replace(' ', '_')}_{family.replace(' ', '_')}_{loss}.png"
-        figure = best.plot(xlabel="alpha", ylabel=f"{loss} loss").get_figure(root=True)
+        figure = best.plot(xlabel="hyper", ylabel=f"{loss} loss").get_figure(root=True)
         assert figure is not None
         figure.savefig(HERE / name, dpi=120)
         pictures.append(f"![{method}, {family}, {loss} loss: duals, their mean, the optimum]({name})")
@@ -65,7 +65,7 @@ def rows_of(method: str, family: str, duals_of: Callable, count: int, processes:
     return table, pictures
 
 
-def network(pair: int, n_alphas: int, n_starts: int) -> tuple[str, str]:
+def network(pair: int, n_hypers: int, n_starts: int) -> tuple[str, str]:
     """A GCN of 8 hidden units on one pair of classes."""
     import jax
 
@@ -87,19 +87,19 @@ def network(pair: int, n_alphas: int, n_starts: int) -> tuple[str, str]:
         activation=jax.nn.softplus,
     )
     start = time.perf_counter()
-    alphas = np.geomspace(*DOMAINS["SGC, exp(-d^2/alpha^2)"], n_alphas)
+    hypers = np.geomspace(*DOMAINS["SGC, exp(-d^2/hyper^2)"], n_hypers)
     with jax.enable_x64(True):
         starts = [losses.init(jax.random.key(s)) for s in range(n_starts)]
-        found = tasks.trained_dual(losses.inner, losses.outer, starts, alphas)
+        found = tasks.trained_dual(losses.inner, losses.outer, starts, hypers)
     seconds = time.perf_counter() - start
-    best = tasks.tune([found.dual], progress=False)
+    best = tasks.erm([found.dual], progress=False)
     figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
     found.dual.plot(ax)
-    ax.plot(found.alphas, found.validation, "o", markersize=4)
-    ax.set(title="two-layer GCN, estimated", xlabel="alpha", ylabel="validation loss of the best optimum found")
+    ax.plot(found.hypers, found.validation, "o", markersize=4)
+    ax.set(title="two-layer GCN, estimated", xlabel="hyper", ylabel="validation loss of the best optimum found")
     figure.savefig(HERE / "gcn.png", dpi=120)
     row = (
-        f"| {PAIRS[pair]} | {len(y)} | {best.alpha:.3f} | {best.value:.4f} | {best.certificate.kind} | "
+        f"| {PAIRS[pair]} | {len(y)} | {best.hyper:.3f} | {best.value:.4f} | {best.certificate.kind} | "
         f"{int(np.sum(found.start < 0))} of {n_alphas} | {int(np.sum(np.isfinite(found.slopes)))} of {n_alphas} | "
         f"{seconds:.0f} |"
     )
@@ -130,13 +130,13 @@ nodes on classes {SPLIT_CLASSES}, "class pairs" the pairs of the seven classes. 
 are not independent: no guarantee for new tasks is claimed.
 
 ## The global optimum over all tasks
-The bound is the certificate's: the mean loss at alpha minus the least mean loss. "left" and "right" are the mean losses
+The bound is the certificate's: the mean loss at α minus the least mean loss. "left" and "right" are the mean losses
 at the ends of the domain, "own" the mean of the least losses of the tasks by themselves. Pieces and local maxima are
 means over the tasks. Seconds are for the squared and the 0-1 duals of all tasks together, in {arguments.processes}
 processes. SGC's squared loss is least at the right end of the domain, where all citations weigh nearly the same: there
 the Gaussian weights do not help.
 
-| method | tasks | loss | alpha | mean loss | certificate | left | right | own | pieces | local maxima | seconds |
+| method | tasks | loss | α | mean loss | certificate | left | right | own | pieces | local maxima | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(table)}
 
@@ -144,9 +144,9 @@ the Gaussian weights do not help.
 
 ## Two-layer GCN (estimated)
 All weights trained by L-BFGS with an l2 penalty (8 hidden units, softplus, so that the dual has slopes), several starts
-at each alpha and a sweep in both directions. "followed" counts the alphas whose best optimum came from a neighbour.
+at each α and a sweep in both directions. "followed" counts the αs whose best optimum came from a neighbour.
 
-| classes | nodes | alpha | validation loss | kind | followed | slopes | seconds |
+| classes | nodes | α | validation loss | kind | followed | slopes | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {row}
 

@@ -14,7 +14,7 @@ SHARE = 0.1
 """Part of the nodes of each class whose labels are given."""
 COMPONENTS, PENALTY = 16, 1e-2
 POLYNOMIAL, GAUSSIAN = tasks.PolynomialKernel(3), tasks.GaussianKernel()
-DOMAINS = {"label propagation, (s + alpha)^3": (0.01, 2.0), "SGC, exp(-d^2/alpha^2)": (0.4, 4.0)}
+DOMAINS = {"label propagation, (s + hyper)^3": (0.01, 2.0), "SGC, exp(-d^2/hyper^2)": (0.4, 4.0)}
 
 
 @lru_cache(maxsize=1)

@@ -53,19 +53,19 @@ class Problem:
         """All weights at the middle, σ(0)."""
         return {"weights": hx.Interval(jnp.full(len(self.squares), 0.5), 0, 1)}
 
-    def objective(self, solver=None, adjoint=None, certificate=None) -> hx.ImplicitObjective:
+    def objective(self, solver=None, adjoint=None, certifier=None) -> hx.ImplicitObjective:
         """Default solvers and certificate where none are given."""
         return hx.ImplicitObjective(
             hx.Optimum(self.family, solver=solver),
             self.family.mean_loss,
             self.validation,
             adjoint=adjoint,
-            certificate=certificate,
+            certifier=certificate,
         )
 
     def exact(self, hyper: dict) -> tuple[float, jax.Array]:
         """The validation loss at the optimum for these weights, and that optimum."""
-        objective = self.objective(certificate=hx.implicit.NoBound())
+        objective = self.objective(certifier=hx.implicit.NoCertifier())
         answer, state = objective.value(hyper, objective.init(hyper), hx.Accuracy(jnp.asarray(1e-10), jnp.asarray(1.0)))
         return float(answer.value), state.params
 
@@ -84,7 +84,7 @@ def published(problem: Problem, lower: str, adjoint: str, tolerances: tuple[floa
     """
     budget, plain = size.budget, {"preconditioner": hx.implicit.NoPreconditioner()} if adjoint == "CG" else {}
     adjoint_solver = ADJOINT[adjoint](max_steps=budget, **plain)
-    first = problem.objective(LOWER[lower](max_steps=budget, smoothness=1.0), adjoint_solver, hx.implicit.NoBound())
+    first = problem.objective(LOWER[lower](max_steps=budget, smoothness=1.0), adjoint_solver, hx.implicit.NoCertifier())
     accuracy = hx.Accuracy(jnp.asarray(STRENGTH * tolerances[0]), jnp.asarray(tolerances[1]))
     hyper = evaluated = problem.start()
     state = first.init(hyper)

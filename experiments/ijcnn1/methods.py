@@ -152,7 +152,7 @@ def optuna_tpe(problem: Ijcnn1, budget: float, seed: int) -> Track:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    objective = hx.ImplicitObjective(*problem.parts, certificate=hx.implicit.NoBound())
+    objective = hx.ImplicitObjective(*problem.parts, certifier=hx.implicit.NoCertifier())
     size = problem.train[0].shape[1]
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial({f"x{i}": 0.0 for i in range(size)})

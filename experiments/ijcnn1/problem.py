@@ -60,7 +60,7 @@ class Judge:
     """F at given log-strengths, each solved to a gradient norm of 1e-10 from the last; infinite where there is none."""
 
     def __init__(self, problem: Ijcnn1):
-        self.objective = hx.ImplicitObjective(*problem.parts, certificate=hx.implicit.NoBound())
+        self.objective = hx.ImplicitObjective(*problem.parts, certifier=hx.implicit.NoCertifier())
         self.problem, self.state = problem, None
 
     def __call__(self, raw: np.ndarray) -> float:

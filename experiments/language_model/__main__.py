@@ -25,6 +25,7 @@ import optax
 from experiments._common import machine, results_folder
 
 import hyprax as hx
+from hyprax._stats import scalars
 from hyprax.search import Optax
 
 HERE = results_folder(__file__)
@@ -116,7 +117,10 @@ def problem(size: Size, steps: int, mode: hx.unroll.AbstractMode) -> tuple[hx.Un
 
     def optimizer(hyper: Any) -> hx.unroll.AbstractOptimizer:
         return hx.unroll.AdamW(
-            hyper["rates"], hyper["beta1"], jnp.asarray(0.99, jnp.float32), weight_decay=hyper["weight_decay"]
+            hx.unroll.Schedule(hyper["rates"]),
+            hyper["beta1"],
+            jnp.asarray(0.99, jnp.float32),
+            weight_decay=hyper["weight_decay"],
         )
 
     training = hx.Training(
@@ -157,14 +161,14 @@ def report(asked: argparse.Namespace, answer: hx.Hypergradient, seconds: float, 
     size, device = SIZES[asked.size], jax.devices()[0]
     options = " --quick" * asked.quick + f" --size {asked.size}" * (asked.size != "small")
     options += f" --steps {asked.steps}" * (asked.steps is not None) + f" --meta {asked.meta}" * (asked.meta > 0)
-    stats = {name: float(value) for name, value in answer.stats.items()}
-    exact = isinstance(answer.certificate, hx.unroll.ExactReversal)
+    stats = {name: float(value) for name, value in scalars(answer.stats).items()}
+    exact = isinstance(answer.certificate, hx.unroll.ReversalCertificate)
     rows = {
         "weights": f"{size.weights():,} ({size.layers} layers of width {size.width})",
         "steps, T": f"{steps:,}",
         "bytes of text predicted": f"{size.tokens(steps):,} ({size.batch} x {size.context} a step)",
         "hyperparameters": f"{steps + 3:,}",
-        "exact": f"{'yes' if exact else 'no'}, attempt {int(stats['attempts'])}",
+        "exact": f"{'yes' if exact else 'no'}, attempt {int(stats['attempt'])}",
         "bits a weight and step, beside theory": f"{stats['bits_per_parameter_step']:.4f} / {stats['theory_bits']:.4f}",
         "buffers put away": f"{stats['stored_bytes'] / 1e6:.1f} MB",
         "all states would take": f"{12 * size.weights() * steps / 1e6:,.0f} MB",

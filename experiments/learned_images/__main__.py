@@ -59,7 +59,7 @@ def outer_loss(params: Params, hyper: Any, data: Examples) -> Array:
 
 
 def optimizer(hyper: dict[str, Array]) -> hx.unroll.MomentumSGD:
-    return hx.unroll.MomentumSGD(hyper["rate"], MOMENTUM)
+    return hx.unroll.MomentumSGD(hx.unroll.Schedule(hyper["rate"]), MOMENTUM)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from benchmarks import peak_memory
 from experiments._common import machine, results_folder
 
 import hyprax as hx
+from hyprax._stats import scalars
 
 HERE = results_folder(__file__)
 
@@ -48,8 +49,8 @@ def row(steps: int, compare: bool) -> str:
     if compare:
         other, other_seconds, _ = measure(hx.unroll.Checkpointed(long=long), steps)
         distances = [distance(exact.grad[name], other.grad[name]) for name in ("rates", "penalties")]
-    assert isinstance(exact.certificate, hx.unroll.ExactReversal)
-    stats = {name: float(value) for name, value in exact.stats.items()}
+    assert isinstance(exact.certificate, hx.unroll.ReversalCertificate)
+    stats = {name: float(value) for name, value in scalars(exact.stats).items()}
     weights = 4810
     theory = stats["theory_bits"] * weights * steps / 8e6
     cells = (

@@ -86,7 +86,7 @@ def shift(counts: list[int]) -> Curves:
         ),
         upper,
         {k: jnp.asarray(d[k]) for k in "Ab"},
-        certificate=hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=float(l_f), lipschitz_direct=0.0),
+        certifier=hx.implicit.EhrhardtRoberts(constants, lipschitz_outer=float(l_f), lipschitz_direct=0.0),
     )
     curves: Curves = {name: [] for name in ("true error", "a priori", "a posteriori, ω", "a posteriori, ω_q")}
     rate, start = (largest - mu) / (largest + mu), np.linalg.norm(linear)
@@ -110,7 +110,7 @@ def ridge(counts: list[int]) -> Curves:
     hyper = {"penalty": hx.Positive(strengths)}
     objectives = {
         type(bound).__name__: hx.ImplicitObjective(
-            hx.Optimum(family), family.mean_loss, (jnp.asarray(d["A"]), jnp.asarray(d["b"])), certificate=bound
+            hx.Optimum(family), family.mean_loss, (jnp.asarray(d["A"]), jnp.asarray(d["b"])), certifier=bound
         )
         for bound in (hx.implicit.EhrhardtRoberts(), hx.implicit.LookAhead(relative=0.0))
     }

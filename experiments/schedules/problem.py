@@ -62,12 +62,18 @@ def loss(params: Params, hyper: Any, data: Examples) -> Array:
     return nll(params, data)
 
 
+def by_step(value: Any) -> Any:
+    """Schedules where there is one entry a step."""
+    return jax.tree.map(lambda leaf: hx.unroll.Schedule(leaf) if jnp.ndim(leaf) else leaf, value)
+
+
 def by_momentum(hyper: dict[str, Any]) -> hx.unroll.MomentumSGD:
-    return hx.unroll.MomentumSGD(hyper["rate"], hyper["momentum"])
+    return hx.unroll.MomentumSGD(by_step(hyper["rate"]), by_step(hyper["momentum"]))
 
 
 def by_adamw(hyper: dict[str, Any]) -> hx.unroll.AdamW:
-    return hx.unroll.AdamW(hyper["rate"], hyper["beta1"], hyper["beta2"], weight_decay=hyper["decay"])
+    rate, beta1 = by_step(hyper["rate"]), by_step(hyper["beta1"])
+    return hx.unroll.AdamW(rate, beta1, hyper["beta2"], weight_decay=hyper["decay"])
 
 
 def objective(

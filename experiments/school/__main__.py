@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 from experiments._common import machine, pyplot, results_folder
 
-from hyprax.tasks import PiecewiseFunction, map_tasks, tune
+from hyprax.tasks import PiecewiseFunction, erm, map_tasks
 
 from .data import DOMAINS, PENALTY2, dual, pair, schools, split_task
 
@@ -34,16 +34,16 @@ def compare(family: str, seeds: int, map_: Callable) -> list[str]:
     """Rows of the table: mean test loss and its standard error over the seeds, for each way to choose."""
     grid = np.geomspace(*DOMAINS[family], GRID_POINTS).clip(*DOMAINS[family])
     losses: dict[str, list[float]] = {}
-    alphas = []
+    hypers = []
     for seed in range(seeds):
         inner, test = zip(*map_(partial(pair, family, seed), range(len(schools()))), strict=True)
-        shared = tune(inner, progress=False)
+        shared = erm(inner, progress=False)
         on_test = PiecewiseFunction.mean(test)
         coarse = grid[int(np.argmin(shared.mean(grid)))]
-        alphas.append(shared.alpha)
-        own = [float(f(e.alpha)) for f, e in zip(test, shared.task_optima, strict=True)]
+        hypers.append(shared.hyper)
+        own = [float(f(e.hyper)) for f, e in zip(test, shared.task_optima, strict=True)]
         for name, loss in {
-            "shared, exact global optimum": float(on_test(shared.alpha)),
+            "shared, exact global optimum": float(on_test(shared.hyper)),
             f"shared, grid of {GRID_POINTS}": float(on_test(coarse)),
             "each school its own (5-fold cross-validation)": float(np.mean(own)),
             "lowest possible with one penalty (chosen on the test halves)": on_test.minimise().value,
@@ -66,7 +66,7 @@ def excess(duals: list[PiecewiseFunction], repeats: int) -> tuple[float, float]:
     for _ in range(repeats):
         order = rng.permutation(len(duals))
         half = len(duals) // 2
-        chosen = PiecewiseFunction.mean([duals[i] for i in order[:half]]).minimise().alpha
+        chosen = PiecewiseFunction.mean([duals[i] for i in order[:half]]).minimise().hyper
         others = PiecewiseFunction.mean([duals[i] for i in order[half:]])
         found.append(float(others(chosen)) - others.minimise().value)
     return float(np.mean(found)), float(np.quantile(found, 0.95))
@@ -76,7 +76,7 @@ def picture(family: str, duals: list[PiecewiseFunction]) -> tuple[str, str]:
     """Draw the duals of one split of every school; the row of the figures, and the file's name."""
     pyplot()
     start = time.perf_counter()
-    best = tune(duals, epsilon=EPSILON, progress=False)
+    best = erm(duals, epsilon=EPSILON, progress=False)
     seconds = time.perf_counter() - start
     ax = best.plot(xlabel=LABELS[family], ylabel="validation loss (parts of the variance of the scores)")
     name = family.replace(" ", "_") + ".png"
@@ -86,7 +86,7 @@ def picture(family: str, duals: list[PiecewiseFunction]) -> tuple[str, str]:
     shapes = best.shapes()
     near = ", ".join(f"[{a:.4f}, {b:.4f}]" for a, b in best.epsilon_set)
     row = (
-        f"| {family} | {best.alpha:.5f} | {best.value:.6f} | {float(best.certificate.bound):.1e} | {near} | "
+        f"| {family} | {best.hyper:.5f} | {best.value:.6f} | {float(best.certificate.bound):.1e} | {near} | "
         f"{getattr(best.mean, 'n_pieces', 0)} | {np.mean(shapes['kinks']):.1f} | "
         f"{np.mean(shapes['local_maxima']):.1f} | {np.max(shapes['oscillations'])} | {1e3 * seconds:.0f} |"
     )

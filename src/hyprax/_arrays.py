@@ -1,7 +1,11 @@
 """Pytrees of arrays on disk: safetensors, one entry a leaf, named by its path; written whole or not at all."""
 
+import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import PyTree
 
+CHECKSUM = "blake2b"
 NATIVE = "biuf"  # kinds of dtype that safetensors stores as they are; others (bfloat16, float8) go as bytes
 
 
@@ -35,35 +40,81 @@ def array_bits(leaf: Any) -> np.ndarray:
     return array if array.dtype.kind in NATIVE else array.reshape(-1).view(np.uint8)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that, whatever happens, either the old or the new one is there, whole."""
+def write_atomically(path: Path, data: bytes, previous: Path | None = None) -> None:
+    """Write a file so that, whatever happens, either the old or the new one is there, whole; the old one as `previous`.
+
+    **Raises:** `OSError` that names the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    sync_folder(path.parent)
 
 
-def save_tree(path: Path, tree: PyTree) -> None:
-    """Every leaf with its bits: any dtype, any shape, random keys too."""
-    save_arrays(path, dict(zip(leaf_names(tree), map(array_bits, jax.tree.leaves(tree)), strict=True)))
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can: after a loss of power they are those of now."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays in one file, written atomically."""
-    write_atomically(path, safetensors.numpy.save(dict(arrays)))
+def temporary_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What writers of files of these names have left behind in a folder, killed before they were done."""
+    pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.tmp")
+    return [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
+
+
+def digest(array: np.ndarray) -> str:
+    """A hash of an array's dtype, shape and bits."""
+    found = hashlib.blake2b(f"{array.dtype}{list(array.shape)}".encode(), digest_size=16)
+    found.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return found.hexdigest()
+
+
+def save_tree(path: Path, tree: PyTree, previous: Path | None = None) -> None:
+    """Every leaf with its bits: any dtype, any shape, random keys too. A file that was there is kept as `previous`."""
+    save_arrays(path, dict(zip(leaf_names(tree), map(array_bits, jax.tree.leaves(tree)), strict=True)), previous)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], previous: Path | None = None) -> None:
+    """Named arrays in one file, with a checksum, written atomically."""
+    arrays = dict(arrays)
+    write_atomically(path, safetensors.numpy.save(arrays, {CHECKSUM: _checksum(arrays)}), previous)
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    text = json.dumps({name: digest(array) for name, array in sorted(arrays.items())})
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Named arrays of one file.
 
-    **Raises:** `StateError` for a file that is missing, cut short or damaged.
+    **Raises:** `StateError` for a file that is missing, cut short, damaged or altered.
     """
     try:
-        return safetensors.numpy.load(path.read_bytes())
+        raw = path.read_bytes()
+        arrays = safetensors.numpy.load(raw)
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        written = header.get("__metadata__", {}).get(CHECKSUM)
     except Exception as error:  # safetensors raises its own type for damage, and the system its own for the rest
         raise StateError(f"{path}: cannot be read ({error}).") from error
+    if written != _checksum(arrays):
+        raise StateError(f"{path}: does not match its checksum: it was damaged, or altered.")
+    return arrays
 
 
 def load_tree(path: Path, template: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ._result import Result, message_of
 
@@ -106,43 +106,6 @@ class Certificate(AbstractCertificate):
         self.quantity = quantity
         self.method = method
         self.terms = {} if terms is None else terms
-
-    def meaning(self) -> str:
-        return right(self.kind)
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}: {self.quantity} <= {show(self.bound)} ({self.method})>"
-
-
-class STATUS(eqx.Enumeration):
-    """Why a two-sided bound stopped where it did. `STATUS[status]` is the message."""
-
-    effectivity_proved = "effectivity at most 3 proved"
-    decision_made = "decision made: the bound is as small as was asked"
-    rounding_floor = "rounding floor: more work in this arithmetic would not tighten the bound"
-    rounds_spent = "rounds spent"
-
-
-class TwoSidedCertificate(AbstractCertificate):
-    """`|answer - truth| <= bound`, and `lower <= |first - truth| <= upper` for the answer first computed.
-
-    Made by certifiers that answer with an improved value: `shift` is the distance between the two answers.
-
-    - `entries`: bounds of the single entries of the answer, in its structure.
-    - `status`: a member of `STATUS`. Where `effectivity_proved`, upper <= 3 |first - truth|.
-    - `terms`: the parts of the bound by name.
-    """
-
-    bound: Float[Array, "..."]
-    kind: Kind = eqx.field(static=True)
-    quantity: str = eqx.field(static=True)
-    method: str = eqx.field(static=True)
-    shift: Float[Array, "..."]
-    lower: Float[Array, "..."]
-    upper: Float[Array, "..."]
-    entries: PyTree
-    status: STATUS
-    terms: dict[str, Array]
 
     def meaning(self) -> str:
         return right(self.kind)

@@ -1,4 +1,4 @@
-"""Ctrl-C between steps: an interrupt waits until the step in progress is whole."""
+"""Ctrl-C and SIGTERM between steps: a signal waits until the step in progress is whole."""
 
 import contextlib
 import signal
@@ -7,39 +7,52 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-class _Handler:
-    """Keeps the first interrupt, until it is asked for."""
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), by a scheduler or a system that is going down."""
 
-    waiting = False
+
+def terminate(number: int, frame: Any) -> None:
+    """A handler of SIGTERM that lets a program clean up."""
+    raise Terminated("terminated (SIGTERM)")
+
+
+class _Handler:
+    """Keeps the first signal, until it is asked for."""
+
+    kept: KeyboardInterrupt | None = None
 
     def __call__(self, number: int, frame: Any) -> None:
-        if self.waiting:
-            raise KeyboardInterrupt
-        self.waiting = True
+        caught = Terminated("terminated (SIGTERM)") if number == signal.SIGTERM else KeyboardInterrupt()
+        if self.kept is not None:
+            raise caught
+        self.kept = caught
 
     def check(self) -> None:
-        if self.waiting:
-            raise KeyboardInterrupt
+        if self.kept is not None:
+            raise self.kept
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Within the context the first SIGINT is kept until the yielded function is called; a second one acts at once.
+    """Within the context the first SIGINT or SIGTERM is kept until the yielded function is called; a second acts now.
 
     A `KeyboardInterrupt` raised inside compiled code can leave it broken (a crash was seen in its place), and
-    would lose the step. Only the main thread may set handlers, and a handler that is not Python's own is left alone:
-    elsewhere interrupts act as they did. A context within another yields the function of the outer one.
+    would lose the step. A SIGTERM becomes a `Terminated`, so that whoever saves on Ctrl-C saves on it as well. Only the
+    main thread may set handlers, and a handler that is not Python's own is left alone: elsewhere signals act as they
+    did. A context within another yields the function of the outer one.
     """
-    usual = signal.getsignal(signal.SIGINT)
-    if isinstance(usual, _Handler):
-        yield usual.check
-        return
-    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
-        yield lambda: None
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if isinstance(outer := usual[signal.SIGINT], _Handler):
+        yield outer.check
         return
     handler = _Handler()
-    signal.signal(signal.SIGINT, handler)
+    own = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, terminate)}
+    main = threading.current_thread() is threading.main_thread()
+    changed = [number for number in own if main and usual[number] in own[number]]
+    for number in changed:
+        signal.signal(number, handler)
     try:
         yield handler.check
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number in changed:
+            signal.signal(number, usual[number])

@@ -114,7 +114,7 @@ def test_the_a_priori_bound_holds_and_the_a_posteriori_bounds_are_below_it():
             tolerance=1e-300, max_steps=more, smoothness=high, strong_convexity=low
         )
         optimum = hx.Optimum(ridge, jnp.zeros(d), solver=solver)
-        objective = hx.ImplicitObjective(optimum, validation, adjoint=adjoint, certificate=hx.implicit.NoBound())
+        objective = hx.ImplicitObjective(optimum, validation, adjoint=adjoint, certifier=hx.implicit.NoCertifier())
         hyper = hx.Positive(jnp.exp(raw))
         return objective.value_and_grad(hyper, objective.init(hyper))[0].grad.raw
 

@@ -24,11 +24,11 @@ def random_accuracy(rng: np.random.Generator, problem: Problem) -> hx.Accuracy:
     return hx.Accuracy(jnp.asarray(inner), jnp.asarray(adjoint))
 
 
-def check_bounds(kind: str, index: int, seed: int, count: int, bound: hx.implicit.AbstractBound) -> None:
+def check_bounds(kind: str, index: int, seed: int, count: int, bound: hx.implicit.AbstractCertifier) -> None:
     """`count` problems, each to four accuracies: the bounds of hypergradient and value must hold every time."""
     rng = generator(kind, index, seed)
     for _ in range(count):
-        problem = random_problem(rng, kind, index, certificate=bound)
+        problem = random_problem(rng, kind, index, certifier=bound)
         state = problem.objective.init(problem.hyper)
         for _ in range(4):
             accuracy = random_accuracy(rng, problem)
@@ -59,12 +59,12 @@ def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, ind
     rng = generator(kind, index, seed=2)
     proved = 0
     for _ in range(25):
-        problem = random_problem(rng, kind, index, certificate=hx.implicit.LookAhead(relative=0.0))
+        problem = random_problem(rng, kind, index, certifier=hx.implicit.LookAhead(relative=0.0))
         plain = hx.ImplicitObjective(
             problem.objective.optimum,
             problem.objective.outer_loss,
             problem.objective.outer_data,
-            certificate=hx.implicit.NoBound(),
+            certifier=hx.implicit.NoCertifier(),
         )
         state = plain.init(problem.hyper)
         accuracy = random_accuracy(rng, problem)
@@ -89,14 +89,14 @@ def test_look_ahead_is_far_tighter_than_the_classical_bound():
     rng = np.random.default_rng(3)
     ratios = []
     for _ in range(40):
-        problem = random_problem(rng, "softmax", 3, certificate=hx.implicit.LookAhead(), smallest=1e-6)
+        problem = random_problem(rng, "softmax", 3, certifier=hx.implicit.LookAhead(), smallest=1e-6)
         classical = dataclasses.replace(
             problem,
             objective=hx.ImplicitObjective(
                 problem.objective.optimum,
                 problem.objective.outer_loss,
                 problem.objective.outer_data,
-                certificate=hx.implicit.EhrhardtRoberts(),
+                certifier=hx.implicit.EhrhardtRoberts(),
             ),
         )
         bounds = [

@@ -10,7 +10,7 @@ import hyprax as hx
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
-BOUNDS = {"look-ahead": hx.implicit.LookAhead(relative=0.0), "free": hx.implicit.FreeBound()}
+BOUNDS = {"look-ahead": hx.implicit.LookAhead(relative=0.0), "free": hx.implicit.ResidualCertifier()}
 
 
 def run(structure: cases.Structure, seed: int, problems: int, points: int) -> list[cases.Outcome]:
@@ -46,7 +46,7 @@ DENSE = [structure for structure in cases.structures() if not structure.sparse]
 
 
 def check_cholesky(structure: cases.Structure, seed: int, problems: int) -> None:
-    bounds = {"cholesky": hx.implicit.CholeskyBound(), "free": hx.implicit.FreeBound()}
+    bounds = {"cholesky": hx.implicit.CholeskyCertifier(), "free": hx.implicit.ResidualCertifier()}
     rng = np.random.default_rng([seed, zlib.crc32(str(structure).encode())])
     drawn = (cases.random_case(rng, structure) for _ in range(problems))
     outcomes = [cases.check(case, rng, bounds) for case in drawn for _ in range(5)]
@@ -73,7 +73,7 @@ def test_the_cholesky_bound_of_every_structure_holds(structure):
 def test_the_cholesky_bound_refuses_what_it_cannot_factorise():
     case = cases.random_case(np.random.default_rng(0), cases.Structure("squared", "feature", sparse=True))
     with pytest.raises(ValueError, match="dense arrays"):
-        hx.implicit.CholeskyBound().prepare(case.loss, case.loss.mean_loss, case.outer_data)
+        hx.implicit.CholeskyCertifier().prepare(case.loss, case.loss.mean_loss, case.outer_data)
 
 
 def test_entries_of_one_place_are_one_entry():

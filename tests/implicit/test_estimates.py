@@ -41,7 +41,7 @@ def both(params, hyper, data):
 def objective(data, certificate, outer_loss=outer, inner_loss=inner) -> hx.ImplicitObjective:
     x, y, v, z = data
     optimum = hx.Optimum(inner_loss, jnp.zeros(x.shape[1]), data=(x, y))
-    return hx.ImplicitObjective(optimum, outer_loss, (v, z), certificate=certificate)
+    return hx.ImplicitObjective(optimum, outer_loss, (v, z), certifier=certificate)
 
 
 def constants(data) -> dict:
@@ -64,7 +64,7 @@ def test_the_directional_bound_holds():
     rng = np.random.default_rng(0)
     for _ in range(8):
         data, hyper, w, exact = ridge(rng)
-        made = objective(data, hx.implicit.DirectionalBound(smallest, **constants(data)))
+        made = objective(data, hx.implicit.DirectionalCertifier(smallest, **constants(data)))
         value = 0.5 * np.mean((np.asarray(data[2]) @ w - np.asarray(data[3])) ** 2)
         for inner_accuracy, adjoint_accuracy in 10.0 ** rng.uniform(-10, 0, size=(4, 2)):
             accuracy = hx.Accuracy(jnp.asarray(inner_accuracy), jnp.asarray(adjoint_accuracy))
@@ -79,25 +79,25 @@ def test_the_directional_bound_holds():
 def test_the_directional_bound_is_finite_only_where_its_constants_suffice():
     data, hyper, _, _ = ridge(np.random.default_rng(1))
     given = constants(data)
-    direct = objective(data, hx.implicit.DirectionalBound(smallest, **given), outer_loss=both)
+    direct = objective(data, hx.implicit.DirectionalCertifier(smallest, **given), outer_loss=both)
     assert hx.hypergradient(direct, hyper)[0].certificate.bound == jnp.inf
-    stated = hx.implicit.DirectionalBound(smallest, **given, direct_change=lambda w, h, r: 0.0)
+    stated = hx.implicit.DirectionalCertifier(smallest, **given, direct_change=lambda w, h, r: 0.0)
     assert jnp.isfinite(hx.hypergradient(objective(data, stated, outer_loss=both), hyper)[0].certificate.bound)
     del given["outer_slope"]
-    made = objective(data, hx.implicit.DirectionalBound(smallest, **given))
+    made = objective(data, hx.implicit.DirectionalCertifier(smallest, **given))
     assert made.value(hyper, made.init(hyper))[0].certificate.kind == "none"
 
 
 def test_too_large_a_modulus_is_disproved():
     data, hyper, _, _ = ridge(np.random.default_rng(2))
-    made = objective(data, hx.implicit.DirectionalBound(1e3, **constants(data)))
-    assert hx.hypergradient(made, hyper, throw=False)[0].result == hx.RESULTS.strong_convexity_disproved
+    made = objective(data, hx.implicit.DirectionalCertifier(1e3, **constants(data)))
+    assert hx.hypergradient(made, hyper, throw=False)[0].result == hx.implicit.RESULTS.strong_convexity_disproved
 
 
 @pytest.mark.parametrize("mu", [0.0, -1.0, float("nan")])
 def test_a_modulus_that_is_not_positive_is_refused(mu, unchecked):
     with pytest.raises(ValueError, match="strong_convexity"):
-        hx.implicit.DirectionalBound(mu, **constants(ridge(np.random.default_rng(0))[0]))
+        hx.implicit.DirectionalCertifier(mu, **constants(ridge(np.random.default_rng(0))[0]))
 
 
 def test_the_estimate_is_near_the_error_and_is_never_called_certified():
@@ -106,7 +106,8 @@ def test_the_estimate_is_near_the_error_and_is_never_called_certified():
     for _ in range(10):
         data, hyper, _, exact = ridge(rng)
         plain, made = (
-            objective(data, bound) for bound in (hx.implicit.NoBound(), hx.implicit.LookAheadEstimate(relative=1e-6))
+            objective(data, bound)
+            for bound in (hx.implicit.NoCertifier(), hx.implicit.LookAheadEstimate(relative=1e-6))
         )
         for inner_accuracy, adjoint_accuracy in 10.0 ** rng.uniform(-7, -1, size=(4, 2)):
             accuracy = hx.Accuracy(jnp.asarray(inner_accuracy), jnp.asarray(adjoint_accuracy))
@@ -159,8 +160,8 @@ def test_gauss_newton_is_its_matrix_and_says_so():
     def validation(w, hyper, data):
         return squared(network(w, None, data), hyper, data)
 
-    for bound in (hx.implicit.LookAheadEstimate(), hx.implicit.NoBound()):
-        made = hx.ImplicitObjective(hx.Optimum(loss, params), validation, data, certificate=bound)
+    for bound in (hx.implicit.LookAheadEstimate(), hx.implicit.NoCertifier()):
+        made = hx.ImplicitObjective(hx.Optimum(loss, params), validation, data, certifier=bound)
         answer = hx.hypergradient(made, hyper, throw=False)[0]
         assert "damped Gauss-Newton system, damping 0.05" in repr(answer.certificate)
     with pytest.raises(ValueError, match="damping"):
@@ -176,10 +177,10 @@ def test_no_bound_of_another_system_is_called_certified():
         hx.implicit.EhrhardtRoberts(
             hx.implicit.Constants(one, one, one, one), lipschitz_outer=1.0, lipschitz_direct=0.0
         ),
-        hx.implicit.DirectionalBound(smallest, **constants(ridge(np.random.default_rng(0))[0])),
+        hx.implicit.DirectionalCertifier(smallest, **constants(ridge(np.random.default_rng(0))[0])),
     ):
         with pytest.raises(ValueError, match="damped Gauss-Newton"):
-            hx.ImplicitObjective(hx.Optimum(loss, params), squared, data, certificate=bound)
+            hx.ImplicitObjective(hx.Optimum(loss, params), squared, data, certifier=bound)
 
 
 def test_bounds_in_exact_arithmetic_refuse_float32():
@@ -188,7 +189,7 @@ def test_bounds_in_exact_arithmetic_refuse_float32():
     optimum = hx.Optimum(inner, jnp.zeros(4, jnp.float32), data=(x, y))
     with pytest.raises(ValueError, match="float32"):
         hx.ImplicitObjective(
-            optimum, outer, (v, z), certificate=hx.implicit.DirectionalBound(smallest, **constants(data))
+            optimum, outer, (v, z), certifier=hx.implicit.DirectionalCertifier(smallest, **constants(data))
         )
 
 

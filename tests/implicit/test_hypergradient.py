@@ -138,7 +138,7 @@ def test_closed_form_of_a_quadratic():
 
 def test_warm_starts_cost_nothing_and_states_round_trip():
     rng = np.random.default_rng(5)
-    problem = random_problem(rng, "softmax", 3, smallest=1e-2, certificate=hx.implicit.NoBound())
+    problem = random_problem(rng, "softmax", 3, smallest=1e-2, certifier=hx.implicit.NoCertifier())
     _, state = problem.objective.value_and_grad(problem.hyper, problem.objective.init(problem.hyper))
     leaves, structure = jax.tree.flatten(state)
     state = jax.tree.unflatten(structure, leaves)

@@ -92,7 +92,7 @@ def reference(train, held, strengths) -> np.ndarray:
 def objective(lower, adjoint, data=None) -> hx.ImplicitObjective:
     train, held = case(0) if data is None else data
     optimum = hx.Optimum(inner, jnp.zeros(FEATURES), data=train, solver=lower)
-    return hx.ImplicitObjective(optimum, outer, held, adjoint=adjoint, certificate=hx.implicit.NoBound())
+    return hx.ImplicitObjective(optimum, outer, held, adjoint=adjoint, certifier=hx.implicit.NoCertifier())
 
 
 OTHERS = ["gradient-descent", "heavy-ball", "lbfgs", "callable"]
@@ -118,7 +118,7 @@ def test_any_lower_solver_with_any_adjoint_at_hyperparameters_at_once(lower, adj
         grads, stats, results = together(jnp.log(strengths), jnp.asarray(tolerance))
         assert np.all(stats["inner_gradient_norm"] <= tolerance)
         assert np.all(stats["adjoint_residual"] <= 1.01 * tolerance)
-        assert np.all(results == hx.RESULTS.successful)
+        assert np.all(results == hx.implicit.RESULTS.successful)
     for row, strength in zip(grads, strengths, strict=True):
         np.testing.assert_allclose(row, reference(*case(0), strength), rtol=1e-6, atol=1e-8)
 
@@ -153,7 +153,7 @@ def test_first_order_methods_on_families_use_their_constants(kind, method):
             built.outer_loss,
             built.outer_data,
             adjoint=hx.implicit.CG(tolerance=1e-11),
-            certificate=hx.implicit.NoBound(),
+            certifier=hx.implicit.NoCertifier(),
         )
         answer = hx.hypergradient(plain, problem.hyper)[0]
         steps, adjoint = int(answer.stats.inner_steps), int(answer.stats.adjoint_steps)
@@ -169,7 +169,7 @@ def test_an_estimate_of_smoothness_that_is_too_small_is_raised(method):
         return 0.5 * jnp.sum(w**2) + 500 * jnp.sum(jnp.logaddexp(0.0, 4 * (w - hyper)) + jnp.logaddexp(0.0, -w))
 
     optimum = hx.Optimum(steep, jnp.full(3, -40.0), solver=method(max_steps=20_000))
-    problem = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certificate=hx.implicit.NoBound())
+    problem = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certifier=hx.implicit.NoCertifier())
     answer = hx.hypergradient(problem, jnp.asarray(0.5), throw=False)[0]
     assert float(answer.stats.inner_gradient_norm) <= 1e-7
 
@@ -200,7 +200,7 @@ def test_vmap_over_problems(lower):
 def test_families_are_stacked_with_their_certificates():
     rng = np.random.default_rng(4)
     bound = hx.implicit.EhrhardtRoberts()
-    problems = [random_problem(rng, "logistic", 1, smallest=1e-2, certificate=bound) for _ in range(3)]
+    problems = [random_problem(rng, "logistic", 1, smallest=1e-2, certifier=bound) for _ in range(3)]
     together = stacked([problem.objective for problem in problems])
     hypers = jax.tree.map(lambda *x: jnp.stack(x), *(problem.hyper for problem in problems))
     states = eqx.filter_vmap(lambda o, hyper: o.init(hyper))(together, hypers)
@@ -218,9 +218,9 @@ def test_a_momentum_that_does_not_converge_is_reported():
         return 0.5 * jnp.sum(w**2) + 500 * jnp.sum(jnp.logaddexp(0.0, 4 * (w - hyper)) + jnp.logaddexp(0.0, -w))
 
     optimum = hx.Optimum(steep, jnp.full(3, -40.0), solver=hx.implicit.HeavyBall(max_steps=2000))
-    problem = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certificate=hx.implicit.NoBound())
+    problem = hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), certifier=hx.implicit.NoCertifier())
     answer = hx.hypergradient(problem, jnp.asarray(0.5), throw=False)[0]
-    assert bool(answer.result == hx.RESULTS.inner_not_converged)
+    assert bool(answer.result == hx.implicit.RESULTS.inner_not_converged)
 
 
 def test_what_differs_is_not_stacked():
@@ -250,7 +250,7 @@ def test_a_callable_that_stops_early_is_found_out():
         lambda value_and_grad, w, tolerance, max_steps: w - 0.1 * value_and_grad(w)[1], hx.implicit.CG()
     )
     answer = hx.hypergradient(problem, hx.Positive(np.full(FEATURES, 0.3)), throw=False)[0]
-    assert bool(answer.result == hx.RESULTS.inner_not_converged)
+    assert bool(answer.result == hx.implicit.RESULTS.inner_not_converged)
 
 
 @pytest.mark.parametrize(
@@ -270,9 +270,9 @@ def test_a_certificate_names_the_system_that_was_solved_and_covers_what_it_left_
     for _ in range(3):
         problem = random_problem(rng, "logistic", 1, smallest=0.1)
         built = problem.objective
-        for bound in (hx.implicit.EhrhardtRoberts(), hx.implicit.NoBound()):
+        for bound in (hx.implicit.EhrhardtRoberts(), hx.implicit.NoCertifier()):
             objective = hx.ImplicitObjective(
-                built.optimum, built.outer_loss, built.outer_data, adjoint=adjoint, certificate=bound
+                built.optimum, built.outer_loss, built.outer_data, adjoint=adjoint, certifier=bound
             )
             answer = hx.hypergradient(objective, problem.hyper)[0]
             assert words in repr(answer.certificate)

@@ -380,13 +380,13 @@ def test_a_step_that_is_not_finite_says_so_and_moves_nothing(method):
     problem = random_problem(np.random.default_rng(4), "logistic", 1, n=30, smallest=0.1)
     objective = method(*as_family(problem), batch_size=7, key=KEY)
     answer, state = objective.value_and_grad(problem.hyper, objective.init(problem.hyper))
-    assert bool(answer.result == hx.RESULTS.successful)
+    assert bool(answer.result == hx.implicit.RESULTS.successful)
     broken = {"penalty": eqx.tree_at(lambda p: p.raw, problem.hyper["penalty"], jnp.full(5, jnp.inf))}
     answer, after = objective.value_and_grad(broken, state)
-    assert bool(answer.result == hx.RESULTS.diverged)
+    assert bool(answer.result == hx.implicit.RESULTS.diverged)
     assert eqx.tree_equal((after.params, after.adjoint), (state.params, state.adjoint))
     answer, after = objective.value_and_grad(problem.hyper, after)
-    assert bool(answer.result == hx.RESULTS.successful)
+    assert bool(answer.result == hx.implicit.RESULTS.successful)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(after))
 
 
@@ -456,7 +456,7 @@ def test_an_accuracy_cannot_be_asked_for():
     objective, hyper = build()
     accuracy = hx.Accuracy(jnp.asarray(1e-3), jnp.asarray(1e-3))
     for method in (objective.value_and_grad, objective.value):
-        with pytest.raises(ValueError, match="allowed is None"):
+        with pytest.raises(ValueError, match="accuracy must be None"):
             method(hyper, objective.init(hyper), accuracy)
 
 
@@ -465,18 +465,18 @@ def test_losses_that_are_no_means_are_refused():
         return jnp.sum(jax.nn.softplus(data[0] @ w))
 
     objective, hyper = build(outer=summed, rate=0.1)
-    with pytest.raises(ValueError, match=r"outer_loss: given a loss of .* allowed is a mean"):
+    with pytest.raises(ValueError, match=r"outer_loss: a loss must be a mean over .*; got"):
         objective.init(hyper)
 
     def vector(w, hyper, data):
         return jax.nn.softplus(data[0] @ w)
 
     objective, hyper = build(outer=vector, rate=0.1)
-    with pytest.raises(ValueError, match="allowed is a scalar"):
+    with pytest.raises(ValueError, match="must return a scalar"):
         objective.init(hyper)
 
 
 def test_data_of_different_lengths_is_refused():
     optimum = hx.Optimum(inner_loss, jnp.zeros(2), data=(jnp.zeros((3, 2)), jnp.zeros(4)))
-    with pytest.raises(ValueError, match="allowed is one common length"):
+    with pytest.raises(ValueError, match="must have one length"):
         hx.implicit.SOBA(optimum, outer_loss, (jnp.zeros((3, 2)), jnp.zeros(3)), rate=0.1, batch_size=2, key=KEY)

@@ -75,11 +75,10 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path):
 
 
 def problem():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
-    family = hx.families.Softmax(x[:40], y[:40], penalty=lambda hyper: hyper["penalty"])
-    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x[40:], y[40:]))
-    return objective, {"penalty": hx.Positive(np.full((4, 3), 0.1))}
+    """A cheap one: what is tested is the record."""
+    return lambda hyper: jnp.sum(jnp.square(jnp.log(hyper["penalty"]) + 1)), {
+        "penalty": hx.Positive(np.full((4, 3), 0.1))
+    }
 
 
 SEARCH = hx.search.Optax(optax.adam(0.1))
@@ -96,7 +95,7 @@ def test_a_run_is_read_back(tmp_path):
     assert record.config == {"who": "test", "rate": 0.1}
     assert record.finished
     assert record.summary["best_value"] == tuned.best_value
-    assert record.history == tuned.history
+    np.testing.assert_equal(record.history, tuned.history)
     np.testing.assert_array_equal(record.column("value"), tuned.column("value"))
     np.testing.assert_allclose(record.start["penalty"], 0.1)
     np.testing.assert_array_equal(record.best["penalty"], tuned.best["penalty"].value)
@@ -106,7 +105,6 @@ def test_a_run_is_read_back(tmp_path):
     assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
 
 
-@pytest.mark.slow
 def test_more_steps_give_the_bits_of_one_longer_run(tmp_path):
     go(tmp_path / "whole", 12)
     go(tmp_path / "parts", 5)
@@ -131,6 +129,9 @@ hx.tune(objective, hyper, search=SEARCH, steps=40, run=hx.Run({folder!r}, every=
 
 
 class Failing(hx.search.AbstractSearch):
+    needs_accuracy = False
+    needs_determinism = False
+
     def init(self, hyper):
         return SEARCH.init(hyper)
 
@@ -150,10 +151,9 @@ def test_a_run_without_steps_is_forgotten_and_one_with_steps_is_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         hx.tune(objective, hyper, search=Failing(), steps=3, run=again)
     again.forget()
-    assert read(tmp_path / "run").history == tuned.history
+    np.testing.assert_equal(read(tmp_path / "run").history, tuned.history)
 
 
-@pytest.mark.slow
 def test_a_finished_run_that_goes_on_is_unfinished_until_it_ends(tmp_path):
     go(tmp_path / "run", 2)
     objective, hyper = problem()
@@ -197,17 +197,17 @@ def test_killed_and_resumed_it_has_the_same_bits(tmp_path):
 def test_folders_that_cannot_be_used_are_refused(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
-    with pytest.raises(RunError, match="other files"):
+    with pytest.raises(RunError, match="it has other files"):
         Run(tmp_path / "other")
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="given a file"):
+    with pytest.raises(RunError, match="must be a folder; got a file"):
         Run(tmp_path / "file")
     go(tmp_path / "run", 2, config={"rate": 0.1})
     with pytest.raises(RunError, match=r"rate was 0.1 and is now 0.2"):
         Run(tmp_path / "run", config={"rate": 0.2})
-    with pytest.raises(RunError, match="resume"):
+    with pytest.raises(RunError, match="Resume it"):
         Run(tmp_path / "run", config={"rate": 0.1}, resume=False)
-    with pytest.raises(RunError, match="allowed is the folder of a run"):
+    with pytest.raises(RunError, match="must be the folder of a run"):
         read(tmp_path / "other")
 
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import hyprax as hx
-from hyprax._progress import ProgressBar, progress_text
+from hyprax._progress import ProgressBar
 from hyprax.search import AbstractRecord, Optax, Step, Stopping
 from hyprax.search._step import step_text
 
@@ -123,7 +123,7 @@ def test_hyperparameters_without_effect_are_said_to_have_none():
 def test_what_a_run_found_is_short_to_print_and_its_columns_are_known():
     tuned = hx.tune(bowl(), start(), search=GRADIENT_DESCENT, steps=20, stop=Stopping(gradient=0.0))
     assert len(repr(tuned)) < 500
-    with pytest.raises(ValueError, match=r"name must be one of .*value; got 'valeu'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*value.*; got 'valeu'"):
         tuned.column("valeu")
 
 
@@ -161,7 +161,7 @@ def test_warned_once_of_each_failing():
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 2, 40).astype(float)
     family = hx.families.Logistic(x, y, penalty=lambda hyper: hyper["penalty"])
     optimum = hx.Optimum(family, solver=hx.implicit.Newton(tolerance=1e-12, max_steps=1))
-    objective = hx.ImplicitObjective(optimum, family.mean_loss, (x, y), certificate=hx.implicit.NoBound())
+    objective = hx.ImplicitObjective(optimum, family.mean_loss, (x, y), certifier=hx.implicit.NoCertifier())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # From a warm start one Newton step is nearly enough, so the penalty is thrown about to need more.
@@ -178,7 +178,7 @@ class Memory(AbstractRecord):
     def __init__(self):
         self.rows, self.state, self.interrupted = [], None, False
 
-    def begin(self, template):
+    def begin(self, template, problem=None):
         return None if self.state is None else (self.state, list(self.rows))
 
     def step(self, step, state):
@@ -242,11 +242,8 @@ def steps_of_a_run() -> list[Step]:
     return seen
 
 
-def test_the_progress_line_holds_count_time_value_and_certificate():
+def test_the_progress_line_holds_value_and_certificate():
     step = steps_of_a_run()[3]
-    counts = progress_text(4, 0, 8, 10.0)
-    assert "4/8" in counts
-    assert "0:10<0:10" in counts
     assert f"F={step.value:.6g}" in step_text(step)
     assert "±1.0e-03 certified" in step_text(step)
 

@@ -8,13 +8,13 @@ import pytest
 from hyprax import tasks
 
 ACTIVATIONS = [
-    tasks.RELU,
-    tasks.IDENTITY,
-    tasks.RELU2,
-    tasks.HARD_TANH,
-    tasks.HARD_SIGMOID,
-    tasks.ABSOLUTE,
-    tasks.leaky_relu(0.1),
+    tasks.Activation.RELU,
+    tasks.Activation.IDENTITY,
+    tasks.Activation.RELU2,
+    tasks.Activation.HARD_TANH,
+    tasks.Activation.HARD_SIGMOID,
+    tasks.Activation.ABSOLUTE,
+    tasks.Activation.leaky_relu(0.1),
 ]
 FORMULAS = [
     lambda z: np.maximum(z, 0),
@@ -27,10 +27,10 @@ FORMULAS = [
 ]
 
 
-def _oracle(split, layers, f1, f2, penalty, alpha):
+def _oracle(split, layers, f1, f2, penalty, hyper):
     def features(h):
         for v, b in layers:
-            h = alpha * f1(h @ v + b) + (1 - alpha) * f2(h @ v + b)
+            h = hyper * f1(h @ v + b) + (1 - hyper) * f2(h @ v + b)
         return np.c_[h, np.ones(len(h))]
 
     phi, psi = features(split.X), features(split.X_val)
@@ -56,7 +56,7 @@ def _case(seed, depth, kind):
     return tasks.Task.hold_out(x[:n], y[:n], x[n:], y[n:]), layers, rng
 
 
-@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(s, marks=pytest.mark.slow) for s in range(10, 200))])
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(s, marks=pytest.mark.slow) for s in range(6, 200))])
 def test_the_dual_encloses_direct_solves(seed):
     depth, kind = 1 + (seed % 5 == 4), ["binary", "classes", "regression"][seed % 3]
     task, layers, rng = _case(seed, depth, kind)
@@ -68,10 +68,10 @@ def test_the_dual_encloses_direct_solves(seed):
     points = rng.uniform(*domain, 60)
     if depth == 2:
         points = np.r_[points, rng.choice(duals.squared.breakpoints, 10)]
-    for alpha in [*points, *domain]:
-        out = _oracle(split, layers, FORMULAS[i], FORMULAS[j], penalty, alpha)
+    for hyper in [*points, *domain]:
+        out = _oracle(split, layers, FORMULAS[i], FORMULAS[j], penalty, hyper)
         truth = np.mean(np.sum((out - split.y_val) ** 2, axis=1))
-        lo, hi = duals.squared.enclose(alpha)
+        lo, hi = duals.squared.enclose(hyper)
         assert lo - 1e-13 * (1 + truth) <= truth <= hi + 1e-13 * (1 + truth)
         assert hi - lo <= 1e-3 * (1 + truth)
         if kind == "regression":
@@ -81,13 +81,13 @@ def test_the_dual_encloses_direct_solves(seed):
             out[:, 0] * split.y_val[:, 0] <= 0 if kind == "binary" else out.argmax(1) != split.y_val.argmax(1)
         )
         assert duals.zero_one is not None
-        lo, hi = duals.zero_one.enclose(alpha)
+        lo, hi = duals.zero_one.enclose(hyper)
         assert lo - 1e-12 <= wrong <= hi + 1e-12
 
 
 def test_the_error_rate_is_known_but_for_slivers():
     task, layers, _ = _case(3, 1, "binary")
-    duals = tasks.activation_dual(task, layers, tasks.RELU, tasks.IDENTITY, penalty=0.01)
+    duals = tasks.activation_dual(task, layers, tasks.Activation.RELU, tasks.Activation.IDENTITY, penalty=0.01)
     assert duals.zero_one is not None
     widths = np.diff(duals.zero_one.breakpoints)
     assert np.sum(widths[duals.zero_one.radius > 0]) < 1e-6
@@ -97,8 +97,8 @@ def test_folds_are_pooled():
     task, layers, _ = _case(6, 1, "binary")
     s = task.splits[0]
     x, y = np.r_[s.X, s.X_val], np.r_[s.y, s.y_val]
-    folds = tasks.Task.k_fold(x, y, 3)
-    duals = tasks.activation_dual(folds, layers, tasks.RELU, tasks.HARD_TANH, penalty=0.1)
+    folds = tasks.Task.k_fold(x, y, np.arange(len(x)) % 3)
+    duals = tasks.activation_dual(folds, layers, tasks.Activation.RELU, tasks.Activation.HARD_TANH, penalty=0.1)
     f1, f2 = FORMULAS[0], FORMULAS[3]
     total = sum(np.sum((_oracle(p, layers, f1, f2, 0.1, 0.3) - p.y_val) ** 2) for p in folds.splits) / len(x)
     assert duals.squared(0.3) == pytest.approx(total, rel=1e-9)
@@ -112,20 +112,26 @@ def test_activations_are_what_they_are_called(activation, formula):
 
 def test_a_leaky_relu_is_an_interpolation():
     z = np.linspace(-2, 2, 9)
-    np.testing.assert_allclose(0.9 * tasks.RELU(z) + 0.1 * tasks.IDENTITY(z), tasks.leaky_relu(0.1)(z), atol=1e-15)
+    np.testing.assert_allclose(
+        0.9 * tasks.Activation.RELU(z) + 0.1 * tasks.Activation.IDENTITY(z),
+        tasks.Activation.leaky_relu(0.1)(z),
+        atol=1e-15,
+    )
 
 
 def test_bad_input_is_named():
     task, layers, _ = _case(0, 1, "binary")
-    args = (task, layers, tasks.RELU, tasks.IDENTITY)
+    args = (task, layers, tasks.Activation.RELU, tasks.Activation.IDENTITY)
     with pytest.raises(ValueError, match="penalty"):
         tasks.activation_dual(*args, penalty=0.0)
     with pytest.raises(ValueError, match="domain"):
         tasks.activation_dual(*args, penalty=1.0, domain=(1.0, 0.0))
     with pytest.raises(ValueError, match="one or two pairs"):
-        tasks.activation_dual(task, [], tasks.RELU, tasks.IDENTITY, penalty=1.0)
+        tasks.activation_dual(task, [], tasks.Activation.RELU, tasks.Activation.IDENTITY, penalty=1.0)
     with pytest.raises(ValueError, match="rows, one an input"):
-        tasks.activation_dual(task, [(np.ones((99, 2)), np.zeros(2))], tasks.RELU, tasks.IDENTITY, penalty=1.0)
+        tasks.activation_dual(
+            task, [(np.ones((99, 2)), np.zeros(2))], tasks.Activation.RELU, tasks.Activation.IDENTITY, penalty=1.0
+        )
     with pytest.raises(ValueError, match="pieces must meet"):
         tasks.Activation((0.0,), ((0.0,), (1.0,)))
     with pytest.raises(ValueError, match="ascending"):

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from hyprax.tasks import (
+from hyprax.tasks._networks import log_cells
+from hyprax.tasks.complexity import (
     ActivationInterpolation,
     Bounded,
     GraphKernel,
@@ -20,10 +21,8 @@ from hyprax.tasks import (
     Rational,
     RidgeRank,
     ValidationOptimum,
-    pseudo_dimension,
     published_order,
 )
-from hyprax.tasks._networks import log_cells
 
 
 def cells_by_integers(s, k, d):
@@ -80,12 +79,12 @@ def test_the_count_of_labellings_is_attained():
     ],
 )
 def test_pseudo_dimension_by_hand(structure, dimension):
-    assert pseudo_dimension(structure) == dimension
+    assert structure.pseudo_dimension() == dimension
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 1000, 10**9])
 def test_pseudo_dimension_is_the_last_n_that_fits(count):
-    n = int(pseudo_dimension(Intervals(count)))
+    n = int(Intervals(count).pseudo_dimension())
     assert 2**n <= 2 * n * count + 1
     assert 2 ** (n + 1) > 2 * (n + 1) * count + 1
 
@@ -143,9 +142,9 @@ def test_neural_network_counts_by_exact_integers():
 
 def test_networks_of_real_size_stay_finite():
     net = ActivationInterpolation((784, 128, 64, 10), examples=1000, degree=2, breakpoints=2)
-    assert math.isfinite(pseudo_dimension(net))
-    assert pseudo_dimension(net) > pseudo_dimension(ActivationInterpolation((784, 128, 10), examples=1000))
-    assert math.isfinite(pseudo_dimension(GraphKernel(2708, 1433, 16, 7, 3)))
+    assert math.isfinite(net.pseudo_dimension())
+    assert net.pseudo_dimension() > ActivationInterpolation((784, 128, 10), examples=1000).pseudo_dimension()
+    assert math.isfinite(GraphKernel(2708, 1433, 16, 7, 3).pseudo_dimension())
 
 
 def test_the_published_orders():

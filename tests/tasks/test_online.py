@@ -3,12 +3,15 @@
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from hyprax.tasks import Density, ExponentialForecaster, PiecewiseFunction, dispersion, learning_rate, play
-from hyprax.tasks._online import _estimate
+from hyprax.tasks import ExponentialForecaster, PiecewiseFunction, dispersion, play
+from hyprax.tasks._online import Density, _estimate
+
+KEY = jax.random.key(0)
 
 
 def random_loss(rng, kind):
@@ -63,17 +66,17 @@ def test_samples_have_the_density(kind):
     x = np.linspace(0, 1, 301)
     steps = [density.probability(a, b) for a, b in itertools.pairwise(x)]
     distribution = np.concatenate([[0.0], np.cumsum(steps)])
-    sample = [density.sample(rng) for _ in range(3000)]
+    sample = [density.sample(key) for key in jax.random.split(KEY, 500)]
     assert stats.kstest(sample, lambda s: np.interp(s, x, distribution)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_expected_regret_is_always_below_its_bounds(kind):
-    for seed in range(40):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         duals = [random_loss(rng, kind) for _ in range(rng.integers(1, 30))]
         rate = float(10 ** rng.uniform(-1, 1.5))
-        run = play(duals, rate=rate, seed=seed)
+        run = play(duals, rate=rate, key=jax.random.key(seed))
         assert run.expected_regret <= run.integral_bound + 1e-9
         assert run.integral_bound <= run.bound + 1e-9
 
@@ -82,14 +85,14 @@ def test_an_adversary_does_not_break_the_bound():
     """Each task punishes where the forecaster would go: alternating steps."""
     left = PiecewiseFunction.from_polynomials([0, 0.5, 1], [[1.0], [0.0]])
     right = PiecewiseFunction.from_polynomials([0, 0.5, 1], [[0.0], [1.0]])
-    run = play([left, right] * 100)
+    run = play([left, right] * 100, key=KEY)
     assert 0 < run.expected_regret <= run.integral_bound <= run.bound
     assert run.k == 0 or run.rho > 0
 
 
 def test_regret_with_many_tasks_is_small_beside_them():
     rng = np.random.default_rng(5)
-    run = play([random_loss(rng, "parabola") for _ in range(300)], seed=1)
+    run = play([random_loss(rng, "parabola") for _ in range(300)], key=jax.random.key(1))
     assert run.expected_regret <= run.bound < 300
     confidence = math.sqrt(300 * math.log(1 / 1e-6) / 2)  # Azuma
     assert run.regret <= run.integral_bound + confidence
@@ -98,8 +101,8 @@ def test_regret_with_many_tasks_is_small_beside_them():
 @pytest.mark.parametrize("kind", ["steps", "lines"])
 def test_semi_bandit_mean_regret_is_below_its_bound(kind):
     rng = np.random.default_rng(6)
-    duals = [random_loss(rng, kind) for _ in range(25)]
-    runs = [play(duals, feedback="semi-bandit", seed=seed) for seed in range(25)]
+    duals = [random_loss(rng, kind) for _ in range(15)]
+    runs = [play(duals, feedback="semi-bandit", key=jax.random.key(seed)) for seed in range(10)]
     regrets = np.array([run.expected_regret for run in runs])
     assert np.mean(regrets) <= runs[0].integral_bound <= runs[0].bound + 1e-9
 
@@ -121,37 +124,36 @@ def test_dispersion_by_brute_force():
         duals = [random_loss(rng, "steps") for _ in range(rng.integers(1, 12))]
         places = [d.jumps() for d in duals]
         for rho in (1e-6, 0.05, 0.3, 1.0):
-            starts = np.concatenate([np.concatenate(places), [0.0]])
-            brute = max(sum(bool(np.any((p >= s) & (p <= s + rho))) for p in places) for s in starts)
+            starts = np.append(np.concatenate(places)[:, 0], 0.0)
+            brute = max(sum(bool(np.any((p[:, 1] >= s) & (p[:, 0] <= s + rho))) for p in places) for s in starts)
             assert dispersion(duals, rho) == brute
 
 
 def test_step_by_step_is_the_same_game():
     rng = np.random.default_rng(9)
     duals = [random_loss(rng, "lines") for _ in range(12)]
-    run = play(duals, seed=3)
-    forecaster = ExponentialForecaster((0.0, 1.0), learning_rate(12))
-    draws, state = np.random.default_rng(3), forecaster.init()
-    alphas = []
-    for dual in duals:
-        alphas.append(forecaster.sample(state, draws))
-        state = forecaster.update(state, dual, alphas[-1])
-    np.testing.assert_array_equal(alphas, run.alphas)
+    run = play(duals, key=KEY)
+    forecaster = ExponentialForecaster.for_rounds((0.0, 1.0), 12)
+    state, hypers = forecaster.init(), []
+    for dual, own in zip(duals, jax.random.split(KEY, 12), strict=True):
+        hypers.append(forecaster.sample(state, own))
+        state = forecaster.update(state, dual, hypers[-1])
+    np.testing.assert_array_equal(hypers, run.hypers)
     assert state.rounds == 12
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: play([]), "got none"),
-        (lambda: play([PiecewiseFunction.constant((0, 1), 2.0)]), r"outside \[0, 1\]"),
+        (lambda: play([], key=KEY), "got none"),
+        (lambda: play([PiecewiseFunction.constant((0, 1), 2.0)], key=KEY), r"outside \[0, 1\]"),
         (lambda: ExponentialForecaster((0, 1), 0.0), "rate must be"),
         (
             lambda: ExponentialForecaster((0, 1), 1.0, feedback="bandit"),  # pyright: ignore[reportArgumentType]  # to be refused
             "'full' or 'semi-bandit'",
         ),
         (lambda: dispersion([PiecewiseFunction.constant((0, 1), 0.5)], 0.0), "rho must be > 0"),
-        (lambda: learning_rate(0), "must be >= 1"),
+        (lambda: ExponentialForecaster.for_rounds((0, 1), 0), "must be >= 1"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")  # as for a user, whose arguments nobody checks

@@ -32,12 +32,12 @@ def random_task(rng, outputs=1, labels=False):
     if way == 0:
         return Task.leave_one_out(X, y)
     if way == 1:
-        return Task.k_fold(X, y, 3, seed=int(rng.integers(100)))
+        return Task.k_fold(X, y, np.arange(n) % 3)
     return Task.hold_out(X, y, rng.normal(size=(5, d)), y[:4].repeat(2, axis=0)[:5])
 
 
 @given(seed=st.integers(0, 2**32), intercept=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_ridge_dual_contains_the_direct_solve(seed, intercept):
     rng = np.random.default_rng(seed)
     task = random_task(rng, outputs=int(rng.integers(1, 4)))
@@ -53,7 +53,7 @@ def test_ridge_dual_contains_the_direct_solve(seed, intercept):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_ridge_zero_one_counts_the_wrong_signs(seed):
     rng = np.random.default_rng(seed)
     task = random_task(rng, labels=True)
@@ -94,7 +94,7 @@ def violation(X, y, w, l1, l2, intercept):
 
 
 @given(seed=st.integers(0, 2**32), penalty2=st.sampled_from([0.0, 1e-3, 1.0]), intercept=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_paths_survive_ties_and_fulfil_the_optimality_conditions(seed, penalty2, intercept):
     rng = np.random.default_rng(seed)
     X, y = awkward(rng)
@@ -107,7 +107,7 @@ def test_paths_survive_ties_and_fulfil_the_optimality_conditions(seed, penalty2,
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_elastic_net_against_coordinate_descent(seed):
     from sklearn.linear_model import ElasticNet
 
@@ -122,7 +122,7 @@ def test_elastic_net_against_coordinate_descent(seed):
 
 
 @given(seed=st.integers(0, 2**32), penalty2=st.sampled_from([0.0, 0.01, 0.5]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_elastic_net_dual_is_the_loss_of_the_path(seed, penalty2):
     rng = np.random.default_rng(seed)
     task = random_task(rng)
@@ -170,12 +170,12 @@ def test_constant_target_and_constant_inputs():
         (lambda: Task.hold_out([[1.0]], [1.0, 2.0], [[1.0]], [1.0]), "one row an example"),
         (lambda: Task.hold_out([[1.0]], [1.0], [[1.0, 2.0]], [1.0]), "same columns"),
         (lambda: Task.leave_one_out([[1.0]], [1.0]), "two examples"),
-        (lambda: Task.k_fold(np.eye(3), np.ones(3), 4), "between 2 and the 3"),
+        (lambda: Task.k_fold(np.eye(3), np.ones(3), 4), "between 2 and 3"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (1.0, 0.1)), "a < b"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (0.0, 0.1)), "0 < a"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), [1.0, 2, 3]), (0.1, 1.0), loss="zero-one"), "labels"),
         (lambda: elastic_net_path(np.eye(3), np.ones(3), (0.0, 1.0), penalty2=-1.0), "penalty2"),
-        (lambda: elastic_net_path(np.eye(3), np.ones((3, 2)), (0.0, 1.0)), "one target column"),
+        (lambda: elastic_net_path(np.eye(3), np.ones((3, 2)), (0.0, 1.0)), "one column"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, words):

@@ -48,7 +48,7 @@ def sides(f, points=400):
 
 @pytest.mark.parametrize("make", [random_function, random_rational])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_value_and_enclosure(make, seed):
     f, plain = make(np.random.default_rng(seed))
     x = np.linspace(A, B, 101)
@@ -63,7 +63,7 @@ def test_value_and_enclosure(make, seed):
 
 @pytest.mark.parametrize("make", [random_function, random_rational])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_extrema_bound_every_value_and_are_attained(make, seed):
     f, _ = make(np.random.default_rng(seed))
     x = sides(f)
@@ -76,12 +76,12 @@ def test_extrema_bound_every_value_and_are_attained(make, seed):
     assert high.upper >= np.max(values) - noise
     # The point named reaches the value, from one side at least, up to the slope times one step of the grid of floats.
     noise += 1e-14 * (1 + np.max(np.abs(values))) / np.min(np.diff(f.breakpoints))
-    near = np.array([low.alpha, np.nextafter(low.alpha, A), np.nextafter(low.alpha, B)]).clip(A, B)
+    near = np.array([low.hyper, np.nextafter(low.hyper, A), np.nextafter(low.hyper, B)]).clip(A, B)
     assert np.min(np.abs(f(near) - low.value)) <= noise
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_arithmetic_is_pointwise_and_its_radius_holds(seed):
     rng = np.random.default_rng(seed)
     (f, pf), (g, pg), (r, pr) = random_function(rng), random_function(rng), random_rational(rng)
@@ -111,12 +111,12 @@ def test_arithmetic_is_pointwise_and_its_radius_holds(seed):
 def test_thousands_of_merged_pieces_lose_no_digits():
     rng = np.random.default_rng(0)
     pairs = []
-    for _ in range(700):
+    for _ in range(250):
         b = np.union1d(rng.uniform(A, B, 12), [A, B])
         c = rng.normal(size=(len(b) - 1, 3)) * 10.0 ** rng.integers(-3, 4)
         pairs.append((PiecewiseFunction.from_polynomials(b, c), direct(b, c)))
     mean = PiecewiseFunction.mean([f for f, _ in pairs])
-    assert mean.n_pieces > 8000
+    assert mean.n_pieces > 3000
     x = rng.uniform(A, B, 500)
     truth = np.mean(np.array([p(x) for _, p in pairs], dtype=np.longdouble), axis=0)
     size = np.mean([np.abs(p(x)) for _, p in pairs], axis=0)
@@ -126,7 +126,7 @@ def test_thousands_of_merged_pieces_lose_no_digits():
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_level_set_is_where_the_function_is_below(seed):
     rng = np.random.default_rng(seed)
     f, plain = random_function(rng)
@@ -155,7 +155,7 @@ def test_shape_of_known_functions():
     # |x - 1| up to 2, a jump down to 0 there, a constant to 3.
     f = PiecewiseFunction.from_polynomials([0.0, 1, 2, 3], [[1, -1], [0, 1], [0, 0]])
     np.testing.assert_array_equal(f.kinks(), [1.0])
-    np.testing.assert_array_equal(f.jumps(), [2.0])
+    np.testing.assert_array_equal(f.jumps(), [[2.0, 2.0]])
     np.testing.assert_allclose(f.local_maxima(), [0.0, 2.0])
     assert f.oscillations() == 3
     assert f(2.0) == 0.0  # the piece to the right
@@ -170,7 +170,7 @@ def test_shape_of_known_functions():
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_oscillations_against_counting_on_a_grid(seed):
     f, _ = random_function(np.random.default_rng(seed), degree=2)
     values = f(sides(f, 4000))

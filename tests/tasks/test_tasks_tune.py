@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, ridge_dual, tune
+from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, erm, ridge_dual
 
 DOMAIN = (0.01, 2.0)
 
@@ -17,20 +17,22 @@ def duals(rng, n):
         y = X @ (rng.normal(size=4) * rng.integers(0, 2, size=4)) + rng.normal(size=16)
         kind = rng.integers(3)
         if kind == 0:
-            found.append(elastic_net_dual(Task.k_fold(X, y, 2), DOMAIN, penalty2=0.1))
+            found.append(elastic_net_dual(Task.k_fold(X, y, np.arange(16) % 2), DOMAIN, penalty2=0.1))
         elif kind == 1:
-            found.append(ridge_dual(Task.k_fold(X, y, 2), DOMAIN))
+            found.append(ridge_dual(Task.k_fold(X, y, np.arange(16) % 2), DOMAIN))
         else:
-            found.append(ridge_dual(Task.k_fold(X, np.where(y > 0, 1.0, -1.0), 2), DOMAIN, loss="zero-one"))
+            found.append(
+                ridge_dual(Task.k_fold(X, np.where(y > 0, 1.0, -1.0), np.arange(16) % 2), DOMAIN, loss="zero-one")
+            )
     return found
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_sweep_is_below_every_value_of_the_mean(seed):
     rng = np.random.default_rng(seed)
     found = duals(rng, int(rng.integers(1, 7)))
-    best = tune(found, epsilon=0.05)
+    best = erm(found, epsilon=0.05)
     x = np.union1d(np.geomspace(*DOMAIN, 300).clip(*DOMAIN), np.concatenate([f.breakpoints for f in found]))
     lo = np.mean([f.enclose(x)[0] for f in found], axis=0)
     hi = np.mean([f.enclose(x)[1] for f in found], axis=0)
@@ -38,12 +40,13 @@ def test_sweep_is_below_every_value_of_the_mean(seed):
     assert best.upper <= np.min(hi) + 1e-9
     inside = np.any((x[:, None] >= best.epsilon_set[:, 0]) & (x[:, None] <= best.epsilon_set[:, 1]), axis=1)
     assert np.all(inside[hi <= best.lower + 0.05])
-    # Its ends may be one-sided limits at jumps; strictly inside, only alphas that may be epsilon-optimal.
+    # Its ends may be one-sided limits at jumps; strictly inside, only αs that may be epsilon-optimal.
     within = np.any((x[:, None] > best.epsilon_set[:, 0]) & (x[:, None] < best.epsilon_set[:, 1]), axis=1)
     assert not np.any(within[lo > best.upper + 0.05 + 1e-9])
     assert best.certificate.kind == "certified"
     assert best.upper - best.lower <= float(best.certificate.bound)
-    assert np.all(best.regrets() >= -1e-9 - max(f.radius.max() for f in found))
+    low, high = best.regrets()
+    assert np.all((low >= 0) & (low <= high))
 
 
 @pytest.mark.slow
@@ -52,7 +55,7 @@ def test_sweep_is_below_every_value_of_the_mean(seed):
 def test_branch_and_bound_agrees_with_the_sweep(seed):
     rng = np.random.default_rng(seed)
     found = duals(rng, 3)
-    sweep, branch = tune(found, epsilon=0.02), tune(found, method="branch", gap=1e-4, epsilon=0.02)
+    sweep, branch = erm(found, epsilon=0.02), erm(found, method="branch", gap=1e-4, epsilon=0.02)
     assert branch.lower <= sweep.upper
     assert sweep.lower <= branch.upper
     assert branch.upper - branch.lower <= 1e-4 + 1e-12
@@ -68,28 +71,28 @@ def test_known_optimum_of_two_parabolas():
     # (x - 1)^2 and 3 (x - 2)^2 on [0, 4]: the mean is least at 7/4, with value 3/8.
     f = PiecewiseFunction.from_polynomials([0.0, 4.0], [[1.0, -8.0, 16.0]])
     g = PiecewiseFunction.from_polynomials([0.0, 4.0], [[12.0, -48.0, 48.0]])
-    best = tune([f, g], epsilon=0.5)
-    np.testing.assert_allclose([best.alpha, best.value], [1.75, 0.375], rtol=1e-14)
+    best = erm([f, g], epsilon=0.5)
+    np.testing.assert_allclose([best.hyper, best.value], [1.75, 0.375], rtol=1e-14)
     np.testing.assert_allclose(best.epsilon_set, [[1.25, 2.25]], rtol=1e-12)
-    np.testing.assert_allclose([e.alpha for e in best.task_optima], [1.0, 2.0])
-    np.testing.assert_allclose(best.regrets(), [0.75**2, 3 * 0.25**2])
+    np.testing.assert_allclose([e.hyper for e in best.task_optima], [1.0, 2.0])
+    np.testing.assert_allclose(best.regrets(), [[0.75**2, 3 * 0.25**2]] * 2)
 
 
 def test_one_sided_limit_at_a_jump_is_found():
     f = PiecewiseFunction.from_polynomials([0.0, 1.0, 2.0], [[1.0, -1.0], [5.0, 0.0]])
-    best = tune([f])
-    assert best.alpha == 1.0
+    best = erm([f])
+    assert best.hyper == 1.0
     assert best.value == 0.0
 
 
 def test_enclosures_give_a_certified_gap_and_unproved_radii_an_estimate():
     f = PiecewiseFunction.from_enclosures([0.0, 1.0, 2.0], [0.0, 0.5], [0.2, 0.6])
-    best = tune([f, f])
+    best = erm([f, f])
     assert float(best.certificate.bound) >= 0.2
     assert best.certificate.kind == "certified"
     guess = PiecewiseFunction.from_enclosures([0.0, 1.0, 2.0], [0.0, 0.5], [0.2, 0.6], certified=False)
-    assert tune([f, guess]).certificate.kind == "estimated"
-    assert tune([f, guess], method="branch", gap=0.3).certificate.kind == "estimated"
+    assert erm([f, guess]).certificate.kind == "estimated"
+    assert erm([f, guess], method="branch", gap=0.3).certificate.kind == "estimated"
 
 
 def test_picture_has_every_part():
@@ -97,7 +100,7 @@ def test_picture_has_every_part():
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    best = tune(duals(np.random.default_rng(0), 6))
+    best = erm(duals(np.random.default_rng(0), 6))
     ax = best.plot(xlabel="penalty")
     legend = ax.get_legend()
     assert legend is not None
@@ -111,10 +114,10 @@ def test_picture_has_every_part():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda f, g: tune([]), "at least one"),
-        (lambda f, g: tune([f, g]), "one domain"),
-        (lambda f, g: tune([f], gap=0.0), "gap"),
-        (lambda f, g: tune([f], epsilon=-1.0), "epsilon"),
+        (lambda f, g: erm([]), "at least one"),
+        (lambda f, g: erm([f, g]), "one domain"),
+        (lambda f, g: erm([f], gap=0.0), "gap"),
+        (lambda f, g: erm([f], epsilon=-1.0), "epsilon"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, words):

@@ -28,7 +28,13 @@ def hyperparameters(steps: int, dtype: Any, seed: int) -> dict[str, Any]:
     }
 
 
+def said(x: Any) -> Any:
+    """Schedules where there is one entry a step."""
+    return jax.tree.map(lambda leaf: hx.unroll.Schedule(leaf) if leaf.ndim else leaf, x)
+
+
 def build(name: str, o: Any, **settings: Any) -> hx.unroll.AbstractOptimizer:
+    o = {key: said(value) for key, value in o.items()}
     if name in ("paper", "polyak", "nesterov"):
         return hx.unroll.MomentumSGD(o["rate"], o["momentum"], form=name, **settings)
     if name == "adam":

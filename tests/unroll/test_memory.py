@@ -140,5 +140,5 @@ def test_a_platform_that_states_no_memory_is_named(monkeypatch):
             return None
 
     monkeypatch.setattr(_estimate.jax, "jit", lambda call, **settings: Silent())
-    with pytest.raises(ValueError, match=r"given the platform 'cpu'.*JAX_PLATFORMS=cpu"):
+    with pytest.raises(ValueError, match=r"platform 'cpu'.*JAX_PLATFORMS=cpu"):
         scratch(lambda x: x, jnp.ones(3))

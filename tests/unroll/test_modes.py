@@ -107,9 +107,9 @@ def test_truncation_keeps_the_last_steps_alone(seed):
     )
     assert answer.certificate.kind == "estimated"
     np.testing.assert_allclose(answer.certificate.bound, jnp.linalg.norm(gap), rtol=1e-8)
-    np.testing.assert_allclose(answer.stats["norm_ratio"], jnp.linalg.norm(cut) / jnp.linalg.norm(whole), rtol=1e-8)
+    np.testing.assert_allclose(answer.stats.norm_ratio, jnp.linalg.norm(cut) / jnp.linalg.norm(whole), rtol=1e-8)
     np.testing.assert_allclose(
-        answer.stats["cosine"], cut @ whole / jnp.linalg.norm(cut) / jnp.linalg.norm(whole), rtol=1e-8
+        answer.stats.cosine, cut @ whole / jnp.linalg.norm(cut) / jnp.linalg.norm(whole), rtol=1e-8
     )
     plain = hx.hypergradient(problem.objective(hx.unroll.Truncated(3)), problem.hyper)[0]
     assert plain.certificate.kind == "none"
@@ -129,21 +129,20 @@ def test_one_step_and_one_state():
 def test_a_diverged_run_says_so():
     problem = make_problem("mlp", "sgd", seed=0, steps=5)
     hyper = {**problem.hyper, "scale": jnp.asarray(1e200)}
-    for mode in (hx.unroll.Checkpointed(),):
-        answer = hx.hypergradient(problem.objective(mode), hyper, throw=False)[0]
-        assert answer.result == hx.RESULTS.diverged
-        with pytest.raises(hx.HypergradientError, match="non-finite"):
-            hx.hypergradient(problem.objective(mode), hyper)[0]
+    answer = hx.hypergradient(problem.objective(hx.unroll.Checkpointed()), hyper, throw=False)[0]
+    assert bool(answer.result == hx.unroll.RESULTS.training_loss_not_finite)
+    with pytest.raises(hx.HypergradientError, match=r"at step `failed_step`.*failed_step = 0"):
+        hx.hypergradient(problem.objective(hx.unroll.Checkpointed()), hyper)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: hx.unroll.StoreAll(cast(Any, "scan")), "given driver 'scan'"),
-        (lambda: hx.unroll.Checkpointed(states=1), "given states 1"),
-        (lambda: hx.unroll.Checkpointed(states=3, memory=10), "both states and memory"),
-        (lambda: hx.unroll.Truncated(0), "given steps 0"),
-        (lambda: hx.unroll.ChaosGauge(0.0), "given limit 0.0"),
+        (lambda: hx.unroll.StoreAll(cast(Any, "scan")), "driver must be"),
+        (lambda: hx.unroll.Checkpointed(states=1), "states must be .* got 1"),
+        (lambda: hx.unroll.Checkpointed(states=3, memory=10), "got both"),
+        (lambda: hx.unroll.Truncated(0), "steps must be .* got 0"),
+        (lambda: hx.unroll.ChaosGauge(0.0), "limit must be .* got 0.0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -154,5 +153,5 @@ def test_bad_settings_are_refused(make, words):
 
 def test_memory_too_small_for_two_states_is_refused():
     problem = make_problem("mlp", "sgd", seed=0)
-    with pytest.raises(ValueError, match="given memory 10 bytes"):
+    with pytest.raises(ValueError, match=r"memory must be at least .* got 10"):
         hx.hypergradient(problem.objective(hx.unroll.Checkpointed(memory=10)), problem.hyper)[0]

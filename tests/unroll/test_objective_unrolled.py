@@ -151,21 +151,21 @@ def test_the_gauge_tells_chaos_from_contraction():
     hyper = {"rate": jnp.asarray(3.9999)}
     objective = logistic_map(3.9999)
     answer = hx.hypergradient(objective, hyper, throw=False)[0]
-    assert answer.result == hx.RESULTS.chaotic
+    assert answer.result == hx.unroll.RESULTS.chaotic
     assert "hx.unroll.Truncated" in answer.message
-    assert 1.6 < float(answer.stats.numbers["growth"]) < 2.4
-    assert float(hx.unroll.metasmoothness(objective, hyper, {"rate": jnp.asarray(-1.0)}, 1e-5)) < 0.2
+    assert 1.6 < float(answer.stats.growth) < 2.4
+    assert float(objective.metasmoothness(hyper, {"rate": jnp.asarray(-1.0)}, 1e-5)) < 0.2
     calm = {"rate": jnp.asarray(2.5)}
     answer = hx.hypergradient(objective, calm)[0]
-    assert float(answer.stats.numbers["growth"]) < 0.7
+    assert float(answer.stats.growth) < 0.7
     np.testing.assert_allclose(answer.grad["rate"], 400 / 2.5**2, rtol=1e-10)  # the fixed point is 1 - 1/r
-    assert float(hx.unroll.metasmoothness(objective, calm, answer.grad, 1e-3)) == 1.0
+    assert float(objective.metasmoothness(calm, answer.grad, 1e-3)) == 1.0
     loose = hx.UnrolledObjective(
         objective.training, objective.outer.loss, key=objective.key, gauge=hx.unroll.ChaosGauge(float("inf"))
     )
-    assert hx.hypergradient(loose, hyper)[0].result == hx.RESULTS.successful
-    with pytest.raises(ValueError, match="direction of norm 0"):
-        hx.unroll.metasmoothness(objective, calm, {"rate": jnp.asarray(0.0)})
+    assert hx.hypergradient(loose, hyper)[0].result == hx.unroll.RESULTS.successful
+    with pytest.raises(ValueError, match=r"got 0\.01 and 0"):
+        objective.metasmoothness(calm, {"rate": jnp.asarray(0.0)})
 
 
 @pytest.mark.slow
@@ -181,46 +181,6 @@ def test_estimate_recommends_what_fits():
     assert bool(jnp.isfinite(answer.value))
 
 
-class Scheduled(hx.unroll.AbstractOptimizer):
-    lr: jax.Array
-
-    def init(self, params):
-        return ()
-
-    def update(self, grads, state, params, t):
-        return params - hx.unroll.lookup(self.lr, t) * grads, state
-
-
-@pytest.mark.parametrize(
-    ("parts", "words"),
-    [
-        ({"steps": 0}, "given steps 0"),
-        ({"steps": 2**31}, "given steps 2147483648"),
-        ({"loss": 3}, "given loss of type int"),
-        ({"loss": lambda params, hyper, batch: params}, "one floating scalar"),
-        ({"init": lambda hyper, key: jnp.arange(3)}, "init gave int64"),
-        ({"init": lambda hyper, key: ()}, "without arrays"),
-        ({"optimizer": lambda hyper: optax.sgd(0.1)}, r"hx\.OptaxOptimizer"),
-        ({"optimizer": lambda hyper: Scheduled(jnp.ones(3))}, r"of shape \(3,\), allowed are scalars"),
-        (
-            {
-                "optimizer": lambda hyper: Scheduled(jnp.ones(4, jnp.complex64).real.astype(jnp.float64)),
-                "init": lambda hyper, key: jnp.ones(3, jnp.float32),
-            },
-            "into float64",
-        ),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_bad_trainings_are_refused_with_what_is_allowed(parts, words):
-    def evaluate():
-        objective = hx.UnrolledObjective(change(**parts), lambda p, h, d: jnp.sum(p), key=jax.random.key(0))
-        hx.hypergradient(objective, {"lr": 0.1})[0]
-
-    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=words):
-        evaluate()
-
-
 def test_an_optimiser_of_ones_own_with_a_schedule_and_groups():
     """d w_T / d lr_t = -∇L_t for a linear loss, exactly, a group each."""
 
@@ -231,13 +191,13 @@ def test_an_optimiser_of_ones_own_with_a_schedule_and_groups():
             return ()
 
         def update(self, grads, state, params, t):
-            rates = hx.unroll.per_leaf(hx.unroll.lookup(self.lr, t), params)
+            rates = hx.unroll.lookup(self.lr, t, params)
             return jax.tree.map(lambda p, r, g: p - r * g, params, rates, grads), state
 
     training = hx.Training(
         lambda params, hyper, batch: batch * jnp.sum(params["a"]["w"]) + 2 * batch * jnp.sum(params["b"]),
         lambda hyper, key: {"a": {"w": jnp.ones(3)}, "b": jnp.ones(2)},
-        lambda hyper: Grouped(hyper),
+        lambda hyper: Grouped({"a": hx.unroll.Schedule(hyper["a"]), "b": hyper["b"]}),
         lambda t: 1.0 + t.astype(float),
         4,
     )

@@ -14,7 +14,7 @@ import pytest
 from reversals import make, oracle
 
 import hyprax as hx
-from hyprax.unroll import ExactReversal, Outer, _exact_run, _reversal, _reversible
+from hyprax.unroll import Outer, ReversalCertificate, _exact_run, _reversal, _reversible
 from trainings import relative_error
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
@@ -28,7 +28,7 @@ def outer(problem):
 
 def exact(report) -> bool:
     """Whether the certificate says that the run came back."""
-    return isinstance(report.certificate, ExactReversal) and report.certificate.exact
+    return isinstance(report.certificate, ReversalCertificate) and report.certificate.exact
 
 
 def run(problem, mode=None):
@@ -59,7 +59,8 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     problem = cached(name, model, dropout)
     value, grads = oracle(problem, name)
     answer = hx.hypergradient(problem.objective(hx.unroll.Reversible(driver=driver)), problem.hyper)[0]
-    assert abs(float(answer.value - value)) <= 1e-5 * abs(float(value))
+    assert abs(float(answer.value - value)) <= 1e-10 * abs(float(value))
+    assert abs(float(answer.value - value)) <= 10 * float(answer.certificate.moved) + 1e-15
     if name.startswith("adam"):
         unused = {} if name == "adamw" else {"weight_decay"}
     else:
@@ -67,19 +68,19 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     for key in unused:
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(answer.grad["optimizer"].pop(key)))
         grads["optimizer"].pop(key)
-    assert relative_error(answer.grad, grads) <= 1e-4
+    assert relative_error(answer.grad, grads) <= 1e-7
     assert exact(answer)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), [("paper", "momentum"), ("adam", "beta2")])
 def test_factors_near_one_are_not_taken_for_one(name, key):
-    """Rounded to 1, they would leave the run without its gain 1 - γ: still weights, or a correction by 0."""
+    """They are factors as all others: no digit of 1 - γ is lost."""
     problem = make(name, fixed={key: jnp.asarray(0.99995, jnp.float64)})
     value, grads = oracle(problem, name)
     answer = hx.hypergradient(problem.objective(hx.unroll.Reversible()), problem.hyper)[0]
-    assert abs(float(answer.value - value)) <= 1e-3 * abs(float(value))
-    assert relative_error(answer.grad["optimizer"]["rate"], grads["optimizer"]["rate"]) <= 1e-2
+    assert abs(float(answer.value - value)) <= 1e-9 * abs(float(value))
+    assert relative_error(answer.grad["optimizer"]["rate"], grads["optimizer"]["rate"]) <= 1e-6
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(answer.grad))
     assert exact(answer)
 
@@ -91,7 +92,7 @@ def test_a_thousand_steps_come_back(name, dtype):
     problem = make(name, steps=1200, dropout=True, dtype=dtype, seed=3)
     _, grads, report = run(problem)
     assert exact(report)
-    assert float(report.stats["attempts"]) == 1
+    assert int(report.stats.attempt) == 1
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
 
@@ -105,7 +106,7 @@ def test_both_drivers_and_both_places_for_buffers_give_one_answer():
     ]
     for value, grads, report in answers:
         assert exact(report)
-        assert float(report.stats["stored_bytes"]) > 0
+        assert float(report.stats.stored_bytes) > 0
         assert abs(float(value - answers[0][0])) <= 1e-6
         assert relative_error(grads, answers[0][1]) <= 1e-4
 
@@ -161,10 +162,10 @@ def test_a_sabotaged_pair_is_caught_and_made_good(monkeypatch):
     monkeypatch.setattr(_reversal, "gradient_along", sabotaged)
     value, grads, report = run(make("paper", steps=11, dtype=jnp.float32, seed=11))
     assert exact(report)
-    assert float(report.stats["attempts"]) == 2
+    assert int(report.stats.attempt) == 2
     monkeypatch.undo()
     again, expected, honest = run(make("paper", steps=11, dtype=jnp.float32, seed=11))
-    assert float(honest.stats["attempts"]) == 1
+    assert int(honest.stats.attempt) == 1
     assert relative_error(grads, expected) <= 1e-3
     assert abs(float(value - again)) <= 1e-6
 
@@ -191,7 +192,7 @@ def test_a_pair_that_failed_is_not_tried_again(monkeypatch):
     assert made == ["loop", *["isolated"] * 3]
     assert exact(first)
     assert exact(second)
-    assert float(second.stats["attempts"]) == float(alone.stats["attempts"]) == 2
+    assert int(second.stats.attempt) == int(alone.stats.attempt) == 2
     assert float(first.value) == float(second.value) == float(alone.value)
     for a, b in zip(jax.tree.leaves(first.grad), jax.tree.leaves(second.grad), strict=True):
         assert np.array_equal(a, b)
@@ -211,9 +212,9 @@ def test_a_run_that_never_comes_back_is_named(monkeypatch):
     problem = make("polyak", steps=13, dtype=jnp.float32, seed=13)
     objective = problem.objective(hx.unroll.Reversible())
     answer = hx.hypergradient(objective, problem.hyper, throw=False)[0]
-    assert bool(answer.result == hx.RESULTS.not_reversible)
-    assert not isinstance(answer.certificate, ExactReversal)
-    assert float(answer.stats["attempts"]) == 3
+    assert bool(answer.result == hx.unroll.RESULTS.not_reversible)
+    assert not isinstance(answer.certificate, ReversalCertificate)
+    assert int(answer.stats.attempt) == 3
     with pytest.raises(hx.HypergradientError, match=r"did not come back.*hx\.Checkpointed"):
         hx.hypergradient(objective, problem.hyper)[0]
 
@@ -226,12 +227,12 @@ def test_overflow_is_named(name):
     faster = {"rate": jax.tree.map(lambda rate: 1e6 * rate, problem.hyper["optimizer"]["rate"])}
     hyper = problem.hyper | {"optimizer": problem.hyper["optimizer"] | faster}
     answer = hx.hypergradient(objective, hyper, throw=False)[0]
-    assert bool(answer.result == hx.RESULTS.fixed_point_overflow)
-    assert float(answer.stats["used_bits_weights"]) > float(answer.stats["limit_bits_weights"])
+    assert bool(answer.result == hx.unroll.RESULTS.fixed_point_overflow)
+    assert float(answer.stats.used_bits["used_bits_weights"]) > float(answer.stats.limit_bits["limit_bits_weights"])
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(answer.grad))
     assert not exact(answer)
     alone, _ = objective.value(hyper, objective.init(hyper))
-    assert bool(alone.result == hx.RESULTS.fixed_point_overflow)
+    assert bool(alone.result == hx.unroll.RESULTS.fixed_point_overflow)
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)])
@@ -252,8 +253,8 @@ def test_numbers_that_are_not_finite_are_named(bad):
         9,
     )
     _, grads, report = hx.unroll.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
-    assert bool(report.result != hx.RESULTS.successful)
-    assert not isinstance(report.certificate, ExactReversal)
+    assert bool(report.result != hx.unroll.RESULTS.successful)
+    assert not isinstance(report.certificate, ReversalCertificate)
     assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(grads))
 
 
@@ -265,11 +266,11 @@ def test_memory_is_what_theory_says():
     _, _, report = run(problem)
     theory = np.log2(1 / 0.8)
     weights = sum(leaf.size for leaf in jax.tree.leaves(report.params))
-    assert isinstance(report.certificate, ExactReversal)
+    assert isinstance(report.certificate, ReversalCertificate)
     assert report.certificate.theory == pytest.approx(theory, rel=1e-6)
-    assert theory <= report.certificate.bits <= 1.03 * theory
-    bits = float(report.stats["stored_bytes"]) * 8 / weights / steps
-    assert theory - 64 / steps <= bits <= 1.03 * theory
+    assert theory - 8 / steps <= report.certificate.bits <= theory * (1 + 1e-6)
+    bits = float(report.stats.stored_bytes) * 8 / weights / steps
+    assert bits == pytest.approx(report.certificate.bits)
 
 
 @pytest.mark.slow
@@ -277,7 +278,7 @@ def test_a_momentum_above_one_stores_nothing():
     problem = make("polyak", steps=60, fixed={"momentum": jnp.asarray(1.01), "rate": jnp.asarray(1e-3)})
     value, grads, report = run(problem)
     assert exact(report)
-    assert float(report.stats["stored_bytes"]) == 0
+    assert float(report.stats.stored_bytes) == 0
     expected, expected_grads, _ = run(problem, hx.unroll.StoreAll())
     assert abs(float(value - expected)) <= 1e-5 * abs(float(expected))
     assert relative_error(grads["optimizer"]["rate"], expected_grads["optimizer"]["rate"]) <= 1e-4
@@ -334,12 +335,12 @@ def test_nothing_is_compiled_again():
 @pytest.mark.parametrize(
     ("name", "fixed", "message"),
     [
-        ("paper", {"momentum": 0.0}, r"momentum: given 0 .*hx\.Checkpointed"),
-        ("polyak", {"momentum": -0.5}, "momentum: given -0.5"),
-        ("paper", {"momentum": 1e-6}, "momentum: given 1e-06"),
-        ("adam", {"momentum": 0.0}, "beta1: given 0 "),
-        ("adam", {"beta2": 1.0}, "beta2: given 1 with Reversible, allowed are numbers below 1"),
-        ("adamw", {"weight_decay": 30.0}, "learning rate times weight decay"),
+        ("paper", {"momentum": 0.0}, r"momentum must be between .*; got 0\. .*hx\.unroll\.Checkpointed"),
+        ("polyak", {"momentum": -0.5}, "got -0.5"),
+        ("paper", {"momentum": 1e-6}, "got 1e-06"),
+        ("adam", {"momentum": 0.0}, "beta1 must be .*; got 0"),
+        ("adam", {"beta2": 1.0}, "beta2 must be below 1; got 1"),
+        ("adamw", {"weight_decay": 60.0}, "learning_rate times weight_decay"),
         ("nesterov", {}, "no explicit inverse"),
     ],
 )
@@ -358,23 +359,19 @@ def test_optimisers_of_optax_are_refused():
         problem.training.batches,
         3,
     )
-    with pytest.raises(ValueError, match="allowed are those that can be undone"):
+    with pytest.raises(ValueError, match="must be one that can be undone"):
         hx.unroll.Reversible().value_and_grad(training, outer(problem), problem.hyper, problem.key)
 
 
 def test_bad_settings_are_refused(unchecked):
-    with pytest.raises(ValueError, match="given driver 'scan'"):
+    with pytest.raises(ValueError, match=r"driver must be .* got 'scan'"):
         hx.unroll.Reversible(driver="scan")  # pyright: ignore[reportArgumentType]  # to be refused
-    with pytest.raises(ValueError, match="given buffers 'disk'"):
+    with pytest.raises(ValueError, match=r"buffers must be .* got 'disk'"):
         hx.unroll.Reversible(buffers="disk")  # pyright: ignore[reportArgumentType]  # to be refused
-    with pytest.raises(ValueError, match="given begin 0"):
-        hx.unroll.Reversible(begin=0)
-    with pytest.raises(ValueError, match="given form 'heavy'"):
+    with pytest.raises(ValueError, match=r"form must be .* got 'heavy'"):
         hx.unroll.MomentumSGD(0.1, 0.9, form="heavy")  # pyright: ignore[reportArgumentType]  # to be refused
-    with pytest.raises(ValueError, match="given fraction_bits 70"):
+    with pytest.raises(ValueError, match="fraction_bits must be between 16 and 58"):
         hx.unroll.Adam(0.1, fraction_bits=70)
-    with pytest.raises(ValueError, match="given decay_bits 2"):
-        hx.unroll.AdamW(0.1, decay_bits=2)
 
 
 @pytest.mark.slow
@@ -422,4 +419,4 @@ def test_bits_of_a_run_are_averaged_over_groups():
     planned = _exact_run.draft(_reversal.Program(problem.training, problem.hyper, problem.key))
     kept, theory = _exact_run.kept_bits(planned)
     assert theory == pytest.approx(np.log2(1 / 0.9) + 1, rel=1e-6)
-    assert theory <= kept <= 1.06 * theory
+    assert theory - 16 / 500 <= kept <= theory

@@ -1,6 +1,5 @@
 """Hypergradients at an optimum, with a posteriori bounds of their error."""
 
-from .._certificate import STATUS as STATUS, TwoSidedCertificate as TwoSidedCertificate
 from . import families as families
 from ._a_priori import (
     a_priori_bound as a_priori_bound,
@@ -24,19 +23,27 @@ from ._adjoint_solvers import (
     NystromSolver as NystromSolver,
     OneStep as OneStep,
 )
+from ._answers import (
+    RESULTS as RESULTS,
+    STATUS as STATUS,
+    ImplicitStats as ImplicitStats,
+    SingleLoopStats as SingleLoopStats,
+    TwoSidedCertificate as TwoSidedCertificate,
+)
 from ._bounds import (
-    AbstractBound as AbstractBound,
+    AbstractCertifier as AbstractCertifier,
     Certified as Certified,
     EhrhardtRoberts as EhrhardtRoberts,
     Evaluation as Evaluation,
-    NoBound as NoBound,
+    NoCertifier as NoCertifier,
     ValueEvaluation as ValueEvaluation,
 )
-from ._cholesky_bound import CholeskyBound as CholeskyBound
-from ._constants import Constants as Constants
-from ._directional import DirectionalBound as DirectionalBound
-from ._family_bounds import FreeBound as FreeBound
+from ._cholesky_bound import CholeskyCertifier as CholeskyCertifier
+from ._constants import Constants as Constants, Spectrum as Spectrum
+from ._directional import DirectionalCertifier as DirectionalCertifier
+from ._family_bounds import ResidualCertifier as ResidualCertifier
 from ._gauss_newton import GaussNewton as GaussNewton
+from ._held_out import HeldOut as HeldOut
 from ._inner_solvers import (
     FISTA as FISTA,
     LBFGS as LBFGS,
@@ -49,6 +56,7 @@ from ._inner_solvers import (
 )
 from ._lookahead import LookAhead as LookAhead
 from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
+from ._noise import ExampleNoise as ExampleNoise
 from ._objective import ImplicitObjective as ImplicitObjective, ImplicitState as ImplicitState
 from ._optimum import Optimum as Optimum
 from ._single_loop import (
@@ -58,6 +66,4 @@ from ._single_loop import (
     AmIGO as AmIGO,
     SingleLoopState as SingleLoopState,
 )
-from ._spectrum import Spectrum as Spectrum
 from ._stacked import stacked as stacked
-from ._stats import ImplicitStats as ImplicitStats, SingleLoopStats as SingleLoopStats

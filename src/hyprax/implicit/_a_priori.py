@@ -43,9 +43,9 @@ _RATES: dict[str, Callable[[float, int], float]] = {
 
 def _rate(method: str, condition: float) -> Callable[[int], float]:
     if method not in _RATES:
-        raise ValueError(f"a priori rate: given method {method!r}, allowed are {', '.join(map(repr, _RATES))}.")
+        raise ValueError(f"method must be one of {', '.join(map(repr, _RATES))}; got {method!r}.")
     if not 1 <= condition < np.inf:
-        raise ValueError(f"a priori rate: given condition {condition}, allowed are finite numbers >= 1 (L/μ).")
+        raise ValueError(f"condition (L/μ) must be a finite number >= 1; got {condition}.")
     return lambda k: _RATES[method](condition, k)
 
 
@@ -66,7 +66,7 @@ def a_priori_reduction(method: Method, condition: float, steps: int) -> float:
     Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023), section 3; Nesterov, Lectures on Convex Optimization (2018).
     """
     if steps < 0:
-        raise ValueError(f"a_priori_reduction: given steps {steps}, allowed are integers >= 0.")
+        raise ValueError(f"a_priori_reduction: steps must be an integer >= 0; got {steps}.")
     return _rate(method, condition)(steps)
 
 
@@ -81,7 +81,7 @@ def a_priori_steps(method: Method, condition: float, reduction: float) -> int:
     """
     rate = _rate(method, condition)
     if not 0 < reduction <= 1:
-        raise ValueError(f"a_priori_steps: given reduction {reduction}, allowed are numbers in (0, 1].")
+        raise ValueError(f"a_priori_steps: reduction must be in (0, 1]; got {reduction}.")
     if reduction == 1:
         return 0
     # ρ_0 >= 1, and ρ rises at most once before it falls for good: the first k below `reduction` is found by bisection.
@@ -134,7 +134,7 @@ def a_priori_bound(
     mu, l_a = float(constants.strong_convexity), float(constants.lipschitz_hessian)
     l_b, l_f = float(constants.lipschitz_mixed), float(lipschitz_outer)
     if not 0 < mu <= smoothness:
-        raise ValueError(f"a_priori_bound: given μ = {mu}, L = {smoothness}, allowed are 0 < μ <= L.")
+        raise ValueError(f"a_priori_bound: 0 < μ <= L is required; got μ = {mu} and L = {smoothness}.")
     condition = smoothness / mu
     first = gradient_norm / mu
     epsilon = a_priori_reduction(inner[0], condition, inner[1]) * first

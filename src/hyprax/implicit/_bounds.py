@@ -13,9 +13,9 @@ from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
-from .families._mean_loss import unit_roundoff
-from .families._norms import measured
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss, unit_roundoff
+from .families._norms import DesignNorms, measured
 
 HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
 VALUE = "|value - F(hyper)|"
@@ -66,7 +66,7 @@ class Certified(eqx.Module):
     products: Int[Array, ""]
 
 
-class AbstractBound(eqx.Module):
+class AbstractCertifier(eqx.Module):
     """A way to bound the error of a hypergradient.
 
     - `of_hessian`: whether what it says holds only where products are with the Hessian of the inner loss itself.
@@ -77,7 +77,7 @@ class AbstractBound(eqx.Module):
     of_float64: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractBound":
+    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractCertifier":
         """The same bound with what depends on the data alone worked out; once, on the host. Refuses what cannot be."""
 
     @abc.abstractmethod
@@ -99,7 +99,7 @@ def unimproved(e: Evaluation, certificate: AbstractCertificate) -> Certified:
     return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
 
 
-class NoBound(AbstractBound):
+class NoCertifier(AbstractCertifier):
     """No bound is computed: every answer says so."""
 
     reason: str = eqx.field(static=True, default="no bound was asked for")
@@ -120,7 +120,7 @@ class NoBound(AbstractBound):
         return NoCertificate(self.reason, evaluation.point.value.dtype)
 
 
-class EhrhardtRoberts(AbstractBound):
+class EhrhardtRoberts(AbstractCertifier):
     """‖h - dF/dλ‖₂ <= min(ω, ω_q), the a posteriori bounds of Ehrhardt and Roberts.
 
     With ε = ‖∇_w g(ŵ)‖/μ >= ‖ŵ - w*‖ and the true residual δ = ‖A q - ∇f(ŵ)‖, everything at ŵ:
@@ -163,21 +163,21 @@ class EhrhardtRoberts(AbstractBound):
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "EhrhardtRoberts":
         if self.constants is None and not isinstance(loss, GeneralisedLinear):
             raise ValueError(
-                "EhrhardtRoberts: given an inner loss of unknown structure, allowed are a family (hx.families) or "
-                "`constants=`. Without either use certificate=hx.implicit.NoBound()."
+                "EhrhardtRoberts requires a family (hx.families) or `constants=`; got an inner loss of unknown "
+                "structure. Without either use certifier=hx.implicit.LookAheadEstimate()."
             )
         if self.lipschitz_outer is None:
             if not isinstance(outer, MeanLoss):
                 raise ValueError(
-                    "EhrhardtRoberts: given an outer loss of unknown structure, allowed are `family.mean_loss` or "
-                    "`lipschitz_outer=` (and `lipschitz_direct=`)."
+                    "EhrhardtRoberts requires `family.mean_loss` as outer loss, or `lipschitz_outer=` (and "
+                    "`lipschitz_direct=`); got an outer loss of unknown structure."
                 )
             norms, _ = measured(outer_data[0])
             lipschitz = outer.loss.curvature * norms.gram / norms.rows.size
             prepared = EhrhardtRoberts(self.constants, lipschitz, jnp.zeros(()), norms)
         elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):
             raise ValueError(
-                "EhrhardtRoberts: given `lipschitz_outer` alone, allowed is to state `lipschitz_direct` too (0 where "
+                "EhrhardtRoberts: lipschitz_outer requires lipschitz_direct beside it (0 where "
                 "the outer loss does not see the hyperparameters)."
             )
         else:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import Certificate
 from .._products import product
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
-from ._family_bounds import AbstractFamilyBound, as_computed, convex_or_infinite, family_of
+from ._family_bounds import AbstractFamilyCertifier, as_computed, convex_or_infinite, family_of
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     INFLATION,
@@ -25,9 +25,10 @@ from ._self_concordance import (
     together,
     weights_bound,
 )
-from .families import DesignNorms, GeneralisedLinear
 from .families._design import SparseDesign
+from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import prediction_rounding, unit_roundoff
+from .families._norms import DesignNorms
 
 LARGEST = 2000  # weights: the factor takes their cube
 
@@ -99,18 +100,17 @@ def _row_norms(factor: _Factor, inputs: Array, like: Array) -> Float[Array, " n"
     return jax.lax.map(one, inputs, batch_size=64)
 
 
-class CholeskyBound(AbstractFamilyBound):
+class CholeskyCertifier(AbstractFamilyCertifier):
     """‖h - dF/dλ‖₂ <= ‖Â^-½B_q‖τ + ‖Â^-½B_w‖ζ + max_k t_k τζ, all norms of residuals in ‖·‖_{Â⁻¹}.
 
-    [`hyprax.implicit.FreeBound`][] with the Hessian Â at ŵ in place of the penalty, from a dense Cholesky factor:
-    usually ten
-    times tighter, for problems of at most 2,000 weights. With R >= sup osc(x_iᵀv)/‖v‖_Â:
+    [`hyprax.implicit.ResidualCertifier`][] with the Hessian Â at ŵ in place of the penalty, from a dense Cholesky
+    factor: usually ten times tighter, for problems of at most 2,000 weights. With R >= sup osc(x_iᵀv)/‖v‖_Â:
 
     - ν = ‖∇g(ŵ)‖_{Â⁻¹}; ‖w* - ŵ‖_Â <= τ = -log(1 - M R ν)/(M R) where M R ν < 1;
     - ρ = M R τ; ‖q - q*‖_Â <= ζ = e^ρ (‖r‖_{Â⁻¹} + M ψ(ρ) max_i osc(x_iᵀq) τ + κ τ), κ >= λ_max(Â^-½ ∇²f Â^-½) on the
         segment, ψ(x) = (e^x - 1)/x;
     - columns of B_q and B_w: λ_j q_j and λ_j w_j (times t_k = |dλ_k/d raw_k|/λ_k) over the weights of each strength k;
-    - example weights as in [`hyprax.implicit.FreeBound`][], with these τ and ζ.
+    - example weights as in [`hyprax.implicit.ResidualCertifier`][], with these τ and ζ.
 
     The smaller of this and the free bound is given, which is the latter where M R ν >= 1. The rounding of Â, of its
     factor and of every solve is bounded; nothing is assumed of the factor.
@@ -124,13 +124,13 @@ class CholeskyBound(AbstractFamilyBound):
 
     METHOD: ClassVar[str] = "self-concordance in the norm of the Hessian, by Cholesky, rounding included"
 
-    def prepare(self, loss: AbstractInnerLoss, outer, outer_data) -> AbstractFamilyBound:
+    def prepare(self, loss: AbstractInnerLoss, outer, outer_data) -> AbstractFamilyCertifier:
         if isinstance(loss, GeneralisedLinear):
             size = math.prod(loss.shape)
             if size > LARGEST or isinstance(loss.inputs, SparseDesign) or isinstance(outer_data[0], SparseDesign):
                 raise ValueError(
-                    f"CholeskyBound: given {size} weights and {type(loss.inputs).__name__} data, allowed are at most "
-                    f"{LARGEST} weights and dense arrays; hx.implicit.LookAhead() has no such limits."
+                    f"CholeskyCertifier requires dense data and at most {LARGEST} weights; got {size} weights and "
+                    f"{type(loss.inputs).__name__} data. Use hx.implicit.LookAhead(), which has no such limits."
                 )
         return super().prepare(loss, outer, outer_data)
 

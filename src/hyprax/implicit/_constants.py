@@ -33,3 +33,10 @@ class Rounding(eqx.Module):
     product: Float[Array, "..."]
     strengths: Float[Array, "..."]
     weights: Float[Array, "..."] | None
+
+
+class Spectrum(eqx.Module):
+    """`lower` I ⪯ A ⪯ `upper` I: the constants μ and L that fixed steps and momenta are made from."""
+
+    lower: Float[Array, ""]
+    upper: Float[Array, ""]

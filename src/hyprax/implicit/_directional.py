@@ -9,13 +9,22 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dtype, tree_norm
-from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation, unimproved
+from ._bounds import (
+    HYPERGRADIENT,
+    INFLATION,
+    VALUE,
+    AbstractCertifier,
+    Certified,
+    Evaluation,
+    ValueEvaluation,
+    unimproved,
+)
 from ._inner_loss import AbstractInnerLoss, Point
 
 Constant = Float[Array, ""] | float
 
 
-class DirectionalBound(AbstractBound):
+class DirectionalCertifier(AbstractCertifier):
     """‖h - dF/dλ‖₂ <= sup‖(B(w) - B̂)ᵀq‖ + μ⁻¹ sup‖B(w)‖ (‖r‖ + sup‖A(w)q - ∇f(w) - r‖) + sup‖∂_λ f(w) - ∂_λ f(ŵ)‖.
 
     The suprema over the ball ‖w - ŵ‖₂ <= ε = ‖∇g(ŵ)‖/μ, which holds the optimum w*; r = Âq - ∇f(ŵ) is the computed
@@ -61,12 +70,12 @@ class DirectionalBound(AbstractBound):
         outer_slope: Callable[[PyTree, PyTree, Array], Constant] | None = None,
     ):
         if isinstance(strong_convexity, int | float) and not strong_convexity > 0:
-            raise ValueError(f"DirectionalBound: given strong_convexity {strong_convexity}, allowed are numbers > 0.")
+            raise ValueError(f"DirectionalCertifier: strong_convexity must be > 0; got {strong_convexity}.")
         self.strong_convexity_constant = strong_convexity
         self.mixed_change, self.mixed_norm, self.residual_change = mixed_change, mixed_norm, residual_change
         self.direct_change, self.outer_slope = direct_change, outer_slope
 
-    def prepare(self, loss, outer, outer_data) -> "DirectionalBound":
+    def prepare(self, loss, outer, outer_data) -> "DirectionalCertifier":
         return self
 
     def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
@@ -102,7 +111,7 @@ class DirectionalBound(AbstractBound):
         point, hyper = evaluation.point, evaluation.hyper
         dtype = tree_dtype(point.params)
         if self.outer_slope is None:
-            return NoCertificate("DirectionalBound bounds values only where `outer_slope=` is given", dtype)
+            return NoCertificate("DirectionalCertifier bounds values only where `outer_slope=` is given", dtype)
         mu = self.strong_convexity(point, hyper, evaluation.loss)
         radius = INFLATION * tree_norm(point.grad) / mu
         bound = INFLATION * radius * jnp.asarray(self.outer_slope(point.params, natural(hyper), radius), dtype)

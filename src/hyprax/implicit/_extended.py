@@ -7,10 +7,11 @@ from jaxtyping import Array, Float, PyTree
 from ._double_double import DoubleDouble, lifted
 from ._inner_loss import Point
 from ._self_concordance import INFLATION, Residuals
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
 from .families._design import Design
 from .families._exact_products import exact_backward, exact_forward, extended_unit
-from .families._mean_loss import over
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss, over
+from .families._norms import DesignNorms
 
 UNIT = 2.0**-53
 

@@ -9,9 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, Certificate, TwoSidedCertificate
+from .._certificate import AbstractCertificate, Certificate
 from .._trees import tree_cast, tree_dtype, tree_norm, tree_sub
-from ._bounds import HYPERGRADIENT, INFLATION, VALUE, AbstractBound, Certified, Evaluation, OuterLoss, ValueEvaluation
+from ._answers import TwoSidedCertificate
+from ._bounds import (
+    HYPERGRADIENT,
+    INFLATION,
+    VALUE,
+    AbstractCertifier,
+    Certified,
+    Evaluation,
+    OuterLoss,
+    ValueEvaluation,
+)
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     Enclosure,
@@ -22,15 +32,15 @@ from ._self_concordance import (
     outer_curvature,
     plain_residuals,
 )
-from .families import DesignNorms, GeneralisedLinear, MeanLoss
-from .families._mean_loss import unit_roundoff
-from .families._norms import measured
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss, unit_roundoff
+from .families._norms import DesignNorms, measured
 
 # What storing an answer in float32 may cost, for each entry: its own rounding, that of the slope of its leaf.
 NARROWING = 2.0**-21
 
 
-class AbstractFamilyBound(AbstractBound):
+class AbstractFamilyCertifier(AbstractCertifier):
     """A bound for a family with its own mean loss as outer loss; in float64, whatever the problem is stored in.
 
     A float32 problem is widened exactly: data, parameters, adjoint and the natural values of the hyperparameters as
@@ -44,13 +54,12 @@ class AbstractFamilyBound(AbstractBound):
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         """`certify` in float64."""
 
-    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractFamilyBound":
+    def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractFamilyCertifier":
         if not (isinstance(loss, GeneralisedLinear) and isinstance(outer, MeanLoss)):
             raise ValueError(
-                f"{type(self).__name__}: given losses of unknown structure, allowed are a family (hx.families) with "
-                "its `mean_loss` as outer loss. Otherwise use hx.implicit.LookAheadEstimate(), "
-                "hx.implicit.EhrhardtRoberts(constants="
-                "...) or hx.implicit.NoBound()."
+                f"{type(self).__name__} requires a family (hx.families) with its `mean_loss` as outer loss; got "
+                "losses of unknown structure. Use hx.implicit.LookAheadEstimate(), "
+                "hx.implicit.EhrhardtRoberts(constants=...) or hx.implicit.NoCertifier()."
             )
         return dataclasses.replace(self, outer_norms=measured(outer_data[0])[0])
 
@@ -98,7 +107,7 @@ class AbstractFamilyBound(AbstractBound):
         )
 
 
-class FreeBound(AbstractFamilyBound):
+class ResidualCertifier(AbstractFamilyCertifier):
     """‖h - dF/dλ‖₂ <= ω, from the two residuals that are there anyway: no solve, no constants, rounding included.
 
     For penalties ω = max_k‖q‖_{Λ,k} ν + max_k‖ŵ‖_{Λ,k} ζ + ν ζ, with ν = ‖∇g(ŵ)‖_{Λ⁻¹} >= ‖w* - ŵ‖_Λ and ζ a bound of

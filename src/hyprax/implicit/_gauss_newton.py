@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, PyTree
 
 from .._hyper import natural
 from .._trees import tree_axpy, tree_dtype
-from ._inner_loss import AbstractInnerLoss, Point, Product
+from ._inner_loss import AbstractFunctionLoss, Point, Product
 
 
-class GaussNewton(AbstractInnerLoss):
+class GaussNewton(AbstractFunctionLoss):
     """g(w, λ) = ℓ(u(w, λ), λ) + R(w, λ), with A replaced by JᵀHJ + ∇²R + γI, J = ∂u/∂w, H = ∇²ℓ.
 
     Positive definite for convex ℓ and R and γ > 0, where the Hessian of a network is not: adjoint solvers then solve
@@ -46,7 +46,7 @@ class GaussNewton(AbstractInnerLoss):
         damping: float,
     ):
         if not damping >= 0:
-            raise ValueError(f"GaussNewton: given damping {damping}, allowed are numbers >= 0.")
+            raise ValueError(f"GaussNewton: damping must be a number >= 0; got {damping}.")
         self.outputs, self.loss, self.regulariser = outputs, loss, regulariser
         self.data, self.damping = data, float(damping)
 
@@ -64,10 +64,6 @@ class GaussNewton(AbstractInnerLoss):
         loss = self.loss(self.outputs(params, plain, self.data), plain, self.data)
         return loss + self._regulariser(params, hyper)
 
-    def at(self, params: PyTree, hyper: PyTree) -> Point:
-        value, grad = jax.value_and_grad(self.value)(params, hyper)
-        return Point(params, value, grad, None)
-
     def product(self, point: Point, hyper: PyTree) -> Product:
         plain, params = natural(hyper), point.params
         outputs, tangent = jax.linearize(lambda w: self.outputs(w, plain, self.data), params)
@@ -82,12 +78,3 @@ class GaussNewton(AbstractInnerLoss):
             return tree_axpy(damping, v, jax.tree.map(jnp.add, backward, of_regulariser(v)))
 
         return product
-
-    def preconditioner(self, point: Point, hyper: PyTree) -> Product | None:
-        return None
-
-    def mixed(self, point: Point, hyper: PyTree, adjoint: PyTree) -> PyTree:
-        def slope(hyper: PyTree) -> Float[Array, ""]:
-            return jax.jvp(lambda w: self.value(w, hyper), (point.params,), (adjoint,))[1]
-
-        return jax.grad(slope)(hyper)

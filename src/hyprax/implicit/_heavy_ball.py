@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._spectrum import Spectrum
+from ._constants import Spectrum
 
 POLYAK = """@article{polyak1964some, author = {Polyak, Boris T.},
   title = {Some methods of speeding up the convergence of iteration methods},

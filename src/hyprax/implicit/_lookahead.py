@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._certificate import STATUS, TwoSidedCertificate
 from .._trees import tree_sub
 from ._adjoint_solvers import conjugate_gradients
+from ._answers import STATUS, TwoSidedCertificate
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
 from ._extended import extended_residuals
-from ._family_bounds import AbstractFamilyBound, convex_or_infinite, entries_of, family_of
+from ._family_bounds import AbstractFamilyCertifier, convex_or_infinite, entries_of, family_of
 from ._inner_loss import Point
 from ._self_concordance import INFLATION, Enclosure, Residuals, free_bound, geometry, plain_residuals
-from .families import DesignNorms
+from .families._norms import DesignNorms
 
 
 class _ScaledNorm(eqx.Module):
@@ -50,15 +50,14 @@ class _Carry(eqx.Module):
     stuck: Bool[Array, ""]
 
 
-class LookAhead(AbstractFamilyBound):
+class LookAhead(AbstractFamilyCertifier):
     """‖h⁺ - dF/dλ‖₂ <= ω⁺, and Δ - ω⁺ <= ‖h - dF/dλ‖₂ <= Δ + ω⁺ with Δ = ‖h - h⁺‖₂.
 
     h is the hypergradient that was computed; h⁺ that of a better point (w⁺, q⁺), one inexact Newton step and one
-    refinement of the adjoint further; ω⁺ the bound there that needs no solve, [`hyprax.implicit.FreeBound`][]. Rounds
-    are added
-    until ω⁺ <= Δ/2, which proves that Δ + ω⁺ is at most 3 times the error of h, or ω⁺ <= `relative` ‖h⁺‖, or ω⁺ no
-    longer falls (the rounding floor). The answer is h⁺ with the bound ω⁺, and the point is the next warm start, so the
-    work is not lost.
+    refinement of the adjoint further; ω⁺ the bound there that needs no solve, that of
+    [`hyprax.implicit.ResidualCertifier`][]. Rounds are added until ω⁺ <= Δ/2, which proves that Δ + ω⁺ is at most 3
+    times the error of h, or ω⁺ <= `relative` ‖h⁺‖, or ω⁺ no longer falls (the rounding floor). The answer is h⁺ with
+    the bound ω⁺, and the point is the next warm start, so the work is not lost.
 
     For families with their own mean loss as outer loss; rounding included; nothing is asked of the user. A float32
     problem is certified in float64 arithmetic (which needs `jax_enable_x64`).
@@ -96,9 +95,7 @@ class LookAhead(AbstractFamilyBound):
 
     def __check_init__(self):
         if not self.relative >= 0 or self.rounds < 0:
-            raise ValueError(
-                f"LookAhead: given relative {self.relative}, rounds {self.rounds}, allowed are numbers >= 0."
-            )
+            raise ValueError(f"LookAhead: relative and rounds must be >= 0; got {self.relative} and {self.rounds}.")
 
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         e, hyper = evaluation, evaluation.hyper

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._certificate import STATUS, Certificate, TwoSidedCertificate
+from .._certificate import Certificate
 from .._hyper import natural
 from .._trees import tree_all_finite, tree_axpy, tree_dot, tree_dtype, tree_norm, tree_size, tree_sub
 from ._adjoint_solvers import conjugate_gradients
-from ._bounds import HYPERGRADIENT, VALUE, AbstractBound, Certified, Evaluation, ValueEvaluation
+from ._answers import STATUS, TwoSidedCertificate
+from ._bounds import HYPERGRADIENT, VALUE, AbstractCertifier, Certified, Evaluation, ValueEvaluation
 from ._inner_loss import AbstractInnerLoss, Point
 
 
@@ -27,7 +28,7 @@ class _Here(eqx.Module):
     sound: Bool[Array, ""]
 
 
-class LookAheadEstimate(AbstractBound):
+class LookAheadEstimate(AbstractCertifier):
     """‖h⁺ - dF/dλ‖₂ ≈ 2‖h⁺ - h‖₂: an estimate of the error, with no proof, for any smooth loss.
 
     h is the hypergradient at (ŵ, q), h⁺ that at a point one inexact Newton step and one refinement of the adjoint
@@ -60,8 +61,8 @@ class LookAheadEstimate(AbstractBound):
     def __check_init__(self):
         if not (self.relative >= 0 and self.rounds >= 1 and 0 < self.accuracy < 1 and self.steps >= 1):
             raise ValueError(
-                f"LookAheadEstimate: given relative {self.relative}, rounds {self.rounds}, accuracy {self.accuracy}, "
-                f"steps {self.steps}, allowed are relative >= 0, rounds >= 1, 0 < accuracy < 1, steps >= 1."
+                f"LookAheadEstimate: relative must be >= 0, rounds and steps >= 1 and 0 < accuracy < 1; got "
+                f"{self.relative}, {self.rounds}, {self.steps} and {self.accuracy}."
             )
 
     def prepare(self, loss, outer, outer_data) -> "LookAheadEstimate":

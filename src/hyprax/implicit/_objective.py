@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._certificate import AbstractCertificate, Certificate, NoCertificate, TwoSidedCertificate
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value
-from .._result import RESULTS
 from .._stats import Accuracy
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
-from ._bounds import AbstractBound, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
-from ._family_bounds import AbstractFamilyBound
-from ._hessian import hessian_diagonal
-from ._inner_loss import AbstractInnerLoss, Point
+from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
+from ._bounds import AbstractCertifier, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
+from ._family_bounds import AbstractFamilyCertifier
+from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
-from ._optimum import Optimum, default_tolerance
-from ._spectrum import known_spectrum
-from ._stats import ImplicitStats
-from .families import GeneralisedLinear, MeanLoss
-from .families._mean_loss import outer_arrays
+from ._noise import ExampleNoise
+from ._optimum import Optimum, Refit, default_tolerance, matched
+from ._rows import joined
+from .families._generalised_linear import GeneralisedLinear
+from .families._mean_loss import MeanLoss
 
-NOISE = NoNoise("the spread over validation examples was not computed")
+HALF = 0.5  # of the adjoint system: a truncated adjoint that leaves more than this is reported
+NOISE = NoNoise("the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())")
 
 
 class ImplicitState(eqx.Module):
@@ -51,9 +51,11 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f, any [`hyprax.implicit.AbstractAdjointSolver`][]; default
         [`hyprax.implicit.CG`][].
-    - `certificate`: an [`hyprax.implicit.AbstractBound`][]; default [`hyprax.implicit.LookAhead`][] for a family with
-        its own
-        mean loss where 64-bit arithmetic is on, and [`hyprax.implicit.LookAheadEstimate`][] otherwise.
+    - `certifier`: what bounds the error, an [`hyprax.implicit.AbstractCertifier`][]; default
+        [`hyprax.implicit.LookAhead`][] for a family with its own mean loss where 64-bit arithmetic is on, and
+        [`hyprax.implicit.LookAheadEstimate`][] otherwise, and where strengths are computed from the hyperparameters.
+    - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread of the hypergradient over validation examples; `None`
+        (the default) where it is not to be computed.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -65,7 +67,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     outer_loss: OuterLoss
     outer_data: PyTree
     adjoint: AbstractAdjointSolver
-    certificate: AbstractBound
+    certifier: AbstractCertifier
+    noise: ExampleNoise | None
+    _defaulted: bool = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
@@ -77,20 +81,25 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         outer_data: PyTree = None,
         *,
         adjoint: AbstractAdjointSolver | None = None,
-        certificate: AbstractBound | None = None,
+        certifier: AbstractCertifier | None = None,
+        noise: ExampleNoise | None = None,
     ):
         if not isinstance(optimum, Optimum):
             raise ValueError(
-                f"ImplicitObjective: given a problem of type {type(optimum).__name__}, allowed are hx.Optimum(family) "
-                "and hx.Optimum(inner_loss, params0)."
+                f"ImplicitObjective: the problem must be hx.Optimum(family) or hx.Optimum(inner_loss, params0); got "
+                f"{type(optimum).__name__}."
             )
         self.noisy, self.adaptive, self.value_name = False, True, "validation loss"
-        self.optimum, self.outer_loss = optimum, outer_loss
-        self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
+        self.optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
+        self.outer_loss = outer_loss
         self.adjoint = CG() if adjoint is None else adjoint
-        self.certificate = _default_bound(optimum, outer_loss) if certificate is None else certificate
-        _check_assumptions(self.certificate, optimum)
-        self.certificate = self.certificate.prepare(optimum.loss, outer_loss, self.outer_data)
+        self._defaulted = certifier is None
+        self.certifier = _default_certifier(self.optimum, outer_loss) if certifier is None else certifier
+        _check_assumptions(self.certifier, self.optimum)
+        self.certifier = self.certifier.prepare(self.optimum.loss, outer_loss, self.outer_data)
+        self.noise = noise
+        if noise is not None:
+            noise.check(outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -103,7 +112,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, ImplicitState]:
         self._check(state)
-        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
+        hyper = _promoted(hyper, self.optimum.params0)
+        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point = minimum.point
         value, (outer_grad, direct) = jax.value_and_grad(self._outer, argnums=(0, 1))(point.params, hyper)
@@ -111,22 +121,24 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         loss = self.optimum.loss
         product = loss.product(point, hyper)
         allowed = self._residual(outer_grad, accuracy)
+        preconditioner = minimum.preconditioner(loss, hyper)
         system = AdjointSystem(
             product,
             outer_grad,
             allowed,
             state.adjoint,
-            preconditioner=minimum.preconditioner(loss, hyper),
-            diagonal=hessian_diagonal(loss, point, hyper),
-            spectrum=known_spectrum(loss, hyper),
+            preconditioner=preconditioner,
+            diagonal=loss.diagonal(point, hyper),
+            spectrum=loss.spectrum(hyper),
         )
         solved = self.adjoint.solve(system)
         residual = tree_sub(product(solved.value), outer_grad)
         evaluation = Evaluation(
             loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
         )
-        certified = self.certificate.certify(evaluation)
-        assumed = self.certificate.strong_convexity(point, hyper, loss)
+        certifier = self._certifier(hyper)
+        certified = certifier.certify(evaluation)
+        assumed = certifier.strong_convexity(point, hyper, loss)
         curvature = jnp.minimum(rayleigh_quotient(evaluation), solved.curvature)
         stats = ImplicitStats(
             inner_gradient_norm=tree_norm(point.grad),
@@ -136,6 +148,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             adjoint_residual=tree_norm(residual),
             adjoint_tolerance=allowed,
             adjoint_steps=solved.steps,
+            adjoint_left=_left(residual, outer_grad, preconditioner) if self.adjoint.truncated else None,
             curvature=curvature,
             strong_convexity=assumed,
         )
@@ -149,11 +162,17 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             ((assumed > 0) & (curvature < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
             (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
+            (jnp.asarray(0.0 if stats.adjoint_left is None else stats.adjoint_left) > HALF, RESULTS.adjoint_truncated),
         )
         certificate = _labelled(certified.certificate, self.adjoint)
-        missed = (result == RESULTS.inner_not_converged) | (result == RESULTS.adjoint_not_converged)
+        missed = jnp.asarray(False)
+        for name in (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged, RESULTS.adjoint_truncated):
+            missed = missed | (result == name)
         stats = dataclasses.replace(stats, inaccurate=missed)
-        answer = Hypergradient(value, certified.grad, certificate, NOISE, result, stats)
+        noise = NOISE
+        if self.noise is not None:
+            noise = self.noise.of(loss, self.outer_loss, self.outer_data, hyper, certified.params)
+        answer = Hypergradient(value, certified.grad, certificate, noise, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
@@ -161,11 +180,12 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Value, ImplicitState]:
         self._check(state)
-        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner)
+        hyper = _promoted(hyper, self.optimum.params0)
+        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
-        certificate = self.certificate.value(
+        certificate = self._certifier(hyper).value(
             ValueEvaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
         )
         stats = ImplicitStats(
@@ -181,8 +201,26 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         after = _next_state(finite, ImplicitState(point.params, state.adjoint), state)
         return Value(value, certificate, NOISE, result, stats), after
 
+    def _certifier(self, hyper: PyTree) -> AbstractCertifier:
+        """The certifier; by default one that asks for less where strengths are computed from the hyperparameters."""
+        if self._defaulted and not self.optimum.loss.certifiable(hyper):
+            return LookAheadEstimate()
+        return self.certifier
+
     def params(self, state: ImplicitState) -> PyTree:
         return state.params
+
+    def refit(self, hyper: PyTree) -> Refit:
+        """The fit on training and validation rows together, beside the same penalty: the prior is kept.
+
+        For a family with its own mean loss as outer loss, dense rows, and no example weights.
+        """
+        if not isinstance(self.outer_loss, MeanLoss):
+            raise ValueError(
+                "ImplicitObjective.refit: outer_loss must be the mean loss of the family, whose rows can be joined to "
+                f"the training rows; got a {type(self.outer_loss).__name__}."
+            )
+        return joined(self.optimum, self.outer_data).refit(hyper)
 
     def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
         return self.value(hyper, state)
@@ -196,8 +234,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             )
             if given != allowed:
                 raise ValueError(
-                    f"ImplicitState: given {name} {given}, allowed is what this problem's parameters are, {allowed}: "
-                    "was the state made by another objective?"
+                    f"state: {name} must be shaped like this problem's parameters, {allowed}; got {given}. Was the "
+                    "state made by another objective?"
                 )
 
     def _residual(self, outer_grad: PyTree, accuracy: Accuracy | None) -> Float[Array, ""]:
@@ -209,6 +247,23 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             return jnp.asarray(jnp.inf, dtype)
         relative = default_tolerance(self.optimum.params0) if own is None else own
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
+
+
+def _left(residual: PyTree, rhs: PyTree, preconditioner: Product | None) -> Float[Array, ""]:
+    """‖M⁻¹(A q - ∇f)‖/‖M⁻¹∇f‖, M ≈ A or the identity: 0 for ∇f = 0."""
+    solve = preconditioner or (lambda v: v)
+    whole = tree_norm(solve(rhs))
+    return jnp.where(whole > 0, tree_norm(solve(residual)) / jnp.where(whole > 0, whole, 1), 0)
+
+
+def _promoted(hyper: PyTree, params: PyTree) -> PyTree:
+    """The hyperparameters in the dtype of the weights, where theirs is narrower: an answer must hold its digits."""
+    dtype = tree_dtype(params)
+
+    def wide(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.finfo(leaf.dtype).bits < jnp.finfo(dtype).bits else leaf
+
+    return jax.tree.map(wide, hyper)
 
 
 def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) -> AbstractCertificate:
@@ -225,34 +280,35 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
 
 def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
     """Whether a family's strong convexity is not above zero; a loss of unknown structure says nothing."""
-    return loss.strong_convexity(hyper) <= 0 if isinstance(loss, GeneralisedLinear) else jnp.asarray(False)
+    mu = loss.strong_convexity(hyper)
+    return jnp.asarray(False) if mu is None else mu <= 0
 
 
-def _default_bound(optimum: Optimum, outer_loss: OuterLoss) -> AbstractBound:
+def _default_certifier(optimum: Optimum, outer_loss: OuterLoss) -> AbstractCertifier:
     family = isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)
     return LookAhead() if family and jax.config.read("jax_enable_x64") else LookAheadEstimate()
 
 
-def _check_assumptions(certificate: AbstractBound, optimum: Optimum) -> None:
+def _check_assumptions(certifier: AbstractCertifier, optimum: Optimum) -> None:
     """Refuse a bound that would not hold: of another system than A q = ∇f, or in too narrow an arithmetic.
 
     Families are certified in float64 arithmetic whatever they are stored in.
     """
-    name, dtype, system = type(certificate).__name__, tree_dtype(optimum.params0), optimum.loss.system
-    if certificate.of_hessian and system:
+    name, dtype, system = type(certifier).__name__, tree_dtype(optimum.params0), optimum.loss.system
+    if certifier.of_hessian and system:
         raise ValueError(
-            f"{name}: given an inner loss whose products are {system}, allowed are hx.implicit.LookAheadEstimate() and "
-            "hx.implicit.NoBound(): a bound would be of that system's hypergradient."
+            f"{name} requires products with the Hessian of the inner loss; got products {system}. Use "
+            "hx.implicit.LookAheadEstimate() or hx.implicit.NoCertifier()."
         )
-    if isinstance(certificate, AbstractFamilyBound) and not jax.config.read("jax_enable_x64"):
+    if isinstance(certifier, AbstractFamilyCertifier) and not jax.config.read("jax_enable_x64"):
         raise ValueError(
-            f"{name}: given 32-bit arithmetic alone, allowed is 64-bit: call "
-            "jax.config.update('jax_enable_x64', True) first, or use certificate=hx.implicit.NoBound()."
+            f"{name} requires 64-bit arithmetic; got 32-bit alone. Call jax.config.update('jax_enable_x64', True) "
+            "first, or use certifier=hx.implicit.LookAheadEstimate()."
         )
-    if certificate.of_float64 and dtype != jnp.float64:
+    if certifier.of_float64 and dtype != jnp.float64:
         raise ValueError(
-            f"{name}: given {dtype} parameters, allowed are float64: call jax.config.update('jax_enable_x64', "
-            "True) before making arrays, or use hx.implicit.LookAhead() with a family, which widens them."
+            f"{name} requires float64 parameters; got {dtype}. Call jax.config.update('jax_enable_x64', True) before "
+            "making arrays, or use hx.implicit.LookAhead() with a family, which widens them."
         )
 
 

@@ -6,13 +6,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._hyper import as_floating
-from .._trees import tree_dtype
-from ._inner_loss import AbstractInnerLoss, AutodiffLoss
+from .._hyper import validated
+from .._objective import AbstractObjective
+from .._result import Result
+from .._trees import tree_dtype, tree_norm
+from ._answers import RESULTS
+from ._inner_loss import AbstractFunctionLoss, AbstractInnerLoss, AutodiffLoss
 from ._inner_solvers import LBFGS, AbstractInnerSolver, CallableSolver, Minimum, Newton
-from .families import GeneralisedLinear
+from .families._generalised_linear import GeneralisedLinear
+from .families._losses import LogisticLoss, SoftmaxLoss
+from .families._mean_loss import MeanLoss
 
 
 def default_tolerance(params: PyTree) -> float:
@@ -49,32 +55,94 @@ class Optimum(eqx.Module):
         solver: AbstractInnerSolver | Callable[..., PyTree] | None = None,
         data: PyTree = None,
     ):
-        if isinstance(inner_loss, AbstractInnerLoss):
-            if data is not None:
-                raise ValueError("Optimum: given a family and `data`, allowed is the family alone: it holds its data.")
-            self.loss = inner_loss
-            if params0 is None and isinstance(inner_loss, GeneralisedLinear):
-                params0 = inner_loss.init()
-        else:
-            self.loss = AutodiffLoss(inner_loss, data)
-        if not jax.tree.leaves(params0):
-            raise ValueError("Optimum: given no parameters, allowed is `params0=`, a pytree of floating arrays.")
-        self.params0 = jax.tree.map(lambda leaf: as_floating(leaf, "params0"), params0)
-        structured = isinstance(self.loss, GeneralisedLinear)
-        if isinstance(self.loss, GeneralisedLinear) and jnp.shape(self.params0) != self.loss.shape:
-            raise ValueError(f"Optimum: given params0 {jnp.shape(self.params0)}, allowed is {self.loss.shape}.")
+        structured = isinstance(inner_loss, AbstractInnerLoss)
+        if structured and data is not None:
+            raise ValueError("Optimum: data must not be given beside a family: the family holds its data.")
+        loss = inner_loss if isinstance(inner_loss, AbstractInnerLoss) else AutodiffLoss(inner_loss, data)
+        self.loss, self.params0 = loss.begin(params0)
         if solver is None:
-            solver = Newton() if structured else LBFGS()
+            solver = LBFGS() if isinstance(self.loss, AbstractFunctionLoss) else Newton()
         self.solver = solver if isinstance(solver, AbstractInnerSolver) else CallableSolver(fn=solver)
 
-    def tolerance(self, asked: Float[Array, ""] | None) -> Float[Array, ""]:
-        """The gradient norm to stop at: what was asked, else the solver's, else the default of the dtype."""
+    def tolerance(self, asked: Float[Array, ""] | None, hyper: PyTree) -> Float[Array, ""]:
+        """The gradient norm to stop at: what was asked, else the solver's, else √ε of the scale of the problem."""
         dtype = tree_dtype(self.params0)
-        if asked is not None:
-            return jnp.asarray(asked, dtype)
-        own = self.solver.tolerance
-        return jnp.asarray(default_tolerance(self.params0) if own is None else own, dtype)
+        own = self.solver.tolerance if asked is None else asked
+        if own is not None:
+            return jnp.asarray(own, dtype)
+        return (default_tolerance(self.params0) * self.loss.scale(self.params0, hyper)).astype(dtype)
 
     def find(self, hyper: PyTree, start: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         """Minimise from `start` to ‖∇_w g‖₂ <= `tolerance`."""
         return self.solver.minimise(self.loss, hyper, start, tolerance)
+
+    def labels(self) -> np.ndarray:
+        """The targets of a family, one a row: as splitters take them."""
+        return np.asarray(family_of(self).targets)
+
+    def stratify(self) -> bool:
+        """Whether the targets of a family are classes."""
+        return isinstance(family_of(self).loss, LogisticLoss | SoftmaxLoss)
+
+    def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
+        """The loss on some rows of a family fitted on others, [`hyprax.implicit.HeldOut`][]; masks are booleans."""
+        from ._held_out import HeldOut  # it is made of an objective, which is made of this
+
+        return HeldOut(self, training, held_out, **settings)
+
+    def refit(self, hyper: PyTree) -> "Refit":
+        """The optimum on all rows, at strengths tuned on folds: the prior is kept, so they are as they were."""
+        hyper = validated(hyper)
+        return _refit(self, hyper)
+
+
+def family_of(optimum: Optimum) -> GeneralisedLinear:
+    if not isinstance(optimum.loss, GeneralisedLinear):
+        raise ValueError(
+            "hx.Optimum: folds and refits need a family (hx.families), which knows its rows; got an inner loss of "
+            "unknown structure. Give hx.search.CrossValidated one objective a fold instead."
+        )
+    return optimum.loss
+
+
+class Refit(eqx.Module):
+    """A family fitted on all of its rows at given hyperparameters.
+
+    - `params`: the weights.
+    - `gradient_norm`, `tolerance`: ‖∇g‖ at them, and what was asked for.
+    - `result`: `successful` where it was reached.
+    """
+
+    params: PyTree
+    gradient_norm: Float[Array, ""]
+    tolerance: Float[Array, ""]
+    result: Result
+
+
+@eqx.filter_jit
+def _refit(optimum: Optimum, hyper: PyTree) -> Refit:
+    tolerance = optimum.tolerance(None, hyper)
+    found = optimum.find(hyper, optimum.params0, tolerance)
+    norm = tree_norm(found.point.grad)
+    result = RESULTS.where(norm <= tolerance, RESULTS.successful, RESULTS.inner_not_converged)
+    return Refit(found.point.params, norm, tolerance, result)
+
+
+def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Optimum, PyTree]:
+    """The inner problem and the outer data in one dtype that holds both, the data as arrays that have been looked at.
+
+    **Raises:** `ValueError` for outer data that are no arrays, or that a family's mean loss cannot take.
+    """
+    if isinstance(outer_loss, MeanLoss):
+        outer_data = outer_loss.arrays(outer_data, optimum.params0)
+        loss, params0 = optimum.loss.begin(optimum.params0.astype(outer_data[0].dtype))
+        return eqx.tree_at(lambda o: (o.loss, o.params0), optimum, (loss, params0)), outer_data
+
+    def array(path: Any, leaf: Any) -> Any:
+        kept = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if kept.dtype.kind in "OSUM":
+            where = "outer_data" + jax.tree_util.keystr(path)
+            raise ValueError(f"{where} must be an array of numbers; got {type(leaf).__name__} of dtype {kept.dtype}.")
+        return jnp.asarray(kept)
+
+    return optimum, jax.tree_util.tree_map_with_path(array, outer_data)

@@ -1,38 +1,15 @@
 """Bounds μ and L of the eigenvalues of a Hessian: given, known from a family's structure, or estimated."""
 
-import math
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from ._inner_loss import AbstractInnerLoss, Product
-from .families import GeneralisedLinear
+from .._products import product as _product
+from ._constants import Spectrum
+from ._inner_loss import Product
 
 LANCZOS_STEPS = 12
-
-
-class Spectrum(eqx.Module):
-    """`lower` I ⪯ A ⪯ `upper` I: the constants μ and L that fixed steps and momenta are made from."""
-
-    lower: Float[Array, ""]
-    upper: Float[Array, ""]
-
-
-def known_spectrum(loss: AbstractInnerLoss, hyper: PyTree) -> Spectrum | None:
-    """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j for a family, everywhere.
-
-    `None` for a loss of unknown structure, and for one whose curvature has no bound (Poisson).
-    """
-    if not isinstance(loss, GeneralisedLinear) or not math.isfinite(loss.loss.curvature):
-        return None
-    strengths = loss.strengths(hyper)
-    fit = loss.loss.curvature * loss.norms.gram.astype(strengths.dtype) / loss.inputs.shape[0]
-    if loss.weights is not None:
-        fit = fit * jnp.max(loss.weights.leaf(hyper))
-    return Spectrum(jnp.min(strengths), fit + jnp.max(strengths))
 
 
 def estimated_spectrum(product: Product, like: PyTree) -> Spectrum:
@@ -49,7 +26,7 @@ def estimated_spectrum(product: Product, like: PyTree) -> Spectrum:
     def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
         before, now, beta = carry
         image = ravel_pytree(product(unravel(now)))[0] - beta * before
-        alpha = jnp.vdot(image, now)
+        alpha = _product(image, now)
         rest = image - alpha * now
         norm = jnp.linalg.norm(rest)
         # An invariant subspace ends the recursion: what follows is a zero vector, left out of the matrix below.
@@ -89,6 +66,6 @@ def check_spectrum(name: str, lower: float | Array | None, upper: float | Array 
     """Refuse constants given as numbers that no Hessian has."""
     for word, value in (("strong_convexity", lower), ("smoothness", upper)):
         if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name}: given {word} {value}, allowed are numbers > 0 (or None).")
+            raise ValueError(f"{name}: {word} must be a number > 0 or None; got {value}.")
     if isinstance(lower, int | float) and isinstance(upper, int | float) and lower > upper:
-        raise ValueError(f"{name}: given strong_convexity {lower} above smoothness {upper}, allowed is at most it.")
+        raise ValueError(f"{name}: strong_convexity must not exceed smoothness; got {lower} > {upper}.")

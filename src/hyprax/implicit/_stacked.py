@@ -27,14 +27,14 @@ def stacked(objectives: Sequence[ImplicitObjective]) -> ImplicitObjective:
     """
     parts = [eqx.partition(objective, eqx.is_array) for objective in objectives]
     if not parts:
-        raise ValueError("stacked: given no objectives, allowed are one or more.")
+        raise ValueError("stacked: at least one objective is required; got none.")
     first, static = parts[0]
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays) for arrays, _ in parts]
     for index, (_, other) in enumerate(parts):
         if shapes[index] != shapes[0] or not eqx.tree_equal(static, other):
             raise ValueError(
-                f"stacked: given objective {index} unlike the first, allowed are objectives that differ in the entries "
-                "of their arrays alone: shapes, solvers, losses and penalties must be the same."
+                f"stacked: objectives must differ in the entries of their arrays alone; objective {index} differs from "
+                "the first in shapes, solvers, losses or penalties."
             )
     arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *(arrays for arrays, _ in parts[1:]))
     return eqx.combine(arrays, static)

@@ -1,9 +1,10 @@
 """Recipes: a TOML file names data, model, what to tune and how; from it a job, and its outcome."""
 
-from ._build import Job as Job, prepare as prepare
+from ._build import prepare as prepare
 from ._data import Splits as Splits
 from ._errors import RecipeError as RecipeError
-from ._job import (
+from ._job import Job as Job
+from ._outcome import (
     Contestant as Contestant,
     Outcome as Outcome,
     carry_out as carry_out,

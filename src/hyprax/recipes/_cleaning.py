@@ -14,6 +14,8 @@ def wrong_labels(weights: np.ndarray, splits: Splits) -> list[dict[str, str]]:
     - by chance: what a random choice would find, k²/n.
     - AUC: the probability that a wrong label has a lower weight than a right one, ties counting half.
     """
+    from sklearn.metrics import roc_auc_score
+
     wrong = splits.corrupted
     count, size = int(wrong.sum()), len(wrong)
     least = np.argsort(weights, kind="stable")[:count]
@@ -24,20 +26,10 @@ def wrong_labels(weights: np.ndarray, splits: Splits) -> list[dict[str, str]]:
             "wrong labels": str(count),
             f"found among the {count} of least weight": f"{found} ({found / count:.1%})",
             "by chance": f"{count**2 / size:.0f} ({count / size:.1%})",
-            "AUC": f"{separation(weights, wrong):.4f}",
+            "AUC": "–" if wrong.all() else f"{roc_auc_score(wrong, -weights):.4f}",
             "mean weight, wrong and right": f"{weights[wrong].mean():.3g}, {weights[~wrong].mean():.3g}",
         }
     ]
-
-
-def separation(weights: np.ndarray, wrong: np.ndarray) -> float:
-    """P(weight of a wrong label < that of a right one) + ½ P(equal), by ranks; NaN where there is only one kind."""
-    if wrong.all() or not wrong.any():
-        return float("nan")
-    _, places, counts = np.unique(weights, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places.reshape(-1)]
-    bad, good = int(wrong.sum()), int((~wrong).sum())
-    return float((ranks[~wrong].sum() - good * (good + 1) / 2) / (bad * good))
 
 
 def least_weights(weights: np.ndarray, splits: Splits) -> list[dict[str, str]]:

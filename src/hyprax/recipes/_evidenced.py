@@ -31,15 +31,15 @@ from ..evidence.designs import OneRow
 from ..evidence.structures import EKFAC, KFAC, Diagonal, LastLayer
 from ._data import Splits, check_batch_size
 from ._engine_tables import Evidence, Training
-from ._errors import RecipeError, as_error
+from ._errors import RecipeError, Source, as_error
 from ._hyper_tables import Noise, Precision
+from ._job import Job
 from ._leaves import by_layer, leaf
-from ._problem import Problem
+from ._models import network_of, predictor
 from ._schema import Recipe
-from ._unrolled import network_of, predictor
 
 
-def evidenced(recipe: Recipe, splits: Splits) -> Problem:
+def evidenced(source: Source, recipe: Recipe, splits: Splits) -> Job:
     """F(δ, σ): the negative log evidence per example, δ the precisions of the prior and σ the noise of numbers."""
     net, asked = network_of(recipe, splits), recipe.training
     key = jax.random.key(asked.seed)
@@ -73,7 +73,7 @@ def evidenced(recipe: Recipe, splits: Splits) -> Problem:
         objective.init(tuned)
     except ValueError as error:
         raise RecipeError(as_error(error), key="evidence") from None
-    return Problem(objective, tuned, predictor(net))
+    return Job(source, recipe, splits, objective, tuned, predictor(net))
 
 
 def _hyper(recipe: Recipe, params: PyTree) -> dict[str, Any]:

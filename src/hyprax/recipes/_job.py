@@ -1,250 +1,85 @@
-"""Carrying a job out: the baseline's grid, the tuning, and the table that compares them."""
+"""A recipe made ready: an objective, where its search starts, what its weights predict, how it is searched."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
-from .._hyper import natural
-from .._progress import ProgressBar
-from .._result import succeeded
-from ..runs import HistoryError, Run, RunError, StateError
-from ..search import TuneResult, tune
-from ._build import Job
-from ._cleaning import least_weights, wrong_labels
-from ._errors import RecipeError, as_error
+from .._objective import AbstractObjective
+from ..search import HOAG, MAID, AbstractSearch, FixedTolerance, Optax, Stopping
+from ._data import Splits
+from ._errors import Source
 from ._hyper_tables import Penalty
-from ._problem import accuracy, deviance_explained, explained
-from ._schema import SINGLE_LOOPS
+from ._schema import Recipe
 
-# The table of a recipe that a method is set by.
-TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implicit", *SINGLE_LOOPS), "objective")}
+GRADIENT_TRANSFORMATIONS = {
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+    "rmsprop": optax.rmsprop,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Contestant:
-    """One line of the comparison.
+class Job:
+    """A recipe made ready: nothing has been computed or written yet.
 
-    - `validation_loss`, `test_score`: at the hyperparameters found; the loss is the outer objective, whatever
-        `Outcome.value_name` calls it, the score the accuracy, R², or D² of counts.
-    - `seconds`, `compile_seconds`: of computation, and apart from it of the first call, compilation included.
-    - `evaluations`: of the hypergradient; `solves`: of the inner problem alone.
-    - `relative_bound`: the largest bound / ‖h‖ over all hypergradients; NaN where none was computed.
+    - `source`, `recipe`, `splits`: the file, what it says, and the data it names (`None` without data).
+    - `objective`: what is tuned for.
+    - `hyper`: the hyperparameters to start from; `None` where a penalty starts from the baseline's best.
+    - `predict`: `(params, inputs)` to what the model says of examples; `None` where that is not known.
+    - `with_penalty`: the hyperparameters with every penalty at one strength, spread and held as a table says; of linear
+        models.
     """
 
-    name: str
-    validation_loss: float
-    test_score: float
-    seconds: float
-    compile_seconds: float
-    evaluations: int
-    solves: int
-    relative_bound: float
+    source: Source
+    recipe: Recipe
+    splits: Splits | None
+    objective: AbstractObjective
+    hyper: PyTree | None
+    predict: Callable[[PyTree, np.ndarray], np.ndarray] | None = None
+    with_penalty: Callable[[float, Penalty], PyTree] | None = None
 
+    @property
+    def search(self) -> AbstractSearch:
+        """How the hyperparameters move."""
+        asked = self.recipe.search
+        match asked.optimizer:
+            case "maid":
+                return MAID()
+            case "hoag":
+                return HOAG(asked.schedule)
+            case "fixed":
+                assert asked.inner is not None  # the schema asks for both
+                assert asked.adjoint is not None
+                return FixedTolerance(asked.inner, asked.adjoint, asked.step_size)
+            case name:
+                return Optax(GRADIENT_TRANSFORMATIONS[name](asked.learning_rate))
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column)."""
+    @property
+    def stop(self) -> Stopping:
+        """When the search stops before all of its steps are made."""
+        return Stopping(**self.recipe.stop.model_dump())
 
-    tuned: TuneResult
-    contestants: tuple[Contestant, ...]
-    score_name: str
-    value_name: str = "validation loss"
-    tables: tuple[dict[str, Any], ...] = ()
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved recipe, but for when to stop: a run may go on beyond that, to the same bits."""
+        config = self.recipe.model_dump(mode="json")
+        config["search"].pop("steps")
+        config.pop("stop")
+        config["objective"]["method"] = self.recipe.method
+        if self.recipe.penalty is not None:
+            config["hyper"]["penalty"] = self.recipe.penalty.model_dump(mode="json")
+        if self.splits is not None and self.splits.image_shape is not None:
+            config["image_shape"] = list(self.splits.image_shape)
+        return config
 
-
-def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
-    """Evaluate the baseline's grid, or else the start; tune; write the comparison into the run's summary."""
-    contestants: list[Contestant] = []
-    hyper = job.hyper
-    if job.recipe.baseline is not None and job.splits is not None:
-        strength, contestant = _grid(job, progress=progress)
-        contestants.append(contestant)
-        say(f"{contestant.name}: validation loss {contestant.validation_loss:.4f}")
-        hyper = job.start_at(strength) if hyper is None else hyper
-    assert hyper is not None  # the schema asks for a baseline where the start is the grid's
-    try:
-        tuned = tune(
-            job.objective,
-            hyper,
-            search=job.search,
-            steps=job.recipe.search.steps,
-            stop=job.stop,
-            run=run,
-            progress=progress,
-        )
-    except (RunError, StateError, HistoryError):
-        raise
-    except ValueError as error:
-        if job.predict is None:  # in code of the user's own, whose place the traceback says
-            raise
-        if run is not None:
-            run.forget()
-        raise job.source.located(RecipeError(as_error(error), key=TABLES[job.recipe.method])) from error
-    found = bool(np.isfinite(tuned.best_value))
-    if found and job.recipe.baseline is None and job.predict is not None and not job.recipe.noisy:
-        contestants.append(_at_start(job, hyper))
-    baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants]
-    if found:
-        contestants.append(_tuned(job, tuned))
-    outcome = Outcome(tuned, tuple(contestants), score_name(job), value_name(job), tuple(_of_examples(job, tuned)))
-    if run is not None:
-        table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
-        tables = [{"title": "Comparison", "rows": table}, *outcome.tables]
-        run.write_summary({"baselines": baselines, "tables": tables, "value_name": outcome.value_name})
-    return outcome
-
-
-def score_name(job: Job) -> str:
-    """What the score on the test part is called."""
-    if job.predict is None:
-        return "test score"
-    if job.recipe.model.classifies:
-        return "test accuracy"
-    return "test D²" if job.recipe.model.kind == "poisson" else "test R²"
-
-
-def value_name(job: Job) -> str:
-    """What is minimised."""
-    return job.objective.value_name
-
-
-def _at_start(job: Job, hyper: PyTree) -> Contestant:
-    """Where the search starts, as a model of its own."""
-    began = time.perf_counter()
-    value, state = job.objective.value(hyper, job.objective.init(hyper))
-    found = float(value.value)
-    seconds = time.perf_counter() - began
-    return Contestant("at the start", found, _score(job, job.objective.params(state)), 0.0, seconds, 0, 1, float("nan"))
-
-
-def _of_examples(job: Job, tuned: TuneResult) -> list[dict[str, Any]]:
-    """Tables of what the weights of examples say: which labels were found to be wrong, or look so."""
-    asked, splits = job.recipe.hyper.weights, job.splits
-    if asked is None or asked.shape != "example" or splits is None:
-        return []
-    weights = np.asarray(natural(tuned.best)["weights"])
-    found = [{"title": "Examples of least weight", "rows": least_weights(weights, splits)}]
-    if np.any(splits.corrupted):
-        found.insert(0, {"title": "Wrong labels", "rows": wrong_labels(weights, splits)})
-    return found
-
-
-def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
-    """Solve for every strength of the grid, from the strongest down, each from the last optimum."""
-    asked, objective = job.recipe.baseline, job.objective
-    assert asked is not None
-    assert job.recipe.penalty is not None  # a linear model has one
-    # One free strength: the grid is not held to the bounds of the tuned ones.
-    single = Penalty()
-    strengths = np.geomspace(asked.hi, asked.lo, asked.points)
-    state: Any = None
-    best: tuple[float, float, Any] | None = None
-    laps: list[float] = []
-    bar = ProgressBar(asked.points) if progress else None
-    for number, strength in enumerate(strengths, 1):
-        began = time.perf_counter()
-        hyper = job.start_at(float(strength), single)
-        state = objective.init(hyper) if state is None else state
-        value, state = objective.final(hyper, state)
-        found = float(value.value)
-        laps.append(time.perf_counter() - began)
-        converged = bool(succeeded(value.result))
-        if converged and (best is None or found < best[1]):
-            best = (float(strength), found, state)
-        if bar is not None:
-            bar.show(number, f"single penalty {strength:.2g}: F={found:.6g}")
-    if bar is not None:
-        bar.close()
-    if best is None:
-        inner = job.recipe.objective.inner_tolerance
-        error = RecipeError(
-            f"no strength of the baseline's grid was solved for to a gradient norm of {inner:g}: raise it, or scale "
-            "the data (data.scale)",
-            key="objective.inner_tolerance",
-        )
-        raise job.source.located(error)
-    strength, found, state = best
-    name = f"best single penalty of {asked.points}: {strength:.2g}"
-    score = _score(job, job.objective.params(state))
-    return strength, Contestant(name, found, score, sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
-
-
-def _tuned(job: Job, tuned: TuneResult) -> Contestant:
-    count = sum(leaf.size for leaf in jax.tree.leaves(tuned.best))
-    norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
-    known = np.isfinite(norms) & (norms > 0)
-    relative = bounds[known] / norms[known]
-    bounded = tuned.history[0]["certificate_kind"] != "none"
-    best_value, params = _found(job, tuned)
-    score = float("nan") if params is None else _score(job, params)
-    return Contestant(
-        f"{count} tuned hyperparameters" if count > 1 else "1 tuned hyperparameter",
-        best_value,
-        score,
-        float(np.sum(seconds[1:])),
-        float(seconds[0]),
-        len(tuned.history),
-        0,
-        float(np.max(relative)) if bounded and relative.size else float("nan"),
-    )
-
-
-def _found(job: Job, tuned: TuneResult) -> tuple[float, PyTree | None]:
-    """The value and the weights that a run found."""
-    objective, state = job.objective, tuned.state.objective_state
-    if job.predict is None:
-        return tuned.best_value, None
-    if not objective.noisy:  # the last evaluation was of other hyperparameters
-        _, state = objective.final(tuned.best, state)
-    return tuned.best_value, objective.params(state)
-
-
-def _score(job: Job, params: PyTree) -> float:
-    """Accuracy on the test part, or R², or D² of counts."""
-    assert job.splits is not None
-    assert job.predict is not None
-    inputs, targets = job.splits.test
-    predicted = job.predict(params, inputs)
-    if job.recipe.model.classifies:
-        return accuracy(predicted, targets)
-    return (deviance_explained if job.recipe.model.kind == "poisson" else explained)(predicted, targets)
-
-
-def table_header(outcome: Outcome) -> Sequence[str]:
-    """The columns of the comparison."""
-    return (
-        "",
-        outcome.value_name,
-        outcome.score_name,
-        "seconds",
-        "first call (compiles)",
-        "hypergradients",
-        "inner solves alone",
-        "largest relative error bound",
-    )
-
-
-def table_rows(outcome: Outcome) -> list[tuple[str, ...]]:
-    """The comparison, as text."""
-
-    def number(x: float, form: str) -> str:
-        return "–" if np.isnan(x) else format(x, form)
-
-    return [
-        (
-            c.name,
-            number(c.validation_loss, ".4f"),
-            number(c.test_score, ".4f"),
-            number(c.seconds, ".2f"),
-            number(c.compile_seconds, ".2f"),
-            str(c.evaluations),
-            str(c.solves) if c.solves else "–",
-            number(c.relative_bound, ".1e"),
-        )
-        for c in outcome.contestants
-    ]
+    def start_at(self, strength: float, penalty: Penalty | None = None) -> PyTree:
+        """The hyperparameters with every strength at one value, inside its bounds; spread as another table says."""
+        table = self.recipe.penalty if penalty is None else penalty
+        assert self.with_penalty is not None  # linear models alone have a baseline
+        assert table is not None
+        return self.with_penalty(strength, table)

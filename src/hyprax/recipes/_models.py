@@ -9,7 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jaxtyping import PyTree
+
+from ._data import Splits
+from ._errors import RecipeError, as_error
+from ._schema import Recipe
 
 Params = dict[str, dict[str, Array]]
 """Weights by layer, and by name within a layer."""
@@ -56,7 +62,7 @@ def network(
     **Raises:** `ValueError` for a network of images without `image_shape`.
     """
     if kind != "mlp" and image_shape is None:
-        raise ValueError(f"{kind}: given rows of numbers, allowed are images: use an mlp.")
+        raise ValueError(f'must be "mlp" for rows of numbers, which are no images; got "{kind}"')
     act, gain = ACTIVATIONS[activation], 2.0 if activation == "relu" else 1.0
     if kind == "mlp":
         return _mlp([inputs, *[width] * depth, outputs], act, gain)
@@ -211,3 +217,29 @@ def shifted(image: Array, distance: Array, shape: tuple[int, int]) -> Array:
 def outputs_of(apply: Callable[[Params, Array], Array], params: Params, inputs: Array) -> Array:
     """f(w, x) of many examples."""
     return jax.vmap(lambda x: apply(params, x))(inputs)
+
+
+def network_of(recipe: Recipe, splits: Splits) -> Network:
+    """The network of the table [model], for these data.
+
+    **Raises:** `RecipeError`.
+    """
+    model = recipe.model
+    try:
+        return network(
+            model.kind,
+            len(splits.features),
+            len(splits.classes) if model.classifies else 1,
+            width=model.width,
+            depth=model.depth,
+            activation=model.activation,
+            norm=model.norm,
+            image_shape=splits.image_shape,
+        )
+    except ValueError as error:
+        raise RecipeError(as_error(error), key="model.kind") from None
+
+
+def predictor(net: Network) -> Callable[[PyTree, np.ndarray], np.ndarray]:
+    """(params, inputs) to outputs."""
+    return lambda params, inputs: np.asarray(outputs_of(net.apply, params, jnp.asarray(inputs)))

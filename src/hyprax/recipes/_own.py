@@ -1,133 +1,37 @@
-"""What a user brings: functions found beside the recipe, a loss, or a whole objective."""
+"""What a user brings: a loss, or a whole objective."""
 
-import importlib
-import sys
-import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-from jaxtyping import PyTree
-
-from .._hyper import natural, validated
-from .._objective import AbstractObjective
+from .._hyper import validated
+from .._objective import AbstractObjective, described
 from ..implicit import Optimum
 from ._data import Splits
-from ._errors import RecipeError, as_error
-from ._leaves import numbers, own
-from ._linear import full_or_stochastic, inner_solver
-from ._problem import Problem
+from ._errors import RecipeError, Source, as_error
+from ._functions import as_arrays, called, own_hyper, own_start
+from ._job import Job
 from ._schema import Recipe
+from ._solvers import full_or_stochastic, inner_solver
 
 
-def found(path: Path, reference: str, key: str) -> Callable[..., Any]:
-    """The function that `"module:function"` names, the module beside the recipe or installed.
-
-    **Raises:** `RecipeError`.
-    """
-    module_name, _, name = reference.partition(":")
-    folder = path.resolve().parent
-    sys.path.insert(0, str(folder))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise RecipeError(f"cannot import {module_name!r} ({in_short(error)})", key=key) from None
-    finally:
-        sys.path.remove(str(folder))
-    beside = folder / f"{module_name.replace('.', '/')}.py"
-    if beside.is_file() and beside != Path(module.__file__ or "").resolve():
-        raise RecipeError(
-            f"{module_name!r} is the name of another module, {module.__file__ or 'built in'}: rename {beside.name}",
-            key=key,
-        )
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise RecipeError(f"module {module_name!r} has no function {name!r}", key=key)
-    return function
-
-
-def called(path: Path, reference: str, key: str, *arguments: Any) -> Any:
-    """What that function returns; it may import what lies beside the recipe.
-
-    **Raises:** `RecipeError`.
-    """
-    function = found(path, reference, key)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        return function(*arguments)
-    except Exception as error:
-        raise RecipeError(f"{reference} failed ({in_short(error)})", key=key) from error
-    finally:
-        sys.path.remove(folder)
-
-
-def custom(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
+def custom(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     """`function(splits)`: an objective and where its search starts."""
     reference, key = recipe.model.function, "model.function"
     assert reference is not None  # the schema asks for it
-    built = called(path, reference, key, splits)
+    built = called(source.path, reference, key, splits)
     if not (isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], AbstractObjective)):
-        raise RecipeError(f"{reference} returned {type(built).__name__}, allowed is (objective, hyper)", key=key)
+        raise RecipeError(f"must return (objective, hyper); {reference} returned {described(built)}", key=key)
     try:
-        return Problem(built[0], validated(built[1]))
+        return Job(source, recipe, splits, built[0], validated(built[1]))
     except ValueError as error:
-        raise RecipeError(f"{reference} returned hyperparameters that cannot be tuned: {error}", key=key) from None
+        raise RecipeError(
+            f"must return hyperparameters that can be tuned; {reference} did not: {error}", key=key
+        ) from None
 
 
-def own_start(
-    path: Path, recipe: Recipe, splits: Splits | None
-) -> tuple[Callable[..., Any], Callable[..., Any], PyTree]:
-    """The training loss, the outer loss, and the first weights of a loss of one's own, tried once on the data."""
-    model = recipe.model
-    assert model.function is not None  # the schema asks for both
-    assert model.params is not None
-    inner = found(path, model.function, "model.function")
-    outer = inner if model.outer is None else found(path, model.outer, "model.outer")
-    if isinstance(model.params, str):
-        params = called(path, model.params, "model.params", splits)
-    else:
-        params = {name: numbers(given, f"model.params.{name}") for name, given in model.params.items()}
-    try:
-        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), params)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"given weights that are no arrays ({in_short(error)})", key="model.params") from None
-    if not jax.tree.leaves(params):
-        raise RecipeError("given no weights, allowed is one at least", key="model.params")
-    hyper = own_hyper(recipe)
-    for key, function, data in (
-        ("model.function", inner, None if splits is None else splits.train),
-        ("model.outer" if model.outer else "model.function", outer, None if splits is None else splits.validation),
-    ):
-        try:
-            value = jax.eval_shape(lambda p, h, d, fn=function: fn(p, h, d), params, natural(hyper), as_arrays(data))
-        except Exception as error:
-            raise RecipeError(f"the loss failed ({in_short(error)})", key=key) from error
-        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            kind = getattr(value, "dtype", type(value).__name__)
-            returned = f"{kind}{list(getattr(value, 'shape', ()))}"
-            raise RecipeError(f"the loss returned {returned}, allowed is one floating number", key=key)
-    return inner, outer, params
-
-
-def own_hyper(recipe: Recipe) -> dict[str, Any]:
-    """The hyperparameters of [hyper.own]."""
-    return {name: own(name, table) for name, table in (recipe.hyper.own or {}).items()}
-
-
-def as_arrays(data: Any) -> Any:
-    """The (inputs, targets) that a loss is given, on the device; numbers are floating, classes whole."""
-    return jax.tree.map(jnp.asarray, data)
-
-
-def loss(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
+def loss(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     """F(λ) = outer(w*(λ), λ, validation), w* the minimiser of the user's `function(params, hyper, train)`."""
-    inner, outer, params = own_start(path, recipe, splits)
+    inner, outer, params = own_start(source.path, recipe, splits)
     train, validation = (None, None) if splits is None else (splits.train, splits.validation)
     if splits is None and recipe.method != "implicit":
-        raise RecipeError(f'missing, and method = "{recipe.method}" asks for it', key="data")
+        raise RecipeError(f'must be given with method = "{recipe.method}"', key="data")
     try:
         optimum = Optimum(inner, params, solver=inner_solver(recipe.objective, "lbfgs"), data=as_arrays(train))
         examples = 0 if train is None else len(train[0])
@@ -136,11 +40,4 @@ def loss(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
         raise
     except ValueError as error:
         raise RecipeError(as_error(error), key="objective") from None
-    return Problem(objective, own_hyper(recipe))
-
-
-def in_short(error: Exception) -> str:
-    """The type, the text and the last place of an error in somebody else's code."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return Job(source, recipe, splits, objective, own_hyper(recipe))

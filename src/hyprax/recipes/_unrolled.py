@@ -1,7 +1,6 @@
 """Networks, or a loss of one's own, trained by T steps; hyperparameters differentiated through the run."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from ..unroll import (
     ForwardMode,
     MomentumSGD,
     Reversible,
+    Schedule,
     StoreAll,
     Training as Run,
     Truncated,
@@ -27,39 +27,14 @@ from ..unroll import (
 )
 from ._data import Splits, check_batch_size
 from ._engine_tables import Training
-from ._errors import RecipeError, as_error
+from ._errors import RecipeError, Source, as_error
+from ._functions import as_arrays, own_hyper, own_start
 from ._hyper_tables import Augmentation, Inputs
+from ._job import Job
 from ._leaves import by_layer, leaf, weights
-from ._models import Network, network, outputs_of, scaled, shifted
-from ._own import as_arrays, own_hyper, own_start
-from ._problem import Problem
+from ._models import Network, network_of, predictor, scaled, shifted
 from ._schema import Recipe
-
-
-def network_of(recipe: Recipe, splits: Splits) -> Network:
-    """The network of the table [model], for these data.
-
-    **Raises:** `RecipeError`.
-    """
-    model = recipe.model
-    try:
-        return network(
-            model.kind,
-            len(splits.features),
-            len(splits.classes) if model.classifies else 1,
-            width=model.width,
-            depth=model.depth,
-            activation=model.activation,
-            norm=model.norm,
-            image_shape=splits.image_shape,
-        )
-    except ValueError as error:
-        raise RecipeError(as_error(error), key="model.kind") from None
-
-
-def predictor(net: Network) -> Callable[[PyTree, np.ndarray], np.ndarray]:
-    """(params, inputs) to outputs."""
-    return lambda params, inputs: np.asarray(outputs_of(net.apply, params, jnp.asarray(inputs)))
+from ._sources import MOST_ENTRIES
 
 
 def losses(outputs: Array, targets: Array, classify: bool) -> Array:
@@ -70,11 +45,13 @@ def losses(outputs: Array, targets: Array, classify: bool) -> Array:
     return 0.5 * jnp.square(outputs[:, 0] - targets)
 
 
-def unrolled(recipe: Recipe, splits: Splits) -> Problem:
+def unrolled(source: Source, recipe: Recipe, splits: Splits) -> Job:
     """F(λ): the validation loss of a network after T steps of training, λ whatever the tables of [hyper] name."""
     net, asked, classify = network_of(recipe, splits), recipe.training, recipe.model.classifies
     if recipe.hyper.augmentation is not None and recipe.hyper.augmentation.kind == "shift" and not splits.image_shape:
-        raise RecipeError("given rows of numbers, allowed are images", key="hyper.augmentation.kind")
+        raise RecipeError(
+            'must be "noise" for rows of numbers; got "shift", which is for images', key="hyper.augmentation.kind"
+        )
     key = jax.random.key(asked.seed)
     layers = list(jax.eval_shape(net.init, key))
     everything, groups = _hyper(recipe, splits, net, layers)
@@ -113,26 +90,28 @@ def unrolled(recipe: Recipe, splits: Splits) -> Problem:
         data = (jnp.zeros((len(learned), 0)), jnp.asarray(learned), jnp.arange(len(learned)))
     training = _run(recipe, loss, init, data, fixed, keyed=True)
     objective = _objective(recipe, training, outer, splits.validation, tuned)
-    return Problem(objective, tuned, predictor(net))
+    return Job(source, recipe, splits, objective, tuned, predictor(net))
 
 
-def unrolled_loss(path: Path, recipe: Recipe, splits: Splits | None) -> Problem:
+def unrolled_loss(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     """F(λ) = outer(w_T(λ), λ, validation), w_T after T steps on the user's loss."""
     if splits is None:
-        raise RecipeError('missing, and method = "unroll" asks for it', key="data")
-    inner, outer, params = own_start(path, recipe, splits)
+        raise RecipeError('must be given with method = "unroll"', key="data")
+    inner, outer, params = own_start(source.path, recipe, splits)
     layers = list(params) if isinstance(params, dict) else []
     for name in ("learning_rate", "momentum"):
         table = getattr(recipe.hyper, name)
         if table is not None and "layer" in table.shape and not layers:
             raise RecipeError(
-                f'given "{table.shape}", allowed where weights are a table: "global", "step"', key=f"hyper.{name}.shape"
+                f'must be "global" or "step" for weights that are no table; got "{table.shape}"',
+                key=f"hyper.{name}.shape",
             )
     everything = own_hyper(recipe) | _rates(recipe, layers)
     tuned = {name: leaves for name, leaves in everything.items() if _moves(recipe, name)}
     fixed = natural({name: leaves for name, leaves in everything.items() if name not in tuned})
     training = _run(recipe, inner, lambda hyper, key: params, as_arrays(splits.train), fixed, keyed=False)
-    return Problem(_objective(recipe, training, outer, splits.validation, tuned), tuned)
+    objective = _objective(recipe, training, outer, splits.validation, tuned)
+    return Job(source, recipe, splits, objective, tuned)
 
 
 def _run(
@@ -164,7 +143,7 @@ def _objective(recipe: Recipe, training: Run, outer: Any, validation: Any, tuned
 
 def optimizer(asked: Training, at: PyTree) -> AbstractOptimizer:
     """The optimiser by its name, its rates and momenta tuned or as they stand."""
-    rate, momentum = at["learning_rate"], at["momentum"]
+    rate, momentum = _by_step(at["learning_rate"]), _by_step(at["momentum"])
     match asked.optimizer:
         case "momentum":
             return MomentumSGD(rate, momentum, form="polyak")
@@ -174,6 +153,11 @@ def optimizer(asked: Training, at: PyTree) -> AbstractOptimizer:
             return Adam(rate, momentum)
         case _:
             return AdamW(rate, momentum, weight_decay=asked.weight_decay)
+
+
+def _by_step(value: PyTree) -> PyTree:
+    """Schedules where the recipe asks for one entry a step."""
+    return jax.tree.map(lambda leaf: Schedule(leaf) if jnp.ndim(leaf) else leaf, value)
 
 
 def mode(asked: Training) -> AbstractMode:
@@ -244,6 +228,11 @@ def _labels_of(asked: Inputs | None, splits: Splits) -> np.ndarray | None:
 def _first_inputs(asked: Inputs, splits: Splits, seed: int) -> Array:
     inputs, labels = splits.train
     random = np.random.default_rng(seed)
+    if asked.rows_per_class * len(splits.classes) * inputs.shape[1] > MOST_ENTRIES:
+        raise RecipeError(
+            f"must give at most {MOST_ENTRIES} numbers to tune; got {asked.rows_per_class} rows of each class",
+            key="hyper.inputs.rows_per_class",
+        )
     wanted = _labels_of(asked, splits)
     assert wanted is not None
     if asked.start == "noise":
@@ -253,7 +242,7 @@ def _first_inputs(asked: Inputs, splits: Splits, seed: int) -> Array:
         there = np.flatnonzero(labels == label)
         if len(there) < asked.rows_per_class:
             raise RecipeError(
-                f"given {asked.rows_per_class}, allowed are at most {len(there)}, the rows of class {name}",
+                f"must be at most {len(there)}, the rows of class {name}; got {asked.rows_per_class}",
                 key="hyper.inputs.rows_per_class",
             )
         rows.append(random.choice(there, asked.rows_per_class, replace=False))

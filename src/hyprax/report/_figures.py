@@ -81,10 +81,10 @@ def gradient(record: Record) -> str:
 
 
 def work(record: Record) -> str:
-    """What each step took: gradients and Hessian products, where they were counted, and milliseconds."""
+    """What each step took: products with the inner Hessian, where an engine counts its work in them; milliseconds."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
-    steps, products = record.column("step"), record.column("products")
-    counted = bool(np.any(np.isfinite(products)))  # engines without an inner solver count none
+    steps, products = record.column("step"), record.column("work")
+    counted = bool(np.any(products > 0))  # engines without an inner solver count none
     panels = figure.subplots(1, 2 if counted else 1, squeeze=False)[0]
     left, right = panels[0], panels[-1]
     for axes in panels:
@@ -93,7 +93,7 @@ def work(record: Record) -> str:
         axes.set_xlabel("step")
     if counted:
         left.plot(steps, products, color=BLUE, marker="." if len(steps) < 3 else None)
-        left.set_ylabel("gradients and Hessian products")
+        left.set_ylabel("work: Hessian products and the like")
     right.plot(steps[1:], 1e3 * record.column("seconds")[1:], color=GREEN, marker="." if len(steps) < 4 else None)
     right.set_ylabel("milliseconds, without the first step")
     figure.tight_layout()

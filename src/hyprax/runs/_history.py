@@ -1,5 +1,6 @@
 """The history of a run: an SQLite file, one row a step, each committed as it is made."""
 
+import contextlib
 import json
 import math
 import sqlite3
@@ -13,6 +14,7 @@ COLUMNS = {
     "certificate_kind": "TEXT",
     "certificate_bound": "REAL",
     "noise": "REAL",
+    "work": "REAL",
     "seconds": "REAL",
     "result": "TEXT",
     "stats": "TEXT",
@@ -20,7 +22,7 @@ COLUMNS = {
 
 
 class HistoryError(ValueError):
-    """The history cannot be opened or read."""
+    """The history cannot be opened, read or written."""
 
 
 def _number(x: Any) -> Any:
@@ -32,48 +34,95 @@ def _back(x: Any) -> Any:
     return math.nan if x == "nan" else x
 
 
+class Lock:
+    """The right to write a run, held by one process or connection at a time, and given back when its process ends.
+
+    **Raises:** `HistoryError` where another has it.
+    """
+
+    def __init__(self, path: Path):
+        self._connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        try:
+            self._connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            self._connection.close()
+            held = "another process is writing this run" if "locked" in str(error) else f"cannot be written ({error})"
+            raise HistoryError(f"{path.parent}: {held}.") from None
+
+    def release(self) -> None:
+        """Let others write."""
+        self._connection.close()
+
+
 class History:
-    """Rows of numbers by step. One writer at a time: a second is refused."""
+    """Rows of numbers by step. Written by whoever holds the run's lock, and read by anyone at the same time."""
 
     def __init__(self, path: Path, *, write: bool):
         self._path = path
         try:
             if write:
-                self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
-                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                self._connection.execute("PRAGMA journal_mode = WAL")  # readers see the last row that is whole
+                self._connection.execute("PRAGMA synchronous = FULL")
                 columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-                self._connection.execute("BEGIN EXCLUSIVE")
                 self._connection.execute(f"CREATE TABLE IF NOT EXISTS steps ({columns})")
-                self._connection.execute("COMMIT")
             else:
-                self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)
+                self._connection = _reader(path)
         except sqlite3.Error as error:
-            raise HistoryError(f"{path}: cannot be opened ({error}): is another process writing this run?") from error
+            raise HistoryError(f"{path}: cannot be opened ({error}).") from None
 
     def append(self, row: dict[str, Any]) -> None:
         """Commit one row; what has no column of its own goes to `stats`, as JSON."""
         stats = {name: x for name, x in row.items() if name not in COLUMNS}
         values = [json.dumps(stats) if name == "stats" else _number(row.get(name)) for name in COLUMNS]
-        marks = ", ".join("?" * len(COLUMNS))
-        self._connection.execute(f"INSERT OR REPLACE INTO steps VALUES ({marks})", values)
+        self._write(f"INSERT OR REPLACE INTO steps VALUES ({', '.join('?' * len(COLUMNS))})", values)
 
     def truncate(self, steps: int) -> None:
         """Forget the rows from step `steps` on: they will be made again."""
-        self._connection.execute("DELETE FROM steps WHERE step >= ?", (steps,))
+        self._write("DELETE FROM steps WHERE step >= ?", [steps])
+
+    def _write(self, statement: str, values: list[Any]) -> None:
+        try:
+            self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise HistoryError(f"{self._path}: cannot be written ({error}).") from None
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, by step, statistics among the rest; columns without a value left out."""
         try:
             found = self._connection.execute(f"SELECT {', '.join(COLUMNS)} FROM steps ORDER BY step").fetchall()
-        except sqlite3.Error as error:
-            raise HistoryError(f"{self._path}: cannot be read ({error}).") from error
-        rows = []
-        for values in found:
-            row = {name: _back(x) for name, x in zip(COLUMNS, values, strict=True) if x is not None}
-            stats = json.loads(row.pop("stats", "{}"))
-            rows.append(row | stats)
+            rows = []
+            for values in found:
+                row = {name: _back(x) for name, x in zip(COLUMNS, values, strict=True) if x is not None}
+                stats = json.loads(row.pop("stats", "{}"))
+                rows.append(row | stats)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise HistoryError(f"{self._path}: cannot be read ({error}).") from None
+        for row in rows:
+            for name, kind in COLUMNS.items():
+                if name in row and isinstance(row[name], str) != (kind == "TEXT"):
+                    raise HistoryError(f"{self._path}: cannot be read ({name} of step {row['step']} is {row[name]!r}).")
+            if "result" not in row:
+                raise HistoryError(f"{self._path}: cannot be read (step {row['step']} has no result).")
         return rows
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back, one file again, as a folder that cannot be written needs it."""
+        with contextlib.suppress(sqlite3.Error):  # a reader has it open: the next one to close does it
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, where the folder cannot be written either."""
+    for options in ("mode=ro", "mode=ro&immutable=1"):
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, timeout=1.0)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            if "immutable" in options:
+                raise
+        else:
+            return connection
+    raise AssertionError("unreachable")

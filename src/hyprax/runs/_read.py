@@ -46,7 +46,7 @@ def read(folder: str | Path) -> Record:
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise RunError(f"{folder}: given a folder without {CONFIG}, allowed is the folder of a run.")
+        raise RunError(f"{folder}: must be the folder of a run; it has no {CONFIG}.")
     config = read_config(folder / CONFIG)
     rows: list[dict[str, Any]] = []
     if (folder / HISTORY).exists():

@@ -4,46 +4,70 @@ import contextlib
 import json
 import platform
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .._arrays import leaf_names, load_tree, save_arrays, save_tree, write_atomically
+from .._arrays import (
+    StateError,
+    array_bits,
+    digest,
+    leaf_names,
+    load_tree,
+    save_arrays,
+    save_tree,
+    temporary_files,
+    write_atomically,
+)
 from .._certificate import details
 from .._hyper import is_constrained, natural
 from .._objective import Hypergradient
 from .._result import result_name
 from ..search import AbstractRecord, Step, TuneResult
-from ._history import History
+from ._history import History, Lock
 
-CONFIG, HISTORY, STATE = "config.json", "history.sqlite", "state.safetensors"
+FORMAT = 2
+CONFIG, HISTORY, LOCK = "config.json", "history.sqlite", ".lock"
+STATE, PREVIOUS = "state.safetensors", "previous.safetensors"
 START, BEST, SUMMARY = "start.safetensors", "best.safetensors", "summary.json"
+WRITTEN = (CONFIG, STATE, START, BEST, SUMMARY)
 
 
 class RunError(ValueError):
     """A folder cannot be used for this run."""
 
 
+class RunWarning(UserWarning):
+    """A run goes on, but not quite from where, or as, it was."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; `RunError` for anything else."""
     try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}).") from None
     if not isinstance(found, dict):
-        raise RunError(f"{path}: given a {type(found).__name__}, allowed is an object.")
+        raise RunError(f"{path}: must hold a JSON object; got a {type(found).__name__}.")
     return found
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What was asked, and the environment."""
+    """What was asked, the environment, and the hashes of what it was asked of."""
     found = read_json(path)
     if not all(isinstance(found.get(name), dict) for name in ("config", "environment")):
-        raise RunError(f"{path}: given something else, allowed is the configuration of a run.")
+        raise RunError(f"{path}: must hold the configuration of a run; got something else.")
+    if found.get("format") != FORMAT:
+        raise RunError(
+            f"{path}: must be of format {FORMAT}; got format {found.get('format', 1)}. Read it with the version of "
+            f"hyprax that wrote it ({found['environment'].get('hyprax', 'unknown')})."
+        )
     return found
 
 
@@ -65,19 +89,29 @@ def _environment() -> dict[str, str]:
     }
 
 
+def _hashes(problem: PyTree) -> dict[str, str]:
+    """The shape and a hash of every array of a problem, by its place: its data above all."""
+    arrays = eqx.filter(problem, eqx.is_array)
+    bits = map(array_bits, jax.tree.leaves(arrays))
+    return {name: f"{x.dtype}{list(x.shape)} {digest(x)}" for name, x in zip(leaf_names(arrays), bits, strict=True)}
+
+
 class Run(AbstractRecord):
     """A run on disk, in a folder of its own: `hx.tune(..., run=hx.Run("runs/digits"))`.
 
-    - `config.json`: the resolved configuration, and the environment.
-    - `history.sqlite`: one row a step (value, gradient norm, certificate kind and bound, noise, seconds, result,
-        what the engine and the search measured as JSON), committed as it is made.
-    - `state.safetensors`: all that is needed to go on with the same bits, written atomically at most every `every`
-        seconds, at the end and on an interrupt.
+    - `config.json`: the resolved configuration, the environment, and hashes of the arrays of the objective.
+    - `history.sqlite`: one row a step (value, gradient norm, certificate kind and bound, noise, work, seconds, result,
+        what the engine and the search measured as JSON), committed as it is made. Others may read it meanwhile.
+    - `state.safetensors`: all that is needed to go on with the same bits, written atomically at the start, then at most
+        every `every` seconds, at the end and on an interrupt. The state before it is kept (`previous.safetensors`), and
+        used with a warning where the last does not match its checksum.
     - `start.safetensors`, `best.safetensors`: hyperparameters before and after, in natural units, by name.
     - `summary.json`: how the run ended.
 
     Nothing is pickled. Used again on the same folder, the run goes on from its last saved state: rows beyond it are
-    made again, and the result has the same bits as a run that was never interrupted.
+    made again, and the result has the same bits as a run that was never interrupted. A run that has ended makes no
+    further step, unless it is given more of them. Other versions of the software are warned of
+    ([`hyprax.runs.RunWarning`][]).
 
     **Arguments:**
 
@@ -86,8 +120,9 @@ class Run(AbstractRecord):
     - `every`: seconds between saved states.
     - `resume`: whether a folder that holds a run already is continued, rather than refused.
 
-    **Raises:** [`hyprax.runs.RunError`][] for a folder of other things, or of another configuration; `StateError` for a
-    state that does not fit the hyperparameters and the search.
+    **Raises:** [`hyprax.runs.RunError`][] for a folder of other things, of another configuration or other data, or
+    whose history is not whole; `StateError` for a state that does not fit the hyperparameters and the search;
+    `HistoryError` where another process is writing the run, or the disk takes no more.
     """
 
     def __init__(
@@ -102,21 +137,24 @@ class Run(AbstractRecord):
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
         self._every = every
         self._history: History | None = None
+        self._lock: Lock | None = None
         self._latest: PyTree | None = None
         self._saved = time.monotonic()
         if self.folder.exists() and not self.folder.is_dir():
-            raise RunError(f"{self.folder}: given a file, allowed is a folder.")
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise RunError(f"{self.folder}: must be a folder; got a file.")
+        if self.folder.is_dir():
             self._check_resumable(resume)
 
     def _check_resumable(self, resume: bool) -> None:
         path = self.folder / CONFIG
         if not path.exists():
-            raise RunError(f"{self.folder}: given a folder with other files in it, allowed is an empty or a new one.")
+            # A process that was killed at its very start leaves its lock, and a configuration that is not whole.
+            left = {self.folder / LOCK, *temporary_files(self.folder, [CONFIG])}
+            if set(self.folder.iterdir()) - left:
+                raise RunError(f"{self.folder}: must be an empty or a new folder, or one of a run; it has other files.")
+            return
         if not resume:
-            raise RunError(
-                f"{self.folder}: given a folder that holds a run, allowed is to resume it, or another folder."
-            )
+            raise RunError(f"{self.folder}: holds a run already. Resume it, or name another folder.")
         saved = read_config(path)["config"]
         if saved != self._config:
             keys = sorted(saved.keys() | self._config.keys())
@@ -126,20 +164,76 @@ class Run(AbstractRecord):
                 "a run goes on with the configuration that it began with."
             )
 
-    def begin(self, template: PyTree) -> tuple[PyTree, list[dict[str, Any]]] | None:
+    def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / CONFIG).exists():
-            config = {"config": self._config, "environment": _environment()}
+        self._lock = Lock(self.folder / LOCK)
+        try:
+            return self._begin(template, problem)
+        except BaseException:
+            self._close()
+            raise
+
+    def _begin(self, template: PyTree, problem: PyTree) -> tuple[PyTree, list[dict[str, Any]]] | None:
+        for path in temporary_files(self.folder, WRITTEN):
+            path.unlink(missing_ok=True)
+        hashes = _hashes(problem)
+        if (self.folder / CONFIG).exists():
+            self._check_problem(hashes)
+        else:
+            config = {"format": FORMAT, "config": self._config, "environment": _environment(), "arrays": hashes}
             write_atomically(self.folder / CONFIG, json.dumps(config, indent=1).encode())
         self._history = History(self.folder / HISTORY, write=True)
-        state = self.folder / STATE
-        if not state.exists():
-            self._history.truncate(0)
+        if not any((self.folder / name).exists() for name in (STATE, PREVIOUS)):
+            if rows := len(self._history.rows()):
+                raise RunError(f"{self.folder / STATE}: is missing, and the history has {rows} steps: put it back.")
             save_arrays(self.folder / START, natural_arrays(template.hyper))
+            save_tree(self.folder / STATE, template)
             return None
-        loaded = load_tree(state, template)
-        self._history.truncate(int(loaded.step))
-        return loaded, self._history.rows()
+        loaded = self._load(template)
+        steps = int(loaded.step)
+        self._history.truncate(steps)
+        rows = self._history.rows()
+        if [row["step"] for row in rows] != list(range(steps)):
+            raise RunError(
+                f"{self.folder / HISTORY}: must hold the {steps} steps that the state was saved after; got {len(rows)} "
+                "of them: it was deleted or altered. Put it back, or start anew in another folder."
+            )
+        return (loaded, rows) if steps else None
+
+    def _check_problem(self, hashes: dict[str, str]) -> None:
+        """Refuse other data than the run began with, and warn of other software."""
+        path = self.folder / CONFIG
+        saved = read_config(path)
+        known = saved.get("arrays", {})
+        changed = [name for name in sorted(known.keys() | hashes.keys()) if known.get(name) != hashes.get(name)]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise RunError(
+                f"{path}: the arrays of the objective are not those that the run began with: {changed[0]}{more} "
+                f"was {known.get(changed[0], 'absent')} and is now {hashes.get(changed[0], 'absent')}. Did the data "
+                "change? A run goes on with what it began with: put it back, or start anew in another folder."
+            )
+        now, then = _environment(), saved["environment"]
+        for name in now.keys() - {"started"}:
+            if now[name] != then.get(name):
+                warnings.warn(
+                    f"{self.folder}: {name} was {then.get(name)} and is now {now[name]}: the steps to come may differ "
+                    "in their last bits from those of an unbroken run.",
+                    RunWarning,
+                    stacklevel=4,
+                )
+
+    def _load(self, template: PyTree) -> PyTree:
+        """The last state, or the one before it where the last is damaged or missing."""
+        try:
+            return load_tree(self.folder / STATE, template)
+        except StateError as error:
+            if not (self.folder / PREVIOUS).exists():
+                raise
+            loaded = load_tree(self.folder / PREVIOUS, template)
+            warnings.warn(f"{error} Going on from the state before it.", RunWarning, stacklevel=4)
+            (self.folder / STATE).unlink(missing_ok=True)
+            return loaded
 
     def step(self, step: Step, state: PyTree) -> None:
         assert self._history is not None  # `begin` comes first
@@ -151,49 +245,59 @@ class Run(AbstractRecord):
 
     def _save(self) -> None:
         if self._latest is not None:
-            save_tree(self.folder / STATE, self._latest)
+            save_tree(self.folder / STATE, self._latest, self.folder / PREVIOUS)
             save_arrays(self.folder / BEST, natural_arrays(self._latest.best))
         self._saved = time.monotonic()
 
-    def interrupt(self) -> None:
-        self._save()
+    def _close(self) -> None:
         if self._history is not None:
             self._history.close()
+        if self._lock is not None:
+            self._lock.release()
+        self._history = self._lock = None
+
+    def interrupt(self) -> None:
+        try:
+            self._save()
+        finally:
+            self._close()
 
     def forget(self) -> None:
-        """Remove what a run has left that was refused before its first step; one that has made steps is kept.
+        """Delete the files of a run that failed before its first step; one that has made steps is kept.
 
         A folder that remembers a configuration would refuse the one that is mended.
         """
-        if self._latest is None and not (self.folder / STATE).exists():
-            for name in (CONFIG, HISTORY, START):
+        if self._latest is None and not any((self.folder / name).exists() for name in (PREVIOUS, BEST)):
+            for name in (CONFIG, HISTORY, START, STATE, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
     def finish(self, tuned: TuneResult) -> None:
         self._save()
-        assert self._history is not None  # `begin` comes first
-        self._history.close()
-        self.write_summary(
-            {
-                "result": result_name(tuned.result),
-                "message": tuned.message,
-                "best_value": tuned.best_value,
-                "best_step": tuned.best_step,
-                "steps": len(tuned.history),
-                "seconds": sum(row["seconds"] for row in tuned.history),
-                "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuned.best)),
-                "constraints": _constraints(tuned.best),
-                **({} if tuned.hypergradient is None else _statements(tuned.hypergradient)),
-            }
-        )
+        self._close()
+        ending = {"result": result_name(tuned.result), "message": tuned.message}
+        if self._latest is None and self._summary().get("result") == ending["result"]:
+            ending = {}  # no step was made: what was said of the ending when it came is more than is known now
+        summary = {
+            **ending,
+            "best_value": tuned.best_value,
+            "best_step": tuned.best_step,
+            "steps": len(tuned.history),
+            "seconds": sum(row["seconds"] for row in tuned.history),
+            "hyperparameters": sum(leaf.size for leaf in jax.tree.leaves(tuned.best)),
+            "constraints": _constraints(tuned.best),
+            **({} if tuned.hypergradient is None else _statements(tuned.hypergradient)),
+        }
+        self.write_summary(summary)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Add to, or replace in, `summary.json`: how the run ended, and tables to report."""
-        path = self.folder / SUMMARY
-        known = read_json(path) if path.exists() else {}
-        write_atomically(path, json.dumps(known | dict(summary), indent=1).encode())
+        text = json.dumps(self._summary() | dict(summary), indent=1)
+        write_atomically(self.folder / SUMMARY, text.encode())
+
+    def _summary(self) -> dict[str, Any]:
+        return read_json(self.folder / SUMMARY) if (self.folder / SUMMARY).exists() else {}
 
 
 def _statements(answer: Hypergradient) -> dict[str, Any]:

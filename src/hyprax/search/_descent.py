@@ -58,12 +58,14 @@ class Account:
         """A scalar of the hyperparameters' dtype, never weakly typed, so that nothing is compiled twice."""
         return jnp.asarray(x, self.dtype)
 
-    def accuracy(self, inner: float, adjoint: float) -> Accuracy:
-        """As arrays."""
+    def accuracy(self, inner: float | None, adjoint: float | None) -> Accuracy | None:
+        """As arrays; `None` for the objective's own settings."""
+        if inner is None or adjoint is None:
+            return None
         return Accuracy(self.array(inner), self.array(adjoint))
 
     def value_and_grad(
-        self, hyper: PyTree, state: Any, inner: float, adjoint: float
+        self, hyper: PyTree, state: Any, inner: float | None, adjoint: float | None
     ) -> tuple[Hypergradient, Measured, Any]:
         """The hypergradient at an accuracy, with its numbers."""
         answer, state = self.objective.value_and_grad(hyper, state, self.accuracy(inner, adjoint))
@@ -71,7 +73,9 @@ class Account:
         self.gradients += 1
         return answer, self._measured(value, norm, bound, solved, effort), state
 
-    def value(self, hyper: PyTree, state: Any, inner: float, adjoint: float) -> tuple[Value, Measured, Any]:
+    def value(
+        self, hyper: PyTree, state: Any, inner: float | None, adjoint: float | None
+    ) -> tuple[Value, Measured, Any]:
         """The value at an accuracy, with its numbers."""
         answer, state = self.objective.value(hyper, state, self.accuracy(inner, adjoint))
         value, bound, solved, effort = jax.device_get(_value_numbers(answer))
@@ -100,4 +104,4 @@ def check_positive(name: str, **settings: float) -> None:
     """Refuse settings that are not finite numbers > 0."""
     for setting, number in settings.items():
         if not 0 < number < math.inf:
-            raise ValueError(f"{name}: given {setting} {number}, allowed are finite numbers > 0.")
+            raise ValueError(f"{name}: {setting} must be a finite number > 0; got {number}.")

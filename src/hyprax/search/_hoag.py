@@ -4,11 +4,12 @@ import math
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._objective import AbstractObjective
-from .._trees import tree_dtype
+from .._objective import AbstractObjective, Hypergradient
+from .._trees import tree_dtype, tree_norm
 from ._descent import account, check_positive, descend
 from ._search import AbstractSearch, Move
 
@@ -16,12 +17,14 @@ Schedule: TypeAlias = Literal["exponential", "quadratic", "cubic"]
 
 
 class HOAGState(eqx.Module):
-    """The number of the step, the estimate L, and of the last step: its value and the length of its move."""
+    """The number of the step, the estimate L, and where the last accepted move came to: θ, h, F and its length."""
 
     step: Int[Array, ""]
     lipschitz: Float[Array, ""]
-    last_value: Float[Array, ""]
-    last_length: Float[Array, ""]
+    origin: PyTree
+    grad: PyTree
+    value: Float[Array, ""]
+    length: Float[Array, ""]
 
 
 class HOAG(AbstractSearch):
@@ -34,7 +37,14 @@ class HOAG(AbstractSearch):
 
         F_k - ε_k <= F_{k-1} + ε_{k-1}(1 + s) - ½ L s²,
 
-    is kept where F fell all the same, and is doubled where F rose. Nothing is rejected and no certificate is needed.
+    and is kept where F fell all the same. Where F rose the move is taken back, and L doubled, and made large enough to
+    halve the move. No certificate is needed. It differs from the publication in three ways:
+
+    1. Values are computed to `floor` at every step: at accuracies that change they could not be compared, and the
+       lowest would be that of the loosest.
+    2. Moves that raise F are taken back.
+    3. A move is at most twice as long as the last that was accepted: L is estimated where F is flat too, and says
+       nothing there of where F is steep.
 
     **Arguments:**
 
@@ -67,7 +77,7 @@ class HOAG(AbstractSearch):
     def __check_init__(self):
         if self.schedule not in get_args(Schedule):
             allowed = ", ".join(repr(name) for name in get_args(Schedule))
-            raise ValueError(f"HOAG: given schedule {self.schedule!r}, allowed are {allowed}.")
+            raise ValueError(f"HOAG: schedule must be one of {allowed}; got {self.schedule!r}.")
         check_positive("HOAG", tolerance=self.tolerance, first_move=self.first_move)
         if self.floor is not None:
             check_positive("HOAG", floor=self.floor)
@@ -79,7 +89,8 @@ class HOAG(AbstractSearch):
 
     def init(self, hyper: PyTree) -> HOAGState:
         zero = jnp.zeros((), tree_dtype(hyper))
-        return HOAGState(jnp.asarray(1), zero, zero, zero)
+        nothing = jax.tree.map(jnp.zeros_like, hyper)
+        return HOAGState(jnp.asarray(1), zero, hyper, nothing, jnp.full_like(zero, jnp.inf), zero)
 
     def step(
         self, objective: AbstractObjective, hyper: PyTree, search_state: HOAGState, objective_state: PyTree
@@ -87,24 +98,45 @@ class HOAG(AbstractSearch):
         spent = account(objective, hyper)
         unit = float(jnp.finfo(tree_dtype(hyper)).eps)
         floor = math.sqrt(unit) if self.floor is None else self.floor
-        number, lipschitz = int(search_state.step), float(search_state.lipschitz)
+        last, number, lipschitz = search_state, int(search_state.step), float(search_state.lipschitz)
         tolerance = self.accuracy(number, floor)
         answer, now, objective_state = spent.value_and_grad(hyper, objective_state, tolerance, tolerance)
-        if lipschitz == 0.0:  # nothing has moved yet
-            lipschitz = now.norm / self.first_move
-        else:
-            before, length = float(search_state.last_value), float(search_state.last_length)
+        value = now.value
+        if tolerance > floor:
+            _, exact, objective_state = spent.value(hyper, objective_state, floor, floor)
+            value = exact.value if exact.sound else value
+        before, length, first = float(last.value), float(last.length), lipschitz == 0.0
+        slack = 8 * unit * abs(value)
+        if first:
+            lipschitz, longest = now.norm / self.first_move, self.first_move
+        elif math.isfinite(value) and value <= before + slack:
             allowed = self.accuracy(number - 1, floor)
-            if now.value - tolerance <= before + allowed * (1 + length) - 0.5 * lipschitz * length**2:
+            if value - tolerance <= before + allowed * (1 + length) - 0.5 * lipschitz * length**2:
                 lipschitz *= 0.95
-            elif not now.value <= before:
-                lipschitz *= 2
-        step_size = 1 / lipschitz if lipschitz > 0 else 0.0
+            longest = 2 * length
+        else:  # back to where the move began, and half as far
+            longest = length / 2
+            norm = float(tree_norm(last.grad))
+            lipschitz = 2 * lipschitz
+            step_size = min(1 / lipschitz, longest / norm) if norm > 0 else 0.0
+            state = HOAGState(
+                last.step + 1, spent.array(lipschitz), last.origin, last.grad, last.value, spent.array(step_size * norm)
+            )
+            moved = descend(last.origin, last.grad, spent.array(step_size))
+            return self._move(answer, moved, state, objective_state, value, spent.numbers(step_size=step_size))
+        step_size = min(1 / lipschitz, longest / now.norm) if lipschitz > 0 and now.norm > 0 else 0.0
         state = HOAGState(
-            search_state.step + 1,
+            last.step + 1,
             spent.array(lipschitz),
-            spent.array(now.value),
+            hyper,
+            answer.grad,
+            spent.array(value),
             spent.array(step_size * now.norm),
         )
         moved = descend(hyper, answer.grad, spent.array(step_size))
-        return Move(answer, moved, state, objective_state, numbers=spent.numbers(step_size=step_size))
+        return self._move(answer, moved, state, objective_state, value, spent.numbers(step_size=step_size))
+
+    def _move(
+        self, answer: Hypergradient, moved: PyTree, state: HOAGState, inner: PyTree, value: float, numbers: dict
+    ) -> Move:
+        return Move(answer, moved, state, inner, value=jnp.asarray(value), numbers=numbers)

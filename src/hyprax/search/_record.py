@@ -15,8 +15,11 @@ class AbstractRecord(abc.ABC):
     """Where a run writes what it does, and finds what it did before."""
 
     @abc.abstractmethod
-    def begin(self, template: PyTree) -> tuple[PyTree, list[dict[str, Any]]] | None:
-        """The saved state, in the structure of `template`, and the history up to it; `None` for a new run."""
+    def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
+        """The saved state, in the structure of `template`, and the history up to it; `None` for a new run.
+
+        `problem` is the objective, for a record that notices when its data change.
+        """
 
     @abc.abstractmethod
     def step(self, step: Step, state: PyTree) -> None:

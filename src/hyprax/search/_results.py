@@ -14,10 +14,7 @@ class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]
         "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "
         "raise `patience`, or change the learning rate of the search, to go on."
     )
-    steps_spent = (
-        "All steps were made, and the search was still moving. Ask for more `steps` to go on: a recorded run continues "
-        "where it stopped."
-    )
+    steps_spent = "Ask for more `steps` to go on: a recorded run continues where it stopped."
     evaluation_failed = "An evaluation of the objective failed, so that the search could not go on from it."
     stopped_by_callback = "A callback asked to stop."
     no_certified_descent = (
@@ -28,4 +25,12 @@ class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]
     no_descent = (
         "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
         "is too inexact. Ask for tighter tolerances, or use a search that adapts them (`hx.search.MAID`)."
+    )
+    precision_reached = (
+        "No step lowers the value by more than the precision with which values are known: the search has arrived, as "
+        "far as they can tell. For digits beyond, ask the objective for tighter tolerances or use float64."
+    )
+    below_noise = (
+        "No entry of the hypergradient rises above its noise and its bound, so no move can be told from chance. The "
+        "hyperparameters are kept as they are; more validation rows, or fewer hyperparameters, tell more."
     )

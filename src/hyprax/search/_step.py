@@ -24,6 +24,7 @@ class Step:
     - `value`, `gradient_norm`: of the outer objective, and ‖dF/d hyper‖₂.
     - `certificate_kind`, `certificate_bound`: of the hypergradient; the bound is infinite where nothing is known.
     - `noise`: √(Σ_j se_j²) of the hypergradient's standard errors; NaN where they are not known.
+    - `work`: products with the inner Hessian, or what costs as much; 0 where that has no meaning.
     - `result`: the name of the result, `successful` or what went wrong.
     - `stats`: what the objective and the search measured, scalars by name.
     - `seconds`: the time of this step (the first includes compilation).
@@ -37,6 +38,7 @@ class Step:
     certificate_kind: str
     certificate_bound: float
     noise: float
+    work: float
     result: str
     stats: Mapping[str, float | int]
     seconds: float
@@ -55,21 +57,23 @@ FIELDS = (
     "certificate_kind",
     "certificate_bound",
     "noise",
+    "work",
     "result",
     "seconds",
 )
+"""The columns that every row of a history has, in order; statistics stand beside them."""
 
 
 @eqx.filter_jit
-def _numbers(hypergradient: Hypergradient) -> tuple[Array, Array, Array, Array, Result, dict[str, Array]]:
+def _numbers(hypergradient: Hypergradient) -> tuple[Array, Array, Array, Array, Array, Result, dict[str, Array]]:
     h = hypergradient
-    return h.value, h.norm, h.certificate.bound, h.noise.norm, h.result, scalars(h.stats)
+    return h.value, h.norm, h.certificate.bound, h.noise.norm, h.stats.effort().work, h.result, scalars(h.stats)
 
 
 def measure(number: int, hyper: PyTree, move: Move, seconds: float) -> Step:
     """Bring the numbers of a step to the host, in one transfer."""
     answer = move.hypergradient
-    (value, norm, bound, noise, result, stats), known, found = jax.device_get(
+    (value, norm, bound, noise, work, result, stats), known, found = jax.device_get(
         (_numbers(answer), move.value, dict(move.numbers))
     )
     return Step(
@@ -79,6 +83,7 @@ def measure(number: int, hyper: PyTree, move: Move, seconds: float) -> Step:
         certificate_kind=answer.certificate.kind,
         certificate_bound=float(bound),
         noise=float(noise),
+        work=float(work),
         result="successful" if move.sufficient else result_name(result),
         stats={name: np.asarray(x).item() for name, x in (stats | found).items()},
         seconds=seconds,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -19,7 +19,9 @@ from .._interrupt import deferred_interrupt
 from .._objective import AbstractObjective, Hypergradient, Value, as_objective, described
 from .._progress import ProgressBar
 from .._result import Result, explain, message_of, result_name, succeeded
+from ._lbfgs import LBFGS
 from ._optax import Optax
+from ._progress_words import bound_words, progress_words
 from ._record import AbstractRecord
 from ._results import RESULTS
 from ._search import AbstractSearch, check_fits
@@ -76,6 +78,8 @@ class TuneState(eqx.Module):
     best_step: Int[Array, ""]
     progress_step: Int[Array, ""]
     last: PyTree
+    ended: RESULTS
+    """Why the search can go no further; `steps_spent` while it can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +115,13 @@ class TuneResult:
         """Why the run ended, in words."""
         last = self.history[-1] if self.history else {}
         numbers = {name: last[name] for name in ("step", "value", "gradient_norm", "certificate_bound") if name in last}
-        return f"{explain(self.result, numbers)} {self.cause}".strip()
+        if bool(self.result == RESULTS.steps_spent):
+            trend = progress_words(self.history, self.final is not None)
+            said = f"Stopped after {len(self.history)} steps (the limit){'; ' if trend else ''}{trend}."
+            text = f"{said} {message_of(self.result)}"
+        else:
+            text = explain(self.result, numbers)
+        return " ".join(part for part in (text, self.cause, bound_words(last)) if part)
 
     def column(self, name: str) -> np.ndarray:
         """One column of the history as an array, NaN where a row has no such number.
@@ -128,7 +138,7 @@ def tune(
     objective: AbstractObjective | Callable[[PyTree], Any],
     hyper: PyTree,
     *,
-    search: AbstractSearch = Optax(optax.adam(0.05)),
+    search: AbstractSearch | None = None,
     steps: int,
     stop: Stopping = Stopping(),
     run: AbstractRecord | None = None,
@@ -141,7 +151,8 @@ def tune(
 
     - `objective`: any [`hyprax.core.AbstractObjective`][], or a plain function of hyper, in natural units, to a number.
     - `hyper`: where to start, a pytree of arrays and constrained leaves.
-    - `search`: the rule for the next point; default Adam at 0.05 in unconstrained coordinates.
+    - `search`: the rule for the next point; default [`hyprax.search.LBFGS`][], which needs no rate, and for noisy
+        objectives Adam at 0.05 in unconstrained coordinates.
     - `steps`: the most steps, counted from the start of the run, not of this call.
     - `stop`: when to stop earlier, [`hyprax.search.Stopping`][].
     - `run`: a record on disk ([`hyprax.runs.Run`][]); a run that was interrupted goes on from its last saved state and
@@ -159,6 +170,9 @@ def tune(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"tune: steps must be an integer >= 1; got {steps!r}.")
+    objective = as_objective(objective)
+    if search is None:
+        search = Optax(optax.adam(0.05)) if objective.noisy else LBFGS()
     if not isinstance(search, AbstractSearch):
         raise ValueError(
             f"tune: search must be hx.search.Optax(optax.adam(0.05)), hx.search.MAID() or the like; got "
@@ -166,22 +180,25 @@ def tune(
         )
     if not isinstance(run, AbstractRecord | None):
         raise ValueError(f"tune: run must be hx.Run(folder); got {described(run)}.")
-    objective = as_objective(objective)
     check_fits(search, objective)
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
     history: list[dict[str, Any]] = []
-    resumed = None if run is None else run.begin(state)
+    resumed = None if run is None else run.begin(state, objective)
     if resumed is not None:
         state, history = resumed
     noisy = objective.noisy
-    result, cause = RESULTS.steps_spent, ""
+    ended = _ended(state, history[-1], stop, noisy) if history else None
+    result, cause = (RESULTS.steps_spent, "") if ended is None else _layered(ended)
+    final: Value | None = None
     bar = ProgressBar(steps, len(history)) if progress else None
     warned: set[str] = {row["result"] for row in history}
     answer: Hypergradient | None = None
     try:
+        if bar is not None:
+            bar.wait("compiling the first step ...")
         with deferred_interrupt() as interrupted:
-            for number in range(len(history), steps):
+            for number in range(len(history), steps if ended is None else 0):
                 began = time.perf_counter()
                 evaluated = state.hyper
                 move = search.step(objective, evaluated, state.search_state, state.objective_state)
@@ -200,13 +217,14 @@ def tune(
                 state = TuneState(
                     hyper=move.hyper if finite else evaluated,
                     search_state=move.search_state if finite else state.search_state,
-                    objective_state=move.objective_state,
+                    objective_state=move.objective_state if finite else state.objective_state,
                     step=jnp.asarray(number + 1),
                     best=evaluated if better else state.best,
                     best_value=jnp.asarray(step.value) if better else state.best_value,
                     best_step=jnp.asarray(number) if better else state.best_step,
                     progress_step=jnp.asarray(number) if progressed else state.progress_step,
                     last=evaluated,
+                    ended=state.ended if move.ended is None else _layered(move.ended)[0],
                 )
                 history.append(step.row())
                 if run is not None:
@@ -215,14 +233,19 @@ def tune(
                     bar.show(step.step + 1, step_text(step))
                 asked = [callback(step) for callback in callbacks]
                 interrupted()
-                ended = _ended(step, finite, number - int(state.progress_step), stop, noisy)
-                ended = move.ended if ended is None else ended
+                ended = _ended(state, history[-1], stop, noisy)
                 if ended is not None:
-                    result, cause = _layered(ended)
+                    result, cause = _layered(move.ended if move.ended is not None and ended is state.ended else ended)
                     break
                 if any(asked):
                     result = RESULTS.stopped_by_callback
                     break
+            if noisy and math.isfinite(state.best_value):
+                final, objective_state = objective.final(state.best, state.objective_state)
+                interrupted()
+                state = eqx.tree_at(lambda s: s.objective_state, state, objective_state)
+                if not bool(succeeded(final.result)):
+                    result, cause = _layered(final.result)
     except BaseException:
         if run is not None:
             run.interrupt()
@@ -230,12 +253,6 @@ def tune(
     finally:
         if bar is not None:
             bar.close()
-    final = None
-    if noisy and math.isfinite(state.best_value):
-        final, objective_state = objective.final(state.best, state.objective_state)
-        state = eqx.tree_at(lambda s: s.objective_state, state, objective_state)
-        if not bool(succeeded(final.result)):
-            result, cause = _layered(final.result)
     tuned = TuneResult(
         best=state.best,
         best_value=float(state.best_value if final is None else final.value),
@@ -256,7 +273,16 @@ def tune(
 def _start(objective: AbstractObjective, search: AbstractSearch, hyper: PyTree) -> TuneState:
     zero = jnp.asarray(0)
     return TuneState(
-        hyper, search.init(hyper), objective.init(hyper), zero, hyper, jnp.asarray(jnp.inf), zero, zero, hyper
+        hyper=hyper,
+        search_state=search.init(hyper),
+        objective_state=objective.init(hyper),
+        step=zero,
+        best=hyper,
+        best_value=jnp.asarray(jnp.inf),
+        best_step=zero,
+        progress_step=zero,
+        last=hyper,
+        ended=RESULTS.steps_spent,  # pyright: ignore[reportArgumentType]  # a member, which is an instance
     )
 
 
@@ -269,17 +295,17 @@ def _layered(result: Result) -> tuple[RESULTS, str]:
     return RESULTS.evaluation_failed, message_of(result)
 
 
-def _ended(step: Step, finite: bool, idle: int, stop: Stopping, noisy: bool) -> RESULTS | None:
-    """Whether, and why, the run ends after this step."""
-    if not finite:
+def _ended(state: TuneState, row: Mapping[str, Any], stop: Stopping, noisy: bool) -> RESULTS | None:
+    """Whether, and why, the run ends after the step of this row: asked after a step, and again by a resumed run."""
+    if not (math.isfinite(row["value"]) and math.isfinite(row["gradient_norm"])):
         return RESULTS.diverged
-    if noisy:
-        return None
-    if stop.gradient > 0 and step.result == "successful" and step.gradient_norm <= stop.gradient:
-        if step.certificate_kind == "certified" and step.gradient_norm + step.certificate_bound <= stop.gradient:
+    norm, bound = row["gradient_norm"], row["certificate_bound"]
+    if not noisy and stop.gradient > 0 and row["result"] == "successful" and norm <= stop.gradient:
+        certified = row["certificate_kind"] == "certified"
+        if certified and norm + bound <= stop.gradient:
             return RESULTS.successful
-        if step.certificate_kind != "certified" or step.certificate_bound > stop.gradient:
+        if not certified or bound > stop.gradient:
             return RESULTS.gradient_small_uncertified
-    if stop.patience is not None and idle >= stop.patience:
+    if not noisy and stop.patience is not None and row["step"] - int(state.progress_step) >= stop.patience:
         return RESULTS.no_progress
-    return None
+    return None if bool(state.ended == RESULTS.steps_spent) else state.ended

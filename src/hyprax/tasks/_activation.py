@@ -1,34 +1,44 @@
-"""Activation interpolation `alpha o1 + (1 - alpha) o2`: the exact dual of a network with fixed inner weights."""
+"""Activation interpolation `α o1 + (1 - α) o2`: the exact dual of a network with fixed inner weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ._bernstein import Array
 from ._dual import ReadoutDuals
 from ._margins import classes_of
-from ._series import Features, Scores, cover, gamma, ridge_outputs, score
+from ._series import PENALTY, Features, Scores, cover, gamma, ridge_outputs, score
 from ._task import Split, Task
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A continuous piecewise polynomial `o(z) = sum_j coefficients[k][j] z^j` on the k-th interval between
+    """A continuous piecewise polynomial: `o(z) = sum_j coefficients[k][j] z^j` on the k-th interval between
     `breakpoints`.
 
-    `breakpoints` (p,) ascending and `coefficients` p + 1 tuples, from the left to the right. Below: `RELU`, `IDENTITY`,
-    `leaky_relu(slope)`, `RELU2` (max(z, 0)^2), `HARD_TANH` (clip(z, -1, 1)), `ABSOLUTE`, `HARD_SIGMOID`.
+    `breakpoints` (p,) ascending and `coefficients` p + 1 tuples, from the left to the right. The usual ones are here:
+    `Activation.RELU`, `IDENTITY`, `RELU2` (max(z, 0)^2), `HARD_TANH` (clip(z, -1, 1)), `ABSOLUTE`, `HARD_SIGMOID`, and
+    `Activation.leaky_relu(slope)`.
 
-    **Raises:** `ValueError` where the pieces do not meet: a jump has no ridge read-out that is continuous in alpha, and
+    **Raises:** `ValueError` where the pieces do not meet: a jump has no ridge read-out that is continuous in α, and
     the rounding of a pre-activation could not be bounded.
     """
 
     breakpoints: tuple[float, ...]
+    """Ascending."""
     coefficients: tuple[tuple[float, ...], ...]
+    """One tuple an interval, in ascending powers of z."""
     name: str = "piecewise polynomial"
+    """For titles and labels."""
+    RELU: ClassVar["Activation"]
+    IDENTITY: ClassVar["Activation"]
+    RELU2: ClassVar["Activation"]
+    HARD_TANH: ClassVar["Activation"]
+    HARD_SIGMOID: ClassVar["Activation"]
+    ABSOLUTE: ClassVar["Activation"]
 
     def __post_init__(self):
         b = np.asarray(self.breakpoints, dtype=np.float64)
@@ -43,6 +53,11 @@ class Activation:
             x, y = np.polynomial.polynomial.polyval(z, left), np.polynomial.polynomial.polyval(z, right)
             if not abs(x - y) <= 1e-12 * (1 + abs(x)):
                 raise ValueError(f"Activation: the pieces must meet; at z = {z} they are {x} and {y}.")
+
+    @staticmethod
+    def leaky_relu(slope: float) -> "Activation":
+        """`max(z, 0) + slope min(z, 0)`: the ReLU interpolated with the identity at `α = 1 - slope`."""
+        return Activation((0.0,), ((0.0, float(slope)), (0.0, 1.0)), f"leaky ReLU ({slope:g})")
 
     @property
     def degree(self) -> int:
@@ -103,23 +118,12 @@ class Activation:
         return out
 
 
-RELU = Activation((0.0,), ((0.0,), (0.0, 1.0)), "ReLU")
-"""max(u, 0)."""
-IDENTITY = Activation((), ((0.0, 1.0),), "identity")
-"""u."""
-RELU2 = Activation((0.0,), ((0.0,), (0.0, 0.0, 1.0)), "squared ReLU")
-"""max(u, 0)²."""
-HARD_TANH = Activation((-1.0, 1.0), ((-1.0,), (0.0, 1.0), (1.0,)), "hard tanh")
-"""min(max(u, -1), 1)."""
-HARD_SIGMOID = Activation((-1.0, 1.0), ((0.0,), (0.5, 0.5), (1.0,)), "hard sigmoid")
-"""min(max(u/2 + 1/2, 0), 1)."""
-ABSOLUTE = Activation((0.0,), ((0.0, -1.0), (0.0, 1.0)), "absolute value")
-"""|u|."""
-
-
-def leaky_relu(slope: float) -> Activation:
-    """`max(z, 0) + slope min(z, 0)`, the ReLU interpolated with the identity at `alpha = 1 - slope`."""
-    return Activation((0.0,), ((0.0, float(slope)), (0.0, 1.0)), f"leaky ReLU ({slope:g})")
+Activation.RELU = Activation((0.0,), ((0.0,), (0.0, 1.0)), "ReLU")
+Activation.IDENTITY = Activation((), ((0.0, 1.0),), "identity")
+Activation.RELU2 = Activation((0.0,), ((0.0,), (0.0, 0.0, 1.0)), "squared ReLU")
+Activation.HARD_TANH = Activation((-1.0, 1.0), ((-1.0,), (0.0, 1.0), (1.0,)), "hard tanh")
+Activation.HARD_SIGMOID = Activation((-1.0, 1.0), ((0.0,), (0.5, 0.5), (1.0,)), "hard sigmoid")
+Activation.ABSOLUTE = Activation((0.0,), ((0.0, -1.0), (0.0, 1.0)), "absolute value")
 
 
 def activation_dual(
@@ -133,12 +137,12 @@ def activation_dual(
     accuracy: float = 1e-10,
     degree: int = 10,
 ) -> ReadoutDuals:
-    r"""`alpha -> L_val(w(alpha))`, `w(alpha) = argmin_w ||Phi(alpha) w - Y||^2 / n + penalty ||w||^2`, exact in alpha.
+    r"""`α -> L_val(w(α))`, `w(α) = argmin_w ‖Phi(α) w - Y‖^2 / n + penalty ‖w‖^2`, exact in α.
 
-    `Phi(alpha) = sigma_alpha(X V + b)` for one hidden layer, `sigma_alpha(sigma_alpha(X V_1 + b_1) V_2 + b_2)` for two,
-    with `sigma_alpha = alpha o1 + (1 - alpha) o2`, a column of ones beside it, and V, b fixed (random features, or
-    layers trained before). One layer: the pre-activations do not depend on alpha, so Phi is affine in alpha and the
-    loss is one rational function of degree up to 4 k. Two layers: the second pre-activations are affine in alpha (their
+    `Phi(α) = sigma_α(X V + b)` for one hidden layer, `sigma_α(sigma_α(X V_1 + b_1) V_2 + b_2)` for two,
+    with `sigma_α = α o1 + (1 - α) o2`, a column of ones beside it, and V, b fixed (random features, or
+    layers trained before). One layer: the pre-activations do not depend on α, so Phi is affine in α and the
+    loss is one rational function of degree up to 4 k. Two layers: the second pre-activations are affine in α (their
     slopes and intercepts are known), they cross a breakpoint of o1 or o2 at known places, and between two of those Phi
     is a polynomial.
 
@@ -152,7 +156,7 @@ def activation_dual(
         are those of a regression.
     - `layers`: one or two pairs `(V, b)`, V (d, k), b (k,).
     - `penalty`: of the read-out, positive.
-    - `domain`: the range of alpha; it may leave [0, 1].
+    - `domain`: the range of α; it may leave [0, 1].
     - `accuracy`: most that the truncation of the series may be worth in the squared loss. Rounding comes on top, in the
         radius of the answer; it grows as the penalty falls (about 1e-16 / penalty).
     - `degree`: of the polynomials.
@@ -202,7 +206,9 @@ def _split_dual(
         train, test = (Features(features[:, i], radius[i], exact[i]) for i in (slice(n), slice(n, None)))
         return score(ridge_outputs(train, split.y, test, penalty, degree), split.y_val, truth, degree)
 
-    pieces = [piece for ends in pairwise(cuts.tolist()) for piece in cover(ends, expand, accuracy, "activation_dual")]
+    pieces = [
+        piece for ends in pairwise(cuts.tolist()) for piece in cover(ends, expand, accuracy, "activation_dual", PENALTY)
+    ]
     return ReadoutDuals.assemble(pieces, len(split.X_val), truth is not None)
 
 
@@ -214,7 +220,7 @@ class _Hidden(NamedTuple):
 
 
 class _First(NamedTuple):
-    """`o1(Z)` and `o2(Z)` of the first layer, which alpha does not touch, each with its error."""
+    """`o1(Z)` and `o2(Z)` of the first layer, which α does not touch, each with its error."""
 
     v1: Array
     e1: Array
@@ -222,12 +228,12 @@ class _First(NamedTuple):
     e2: Array
 
     def on(self, lo: float, hi: float) -> _Hidden:
-        """`alpha v1 + (1 - alpha) v2` on `alpha = centre + half s`."""
+        """`α v1 + (1 - α) v2` on `α = centre + half s`."""
         return _interpolate(self.v1[None], self.e1, self.v2[None], self.e2, lo, hi)
 
 
 def _interpolate(p1: Array, e1: Array, p2: Array, e2: Array, lo: float, hi: float) -> _Hidden:
-    """`alpha p1(s) + (1 - alpha) p2(s)`, `alpha = centre + half s` on [lo, hi]."""
+    """`α p1(s) + (1 - α) p2(s)`, `α = centre + half s` on [lo, hi]."""
     centre, half = 0.5 * (lo + hi), 0.5 * (hi - lo)
     length = max(len(p1), len(p2))
     p1, p2 = (np.concatenate([p, np.zeros((length - len(p), *p.shape[1:]))]) for p in (p1, p2))
@@ -265,7 +271,7 @@ def _second_layer(
 
 
 def _crossings(first: _First, matrix: Array, bias: Array, o1: Activation, o2: Activation, a: float, b: float) -> Array:
-    """Ends of the cells: where a pre-activation of the second layer, affine in alpha, meets a breakpoint."""
+    """Ends of the cells: where a pre-activation of the second layer, affine in α, meets a breakpoint."""
     at_zero, slope = first.v2 @ matrix + bias, (first.v1 - first.v2) @ matrix
     moving = slope != 0
     places = [

@@ -116,6 +116,20 @@ def sign_changes(b: Array) -> Array:
     return np.sum(sign[:, 1:] * sign[:, :-1] < 0, axis=1)
 
 
+def quadratic_minima(b: Array) -> tuple[Array, Array]:
+    """Place in [0, 1] and value of the minimum of every row of degree at most 2."""
+    t = np.where(b[:, -1] < b[:, 0], 1.0, 0.0)
+    value = np.minimum(b[:, 0], b[:, -1])
+    if b.shape[1] == 3:
+        drop, curvature = b[:, 0] - b[:, 1], b[:, 0] - 2 * b[:, 1] + b[:, 2]
+        inside = (curvature > 0) & (drop > 0) & (drop < curvature)
+        vertex = np.divide(drop, curvature, out=t.copy(), where=inside)
+        low = evaluate(b, vertex)
+        better = inside & (low < value)
+        t, value = np.where(better, vertex, t), np.where(better, low, value)
+    return t, value
+
+
 _THINNEST = 2.0**-48
 """A cluster of roots closer than this in the local coordinate is reported as one."""
 

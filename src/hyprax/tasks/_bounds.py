@@ -1,14 +1,14 @@
 r"""Bounds that hold with probability at least 1 - delta over n i.i.d. tasks, each with its constants and its proof.
 
-Notation: `L(alpha) = E loss_alpha(x)`, `M(alpha) = (1/n) sum_i loss_alpha(x_i)`, losses in [0, H]; `alpha_hat`
-minimises M and `alpha_star` minimises L (or comes within any e > 0 of its infimum). Two quantities are bounded, the
+Notation: `L(α) = E loss_α(x)`, `M(α) = (1/n) sum_i loss_α(x_i)`, losses in [0, H]; `α_hat`
+minimises M and `α_star` minimises L (or comes within any e > 0 of its infimum). Two quantities are bounded, the
 *target*:
 
-- `"excess"`: `L(alpha_hat) - L(alpha_star)`: what better knowledge of the distribution of tasks could still gain;
-- `"deviation"`: `L(alpha_hat) - M(alpha_hat)`: how much worse new tasks fare than the n at hand.
+- `"excess"`: `L(α_hat) - L(α_star)`: what better knowledge of the distribution of tasks could still gain;
+- `"deviation"`: `L(α_hat) - M(α_hat)`: how much worse new tasks fare than the n at hand.
 
-Two facts are used throughout. *Centring*: as `M(alpha_hat) <= M(alpha_star)`,
-`excess <= Z = sup_alpha [(L - M)(alpha) - (L - M)(alpha_star)]`, and `E Z = E sup (L - M)` because alpha_star is
+Two facts are used throughout. *Centring*: as `M(α_hat) <= M(α_star)`,
+`excess <= Z = sup_α [(L - M)(α) - (L - M)(α_star)]`, and `E Z = E sup (L - M)` because α_star is
 fixed. *Bounded differences* (McDiarmid 1989): if exchanging one task moves Z by at most c/n, then `Z <= E Z + c
 sqrt(ln(1/delta) / 2n)`; here c = H for `sup (L - M)` and c = 2H for the centred one.
 """
@@ -16,6 +16,7 @@ sqrt(ln(1/delta) / 2n)`; here c = H for `sup (L - M)` and c = 2H for the centred
 import math
 from typing import Any, Literal, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 from ._complexity import Structure
@@ -30,7 +31,7 @@ ROUNDING = 1e-9
 
 
 def hoeffding_bound(n: int, delta: float, range: float = 1.0) -> float:
-    """`H sqrt(ln(2/delta) / 2n)`: two-sided, for one alpha fixed beforehand. The reference: no tuning at all.
+    """`H sqrt(ln(2/delta) / 2n)`: two-sided, for one α fixed beforehand. The reference: no tuning at all.
 
     Source: Hoeffding (1963).
     """
@@ -55,12 +56,12 @@ def crossing_bound(structure: Structure, n: int, delta: float, target: Target = 
 
 
 def lipschitz_bound(structure: Structure, n: int, delta: float, target: Target = "excess") -> float:
-    r"""`V/N + H sqrt(ln(N/delta) / 2n)`, the smallest over N, for the deviation; `V = Lambda (b - a)`.
+    r"""`V/N + H sqrt(ln(N/delta) / 2n)`, the smallest over N, for the deviation; `V = Λ (b - a)`.
 
     For the excess: `V/N + H sqrt(ln(2N/delta) / 2n) + H sqrt(ln(2/delta) / 2n)`.
 
-    *Proof.* The middles of N equal intervals come within `(b - a) / 2N` of every alpha, so `(L - M)(alpha)` is within
-    `V/N` of its value at one of them; Hoeffding there, with delta/N each. For the excess, add Hoeffding at alpha_star.
+    *Proof.* The middles of N equal intervals come within `(b - a) / 2N` of every α, so `(L - M)(α)` is within
+    `V/N` of its value at one of them; Hoeffding there, with delta/N each. For the excess, add Hoeffding at α_star.
     ∎ Each N gives a bound that holds with probability 1 - delta, and the smallest is known before any task is drawn.
     """
     check_sample(n, delta)
@@ -75,8 +76,8 @@ def lipschitz_bound(structure: Structure, n: int, delta: float, target: Target =
 def rademacher_bound(complexity: float, n: int, delta: float, range: float = 1.0, target: Target = "excess") -> float:
     r"""`2 R + 3 H sqrt(ln(2/delta) / 2n)` for the deviation, `2 R + 4 H sqrt(ln(2/delta) / 2n)` for the excess.
 
-    R is the empirical Rademacher complexity `E_s max_alpha (1/n) sum_i s_i loss_alpha(x_i)` of these n tasks, or an
-    upper bound of it ([`rademacher_complexity`][hyprax.tasks.rademacher_complexity]).
+    R is the empirical Rademacher complexity `E_s max_α (1/n) sum_i s_i loss_α(x_i)` of these n tasks, or an
+    upper bound of it ([`rademacher_complexity`][hyprax.tasks.complexity.rademacher_complexity]).
 
     *Proof.* `E sup (L - M) <= 2 E R`; exchanging one task moves R by at most H/n, so `E R <= R + H sqrt(ln(2/delta) /
     2n)` with probability 1 - delta/2; bounded differences with the other half of delta. ∎ Centring leaves R as it is
@@ -104,18 +105,18 @@ def empirical_bernstein_bound(values: Any, delta: float, range: float) -> float:
 
 
 def wealth_bound(values: Any, delta: float, upper: float, bets: Any = None, weights: Any = None) -> float:
-    r"""The m at which `sum_k w_k prod_i (1 + lambda_k (m - d_i)) = 1/delta`: `E d <= m` with probability 1 - delta.
+    r"""The m at which `sum_k w_k prod_i (1 + λ_k (m - d_i)) = 1/delta`: `E d <= m` with probability 1 - delta.
 
-    The d_i = `values` are i.i.d. and at most h = `upper` (nothing is asked below); `bets` holds the `lambda_k h` in
+    The d_i = `values` are i.i.d. and at most h = `upper` (nothing is asked below); `bets` holds the `λ_k h` in
     (0, 1), `weights` their w_k, which add up to 1; both are chosen without looking at these values.
 
-    *Proof.* With `mu = E d`, the expectation of `W(mu) = sum_k w_k prod_i (1 + lambda_k (mu - d_i))` is 1. Let
-    `m0 = h - 1/max lambda_k`. If `mu <= m0`, nothing is to show, as the bound is kept at or above m0. If `mu > m0`,
+    *Proof.* With `mu = E d`, the expectation of `W(mu) = sum_k w_k prod_i (1 + λ_k (mu - d_i))` is 1. Let
+    `m0 = h - 1/max λ_k`. If `mu <= m0`, nothing is to show, as the bound is kept at or above m0. If `mu > m0`,
     all factors are positive, W(mu) >= 0, and `P(W(mu) >= 1/delta) <= delta` by Markov; W increases on (m0, inf), so
     otherwise mu is less than the m where W(m) = 1/delta. ∎ `E d <= h` always, so the bound never exceeds h.
 
     The factors are the wealth of a gambler who bets against `E d = mu`. With values near 0 it comes within a factor
-    1/lambda of `h ln(1/delta) / n`, which no method can beat (an event of probability `ln(1/delta)/n` with loss h may
+    1/λ of `h ln(1/delta) / n`, which no method can beat (an event of probability `ln(1/delta)/n` with loss h may
     have been missed); in general it adapts to the variance with no penalty for having to estimate it.
 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B (2024), arXiv
@@ -165,3 +166,9 @@ def check_sample(n: int, delta: float, least: int = 1) -> None:
         raise ValueError(f"the number of tasks must be an integer >= {least}; got {n!r}.")
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie in (0, 1); got {delta!r}.")
+
+
+def round_up(value: float) -> Any:
+    """The value as a JAX number of the default precision, never below it."""
+    array = jnp.asarray(value, dtype=float)
+    return array if float(array) >= value else jnp.nextafter(array, jnp.full_like(array, jnp.inf))

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from . import _bernstein as bernstein
+from ._bernstein import Array
 from ._bounds import ROUNDING, check_sample
-from ._extrema import _quadratic_minima as quadratic_minima
 from ._piecewise import PiecewiseFunction
+from ._random import generator
 
-Array = np.ndarray
 _BLOCK = 2_000_000
 """Floats that a block of sign vectors times cells may hold."""
 
@@ -19,15 +20,15 @@ _BLOCK = 2_000_000
 def cell_ranges(
     duals: Sequence[PiecewiseFunction], edges: Float[Array, " G_plus_1"]
 ) -> tuple[Float[Array, "n G"], Float[Array, "n G"]]:
-    """`lo[i, g] <= f_i(alpha) <= hi[i, g]` for every alpha in `[edges[g], edges[g + 1]]`, one-sided limits included.
+    """`lo[i, g] <= f_i(α) <= hi[i, g]` for every α in `[edges[g], edges[g + 1]]`, one-sided limits included.
 
     Exact up to rounding for pieces of degree at most 2, else the hull of the Bernstein coefficients, which is wider
     than the range by a term of second order in the width of the cell.
     """
     lo, hi = np.empty((len(duals), edges.size - 1)), np.empty((len(duals), edges.size - 1))
     for i, dual in enumerate(duals):
-        parts = dual._refine(np.union1d(dual.breakpoints, edges))
-        low, high = piece_ranges(parts)
+        parts = dual.refine(np.union1d(dual.breakpoints, edges))
+        low, high = parts.ranges()
         first = np.searchsorted(parts.breakpoints[:-1], edges[:-1])
         lo[i], hi[i] = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
     return lo, hi
@@ -46,42 +47,6 @@ def merged_cells(duals: Sequence[PiecewiseFunction], most: int) -> Float[Array, 
     return np.concatenate([[a], edges, [b]])
 
 
-def clip(dual: PiecewiseFunction, upper: float) -> PiecewiseFunction:
-    """`min(f, upper)`: a loss with no natural bound made to lie below `upper`, exactly.
-
-    The pieces are cut where the level set of f ends. The cut is known up to rounding only, so each piece that is kept
-    may exceed `upper` a little near it; its radius grows by as much.
-    """
-    low, high = piece_ranges(dual)
-    if np.max(high) <= upper:
-        return dual
-    sets = dual.level_set(upper)
-    inside = sets[sets[:, 1] > sets[:, 0]]
-    a, b = dual.domain
-    cuts = inside.ravel()
-    parts = dual._refine(np.union1d(dual.breakpoints, cuts[(cuts > a) & (cuts < b)]))
-    middle = 0.5 * (parts.breakpoints[1:] + parts.breakpoints[:-1])
-    kept = np.zeros(middle.size, dtype=bool)
-    for left, right in inside:
-        kept |= (middle >= left) & (middle <= right)
-    low, high = piece_ranges(parts)
-    numerator = np.where(kept[:, None], parts.numerator, upper * _ones(parts))
-    # `min(f, upper)` differs from f by what f exceeds `upper` by, and from `upper` by what f falls short of it.
-    slack = np.where(kept, high - upper, upper - low)
-    for k in np.flatnonzero(slack > 0):  # the hull of a higher degree is too wide to tell
-        one = parts.restrict(*parts.breakpoints[k : k + 2])
-        slack[k] = one.maximise().upper - upper if kept[k] else upper - one.minimise().lower
-    slack = np.maximum(slack, 0.0)
-    return PiecewiseFunction(
-        parts.breakpoints, numerator, parts.denominator, np.where(kept, parts.radius, 0.0) + slack, dual.certified
-    )
-
-
-def _ones(f: PiecewiseFunction) -> Array:
-    """The numerator of the function 1."""
-    return np.ones_like(f.numerator) if f.denominator is None else f.denominator
-
-
 @dataclass(frozen=True)
 class Complexity:
     """Empirical Rademacher complexity of the duals of n tasks, in units of the loss."""
@@ -95,9 +60,9 @@ class Complexity:
 
 
 def rademacher_complexity(
-    duals: Sequence[PiecewiseFunction], *, draws: int = 2000, delta: float = 0.005, seed: int = 0
+    duals: Sequence[PiecewiseFunction], *, key: Any, draws: int = 2000, delta: float = 0.005
 ) -> Complexity:
-    r"""`R = E_s max_alpha (1/n) sum_i s_i f_i(alpha)`, s_i = +-1: inner maximum exact, expectation by Monte Carlo.
+    r"""`R = E_s max_α (1/n) sum_i s_i f_i(α)`, s_i = ±1: inner maximum exact, expectation by Monte Carlo.
 
     On the merged breakpoints a signed sum is one polynomial a piece, `sum_i s_i b_ik`, whose Bernstein coefficients
     are signed sums of those of the duals: one matrix product for all draws. Its maximum is exact up to degree 2 and
@@ -109,7 +74,8 @@ def rademacher_complexity(
     when sign i flips, c_i half the range of dual i over n, and McDiarmid's inequality applies to the m n independent
     signs.
 
-    **Arguments:** `duals` of one domain; `draws` of the signs; `delta` for the Monte-Carlo error; `seed` of the draw.
+    **Arguments:** `duals` of one domain; `draws` of the signs; `delta` for the Monte-Carlo error; `key`, a JAX random
+    key.
     """
     check_sample(len(duals), delta)
     check_sample(draws, delta, least=2)
@@ -117,16 +83,16 @@ def rademacher_complexity(
     polynomials = [dual.to_polynomials() for dual in same_domain(duals)]
     edges = np.unique(np.concatenate([p.breakpoints for p in polynomials]))
     degree = max(p.numerator.shape[1] for p in polynomials) - 1
-    lows, highs = zip(*(piece_ranges(p) for p in polynomials), strict=True)
+    lows, highs = zip(*(p.ranges() for p in polynomials), strict=True)
     low, high = np.array([np.min(x) for x in lows]), np.array([np.max(x) for x in highs])
     middle, half = 0.5 * (low + high), 0.5 * (high - low)
-    signs = np.where(np.random.default_rng(seed).random((draws, n)) < 0.5, -1.0, 1.0)
+    signs = np.where(generator("rademacher_complexity", key).random((draws, n)) < 0.5, -1.0, 1.0)
     best = np.full(draws, -np.inf)
     step = max(1, _BLOCK // (max(n, draws) * (degree + 1)))
     for start in range(0, edges.size - 1, step):
-        parts = [p._refine(edges[start : start + step + 1]) for p in polynomials]
+        parts = [p.refine(edges[start : start + step + 1]) for p in polynomials]
         rows = np.stack([bernstein.elevate(p.numerator, degree) for p in parts]) - middle[:, None, None]
-        radius = np.sum([p._error() for p in parts], axis=0)
+        radius = np.sum([p.error() for p in parts], axis=0)
         sums = (signs @ rows.reshape(n, -1)).reshape(-1, degree + 1)
         tops = _row_maxima(sums).reshape(draws, -1) + radius
         best = np.maximum(best, tops.max(axis=1))
@@ -137,15 +103,7 @@ def rademacher_complexity(
 
 def _row_maxima(b: Array) -> Array:
     """Maximum on [0, 1] of each row of Bernstein coefficients: exact up to degree 2, the largest coefficient above."""
-    return -quadratic_minima(-b)[1] if b.shape[1] <= 3 else b.max(axis=1)
-
-
-def piece_ranges(f: PiecewiseFunction) -> tuple[Array, Array]:
-    """`lo[k] <= f <= hi[k]` on piece k: exact up to rounding up to degree 2, the hull of the coefficients above."""
-    hull, error = f._hull(), f._error()
-    if f.denominator is not None or f.numerator.shape[1] > 3:
-        return hull.min(axis=1) - error, hull.max(axis=1) + error
-    return quadratic_minima(hull)[1] - 2 * error, -quadratic_minima(-hull)[1] + 2 * error
+    return -bernstein.quadratic_minima(-b)[1] if b.shape[1] <= 3 else b.max(axis=1)
 
 
 def same_domain(duals: Sequence[PiecewiseFunction]) -> Sequence[PiecewiseFunction]:

@@ -1,15 +1,15 @@
 r"""What is known of every dual function beforehand, and how many ways n of them can be cut by thresholds.
 
 Everything rests on one number. For a class of dual functions let `N(n)` bound the number of labellings, that is of
-distinct vectors `(1[loss_alpha(x_i) < z_i])_{i <= n}` as alpha moves, for any n tasks `x_i` and any thresholds `z_i`.
+distinct vectors `(1[loss_α(x_i) < z_i])_{i <= n}` as α moves, for any n tasks `x_i` and any thresholds `z_i`.
 
-**Lemma (intervals).** If every set `{alpha : loss_alpha(x) < z}` is a union of at most B0 intervals, then
+**Lemma (intervals).** If every set `{α : loss_α(x) < z}` is a union of at most B0 intervals, then
 `N(n) <= 2 n B0 + 1`. *Proof.* The n sets have at most 2 n B0 ends, with multiplicity. Go from left to right. At a place
 where exactly one set has one end, the label of the place equals the label of one side, so the passage adds one
 labelling. At a place with m >= 2 ends it adds at most two (the place, and what follows). So each end adds at most one.
 ∎
 
-**Lemma (oscillations).** If every indicator `1[loss_alpha(x) < z]` has at most B discontinuities, `N(n) <= 2 n B + 1`:
+**Lemma (oscillations).** If every indicator `1[loss_α(x) < z]` has at most B discontinuities, `N(n) <= 2 n B + 1`:
 each of the n B places adds at most two labellings, itself and what follows.
 
 Source: Balcan, DeBlasio, Dick, Kingsford, Sandholm and Vitercik, "How much data is sufficient to learn high-performing
@@ -29,7 +29,7 @@ class Structure(abc.ABC):
     """What is known of every dual function before a task is seen; the loss of every task lies in [0, `range`].
 
     `range` must bound every loss that can ever occur, not those that did; clip the loss
-    ([`clip`][hyprax.tasks.clip]) if it has no natural bound.
+    ([`clip`][hyprax.tasks.PiecewiseFunction.clip]) if it has no natural bound.
     """
 
     range: float = 1.0
@@ -54,13 +54,36 @@ class Structure(abc.ABC):
 
     @property
     def variation(self) -> float:
-        """`Lambda (b - a)`: the most that a dual function can change over the domain by its Lipschitz constant."""
+        """`Λ (b - a)`: the most that a dual function can change over the domain by its Lipschitz constant."""
         return math.inf
 
     @property
     @abc.abstractmethod
     def assumption(self) -> str:
         """The structure in words."""
+
+    def pseudo_dimension(self) -> float:
+        """`max {n : 2^n <= N(n)}`: an upper bound of the pseudo-dimension of the dual functions; infinite where N is.
+
+        To shatter n tasks takes 2^n labellings. `n ln 2 - ln N(n)` is convex in n for every structure here and zero at
+        n = 0, so the n in question are an interval from 0 and bisection finds its end.
+        """
+        if isinstance(self, PseudoDimension):
+            return self.value
+        if math.isinf(self.log_labellings(1)):
+            return math.inf
+
+        def shattered(n: int) -> bool:
+            return n * math.log(2) <= self.log_labellings(n) * (1 + 1e-12) + 1e-12
+
+        high = 1
+        while shattered(high):
+            high *= 2
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if shattered(middle) else (low, middle)
+        return low
 
 
 def from_intervals(n: int, log_intervals: float) -> float:
@@ -82,7 +105,7 @@ class Bounded(Structure):
 
 @dataclass(frozen=True)
 class Intervals(Structure):
-    """`N(n) = 2 n B0 + 1`: every set `{alpha : loss < z}` is a union of at most B0 = `count` intervals.
+    """`N(n) = 2 n B0 + 1`: every set `{α : loss < z}` is a union of at most B0 = `count` intervals.
 
     A jointly convex training loss has B0 = 1 (projections of convex sets are convex), so Pdim <= 2.
     """
@@ -94,12 +117,12 @@ class Intervals(Structure):
 
     @property
     def assumption(self) -> str:
-        return f"every set {{alpha : loss < z}} is a union of at most {self.count} intervals"
+        return f"every set {{hyper : loss < z}} is a union of at most {self.count} intervals"
 
 
 @dataclass(frozen=True)
 class Oscillations(Structure):
-    """`N(n) = 2 n B + 1`: every indicator `1[loss_alpha < z]` has at most B = `count` discontinuities."""
+    """`N(n) = 2 n B + 1`: every indicator `1[loss_α < z]` has at most B = `count` discontinuities."""
 
     count: int
 
@@ -133,9 +156,9 @@ class Pieces(Structure):
 
 @dataclass(frozen=True)
 class Lipschitz(Structure):
-    """`|loss_alpha - loss_alpha'| <= constant |alpha - alpha'|` for every task, on a domain (a, b).
+    """`|loss_α - loss_α'| <= constant |α - α'|` for every task, on a domain (a, b).
 
-    A maximum over w of functions that are Lipschitz in alpha with one constant is Lipschitz with that constant.
+    A maximum over w of functions that are Lipschitz in α with one constant is Lipschitz with that constant.
     """
 
     constant: float
@@ -180,15 +203,15 @@ class Rational(Structure):
 
     @property
     def assumption(self) -> str:
-        return f"every dual function is a quotient of polynomials of degree at most {self.degree} in alpha"
+        return f"every dual function is a quotient of polynomials of degree at most {self.degree} in hyper"
 
 
 @dataclass(frozen=True)
 class RidgeRank(Structure):
-    """`B0 = r + 1`: the squared validation loss of ridge regression is rational of degree 2r in lambda, r = `rank`.
+    """`B0 = r + 1`: the squared validation loss of ridge regression is rational of degree 2r in λ, r = `rank`.
 
-    With the singular values s_j of a training matrix of rank r, predictions are `sum_j c_j / (s_j^2 + lambda)`: over
-    the common denominator `prod_j (s_j^2 + lambda)^2` the loss has degree 2r over 2r. K folds have K denominators:
+    With the singular values s_j of a training matrix of rank r, predictions are `sum_j c_j / (s_j^2 + λ)`: over
+    the common denominator `prod_j (s_j^2 + λ)^2` the loss has degree 2r over 2r. K folds have K denominators:
     give K r.
     """
 
@@ -246,30 +269,6 @@ def log_binomial_sum(s: int, k: int, log_base: float) -> float:
     j = np.arange(min(k, s) + 1, dtype=np.float64)
     terms = gammaln(s + 1.0) - gammaln(j + 1) - gammaln(s - j + 1) + j * log_base
     return float(np.logaddexp.reduce(terms))
-
-
-def pseudo_dimension(structure: Structure) -> float:
-    """`max {n : 2^n <= N(n)}`, an upper bound of the pseudo-dimension of the dual functions; infinite where N is.
-
-    To shatter n tasks takes 2^n labellings. `n ln 2 - ln N(n)` is convex in n for every structure here and zero at n =
-    0, so the n in question are an interval from 0 and bisection finds its end.
-    """
-    if isinstance(structure, PseudoDimension):
-        return structure.value
-    if math.isinf(structure.log_labellings(1)):
-        return math.inf
-
-    def shattered(n: int) -> bool:
-        return n * math.log(2) <= structure.log_labellings(n) * (1 + 1e-12) + 1e-12
-
-    high = 1
-    while shattered(high):
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if shattered(middle) else (low, middle)
-    return low
 
 
 def as_structures(structure: Structure | Sequence[Structure]) -> tuple[Structure, ...]:

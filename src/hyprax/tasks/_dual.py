@@ -14,9 +14,9 @@ class ReadoutDuals:
     """What one sweep over the hyperparameter gives for a task with a linear read-out."""
 
     squared: PiecewiseFunction
-    """`alpha -> mean_j ||out_j(alpha) - y_j||^2` over the validation rows."""
+    """`α -> mean_j ‖out_j(α) - y_j‖^2` over the validation rows."""
     zero_one: PiecewiseFunction | None
-    """`alpha -> share of the validation rows predicted wrongly`, piecewise constant; a change of a prediction is caught
+    """`α -> share of the validation rows predicted wrongly`, piecewise constant; a change of a prediction is caught
     in a bracket of 2^-30 of a piece, on which the loss is only enclosed. `None` for a regression."""
 
     @classmethod

@@ -12,7 +12,7 @@ from ._series import gamma
 
 
 class Chord(NamedTuple):
-    """`start (1 - t) + end t - below <= L(alpha) <= start (1 - t) + end t + above` for `alpha = (1 - t) a + t b`."""
+    """`start (1 - t) + end t - below <= L(α) <= start (1 - t) + end t + above` for `α = (1 - t) a + t b`."""
 
     start: float
     end: float
@@ -22,10 +22,10 @@ class Chord(NamedTuple):
 
 @runtime_checkable
 class InnerProblem(Protocol):
-    """What `enclose` needs of a problem: an approximate optimum at one alpha, and a bound between two."""
+    """What `enclose` needs of a problem: an approximate optimum at one α, and a bound between two."""
 
-    def solve(self, alpha: float, start: Any) -> Any:
-        """The solution at alpha (with whatever `chord` wants to find again), started from another one or from
+    def solve(self, hyper: float, start: Any) -> Any:
+        """The solution at α (with whatever `chord` wants to find again), started from another one or from
         `None`."""
         ...
 
@@ -45,13 +45,13 @@ class InnerProblem(Protocol):
 def enclose(
     problem: InnerProblem, domain: tuple[float, float], *, tolerance: float, most_solves: int = 2000
 ) -> PiecewiseFunction:
-    r"""`|L(alpha) - p(alpha)| <= r_k <= tolerance` on every piece k: a dual function known to a tolerance, everywhere.
+    r"""`|L(α) - p(α)| <= r_k <= tolerance` on every piece k: a dual function known to a tolerance, everywhere.
 
-    `L(alpha) = g(w*(alpha))`, `w*(alpha) = argmin_w f(w, alpha)`. The problem is solved (approximately) at the two ends
+    `L(α) = g(w*(α))`, `w*(α) = argmin_w f(w, α)`. The problem is solved (approximately) at the two ends
     of an interval; between them the chord `c(t) = (1 - t) w_a + t w_b` is compared with the path w*. For a strongly
     convex f with modulus mu,
 
-        || c(t) - w*(alpha(t)) || <= || grad f(c(t), alpha(t)) || / mu,
+        ‖ c(t) - w*(α(t)) ‖ <= ‖ grad f(c(t), α(t)) ‖ / mu,
 
     and along the chord the gradient differs from the straight line between its (tiny) values at the ends by at most 1/8
     of the largest second derivative: an error of second order in the width, so the number of solves grows like
@@ -62,7 +62,7 @@ def enclose(
     - `problem`: a [`SmoothProblem`][hyprax.tasks.SmoothProblem] with its constants, or anything with its methods.
       [`logistic_dual`][hyprax.tasks.logistic_dual], `softmax_dual` and `huber_dual` call this with constants of their
       own.
-    - `domain`: (a, b), the range of alpha.
+    - `domain`: (a, b), the range of α.
     - `tolerance`: the largest radius allowed.
     - `most_solves`: how many inner problems may be solved.
 
@@ -123,12 +123,12 @@ class SmoothProblem:
     r"""A strongly convex inner problem and a smooth outer loss, of one's own, with the constants that prove an
     enclosure.
 
-    With `mu` the modulus of strong convexity of `f(., alpha)`, `d = w_b - w_a`, `D = b - a`, and gradients at the ends
+    With `mu` the modulus of strong convexity of `f(., α)`, `d = w_b - w_a`, `D = b - a`, and gradients at the ends
     of norm g_a, g_b, the gradient along the chord c(t) is bounded in two ways, of which the smaller is used:
 
-    - second order, from `bend = (K, K', K'')` with `|f_www| <= K`, `|f_ww alpha| <= K'`, `|f_w alpha alpha| <= K''`
+    - second order, from `bend = (K, K', K'')` with `|f_www| <= K`, `|f_ww α| <= K'`, `|f_w α α| <= K''`
       (operator norms): `max(g_a, g_b) + (K |d|^2 + 2 K' |D| |d| + K'' D^2) / 8`, by the error of linear interpolation;
-    - first order, from `mixed = M`, `|f_w alpha| <= M`: w* is within `(max(g_a, g_b) + M |D| / 2) / mu` of the nearer
+    - first order, from `mixed = M`, `|f_w α| <= M`: w* is within `(max(g_a, g_b) + M |D| / 2) / mu` of the nearer
       end, and c(t) within `|d| / 2` of it.
 
     That gives `|c(t) - w*| <= r`. With g's gradient Lipschitz (`smoothness = B`), `g(c(t))` is within `B |d|^2 / 8` of
@@ -140,9 +140,9 @@ class SmoothProblem:
     """
 
     gradient: Callable[[Array, float], Array]
-    """`(w, alpha) -> grad_w f`, w a flat array."""
+    """`(w, α) -> grad_w f`, w a flat array."""
     solver: Callable[[float, Array | None], Array]
-    """`(alpha, start) -> w`, an approximate optimum; `start` is a guess or `None`. Its accuracy is measured, not
+    """`(α, start) -> w`, an approximate optimum; `start` is a guess or `None`. Its accuracy is measured, not
     trusted."""
     outer: Callable[[Array], float]
     """`w -> g(w)`."""
@@ -158,7 +158,7 @@ class SmoothProblem:
     bend: Callable[[float, float], tuple[float, float, float]] | tuple[float, float, float] | None = None
     mixed: float | Callable[[float, float], float] | None = None
     logarithmic: bool = False
-    """Whether intervals are cut at their geometric middle (for a positive alpha over decades)."""
+    """Whether intervals are cut at their geometric middle (for a positive α over decades)."""
 
     def __post_init__(self):
         if self.bend is None and self.mixed is None:
@@ -168,10 +168,10 @@ class SmoothProblem:
         if not self.rounding >= 0:
             raise ValueError(f"SmoothProblem: rounding must be >= 0; got {self.rounding}.")
 
-    def solve(self, alpha: float, start: Array | None) -> Solution:
-        """The user's solution at alpha, with the gradient norm that it really has."""
-        w = np.asarray(self.solver(alpha, start), dtype=np.float64)
-        slope, outer = np.asarray(self.gradient(w, alpha), np.float64), np.asarray(self.outer_gradient(w), np.float64)
+    def solve(self, hyper: float, start: Array | None) -> Solution:
+        """The user's solution at α, with the gradient norm that it really has."""
+        w = np.asarray(self.solver(hyper, start), dtype=np.float64)
+        slope, outer = np.asarray(self.gradient(w, hyper), np.float64), np.asarray(self.outer_gradient(w), np.float64)
         value = float(self.outer(w))
         if slope.shape != w.shape or outer.shape != w.shape or w.ndim != 1:
             raise ValueError(
@@ -179,7 +179,7 @@ class SmoothProblem:
                 f"got {w.shape}, {slope.shape}, {outer.shape}."
             )
         if not (np.all(np.isfinite(slope)) and np.all(np.isfinite(outer)) and np.isfinite(value)):
-            raise ValueError(f"the gradient or the outer loss is not finite at alpha = {alpha}.")
+            raise ValueError(f"the gradient or the outer loss is not finite at hyper = {hyper}.")
         size = 1 + gamma(w.size + 8)
         return Solution(
             w,

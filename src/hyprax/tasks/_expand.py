@@ -1,14 +1,17 @@
 """Rational pieces expanded in polynomials with a proven radius."""
 
+from dataclasses import replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from . import _bernstein as bernstein
-from ._bernstein import UNIT
-from ._piecewise import PiecewiseFunction
+from ._bernstein import UNIT, Array
+from ._pieces import Pieces
 
-Array = np.ndarray
+P = TypeVar("P", bound=Pieces)
+
 _HALVINGS = 40
 
 
@@ -33,10 +36,10 @@ def interpolate(values: Array, degree: int) -> Array:
     return rows + (values - met) @ inverse
 
 
-def expand_rationals(f: PiecewiseFunction, degree: int, tolerance: float) -> PiecewiseFunction:
+def expand_rationals(f: P, degree: int, tolerance: float) -> P:
     """See [`PiecewiseFunction.to_polynomials`][hyprax.tasks.PiecewiseFunction.to_polynomials]."""
     nodes, _ = interpolation(degree)
-    size = float(np.max(np.abs(f._hull())))
+    size = float(np.max(np.abs(f.hull())))
     for attempt in range(_HALVINGS + 1):
         top, bottom = f.numerator, f.denominator
         assert bottom is not None
@@ -57,8 +60,8 @@ def expand_rationals(f: PiecewiseFunction, degree: int, tolerance: float) -> Pie
         middle = 0.5 * (f.breakpoints[:-1] + f.breakpoints[1:])
         bad &= (middle > f.breakpoints[:-1]) & (middle < f.breakpoints[1:])
         if attempt == _HALVINGS or not bad.any():
-            return PiecewiseFunction(f.breakpoints, p, None, np.nextafter(f.radius + grown, np.inf), f.certified)
-        f = f._refine(np.union1d(f.breakpoints, middle[bad]))
+            return replace(f, numerator=p, denominator=None, radius=np.nextafter(f.radius + grown, np.inf))
+        f = f.refine(np.union1d(f.breakpoints, middle[bad]))
     raise AssertionError("unreachable")
 
 

@@ -1,21 +1,26 @@
 """Extrema, level sets and shape of a piecewise function, with rounding accounted for."""
 
+from dataclasses import replace
+from typing import TypeVar
+
 import numpy as np
 
 from . import _bernstein as bernstein
-from ._piecewise import Array, Extremum, PiecewiseFunction
+from ._bernstein import Array
+from ._pieces import TIGHT, Extremum, Pieces
+
+P = TypeVar("P", bound=Pieces)
 
 _LEVELS = 60
-_SLIVER = 1e-8
 _SLOPE = 1e-7
 """One-sided derivatives that differ by less than this part of their size are taken as equal."""
 
 
-def minimise(f: PiecewiseFunction) -> Extremum:
+def minimise(f: Pieces) -> Extremum:
     """The global minimum: pieces of degree <= 2 in closed form, others by subdivision of those that can hold it."""
-    error, hull = f._error(), f._hull()
+    error, hull = f.error(), f.hull()
     if f.denominator is None and f.numerator.shape[1] <= 3:
-        t, value = _quadratic_minima(f.numerator)
+        t, value = bernstein.quadratic_minima(f.numerator)
         best = int(np.argmin(value + error))
         # The computed vertex is within 8 u max|b| / curvature of the true one: a loss below the rounding of the value.
         lower = np.min(np.maximum(value - 2 * error + f.radius, hull.min(axis=1) - f.radius))
@@ -49,34 +54,20 @@ def minimise(f: PiecewiseFunction) -> Extremum:
         lo, k = np.concatenate([lo[keep], lo[keep] + width]), np.concatenate([k[keep], k[keep]])
     # Values are flat at a minimum, so the place is found by the slope.
     where = np.concatenate([[place], _critical(f, np.array([best]))[1]])
-    value = f._evaluate(np.full(where.size, best), where)
+    value = f.evaluate(np.full(where.size, best), where)
     i = int(np.argmin(value))
     return _extremum(f, best, where[i], value[i], lower, error[best])
 
 
-def _extremum(f: PiecewiseFunction, k: int, t: float, value: float, lower: float, error: float) -> Extremum:
+def _extremum(f: Pieces, k: int, t: float, value: float, lower: float, error: float) -> Extremum:
     a, b = float(f.breakpoints[k]), float(f.breakpoints[k + 1])
-    alpha = b if t == 1.0 else min(a + t * (b - a), b)
+    hyper = b if t == 1.0 else min(a + t * (b - a), b)
     return Extremum(
-        float(alpha), float(value), float(np.nextafter(lower, -np.inf)), float(np.nextafter(value + error, np.inf))
+        float(hyper), float(value), float(np.nextafter(lower, -np.inf)), float(np.nextafter(value + error, np.inf))
     )
 
 
-def _quadratic_minima(b: Array) -> tuple[Array, Array]:
-    """Place in [0, 1] and value of the minimum of every row of degree at most 2."""
-    t = np.where(b[:, -1] < b[:, 0], 1.0, 0.0)
-    value = np.minimum(b[:, 0], b[:, -1])
-    if b.shape[1] == 3:
-        drop, curvature = b[:, 0] - b[:, 1], b[:, 0] - 2 * b[:, 1] + b[:, 2]
-        inside = (curvature > 0) & (drop > 0) & (drop < curvature)
-        vertex = np.divide(drop, curvature, out=t.copy(), where=inside)
-        low = bernstein.evaluate(b, vertex)
-        better = inside & (low < value)
-        t, value = np.where(better, vertex, t), np.where(better, low, value)
-    return t, value
-
-
-def _critical(f: PiecewiseFunction, k: Array) -> tuple[Array, Array]:
+def _critical(f: Pieces, k: Array) -> tuple[Array, Array]:
     """Places in (0, 1) where the slope of the pieces k vanishes: (index into k, t)."""
     top = f.numerator[k]
     slope, noise = bernstein.derivative(top), 2 * top.shape[1] * bernstein.rounding(top)
@@ -88,11 +79,11 @@ def _critical(f: PiecewiseFunction, k: Array) -> tuple[Array, Array]:
     return bernstein.roots(slope, noise)
 
 
-def level_set(f: PiecewiseFunction, z: float) -> Array:
+def level_set(f: Pieces, z: float) -> Array:
     """See [`PiecewiseFunction.level_set`][hyprax.tasks.PiecewiseFunction.level_set]."""
     if not np.isfinite(z):
         raise ValueError(f"level_set needs a finite threshold; got {z!r}.")
-    error, hull = f._error(), f._hull()
+    error, hull = f.error(), f.hull()
     raised = z + 2 * error - f.radius  # the rounding twice: of the value, and of the place of the root
     inside, mixed = (
         hull.max(axis=1) <= raised,
@@ -107,7 +98,7 @@ def level_set(f: PiecewiseFunction, z: float) -> Array:
     k, start = k[order], start[order]
     last = np.append(k[1:] != k[:-1], True) if k.size else np.zeros(0, dtype=bool)
     end = np.where(last, 1.0, np.append(start[1:], 1.0)) if k.size else start
-    keep = inside[k] | (f._evaluate(k, 0.5 * (start + end)) <= raised[k])
+    keep = inside[k] | (f.evaluate(k, 0.5 * (start + end)) <= raised[k])
     k, start, end = k[keep], start[keep], end[keep]
     left, right = f.breakpoints[k], f.breakpoints[k + 1]
     lo = left + start * (right - left)
@@ -118,91 +109,117 @@ def level_set(f: PiecewiseFunction, z: float) -> Array:
     return np.stack([lo[np.append(True, apart)], hi[np.append(apart, True)]], axis=1)
 
 
-def _known(f: PiecewiseFunction) -> Array:
-    """The pieces that say something of the shape: all but undecided slivers, such as those around a jump of a 0-1 loss.
-
-    A sliver is narrower than 1e-8 (of the domain, or of alpha) and a radius above twice the smallest.
-    """
-    width, error = np.diff(f.breakpoints), f._error()
-    span = f.breakpoints[-1] - f.breakpoints[0]
-    thin = width <= _SLIVER * np.minimum(span, np.maximum(np.abs(f.breakpoints[1:]), np.abs(f.breakpoints[:-1])))
-    return np.flatnonzero(~(thin & (error > 2 * np.min(error))))  # the piece of smallest error is always kept
+def undecided(f: Pieces, tolerance: float | None) -> Array:
+    """See [`PiecewiseFunction.undecided`][hyprax.tasks.PiecewiseFunction.undecided]."""
+    wide = f.error() > _tolerance(f, tolerance)
+    return _merged(f.breakpoints[:-1][wide], f.breakpoints[1:][wide])
 
 
-def _steps(f: PiecewiseFunction) -> tuple[Array, Array, Array]:
-    """Between neighbouring known pieces: the place, the step of the value, and the error of the two values."""
-    hull, error, k = f._hull(), f._error(), _known(f)
-    place = 0.5 * (f.breakpoints[k[:-1] + 1] + f.breakpoints[k[1:]])
-    return place, hull[k[1:], 0] - hull[k[:-1], -1], error[k[1:]] + error[k[:-1]]
+def _tolerance(f: Pieces, tolerance: float | None) -> float:
+    if tolerance is None:
+        return TIGHT * f.size
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be >= 0; got {tolerance!r}.")
+    return tolerance
 
 
-def jumps(f: PiecewiseFunction) -> Array:
+def _merged(left: Array, right: Array) -> Array:
+    """Ascending closed intervals joined where they touch."""
+    apart = left[1:] > right[:-1]
+    return np.stack([left[np.append(True, apart)[: left.size]], right[np.append(apart, True)[: left.size]]], axis=1)
+
+
+def jumps(f: Pieces, tolerance: float | None) -> Array:
     """See [`PiecewiseFunction.jumps`][hyprax.tasks.PiecewiseFunction.jumps]."""
-    place, step, error = _steps(f)
-    return place[np.abs(step) > error]
+    hull, error = f.hull(), f.error()
+    known = np.flatnonzero(error <= _tolerance(f, tolerance))
+    before, after = known[:-1], known[1:]
+    step = np.abs(hull[after, 0] - hull[before, -1]) > error[after] + error[before]
+    return np.stack([f.breakpoints[before + 1], f.breakpoints[after]], axis=1)[step]
 
 
-def kinks(f: PiecewiseFunction) -> Array:
+def steps(f: Pieces, tolerance: float) -> tuple[Array, Array, float, float]:
+    """Ends of closed intervals outside of which the pieces move by at most `slope width + slack` over a width.
+
+    The intervals are where the pieces' middle steps by more than `tolerance`, and the undecided pieces; `slack` is the
+    sum of all smaller steps, and the slope is the largest outside of the undecided pieces.
+    """
+    wide = f.error() > tolerance
+    step = np.abs(f.hull()[1:, 0] - f.hull()[:-1, -1])
+    beside = wide[1:] | wide[:-1]  # a step at the end of an undecided piece is in its interval
+    large = (step > tolerance) & ~beside
+    place = f.breakpoints[1:-1][large]
+    left, right = np.concatenate([f.breakpoints[:-1][wide], place]), np.concatenate([f.breakpoints[1:][wide], place])
+    order = np.argsort(left, kind="stable")
+    slope = np.max(np.abs(bernstein.derivative(f.numerator)), axis=1) / np.diff(f.breakpoints)
+    return left[order], right[order], float(np.max(slope[~wide], initial=0.0)), float(np.sum(step[~large & ~beside]))
+
+
+def kinks(f: Pieces) -> Array:
     """See [`PiecewiseFunction.kinks`][hyprax.tasks.PiecewiseFunction.kinks]."""
-    error = f._error()
-    step, error = f._hull()[1:, 0] - f._hull()[:-1, -1], error[1:] + error[:-1]
+    error = f.error()
+    wide = error > _tolerance(f, None)
+    hull = f.hull()
+    step, both = hull[1:, 0] - hull[:-1, -1], error[1:] + error[:-1]
     width, n = np.diff(f.breakpoints), f.numerator.shape[1] - 1
     if n == 0:
         return np.zeros(0)
     first, last = n * (f.numerator[:, 1] - f.numerator[:, 0]), n * (f.numerator[:, -1] - f.numerator[:, -2])
     if f.denominator is not None:  # (N/D)' = (N' - (N/D) D') / D
-        d, h = f.denominator, f._hull()
-        first = (first - h[:, 0] * n * (d[:, 1] - d[:, 0])) / d[:, 0]
-        last = (last - h[:, -1] * n * (d[:, -1] - d[:, -2])) / d[:, -1]
+        d = f.denominator
+        first = (first - hull[:, 0] * n * (d[:, 1] - d[:, 0])) / d[:, 0]
+        last = (last - hull[:, -1] * n * (d[:, -1] - d[:, -2])) / d[:, -1]
     before, after = last[:-1] / width[:-1], first[1:] / width[1:]
-    noise = 2 * n * f._error() / width
+    noise = 2 * n * error / width
     turn = np.abs(after - before) > _SLOPE * np.maximum(np.abs(after), np.abs(before)) + noise[1:] + noise[:-1]
-    return f.breakpoints[1:-1][turn & (np.abs(step) <= error)]
+    return f.breakpoints[1:-1][turn & (np.abs(step) <= both) & ~wide[1:] & ~wide[:-1]]
 
 
-def _turns(f: PiecewiseFunction) -> list[tuple[float, float]]:
-    """(place, value) of alternating maxima and minima, ends of the domain included.
+def _turns(f: Pieces) -> list[tuple[float, float]]:
+    """(place, value) of alternating maxima and minima, ends of the domain included, each of them certain.
 
-    A turn counts when the function moves by more than its error from it. A plateau is one turn, at its middle.
+    A maximum counts with the largest lower bound of the function, a minimum with the smallest upper bound, and a turn
+    when the function surely falls below the one, or rises above the other. So an undecided piece adds no turn and
+    hides none that its neighbours show. A plateau is one turn, at its middle.
     """
-    known = _known(f)
-    crossing, where = _critical(f, known)
-    k = np.concatenate([known, known[crossing], known])
-    t = np.concatenate([np.zeros(known.size), where, np.ones(known.size)])
+    every = np.arange(f.n_pieces)
+    crossing, where = _critical(f, every)
+    k = np.concatenate([every, crossing, every])
+    t = np.concatenate([np.zeros(every.size), where, np.ones(every.size)])
     order = np.lexsort((t, k))
     k, t = k[order], t[order]
-    values, error = f._evaluate(k, t), float(np.max(f._error()[known]))
+    values, error = f.evaluate(k, t), f.error()[k]
     places = f.breakpoints[k] + t * (f.breakpoints[k + 1] - f.breakpoints[k])
-    tolerance = 2 * error
     turns: list[tuple[float, float]] = []
     direction = 0
-    start = [values[0], places[0], places[0]]  # value, first and last place
-    top, bottom = list(start), list(start)
-    for place, value in zip(places.tolist(), values.tolist(), strict=True):
+    # [sure bound, the other bound where it was met, first and last place], with signs that make both a maximum
+    top = [-np.inf, -np.inf, places[0], places[0]]
+    bottom = list(top)
+    for place, value, e in zip(places.tolist(), values.tolist(), error.tolist(), strict=True):
         for extreme, sign in ((top, 1), (bottom, -1)):
-            if sign * (value - extreme[0]) > tolerance:
-                extreme[:] = [value, place, place]
-            elif sign * (value - extreme[0]) >= 0:
-                extreme[0], extreme[2] = value, place
-        if direction >= 0 and value < top[0] - tolerance:
-            turns.append((0.5 * (top[1] + top[2]), top[0]))
-            direction, bottom = -1, [value, place, place]
-        elif direction <= 0 and value > bottom[0] + tolerance:
-            turns.append((0.5 * (bottom[1] + bottom[2]), bottom[0]))
-            direction, top = 1, [value, place, place]
-    last = bottom if direction < 0 else top
-    turns.append((0.5 * (last[1] + last[2]), last[0]))
+            if sign * value - e > extreme[1]:
+                extreme[:] = [sign * value - e, sign * value + e, place, place]
+            elif sign * value - e >= extreme[0]:
+                extreme[0], extreme[1], extreme[3] = sign * value - e, max(extreme[1], sign * value + e), place
+        if direction >= 0 and value + e < top[0]:
+            turns.append((0.5 * (top[2] + top[3]), top[0]))
+            direction, bottom = -1, [-value - e, -value + e, place, place]
+        elif direction <= 0 and value - e > -bottom[0]:
+            turns.append((0.5 * (bottom[2] + bottom[3]), -bottom[0]))
+            direction, top = 1, [value - e, value + e, place, place]
+    last, sign = (bottom, -1) if direction < 0 else (top, 1)
+    turns.append((0.5 * (last[2] + last[3]), sign * last[0]))
     return turns
 
 
-def local_maxima(f: PiecewiseFunction) -> Array:
+def local_maxima(f: Pieces) -> Array:
     """See [`PiecewiseFunction.local_maxima`][hyprax.tasks.PiecewiseFunction.local_maxima]."""
     turns = _turns(f)
     falling = len(turns) == 1 or turns[0][1] > turns[1][1]
     return np.array([place for place, _ in turns[0 if falling else 1 :: 2]])
 
 
-def oscillations(f: PiecewiseFunction) -> int:
+def oscillations(f: Pieces) -> int:
     """See [`PiecewiseFunction.oscillations`][hyprax.tasks.PiecewiseFunction.oscillations]."""
     values = np.array([value for _, value in _turns(f)])
     if values.size < 2:
@@ -212,3 +229,35 @@ def oscillations(f: PiecewiseFunction) -> int:
     place = np.concatenate([hi, lo])
     step = np.concatenate([-np.ones(hi.size), np.ones(lo.size)])
     return int(np.max(np.cumsum(step[np.lexsort((step, place))])))
+
+
+def clip(dual: P, upper: float) -> P:
+    """See [`PiecewiseFunction.clip`][hyprax.tasks.PiecewiseFunction.clip]."""
+    low, high = dual.ranges()
+    if np.max(high) <= upper:
+        return dual
+    sets = level_set(dual, upper)
+    inside = sets[sets[:, 1] > sets[:, 0]]
+    a, b = dual.domain
+    cuts = inside.ravel()
+    parts = dual.refine(np.union1d(dual.breakpoints, cuts[(cuts > a) & (cuts < b)]))
+    middle = 0.5 * (parts.breakpoints[1:] + parts.breakpoints[:-1])
+    kept = np.zeros(middle.size, dtype=bool)
+    for left, right in inside:
+        kept |= (middle >= left) & (middle <= right)
+    low, high = parts.ranges()
+    numerator = np.where(kept[:, None], parts.numerator, upper * _ones(parts))
+    # `min(f, upper)` differs from f by what f exceeds `upper` by, and from `upper` by what f falls short of it.
+    slack = np.where(kept, high - upper, upper - low)
+    for k in np.flatnonzero(slack > 0):  # the hull of a higher degree is too wide to tell
+        one = parts.restrict(*parts.breakpoints[k : k + 2])
+        slack[k] = (
+            -minimise(replace(one, numerator=-one.numerator)).lower - upper if kept[k] else upper - minimise(one).lower
+        )
+    slack = np.maximum(slack, 0.0)
+    return replace(parts, numerator=numerator, radius=np.where(kept, parts.radius, 0.0) + slack)
+
+
+def _ones(f: Pieces) -> Array:
+    """The numerator of the function 1."""
+    return np.ones_like(f.numerator) if f.denominator is None else f.denominator

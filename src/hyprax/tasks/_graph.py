@@ -9,7 +9,13 @@ from ._bernstein import Array
 from ._dual import ReadoutDuals
 from ._kernel import Graph, Kernel, Matrix, WeightSeries, row_sums
 from ._margins import classes_of
-from ._series import Features, Outputs, Scores, cover, gamma, ridge_outputs, score, solve_spd
+from ._series import PENALTY, Features, Outputs, Scores, cover, gamma, ridge_outputs, score, solve_spd
+
+_FAR = (
+    "Nodes that are far from all others there (weights vanish) need a larger hyperparameter, edges of their own, or to "
+    "be left out."
+)
+"""The way out where weights are too small for a proof."""
 
 
 def label_propagation_dual(
@@ -24,15 +30,15 @@ def label_propagation_dual(
     accuracy: float = 1e-10,
     degree: int = 10,
 ) -> ReadoutDuals:
-    r"""`alpha -> loss of f(alpha)` on nodes without a label, `(D_uu - A_uu) f = A_ul y_l`, `D = diag(A 1)`, `A =
-    A(alpha)`.
+    r"""`α -> loss of f(α)` on nodes without a label, `(D_uu - A_uu) f = A_ul y_l`, `D = diag(A 1)`, `A =
+    A(α)`.
 
     Label propagation: f is the harmonic function with the given labels, each value the weighted mean of its
-    neighbours'. With `A_ij = (d_ij + alpha)^Delta` the solution is rational in alpha; with the Gaussian kernel it is
+    neighbours'. With `A_ij = (d_ij + α)^Δ` the solution is rational in α; with the Gaussian kernel it is
     smooth.
 
     *Certificate.* The matrix `M(s) = D_uu - A_uu` has non-positive entries off the diagonal. If `v > 0` and
-    `M(s) v >= c > 0` for all |s| <= 1, then M(s) is a non-singular M-matrix and `||M^-1||_inf <= max v / c`: for
+    `M(s) v >= c > 0` for all |s| <= 1, then M(s) is a non-singular M-matrix and `‖M^-1‖_inf <= max v / c`: for
     `M x = r`, `-|r|_inf M v / c <= r <= |r|_inf M v / c` and `M^-1 >= 0`. v is the computed `M_0^-1 1`, and the bound
     `M_0 v - sum_{j >= 1} |M_j v|` less rounding holds on the whole piece. The polynomial f_hat is then within
     `(max v / c) |A_ul y - M f_hat|_inf`.
@@ -72,7 +78,7 @@ def label_propagation_dual(
         return score(Outputs(solution[:, place], rows * radius, rows * cut), check, truth, degree)
 
     return ReadoutDuals.assemble(
-        cover((a, b), expand, accuracy, "label_propagation_dual"), len(scored), truth is not None
+        cover((a, b), expand, accuracy, "label_propagation_dual", _FAR), len(scored), truth is not None
     )
 
 
@@ -91,11 +97,11 @@ def sgc_dual(
     accuracy: float = 1e-10,
     degree: int = 10,
 ) -> ReadoutDuals:
-    r"""`alpha -> L_val(w(alpha))` for `Phi(alpha) = (D^-1 A(alpha))^hops X`, `w = argmin ||Phi_t w - Y||^2 / n +
-    penalty ||w||^2`.
+    r"""`α -> L_val(w(α))` for `Phi(α) = (D^-1 A(α))^hops X`, `w = argmin ‖Phi_t w - Y‖^2 / n +
+    penalty ‖w‖^2`.
 
     Simplified graph convolution: features averaged over neighbours `hops` times, and a ridge read-out on the nodes of
-    `train`. Every node is a neighbour of itself, with the weight `k(d_ii, alpha)`.
+    `train`. Every node is a neighbour of itself, with the weight `k(d_ii, α)`.
 
     *Certificate.* `D F_k = A F_(k-1)` is solved in power series. `D^-1 A` averages, so an error in F_(k-1) is not
     amplified in the largest norm, and `|F_k - F_hat_k| <= |F_(k-1) - F_hat_(k-1)|_inf + |A F_hat_(k-1) - D F_hat_k| /
@@ -136,7 +142,7 @@ def sgc_dual(
         ]
         return score(ridge_outputs(both[0], targets, both[1], penalty, degree), check, truth, degree)
 
-    return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual"), len(scored), truth is not None)
+    return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual", PENALTY), len(scored), truth is not None)
 
 
 def _domain(domain: tuple[float, float]) -> tuple[float, float]:

@@ -3,37 +3,25 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import jax.numpy as jnp
-from jax import Array
-
-from .._certificate import Certificate, Kind
-from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound, rademacher_bound
-from ._brackets import piece_ranges, rademacher_complexity, same_domain
+from .._certificate import Kind
+from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound
+from ._brackets import same_domain
 from ._complexity import Structure, as_structures
 from ._piecewise import PiecewiseFunction
 from ._split import Means, split_excess_bound, split_risk_bound
 
-_SHARES = {"structure": 0.05, "rademacher": 0.05, "split, empirical Bernstein": 0.05, "split": 0.85}
+_SHARES = {"structure": 0.05, "split, empirical Bernstein": 0.05, "split": 0.9}
 """Parts of delta for the kinds of bound, fixed before any task is seen: most of it to the one that usually wins."""
-_WORK = 4e10
-"""Multiplications that the Rademacher complexity may cost in `gap`; a few seconds."""
-_DRAWS = (50, 2000)
-"""Fewest and most draws of signs; with fewer than the fewest, the bound is left out."""
 _IID = (
     "the tasks are independent draws from one distribution, the one that later tasks come from; folds, resamples or "
     "subsets of one data set are not independent tasks"
 )
 _MEANINGS = {
-    "excess": "expected loss at the tuned alpha, less the smallest expected loss of any alpha",
-    "deviation": "expected loss at the tuned alpha, less its mean loss on the tasks at hand",
+    "excess": "expected loss at the tuned hyperparameter, less the smallest of any hyperparameter",
+    "deviation": "expected loss at the tuned hyperparameter, less its mean loss on the tasks at hand",
 }
-
-
-def _rounded_up(value: float) -> Array:
-    """As an array of the default float type, never below the value."""
-    array = jnp.asarray(value, dtype=float)
-    return array if float(array) >= value else jnp.nextafter(array, jnp.asarray(jnp.inf, dtype=array.dtype))
 
 
 @dataclass(frozen=True)
@@ -53,12 +41,12 @@ class Guarantee:
     assumptions: tuple[str, ...]
     """What it rests on, in words."""
     reference: float
-    """`H sqrt(ln(2/delta) / 2n)`: Hoeffding for one alpha fixed beforehand, with nothing tuned."""
+    """`H sqrt(ln(2/delta) / 2n)`: Hoeffding for one α fixed beforehand, with nothing tuned."""
     candidates: Mapping[str, float]
     """Every bound that was tried, each at its own part of delta."""
-    alpha: float | None = None
-    """The alpha that it speaks of, if dual functions were given."""
-    alphas: tuple[float, float] | None = None
+    hyper: float | None = None
+    """The α that it speaks of, if dual functions were given."""
+    hypers: tuple[float, float] | None = None
     """The interval that the bound covers at once, if it is a split bound."""
     notes: tuple[str, ...] = field(default=())
     """Bounds that could not be tried, and why."""
@@ -70,13 +58,6 @@ class Guarantee:
         """Whether the bound is no smaller than the range of the loss."""
         return self.value >= self.range
 
-    @property
-    def certificate(self) -> Certificate:
-        """The same as a certificate, with the assumptions in its text."""
-        terms = {name: _rounded_up(value) for name, value in self.candidates.items()}
-        words = f"{self.name}; with probability {1 - self.delta:g}, provided that " + "; ".join(self.assumptions)
-        return Certificate(_rounded_up(self.value), self.kind, _MEANINGS[self.target], words, terms)
-
     def __str__(self) -> str:
         lines = [
             f"{self.target} <= {self.value:.4g} with probability {1 - self.delta:g} over {self.n} tasks ({self.name}"
@@ -84,14 +65,14 @@ class Guarantee:
             + (": vacuous, the loss itself is at most that" if self.vacuous else ""),
             f"  {self.target}: {_MEANINGS[self.target]}",
         ]
-        if self.alpha is not None:
-            lines.append(f"  at alpha = {self.alpha:.6g}")
-        if self.alphas is not None:
-            lines.append(f"  and for every alpha in [{self.alphas[0]:.6g}, {self.alphas[1]:.6g}] at once")
+        if self.hyper is not None:
+            lines.append(f"  at the hyperparameter {self.hyper:.6g}")
+        if self.hypers is not None:
+            lines.append(f"  and for every one in [{self.hypers[0]:.6g}, {self.hypers[1]:.6g}] at once")
         lines += [f"  assumed: {words}" for words in self.assumptions]
         lines += [f"  tried: {name}: {value:.4g}" for name, value in self.candidates.items()]
         lines += [f"  not tried: {note}" for note in self.notes]
-        lines.append(f"  for reference, one alpha fixed beforehand (Hoeffding): {self.reference:.4g}")
+        lines.append(f"  for reference, one hyperparameter fixed beforehand (Hoeffding): {self.reference:.4g}")
         return "\n".join(lines)
 
 
@@ -107,7 +88,7 @@ class SampleSize:
     delta: float
     assumptions: tuple[str, ...]
     reference: int
-    """`ceil(H^2 ln(2/delta) / (2 epsilon^2))`: tasks that one alpha, fixed beforehand, needs (Hoeffding)."""
+    """`ceil(H^2 ln(2/delta) / (2 epsilon^2))`: tasks that one α, fixed beforehand, needs (Hoeffding)."""
     candidates: Mapping[str, int]
 
     def __str__(self) -> str:
@@ -117,7 +98,7 @@ class SampleSize:
         ]
         lines += [f"  assumed: {words}" for words in self.assumptions]
         lines += [f"  tried: {name}: {value} tasks" for name, value in self.candidates.items()]
-        lines.append(f"  for reference, one alpha fixed beforehand (Hoeffding): {self.reference} tasks")
+        lines.append(f"  for reference, one hyperparameter fixed beforehand (Hoeffding): {self.reference} tasks")
         return "\n".join(lines)
 
 
@@ -151,10 +132,10 @@ def tasks_needed(
     - `structure`: what is known of the dual functions; several structures if all of them hold.
     - `epsilon`: the gap asked for, in units of the loss; in (0, H).
     - `delta`: the probability with which it may be missed.
-    - `target`: `"excess"` (over the best alpha) or `"deviation"` (of the expected loss from the mean).
+    - `target`: `"excess"` (over the best α) or `"deviation"` (of the expected loss from the mean).
     - `accuracy`: xi, how far the computed losses may be from the true ones: adds 2 xi to an excess, xi to a deviation.
 
-    **Returns:** a [`SampleSize`][hyprax.tasks.SampleSize], with the number that Hoeffding gives for one alpha beside
+    **Returns:** a [`SampleSize`][hyprax.tasks.SampleSize], with the number that Hoeffding gives for one α beside
     it.
 
     **Raises:** `ValueError` where epsilon is not above what `accuracy` costs, or where no bound applies.
@@ -163,10 +144,10 @@ def tasks_needed(
     check_sample(1, delta)
     width = structures[0].range
     left = epsilon - _accuracy_cost(accuracy, target)
-    if not (math.isfinite(epsilon) and left > 0):
+    if not (left > 0 and epsilon < width):
         raise ValueError(
-            f"epsilon must be finite and above {epsilon - left:g}, what the accuracy of the losses costs; "
-            f"got {epsilon!r}."
+            f"epsilon must be above {epsilon - left:g}, what the accuracy of the losses costs, and below {width:g}, "
+            f"the range of the loss, which no gap exceeds anyway; got {epsilon!r}."
         )
     bounds = _structural(structures, target)
     if not bounds:
@@ -199,17 +180,19 @@ def gap(
     duals: Sequence[PiecewiseFunction] | None = None,
     *,
     target: Target = "excess",
-    alpha: float | None = None,
+    hyper: float | None = None,
     accuracy: float = 0.0,
     fraction: float = 0.15,
-    seed: int = 0,
+    key: Any = None,
 ) -> Guarantee:
-    """`P(target <= value) >= 1 - delta`: the smallest applicable guarantee for the alpha tuned on n tasks.
+    """The smallest applicable guarantee for the α tuned on n tasks: `P(target <= value) >= 1 - delta`.
 
     Without duals: the smallest of the bounds that the structure gives; each is known beforehand, so delta is not
     shared. With the duals of the n tasks, data decide which bound is smallest, so delta is shared among the kinds in
-    parts that are fixed beforehand (85 % for the split bound with wealth, 5 % each for the structure, Rademacher and
-    the split bound with empirical Bernstein), and all hold together with probability 1 - delta (union bound).
+    parts that are fixed beforehand (90 % for the split bound with wealth, 5 % each for the structure and for the split
+    bound with empirical Bernstein), and all hold together with probability 1 - delta (union bound). The Rademacher
+    bound is not among them: it takes longer than all the others and has never been the smallest; it can be had by
+    [`rademacher_complexity`][hyprax.tasks.complexity.rademacher_complexity].
 
     **Arguments:**
 
@@ -217,11 +200,12 @@ def gap(
     - `n`, `delta`: number of tasks, and the probability with which the guarantee may fail.
     - `duals`: the dual functions of the n tasks: losses in [0, H], H the range of the structure.
     - `target`: `"excess"` or `"deviation"`.
-    - `alpha`: the alpha that will be used; by default the one with the smallest mean loss over the duals. Another one
+    - `α`: the α that will be used; by default the one with the smallest mean loss over the duals. Another one
       pays, in an excess, for its distance from that mean in the bounds that are not split bounds.
     - `accuracy`: xi as in [`tasks_needed`][hyprax.tasks.tasks_needed]; the radii of the duals are accounted for
       without it.
-    - `fraction`, `seed`: the tasks that choose in the split bounds. Trying several and keeping the best voids delta.
+    - `fraction`, `key`: the part of the tasks that chooses in the split bounds, and the JAX random key that draws
+      them; the key is needed with `duals`. Trying several and keeping the best voids delta.
 
     **Raises:** `ValueError` where n is not the number of duals, or a dual leaves [0, H].
     """
@@ -242,31 +226,22 @@ def gap(
     check_losses(duals, n, width)
     mean = PiecewiseFunction.mean(duals)
     least = mean.minimise()
-    alpha = least.alpha if alpha is None else alpha
-    below, above = (float(x) for x in mean.enclose(alpha))
+    hyper = least.hyper if hyper is None else hyper
+    below, above = (float(x) for x in mean.enclose(hyper))
     behind = max(0.0, above - least.lower) if target == "excess" else 0.0
     notes: list[str] = []
     candidates = {name: f(n, delta * _SHARES["structure"]) + behind for name, (_, f) in bounds.items()}
-    share = delta * _SHARES["rademacher"]
-    draws = _affordable_draws(duals)
-    if draws:
-        complexity = rademacher_complexity(duals, draws=draws, delta=share / 10, seed=seed)
-        candidates["rademacher"] = rademacher_bound(complexity.upper, n, 0.9 * share, width, target) + behind
-    else:
-        notes.append(
-            f"rademacher: {n} tasks with so many pieces would take too long; call rademacher_complexity for it"
-        )
-    alphas = {}
+    hypers = {}
     if n >= 4:
         kinds: dict[str, Means] = {"split, empirical Bernstein": "bernstein", "split": "wealth"}
         for name, means in kinds.items():
             bound = split_excess_bound if target == "excess" else split_risk_bound
-            found = bound(duals, alpha, delta * _SHARES[name], width, fraction=fraction, seed=seed, means=means)
+            found = bound(duals, hyper, delta * _SHARES[name], width, fraction=fraction, key=key, means=means)
             candidates[name] = found.bound - (0.0 if target == "excess" else below)
-            alphas[name] = found.alphas
+            hypers[name] = found.hypers
     else:
         notes.append(f"split: needs at least 4 tasks, some to choose and some to certify; got {n}")
-    candidates = {name: value + cost for name, value in candidates.items()}
+    candidates = {name: value + cost for name, value in candidates.items()} or {"the range of the loss": width}
     best = min(candidates, key=lambda name: candidates[name])
     if best in bounds:
         assumptions.append(bounds[best][0].assumption)
@@ -280,8 +255,8 @@ def gap(
         tuple(assumptions),
         reference,
         candidates,
-        float(alpha),
-        alphas.get(best) if target == "excess" else None,
+        float(hyper),
+        hypers.get(best) if target == "excess" else None,
         tuple(notes),
         "certified" if all(dual.certified for dual in duals) else "estimated",
     )
@@ -301,20 +276,12 @@ def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> No
     if len(same_domain(duals)) != n:
         raise ValueError(f"gap: n = {n}, but {len(duals)} dual functions were given.")
     for i, dual in enumerate(duals):
-        lo, hi = piece_ranges(dual)
+        lo, hi = dual.ranges()
         low, high = float(lo.min()), float(hi.max())
         if low < -1e-9 * width or high > (1 + 1e-9) * width:
             low, high = dual.minimise().upper, dual.maximise().lower  # the hull may be wider than the range
             if low < -1e-9 * width or high > (1 + 1e-9) * width:
                 raise ValueError(
                     f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the "
-                    "structure a `range` that bounds every possible loss, or clip the duals with hyprax.tasks.clip."
+                    "structure a `range` that bounds every possible loss, or clip the duals with their method `clip`."
                 )
-
-
-def _affordable_draws(duals: Sequence[PiecewiseFunction]) -> int:
-    fewest, most = _DRAWS
-    pieces = sum(dual.n_pieces for dual in duals)
-    degree = max(1 if d.denominator is None and d.numerator.shape[1] <= 3 else 8 for d in duals)
-    draws = int(_WORK / (len(duals) * pieces * 3 * degree))
-    return 0 if draws < fewest else min(draws, most)

@@ -15,11 +15,11 @@ Matrix: TypeAlias = Any
 
 @runtime_checkable
 class Kernel(Protocol):
-    """Weights `A_ij(alpha) = k(d_ij, alpha) >= 0`, analytic in alpha; `PolynomialKernel` and `GaussianKernel` are
+    """Weights `A_ij(α) = k(d_ij, α) >= 0`, analytic in α; `PolynomialKernel` and `GaussianKernel` are
     such."""
 
-    def __call__(self, distances: Array, alpha: float) -> Array:
-        """`k(d, alpha)`, elementwise."""
+    def __call__(self, distances: Array, hyper: float) -> Array:
+        """`k(d, α)`, elementwise."""
         ...
 
     def expand(self, distances: Array, centre: float, half: float, degree: int) -> tuple[Array, Array, Array]:
@@ -35,7 +35,7 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class PolynomialKernel:
-    """`k(d, alpha) = (d + alpha)^degree`, `degree >= 1` an integer, on `d + alpha >= 0`.
+    """`k(d, α) = (d + α)^degree`, `degree >= 1` an integer, on `d + α >= 0`.
 
     Source: Balcan and Sharma (2021), arXiv 2103.10547, and Balcan, Nguyen, Sharma (2025), arXiv 2501.13734.
     """
@@ -46,11 +46,11 @@ class PolynomialKernel:
         if self.degree != int(self.degree) or self.degree < 1:
             raise ValueError(f"PolynomialKernel: degree must be a whole number >= 1; got {self.degree}.")
 
-    def __call__(self, distances: Array, alpha: float) -> Array:
-        return (distances + alpha) ** self.degree
+    def __call__(self, distances: Array, hyper: float) -> Array:
+        return (distances + hyper) ** self.degree
 
     def expand(self, distances: Array, centre: float, half: float, degree: int) -> tuple[Array, Array, Array]:
-        # All Delta + 1 coefficients are kept, whatever `degree`: nothing is left out but rounding.
+        # All Δ + 1 coefficients are kept, whatever `degree`: nothing is left out but rounding.
         base = distances + centre
         n = self.degree
         series = np.stack([comb(n, j) * half**j * base ** (n - j) for j in range(n + 1)])
@@ -61,23 +61,23 @@ class PolynomialKernel:
     def check(self, distances: Array, a: float, b: float) -> None:
         if distances.size and not np.min(distances) + a >= 0:
             raise ValueError(
-                f"PolynomialKernel: d + alpha must be >= 0 on the domain; the smallest d is {np.min(distances):.6g} "
+                f"PolynomialKernel: d + hyper must be >= 0 on the domain; the smallest d is {np.min(distances):.6g} "
                 f"and the domain begins at {a:.6g}."
             )
 
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    """`k(d, alpha) = exp(-d^2 / alpha^2)`, `alpha > 0`.
+    """`k(d, α) = exp(-d^2 / α^2)`, `α > 0`.
 
-    *Remainder.* On the complex disc of radius R = c/2 about c, alpha has a modulus of at most 1.5 c and an argument of
-    at most 30 degrees, so `Re(1 / alpha^2) >= cos(60 degrees) / (1.5 c)^2 >= 0.2 / c^2` and `|k| <= B = exp(-0.2 d^2 /
+    *Remainder.* On the complex disc of radius R = c/2 about c, α has a modulus of at most 1.5 c and an argument of
+    at most 30 degrees, so `Re(1 / α^2) >= cos(60 degrees) / (1.5 c)^2 >= 0.2 / c^2` and `|k| <= B = exp(-0.2 d^2 /
     c^2)`. By Cauchy's estimate the coefficient j in s is at most `B q^j`, `q = h / R`, and what follows degree D at
     most `B q^(D + 1) / (1 - q)`.
     """
 
-    def __call__(self, distances: Array, alpha: float) -> Array:
-        return np.exp(-((distances / alpha) ** 2))
+    def __call__(self, distances: Array, hyper: float) -> Array:
+        return np.exp(-((distances / hyper) ** 2))
 
     def expand(self, distances: Array, centre: float, half: float, degree: int) -> tuple[Array, Array, Array]:
         q = 2 * half / centre
@@ -100,7 +100,7 @@ class GaussianKernel:
 
     def check(self, distances: Array, a: float, b: float) -> None:
         if not a > 0:
-            raise ValueError(f"GaussianKernel: alpha must be positive on the domain; it begins at {a:.6g}.")
+            raise ValueError(f"GaussianKernel: hyper must be positive on the domain; it begins at {a:.6g}.")
         if np.any(distances < 0):
             raise ValueError(f"GaussianKernel: distances must be >= 0; the smallest is {np.min(distances):.6g}.")
 

@@ -15,7 +15,7 @@ from ._task import Split, Task, check_domain, check_labels
 
 _NEWTON_STEPS = 60
 _SLIVER = 1e-4
-"""Part of the domain (in log lambda) that the bracket of one change of the 0-1 loss may take."""
+"""Part of the domain (in log λ) that the bracket of one change of the 0-1 loss may take."""
 
 
 class _State(NamedTuple):
@@ -44,7 +44,7 @@ class _State(NamedTuple):
 
 
 class _Tube(NamedTuple):
-    """`||c(t) - w*(lambda(t))||_M <= radius` on the interval, `M = factor factor^T`."""
+    """`‖c(t) - w*(λ(t))‖_M <= radius` on the interval, `M = factor factor^T`."""
 
     factor: Array
     radius: float
@@ -54,23 +54,23 @@ class _Tube(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _LinearProblem:
-    r"""`f(w, lambda) = (1/n) sum l(x_i w, y_i) + (lambda/2) ||w||^2`, outer loss `(1/m) sum l(v_j w, y_j)`.
+    r"""`f(w, λ) = (1/n) sum l(x_i w, y_i) + (λ/2) ‖w‖^2`, outer loss `(1/m) sum l(v_j w, y_j)`.
 
     *The tube.* Let F_i be a lower bound of `l''` for all predictions within `pad` of the chord of row i, and
-    `M = (1/n) sum x_i x_i^T (x) F_i + lambda_a I`. On the chord the gradient is the straight line between its values at
-    the ends, plus `(1/n) sum x_i (x) v_i` (`v_i`: the loss's `bend`), minus `t (1 - t) D d`, D the step of lambda and d
-    of w. In the dual norm of M the ends count by their largest, `||D d|| / 4` bounds the last, and the sum is at most
-    `sqrt((1/n) sum_S v_i^T F_i^+ v_i) + (1/n) sum_(not S) ||x_i|| |v_i|`, as `M >= (1/n) sum x_i x_i^T (x) F_i`. Call
+    `M = (1/n) sum x_i x_i^T (x) F_i + λ_a I`. On the chord the gradient is the straight line between its values at
+    the ends, plus `(1/n) sum x_i (x) v_i` (`v_i`: the loss's `bend`), minus `t (1 - t) D d`, D the step of λ and d
+    of w. In the dual norm of M the ends count by their largest, `‖D d‖ / 4` bounds the last, and the sum is at most
+    `sqrt((1/n) sum_S v_i^T F_i^+ v_i) + (1/n) sum_(not S) ‖x_i‖ |v_i|`, as `M >= (1/n) sum x_i x_i^T (x) F_i`. Call
     the total rho. f is 1-strongly convex in the norm of M on the ball of radius rho around c(t), if predictions move by
-    at most `pad` there, that is if `||x_i|| rho < pad`. Then w* lies in that ball: on its surface
-    `<grad f(w), w - c> >= ||w - c||_M^2 - rho ||w - c||_M >= 0`, and f is strictly convex. The condition is checked; no
+    at most `pad` there, that is if `‖x_i‖ rho < pad`. Then w* lies in that ball: on its surface
+    `<grad f(w), w - c> >= ‖w - c‖_M^2 - rho ‖w - c‖_M >= 0`, and f is strictly convex. The condition is checked; no
     constant of the problem is assumed.
     """
 
     split: Split
     loss: LinearLoss
 
-    def solve(self, alpha: float, start: Array | None) -> _State:
+    def solve(self, hyper: float, start: Array | None) -> _State:
         """Damped Newton steps down to the rounding of the gradient."""
         x, y, loss = self.split.X, self.split.y, self.loss
         n, p = x.shape
@@ -78,22 +78,22 @@ class _LinearProblem:
         w = np.zeros((p, k)) if start is None else start
 
         def objective(w: Array) -> float:
-            return float(np.mean(loss.value(x @ w, y))) + 0.5 * alpha * float(np.sum(w * w))
+            return float(np.mean(loss.value(x @ w, y))) + 0.5 * hyper * float(np.sum(w * w))
 
         value = objective(w)
         best, best_norm = w, np.inf
         for _ in range(_NEWTON_STEPS):
             z = x @ w
-            slope = x.T @ loss.gradient(z, y) / n + alpha * w
+            slope = x.T @ loss.gradient(z, y) / n + hyper * w
             norm = float(np.linalg.norm(slope))
             if norm < best_norm:
                 stalled, best, best_norm = norm > 0.5 * best_norm, w, norm
             else:
                 stalled = True
             # Near the optimum a step that no longer halves the gradient has met rounding.
-            if norm <= 4 * UNIT * alpha * float(np.linalg.norm(w)) or (stalled and norm < 1e-11 * (1 + np.abs(value))):
+            if norm <= 4 * UNIT * hyper * float(np.linalg.norm(w)) or (stalled and norm < 1e-11 * (1 + np.abs(value))):
                 break
-            hessian = _weighted_gram(x, loss.curvature(z, y)) + alpha * np.eye(p * k)
+            hessian = _weighted_gram(x, loss.curvature(z, y)) + hyper * np.eye(p * k)
             step = np.linalg.solve(hessian, slope.ravel()).reshape(p, k)
             drop, length = float(np.sum(step * slope)), 1.0
             # The slack lets full steps through where the decrease is below the rounding of the objective.
@@ -102,9 +102,9 @@ class _LinearProblem:
                 if length < 1e-10:
                     break
             w, value = w - length * step, new
-        return self._state(alpha, best)
+        return self._state(hyper, best)
 
-    def _state(self, alpha: float, w: Array) -> _State:
+    def _state(self, hyper: float, w: Array) -> _State:
         x, y, loss, s = self.split.X, self.split.y, self.loss, self.split
         p = x.shape[1]
         size = np.abs(w)
@@ -123,8 +123,8 @@ class _LinearProblem:
 
         z, z_error = predicted(x)
         slope, slope_error = pulled(x, y, z, z_error)
-        slope = slope + alpha * w
-        slope_error += gamma(8) * float(np.linalg.norm(alpha * size + np.abs(slope)))
+        slope = slope + hyper * w
+        slope_error += gamma(8) * float(np.linalg.norm(hyper * size + np.abs(slope)))
         out, out_error = predicted(s.X_val)
         outer_slope, outer_error = pulled(s.X_val, s.y_val, out, out_error)
         losses = loss.value(out, s.y_val)
@@ -179,7 +179,7 @@ class _LinearProblem:
     def chord(self, a: float, left: _State, b: float, right: _State) -> Chord:
         """The outer loss along the chord, and how far that on the path may be from it.
 
-        `g(w*) - g(c)` is at most `||grad g(c)|| rho + (B/2) rho^2 (1/m) sum ||v_j||^2` in the norms of M, the gradient
+        `g(w*) - g(c)` is at most `‖grad g(c)‖ rho + (B/2) rho^2 (1/m) sum ‖v_j‖^2` in the norms of M, the gradient
         on the chord bounded by its ends and the loss's bend; `g(c(t))` is convex, so below the line between its ends,
         by at most 1/8 of the mean of the loss's `bow`.
         """
@@ -238,24 +238,25 @@ def logistic_dual(
     loss: Literal["logistic", "zero-one"] = "logistic",
     most_solves: int = 2000,
 ) -> PiecewiseFunction:
-    r"""`L(lambda) = (1/M) sum log(1 + exp(-y_i x_i w(lambda)))` over validation examples, within `tolerance`
+    r"""`L(λ) = (1/M) sum log(1 + exp(-y_i x_i w(λ)))` over validation examples, within `tolerance`
     everywhere, where
 
-    `w(lambda) = argmin_w (1/n) sum log(1 + exp(-y_i x_i w)) + (lambda/2) ||w||^2` on each training part.
+    `w(λ) = argmin_w (1/n) sum log(1 + exp(-y_i x_i w)) + (λ/2) ‖w‖^2` on each training part.
 
     Enclosed by chords between approximate optima, see [`enclose`][hyprax.tasks.enclose]; the curvature of the data, not
-    lambda alone, stands in the bound, so small penalties cost few solves more. Rounding is included. Work: about
+    λ alone, stands in the bound, so small penalties cost few solves more. Rounding is included. Work: about
     `tolerance^-1/2` solves of an inner problem by Newton's method, O(n p^2 + p^3) each: for up to about 2,000 columns.
 
     **Arguments:**
 
-    - `task`: labels -1 and +1 in one column.
-    - `domain`: (a, b), the range of lambda, a > 0.
+    - `task`: labels -1 and +1 in one column; or one-hot rows (n, K), for which the loss is the cross entropy `log sum_k
+      exp(z_ik) - z_(i, y_i)`, `z_i = x_i W(λ)`, and a solve O(n p^2 K^2 + p^3 K^3), for up to about 2,000 weights.
+    - `domain`: (a, b), the range of λ, a > 0.
     - `tolerance`: the largest radius.
     - `intercept`: whether a column of ones is added. Its weight is penalised as the others are (strong convexity needs
       it).
     - `loss`: `"zero-one"` gives the share of validation examples predicted wrongly: piecewise constant; every change is
-        caught in a bracket of at most 1e-4 of the domain (in log lambda), on which the loss is only enclosed.
+        caught in a bracket of at most 1e-4 of the domain (in log λ), on which the loss is only enclosed.
     - `most_solves`: for each split.
 
     **Returns:** a [`PiecewiseFunction`][hyprax.tasks.PiecewiseFunction], certified.
@@ -265,35 +266,21 @@ def logistic_dual(
     Source of the approach: Shibagaki, Suzuki, Karasuyama, Takeuchi (2015), "Regularization path of cross-validation
     error lower bounds"; the bounds here are of second order.
     """
-    for split in task.splits:
-        check_labels(np.concatenate([split.y, split.y_val]))
     if loss not in ("logistic", "zero-one"):
-        raise ValueError(f"loss must be 'logistic' or 'zero-one'; got {loss!r}.")
-    return _dual(task, Logistic(), domain, tolerance, intercept, loss == "zero-one", most_solves, "logistic_dual")
-
-
-def softmax_dual(
-    task: Task,
-    domain: tuple[float, float],
-    *,
-    tolerance: float = 1e-3,
-    intercept: bool = True,
-    loss: Literal["softmax", "zero-one"] = "softmax",
-    most_solves: int = 2000,
-) -> PiecewiseFunction:
-    """`L(lambda) = (1/M) sum [log sum_k exp(z_ik) - z_(i, y_i)]`, `z_i = x_i W(lambda)`, within `tolerance` everywhere.
-
-    As [`logistic_dual`][hyprax.tasks.logistic_dual], for targets of one-hot rows (n, K): O(n p^2 K^2 + p^3 K^3) a
-    solve, for up to about 2,000 weights.
-    """
+        raise ValueError(f"logistic_dual: loss must be 'logistic' or 'zero-one'; got {loss!r}.")
+    several = task.splits[0].y.shape[1] > 1
     for split in task.splits:
-        if split.y.shape[1] < 2 or classes_of(np.concatenate([split.y, split.y_val])) is None:
+        y = np.concatenate([split.y, split.y_val])
+        if not several:
+            check_labels(y, "logistic_dual")
+        elif classes_of(y) is None:
+            bad = int(np.flatnonzero(~(np.all((y == 0) | (y == 1), axis=1) & (y.sum(axis=1) == 1)))[0])
             raise ValueError(
-                "softmax_dual needs one-hot targets, (n, K) with K >= 2: a single 1 in each row, zeros elsewhere."
+                "logistic_dual: targets of several columns must be one-hot rows, a single 1 and zeros; got "
+                f"{y[bad].tolist()}."
             )
-    if loss not in ("softmax", "zero-one"):
-        raise ValueError(f"loss must be 'softmax' or 'zero-one'; got {loss!r}.")
-    return _dual(task, Softmax(), domain, tolerance, intercept, loss == "zero-one", most_solves, "softmax_dual")
+    model = Softmax() if several else Logistic()
+    return _dual(task, model, domain, tolerance, intercept, loss == "zero-one", most_solves, "logistic_dual")
 
 
 def huber_dual(
@@ -305,7 +292,7 @@ def huber_dual(
     intercept: bool = True,
     most_solves: int = 2000,
 ) -> PiecewiseFunction:
-    """`L(lambda) = (1/M) sum huber(x_i w(lambda) - y_i)` with the same loss in training, within `tolerance` everywhere.
+    """`L(λ) = (1/M) sum huber(x_i w(λ) - y_i)` with the same loss in training, within `tolerance` everywhere.
 
     `huber(r) = r^2/2` for `|r| <= delta`, else `delta |r| - delta^2/2`. As
     [`logistic_dual`][hyprax.tasks.logistic_dual], for a target of one column.
@@ -395,7 +382,7 @@ def _solve(factor: Array, right: Array) -> Array:
 
 
 def _row_norms(factor: Array, rows: Array, k: int) -> Array:
-    """(n,): largest `|(x (x) I)^T u|` for `||u||_M <= 1`: the norm of `factor^-1 (x (x) I)`, by Frobenius where k >
+    """(n,): largest `|(x (x) I)^T u|` for `‖u‖_M <= 1`: the norm of `factor^-1 (x (x) I)`, by Frobenius where k >
     1."""
     n, p = rows.shape
     total = np.zeros(n)

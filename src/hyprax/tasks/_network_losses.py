@@ -14,7 +14,7 @@ from ._task import Task
 
 
 class NetworkLosses(NamedTuple):
-    """`inner(params, alpha)`, `outer(params, alpha)`, and `init(key)`, which draws parameters to start from."""
+    """`inner(params, α)`, `outer(params, α)`, and `init(key)`, which draws parameters to start from."""
 
     inner: Callable[[Any, Any], Any]
     outer: Callable[[Any, Any], Any]
@@ -24,9 +24,9 @@ class NetworkLosses(NamedTuple):
 def activation_losses(
     task: Task, hidden: Sequence[int], o1: Activation, o2: Activation, *, penalty: float
 ) -> NetworkLosses:
-    r"""`inner = (1/n) sum l(net(x_i)) + (penalty/2) ||params||^2`, `outer = (1/m) sum l(net(v_j))`, trained throughout.
+    r"""`inner = (1/n) sum l(net(x_i)) + (penalty/2) ‖params‖^2`, `outer = (1/m) sum l(net(v_j))`, trained throughout.
 
-    `net` has hidden layers of the widths in `hidden`, each with `sigma_alpha = alpha o1 + (1 - alpha) o2`. l is the
+    `net` has hidden layers of the widths in `hidden`, each with `sigma_α = α o1 + (1 - α) o2`. l is the
     logistic loss for targets -1 and +1, the cross entropy for one-hot rows, half the squared error otherwise. A task of
     one split.
     """
@@ -37,26 +37,26 @@ def activation_losses(
     widths = [split.X.shape[1], *hidden, split.y.shape[1]]
     classifies = classes_of(np.concatenate([split.y, split.y_val])) is not None
 
-    def net(params: Any, alpha: Any, x: Any) -> Any:
+    def net(params: Any, hyper: Any, x: Any) -> Any:
         for weight, bias in params[:-1]:
             z = x @ weight + bias[None]
-            x = alpha * _apply(o1, z) + (1 - alpha) * _apply(o2, z)
+            x = hyper * _apply(o1, z) + (1 - hyper) * _apply(o2, z)
         return x @ params[-1][0] + params[-1][1][None]
 
-    def loss(params: Any, alpha: Any, x: Any, y: Any) -> Any:
+    def loss(params: Any, hyper: Any, x: Any, y: Any) -> Any:
         dtype = params[0][0].dtype
-        out, y = net(params, alpha, jnp.asarray(x, dtype)), jnp.asarray(y, dtype)
+        out, y = net(params, hyper, jnp.asarray(x, dtype)), jnp.asarray(y, dtype)
         if not classifies:
             return 0.5 * jnp.mean(jnp.sum((out - y) ** 2, axis=1))
         if y.shape[1] == 1:
             return jnp.mean(jax.nn.softplus(-y * out))
         return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(out), axis=1))
 
-    def inner(params: Any, alpha: Any) -> Any:
-        return loss(params, alpha, split.X, split.y) + _l2(params, penalty)
+    def inner(params: Any, hyper: Any) -> Any:
+        return loss(params, hyper, split.X, split.y) + _l2(params, penalty)
 
-    def outer(params: Any, alpha: Any) -> Any:
-        return loss(params, alpha, split.X_val, split.y_val)
+    def outer(params: Any, hyper: Any) -> Any:
+        return loss(params, hyper, split.X_val, split.y_val)
 
     return NetworkLosses(inner, outer, lambda key: _draw(key, widths))
 
@@ -74,11 +74,11 @@ def gcn_losses(
     edges: Any = None,
     activation: Callable[[Any], Any] = jax.nn.relu,
 ) -> NetworkLosses:
-    r"""Cross entropy of `P activation(P X W_1 + b_1) W_2 + b_2`, `P = D^-1/2 A(alpha) D^-1/2`: a two-layer GCN, trained
+    r"""Cross entropy of `P activation(P X W_1 + b_1) W_2 + b_2`, `P = D^-1/2 A(α) D^-1/2`: a two-layer GCN, trained
     throughout.
 
-    `A_ij(alpha)` is the kernel on the edges (all pairs by default) and on the diagonal. `labels` (N,) integers; `inner`
-    is the mean over `train` plus `(penalty/2) ||params||^2`, `outer` the mean over `validation`.
+    `A_ij(α)` is the kernel on the edges (all pairs by default) and on the diagonal. `labels` (N,) integers; `inner`
+    is the mean over `train` plus `(penalty/2) ‖params‖^2`, `outer` the mean over `validation`.
 
     Source: Kipf and Welling (2017), arXiv 1609.02907.
     """
@@ -91,11 +91,11 @@ def gcn_losses(
         raise ValueError(f"gcn_losses needs at least two classes; got {len(classes)}.")
     fit, scored = np.asarray(train), np.asarray(validation)
 
-    def logits(params: Any, alpha: Any) -> Any:
+    def logits(params: Any, hyper: Any) -> Any:
         (w1, b1), (w2, b2) = params
         span = jnp.asarray(d, w1.dtype)
         weights = (
-            (span + alpha) ** kernel.degree if isinstance(kernel, PolynomialKernel) else jnp.exp(-((span / alpha) ** 2))
+            (span + hyper) ** kernel.degree if isinstance(kernel, PolynomialKernel) else jnp.exp(-((span / hyper) ** 2))
         )
         weights = jnp.where(jnp.asarray(support), weights, 0.0)
         scale = jax.lax.rsqrt(jnp.sum(weights, axis=1))
@@ -103,14 +103,14 @@ def gcn_losses(
         h = activation(p @ (jnp.asarray(x, w1.dtype) @ w1) + b1[None])
         return p @ (h @ w2) + b2[None]
 
-    def loss(params: Any, alpha: Any, nodes: Any) -> Any:
-        return -jnp.mean(jax.nn.log_softmax(logits(params, alpha))[nodes, y[nodes]])
+    def loss(params: Any, hyper: Any, nodes: Any) -> Any:
+        return -jnp.mean(jax.nn.log_softmax(logits(params, hyper))[nodes, y[nodes]])
 
-    def inner(params: Any, alpha: Any) -> Any:
-        return loss(params, alpha, fit) + _l2(params, penalty)
+    def inner(params: Any, hyper: Any) -> Any:
+        return loss(params, hyper, fit) + _l2(params, penalty)
 
-    def outer(params: Any, alpha: Any) -> Any:
-        return loss(params, alpha, scored)
+    def outer(params: Any, hyper: Any) -> Any:
+        return loss(params, hyper, scored)
 
     return NetworkLosses(inner, outer, lambda key: _draw(key, [x.shape[1], hidden, len(classes)]))
 

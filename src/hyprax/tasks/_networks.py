@@ -1,6 +1,6 @@
 r"""Structures of duals that are optima over weights: counted by the cells of polynomials, with explicit constants.
 
-**Lemma (projection).** `{alpha : max_w f(alpha, w) > z}` is the projection of `{(alpha, w) : f > z}`, and the
+**Lemma (projection).** `{α : max_w f(α, w) > z}` is the projection of `{(α, w) : f > z}`, and the
 continuous image of a connected set is connected, so it has at most as many intervals as that set has components.
 
 **Theorem (Basu, Pollack and Roy 2005).** The realisations of all sign conditions (< 0, = 0, > 0) of s polynomials of
@@ -21,9 +21,9 @@ from ._complexity import Structure, from_intervals, log_binomial_sum
 
 @dataclass(frozen=True)
 class PiecewisePolynomial(Structure):
-    r"""`B0 = N C(M + 1, d + 1, D)`: the training dual `min_w f(alpha, w)` of a piecewise polynomial f.
+    r"""`B0 = N C(M + 1, d + 1, D)`: the training dual `min_w f(α, w)` of a piecewise polynomial f.
 
-    f has N = `pieces`, cut by M = `boundaries` polynomials in (alpha, w), every degree at most D = `degree`, and
+    f has N = `pieces`, cut by M = `boundaries` polynomials in (α, w), every degree at most D = `degree`, and
     d = `weights`. *Proof.* `{f < z}` is the union over the pieces i of `R_i` with `{f_i < z}`, a union of cells of the
     M + 1 polynomials (boundaries and `f_i - z`); then project. This is Pdim = O(log N + d log(D M)) of arXiv 2501.13734
     with its constant. If w is confined to a box, count its 2d faces among the boundaries.
@@ -51,13 +51,13 @@ class PiecewisePolynomial(Structure):
 
 @dataclass(frozen=True)
 class ValidationOptimum(Structure):
-    r"""`B0 = T_f T_g C(M_f + M_g + d + 1, d + 1, D)`: the dual `g(alpha, w(alpha))` of a regular inner problem.
+    r"""`B0 = T_f T_g C(M_f + M_g + d + 1, d + 1, D)`: the dual `g(α, w(α))` of a regular inner problem.
 
-    Regular: for every alpha the training loss f is differentiable in w, and its gradient vanishes at w(alpha) alone (a
+    Regular: for every α the training loss f is differentiable in w, and its gradient vanishes at w(α) alone (a
     strictly convex f does it). *Proof.* The graph of w is the zero set of the gradient. On piece i of f and piece j of
     g the part of the graph with g < z is a union of cells of the M_f + M_g boundaries, the d polynomials `grad_w f_i`
     and `g_j - z`; project. Pdim = O(log(T_f T_g) + d log((M_f + M_g + d) D)), without the d^2 that the general result
-    pays; see [`published_order`][hyprax.tasks.published_order] for that.
+    pays; see [`published_order`][hyprax.tasks.complexity.published_order] for that.
     """
 
     weights: int
@@ -85,14 +85,14 @@ class ValidationOptimum(Structure):
 
 @dataclass(frozen=True)
 class ActivationInterpolation(Structure):
-    r"""`ln B0 = sum_l ln C(k_l T p, 1 + W_l, e_l) + ln C(sum_l k_l T p + s, 1 + W, e)` for alpha o1 + (1 - alpha) o2.
+    r"""`ln B0 = sum_l ln C(k_l T p, 1 + W_l, e_l) + ln C(sum_l k_l T p + s, 1 + W, e)` for α o1 + (1 - α) o2.
 
     A fully connected network of `widths = (inputs, k_1, ..., k_L, outputs)` with o1, o2 piecewise polynomial of
     `degree` D with p = `breakpoints` in all, trained on T = `examples`; the dual is the optimal training loss
     (squared, or 0-1 by the sign of one output or the largest of several). W_l weights up to layer l, W in all.
 
-    *Proof.* Pre-activations of layer l are polynomials in (alpha, w) of degree `e_l = D e_{l-1} + 2` (`e_1 = 1`)
-    once the pieces of the earlier layers are fixed, as an activation of degree D, times alpha, times a weight, adds up
+    *Proof.* Pre-activations of layer l are polynomials in (α, w) of degree `e_l = D e_{l-1} + 2` (`e_1 = 1`)
+    once the pieces of the earlier layers are fixed, as an activation of degree D, times α, times a weight, adds up
     to that. They meet p thresholds at each of k_l T places, so the choices of pieces in layer l number at most C(k_l T
     p, 1 + W_l, e_l). For each choice of the pieces of all layers the loss is fixed by s polynomials: one, `loss - z`,
     of degree 2 e_{L+1}, or for 0-1 loss T binom(F, 2) comparisons of outputs (T if there is one) of degree e_{L+1}.
@@ -139,17 +139,17 @@ class ActivationInterpolation(Structure):
     def assumption(self) -> str:
         return (
             f"the dual is the optimal {self.loss} training loss of a network of widths {self.widths} on "
-            f"{self.examples} examples with activation alpha o1 + (1 - alpha) o2, "
+            f"{self.examples} examples with activation hyper o1 + (1 - hyper) o2, "
             f"{self.breakpoints} breakpoints, degree {self.degree}"
         )
 
 
 @dataclass(frozen=True)
 class GraphKernel(Structure):
-    r"""`ln B0 = ln C(n d0, 1 + d_in d0, D + 1) + ln C(n d0 + s, 1 + W, 2D + 2)`: a two-layer GCN, A = (d_ij + alpha)^D.
+    r"""`ln B0 = ln C(n d0, 1 + d_in d0, D + 1) + ln C(n d0 + s, 1 + W, 2D + 2)`: a two-layer GCN, A = (d_ij + α)^D.
 
     The network is `A relu(A X W0) W1` on n = `nodes`, with d_in = `features`, d0 = `hidden` units and F = `classes`;
-    W = d0 (d_in + F). *Proof.* The n d0 pre-activations have degree D + 1 in (alpha, W0); once their signs are fixed,
+    W = d0 (d_in + F). *Proof.* The n d0 pre-activations have degree D + 1 in (α, W0); once their signs are fixed,
     the outputs are polynomials of degree 2D + 2. The 0-1 loss compares them: s = n binom(F, 2) polynomials (n if
     F = 1); the squared loss is one polynomial of twice the degree. Count cells and project: the
     O(d0 (d_in + F) log(n d0 F D)) of the theory.
@@ -178,7 +178,7 @@ class GraphKernel(Structure):
         return (
             f"the dual is the optimal {self.loss} loss of a two-layer graph network of {self.features} features, "
             f"{self.hidden} hidden units and {self.classes} classes on {self.nodes} nodes, "
-            f"with kernel (d_ij + alpha)^{self.degree}"
+            f"with kernel (d_ij + hyper)^{self.degree}"
         )
 
 

@@ -2,35 +2,31 @@
 
 import multiprocessing
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
+
+from .._progress import ProgressBar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def counted(items: Iterable[T], total: int, label: str, progress: bool = True) -> Iterator[T]:
-    """The items, one by one; after a second, `label: done/total` is kept up to date on a terminal."""
-    show, start, last = progress and sys.stderr.isatty(), time.monotonic(), 0.0
-    shown = False
+    """The items, one by one, with a progress bar where `progress` is asked for."""
+    bar = ProgressBar(total) if progress else None
     for i, item in enumerate(items):
         yield item
-        now = time.monotonic()
-        if show and now - start > 1 and now - last > 0.1:
-            last, shown = now, True
-            sys.stderr.write(f"\r{label}: {i + 1}/{total}")
-            sys.stderr.flush()
-    if shown:
-        sys.stderr.write("\r" + " " * (len(label) + 24) + "\r")
+        if bar is not None:
+            bar.show(i + 1, label)
+    if bar is not None:
+        bar.close()
 
 
 def map_tasks(
     function: Callable[[T], R], tasks: Sequence[T], *, processes: int | None = None, progress: bool = True
 ) -> list[R]:
-    """`[function(task) for task in tasks]`, in parallel processes with one thread of linear algebra each.
+    """A function of every task, in parallel processes with one thread of linear algebra each.
 
     **Arguments:**
 
@@ -38,7 +34,7 @@ def map_tasks(
     - `processes`: by default as many as there are cores to run on; 1 runs in this process.
     """
     if processes is not None and processes < 1:
-        raise ValueError(f"processes must be at least 1; got {processes}.")
+        raise ValueError(f"map_tasks: processes must be at least 1; got {processes}.")
     workers = min(processes or len(os.sched_getaffinity(0)), max(len(tasks), 1))
     if workers == 1:
         return [function(task) for task in counted(tasks, len(tasks), "tasks", progress)]

@@ -4,20 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._bernstein import Array
+from ._pieces import BoundedDual, Pieces
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ._erm import BoundedDual, GlobalOptimum
-    from ._piecewise import PiecewiseFunction
-
-Array = np.ndarray
 _POINTS = 1500
 _CURVES = 400
 """At most so many tasks are drawn; of more, every k-th."""
 
 
 def grid(domain: tuple[float, float], log: bool, points: int = _POINTS) -> Array:
-    """Points over the domain, ends included, evenly spaced in alpha or in log alpha."""
+    """Points over the domain, ends included, evenly spaced in α or in log α."""
     a, b = domain
     inner = np.geomspace(a, b, points) if log else np.linspace(a, b, points)
     return np.clip(inner, a, b)
@@ -37,7 +36,7 @@ def axes(ax: "Axes | None") -> "Axes":
     return plt.subplots(figsize=(7.5, 4.5), layout="constrained")[1]
 
 
-def plot_function(f: "PiecewiseFunction", ax: "Axes | None", **style: Any) -> "Axes":
+def plot_function(f: Pieces, ax: "Axes | None", **style: Any) -> "Axes":
     """See [`PiecewiseFunction.plot`][hyprax.tasks.PiecewiseFunction.plot]."""
     ax = axes(ax)
     log = is_wide(f.domain)
@@ -54,7 +53,7 @@ def plot_function(f: "PiecewiseFunction", ax: "Axes | None", **style: Any) -> "A
     return ax
 
 
-def plot_optimum(optimum: "GlobalOptimum", ax: "Axes | None", xlabel: str, ylabel: str) -> "Axes":
+def plot_optimum(optimum: Any, ax: "Axes | None", xlabel: str, ylabel: str) -> "Axes":
     """See [`GlobalOptimum.plot`][hyprax.tasks.GlobalOptimum.plot]."""
     ax = axes(ax)
     domain = optimum.mean.domain
@@ -72,15 +71,15 @@ def plot_optimum(optimum: "GlobalOptimum", ax: "Axes | None", xlabel: str, ylabe
     for i, (a, b) in enumerate(optimum.epsilon_set):
         label = f"within {optimum.epsilon:.3g} of the least mean" if i == 0 else None
         ax.axvspan(a, b, color="#e8b64c", alpha=0.35, linewidth=0, label=label)
-    ax.axvline(optimum.alpha, color="#222222", linewidth=0.9, linestyle=(0, (4, 3)))
+    ax.axvline(optimum.hyper, color="#222222", linewidth=0.9, linestyle=(0, (4, 3)))
     ax.plot(
-        [optimum.alpha],
+        [optimum.hyper],
         [optimum.value],
         "o",
         color="#222222",
         markersize=6,
         zorder=5,
-        label=f"optimum {optimum.alpha:.4g}: {optimum.value:.4g}",
+        label=f"optimum {optimum.hyper:.4g}: {optimum.value:.4g}",
     )
     if len(shown) > 4:  # a few extreme tasks must not flatten all others
         low, high = np.quantile(values.min(axis=1), 0.01), np.quantile(values.max(axis=1), 0.97)
@@ -96,15 +95,13 @@ def plot_optimum(optimum: "GlobalOptimum", ax: "Axes | None", xlabel: str, ylabe
     return ax
 
 
-def _enclosure(f: "BoundedDual | PiecewiseFunction", x: Array) -> tuple[Array, Array]:
-    from ._piecewise import PiecewiseFunction
-
-    if isinstance(f, PiecewiseFunction):
+def _enclosure(f: BoundedDual, x: Array) -> tuple[Array, Array]:
+    if isinstance(f, Pieces):
         return f.enclose(x)
     pairs = np.array([f.enclose(float(point)) for point in x], dtype=np.float64)
     return pairs[:, 0], pairs[:, 1]
 
 
-def _middle(f: "BoundedDual", x: Array) -> Array:
+def _middle(f: BoundedDual, x: Array) -> Array:
     lo, hi = _enclosure(f, x)
     return 0.5 * (lo + hi)

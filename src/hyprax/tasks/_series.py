@@ -1,9 +1,9 @@
 """Power series in one hyperparameter with a bound on everything that was left out: verified, not assumed.
 
-On a piece `alpha = c + h s`, `|s| <= 1`, a quantity is `x(s) = sum_k x_k s^k + e(s)` with `||e(s)|| <= radius` for
+On a piece `α = c + h s`, `|s| <= 1`, a quantity is `x(s) = sum_k x_k s^k + e(s)` with `‖e(s)‖ <= radius` for
 every such s. A linear system `M(s) x(s) = r(s)` gives the `x_k` by one factorisation of `M_0` and a recurrence; the
 residual of the truncated series is itself a polynomial, so the sum of the norms of its coefficients bounds it on the
-whole piece, and `||x - x_hat|| <= ||M^-1|| ||residual||`. Nothing is assumed about convergence: a piece that is too
+whole piece, and `‖x - x_hat‖ <= ‖M^-1‖ ‖residual‖`. Nothing is assumed about convergence: a piece that is too
 wide has a large residual, and is halved.
 
 Rounding is counted by the standard model (Higham, *Accuracy and stability of numerical algorithms*, 2002, chapter 3): a
@@ -18,6 +18,9 @@ import numpy as np
 
 from ._bernstein import UNIT, Array
 from ._margins import margin_radius, margins
+
+PENALTY = "Raise the penalty of the read-out, or keep the domain away from this place."
+"""The way out where a ridge read-out is too ill-conditioned."""
 
 
 def gamma(n: float) -> float:
@@ -61,7 +64,7 @@ def solve_spd(matrix: Array, right: Array, degree: int) -> Array:
 
 
 class Features(NamedTuple):
-    """Rows of features on a piece: `Phi(s) = sum_j coefficients[j] s^j + E(s)`, `||row of E(s)|| <= radius` each."""
+    """Rows of features on a piece: `Phi(s) = sum_j coefficients[j] s^j + E(s)`, `‖row of E(s)‖ <= radius` each."""
 
     coefficients: Array
     """(J + 1, n, k)."""
@@ -72,7 +75,7 @@ class Features(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Predictions on a piece: `out(s) = sum_d coefficients[d] s^d + e(s)`, `||row of e(s)|| <= radius` each."""
+    """Predictions on a piece: `out(s) = sum_d coefficients[d] s^d + e(s)`, `‖row of e(s)‖ <= radius` each."""
 
     coefficients: Array
     """(D + 1, m, K)."""
@@ -83,16 +86,16 @@ class Outputs(NamedTuple):
 
 
 def ridge_outputs(train: Features, targets: Array, test: Features, penalty: float, degree: int) -> Outputs:
-    """`out(s) = Psi(s) w(s)`, `w(s) = argmin_w ||Phi(s) w - Y||^2 / n + penalty ||w||^2`, verified on the whole piece.
+    """`out(s) = Psi(s) w(s)`, `w(s) = argmin_w ‖Phi(s) w - Y‖^2 / n + penalty ‖w‖^2`, verified on the whole piece.
 
     *Proof of the radius.* With `m = n penalty`, w solves `(Phi^T Phi + m I) w = Phi^T Y`, so for the polynomial w_hat
     `w - w_hat = (Phi^T Phi + m I)^-1 [Phi^T (Y - Phi w_hat) - m w_hat]`. Put `Phi = F + E` with F the polynomial,
     `e = Y - F w_hat`, `r = F^T e - m w_hat`: the bracket is `r + E^T e - Phi^T E w_hat`. Now
-    `||(Phi^T Phi + m I)^-1|| <= 1/m` and `||(Phi^T Phi + m I)^-1 Phi^T|| <= 1/(2 sqrt m)`, so
-    `||w - w_hat|| <= (||r|| + ||E|| ||e||)/m + ||E|| ||w_hat||/(2 sqrt m)`, where a polynomial is at most the sum of
+    `‖(Phi^T Phi + m I)^-1‖ <= 1/m` and `‖(Phi^T Phi + m I)^-1 Phi^T‖ <= 1/(2 sqrt m)`, so
+    `‖w - w_hat‖ <= (‖r‖ + ‖E‖ ‖e‖)/m + ‖E‖ ‖w_hat‖/(2 sqrt m)`, where a polynomial is at most the sum of
     the norms of its coefficients as |s| <= 1. Rounding: the computed e is off by `d_e <= gamma (|F| |w_hat| + |Y|)`,
-    which adds `F^T d_e`, worth `||d_e||/(2 sqrt m) + ||E|| ||d_e||/m`, and the products in r by `gamma (|F|^T |e| + m
-    |w_hat|)`. A row of `Psi w` is then off by `||psi|| ||w - w_hat|| + ||E_psi|| (||w_hat|| + ||w - w_hat||)`.
+    which adds `F^T d_e`, worth `‖d_e‖/(2 sqrt m) + ‖E‖ ‖d_e‖/m`, and the products in r by `gamma (|F|^T |e| + m
+    |w_hat|)`. A row of `Psi w` is then off by `‖psi‖ ‖w - w_hat‖ + ‖E_psi‖ (‖w_hat‖ + ‖w - w_hat‖)`.
 
     `targets` (n, K). The system solved is the smaller of k x k and n x n.
     """
@@ -171,11 +174,11 @@ def _shorten(series: Array, degree: int) -> tuple[Array, Array, Array]:
 
 
 def score(outputs: Outputs, targets: Array, truth: Array | None, degree: int) -> Scores:
-    """Mean squared error `mean_j ||out_j - y_j||^2` and margins on a piece.
+    """Mean squared error `mean_j ‖out_j - y_j‖^2` and margins on a piece.
 
     `targets` (m, K); `truth` (m,): the right class of each row where this is a classification.
 
-    *The loss's radius.* `| ||r + e||^2 - ||r||^2 | <= ||e|| (2 ||r|| + ||e||)` summed over rows by Cauchy-Schwarz.
+    *The loss's radius.* `| ‖r + e‖^2 - ‖r‖^2 | <= ‖e‖ (2 ‖r‖ + ‖e‖)` summed over rows by Cauchy-Schwarz.
     """
     residual = outputs.coefficients.copy()
     residual[0] -= targets
@@ -204,7 +207,7 @@ def _shifted(scores: Scores, lo: float, hi: float) -> Scores:
     """The radii with what the rounding of the centre and of the half-width can do.
 
     The computed `c` and `h` are off by at most `2 u max(|lo|, |hi|)`, so the local coordinate t that belongs to an
-    alpha is off by at most `delta = 4 u max(|lo|, |hi|) / (hi - lo)`, and s may leave [-1, 1] by 2 delta: a polynomial
+    α is off by at most `delta = 4 u max(|lo|, |hi|) / (hi - lo)`, and s may leave [-1, 1] by 2 delta: a polynomial
     of degree n moves by at most delta times the largest slope `n max|b_(i+1) - b_i|`, and the sums of norms grow by a
     factor `(1 + 2 delta)^n`.
     """
@@ -221,7 +224,7 @@ def _shifted(scores: Scores, lo: float, hi: float) -> Scores:
 
 
 def cover(
-    domain: tuple[float, float], expand: Callable[[float, float], Scores], accuracy: float, what: str
+    domain: tuple[float, float], expand: Callable[[float, float], Scores], accuracy: float, what: str, way_out: str
 ) -> list[tuple[float, float, Scores]]:
     """Halve `domain` until the truncation of `expand(a, b)` is worth at most `accuracy` on every part.
 
@@ -239,12 +242,11 @@ def cover(
                 continue
             reason = f"the error of a truncated series there is {scores.truncation:.3g}, above {accuracy:.3g}"
         except np.linalg.LinAlgError as failure:
-            reason = str(failure)
+            reason = f"{failure}".rstrip(".")
         middle = 0.5 * (lo + hi)
         if not (b - a) * 2.0**-40 < hi - lo or not lo < middle < hi:
             raise ValueError(
-                f"{what}: no bound could be proved on [{lo:.17g}, {hi:.17g}], however thin: {reason}. Raise the "
-                "penalty where there is one, or keep the domain away from this place."
+                f"{what}: no bound could be proved near {middle:.6g}, however thin the piece: {reason}. {way_out}"
             )
         stack += [(middle, hi), (lo, middle)]
     return out

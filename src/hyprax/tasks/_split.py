@@ -2,36 +2,37 @@ r"""The split certificate: a few tasks say where to look, the others certify it,
 
 **Theorem.** Let the tasks be i.i.d. with losses in [0, H], and let a part of them (the *choosing* tasks) determine
 intervals `S_1, ..., S_I` that cover the domain; for each i cells `C_i1, ..., C_iJ` that cover it too; shares
-`delta_ij` with sum at most delta; and bets. For each of the other, *certifying* tasks put `D_ij(x) = max_{alpha in
-S_i} loss_alpha(x) - min_{alpha in C_ij} loss_alpha(x) <= H`, and let `m_ij` be its wealth bound
-([`wealth_bound`][hyprax.tasks.wealth_bound]) at delta_ij. Then with probability at least 1 - delta
+`delta_ij` with sum at most delta; and bets. For each of the other, *certifying* tasks put `D_ij(x) = max_{α in
+S_i} loss_α(x) - min_{α in C_ij} loss_α(x) <= H`, and let `m_ij` be its wealth bound
+(`wealth_bound`) at delta_ij. Then with probability at least 1 - delta
 
-    L(alpha) - inf L <= max(0, m_i1, ..., m_iJ)        for all alpha in S_i, for all i at once.
+    L(α) - inf L <= max(0, m_i1, ..., m_iJ)        for all α in S_i, for all i at once.
 
 *Proof.* Given the choosing tasks, everything chosen is fixed and the D_ij of the certifying tasks are i.i.d., so
-`E D_ij <= m_ij` for all i and j with probability 1 - delta. Let alpha be in S_i, and alpha_star in C_ij.
-Then `L(alpha) - L(alpha_star) = E[loss_alpha - loss_alpha_star] <= E D_ij <= m_ij`. ∎ Likewise `L(alpha) <= m_i` on
+`E D_ij <= m_ij` for all i and j with probability 1 - delta. Let α be in S_i, and α_star in C_ij.
+Then `L(α) - L(α_star) = E[loss_α - loss_α_star] <= E D_ij <= m_ij`. ∎ Likewise `L(α) <= m_i` on
 S_i, with m_i the wealth bound of `max_{S_i} loss` at a share delta_i, which bounds the deviation.
 
-Why it is small: losses of different tasks differ much, but differences between two alphas on one task differ little.
+Why it is small: losses of different tasks differ much, but differences between two αs on one task differ little.
 `D_ij` is centred: its variance is small near the optimum, and cells far from it have a mean so negative that they need
 next to none of delta. What remains is a small multiple of `H ln(1/delta)/n`, in place of `3 H sqrt(ln(2/delta)/2n)`.
 The maxima and minima are exact, because the dual functions are: no net, no Lipschitz constant, no Rademacher term. The
-statement is uniform, so alpha may be the minimiser over all tasks.
+statement is uniform, so α may be the minimiser over all tasks.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ._bernstein import Array
 from ._bounds import check_sample, empirical_bernstein_bound, wealth_bound
 from ._brackets import cell_ranges, merged_cells, same_domain
 from ._piecewise import PiecewiseFunction
+from ._random import generator
 
-Array = np.ndarray
 Means: TypeAlias = Literal["wealth", "bernstein"]
 _BETS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 0.99])
 _CELLS = 48
@@ -48,14 +49,14 @@ _EQUAL = 0.02
 
 @dataclass(frozen=True)
 class SplitCertificate:
-    """What a split bound says of every alpha in the interval `alphas`, with probability 1 - delta."""
+    """What a split bound says of every α in the interval `αs`, with probability 1 - delta."""
 
-    alphas: tuple[float, float]
+    hypers: tuple[float, float]
     """S_i: the bound holds for all of it at once."""
     bound: float
-    """Upper bound of `L(alpha) - inf L` (excess), or of `L(alpha)` (risk)."""
+    """Upper bound of `L(α) - inf L` (excess), or of `L(α)` (risk)."""
     cells: int
-    """J: the number of cells that alpha_star was confined to (0 for the risk, which has no alpha_star)."""
+    """J: the number of cells that α_star was confined to (0 for the risk, which has no α_star)."""
     choosing: int
     """Number of choosing tasks."""
     certifying: int
@@ -82,30 +83,31 @@ class _Ground:
 
 def split_excess_bound(
     duals: Sequence[PiecewiseFunction],
-    alpha: float,
+    hyper: float,
     delta: float,
     range: float = 1.0,
     *,
+    key: Any,
     fraction: float = 0.15,
-    seed: int = 0,
     means: Means = "wealth",
 ) -> SplitCertificate:
-    """`L(alpha) - inf L <= max(0, max_j m_ij)`, for the S_i that alpha lies in, by the theorem of this module.
+    """`L(α) - inf L <= max(0, max_j m_ij)`, for the S_i that α lies in, by the theorem of this module.
 
-    The choosing tasks are a random `fraction` of all, by `seed`. The cells, shares and bets are those that would give
-    the smallest bound if the certifying tasks were like the choosing ones: for a target tau a cell C needs the share
-    `exp(-(predicted log-wealth of C at tau))`; dynamic programming finds the partition with the smallest sum of
+    The choosing tasks are a random `fraction` of all, drawn by `key`. The cells, shares and bets are those that would
+    give the smallest bound if the certifying tasks were like the choosing ones: for a target tau a cell C needs the
+    share `exp(-(predicted log-wealth of C at tau))`; dynamic programming finds the partition with the smallest sum of
     shares; and tau is lowered until that sum is the share of S_i.
 
     **Arguments:**
 
     - `duals`: the dual functions of the tasks, losses in [0, `range`].
-    - `alpha`: any point of the domain, chosen in any way, also from all of these tasks.
+    - `α`: any point of the domain, chosen in any way, also from all of these tasks.
     - `delta`: the probability with which the statement may fail.
-    - `fraction`, `seed`: which tasks choose. Both must be fixed before looking at the bound.
+    - `key`, `fraction`: a JAX random key and a part of the tasks, which choose. Both must be fixed before looking at
+      the bound.
     - `means`: what bounds the means: `"wealth"` (nearly always the smallest) or `"bernstein"` (Maurer and Pontil).
     """
-    ground = _split(duals, alpha, delta, range, fraction, seed)
+    ground = _split(duals, hyper, delta, range, fraction, key)
     starts, stops, shares, bets = _plan(ground, range)
     top = ground.tops()[ground.certifying]
     bound = 0.0
@@ -117,19 +119,19 @@ def split_excess_bound(
 
 def split_risk_bound(
     duals: Sequence[PiecewiseFunction],
-    alpha: float,
+    hyper: float,
     delta: float,
     range: float = 1.0,
     *,
+    key: Any,
     fraction: float = 0.15,
-    seed: int = 0,
     means: Means = "wealth",
 ) -> SplitCertificate:
-    """`L(alpha) <= m_i`, for the S_i that alpha lies in: m_i is the wealth bound of `max_{S_i} loss`.
+    """`L(α) <= m_i`, for the S_i that α lies in: m_i is the wealth bound of `max_{S_i} loss`.
 
-    Arguments as for [`split_excess_bound`][hyprax.tasks.split_excess_bound].
+    Arguments as for `split_excess_bound`.
     """
-    ground = _split(duals, alpha, delta, range, fraction, seed)
+    ground = _split(duals, hyper, delta, range, fraction, key)
     top = np.minimum(ground.tops(), range)
     log_per_task = np.log(1 / ground.share) / len(ground.certifying)
     spread = np.var(top[ground.choosing])
@@ -151,17 +153,17 @@ def _certificate(ground: _Ground, bound: float, cells: int) -> SplitCertificate:
 
 
 def _split(
-    duals: Sequence[PiecewiseFunction], alpha: float, delta: float, range: float, fraction: float, seed: int
+    duals: Sequence[PiecewiseFunction], hyper: float, delta: float, range: float, fraction: float, key: Any
 ) -> _Ground:
     n = len(same_domain(duals))
     check_sample(n, delta, least=4)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie in (0, 1); got {fraction!r}.")
     a, b = duals[0].domain
-    if not a <= alpha <= b:
-        raise ValueError(f"alpha must lie in the domain [{a:g}, {b:g}] of the dual functions; got {alpha!r}.")
+    if not a <= hyper <= b:
+        raise ValueError(f"hyper must lie in the domain [{a:g}, {b:g}] of the dual functions; got {hyper!r}.")
     count = min(max(2, round(fraction * n)), n - 2)
-    order = np.random.default_rng(seed).permutation(n)
+    order = generator("a split bound", key).permutation(n)
     choosing, certifying = order[:count], order[count:]
     known = [duals[i] for i in choosing]
     # The grid is refined twice around where the choosing tasks see the optimum.
@@ -174,7 +176,7 @@ def _split(
     lo, hi = cell_ranges(duals, edges)
     cuts, shares = _intervals(lo[choosing], hi[choosing], range / n)
     # A point on an edge has the value of the cell to its right.
-    i = min(int(np.searchsorted(edges[cuts], alpha, side="right")) - 1, shares.size - 1)
+    i = min(int(np.searchsorted(edges[cuts], hyper, side="right")) - 1, shares.size - 1)
     return _Ground(edges, lo, hi, choosing, certifying, int(cuts[i]), int(cuts[i + 1]), delta * float(shares[i]))
 
 

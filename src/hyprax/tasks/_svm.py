@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ._active_set import FLAT, tied_direction
-from ._bernstein import UNIT
-from ._piecewise import Array, PiecewiseFunction
-from ._task import Task, check_domain, check_labels
+from ._bernstein import UNIT, Array
+from ._piecewise import PiecewiseFunction
+from ._task import Task, check_domain, check_labels, singular_floor
 from ._zero_one import zero_one_loss
 
 _TIE = 1e-10
@@ -22,7 +22,7 @@ KKT_TOLERANCE = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class SVMPath:
-    r"""`w(C) = argmin_w ||w||^2 / 2 + C sum_i max(0, 1 - y_i x_i w)`, piecewise linear in C.
+    r"""`w(C) = argmin_w ‖w‖^2 / 2 + C sum_i max(0, 1 - y_i x_i w)`, piecewise linear in C.
 
     With an intercept, `x_i` ends in a constant 1 and w in the intercept, which is penalised like any weight. Build one
     with [`svm_path`][hyprax.tasks.svm_path].
@@ -37,7 +37,7 @@ class SVMPath:
     violation: float
     """The largest violation of the optimality conditions at all kinks and midpoints, in units of the margin."""
     weight_error: Float[Array, " K"]
-    """A proven bound of `||w - w_true||` on each piece."""
+    """A proven bound of `‖w - w_true‖` on each piece."""
 
     def __call__(self, cost: float) -> Float[Array, " d"]:
         """w at a cost in the domain."""
@@ -64,7 +64,10 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     *Proof of `weight_error`.* The computed a fulfils the conditions of the problem whose margins 1 are replaced by
     `1 + e_i`, `|e_i| <= e`, e the violation with the rounding of its computation (once a_i within 1e-15 of a bound are
     moved to it, which is counted too). Adding the variational inequalities of
-    both problems gives `||w - w_true||^2 <= e sum_i |a_i - a_true_i| <= e n C`.
+    both problems gives `‖w - w_true‖^2 <= e sum_i |a_i - a_true_i| <= e n C`, a square root that costs half the digits.
+    With it, examples further than `‖x_i‖ ‖w - w_true‖` from the margin are at the same bound in both solutions. Let
+    U hold the others, and s be the smallest singular value of their rows: as `w - w_true = sum_U (a_i - a_true_i) y_i
+    x_i`, `‖w - w_true‖ >= s ‖a - a_true‖_U`, and the first inequality becomes `‖w - w_true‖ <= e |U|^(1/2) / s`.
 
     **Arguments:**
 
@@ -76,7 +79,7 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     """
     task = Task.hold_out(X, y, X, y)
     split = task.splits[0]
-    check_labels(split.y)
+    check_labels(split.y, "svm_path")
     domain = check_domain(domain, "svm_path", positive=False)
     rows = _extended(split.X, intercept) * split.y
     Z, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
@@ -91,9 +94,9 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
             f"the support vector machine's path violates its optimality conditions by {worst:.3g} at C = {place:.17g}: "
             "the data are too ill-conditioned; rescale columns or lower C."
         )
-    moved = _AT_BOUND * np.linalg.norm(size @ np.abs(Z)) * costs[1:]
-    error = np.sqrt(off * size.sum() * costs[1:]) + moved + _rounding(Z, a)
-    return SVMPath(costs, a @ Z, intercept, worst, error * (1 + 1e-12))
+    moved = _AT_BOUND * np.linalg.norm(size @ np.abs(Z)) * costs[1:] + _rounding(Z, a)
+    error = np.sqrt(off * size.sum() * costs[1:]) * (1 + 1e-12)
+    return SVMPath(costs, a @ Z, intercept, worst, (_sharpened(Z, a, off, error + moved, error) + moved) * (1 + 1e-12))
 
 
 def svm_dual(
@@ -106,8 +109,8 @@ def svm_dual(
     r"""`f(C) = (1/M) sum max(0, 1 - y_i x_i w(C))` over validation examples, w the path on each training part.
 
     Exact: margins are linear between kinks, so f is piecewise linear, with more kinks where a validation margin meets
-    1. The radius holds the proven error of w, the square root of that of the margins: 1e-6 or so, far above the
-    error itself.
+    1. The radius holds the proven error of w: near rounding where the examples at the margin are independent (always,
+    in general position), else the square root of that.
 
     **Arguments:** as for [`svm_path`][hyprax.tasks.svm_path], and
 
@@ -119,7 +122,7 @@ def svm_dual(
         raise ValueError(f"loss must be 'hinge' or 'zero-one'; got {loss!r}.")
     parts = []
     for split in task.splits:
-        check_labels(np.concatenate([split.y, split.y_val]))
+        check_labels(np.concatenate([split.y, split.y_val]), "svm_dual")
         path = svm_path(split.X, split.y[:, 0], domain, intercept=intercept)
         rows = _extended(split.X_val, intercept) * split.y_val
         margins = rows @ path.weights.T  # (m, K + 1)
@@ -217,6 +220,33 @@ def _check(Z: Array, Q: Array, size: Array, costs: Array, a: Array) -> tuple[flo
     place = (costs[:-1], costs[1:], middle)[where][piece]
     moved = _AT_BOUND * np.max(costs[1:, None] * size @ np.abs(Q), axis=1)  # what moving those to the bound changes
     return float(worst[where, piece]), float(place), np.max(worst, axis=0) + np.max(lost, axis=0) + moved
+
+
+def _sharpened(Z: Array, a: Array, off: Array, radius: Array, error: Array) -> Array:
+    """The error of w on each piece, at most `error`, from the examples that may be at the margin (see `svm_path`).
+
+    Each piece is looked at in two halves: an example that comes to the margin at one end and one that leaves it at the
+    other are at it together nowhere.
+    """
+    norms = np.linalg.norm(Z, axis=1)
+    slack = 1 - (np.stack([a[:-1], 0.5 * (a[1:] + a[:-1]), a[1:]]) @ Z) @ Z.T  # (3, K, n)
+    needed = radius[:, None] * norms + 2 * off[:, None]
+    known: dict[bytes, float] = {}
+    worst = np.zeros(len(off))
+    for half in (0, 1):
+        near = (slack[half] * slack[half + 1] <= 0) | (np.minimum(*np.abs(slack[half : half + 2])) <= needed)
+        for k, members in enumerate(near):
+            count = int(members.sum())
+            if count > Z.shape[1]:
+                worst[k] = np.inf
+            elif count:
+                name = members.tobytes()
+                if name not in known:
+                    rows = Z[members]
+                    known[name] = singular_floor(np.linalg.svd(rows, compute_uv=False), np.abs(rows))
+                with np.errstate(divide="ignore"):
+                    worst[k] = max(worst[k], off[k] * np.sqrt(count) / np.float64(known[name]))
+    return np.minimum(error, worst)
 
 
 def _rounding(Z: Array, a: Array) -> Array:

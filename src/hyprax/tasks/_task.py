@@ -1,14 +1,13 @@
 """A task: the data of one whole learning problem, as pairs of a training part and a validation part."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ._bernstein import UNIT
-
-Array = np.ndarray
+from ._bernstein import UNIT, Array
+from ._random import generator
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -45,29 +44,81 @@ class Split:
                 f"X {self.X.shape}, X_val {self.X_val.shape}, y {self.y.shape}, y_val {self.y_val.shape}."
             )
 
-    def centred(self, intercept: bool) -> "Split":
-        """The split with the training means taken off both parts: an unpenalised intercept; unchanged without one."""
+    def centred(self, intercept: bool) -> "Centred":
+        """The split with the training means taken off both parts, twice over: an unpenalised intercept.
+
+        The first difference is exact to the rounding of its own size, however far the column is from zero (a year, a
+        time stamp), and the second takes off what the rounded mean left. So the errors are those of numbers of the size
+        of the spread, not of the offset.
+        """
         if not intercept:
-            return self
-        mx, my = self.X.mean(axis=0), self.y.mean(axis=0)
-        # A constant column leaves rounding behind; it must come out as zero, not as noise to be fitted.
-        constant = np.all(self.X[0] == self.X, axis=0)
-        mx = np.where(constant, self.X[0], mx)
-        return Split(self.X - mx, self.y - my, self.X_val - mx, self.y_val - my)
+            zero = np.zeros((1, 1))
+            return Centred(*(Column(x, np.abs(x), zero) for x in (self.X, self.y, self.X_val, self.y_val)))
+        x, x_val = _centred(self.X, self.X_val)
+        y, y_val = _centred(self.y, self.y_val)
+        return Centred(x, y, x_val, y_val)
+
+    def standardised(self) -> "Split":
+        """Both parts with columns of mean 0 and variance 1 on the training part; constant columns become 0 there."""
+        mean, spread = self.X.mean(axis=0), self.X.std(axis=0)
+        constant = np.all(self.X[0] == self.X, axis=0) | (spread == 0)
+        mean, spread = np.where(constant, self.X[0], mean), np.where(constant, 1.0, spread)
+        return Split((self.X - mean) / spread, self.y, (self.X_val - mean) / spread, self.y_val)
+
+
+class Column(NamedTuple):
+    """Columns less their means."""
+
+    values: Array
+    size: Array
+    """Sizes that their rounding is counted in: of the values, and of what the centring may have left."""
+    mean: Array
+    """(1, columns)."""
+
+
+class Centred(NamedTuple):
+    """A split without its training means."""
+
+    X: Column
+    y: Column
+    X_val: Column
+    y_val: Column
+
+
+def _centred(train: Array, test: Array) -> tuple[Column, Column]:
+    # A constant column leaves rounding behind; it must come out as zero, not as noise to be fitted.
+    constant = np.all(train[:1] == train, axis=0, keepdims=True)
+    first = np.where(constant, train[:1], train.mean(axis=0, keepdims=True))
+    once = train - first
+    second = np.where(constant, 0.0, once.mean(axis=0, keepdims=True))
+    left = np.mean(np.abs(once), axis=0, keepdims=True) + np.abs(second)
+
+    def column(x: Array) -> Column:
+        values = (x - first) - second
+        return Column(values, np.abs(values) + left, first + second)
+
+    return column(train), column(test)
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    r"""One learning problem; its loss at alpha is `(1/M) sum_splits sum_{i in validation} loss_i(w_split(alpha))`.
+    r"""One learning problem; its loss at α is `(1/M) sum_splits sum_{i in validation} loss_i(w_split(α))`.
 
     M counts the validation examples of all splits. Build one with `hold_out`, `k_fold` or `leave_one_out`.
     """
 
     splits: tuple[Split, ...]
+    """The training parts with their validation parts."""
+    whole: tuple[Array, Array] | None = None
+    """X (n, d) and y (n, q) where the splits leave out one example each, for closed forms; else `None`."""
 
     def __post_init__(self):
         if not self.splits:
             raise ValueError("a Task needs at least one split.")
+
+    def standardised(self) -> "Task":
+        """The task with every split's columns scaled by its own training part: no validation row has a say."""
+        return Task(tuple(split.standardised() for split in self.splits))
 
     @property
     def n_validation(self) -> int:
@@ -80,25 +131,28 @@ class Task:
         return cls((Split(X, y, X_val, y_val),))
 
     @classmethod
-    def k_fold(cls, X: Any, y: Any, folds: Any, seed: int = 0) -> "Task":
+    def k_fold(cls, X: Any, y: Any, folds: Any, *, key: Any = None) -> "Task":
         """Every fold is validated by a model trained on the others.
 
         **Arguments:**
 
-        - `folds`: their number (a random partition from `seed`), or (n,) numbers that say which fold an example is in.
+        - `folds`: their number, or (n,) numbers that say which fold an example is in.
+        - `key`: a JAX random key, which a number of folds needs: they are a random partition.
         """
         X, y = np.asarray(X), np.asarray(y)
-        n = len(X)
-        if isinstance(folds, int):
-            if not 2 <= folds <= n:
-                raise ValueError(f"k_fold: folds must be between 2 and the {n} examples of the task; got {folds}.")
-            member = np.random.default_rng(seed).permutation(n) % folds
-        else:
-            member = np.asarray(folds)
-            if member.shape != (n,) or np.unique(member).size < 2:
+        n, member = len(X), np.asarray(folds)
+        if member.ndim == 0:
+            if member.dtype.kind not in "iu" or not 2 <= member <= n:
                 raise ValueError(
-                    f"k_fold: the fold numbers must be {n}, of at least two kinds; got shape {member.shape}."
+                    f"k_fold: folds must be a whole number between 2 and {n}, the examples of the task, or the fold of "
+                    f"each example; got {folds!r}."
                 )
+            member = generator("k_fold", key).permutation(n) % member
+        elif member.shape != (n,) or np.unique(member).size < 2:
+            raise ValueError(
+                f"k_fold: the fold numbers must be one for each of {n} examples, of at least two kinds; got shape "
+                f"{member.shape} with {np.unique(member).size}."
+            )
         parts = [member == k for k in np.unique(member)]
         return cls(tuple(Split(X[~part], y[~part], X[part], y[part]) for part in parts))
 
@@ -108,7 +162,11 @@ class Task:
         n = len(np.asarray(X))
         if n < 2:
             raise ValueError(f"leave_one_out needs at least two examples; got {n}.")
-        return cls.k_fold(X, y, np.arange(n))
+        task = cls.k_fold(X, y, np.arange(n))
+        inputs, targets = (
+            np.concatenate(parts) for parts in zip(*((s.X_val, s.y_val) for s in task.splits), strict=True)
+        )
+        return cls(task.splits, (inputs, targets))
 
 
 def check_domain(domain: tuple[float, float], name: str, positive: bool = True) -> tuple[float, float]:
@@ -120,10 +178,16 @@ def check_domain(domain: tuple[float, float], name: str, positive: bool = True) 
     return a, b
 
 
-def check_labels(y: Array) -> None:
+def check_labels(y: Array, name: str) -> None:
     """Raise unless the targets are labels -1 and +1 in one column."""
-    if y.shape[1] != 1 or not np.all(np.abs(y) == 1):
-        raise ValueError("a 0-1 or hinge loss needs one target column of labels -1 and +1.")
+    if y.shape[1] != 1:
+        raise ValueError(f"{name}: labels must be -1 and +1 in one column; got {y.shape[1]} columns.")
+    if not np.all(np.abs(y) == 1):
+        seen = ", ".join(f"{x:g}" for x in np.unique(y)[:4])
+        way_out = " Labels 0 and 1 become those by 2 y - 1." if set(np.unique(y)) == {0.0, 1.0} else ""
+        raise ValueError(
+            f"{name}: labels must be -1 and +1; got {seen}{', ...' if np.unique(y).size > 4 else ''}.{way_out}"
+        )
 
 
 def singular_floor(s: Array, size: Array) -> float:

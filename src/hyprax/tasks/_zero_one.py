@@ -6,14 +6,15 @@ Roots are isolated to rounding, on all pieces at once; `_margins` serves several
 import numpy as np
 
 from . import _bernstein as bernstein
-from ._piecewise import Array, PiecewiseFunction
+from ._bernstein import Array
+from ._piecewise import PiecewiseFunction
 
 _SAFETY = 4
 """Roundings of a margin counted before its sign is certain."""
 
 
 def zero_one_loss(edges: Array, margins: Array, radius: Array, certified: bool = True) -> PiecewiseFunction:
-    r"""`f(alpha) = (1/m) #{i : margin_i(alpha) <= 0}`, constant between the roots of the margins.
+    r"""`f(α) = (1/m) #{i : margin_i(α) <= 0}`, constant between the roots of the margins.
 
     An example is certainly right where `margin - r > 0` and certainly wrong where `margin + r < 0`, r its radius with
     the rounding; the roots of both are isolated by subdivision. Between them it is undecided and counts as [0, 1]:

@@ -1,22 +1,25 @@
 """Hypergradients through training runs of T steps: stored, recomputed, reversed, carried forward or cut short."""
 
 from ._adam import Adam as Adam, AdamW as AdamW
-from ._blocks import scan_blocks as scan_blocks
 from ._checkpointed import Checkpointed as Checkpointed
-from ._estimate import Estimate as Estimate, ModeCost as ModeCost, estimate as estimate
-from ._forward_mode import ForwardMode as ForwardMode
-from ._gauge import ChaosGauge as ChaosGauge, metasmoothness as metasmoothness
+from ._estimate import estimate as estimate
 from ._long_run import LongRun as LongRun
-from ._mode import AbstractMode as AbstractMode, Outer as Outer, UnrollReport as UnrollReport
+from ._mode import (
+    RESULTS as RESULTS,
+    AbstractMode as AbstractMode,
+    Outer as Outer,
+    UnrollReport as UnrollReport,
+    UnrollStats as UnrollStats,
+)
+from ._modes import ForwardMode as ForwardMode, StoreAll as StoreAll, Truncated as Truncated
 from ._momentum_sgd import MomentumSGD as MomentumSGD
-from ._objective import UnrolledObjective as UnrolledObjective, UnrolledState as UnrolledState
+from ._objective import ChaosGauge as ChaosGauge, UnrolledObjective as UnrolledObjective
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,
     OptaxOptimizer as OptaxOptimizer,
+    PerWeight as PerWeight,
+    Schedule as Schedule,
     lookup as lookup,
-    per_leaf as per_leaf,
 )
-from ._reversible import ExactReversal as ExactReversal, Reversible as Reversible
-from ._store_all import StoreAll as StoreAll
-from ._training import Training as Training
-from ._truncated import Truncated as Truncated
+from ._reversible import ReversalCertificate as ReversalCertificate, Reversible as Reversible
+from ._training import Training as Training, scan_blocks as scan_blocks

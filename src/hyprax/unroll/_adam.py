@@ -1,5 +1,6 @@
 """Adam and AdamW, in floating point and exactly in fixed point."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -9,17 +10,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from ._fixed_point import as_wide, to_word
-from ._momentum_sgd import positive
-from ._optimizer import per_leaf
-from ._rational import Factor, complement, least_gap, nearest
+from ._optimizer import lookup, per_leaf, smooth_ratio, smooth_root
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
-    StepFactors,
     Words,
-    at_step,
+    positive_factors,
 )
+from ._scales import SMALLEST
 
 MEAN, VARIANCE = "mean", "variance"
 
@@ -33,7 +32,6 @@ class _Moments(AbstractReversibleOptimizer):
     eps: PyTree
     bits: int = eqx.field(static=True)
     variance_bits: int = eqx.field(static=True)
-    denominator_bits: int = eqx.field(static=True)
 
     states: ClassVar[tuple[str, ...]] = (MEAN, VARIANCE)
     pullback_needs_gradient: ClassVar[bool] = True
@@ -46,44 +44,46 @@ class _Moments(AbstractReversibleOptimizer):
         eps: Any,
         fraction_bits: int,
         variance_bits: int,
-        denominator_bits: int,
     ) -> None:
-        if not (16 <= fraction_bits <= 58 and 16 <= variance_bits <= 60 and 4 <= denominator_bits <= 20):
+        if not (16 <= fraction_bits <= 58 and 16 <= variance_bits <= 60):
             raise ValueError(
-                f"{type(self).__name__}: given fraction_bits {fraction_bits}, variance_bits {variance_bits}, "
-                f"denominator_bits {denominator_bits}, allowed are 16 to 58, 16 to 60 and 4 to 20."
+                f"{type(self).__name__}: fraction_bits must be between 16 and 58 and variance_bits between 16 and 60; "
+                f"got {fraction_bits} and {variance_bits}."
             )
         self.learning_rate, self.beta1, self.beta2, self.eps = learning_rate, beta1, beta2, eps
-        self.bits, self.variance_bits, self.denominator_bits = fraction_bits, variance_bits, denominator_bits
+        self.bits, self.variance_bits = fraction_bits, variance_bits
 
     def fraction_bits(self) -> dict[str, int]:
         return {WEIGHTS: self.bits, MEAN: self.bits, VARIANCE: self.variance_bits}
 
-    def targets(self, hyper: Coefficients) -> Coefficients:
-        return {MEAN: hyper["beta1"], VARIANCE: hyper["beta2"]}
-
-    def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
-        bits = self.denominator_bits
-        for name, state in (("beta1", MEAN), ("beta2", VARIANCE)):
-            if not np.all(targets[state] < 1 - least_gap(bits)):
-                raise ValueError(
-                    f"{name}: given {np.max(targets[state]):.10g} with Reversible, allowed are numbers below "
-                    f"1 - {least_gap(bits):.2g}."
-                )
+    def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
+        beta1, beta2 = hyper["beta1"], hyper["beta2"]
+        first, second = _products(beta1, steps), _products(beta2, steps)
         return {
-            MEAN: nearest(positive("beta1", targets[MEAN], bits), bits),
-            VARIANCE: nearest(positive("beta2", targets[VARIANCE], bits), bits),
-        }
-
-    def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
-        first, second = _products(targets[MEAN], steps), _products(targets[VARIANCE], steps)
-        return {
-            MEAN: targets[MEAN],
-            VARIANCE: targets[VARIANCE],
-            "mean_gain": 1 - targets[MEAN],
-            "variance_gain": 1 - targets[VARIANCE],
+            MEAN: beta1,
+            VARIANCE: beta2,
+            "mean_gain": 1 - beta1,
+            "variance_gain": 1 - beta2,
             "rate": hyper["learning_rate"] * jnp.sqrt(1 - second) / (1 - first),
             "eps": hyper["eps"] * jnp.sqrt(1 - second),
+        }
+
+    def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for name, state in (("beta1", MEAN), ("beta2", VARIANCE)):
+            if not np.all(tables[state] < 1):
+                raise ValueError(f"{name} must be below 1; got {np.max(tables[state]):.10g}.")
+        return {
+            MEAN: positive_factors("beta1", tables[MEAN]),
+            VARIANCE: positive_factors("beta2", tables[VARIANCE]),
+        }
+
+    def increments(self, tables: Mapping[str, np.ndarray], units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            MEAN: tables["mean_gain"] / units[MEAN],
+            VARIANCE: tables["variance_gain"] / units[VARIANCE],
+            "unit": units[VARIANCE],
+            "move": tables["rate"] * units[MEAN] / units[WEIGHTS],
+            "eps": tables["eps"],
         }
 
     def apply(
@@ -91,20 +91,20 @@ class _Moments(AbstractReversibleOptimizer):
     ) -> tuple[dict[str, Array], Array]:
         mean = c[MEAN] * states[MEAN] + c["mean_gain"] * gradient
         variance = c[VARIANCE] * states[VARIANCE] + c["variance_gain"] * gradient * gradient
-        moved = weights - c["rate"] * _ratio(mean, _root(variance) + c["eps"])
+        moved = weights - c["rate"] * smooth_ratio(mean, smooth_root(variance) + c["eps"])
         return {MEAN: mean, VARIANCE: variance}, moved - c["decay"] * weights if "decay" in c else moved
 
     def init(self, params: PyTree) -> PyTree:
         """The moments, and the running products of β1 and β2, by which they are corrected for their start at 0."""
         dtype = jnp.result_type(*jax.tree.leaves(params))
         ones = {
-            name: jax.tree.map(lambda _: jnp.ones((), dtype), beta)
+            name: jax.tree.map(lambda x: jnp.ones(x.shape, dtype), lookup(beta, 0))
             for name, beta in (("beta1", self.beta1), ("beta2", self.beta2))
         }
         return {**super().init(params), "products": ones}
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
-        beta1, beta2 = at_step(self.beta1, t), at_step(self.beta2, t)
+        beta1, beta2 = lookup(self.beta1, t), lookup(self.beta2, t)
         products = {
             name: jax.tree.map(lambda p, b: p * b.astype(p.dtype), state["products"][name], beta)
             for name, beta in (("beta1", beta1), ("beta2", beta2))
@@ -114,8 +114,8 @@ class _Moments(AbstractReversibleOptimizer):
             for name, value in {
                 "first": products["beta1"],
                 "second": products["beta2"],
-                "learning_rate": at_step(self.learning_rate, t),
-                "eps": at_step(self.eps, t),
+                "learning_rate": lookup(self.learning_rate, t),
+                "eps": lookup(self.eps, t),
             }.items()
         }
         correction = jax.tree.map(lambda second: jnp.sqrt(1 - second), spread["second"])
@@ -135,54 +135,36 @@ class _Moments(AbstractReversibleOptimizer):
         """α λ, one scalar a leaf, where there is a decay."""
         return {}
 
-    def _kicks(self, c: Coefficients, gradient: Array) -> tuple[Array, Array]:
-        g = gradient.astype(jnp.float64)
-        return (
-            to_word(g * (c["mean_gain"] * 2.0**self.bits)),
-            to_word((g * g) * (c["variance_gain"] * 2.0**self.variance_bits)),
-        )
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
+        mean, variance = _kicks(k, gradient)
+        words = {**words, MEAN: words[MEAN] + mean, VARIANCE: words[VARIANCE] + variance}
+        move = _move(k, words)
+        after = {**words, WEIGHTS: words[WEIGHTS] - move}
+        return after, {MEAN: [mean], VARIANCE: [variance], WEIGHTS: [move]}
 
-    def _move(self, c: Coefficients, words: Words) -> Array:
-        """rint(α m / (√s + ε)), in units of the weights, whose F the mean shares. No product here enters a sum."""
-        root = jnp.sqrt(as_wide(words.values[VARIANCE]) * 2.0**-self.variance_bits)
-        return to_word(_ratio(as_wide(words.values[MEAN]) * c["rate"], root + c["eps"]))
+    def undo_weights(self, k: Coefficients, words: Words) -> Words:
+        return {**words, WEIGHTS: words[WEIGHTS] + _move(k, words)}
 
-    def forward(
-        self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words
-    ) -> tuple[Words, dict[str, list[Array]]]:
-        mean, variance = self._kicks(c, gradient)
-        words = factors.multiply(MEAN, words).add(MEAN, mean)
-        words = factors.multiply(VARIANCE, words).add(VARIANCE, variance)
-        if WEIGHTS in factors.pairs:
-            words = factors.multiply(WEIGHTS, words)
-        move = self._move(c, words)
-        return words.add(WEIGHTS, -move), {MEAN: [mean], VARIANCE: [variance], WEIGHTS: [move]}
-
-    def undo_weights(self, c: Coefficients, factors: StepFactors, words: Words) -> Words:
-        words = words.add(WEIGHTS, self._move(c, words))
-        return factors.divide(WEIGHTS, words) if WEIGHTS in factors.pairs else words
-
-    def undo_states(self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words) -> Words:
-        mean, variance = self._kicks(c, gradient)
-        words = factors.divide(VARIANCE, words.add(VARIANCE, -variance))
-        return factors.divide(MEAN, words.add(MEAN, -mean))
+    def undo_states(self, k: Coefficients, gradient: Array, words: Words) -> Words:
+        mean, variance = _kicks(k, gradient)
+        return {**words, MEAN: words[MEAN] - mean, VARIANCE: words[VARIANCE] - variance}
 
 
 class Adam(_Moments):
     r"""m ← β1 m + (1 - β1) g, s ← β2 s + (1 - β2) g², w ← w - α (m / c1) / (√(s / c2) + ε).
 
     c1 = 1 - ∏ β1 and c2 = 1 - ∏ β2 over the steps so far, so that β1 and β2 may be schedules (Kingma and Ba 2015, arXiv
-    1412.6980); with constants it is `optax.adam`. Where a gradient has always been 0, s = 0 and so are all derivatives.
+    1412.6980); with constants it is `optax.adam`. Where a gradient has always been 0 the weight does not move, and
+    neither does the derivative of its step: m / √s is a sign there, whose derivative counts as 0 while ε is below the
+    square root of the dtype's precision.
 
     **Arguments:**
 
-    - `learning_rate`, `beta1`, `beta2`, `eps`: each a scalar, a schedule of shape [T], or a prefix of the tree of
-        weights with such leaves; all are differentiated.
-    - `fraction_bits`: F, for reversal: weights and m are multiples of 2^-F, of magnitude below 2^(62 - F).
-    - `variance_bits`: the same for s, which is small: the default holds s < 16 in steps of 2^-58.
-    - `denominator_bits`: k, for reversal: β1 and β2 become the nearest fractions with denominators up to 2^k (.9 and
-        .999 exactly), or up to 1/(1 - β) where that is larger. m carries noise of up to the denominator times 2^-F, s
-        times 2^-variance_bits.
+    - `learning_rate`, `beta1`, `beta2`, `eps`: each a number, a [`hyprax.unroll.Schedule`][], a
+        [`hyprax.unroll.PerWeight`][], or a prefix of the tree of weights with such leaves; all are differentiated.
+    - `fraction_bits`: F, for reversal: weights and m are multiples of units between 2^-F and 2^(8 - F), of magnitude
+        below 2^(62 - F).
+    - `variance_bits`: the same for s, which is small: the default holds s < 16.
 
     **Raises:** `ValueError` for bits out of range.
     """
@@ -194,11 +176,10 @@ class Adam(_Moments):
         beta2: Any = 0.999,
         eps: Any = 1e-8,
         *,
-        fraction_bits: int = 48,
+        fraction_bits: int = 50,
         variance_bits: int = 58,
-        denominator_bits: int = 10,
     ):
-        self._set(learning_rate, beta1, beta2, eps, fraction_bits, variance_bits, denominator_bits)
+        self._set(learning_rate, beta1, beta2, eps, fraction_bits, variance_bits)
 
     def hyperparameters(self) -> dict[str, PyTree]:
         return {"learning_rate": self.learning_rate, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
@@ -208,18 +189,14 @@ class AdamW(_Moments):
     r"""[`hyprax.unroll.Adam`][] with decoupled decay: w ← (1 - α λ) w - α (m / c1) / (√(s / c2) + ε).
 
     Loshchilov and Hutter 2019 (arXiv 1711.05101), as `optax.adamw`: the decay is multiplied by the learning rate. For
-    reversal 1 - α λ is one more rational: (d - 1)/d with the integer d nearest to 1/(α λ), so that a decay of 10^-6 a
-    step keeps six digits.
+    reversal, 1 - α λ is one more factor.
 
     **Arguments:** those of [`hyprax.unroll.Adam`][], and
 
-    - `weight_decay`: λ, a scalar, a schedule of shape [T], or a prefix of the tree of weights; 0 <= α λ < 1.
-    - `decay_bits`: for reversal; α λ below 2^-(decay_bits + 1) counts as 0, and weights carry noise of at most
-        2^(decay_bits - F), in fact of 1 / (α λ 2^F).
+    - `weight_decay`: λ, the same; 0 <= α λ < 1.
     """
 
     weight_decay: PyTree
-    decay_bits: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -229,15 +206,11 @@ class AdamW(_Moments):
         eps: Any = 1e-8,
         weight_decay: Any = 1e-4,
         *,
-        fraction_bits: int = 48,
+        fraction_bits: int = 50,
         variance_bits: int = 58,
-        denominator_bits: int = 10,
-        decay_bits: int = 24,
     ):
-        if not 8 <= decay_bits <= 30:
-            raise ValueError(f"AdamW: given decay_bits {decay_bits}, allowed are 8 to 30.")
-        self._set(learning_rate, beta1, beta2, eps, fraction_bits, variance_bits, denominator_bits)
-        self.weight_decay, self.decay_bits = weight_decay, decay_bits
+        self._set(learning_rate, beta1, beta2, eps, fraction_bits, variance_bits)
+        self.weight_decay = weight_decay
 
     def hyperparameters(self) -> dict[str, PyTree]:
         return {
@@ -248,26 +221,31 @@ class AdamW(_Moments):
             "weight_decay": self.weight_decay,
         }
 
-    def targets(self, hyper: Coefficients) -> Coefficients:
-        return {**super().targets(hyper), WEIGHTS: hyper["learning_rate"] * hyper["weight_decay"]}
+    def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
+        return {**super().tables(hyper, steps), "decay": hyper["learning_rate"] * hyper["weight_decay"]}
 
-    def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
-        decay = targets[WEIGHTS]
-        if not np.all((decay >= 0) & (decay < 1 - 2.0**-12)):
+    def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        decay = tables["decay"]
+        if not np.all((decay >= 0) & (1 - decay >= SMALLEST)):
             raise ValueError(
-                f"AdamW: given a learning rate times weight decay of {decay.min():.6g} to {decay.max():.6g} with "
-                "Reversible, allowed are numbers from 0 to below 1."
+                f"learning_rate times weight_decay must be between 0 and {1 - SMALLEST:g} with hx.unroll.Reversible; "
+                f"got {decay.min():.6g} to {decay.max():.6g}."
             )
-        return {**super().rationals(targets), WEIGHTS: complement(decay, self.decay_bits)}
-
-    def represented(self, name: str, factor: Factor) -> np.ndarray:
-        return (factor.d - factor.n) / factor.d if name == WEIGHTS else factor.value
-
-    def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
-        return {**super().tables(hyper, targets, steps), "decay": targets[WEIGHTS]}
+        return {**super().factors(tables), WEIGHTS: 1 - decay}
 
     def _decay(self, learning_rate: PyTree, t: Any, params: PyTree) -> dict[str, PyTree]:
-        return {"decay": jax.tree.map(jnp.multiply, learning_rate, per_leaf(at_step(self.weight_decay, t), params))}
+        return {"decay": jax.tree.map(jnp.multiply, learning_rate, per_leaf(lookup(self.weight_decay, t), params))}
+
+
+def _kicks(k: Coefficients, gradient: Array) -> tuple[Array, Array]:
+    g = gradient.astype(jnp.float64)
+    return to_word(g * k[MEAN]), to_word((g * g) * k[VARIANCE])
+
+
+def _move(k: Coefficients, words: Words) -> Array:
+    """rint(α m / (√s + ε)), in units of the weights. No product here enters a sum."""
+    root = jnp.sqrt(as_wide(words[VARIANCE]) * k["unit"])
+    return to_word(_ratio(as_wide(words[MEAN]) * k["move"], root + k["eps"]))
 
 
 def _products(beta: Array, steps: int) -> Array:
@@ -275,12 +253,6 @@ def _products(beta: Array, steps: int) -> Array:
     if beta.shape[0] == 1:
         return beta ** jnp.arange(1, steps + 1, dtype=beta.dtype)[:, None]
     return jnp.cumprod(beta, axis=0)
-
-
-def _root(x: Array) -> Array:
-    """√x, with derivative 0 where x = 0."""
-    positive_x = x > 0
-    return jnp.where(positive_x, jnp.sqrt(jnp.where(positive_x, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
 def _ratio(a: Array, b: Array) -> Array:

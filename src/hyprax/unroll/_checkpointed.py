@@ -12,9 +12,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ._drivers import DriverName, check_driver
 from ._long_run import BACKWARDS, Journal, LongRun
-from ._mode import AbstractMode, Outer, UnrollReport
-from ._runner import Runner, adjoint_norms, blank_rows, run_value
-from ._store_all import rounding_only
+from ._mode import AbstractMode, Outer, UnrollReport, rounding_only
+from ._runner import Runner, blank_rows, run_value
 from ._training import Training
 
 
@@ -120,13 +119,13 @@ class End(eqx.Module):
     dhyper: PyTree
 
 
-def _ending(runner: Runner, outer: Outer, carry: PyTree) -> End:
-    value, last, dhyper = runner.end(outer, carry)
+def _ending(runner: Runner, carry: PyTree) -> End:
+    value, last, dhyper = runner.end(carry)
     return End(carry[0], value, last, last, dhyper)
 
 
 class Checkpointed(AbstractMode):
-    """dF/dλ by reverse mode; N states kept at once, the others made again from them, by the binomial schedule.
+    """Reverse mode with N states kept at once and the others made again from them, by the binomial schedule.
 
     Memory N S P + A: S P the words of weights and optimiser state, A the activations of one step. With N = 2 sqrt(T),
     the default, every step is made once more, and the time is T (2 c + h), c a gradient and h the gradient and
@@ -166,9 +165,9 @@ class Checkpointed(AbstractMode):
     def __check_init__(self) -> None:
         check_driver("Checkpointed", self.driver)
         if self.states is not None and self.memory is not None:
-            raise ValueError("Checkpointed: given both states and memory, allowed is one of them.")
+            raise ValueError("Checkpointed: only one of states and memory may be given; got both.")
         if self.states is not None and self.states < 2:
-            raise ValueError(f"Checkpointed: given states {self.states}, allowed are integers >= 2.")
+            raise ValueError(f"Checkpointed: states must be an integer >= 2; got {self.states}.")
 
     def plan(self, steps: int, state_bytes: int) -> Plan:
         """The plan for a run of so many steps whose weights and optimiser state take so many bytes.
@@ -179,15 +178,15 @@ class Checkpointed(AbstractMode):
             return make_plan(steps, self.states)
         if self.memory < 2 * state_bytes:
             raise ValueError(
-                f"Checkpointed: given memory {self.memory} bytes, allowed are at least {2 * state_bytes}: two "
-                "states of weights and optimiser."
+                f"Checkpointed: memory must be at least {2 * state_bytes} bytes, two states of weights and optimizer; "
+                f"got {self.memory}."
             )
         return make_plan(steps, self.memory // max(state_bytes, 1))
 
     def value_and_grad(
-        self, training: Training, outer: Outer, hyper: PyTree, key: Array
+        self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
     ) -> tuple[Float[Array, ""], PyTree, UnrollReport]:
-        runner = Runner(training, hyper, key, self.driver)
+        runner = Runner(training, outer, hyper, key, self.driver)
         carry = start = runner.start()
         plan = self.plan(training.steps, tree_bytes(carry))
         moves = list(schedule(plan.segments, plan.slots))
@@ -201,7 +200,7 @@ class Checkpointed(AbstractMode):
                 template = {
                     "carry": carry,
                     "kept": [carry] * len(position[7:]),
-                    "ended": _ending(runner, outer, carry) if is_ended else None,
+                    "ended": _ending(runner, carry) if is_ended else None,
                     "rows": blank_rows(runner.program, start[0], counts[-1]),
                 }
                 state = journal.restore(template)
@@ -219,7 +218,7 @@ class Checkpointed(AbstractMode):
                 else:
                     store, carry = runner.record(store, kept.pop(a, carry), lo, hi)
                     if ended is None:
-                        ended = _ending(runner, outer, carry)
+                        ended = _ending(runner, carry)
                     adjoint, dhyper = runner.reverse(store, lo, hi, ended.adjoint, ended.dhyper)
                     ended = dataclasses.replace(ended, adjoint=adjoint, dhyper=dhyper)
                     done += (1 + BACKWARDS) * (hi - lo)
@@ -231,13 +230,12 @@ class Checkpointed(AbstractMode):
                 )
         assert ended is not None
         grads = runner.chain(ended.adjoint, ended.dhyper)
-        report = runner.report(
-            ended.params, rounding_only(ended.value.dtype), ended.value, grads, adjoint_norms(ended.adjoint, ended.last)
-        )
+        stats = runner.with_adjoint(ended.adjoint, ended.last)
+        report = runner.report(ended.params, rounding_only(ended.value.dtype), ended.value, grads, stats)
         return ended.value, grads, report
 
     def value(
-        self, training: Training, outer: Outer, hyper: PyTree, key: Array
+        self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
     ) -> tuple[Float[Array, ""], UnrollReport]:
         return run_value(training, outer, hyper, key, self.driver)
 

@@ -157,7 +157,7 @@ def loop_push(
 def check_driver(name: str, driver: str) -> None:
     """Refuse a driver of another name; `name` is that of the mode."""
     if driver not in DRIVERS:
-        raise ValueError(f"{name}: given driver {driver!r}, allowed are {', '.join(map(repr, DRIVERS))}.")
+        raise ValueError(f"{name}: driver must be 'auto', 'loop' or 'host'; got {driver!r}.")
 
 
 def choose_driver(name: DriverName, program: Program) -> AbstractDriver:

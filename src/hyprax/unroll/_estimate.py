@@ -15,16 +15,14 @@ from .._hyper import natural, validated
 from .._trees import tree_size
 from ._checkpointed import Checkpointed, make_plan, tree_bytes
 from ._drivers import AbstractDriver, DriverName, HostDriver, choose_driver, index
-from ._exact_run import ExactRun, draft, kept_bits
+from ._exact_run import ExactRun, draft, kept_bits, untouched
 from ._fixed_point import wide
-from ._forward_mode import ForwardMode
 from ._mode import AbstractMode
+from ._modes import ForwardMode, StoreAll
 from ._reversal import step_back as step_back_exactly
 from ._reversible import Reversible
 from ._reversible_optimizer import AbstractReversibleOptimizer
 from ._step import Program, basis, check_program, first, movable, start_forward, step_back, step_forward
-from ._store_all import StoreAll
-from ._sweep import untouched
 from ._training import Training
 
 SECONDS = 0.2
@@ -92,6 +90,7 @@ def estimate(
     **Raises:** `ValueError` where XLA does not say how much memory its programs need.
     """
     plain = natural(validated(hyper))
+    training = training.prepared(plain, key)
     program = Program(training, plain, key)
     check_program(program)
     budget = _half_of_memory() if memory is None else memory
@@ -128,7 +127,7 @@ def _reversible(program: Program, runs: AbstractDriver, driver: DriverName, seco
     planned = draft(program)
     run = ExactRun(planned, planned.pairs(isinstance(runs, HostDriver))[0], "device")
     carry = untouched(run, planned.start())
-    held = tree_bytes((carry, planned.weights, planned.raw, run.setup.tables, run.setup.pairs))
+    held = tree_bytes((carry, planned.weights, planned.raw, run.setup.tables, run.setup.increments, run.setup.units))
     kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
     with wide():
         needed = scratch(step_back_exactly, run.setup, carry, index(0), used_up=() if run.pair == "one" else (1,))
@@ -145,8 +144,8 @@ def scratch(fn: Callable[..., Any], *arguments: Any, used_up: tuple[int, ...] = 
     analysis = jax.jit(call, donate_argnums=used_up).lower(*arrays).compile().memory_analysis()
     if analysis is None:
         raise ValueError(
-            f"estimate: given the platform {jax.default_backend()!r}, for whose programs XLA states no memory, allowed "
-            "are those where it does: set JAX_PLATFORMS=cpu for an estimate there."
+            f"estimate: XLA must state how much memory its programs need; got nothing for the platform "
+            f"{jax.default_backend()!r}. Set JAX_PLATFORMS=cpu for an estimate there."
         )
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -12,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._objective import described
 from ._drivers import index
 from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
+from ._long_run import BACKWARDS, Journal
 from ._packing import pack
-from ._rational import Factor, Plan, exact_bits, limit_bits, plan
 from ._reversal import (
     Backward,
     Forward,
@@ -32,8 +32,9 @@ from ._reversal import (
     start_words,
     weights_of,
 )
-from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, columns, leaf_groups
-from ._spill import Place, Spill
+from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, columns, leaf_groups, plain
+from ._runner import blank_rows, measure
+from ._scales import Place, Scale, Store, fixed_scale, make_scale
 from ._step import Program
 
 Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
@@ -43,15 +44,12 @@ or host loops that share one compiled gradient, which are exact by construction.
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A run before its first step: the setup, the rationals and the plans of its buffers, and w_0."""
+    """A run before its first step: the setup, the units of its words, and w_0."""
 
     setup: Setup
-    factors: dict[str, Factor]
-    plans: dict[str, list[Plan]]
-    asked: dict[str, np.ndarray]
+    scales: dict[str, Scale]
     chosen: dict[str, list[int]]
     raw: Coefficients
-    used: dict[str, np.ndarray]
     weights: PyTree
 
     def start(self) -> Forward:
@@ -74,10 +72,14 @@ def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
     optimizer = program.training.optimizer(hyper)
     if not isinstance(optimizer, AbstractReversibleOptimizer):
         raise ValueError(
-            f"Reversible: given an optimiser of type {type(optimizer).__name__}, allowed are those that can be undone: "
-            "hx.unroll.MomentumSGD, hx.unroll.Adam and hx.unroll.AdamW; for any other use hx.unroll.Checkpointed."
+            f"Reversible: the optimizer must be one that can be undone: hx.unroll.MomentumSGD, hx.unroll.Adam or "
+            f"hx.unroll.AdamW; got {described(optimizer)}. For any other use hx.unroll.Checkpointed."
         )
     return optimizer
+
+
+def _plain(optimizer: AbstractReversibleOptimizer) -> dict[str, PyTree]:
+    return {name: plain(name, value) for name, value in optimizer.hyperparameters().items()}
 
 
 @eqx.filter_jit
@@ -104,30 +106,22 @@ def close(
 
 def _columns(program: Program, chosen: dict[str, list[int]]) -> Any:
     steps = program.training.steps
-    return lambda hyper: columns(_optimizer(program, hyper).hyperparameters(), chosen, steps)
+    return lambda hyper: columns(_plain(_optimizer(program, hyper)), chosen, steps)
 
 
 def _start(program: Program) -> Any:
     return lambda hyper: jax.tree.map(jnp.asarray, program.training.start(hyper, program.key))
 
 
-def _tables(rule: AbstractReversibleOptimizer, raw: Coefficients, used: dict[str, Array], steps: int) -> Coefficients:
-    """The tables at the values used, with derivatives that pass straight through the rounding."""
-    targets = {name: used[name] + (value - jax.lax.stop_gradient(value)) for name, value in rule.targets(raw).items()}
-    return rule.tables(raw, targets, steps)
+@eqx.filter_jit
+def _make_tables(rule: Any, raw: Coefficients, steps: int) -> Coefficients:
+    return rule.tables(raw, steps)
 
 
 @eqx.filter_jit
-def _make_tables(rule: Any, raw: Coefficients, used: dict[str, Array], steps: int) -> Coefficients:
-    return _tables(rule, raw, used, steps)
-
-
-@eqx.filter_jit
-def pull_tables(
-    rule: Any, raw: Coefficients, used: dict[str, Array], steps: int, dtables: Coefficients
-) -> Coefficients:
+def pull_tables(rule: Any, raw: Coefficients, steps: int, dtables: Coefficients) -> Coefficients:
     """The derivatives with respect to the hyperparameters in columns, from those with respect to the tables."""
-    return jax.vjp(lambda raw: _tables(rule, raw, used, steps), raw)[1](dtables)[0]
+    return jax.vjp(lambda raw: rule.tables(raw, steps), raw)[1](dtables)[0]
 
 
 def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
@@ -136,33 +130,32 @@ def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
 
 
 def draft(program: Program) -> Draft:
-    """Look at the run: round what is to be rational, plan the buffers, encode w_0.
+    """Look at the run: choose the units of its words, and what is put away when.
 
     **Raises:** `ValueError` for an optimiser that cannot be undone, or hyperparameters with which it cannot.
     """
     steps, user_x64 = program.training.steps, bool(jax.config.read("jax_enable_x64"))
     optimizer, weights = _open(program)
     optimizer.check_reversible()
-    chosen, groups = leaf_groups(optimizer.hyperparameters(), weights)
+    chosen, groups = leaf_groups(_plain(optimizer), weights)
     raw = _make_columns(program, chosen)
     rule = jax.tree.map(lambda _: None, optimizer)
+    bits = rule.fraction_bits()
     with wide():
-        wider = as_float64(raw)
-        asked = {name: np.asarray(value) for name, value in rule.targets(wider).items()}
-        factors = rule.rationals(asked)
-        used = {name: rule.represented(name, factor) for name, factor in factors.items()}
-        layout = Layout(
-            rule,
-            pack(weights, groups),
-            tuple((name, factor.shift) for name, factor in factors.items()),
-            user_x64,
-            isolated=False,
+        tables = _make_tables(rule, as_float64(raw), steps)
+        numbers = {name: np.asarray(table) for name, table in tables.items()}
+        packing, count = pack(weights, groups), len(next(iter(chosen.values())))
+        scales = {name: fixed_scale(count, bits[name]) for name in (WEIGHTS, *rule.states)}
+        scales |= {name: make_scale(table, steps, bits[name]) for name, table in rule.factors(numbers).items()}
+        setup = Setup(
+            program,
+            Layout(rule, packing, user_x64, isolated=False),
+            tables,
+            as_float64(rule.increments(numbers, {name: scale.after for name, scale in scales.items()})),
+            as_float64({name: scale.units for name, scale in scales.items()}),
+            jnp.asarray(True),
         )
-        tables = _make_tables(rule, wider, as_float64(used), steps)
-        pairs = {name: (jnp.asarray(f.n), jnp.asarray(f.d)) for name, f in factors.items()}
-        setup = Setup(program, layout, tables, pairs, jnp.asarray(True))
-    plans = {name: [plan(f.n[:, g], f.d[:, g], steps) for g in range(f.n.shape[1])] for name, f in factors.items()}
-    return Draft(setup, factors, plans, asked, chosen, raw, used, weights)
+    return Draft(setup, scales, chosen, raw, weights)
 
 
 _start_words = eqx.filter_jit(start_words)
@@ -177,43 +170,43 @@ class ExactRun:
         self.setup = eqx.tree_at(
             lambda s: s.layout, draft.setup, dataclasses.replace(draft.setup.layout, isolated=pair == "isolated")
         )
-        self.spill = Spill(place)
-        self._due: dict[int, list[tuple[int, str]]] = {}
+        self.store = Store(place)
+        self._due: dict[int, list[tuple[int, str, int]]] = {}
         for i, vector in enumerate(self.setup.layout.packing.vectors):
-            for name, plans in draft.plans.items():
-                for t in plans[vector.group].steps:
-                    self._due.setdefault(t, []).append((i, name))
+            for name, scale in draft.scales.items():
+                for t, bits in scale.shifts[vector.group]:
+                    self._due.setdefault(t, []).append((i, name, bits))
 
     def pieces(self, stops: Iterator[int]) -> list[tuple[int, int]]:
         """The steps, cut where words are due and at other stops."""
         cuts = sorted({0, self.draft.steps, *self._due, *stops})
         return list(itertools.pairwise(cuts))
 
-    def words_before(self, t: int) -> list[Array]:
-        """Zeros in the shapes of the words that are put away while step t is the next, or was undone last."""
-        due = [i for at in sorted(self._due) if at < t for i, _ in self._due[at]]
+    def lows_before(self, t: int) -> list[Array]:
+        """Zeros in the shapes of what is put away while step t is the next, or was undone last."""
+        due = [i for at in sorted(self._due) if at <= t for i, _, bits in self._due[at] if bits > 0]
         vectors = self.setup.layout.packing.vectors
-        return [jnp.zeros((vectors[i].size,), jnp.uint32) for i in due]
+        return [jnp.zeros((vectors[i].size,), jnp.uint8) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
-        """Steps lo..hi-1, with the words that are due before step lo put away."""
-        for i, name in self._due.get(lo, ()):
-            carry = eqx.tree_at(lambda c, i=i, name=name: c.words[i].buffers[name], carry, replace_fn=self.spill.take)
+        """Steps lo..hi-1, and the shifts that are due before step hi."""
         if self.pair in ("loop", "isolated"):
-            return loop_step((self.setup, index(lo), index(hi)), carry)
-        for t in range(lo, hi):
-            carry = self._step(carry, index(t))
+            carry = loop_step((self.setup, index(lo), index(hi)), carry)
+        else:
+            for t in range(lo, hi):
+                carry = self._step(carry, index(t))
+        for i, name, bits in self._due.get(hi, ()):
+            carry.words[i][name] = self.store.shift(carry.words[i][name], bits)
         return carry
 
     def backward(self, carry: Backward, lo: int, hi: int) -> Backward:
-        """Steps hi-1..lo undone, and the words put back that were put away before step lo."""
+        """The shifts before step hi and the steps hi-1..lo undone."""
+        for i, name, bits in reversed(self._due.get(hi, ())):
+            carry.words[i][name] = self.store.unshift(carry.words[i][name], bits)
         if self.pair in ("loop", "isolated"):
-            carry = loop_step_back((self.setup, index(lo), index(hi)), carry)
-        else:
-            for t in reversed(range(lo, hi)):
-                carry = self._step_back(carry, index(t))
-        for i, name in reversed(self._due.get(lo, ())):
-            carry = eqx.tree_at(lambda c, i=i, name=name: c.words[i].buffers[name], carry, replace_fn=self.spill.put)
+            return loop_step_back((self.setup, index(lo), index(hi)), carry)
+        for t in reversed(range(lo, hi)):
+            carry = self._step_back(carry, index(t))
         return carry
 
     def _step(self, carry: Forward, t: Array) -> Forward:
@@ -228,15 +221,15 @@ class ExactRun:
         return one_step_back(self.setup, carry, words, t, one_gradient(self.setup, words, t))
 
     def returned(self, carry: Backward) -> bool:
-        """Whether every weight, state and buffer is that of the start, as integers, and no stored word is left."""
+        """Whether every weight and state is that of the start, as integers, and nothing that was put away is left."""
         ends, starts = jax.tree.leaves(carry.words), jax.tree.leaves(self.draft.start().words)
         same = all(bool(jnp.array_equal(a, b)) for a, b in zip(ends, starts, strict=True))
-        return same and not len(self.spill)
+        return same and not len(self.store)
 
-    def weights(self, carry: Forward) -> PyTree:
-        """The weights in the user's dtypes."""
+    def weights(self, carry: Forward, t: int) -> PyTree:
+        """The weights before step t in the user's dtypes."""
         with wide():
-            return _weights_of(self.setup.layout, carry.words)
+            return _weights_of(self.setup, carry.words, index(t))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,20 +249,16 @@ def ranges(draft: Draft, carry: Forward) -> Ranges:
     """What the watch saw: log2 of the largest magnitude, in units of the last place, beside what is allowed."""
     seen = Seen([np.asarray(word) for word in carry.seen])
     names = (WEIGHTS, *draft.setup.layout.rule.states)
-    limits = dict.fromkeys(names, LIMIT_BITS)
-    for name, factor in draft.factors.items():
-        limits[name] = limit_bits(factor.n, factor.d)
-    return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), limits)
+    return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), dict.fromkeys(names, LIMIT_BITS))
 
 
 def kept_bits(draft: Draft) -> tuple[float, float]:
-    """Bits a parameter and step, averaged over the weights: what was kept, and Σ log2(1/γ), what had to be."""
+    """Bits a parameter and step, averaged over the weights: what was put away, and Σ log2(1/γ), what had to be kept."""
     kept, theory, packing = 0.0, 0.0, draft.setup.layout.packing
     for vector in packing.vectors:
-        for name, factor in draft.factors.items():
-            kept += vector.size * draft.plans[name][vector.group].bits
-            pair = factor.n[:, vector.group], factor.d[:, vector.group]
-            theory += vector.size * exact_bits(*pair, draft.steps)
+        for scale in draft.scales.values():
+            kept += vector.size * scale.kept(vector.group)
+            theory += vector.size * float(scale.theory[vector.group])
     return kept / (packing.size * draft.steps), theory / (packing.size * draft.steps)
 
 
@@ -278,9 +267,107 @@ def headroom(found: Ranges) -> int:
     return min(found.limits[name] - max(found.bits[name], COARSE_BITS) for name in found.bits)
 
 
-def largest_change(draft: Draft) -> dict[str, float]:
-    """By name, how far the rationals used are from what was asked for."""
-    return {
-        name: float(np.max(np.abs(draft.used[name] - draft.asked[name]))) if draft.used[name].size else math.nan
-        for name in draft.used
-    }
+class Sweep:
+    """Forwards, then backwards; what a journal saved of the same attempt is gone on from.
+
+    A position is (attempt, whether on the way back, the step reached, rows of metrics, bytes put away).
+    """
+
+    def __init__(self, run: ExactRun, attempt: int, journal: Journal):
+        self._run, self._attempt, self._journal = run, attempt, journal
+        self._rows: list[PyTree] = []
+        self._last: Forward | None = None
+        self._carry: Any = run.draft.start() if journal.position is None else None
+        self._at = 0
+        if journal.position is not None:
+            self._restore(*journal.position[1:])
+
+    def _restore(self, back: int, at: int, rows: int, taken: int) -> None:
+        run = self._run
+        start = run.draft.start()
+        with wide():
+            template = {
+                "carry": untouched(run, start) if back else start,
+                "last": start if back else None,
+                "rows": blank_rows(run.setup.program, run.draft.weights, rows),
+                "lows": run.lows_before(at),
+            }
+            state = self._journal.restore(template)
+            run.store.refill(state["lows"], taken)
+        self._carry, self._last, self._rows, self._at = state["carry"], state["last"], state["rows"], at
+
+    def forward(self) -> Forward:
+        """The end of the run, which the sweep back uses up."""
+        if self._last is not None:
+            return self._last
+        run, training, carry = self._run, self._run.setup.program.training, self._carry
+        self._carry = None
+        due = range(0, training.steps, training.every) if training.metrics is not None else range(0)
+        for lo, hi in run.pieces(itertools.chain(due, self._journal.stops(training.steps))):
+            if lo < self._at:
+                continue
+            if lo in due:
+                self._rows.append(measure(run.setup.program, run.weights(carry, lo), index(lo)))
+            with wide():
+                carry = run.forward(carry, lo, hi)
+            self._passed(hi, f"step {hi:,}", 0, hi, carry)
+        self._last = carry
+        return carry
+
+    def metrics(self) -> PyTree:
+        """The metrics along the way, stacked; `None` where there are none."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *self._rows) if self._rows else None
+
+    def backward(self, dparams: PyTree, dhyper: PyTree) -> Backward:
+        """The start of the run recovered, with the adjoint there, from that of the weights at its end and ∂_λ F."""
+        run, steps = self._run, self._run.draft.steps
+        with wide():
+            if self._carry is not None:
+                carry, reached = self._carry, self._at
+            else:
+                carry, reached = _ended(run, self.forward(), dparams, dhyper), steps
+                self._last = self._journal.copied(self._last)
+            self._carry = None
+            for lo, hi in reversed(run.pieces(iter(self._journal.stops(steps)))):
+                if hi > reached:
+                    continue
+                carry = run.backward(carry, lo, hi)
+                self._passed(steps + BACKWARDS * (steps - lo), f"back at step {lo:,}", 1, lo, carry)
+        return carry
+
+    def _passed(self, done: int, text: str, back: int, at: int, carry: Any) -> None:
+        store = self._run.store
+        position = [self._attempt, back, at, len(self._rows), store.bytes]
+        state = {"carry": carry, "last": self._last, "rows": self._rows, "lows": store.lows()}
+        self._journal.passed(done, text, position, state)
+
+
+def _ended(run: ExactRun, last: Forward, dparams: PyTree, dhyper: PyTree) -> Backward:
+    """What the sweep back starts from. Sweeps use up what they are given: all but the words is a copy of its own."""
+    blank = untouched(run, last)
+    dweights = run.setup.layout.packing.join(dparams)
+    return Backward(
+        last.words,
+        jax.tree.map(jnp.copy, dweights),
+        blank.dstates,
+        jax.tree.map(jnp.copy, dhyper),
+        blank.dtables,
+        blank.variance,
+    )
+
+
+def untouched(run: ExactRun, last: Forward) -> Backward:
+    """The words of the end of the run, and zeros for the adjoint."""
+    with wide():
+        vectors = run.setup.layout.packing.vectors
+        return Backward(
+            last.words,
+            [jnp.zeros((vector.size,), vector.dtype) for vector in vectors],
+            [
+                {name: jnp.zeros((vector.size,), vector.dtype) for name in run.setup.layout.rule.states}
+                for vector in vectors
+            ],
+            jax.tree.map(jnp.zeros_like, run.setup.program.hyper),
+            {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()},
+            jnp.zeros((), jnp.float64),
+        )

@@ -1,4 +1,4 @@
-"""Fixed-point numbers: int64 words with a stated number of fractional bits, and what may leave them."""
+"""Fixed-point numbers: int64 words in a stated unit, and what may leave them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -43,9 +43,9 @@ def to_word(x: Array) -> Word:
     return jnp.rint(x).astype(jnp.int64)
 
 
-def encode(x: Array, fraction_bits: int) -> Word:
-    """rint(x 2^F). A power of two scales without rounding, so this is a function of x alone, however it is compiled."""
-    return to_word(x.astype(jnp.float64) * 2.0**fraction_bits)
+def encode(x: Array, scale: Any) -> Word:
+    """rint(x · scale)."""
+    return to_word(x.astype(jnp.float64) * scale)
 
 
 def as_wide(word: Word) -> Wide:
@@ -53,9 +53,9 @@ def as_wide(word: Word) -> Wide:
     return word.astype(jnp.float64)
 
 
-def decode(word: Word, fraction_bits: int, dtype: Any) -> Array:
-    """word 2^-F in the user's dtype."""
-    return (as_wide(word) * 2.0**-fraction_bits).astype(dtype)
+def decode(word: Word, unit: Any, dtype: Any) -> Array:
+    """word · unit in the user's dtype."""
+    return (as_wide(word) * unit).astype(dtype)
 
 
 def magnitude(word: Word) -> Word:

@@ -36,7 +36,8 @@ class LongRun(eqx.Module):
     - `seconds`: the least time between two saves.
 
     The same run: the same hyperparameters, key, data and number of steps, which are compared; the functions of the
-    training cannot be, and are yours to keep. The file holds the states kept at that moment, buffers included.
+    training cannot be, and are yours to keep. The file holds the states kept at that moment, what was put away
+    included.
 
     **Raises:** `ValueError` for negative seconds, and in an evaluation for a folder that holds that of another run.
     """
@@ -47,7 +48,7 @@ class LongRun(eqx.Module):
 
     def __check_init__(self) -> None:
         if not self.seconds >= 0:
-            raise ValueError(f"LongRun: given seconds {self.seconds}, allowed are numbers >= 0.")
+            raise ValueError(f"LongRun: seconds must be a number >= 0; got {self.seconds}.")
 
 
 class Journal:
@@ -69,8 +70,8 @@ class Journal:
                 found = load_arrays(self._path)
                 if not np.array_equal(found.get("run", 0), self._run):
                     raise ValueError(
-                        f"LongRun: {self._path} holds an evaluation of another run, allowed is one of the same "
-                        "hyperparameters, key, data, steps and mode: remove it, or name another folder."
+                        f"LongRun: {self._path} must hold an evaluation of the same hyperparameters, key, data, steps "
+                        "and mode; got one of another run. Remove it, or name another folder."
                     )
                 self.position = found["position"].tolist()
 

@@ -1,5 +1,6 @@
 """Stochastic gradient descent with momentum, in floating point and exactly in fixed point."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import equinox as eqx
@@ -9,14 +10,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from ._fixed_point import as_wide, to_word
-from ._rational import Factor, dyadic, nearest
+from ._optimizer import lookup
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
-    StepFactors,
     Words,
-    at_step,
+    positive_factors,
 )
 
 Form: TypeAlias = Literal["paper", "polyak", "nesterov"]
@@ -36,14 +36,11 @@ class MomentumSGD(AbstractReversibleOptimizer):
 
     **Arguments:**
 
-    - `learning_rate`: α, a scalar, a schedule of shape [T], or a prefix of the tree of weights with such leaves.
-    - `momentum`: γ, the same. Reversal needs γ > 0; where γ >= 1 it stores nothing.
-    - `fraction_bits`: F, for reversal: weights and velocities are multiples of 2^-F, of magnitude below 2^(62 - F).
-    - `denominator_bits`: k, for reversal: γ becomes the nearest fraction with a denominator up to 2^k, mostly within
-        2^-2k (.9 exactly), or up to 1/(1 - γ) where that is larger; the derivative passes straight through, and
-        `stats` hold the largest change. Velocities carry noise of up to the denominator times 2^-F.
-    - `dyadic`: for reversal, whether γ becomes n / 2^k, within 2^-(k + 1): division by shifts makes the fixed-point
-        part of a step about a third faster. Then take k = 16 to 20.
+    - `learning_rate`: α, a number, a [`hyprax.unroll.Schedule`][], a [`hyprax.unroll.PerWeight`][], or a prefix of the
+        tree of weights with such leaves.
+    - `momentum`: γ, the same. Reversal needs 2^-8 <= γ <= 2; where γ >= 1 it stores nothing.
+    - `fraction_bits`: F, for reversal: weights are multiples of 2^-F, velocities of units between 2^-F and 2^(8 - F);
+        both of magnitude below 2^(62 - F).
 
     **Raises:** `ValueError` for an unknown form or for bits out of range.
     """
@@ -52,8 +49,6 @@ class MomentumSGD(AbstractReversibleOptimizer):
     momentum: PyTree
     form: Form = eqx.field(static=True)
     bits: int = eqx.field(static=True)
-    denominator_bits: int = eqx.field(static=True)
-    dyadic: bool = eqx.field(static=True)
 
     states: ClassVar[tuple[str, ...]] = (VELOCITY,)
     pullback_needs_gradient: ClassVar[bool] = False
@@ -64,20 +59,14 @@ class MomentumSGD(AbstractReversibleOptimizer):
         momentum: Any,
         *,
         form: Form = "paper",
-        fraction_bits: int = 48,
-        denominator_bits: int = 12,
-        dyadic: bool = False,
+        fraction_bits: int = 50,
     ):
         if form not in FORMS:
-            raise ValueError(f"MomentumSGD: given form {form!r}, allowed are {', '.join(map(repr, FORMS))}.")
-        if not (16 <= fraction_bits <= 58 and 2 <= denominator_bits <= 20):
-            raise ValueError(
-                f"MomentumSGD: given fraction_bits {fraction_bits}, denominator_bits {denominator_bits}, allowed are "
-                "16 to 58 and 2 to 20."
-            )
+            raise ValueError(f"MomentumSGD: form must be one of {', '.join(map(repr, FORMS))}; got {form!r}.")
+        if not 16 <= fraction_bits <= 58:
+            raise ValueError(f"MomentumSGD: fraction_bits must be between 16 and 58; got {fraction_bits}.")
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.form, self.bits, self.denominator_bits = form, fraction_bits, denominator_bits
-        self.dyadic = dyadic
+        self.form, self.bits = form, fraction_bits
 
     def fraction_bits(self) -> dict[str, int]:
         return {WEIGHTS: self.bits, VELOCITY: self.bits}
@@ -88,20 +77,20 @@ class MomentumSGD(AbstractReversibleOptimizer):
     def check_reversible(self) -> None:
         if self.form == "nesterov":
             raise ValueError(
-                "MomentumSGD: given form 'nesterov' with Reversible, allowed are 'paper' and 'polyak': the step of "
-                "Nesterov has no explicit inverse; use hx.unroll.Checkpointed."
+                "MomentumSGD: form must be 'paper' or 'polyak' with hx.unroll.Reversible; got 'nesterov', whose step "
+                "has no explicit inverse: use hx.unroll.Checkpointed."
             )
 
-    def targets(self, hyper: Coefficients) -> Coefficients:
-        return {VELOCITY: hyper["momentum"]}
-
-    def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
-        momentum = positive("momentum", targets[VELOCITY], self.denominator_bits)
-        return {VELOCITY: (dyadic if self.dyadic else nearest)(momentum, self.denominator_bits)}
-
-    def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
-        momentum = targets[VELOCITY]
+    def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
+        momentum = hyper["momentum"]
         return {"rate": hyper["learning_rate"], "momentum": momentum, "gain": self._gain(momentum)}
+
+    def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {VELOCITY: positive_factors("momentum", tables["momentum"])}
+
+    def increments(self, tables: Mapping[str, np.ndarray], units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        velocity = units[VELOCITY]
+        return {"kick": tables["gain"] / velocity, "move": tables["rate"] * velocity / units[WEIGHTS]}
 
     def _gain(self, momentum: Array) -> Array:
         return 1 - momentum if self.form == "paper" else jnp.ones_like(momentum)
@@ -114,45 +103,31 @@ class MomentumSGD(AbstractReversibleOptimizer):
         return {VELOCITY: velocity}, weights + c["rate"] * moved
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
-        momentum = at_step(self.momentum, t)
+        momentum = lookup(self.momentum, t)
         coefficients = {
-            "rate": at_step(self.learning_rate, t),
+            "rate": lookup(self.learning_rate, t),
             "momentum": momentum,
             "gain": jax.tree.map(self._gain, momentum),
         }
         return self._update_leaves(coefficients, grads, state, params)
 
-    def _kick(self, c: Coefficients, gradient: Array) -> Array:
-        return to_word(gradient.astype(jnp.float64) * (c["gain"] * 2.0**self.bits))
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
+        kick = _kick(k, gradient)
+        velocity = words[VELOCITY] - kick
+        move = _move(k, velocity)
+        after = {WEIGHTS: words[WEIGHTS] + move, VELOCITY: velocity}
+        return after, {VELOCITY: [kick], WEIGHTS: [move]}
 
-    def _move(self, c: Coefficients, words: Words) -> Array:
-        return to_word(as_wide(words.values[VELOCITY]) * c["rate"])
+    def undo_weights(self, k: Coefficients, words: Words) -> Words:
+        return {**words, WEIGHTS: words[WEIGHTS] - _move(k, words[VELOCITY])}
 
-    def forward(
-        self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words
-    ) -> tuple[Words, dict[str, list[Array]]]:
-        kick = self._kick(c, gradient)
-        words = factors.multiply(VELOCITY, words).add(VELOCITY, -kick)
-        move = self._move(c, words)
-        return words.add(WEIGHTS, move), {VELOCITY: [kick], WEIGHTS: [move]}
-
-    def undo_weights(self, c: Coefficients, factors: StepFactors, words: Words) -> Words:
-        return words.add(WEIGHTS, -self._move(c, words))
-
-    def undo_states(self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words) -> Words:
-        return factors.divide(VELOCITY, words.add(VELOCITY, self._kick(c, gradient)))
+    def undo_states(self, k: Coefficients, gradient: Array, words: Words) -> Words:
+        return {**words, VELOCITY: words[VELOCITY] + _kick(k, gradient)}
 
 
-def positive(name: str, values: np.ndarray, bits: int) -> np.ndarray:
-    """`values`, all of which can be undone.
+def _kick(k: Coefficients, gradient: Array) -> Array:
+    return to_word(gradient.astype(jnp.float64) * k["kick"])
 
-    **Raises:** `ValueError` where one is 0 at this resolution, negative, above 4, or no number.
-    """
-    smallest, largest = 2.0 ** -(bits + 1), 4.0
-    bad = ~((values > smallest) & (values <= largest))
-    if np.any(bad):
-        raise ValueError(
-            f"{name}: given {values[bad].ravel()[0]:.6g} with Reversible, allowed are numbers above {smallest:.3g} and "
-            f"up to {largest:g}: a step with a factor 0 forgets what was before it, and needs hx.unroll.Checkpointed."
-        )
-    return values
+
+def _move(k: Coefficients, velocity: Array) -> Array:
+    return to_word(as_wide(velocity) * k["move"])

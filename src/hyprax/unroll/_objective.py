@@ -6,37 +6,63 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from .._hyper import natural
+from .._hyper import natural, validated
+from .._keys import checked_key
 from .._noise import NoNoise
-from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
-from .._result import RESULTS
-from .._stats import Accuracy, NamedStats
+from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
+from .._stats import Accuracy
+from .._trees import tree_norm
 from ._checkpointed import Checkpointed
-from ._gauge import ChaosGauge
-from ._mode import AbstractMode, Outer, UnrollReport
+from ._mode import RESULTS, AbstractMode, Outer, UnrollReport
 from ._step import Program, check_program
-from ._training import Training
+from ._training import Training, check_scalar
 
 NOISE = NoNoise("the spread over validation examples was not computed")
+
+
+class ChaosGauge(eqx.Module):
+    """When a training is called chaotic: where amplification = ‖dw_0‖/‖dw_T‖, of the adjoint of the weights, is large.
+
+    Above a critical learning rate a small change of the weights grows at every step, F is rugged in λ at every scale,
+    and its exact derivative is large and says nothing of where F falls. Then the amplification is growth^T. It bounds
+    ‖∂w_T/∂w_0‖ from below, and rounding is amplified alike: at 10^6 that of float32 reaches a tenth of the answer.
+    Where training contracts, it is below 1.
+
+    **Arguments:**
+
+    - `limit`: the amplification above which an answer ends as `RESULTS.chaotic`; infinity for never.
+
+    **Raises:** `ValueError` for a limit that is not positive.
+    """
+
+    limit: float = eqx.field(static=True, default=1e6)
+
+    def __check_init__(self) -> None:
+        if not self.limit > 0:
+            raise ValueError(f"ChaosGauge: limit must be a number > 0; got {self.limit}.")
+
+    def passed(self, amplification: Float[Array, ""] | None) -> bool:
+        """Whether the limit is passed; never where a mode has no adjoint at both ends."""
+        return amplification is not None and bool(amplification > self.limit)
 
 
 class UnrolledState(eqx.Module):
     """How many evaluations there have been, from which the next key is made, and what the last ended with.
 
-    `params`, its weights, are for the user to look at: they are never started from. `attempts` is what it took to be
-    exact, where the mode counts that: the next evaluation begins with the attempt that succeeded.
+    `params`, its weights, are for the user to look at: they are never started from. `attempt` is which attempt
+    succeeded, of a mode that may need several: the next evaluation begins with it.
     """
 
     key: Array
     evaluations: Int[Array, ""]
     params: PyTree
-    attempts: Int[Array, ""]
+    attempt: Int[Array, ""]
 
 
 class UnrolledObjective(AbstractObjective[UnrolledState]):
-    """F(λ) = f(w_T(λ), λ), w_T the weights after the T steps of a training run; dF/dλ through every step.
+    """The loss at the end of a training run: F(λ) = f(w_T(λ), λ), with dF/dλ through all of its T steps.
 
     **Arguments:**
 
@@ -44,28 +70,26 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `mode`: how to differentiate, a [`hyprax.unroll.AbstractMode`][]; default [`hyprax.unroll.Checkpointed`][],
-        which works
-        with every optimiser in the memory of 2 sqrt(T) states.
+        which works with every optimizer in the memory of 2 sqrt(T) states.
     - `key`: a JAX random key, from which initial weights and the keys of all steps are made.
     - `resample`: whether every evaluation of the hypergradient draws a new key, and visits the examples in a new order
         where the batches are [`hyprax.Minibatches`][]; F is then noisy, and its mean over keys is what a search
         minimises. Without it, F is one deterministic function.
     - `gauge`: when to call a training chaotic, a [`hyprax.unroll.ChaosGauge`][].
 
-    The certificate is that of the mode. `Hypergradient.stats` holds the gauge (`growth`, `amplification`) and what the
-    mode counted. The weights at the end stand in the returned state, and the metrics of the training in `report`.
+    The certificate is that of the mode; `Hypergradient.stats` is an [`hyprax.unroll.UnrollStats`][]. The weights at the
+    end stand in the returned state, and the metrics of the training in `report`. An `accuracy` is refused: a run of T
+    steps has no tolerance.
 
-    An `accuracy` is refused: a run of T steps has no tolerance.
-
-    **Raises:** `ValueError` at the first evaluation for weights that are not floating, schedules whose length is not T,
-    a loss that is no scalar, or an optimiser that changes dtypes.
+    **Raises:** `ValueError` for what is no mode or no key; by `init`, before the first step, for weights that are not
+    floating, hyperparameters of the optimizer or outer data whose shapes do not fit, a loss or outer loss that is no
+    scalar, or an optimizer that changes dtypes.
     """
 
     training: Training
     outer: Outer
     mode: AbstractMode
     key: Array
-    resample: bool = eqx.field(static=True)
     gauge: ChaosGauge
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
@@ -82,43 +106,67 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         resample: bool = False,
         gauge: ChaosGauge | None = None,
     ):
+        if not isinstance(training, Training):
+            raise ValueError(f"UnrolledObjective: training must be an hx.Training; got {described(training)}.")
+        if not callable(outer_loss):
+            raise ValueError(f"UnrolledObjective: outer_loss must be a function; got {described(outer_loss)}.")
+        mode = Checkpointed() if mode is None else mode
+        if not isinstance(mode, AbstractMode):
+            got = repr(mode) if isinstance(mode, str) else described(mode)
+            raise ValueError(
+                f"UnrolledObjective: mode must be an hx.unroll.AbstractMode, such as hx.unroll.Checkpointed() or "
+                f"hx.unroll.Reversible(); got {got}."
+            )
         self.noisy, self.adaptive, self.value_name = resample, False, "validation loss"
         self.training = training
         self.outer = Outer(outer_loss, jax.tree.map(jnp.asarray, outer_data))
-        self.mode = Checkpointed() if mode is None else mode
-        self.key, self.resample = key, resample
+        self.mode, self.key = mode, checked_key("UnrolledObjective", key)
         self.gauge = ChaosGauge() if gauge is None else gauge
 
     def init(self, hyper: PyTree) -> UnrolledState:
         plain = natural(hyper)
-        check_program(Program(self.training, plain, self.key))
-        params = jax.eval_shape(self.training.start, plain, self.key)
+        state = UnrolledState(self.key, jnp.asarray(0, jnp.int32), None, jnp.asarray(1, jnp.int32))
+        training, outer, key = self._drawn(plain, state)
+        check_program(Program(training, plain, key))
+        params = jax.eval_shape(training.start, plain, key)
+        check_scalar("UnrolledObjective: outer_loss", self._shape(outer, params, plain))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
-        return UnrolledState(self.key, jnp.asarray(0, jnp.int32), zeros, jnp.asarray(1, jnp.int32))
+        return UnrolledState(self.key, state.evaluations, zeros, state.attempt)
+
+    def _shape(self, outer: Outer, params: PyTree, plain: PyTree) -> Any:
+        try:
+            return jax.eval_shape(outer, params, plain)
+        except Exception as error:
+            if outer.data is None and isinstance(error, TypeError | AttributeError):
+                raise ValueError(
+                    f"UnrolledObjective: outer_loss failed on outer_data None ({error}). If it needs validation data, "
+                    "give them: hx.UnrolledObjective(training, outer_loss, (X_val, y_val), key=key)."
+                ) from error
+            raise
 
     def value_and_grad(
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, UnrolledState]:
         refuse_accuracy(self, accuracy)
         plain, pull = jax.vjp(natural, hyper)
-        training, key = self._drawn(state)
-        mode = self.mode.after(int(state.attempts))
-        value, grads, report = mode.value_and_grad(training, self.outer, plain, key)
+        training, outer, key = self._drawn(plain, state)
+        value, grads, report = self.mode.value_and_grad(training, outer, plain, key, int(state.attempt))
         (grad,) = pull(grads)
-        gauge, chaotic = self.gauge.read(report.stats, training.steps)
-        result = RESULTS.where((report.result == RESULTS.successful) & chaotic, RESULTS.chaotic, report.result)
-        answer = Hypergradient(value, grad, report.certificate, NOISE, result, NamedStats({**gauge, **report.stats}))
-        attempts = jnp.asarray(report.stats.get("attempts", state.attempts), jnp.int32)
-        return answer, UnrolledState(state.key, state.evaluations + 1, report.params, attempts)
+        result = report.result
+        if bool(result == RESULTS.successful) and self.gauge.passed(report.stats.amplification):
+            result = RESULTS.chaotic
+        answer = Hypergradient(value, grad, report.certificate, NOISE, result, report.stats)
+        return answer, self._after(state, report, state.evaluations + 1)
 
     def value(
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Value, UnrolledState]:
         refuse_accuracy(self, accuracy)
-        training, key = self._drawn(state)
-        value, report = self.mode.after(int(state.attempts)).value(training, self.outer, natural(hyper), key)
-        answer = Value(value, report.certificate, NOISE, report.result, NamedStats(report.stats))
-        return answer, UnrolledState(state.key, state.evaluations, report.params, state.attempts)
+        plain = natural(hyper)
+        training, outer, key = self._drawn(plain, state)
+        value, report = self.mode.value(training, outer, plain, key, int(state.attempt))
+        answer = Value(value, report.certificate, NOISE, report.result, report.stats)
+        return answer, self._after(state, report, state.evaluations)
 
     def params(self, state: UnrolledState) -> PyTree:
         return state.params
@@ -129,12 +177,64 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     def report(self, hyper: PyTree, state: UnrolledState | None = None) -> UnrollReport:
         """Train once with `hyper`: the weights at the end, and the metrics along the way."""
         state = self.init(hyper) if state is None else state
-        training, key = self._drawn(state)
-        return self.mode.after(int(state.attempts)).value(training, self.outer, natural(hyper), key)[1]
+        plain = natural(hyper)
+        training, outer, key = self._drawn(plain, state)
+        return self.mode.value(training, outer, plain, key, int(state.attempt))[1]
 
-    def _drawn(self, state: UnrolledState) -> tuple[Training, Array]:
-        """The training and the key of the next evaluation."""
-        if not self.resample:
-            return self.training, state.key
-        key = jax.random.fold_in(state.key, state.evaluations)
-        return self.training.reseeded(key), key
+    def metasmoothness(self, hyper: PyTree, direction: PyTree, step: float = 0.01) -> Float[Array, ""]:
+        """Whether the weights move steadily along a direction of λ: S, near 1 where they do, and near 0 or below.
+
+        S = Σ_j |Δ_j| sign(Δ_j) sign(Δ'_j) / Σ_j |Δ_j|, Δ = w(λ + h v) - w(λ), Δ' = w(λ + 2 h v) - w(λ + h v), w(λ) the
+        weights at the end of training: three trainings. S near 1 says that a derivative predicts what a step of length
+        h does; near 0, or below it (ends that have nothing to do with one another move to and fro), that it does not:
+        lower the learning rate of the training, clip its gradients, start from smaller weights, or use
+        [`hyprax.unroll.Truncated`][].
+
+        **Arguments:**
+
+        - `hyper`: the hyperparameters, as for [`hyprax.hypergradient`][].
+        - `direction`: the structure of `hyper`, in unconstrained coordinates: typically a hypergradient. Its length
+            does not matter.
+        - `step`: h, the length of a step in unconstrained coordinates.
+
+        **Returns:** S, between -1 and 1. It is a measurement along one direction and carries no certificate; a nan, for
+        weights that did not move at all.
+
+        **Raises:** `ValueError` for a step that is not positive, or a direction that is zero or not finite.
+
+        Source: Engstrom et al. 2025, arXiv 2503.13751.
+        """
+        norm = float(tree_norm(direction))
+        if not (step > 0 and 0 < norm < float("inf")):
+            raise ValueError(
+                f"metasmoothness: step must be > 0 and the norm of direction > 0 and finite; got {step} and {norm}."
+            )
+        hyper = validated(hyper)
+        state = self.init(hyper)
+        ends = []
+        for k in range(3):
+            moved = jax.tree.map(
+                lambda x, v, k=k: x + jnp.asarray(k * step / norm, x.dtype) * v.astype(x.dtype), hyper, direction
+            )
+            ends.append(self.report(moved, state).params)
+        return _agreement(*ends)
+
+    def _drawn(self, plain: PyTree, state: UnrolledState) -> tuple[Training, Outer, Array]:
+        """The training, the outer loss and the key of the next evaluation."""
+        key = jax.random.fold_in(state.key, state.evaluations) if self.noisy else state.key
+        training = (self.training.reseeded(key) if self.noisy else self.training).prepared(plain, key)
+        return training, Outer(self.outer.loss, self.outer.data, training.static), key
+
+    def _after(self, state: UnrolledState, report: UnrollReport, evaluations: Array) -> UnrolledState:
+        return UnrolledState(state.key, evaluations, report.params, jnp.asarray(report.attempt, jnp.int32))
+
+
+@jax.jit
+def _agreement(a: PyTree, b: PyTree, c: PyTree) -> Float[Array, ""]:
+    first, second = jax.tree.map(jnp.subtract, b, a), jax.tree.map(jnp.subtract, c, b)
+    weights = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(first)]
+    agree = [jnp.sum(x * jnp.sign(y)) for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)]
+    dtype = jnp.result_type(float)
+    return sum((x.astype(dtype) for x in agree), jnp.zeros((), dtype)) / sum(
+        (x.astype(dtype) for x in weights), jnp.zeros((), dtype)
+    )

@@ -1,48 +1,153 @@
-"""Optimisers of the weights: one step in ordinary floating point, and how their hyperparameters are looked up."""
+"""Optimisers of the weights: a step in floating point, and what the shapes of their hyperparameters stand for."""
 
 import abc
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from equinox import Module
+from jax.extend.core import Literal, jaxprs_in_params
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
+from .._jaxprs import bind, run
 
-def lookup(value: PyTree, t: Integer[ArrayLike, ""]) -> PyTree[Array]:
-    """The value at step `t` of a hyperparameter: of every leaf of shape [T] its entry t, of every scalar itself.
 
-    A slice and not a gather: its transpose is an update in place, so that the gradient with respect to a schedule of
-    T entries is accumulated in O(1) a step.
+class Schedule(Module):
+    """A hyperparameter of an optimiser that changes from step to step: entry t is that of step t, t = 0..T-1.
+
+    Called with t it gives that entry, so it is a schedule of optax too:
+    `optax.adam(hx.unroll.Schedule(hyper["rate"]))`.
+
+    **Arguments:**
+
+    - `values`: an array of shape [T], T the steps of the training; or a pytree of such, one leaf a group of weights.
+
+    **Raises:** `ValueError` for an array of another rank; before the run, for one of another length.
     """
 
-    def at(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-        return jax.lax.dynamic_index_in_dim(leaf, jnp.asarray(t), keepdims=False) if leaf.ndim == 1 else leaf
+    values: PyTree
 
-    return jax.tree.map(at, value)
+    def __init__(self, values: PyTree):
+        self.values = jax.tree.map(jnp.asarray, values)
+        for leaf in jax.tree.leaves(self.values):
+            if leaf.ndim != 1:
+                raise ValueError(f"Schedule: values must have one entry a step, shape [T]; got shape {leaf.shape}.")
+
+    def __call__(self, t: Integer[ArrayLike, ""]) -> PyTree[Array]:
+        """The entry of step t. A slice: its transpose is an update in place, O(1) a step."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, jnp.asarray(t), keepdims=False), self.values)
 
 
-def per_leaf(value: PyTree[Array], params: PyTree) -> PyTree[Array]:
-    """`value`, a scalar or a prefix of the tree `params` (one scalar a group), as one scalar a leaf of `params`.
+class PerWeight(Module):
+    """A hyperparameter of an optimiser that differs from weight to weight, as a learning rate in Meta-SGD.
 
-    Each scalar has the dtype of its leaf.
+    For every mode but [`hyprax.unroll.Reversible`][], whose hyperparameters are those of groups of weights.
+
+    **Arguments:**
+
+    - `values`: a pytree of arrays in the structure and shapes of the weights, or of the group in whose place it stands.
+
+    **Raises:** `ValueError`, before the run, for other shapes.
     """
 
-    def spread(scalar: Array, group: PyTree) -> PyTree[Array]:
-        return jax.tree.map(lambda leaf: jnp.asarray(scalar).astype(jnp.asarray(leaf).dtype), group)
+    values: PyTree
 
-    return jax.tree.map(spread, value, params)
+    def __init__(self, values: PyTree):
+        self.values = jax.tree.map(jnp.asarray, values)
+
+
+def is_said(x: Any) -> bool:
+    """Whether it says what its entries stand for."""
+    return isinstance(x, Schedule | PerWeight)
+
+
+def lookup(value: PyTree, t: Integer[ArrayLike, ""], params: PyTree = None) -> PyTree[Array]:
+    """The value at step `t` of a hyperparameter of an optimiser: a number, a `Schedule`, a `PerWeight`, a tree of
+    those.
+
+    **Arguments:**
+
+    - `value`: the hyperparameter; of a tree, one leaf a group: a prefix of the tree of weights.
+    - `t`: the step.
+    - `params`: the weights: then the value comes as one array a leaf of the weights, in its dtype, a scalar or of its
+        shape. Without, it comes in the structure of `value`.
+    """
+
+    def at(leaf: Any) -> Any:
+        if isinstance(leaf, Schedule):
+            return leaf(t)
+        return leaf if isinstance(leaf, PerWeight) else jnp.asarray(leaf)
+
+    found = jax.tree.map(at, value, is_leaf=is_said)
+    return found if params is None else per_leaf(found, params)
+
+
+def per_leaf(value: PyTree, params: PyTree) -> PyTree[Array]:
+    """`value`, numbers and `PerWeight`s in a prefix of the tree `params`, as one array a leaf of it, in its dtype."""
+
+    def cast(x: Any, leaf: Any) -> Array:
+        return jnp.asarray(x).astype(jnp.asarray(leaf).dtype)
+
+    def spread(x: Any, group: PyTree) -> PyTree[Array]:
+        if isinstance(x, PerWeight):
+            return jax.tree.map(cast, x.values, group)
+        return jax.tree.map(lambda leaf: cast(x, leaf), group)
+
+    return jax.tree.map(spread, value, params, is_leaf=is_said)
+
+
+def check_hyperparameter(name: str, value: PyTree, params: PyTree, steps: int, *, said: bool) -> None:
+    """Look at shapes alone; `said`: whether a plain array is refused, which could be a schedule or one entry a weight.
+
+    **Raises:** `ValueError` in the name of the hyperparameter.
+    """
+    for leaf in jax.tree.leaves(value, is_leaf=is_said):
+        if isinstance(leaf, Schedule):
+            for entries in jax.tree.leaves(leaf):
+                if entries.shape != (steps,):
+                    raise ValueError(
+                        f"{name}: a Schedule must have one entry a step; got {entries.shape[0]} entries for {steps} "
+                        "steps."
+                    )
+        elif said and not isinstance(leaf, PerWeight) and getattr(leaf, "ndim", 0):
+            raise ValueError(
+                f"{name} must be a number, hx.unroll.Schedule(x) with one entry a step, or hx.unroll.PerWeight(x) with "
+                f"one entry a weight; got an array of shape {leaf.shape}, which could be either."
+            )
+    if not said:
+        return
+    try:
+        spread = jax.eval_shape(lambda value, params: lookup(value, 0, params), value, params)
+        fits = all(
+            x.shape in ((), leaf.shape)
+            for x, leaf in zip(jax.tree.leaves(spread), jax.tree.leaves(params), strict=True)
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name} must be a number, or a prefix of the tree of weights with a number for each group; got "
+            f"{jax.tree.structure(value, is_leaf=is_said)} for the weights {jax.tree.structure(params)}."
+        ) from error
+    if not fits:
+        raise ValueError(f"{name}: a PerWeight must have the shapes of the weights whose place it takes.")
 
 
 class AbstractOptimizer(Module):
     """(w_{t+1}, s_{t+1}) = U(g_t, s_t, w_t, t): how a training run moves its weights.
 
-    Hyperparameters (learning rates, momenta, decays) are fields, each a scalar, a schedule of shape [T] (its entry t is
-    that of step t), or a pytree of those with one leaf a group of weights: a prefix of the tree of weights. All of them
-    are differentiated.
+    Hyperparameters (learning rates, momenta, decays) are fields, each a number, a [`hyprax.unroll.Schedule`][], a
+    [`hyprax.unroll.PerWeight`][], or a pytree of those with one leaf a group of weights: a prefix of the tree of
+    weights. All of them are differentiated.
     """
+
+    said: ClassVar[bool] = False
+    """Whether plain arrays of one entry or more are refused, which could be schedules or one entry a weight."""
+
+    def hyperparameters(self) -> dict[str, PyTree]:
+        """The hyperparameters by name, whose shapes are looked at before a run: the fields."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> PyTree:
@@ -58,12 +163,17 @@ class OptaxOptimizer(AbstractOptimizer):
 
     Its hyperparameters are whatever the transformation was built from:
     `optimizer=lambda hyper: hx.unroll.OptaxOptimizer(optax.adam(hyper["lr"]))`, or, for a schedule of shape [T],
-    `optax.adam(lambda count: hyper["lr"][count])`. It works with every mode but `Reversible`, which needs optimisers
+    `optax.adam(hx.unroll.Schedule(hyper["lr"]))`. It works with every mode but `Reversible`, which needs optimisers
     that can be undone.
 
     **Arguments:**
 
     - `transformation`: an `optax.GradientTransformation`.
+
+    Where a gradient has always been 0 (a pixel that is always 0, a unit that is never active), √s of Adam and its kin
+    has no derivative, and JAX would give nan. Square roots of 0, and quotients 0/b with b below the square root of the
+    dtype's precision, count as constants when an update is differentiated: such a weight does not move, at any
+    hyperparameters.
     """
 
     transformation: optax.GradientTransformation
@@ -73,5 +183,81 @@ class OptaxOptimizer(AbstractOptimizer):
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-            updates, state = self.transformation.update(grads, state, params)
+            updates, state = _differentiable_at_zero(self.transformation.update)(grads, state, params)
             return optax.apply_updates(params, updates), state
+
+
+def smooth_root(x: Array) -> Array:
+    """√x, with derivative 0 where x = 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.sqrt(jax.lax.stop_gradient(x)))
+
+
+def smooth_ratio(a: Array, b: Array) -> Array:
+    """a / b, with derivative 0 where a = 0 and |b| is below √eps: beside such a point it is a sign, not a quotient."""
+    flat = (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).eps ** 0.5)
+    safe = jnp.where(flat, jnp.ones_like(b), b)
+    return jnp.where(flat, jax.lax.stop_gradient(a), a) / jnp.where(b == 0, b, safe)
+
+
+def _differentiable_at_zero(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of pytrees of arrays, with its square roots and quotients replaced by those above: the same values."""
+
+    def rewritten(*args: Any) -> Any:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = run(closed.jaxpr, closed.consts, jax.tree.leaves(args), _equation)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return rewritten
+
+
+def _equation(eqn: Any, inputs: list[Any]) -> list[Any]:
+    name, params = eqn.primitive.name, eqn.params
+    floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating) if eqn.outvars else False
+    if name == "sqrt" and floating:
+        return [smooth_root(*inputs)]
+    if name == "div" and floating:
+        return [smooth_ratio(*inputs)]
+    if name == "jit":
+        inner = params["jaxpr"]
+        return run(inner.jaxpr, inner.consts, inputs, _equation)
+    if name == "cond":
+        branches = [
+            lambda *rest, branch=branch: run(branch.jaxpr, branch.consts, rest, _equation)
+            for branch in params["branches"]
+        ]
+        return jax.lax.switch(inputs[0], branches, *inputs[1:])
+    return bind(eqn, inputs)
+
+
+def other_lengths(jaxpr: Any, steps: int) -> list[int]:
+    """The lengths, other than `steps`, of vectors of which an update of optax takes the entry of its own count.
+
+    An entry of a position that was computed, such as that of an epoch, is the user's own affair.
+    """
+    found = []
+    for eqn in jaxpr.eqns:
+        for inner in jaxprs_in_params(eqn.params):
+            found += other_lengths(inner, steps)
+        if eqn.primitive.name not in ("dynamic_slice", "gather") or eqn.outvars[0].aval.size != 1:
+            continue
+        vector, place = eqn.invars[0], eqn.invars[1]
+        floating = jnp.issubdtype(vector.aval.dtype, jnp.floating)
+        if floating and vector.aval.ndim == 1 and vector.aval.size != steps and _is_a_count(jaxpr, place):
+            found.append(vector.aval.size)
+    return found
+
+
+def _is_a_count(jaxpr: Any, variable: Any) -> bool:
+    """Whether an integer comes from outside without being multiplied or divided: by itself, or wrapped if negative."""
+    made = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
+    waiting, seen = [variable], set()
+    while waiting:
+        x = waiting.pop()
+        if isinstance(x, Literal) or x not in made or x in seen:
+            continue
+        seen.add(x)
+        if made[x].primitive.name in ("div", "rem", "mul", "jit", "floor", "shift_right_arithmetic"):
+            return False
+        waiting += made[x].invars
+    return not isinstance(variable, Literal)

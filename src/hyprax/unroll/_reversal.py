@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._fixed_point import as_user, decode, encode, watch
+from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch
 from ._packing import Packing
-from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, StepFactors, Words
-from ._step import Program, add
+from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, Words
+from ._step import Program, add, gradient_and_product
 
 
 class Layout(eqx.Module):
@@ -22,21 +22,24 @@ class Layout(eqx.Module):
 
     rule: AbstractReversibleOptimizer
     packing: Packing = eqx.field(static=True)
-    shifts: tuple[tuple[str, int | None], ...] = eqx.field(static=True)
     user_x64: bool = eqx.field(static=True)
     isolated: bool = eqx.field(static=True)
 
 
 class Setup(eqx.Module):
-    """All that a step depends on but t: tables of coefficients (float64) and pairs n, d (int64), (rows, groups).
+    """All that a step depends on but t; arrays of float64, (rows, groups), rows 1 or T.
 
-    `always` is true, and no constant: see `user_gradient`.
+    - `tables`: the coefficients of the step in floating point, which is differentiated.
+    - `increments`: those of the step in fixed point.
+    - `units`: of the weights and the states, before every step and after the last: rows 1 or T + 1.
+    - `always`: true, and no constant: see `user_gradient`.
     """
 
     program: Program
     layout: Layout
     tables: dict[str, Array]
-    pairs: dict[str, tuple[Array, Array]]
+    increments: dict[str, Array]
+    units: dict[str, Array]
     always: Array
 
 
@@ -48,37 +51,45 @@ class Forward(eqx.Module):
 
 
 class Backward(eqx.Module):
-    """The words of every vector; the adjoint of its weights and states; dλ and the derivatives of the tables so far."""
+    """The words of every vector; the adjoint of its weights and states; dλ and the derivatives of the tables so far.
+
+    `variance`: Σ ‖adjoint‖² U²/12 over the steps undone, U the unit to which they rounded: to first order the variance
+    of what that rounding adds to F, as of independent errors uniform within a unit.
+    """
 
     words: list[Words]
     dweights: list[Array]
     dstates: list[dict[str, Array]]
     dhyper: PyTree
     dtables: dict[str, Array]
+    variance: Array
 
 
 def start_words(setup: Setup, weights: PyTree) -> Forward:
-    """The words of w_0 and of states 0, with empty buffers."""
-    bits = setup.layout.rule.fraction_bits()
+    """The words of w_0 and of states 0."""
     words, seen = [], []
-    for vector in setup.layout.packing.join(weights):
-        word, zero = encode(vector, bits[WEIGHTS]), jnp.zeros(vector.shape, jnp.int64)
-        words.append(
-            Words(
-                {WEIGHTS: word, **dict.fromkeys(setup.layout.rule.states, zero)},
-                dict.fromkeys(setup.pairs, zero),
-            )
-        )
+    for i, vector in enumerate(setup.layout.packing.join(weights)):
+        group = setup.layout.packing.vectors[i].group
+        word, zero = encode(vector, 1 / setup.units[WEIGHTS][0, group]), jnp.zeros(vector.shape, jnp.int64)
+        words.append({WEIGHTS: word, **dict.fromkeys(setup.layout.rule.states, zero)})
         seen.append(watch(zero, [[word]], vector))
     return Forward(words, seen)
 
 
-def weights_of(layout: Layout, words: list[Words]) -> PyTree:
-    """The weights in the user's dtypes."""
-    bits, packing = layout.rule.fraction_bits()[WEIGHTS], layout.packing
+def weights_of(setup: Setup, words: list[Words], t: Array) -> PyTree:
+    """The weights before step t (t = T: at the end), in the user's dtypes."""
+    packing = setup.layout.packing
     return packing.split(
-        [decode(w.values[WEIGHTS], bits, vector.dtype) for w, vector in zip(words, packing.vectors, strict=True)]
+        [_weights(setup, w[WEIGHTS], vector, t) for w, vector in zip(words, packing.vectors, strict=True)]
     )
+
+
+def _weights(setup: Setup, word: Array, vector: Any, t: Array) -> Array:
+    """A product by a power of two alone: no rounding that a compiler could leave out stands before the user's loss."""
+    bits, units = setup.layout.rule.fraction_bits()[WEIGHTS], setup.units[WEIGHTS]
+    if units.shape[0] > 1:
+        word = to_word(as_wide(word) * (_row(units, t)[vector.group] * 2.0**bits))
+    return decode(word, 2.0**-bits, vector.dtype)
 
 
 def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
@@ -88,7 +99,7 @@ def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
     bits of g, which depend on the operations that it is fused with, are the same in both sweeps.
     """
     grad = as_user(setup.layout.user_x64, Program.gradient)
-    weights = weights_of(setup.layout, words)
+    weights = weights_of(setup, words, t)
     if setup.layout.isolated:
         grads = jax.lax.cond(
             setup.always,
@@ -103,28 +114,19 @@ def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
 
 
 def gradient_along(program: Program, params: PyTree, t: Any, direction: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-    """g_t, and (H p, Mᵀ p) for a direction p that is known before it: nothing is kept between them."""
-    (grads, _), products = jax.jvp(lambda params: program.gradients(params, t), (params,), (direction,))
-    return grads, products
+    """g_t, and (Hᵀ p, Mᵀ p) for a direction p that is known before it."""
+    grads, product = gradient_and_product(program, params, t)
+    return grads, product(direction)
 
 
 def _row(table: Array, t: Array) -> Array:
     return jax.lax.dynamic_index_in_dim(table, t if table.shape[0] > 1 else jnp.zeros_like(t), keepdims=False)
 
 
-def at(setup: Setup, t: Array) -> list[tuple[Coefficients, StepFactors]]:
-    """The coefficients and factors of step t, for every vector."""
-    rows = {name: _row(table, t) for name, table in setup.tables.items()}
-    pairs = {name: (_row(n, t), _row(d, t)) for name, (n, d) in setup.pairs.items()}
-    return [
-        (
-            {name: row[vector.group] for name, row in rows.items()},
-            StepFactors(
-                {name: (n[vector.group], d[vector.group]) for name, (n, d) in pairs.items()}, setup.layout.shifts
-            ),
-        )
-        for vector in setup.layout.packing.vectors
-    ]
+def at(setup: Setup, tables: dict[str, Array], t: Any) -> list[Coefficients]:
+    """The row of step t of some of the setup's tables, for every vector."""
+    rows = {name: _row(table, t) for name, table in tables.items()}
+    return [{name: row[vector.group] for name, row in rows.items()} for vector in setup.layout.packing.vectors]
 
 
 def step(setup: Setup, carry: Forward, t: Array) -> Forward:
@@ -136,9 +138,9 @@ def step_given(setup: Setup, carry: Forward, t: Array, gradients: list[Array]) -
     """The words after step t, from its gradient."""
     rule = setup.layout.rule
     words, seen = [], []
-    for leaf, before, g, (c, factors) in zip(carry.words, carry.seen, gradients, at(setup, t), strict=True):
-        after, added = rule.forward(c, factors, g, leaf)
-        watched = [[after.values[name], *added.get(name, [])] for name in (WEIGHTS, *rule.states)]
+    for leaf, before, g, k in zip(carry.words, carry.seen, gradients, at(setup, setup.increments, t), strict=True):
+        after, added = rule.forward(k, g, leaf)
+        watched = [[after[name], *added.get(name, [])] for name in (WEIGHTS, *rule.states)]
         words.append(after)
         seen.append(watch(before, watched, g))
     return Forward(words, seen)
@@ -147,14 +149,14 @@ def step_given(setup: Setup, carry: Forward, t: Array, gradients: list[Array]) -
 def undo_weights(setup: Setup, words: list[Words], t: Array) -> list[Words]:
     """The weights as before step t, the states as after it."""
     rule = setup.layout.rule
-    return [rule.undo_weights(c, f, leaf) for leaf, (c, f) in zip(words, at(setup, t), strict=True)]
+    return [rule.undo_weights(k, leaf) for leaf, k in zip(words, at(setup, setup.increments, t), strict=True)]
 
 
 def step_back(setup: Setup, carry: Backward, t: Array) -> Backward:
     """Words and adjoint before step t, with the gradient and the second-order product from one pass."""
     layout = setup.layout
     words = undo_weights(setup, carry.words, t)
-    weights = weights_of(layout, words)
+    weights = weights_of(setup, words, t)
     if layout.rule.pullback_needs_gradient or layout.isolated:
         return step_back_given(setup, carry, words, t, user_gradient(setup, words, t))
     direction = layout.packing.split(_directions(setup, carry, t))
@@ -165,7 +167,7 @@ def step_back(setup: Setup, carry: Backward, t: Array) -> Backward:
 
 def step_back_given(setup: Setup, carry: Backward, words: list[Words], t: Array, gradients: list[Array]) -> Backward:
     """As `step_back`, from the words with weights undone and the gradient there; the product is made anew."""
-    weights = weights_of(setup.layout, words)
+    weights = weights_of(setup, words, t)
 
     def product(direction: PyTree) -> tuple[PyTree, PyTree]:
         return as_user(setup.layout.user_x64, gradient_along)(setup.program, weights, t, direction)[1]
@@ -182,7 +184,7 @@ def _pull(setup: Setup, c: Coefficients, g: Array, states: dict[str, Array], wei
 def _directions(setup: Setup, carry: Backward, t: Array) -> list[Array]:
     """p = (∂U/∂g)ᵀ (adjoint), where that depends on no gradient and no state: zeros stand in for them."""
     made = []
-    for i, (c, _) in enumerate(at(setup, t)):
+    for i, c in enumerate(at(setup, setup.tables, t)):
         zero = jnp.zeros_like(carry.dweights[i])
         states = dict.fromkeys(carry.dstates[i], zero)
         made.append(_pull(setup, c, zero, states, zero)((carry.dstates[i], carry.dweights[i]))[1])
@@ -193,16 +195,21 @@ def _finish(
     setup: Setup, carry: Backward, words: list[Words], t: Array, gradients: list[Array], product: Any
 ) -> Backward:
     """States undone, and the adjoint pulled back through the step at what was recovered."""
-    layout, rule, bits = setup.layout, setup.layout.rule, setup.layout.rule.fraction_bits()
-    before, directions, dweights, dstates = [], [], [], []
+    layout, rule = setup.layout, setup.layout.rule
+    before, directions, dweights, dstates, variance = [], [], [], [], carry.variance
     rows = {name: jnp.zeros((table.shape[1],), table.dtype) for name, table in setup.tables.items()}
-    for i, ((c, factors), vector) in enumerate(zip(at(setup, t), layout.packing.vectors, strict=True)):
-        leaf, g, dtype = rule.undo_states(c, factors, gradients[i], words[i]), gradients[i], vector.dtype
-        states = {name: decode(leaf.values[name], bits[name], dtype) for name in rule.states}
-        here = decode(leaf.values[WEIGHTS], bits[WEIGHTS], dtype)
+    rowwise = at(setup, setup.tables, t), at(setup, setup.increments, t), at(setup, setup.units, t)
+    rowwise = *rowwise, at(setup, setup.units, t + 1)
+    for i, (c, k, unit, after) in enumerate(zip(*rowwise, strict=True)):
+        vector = layout.packing.vectors[i]
+        leaf, g = rule.undo_states(k, gradients[i], words[i]), gradients[i]
+        states = {name: decode(leaf[name], unit[name], vector.dtype) for name in rule.states}
+        here = _weights(setup, leaf[WEIGHTS], vector, t)
         dc, dg, ds, dw = _pull(setup, c, g, states, here)((carry.dstates[i], carry.dweights[i]))
         for name in rows:
             rows[name] = rows[name].at[vector.group].add(dc[name].astype(rows[name].dtype))
+        for name, adjoint in ((WEIGHTS, carry.dweights[i]), *carry.dstates[i].items()):
+            variance = variance + jnp.square(after[name]) / 12 * jnp.sum(jnp.square(adjoint)).astype(variance.dtype)
         before.append(leaf)
         directions.append(dg)
         dweights.append(dw)
@@ -214,6 +221,7 @@ def _finish(
         dstates,
         add(carry.dhyper, mixed),
         {name: _add_row(carry.dtables[name], rows[name], t) for name in rows},
+        variance,
     )
 
 

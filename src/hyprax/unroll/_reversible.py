@@ -8,47 +8,48 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._certificate import AbstractCertificate, Kind, NoCertificate
-from .._result import RESULTS
-from .._trees import tree_all_finite, tree_norm
+from .._certificate import AbstractCertificate, Kind, NoCertificate, show
 from ._drivers import DriverName, HostDriver, check_driver, choose_driver
 from ._exact_run import (
     Draft,
     ExactRun,
     Pair,
     Ranges,
+    Sweep,
     as_float64,
     close,
     draft,
     headroom,
     kept_bits,
-    largest_change,
     pull_tables,
     ranges,
 )
 from ._fixed_point import wide
 from ._long_run import BACKWARDS, Journal, LongRun
-from ._mode import AbstractMode, Outer, UnrollReport
+from ._mode import RESULTS, AbstractMode, Outer, UnrollReport, UnrollStats
 from ._reversal import Backward
-from ._runner import end, judge
-from ._spill import PLACES, Place
+from ._runner import end, growth, judge, judged
+from ._scales import PLACES, Place
 from ._step import Program
-from ._sweep import Sweep
 from ._training import Training
 
 
-class ExactReversal(AbstractCertificate):
-    """The run was undone, and w_0, all states and all buffers came back as the integers that they were.
+class ReversalCertificate(AbstractCertificate):
+    """The run was undone, and w_0 and all states came back as the integers that they were.
 
-    So the adjoint passed through the very states of the run: nothing was approximated, and only the rounding of the
-    adjoint itself separates the answer from the truth. That is not bounded: `kind` is "none", `bound` infinite.
+    So the adjoint passed through the very states of the run that was made. That run is the one asked for but for the
+    rounding of its numbers to the units of their words: no hyperparameter is rounded. What is said is how far that
+    moves the value, to first order; neither it nor the rounding of the adjoint is bounded: `kind` is "none", `bound`
+    infinite.
 
     - `exact`: always true; there is no other such certificate.
-    - `bits`: bits kept a parameter and step.
-    - `theory`: the least possible, the mean of log2(1/γ).
+    - `moved`: the standard deviation of what the rounding of the run adds to the value, to first order.
+    - `bits`: bits put away a parameter and step.
+    - `theory`: the mean of log2(1/γ), of which up to 8 bits a parameter stay in the words.
     """
 
     bound: Float[Array, "..."]
+    moved: Float[Array, ""]
     bits: float = eqx.field(static=True)
     theory: float = eqx.field(static=True)
     kind: Kind = eqx.field(static=True, default="none")
@@ -57,72 +58,66 @@ class ExactReversal(AbstractCertificate):
 
     def meaning(self) -> str:
         return (
-            "The training run was undone step by step, and its start came back bit for bit: the adjoint passed through "
-            "the very states of that run. Only the rounding of the adjoint separates the hypergradient from "
-            "that of the "
-            "run, and that rounding is not bounded."
+            "The training run that was made was undone step by step, and its start came back bit for bit: the adjoint "
+            "passed through the very states of that run. It is the run that was asked for, with every hyperparameter "
+            "as given, but for rounding to the resolution of its numbers, which moves the value by about "
+            f"{show(self.moved)} (one standard deviation, to first order). That and the rounding of the adjoint are "
+            "not bounded."
         )
 
     def __repr__(self) -> str:
-        return f"<exact: every step undone bit for bit, {self.bits:.4g} bits a parameter and step kept>"
+        return (
+            f"<none: the run that was made was undone bit for bit, {self.bits:.4g} bits a parameter and step kept; its "
+            f"rounding moves the value by about {show(self.moved)}>"
+        )
 
 
 class Reversible(AbstractMode):
-    """dF/dλ by making the run in fixed point and undoing it step by step: memory log2(1/γ) bits a parameter and step.
+    """Reverse mode that stores no states: the run is made in fixed point and undone step by step.
 
-    Weights and states are 64-bit integers in which every step of the optimiser is a bijection, given the gradient; what
-    a multiplication by γ < 1 cuts off is kept (Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492). Time T (c + h) + the
-    forward T c: c a gradient, h gradient and second-order product together, about 2 c; for Adam about one c more.
+    Memory log2(1/γ) bits a parameter and step, and 64-bit words. Weights and states are integers in units that shrink
+    by the factors of the optimizer, so that every step is an addition of integers that the gradient determines; bits
+    that words have no room for are put away (Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492, with units in the place
+    of rational factors: no hyperparameter is rounded). Time T (c + h) + the forward T c: c a gradient, h the gradient
+    and its transposed derivative together, about 2 c; for Adam about one c more.
 
     The gradient must come back bit for bit, which no compiler promises: it is checked, never assumed. Both sweeps use
     the same kind of loop; if the start does not come back, the run is made again with one compiled gradient for both
     sweeps, and if that does not either, the answer ends as `RESULTS.not_reversible`. An objective's next evaluation
-    begins with what succeeded in the last. Numbers that do not fit end it as `RESULTS.fixed_point_overflow`, those that
-    are not finite as `RESULTS.diverged`, and its gradient is then nan.
+    begins with what succeeded in the last. Numbers that do not fit end it as `RESULTS.fixed_point_overflow`, and its
+    gradient is then nan.
 
     **Arguments:**
 
     - `driver`: `"loop"` for compiled loops, `"host"` for loops on the host, `"auto"` to choose.
-    - `buffers`: `"device"` or `"host"`, where full buffers wait.
+    - `buffers`: `"device"` or `"host"`, where bits are put away.
     - `long`: for hours, a [`hyprax.unroll.LongRun`][]: a bar, stopping and going on.
-    - `begin`: the attempt to begin with: 1 the fastest pair of sweeps, a number above those there are the last.
 
-    The optimiser must be [`hyprax.unroll.MomentumSGD`][], [`hyprax.unroll.Adam`][] or [`hyprax.unroll.AdamW`][].
-    `stats` hold
-    `bits_per_parameter_step` and `theory_bits`, `stored_bytes` (buffers put away), `headroom_bits` (doublings left in
-    the fullest format), `used_bits_*` against `limit_bits_*` of each kind of number, `rounding_*` (how far what was
-    used is from the momentum, β or decay asked for), and `attempts`, the number of the one that this is the answer of.
+    The optimizer must be [`hyprax.unroll.MomentumSGD`][], [`hyprax.unroll.Adam`][] or [`hyprax.unroll.AdamW`][].
 
-    **Raises:** `ValueError` for an unknown driver or place, or `begin` below 1; in an evaluation, for an optimiser that
-    cannot be undone.
+    **Raises:** `ValueError` for an unknown driver or place; in an evaluation, for an optimizer that cannot be undone.
     """
 
     driver: DriverName = eqx.field(static=True, default="auto")
     buffers: Place = eqx.field(static=True, default="device")
     long: LongRun | None = None
-    begin: int = eqx.field(static=True, default=1)
 
     def __check_init__(self) -> None:
         check_driver("Reversible", self.driver)
-        if self.begin < 1:
-            raise ValueError(f"Reversible: given begin {self.begin}, allowed are integers >= 1.")
         if self.buffers not in PLACES:
-            raise ValueError(f"Reversible: given buffers {self.buffers!r}, allowed are 'device' and 'host'.")
-
-    def after(self, attempts: int) -> "Reversible":
-        return self if attempts <= self.begin else dataclasses.replace(self, begin=attempts)
+            raise ValueError(f"Reversible: buffers must be 'device' or 'host'; got {self.buffers!r}.")
 
     def value_and_grad(
-        self, training: Training, outer: Outer, hyper: PyTree, key: Array
+        self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
     ) -> tuple[Float[Array, ""], PyTree, UnrollReport]:
         program = Program(training, hyper, key)
         planned = draft(program)
         pairs = planned.pairs(self._host(program))
         with Journal(self.long, (program, "Reversible", pairs), (1 + BACKWARDS) * planned.steps) as journal:
-            begun = self._first(pairs) if journal.position is None else journal.position[0]
-            for attempt, pair in enumerate(pairs[begun - 1 :], begun):
-                answer, returned = self._attempt(planned, outer, pair, attempt, journal)
-                if returned or attempt == len(pairs):
+            begun = min(attempt, len(pairs)) if journal.position is None else journal.position[0]
+            for tried, pair in enumerate(pairs[begun - 1 :], begun):
+                answer, returned = self._attempt(planned, outer, pair, tried, journal)
+                if returned or tried == len(pairs):
                     return answer
         raise AssertionError("there is always a pair to try")
 
@@ -135,50 +130,50 @@ class Reversible(AbstractMode):
         last = sweep.forward()
         metrics = sweep.metrics()
         found = ranges(planned, last)
-        params = run.weights(last)
+        params = run.weights(last, planned.steps)
         del last
         value, dparams, dhyper = end(outer, params, hyper)
         stats = _stats(run, found, attempt)
         if not (found.finite and found.fits):
-            result = RESULTS.fixed_point_overflow if found.finite else RESULTS.diverged
-            certificate = _unknown(value, "the run left its range")
-            return (value, _nan(hyper), UnrollReport(params, certificate, result, stats, metrics)), True
+            certificate = NoCertificate("the run left its range", value.dtype)
+            result = RESULTS.fixed_point_overflow
+            if not found.finite:
+                result, stats = judged(run.setup.program, jnp.full_like(value, jnp.nan), None, stats)
+            report = UnrollReport(params, certificate, result, stats, metrics, attempt)
+            return (value, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), hyper), report), True
         carry = sweep.backward(dparams, dhyper)
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
-        stats |= {"adjoint_start": tree_norm(dweights), "adjoint_end": tree_norm(dparams)}
+        stats = dataclasses.replace(stats, **growth(dweights, dparams, planned.steps))
         if returned:
             bits, theory = kept_bits(planned)
-            certificate = ExactReversal(bound=jnp.full_like(value, jnp.inf), bits=bits, theory=theory)
-            finite = jnp.isfinite(value) & tree_all_finite(grads)
-            result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
+            moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)
+            certificate = ReversalCertificate(jnp.full_like(value, jnp.inf), moved, bits=bits, theory=theory)
+            result, stats = judged(run.setup.program, value, grads, stats)
         else:
-            certificate, result = _unknown(value, "the run did not come back to its start"), RESULTS.not_reversible
-        return (value, grads, UnrollReport(params, certificate, result, stats, metrics)), returned
+            certificate = NoCertificate("the run did not come back to its start", value.dtype)
+            result = RESULTS.not_reversible
+        return (value, grads, UnrollReport(params, certificate, result, stats, metrics, attempt)), returned
 
     def value(
-        self, training: Training, outer: Outer, hyper: PyTree, key: Array
+        self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
     ) -> tuple[Float[Array, ""], UnrollReport]:
         program = Program(training, hyper, key)
         planned = draft(program)
         pairs = planned.pairs(self._host(program))
-        attempt = self._first(pairs)
+        attempt = min(attempt, len(pairs))
         run = ExactRun(planned, pairs[attempt - 1], self.buffers)
         with Journal(None, None, 0) as journal:
             sweep = Sweep(run, attempt, journal)
             last = sweep.forward()
-        metrics = sweep.metrics()
-        found, params = ranges(planned, last), run.weights(last)
-        value = judge(outer, params, hyper)
-        result = RESULTS.where(jnp.isfinite(value) & found.finite, RESULTS.successful, RESULTS.diverged)
-        if found.finite and not found.fits:
-            result = RESULTS.fixed_point_overflow
-        certificate = _unknown(value, "a run forwards alone is not undone")
-        return value, UnrollReport(params, certificate, result, _stats(run, found, attempt), metrics)
-
-    def _first(self, pairs: tuple[Pair, ...]) -> int:
-        return min(self.begin, len(pairs))
+        found, params = ranges(planned, last), run.weights(last, planned.steps)
+        value, stats = judge(outer, params, hyper), _stats(run, found, attempt)
+        result = RESULTS.fixed_point_overflow
+        if found.fits or not found.finite:
+            result, stats = judged(program, value if found.finite else jnp.full_like(value, jnp.nan), None, stats)
+        certificate = NoCertificate("a run forwards alone is not undone", value.dtype)
+        return value, UnrollReport(params, certificate, result, stats, sweep.metrics(), attempt)
 
     def _host(self, program: Program) -> bool:
         return isinstance(choose_driver(self.driver, program), HostDriver)
@@ -189,34 +184,25 @@ def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
     layout = planned.setup.layout
     dweights = layout.packing.split(carry.dweights)
     with wide():
-        wider = pull_tables(
-            layout.rule, as_float64(planned.raw), as_float64(planned.used), planned.steps, carry.dtables
-        )
+        wider = pull_tables(layout.rule, as_float64(planned.raw), planned.steps, carry.dtables)
         draw = {name: value.astype(planned.raw[name].dtype) for name, value in wider.items()}
     return close(planned.setup.program, planned.chosen, draw, dweights, carry.dhyper), dweights
 
 
-def _stats(run: ExactRun, found: Ranges, attempt: int) -> dict[str, Array]:
-    steps = run.draft.steps
+def _stats(run: ExactRun, found: Ranges, attempt: int) -> UnrollStats:
     bits, theory = kept_bits(run.draft)
-    numbers: dict[str, Any] = {
-        "steps": steps,
-        "bits_per_parameter_step": bits,
-        "theory_bits": theory,
-        "stored_bytes": float(run.spill.bytes),
-        "headroom_bits": headroom(found),
-        "attempts": attempt,
-    }
-    for name in found.bits:
-        numbers[f"used_bits_{name}"], numbers[f"limit_bits_{name}"] = found.bits[name], found.limits[name]
-    for name, change in largest_change(run.draft).items():
-        numbers[f"rounding_{name}"] = change
-    return {name: jnp.asarray(number) for name, number in numbers.items()}
 
+    def named(name: str, numbers: dict[str, Any]) -> dict[str, Array]:
+        return {f"{name}_{kind}": jnp.asarray(number) for kind, number in numbers.items()}
 
-def _unknown(value: Array, reason: str) -> AbstractCertificate:
-    return NoCertificate(reason, value.dtype)
-
-
-def _nan(hyper: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), hyper)
+    return UnrollStats(
+        steps=jnp.asarray(run.draft.steps),
+        attempt=jnp.asarray(attempt),
+        bits_per_parameter_step=jnp.asarray(bits),
+        theory_bits=jnp.asarray(theory),
+        stored_bytes=jnp.asarray(float(run.store.bytes)),
+        headroom_bits=jnp.asarray(headroom(found)),
+        used_bits=named("used_bits", found.bits),
+        limit_bits=named("limit_bits", found.limits),
+        resolution=named("resolution", {name: float(scale.units.max()) for name, scale in run.draft.scales.items()}),
+    )

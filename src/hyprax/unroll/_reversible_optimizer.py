@@ -1,57 +1,36 @@
 """Optimisers that can be undone bit for bit: what one has to say of itself, one vector of the weights at a time."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from equinox import Module
 from jaxtyping import Array, PyTree
 
-from ._optimizer import AbstractOptimizer, lookup, per_leaf
-from ._rational import Factor, divide, multiply
+from ._optimizer import AbstractOptimizer, PerWeight, Schedule, is_said, per_leaf
+from ._scales import LARGEST, SMALLEST
 
 Coefficients: TypeAlias = dict[str, Array]
 """Scalars of one step and one group, by name."""
 WEIGHTS = "weights"
 
 
-class Words(Module):
-    """One vector in fixed point: the weights and the states by name, and a buffer for each that is multiplied."""
-
-    values: dict[str, Array]
-    buffers: dict[str, Array]
-
-    def add(self, name: str, increment: Array) -> "Words":
-        return Words({**self.values, name: self.values[name] + increment}, self.buffers)
-
-
-class StepFactors(Module):
-    """The rationals n/d of one step and one group, by name of what they multiply."""
-
-    pairs: dict[str, tuple[Array, Array]]
-    shifts: tuple[tuple[str, int | None], ...]
-
-    def multiply(self, name: str, words: Words) -> Words:
-        return self._turn(multiply, name, words)
-
-    def divide(self, name: str, words: Words) -> Words:
-        return self._turn(divide, name, words)
-
-    def _turn(self, by: Any, name: str, words: Words) -> Words:
-        value, buffer = by(words.values[name], words.buffers[name], *self.pairs[name], dict(self.shifts)[name])
-        return Words({**words.values, name: value}, {**words.buffers, name: buffer})
+Words: TypeAlias = dict[str, Array]
+"""One vector in fixed point: int64 words of the weights and of the states, by name."""
 
 
 class AbstractReversibleOptimizer(AbstractOptimizer):
     """An optimiser whose step is a bijection of fixed-point words, given the gradient.
 
-    A step in fixed point is: multiply states by rationals; add increments computed from the gradient; move the weights
-    by an increment computed from the states. Increments are roundings of products, quotients and roots, of nothing
-    that a compiler may contract, so both directions compute the same ones in whatever program they stand.
+    A step in fixed point multiplies the units of states (`_scales`), adds increments computed from the gradient to
+    their words, and moves the weights by an increment computed from the states. Increments are roundings of products,
+    quotients and roots, of nothing that a compiler may contract, so both directions compute the same ones in whatever
+    program they stand.
     """
 
+    said: ClassVar[bool] = True
     states: ClassVar[tuple[str, ...]]
     """The names of the states, in the order of `init`."""
     pullback_needs_gradient: ClassVar[bool]
@@ -63,23 +42,19 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def hyperparameters(self) -> dict[str, PyTree]:
-        """The hyperparameters by name, each a prefix of the tree of weights with leaves of shape [] or [T]."""
+        """The hyperparameters by name."""
 
     @abc.abstractmethod
-    def targets(self, hyper: Coefficients) -> Coefficients:
-        """What is to be rational, by name of what it multiplies; arrays (rows, groups)."""
+    def tables(self, hyper: Coefficients, steps: int) -> Coefficients:
+        """The coefficients of `apply`; arrays (rows, groups), rows 1 or T."""
 
     @abc.abstractmethod
-    def rationals(self, targets: dict[str, np.ndarray]) -> dict[str, Factor]:
-        """The rationals used. **Raises:** `ValueError` for a factor that cannot be undone."""
-
-    def represented(self, name: str, factor: Factor) -> np.ndarray:
-        """The value of the target that a factor stands for."""
-        return factor.value
+    def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a step multiplies, by name, from the tables. **Raises:** `ValueError` for what cannot be undone."""
 
     @abc.abstractmethod
-    def tables(self, hyper: Coefficients, targets: Coefficients, steps: int) -> Coefficients:
-        """The coefficients of `apply` and of the steps in fixed point; arrays (rows, groups), rows 1 or T."""
+    def increments(self, tables: Mapping[str, np.ndarray], units: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The coefficients of a step in fixed point, from the tables and the units after the step."""
 
     @abc.abstractmethod
     def apply(
@@ -88,17 +63,15 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
         """The states and the weights after a step, in floating point: what is differentiated."""
 
     @abc.abstractmethod
-    def forward(
-        self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words
-    ) -> tuple[Words, dict[str, list[Array]]]:
-        """The words after a step, and by name what was added, for the watch."""
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
+        """The words after a step, in units after it, and by name what was added, for the watch."""
 
     @abc.abstractmethod
-    def undo_weights(self, c: Coefficients, factors: StepFactors, words: Words) -> Words:
+    def undo_weights(self, k: Coefficients, words: Words) -> Words:
         """The weights before the step, from everything after it."""
 
     @abc.abstractmethod
-    def undo_states(self, c: Coefficients, factors: StepFactors, gradient: Array, words: Words) -> Words:
+    def undo_states(self, k: Coefficients, gradient: Array, words: Words) -> Words:
         """The states before the step, given the gradient there."""
 
     def check_reversible(self) -> None:
@@ -126,9 +99,16 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
         return structure.unflatten([weights for _, weights in made]), new
 
 
-def at_step(value: PyTree, t: Any) -> PyTree:
-    """The hyperparameter at step t, every leaf an array."""
-    return lookup(jax.tree.map(jnp.asarray, value), t)
+def positive_factors(name: str, values: np.ndarray) -> np.ndarray:
+    """`values`, all of which can be undone."""
+    bad = ~((values >= SMALLEST) & (values <= LARGEST))
+    if np.any(bad):
+        raise ValueError(
+            f"{name} must be between {SMALLEST:g} and {LARGEST:g} with hx.unroll.Reversible; got "
+            f"{values[bad].ravel()[0]:.6g}. A step with a factor near 0 forgets what was before it: use "
+            "hx.unroll.Checkpointed."
+        )
+    return values
 
 
 def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, list[int]], list[int]]:
@@ -138,16 +118,10 @@ def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, 
     leaf of `params`.
     """
     columns = []
-    for name, prefix in prefixes.items():
+    for prefix in prefixes.values():
         leaves, structure = jax.tree.flatten(prefix)
         indices = structure.unflatten(list(range(len(leaves))))
-        try:
-            spread = jax.tree.map(lambda i, sub: jax.tree.map(lambda _, i=i: i, sub), indices, params)
-        except ValueError as error:
-            raise ValueError(
-                f"{name}: given {structure}, allowed is a scalar, a schedule, or a prefix of the tree of weights "
-                f"{jax.tree.structure(params)}."
-            ) from error
+        spread = jax.tree.map(lambda i, sub: jax.tree.map(lambda _, i=i: i, sub), indices, params)
         columns.append(jax.tree.leaves(spread))
     combined = list(zip(*columns, strict=True))
     groups = list(dict.fromkeys(combined))
@@ -155,16 +129,28 @@ def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, 
     return chosen, [groups.index(leaf) for leaf in combined]
 
 
+def plain(name: str, value: PyTree) -> PyTree:
+    """A hyperparameter with arrays of shape [] or [T] in the place of numbers and schedules.
+
+    **Raises:** `ValueError` for one entry a weight.
+    """
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, PerWeight):
+            raise ValueError(
+                f"{name} must be a number, a Schedule or a tree of those, one a group of weights, with "
+                "hx.unroll.Reversible; got a PerWeight: use hx.unroll.Checkpointed."
+            )
+        return x.values if isinstance(x, Schedule) else jnp.asarray(x)
+
+    return jax.tree.map(leaf, value, is_leaf=is_said)
+
+
 def columns(prefixes: dict[str, PyTree], chosen: dict[str, list[int]], steps: int) -> Coefficients:
-    """The hyperparameters as arrays (rows, groups): one row where nothing is a schedule, T otherwise."""
+    """Hyperparameters as arrays (rows, groups): one row where nothing is a schedule, T otherwise."""
     table = {}
     for name, prefix in prefixes.items():
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(prefix)]
-        for leaf in leaves:
-            if leaf.shape not in ((), (steps,)) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise ValueError(
-                    f"{name}: given {leaf.dtype} of shape {leaf.shape}, allowed are floats of shape () or ({steps},)."
-                )
+        leaves = jax.tree.leaves(prefix)
         rows = steps if any(leaf.ndim for leaf in leaves) else 1
         table[name] = jnp.stack([jnp.broadcast_to(leaves[i], (rows,)) for i in chosen[name]], axis=1)
     return table

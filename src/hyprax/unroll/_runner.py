@@ -1,5 +1,6 @@
 """One evaluation on the host: segments of a run given to a driver, metrics recorded, answers put together."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,19 +10,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, NoCertificate
-from .._result import RESULTS
+from .._result import Result
 from .._trees import tree_all_finite, tree_norm
 from ._drivers import DriverName, choose_driver, index, start
-from ._mode import Outer, UnrollReport
-from ._step import Program, movable, outer_and_grads, start_back
+from ._mode import RESULTS, Outer, UnrollReport, UnrollStats
+from ._step import Program, first, movable, outer_and_grads, start_back
 from ._training import Training
 
 
 class Runner:
     """The steps of one evaluation, forwards and backwards, with the metrics of each step recorded once."""
 
-    def __init__(self, training: Training, hyper: PyTree, key: Array, driver: DriverName):
-        self.program = Program(training, hyper, key)
+    def __init__(self, training: Training, outer: Outer, hyper: PyTree, key: Array, driver: DriverName):
+        self.program, self.outer = Program(training, hyper, key), outer
         self.driver = choose_driver(driver, self.program)
         self.gradients = 0
         self.products = 0
@@ -77,15 +78,23 @@ class Runner:
             carry, tangents = self.driver.push(self.program, carry, tangents, directions, a, b)
         return carry, tangents
 
-    def end(self, outer: Outer, carry: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
+    def end(self, carry: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
         """f, the adjoint of (w_T, s_T), and the part of dλ that acts on f directly."""
         params, state = carry
-        value, dparams, dhyper = end(outer, params, self.program.hyper)
+        value, dparams, dhyper = end(self.outer, params, self.program.hyper)
         return value, (dparams, jax.tree.map(jnp.zeros_like, movable(state))), dhyper
 
     def chain(self, adjoint: PyTree, dhyper: PyTree) -> PyTree:
         """dλ with the part that acts through (w_0, s_0) added."""
         return chain(self.program, adjoint, dhyper)
+
+    def stats(self) -> UnrollStats:
+        """What was counted."""
+        return UnrollStats(*(jnp.asarray(count) for count in (self.steps, self.gradients, self.products)))
+
+    def with_adjoint(self, at_start: PyTree, at_end: PyTree) -> UnrollStats:
+        """What was counted, and the adjoints of (w, s) at both ends."""
+        return dataclasses.replace(self.stats(), **growth(at_start[0], at_end[0], self.steps))
 
     def report(
         self,
@@ -93,18 +102,13 @@ class Runner:
         certificate: AbstractCertificate,
         value: Float[Array, ""],
         grads: PyTree = None,
-        stats: dict[str, Array] | None = None,
+        stats: UnrollStats | None = None,
     ) -> UnrollReport:
-        """The report of an evaluation: `diverged` where its value or gradient is not finite."""
-        finite = jnp.isfinite(value) & tree_all_finite(grads)
-        counts = {"steps": self.steps, "gradients": self.gradients, "products": self.products}
-        return UnrollReport(
-            params,
-            certificate,
-            RESULTS.where(finite, RESULTS.successful, RESULTS.diverged),
-            {**{name: jnp.asarray(count) for name, count in counts.items()}, **({} if stats is None else stats)},
-            jax.tree.map(lambda *rows: jnp.stack(rows), *self._rows) if self._rows else None,
-        )
+        """The report of an evaluation; where its value or gradient is not finite, with where that began."""
+        stats = self.stats() if stats is None else stats
+        result, stats = judged(self.program, value, grads, stats)
+        metrics = jax.tree.map(lambda *rows: jnp.stack(rows), *self._rows) if self._rows else None
+        return UnrollReport(params, certificate, result, stats, metrics)
 
     def _pieces(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """The range cut where metrics are due that were not yet recorded."""
@@ -123,9 +127,55 @@ class Runner:
             self._rows.append(measure(self.program, carry[0], index(t)))
 
 
-def adjoint_norms(at_start: PyTree, at_end: PyTree) -> dict[str, Array]:
-    """‖dw_0‖ and ‖dw_T‖, of adjoints of (w, s)."""
-    return {"adjoint_start": tree_norm(at_start[0]), "adjoint_end": tree_norm(at_end[0])}
+def growth(at_start: PyTree, at_end: PyTree, steps: int) -> dict[str, Array]:
+    """‖dw_0‖, ‖dw_T‖, their ratio and its T-th root, for the statistics."""
+    start, end = tree_norm(at_start), tree_norm(at_end)
+    ratio = start / end
+    rate = ratio ** jnp.asarray(1 / steps, ratio.dtype)
+    return {"adjoint_start": start, "adjoint_end": end, "amplification": ratio, "growth": rate}
+
+
+def judged(program: Program, value: Array, grads: PyTree, stats: UnrollStats) -> tuple[Result, UnrollStats]:
+    """How an evaluation ended. Where it is not finite the run is made once more, in search of where that began."""
+    if bool(jnp.isfinite(value) & tree_all_finite(grads)):
+        return RESULTS.successful, stats
+    what, t = (int(x) for x in jax.device_get(_first_not_finite(program)))
+    if what:
+        stats = dataclasses.replace(stats, failed_step=jnp.asarray(t))
+        return PLACES[what], stats
+    return (RESULTS.derivative_not_finite if bool(jnp.isfinite(value)) else RESULTS.outer_loss_not_finite), stats
+
+
+PLACES = (
+    RESULTS.successful,
+    RESULTS.initial_weights_not_finite,
+    RESULTS.training_loss_not_finite,
+    RESULTS.training_gradient_not_finite,
+    RESULTS.weights_not_finite,
+)
+
+
+@eqx.filter_jit
+def _first_not_finite(program: Program) -> tuple[Array, Array]:
+    """What was not finite first, as a place in `PLACES`, and at which step; (0, T) where all was."""
+    carry = first(program)
+    starts = jnp.where(tree_all_finite(carry[0]), 0, 1)
+
+    def going(state: tuple[Array, Array, PyTree]) -> Array:
+        what, t, _ = state
+        return (what == 0) & (t < program.training.steps)
+
+    def step(state: tuple[Array, Array, PyTree]) -> tuple[Array, Array, PyTree]:
+        _, t, (params, moments) = state
+        loss = program.training.step_loss(params, program.hyper, t, program.key)
+        grads = program.gradient(params, t)
+        after = program.training.optimizer(program.hyper).update(grads, moments, params, t)
+        fine = [jnp.isfinite(loss), tree_all_finite(grads), tree_all_finite(after[0])]
+        what = jnp.select([~ok for ok in fine], [jnp.asarray(place) for place in (2, 3, 4)], jnp.asarray(0))
+        return what.astype(starts.dtype), jnp.where(what == 0, t + 1, t), after
+
+    what, t, _ = jax.lax.while_loop(going, step, (starts, jnp.asarray(0, jnp.int32), carry))
+    return what, t
 
 
 end = eqx.filter_jit(outer_and_grads)
@@ -151,14 +201,15 @@ def measure(program: Program, params: PyTree, t: Any) -> PyTree:
     """The metrics of step t."""
     metrics = program.training.metrics
     assert metrics is not None
-    return jax.tree.map(jnp.asarray, metrics(params, program.hyper, program.training.batches(t)))
+    training = program.training
+    return jax.tree.map(jnp.asarray, metrics(training.whole(params), program.hyper, training.batches(t)))
 
 
 def run_value(
     training: Training, outer: Outer, hyper: PyTree, key: Array, driver: DriverName
 ) -> tuple[Float[Array, ""], UnrollReport]:
     """F alone, by running the training forwards."""
-    runner = Runner(training, hyper, key, driver)
+    runner = Runner(training, outer, hyper, key, driver)
     params, _ = runner.advance(runner.start(), 0, training.steps)
     value = judge(outer, params, hyper)
     certificate = NoCertificate("the run is made in floating point, and its rounding is not bounded", value.dtype)

@@ -2,10 +2,11 @@
 
 Write the step as (w', s') = U(g, s, w, λ), g = ∇_w L(w, λ). With the adjoint (a, b) of (w', s'),
 
-    (p, b', a_U, λ_U) = DUᵀ (a, b),     a' = a_U + H p,     dλ += λ_U + Mᵀ p,     H = ∂²_ww L,  M = ∂_λ ∂_w L.
+    (p, b', a_U, λ_U) = DUᵀ (a, b),     a' = a_U + Hᵀ p,     dλ += λ_U + Mᵀ p,     H = ∂g/∂w,  M = ∂g/∂λ.
 
-H p and Mᵀ p are one product: the derivative along p of ∇_{(w, λ)} L, forward over reverse (arXiv 2505.00793). It shares
-its first half with g itself, and costs about 2 gradients with it.
+(Hᵀ p, Mᵀ p) is one transposed derivative of g, reverse over reverse, which shares its first half with g itself and
+costs about 2 gradients with it. H is not taken to be symmetric: where the loss holds a `jax.custom_vjp` or a
+`stop_gradient` (gradient reversal, clipping, straight-through estimators), g is a field and no gradient.
 """
 
 from typing import Any
@@ -15,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._jaxprs import equations
 from ._convolutions import strided_as_products
+from ._optimizer import OptaxOptimizer, other_lengths
 from ._training import Training
 
 
@@ -26,16 +29,13 @@ class Program(eqx.Module):
     hyper: PyTree
     key: Array
 
-    def gradients(self, params: PyTree, t: Any) -> tuple[PyTree, PyTree]:
-        """∇_(w, λ) L(w, λ, t)."""
-        return self._differentiated((0, 1))(params, self.hyper, t, self.key)
-
     def gradient(self, params: PyTree, t: Any) -> PyTree:
         """g_t = ∇_w L(w, λ, t)."""
-        return self._differentiated(0)(params, self.hyper, t, self.key)
+        return self.field(params, self.hyper, t)
 
-    def _differentiated(self, argnums: Any) -> Any:
-        return jax.grad(strided_as_products(self.training.step_loss), argnums)
+    def field(self, params: PyTree, hyper: PyTree, t: Any) -> PyTree:
+        """g_t(w, λ): what JAX gives as the gradient of the loss."""
+        return jax.grad(strided_as_products(self.training.step_loss))(params, hyper, t, self.key)
 
 
 def movable(carry: PyTree) -> PyTree:
@@ -67,9 +67,8 @@ def advance(program: Program, carry: PyTree, t: Any) -> PyTree:
 
 
 def gradient_and_product(program: Program, params: PyTree, t: Any) -> tuple[PyTree, Any]:
-    """g_t, and the linear map p ↦ (H p, Mᵀ p), which shares its work with g_t."""
-    (grads, _), product = jax.linearize(lambda params: program.gradients(params, t), params)
-    return grads, product
+    """g_t, and the linear map p ↦ (Hᵀ p, Mᵀ p), which shares its work with g_t."""
+    return jax.vjp(lambda params, hyper: program.field(params, hyper, t), params, program.hyper)
 
 
 def step_back(program: Program, carry: PyTree, t: Any, adjoint: PyTree, dhyper: PyTree) -> tuple[PyTree, PyTree]:
@@ -109,14 +108,44 @@ def step_forward(
     program: Program, carry: PyTree, tangents: PyTree, t: Any, directions: PyTree
 ) -> tuple[PyTree, PyTree]:
     """The next weights and state, and their derivatives along each of the directions of λ."""
-    moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
+    params, state = carry
+    moving, fixed = eqx.partition(state, eqx.is_inexact_array)
+    grads, along = _gradient_along(program, params, t)
 
-    def move(moving: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:
-        moved = advance(Program(program.training, hyper, program.key), eqx.combine(moving, fixed), t)
+    def move(grads: PyTree, moving: PyTree, params: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:
+        moved = program.training.optimizer(hyper).update(grads, eqx.combine(moving, fixed), params, t)
         return eqx.partition(moved, eqx.is_inexact_array)
 
-    moved, product, counters = jax.linearize(move, moving, program.hyper, has_aux=True)
-    return eqx.combine(moved, counters), jax.vmap(product)(tangents, directions)
+    moved, product, counters = jax.linearize(move, grads, moving, params, program.hyper, has_aux=True)
+
+    def each(tangent: PyTree, direction: PyTree) -> PyTree:
+        dparams, dstate = tangent
+        return product(along(dparams, direction), dstate, dparams, direction)
+
+    return eqx.combine(moved, counters), jax.vmap(each)(tangents, directions)
+
+
+def _gradient_along(program: Program, params: PyTree, t: Any) -> tuple[PyTree, Any]:
+    """g_t, and the linear map (ẇ, λ̇) ↦ H ẇ + M λ̇.
+
+    Where the loss holds a `jax.custom_vjp`, which has no derivative along a direction, the map is the transpose of its
+    transpose, a derivative in reverse of the one in reverse: right for every rule, and about twice the work.
+    """
+
+    def field(params: PyTree, hyper: PyTree) -> PyTree:
+        return program.field(params, hyper, t)
+
+    if not has_custom_vjp(program, params, t):
+        return jax.linearize(field, params, program.hyper)
+    grads, pull = jax.vjp(field, params, program.hyper)
+    transposed = jax.vjp(pull, jax.tree.map(jnp.zeros_like, grads))[1]
+    return grads, lambda dparams, dhyper: transposed((dparams, dhyper))[0]
+
+
+def has_custom_vjp(program: Program, params: PyTree, t: Any) -> bool:
+    """Whether a `jax.custom_vjp` stands anywhere in the loss."""
+    jaxpr = jax.make_jaxpr(lambda params: program.training.step_loss(params, program.hyper, t, program.key))(params)
+    return any(equation.primitive.name.startswith("custom_vjp") for equation in equations(jaxpr.jaxpr))
 
 
 def check_program(program: Program) -> None:
@@ -126,18 +155,40 @@ def check_program(program: Program) -> None:
     shape or type than those before it.
     """
     program.training.check(program.hyper, program.key)
+    if isinstance(eqx.filter_eval_shape(program.training.optimizer, program.hyper), OptaxOptimizer):
+        check_schedules(program)
     before = eqx.filter_eval_shape(first, program)
     after = eqx.filter_eval_shape(advance, program, before, jnp.asarray(0))
     old, new = (jax.tree_util.tree_leaves_with_path(carry) for carry in (before, after))
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise ValueError("Training: given an optimiser whose update changes the structure of weights or state.")
+        raise ValueError("Training: the optimizer's update must keep the structure of weights and state.")
     for (path, a), (_, b) in zip(old, new, strict=True):
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise ValueError(
-                f"Training: given an optimiser whose update turns {a.dtype}{list(a.shape)} at (params, state)"
-                f"{jax.tree_util.keystr(path)} into {b.dtype}{list(b.shape)}, allowed are updates that keep both: cast "
+                f"Training: the optimizer's update must keep shapes and dtypes; at (params, state)"
+                f"{jax.tree_util.keystr(path)} it turns {a.dtype}{list(a.shape)} into {b.dtype}{list(b.shape)}. Cast "
                 "the hyperparameters to the dtype of the weights."
             )
+
+
+def check_schedules(program: Program) -> None:
+    """**Raises:** `ValueError` for a schedule of another length than T inside a transformation of optax.
+
+    JAX would take the last entry for all steps after it, and leave out entries after the last step.
+    """
+    params, state = eqx.filter_eval_shape(first, program)
+    optimizer = program.training.optimizer
+
+    def update(hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
+        return optimizer(hyper).update(grads, state, params, jnp.asarray(0))
+
+    steps = program.training.steps
+    lengths = other_lengths(jax.make_jaxpr(update)(program.hyper, params, state, params).jaxpr, steps)
+    if lengths:
+        raise ValueError(
+            f"OptaxOptimizer: a schedule must have one entry a step, {steps}; got one of {lengths[0]} entries, of "
+            "which the optimizer takes that of its step count."
+        )
 
 
 def basis(hyper: PyTree) -> PyTree:

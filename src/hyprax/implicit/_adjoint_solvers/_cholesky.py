@@ -36,7 +36,7 @@ class Cholesky(AbstractAdjointSolver):
         size = tree_size(system.rhs)
         if size > self.max_size:
             raise ValueError(
-                f"Cholesky: given {size} parameters, allowed are at most max_size = {self.max_size}: A would take "
+                f"Cholesky: at most max_size = {self.max_size} parameters are solved for; got {size}, and A would take "
                 f"{8 * size**2 / 2**30:.1f} GiB. Use hx.implicit.CG(), or raise max_size."
             )
         flat, unravel = ravel_pytree(system.rhs)

@@ -46,7 +46,7 @@ class Neumann(AbstractAdjointSolver):
 
     def __check_init__(self):
         if self.terms < 1:
-            raise ValueError(f"Neumann: given terms {self.terms}, allowed are integers >= 1.")
+            raise ValueError(f"Neumann: terms must be an integer >= 1; got {self.terms}.")
         check_spectrum("Neumann", None, self.step)
 
     @property
@@ -100,7 +100,7 @@ class OneStep(AbstractAdjointSolver):
     def solve(self, system: AdjointSystem) -> LinearSolution:
         if self.preconditioned:
             if system.preconditioner is None:
-                raise ValueError("OneStep: given preconditioned=True, allowed for a family alone: no M is known here.")
+                raise ValueError("OneStep: preconditioned=True requires a family as inner loss.")
             value, spent = system.preconditioner(system.rhs), 0
         else:
             step, spent = _step_of(self.step, system)

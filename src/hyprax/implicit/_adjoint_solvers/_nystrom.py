@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 from jax.flatten_util import ravel_pytree
 
+from ..._products import product
 from ._preconditioners import check_rank, nystrom_sketch
 from ._solver import AbstractAdjointSolver, AdjointSystem, LinearSolution, count, unmeasured
 
@@ -42,7 +43,7 @@ class NystromSolver(AbstractAdjointSolver):
     def __check_init__(self):
         check_rank("NystromSolver", self.rank)
         if not self.damping > 0:
-            raise ValueError(f"NystromSolver: given damping {self.damping}, allowed are numbers > 0.")
+            raise ValueError(f"NystromSolver: damping must be > 0; got {self.damping}.")
 
     @property
     def system(self) -> str:
@@ -52,7 +53,7 @@ class NystromSolver(AbstractAdjointSolver):
         flat, unravel = ravel_pytree(system.rhs)
         check_rank("NystromSolver", self.rank, flat.size)
         sketch = nystrom_sketch(system.product, system.rhs, self.rank, self.seed)
-        inside = sketch.basis.T @ flat
+        inside = product(sketch.basis.T, flat)
         gain = 1 / (sketch.values + self.damping) - 1 / self.damping
-        value = flat / self.damping + sketch.basis @ (gain * inside)
+        value = flat / self.damping + product(sketch.basis, gain * inside)
         return LinearSolution(unravel(value), count(self.rank), count(self.rank), unmeasured(system.rhs), self.damping)

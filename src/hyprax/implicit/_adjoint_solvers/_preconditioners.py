@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from ..._products import product as product_of
 from .._inner_loss import Product
 from ._solver import AdjointSystem
 
@@ -53,7 +54,7 @@ class Jacobi(AbstractPreconditioner):
 
     def __check_init__(self):
         if self.probes < 1:
-            raise ValueError(f"Jacobi: given probes {self.probes}, allowed are integers >= 1.")
+            raise ValueError(f"Jacobi: probes must be an integer >= 1; got {self.probes}.")
 
     def prepare(self, system: AdjointSystem) -> tuple[Product | None, int]:
         spent = 0
@@ -96,7 +97,7 @@ def nystrom_sketch(product: Product, like: PyTree, rank: int, seed: int) -> Sket
     images = jax.lax.map(lambda column: ravel_pytree(product(unravel(column)))[0], omega.T).T
     shift = jnp.sqrt(jnp.asarray(flat.size, flat.dtype)) * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(images)
     shifted = images + shift * omega
-    small = omega.T @ shifted
+    small = product_of(omega.T, shifted)
     factor = jnp.linalg.cholesky((small + small.T) / 2)
     half = jax.scipy.linalg.solve_triangular(factor, shifted.T, lower=True).T
     basis, singular, _ = jnp.linalg.svd(half, full_matrices=False)
@@ -107,7 +108,7 @@ def check_rank(name: str, rank: int, size: int | None = None) -> None:
     """Refuse a rank that no sketch has."""
     if rank < 1 or (size is not None and rank > size):
         limit = "" if size is None else f" to the number of parameters, {size}"
-        raise ValueError(f"{name}: given rank {rank}, allowed are integers from 1{limit}.")
+        raise ValueError(f"{name}: rank must be an integer from 1{limit}; got {rank}.")
 
 
 class Nystrom(AbstractPreconditioner):
@@ -146,6 +147,6 @@ class Nystrom(AbstractPreconditioner):
 
         def solve(v: PyTree) -> PyTree:
             flat = ravel_pytree(v)[0]
-            return unravel(flat + sketch.basis @ (gain * (sketch.basis.T @ flat)))
+            return unravel(flat + product_of(sketch.basis, gain * product_of(sketch.basis.T, flat)))
 
         return solve, self.rank

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..._trees import tree_axpy, tree_dtype
+from .._constants import Spectrum
 from .._inner_loss import Product
-from .._spectrum import Spectrum
 
 TRUE_SYSTEM = "A q = ∇f"
 
@@ -91,11 +91,11 @@ def count(number: int) -> Int[Array, ""]:
 def check_settings(name: str, tolerance: float | None, max_steps: int | None, damping: float = 0.0) -> None:
     """Refuse settings that mean nothing."""
     if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"{name}: given tolerance {tolerance}, allowed are numbers > 0 (or None for the default).")
+        raise ValueError(f"{name}: tolerance must be > 0, or None for the default; got {tolerance}.")
     if max_steps is not None and max_steps < 1:
-        raise ValueError(f"{name}: given max_steps {max_steps}, allowed are integers >= 1 (or None).")
+        raise ValueError(f"{name}: max_steps must be an integer >= 1, or None; got {max_steps}.")
     if not damping >= 0:
-        raise ValueError(f"{name}: given damping {damping}, allowed are numbers >= 0.")
+        raise ValueError(f"{name}: damping must be >= 0; got {damping}.")
 
 
 def zeros_like(tree: PyTree) -> PyTree:

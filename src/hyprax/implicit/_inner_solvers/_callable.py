@@ -48,5 +48,5 @@ class CallableSolver(AbstractInnerSolver):
         found = jax.tree.map(jnp.asarray, self.fn(value_and_grad, params, tolerance, self.max_steps))
         given, returned = (jax.eval_shape(lambda tree=tree: tree) for tree in (params, found))
         if given != returned:
-            raise ValueError(f"CallableSolver: fn returned {returned}, allowed is what it was given, {given}.")
+            raise ValueError(f"solver: the function must return what it was given, {given}; got {returned}.")
         return Minimum(loss.at(found, hyper), jnp.asarray(0), jnp.asarray(1))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._trees import tree_norm, tree_sub
+from .._constants import Spectrum
 from .._inner_loss import AbstractInnerLoss, Point
-from .._spectrum import Spectrum, known_spectrum, resolve
+from .._spectrum import resolve
 from ._solver import Minimum
 
 Advance = Callable[[Point, PyTree, Spectrum], tuple[PyTree, PyTree]]
@@ -40,7 +41,7 @@ def descend(
     was measured), and the momentum dropped. An accepted step of gradient descent then lowers a convex g.
     """
     start = loss.at(params, hyper)
-    known = known_spectrum(loss, hyper)
+    known = loss.spectrum(hyper)
     spectrum, guessed, spent = resolve(*constants, known, loss.product(start, hyper), params)
     noise = 1000 * jnp.finfo(start.value.dtype).eps
 

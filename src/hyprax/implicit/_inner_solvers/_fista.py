@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._constants import Spectrum
 from .._inner_loss import AbstractInnerLoss, Point
-from .._spectrum import Spectrum, check_spectrum
+from .._spectrum import check_spectrum
 from ._first_order import descend
 from ._solver import AbstractInnerSolver, Minimum, check_settings
 

@@ -4,9 +4,10 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float, PyTree
 
+from .._constants import Spectrum
 from .._heavy_ball import POLYAK, heavy_ball_constants, heavy_ball_step
 from .._inner_loss import AbstractInnerLoss, Point
-from .._spectrum import Spectrum, check_spectrum
+from .._spectrum import check_spectrum
 from ._first_order import descend
 from ._solver import AbstractInnerSolver, Minimum, check_settings
 

@@ -90,7 +90,7 @@ class LBFGS(AbstractInnerSolver):
     def __check_init__(self):
         check_settings("LBFGS", self.tolerance, self.max_steps)
         if self.memory < 1:
-            raise ValueError(f"LBFGS: given memory {self.memory}, allowed are integers >= 1.")
+            raise ValueError(f"LBFGS: memory must be an integer >= 1; got {self.memory}.")
 
     def minimise(self, loss: AbstractInnerLoss, hyper: PyTree, params: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         solver = optx.LBFGS(rtol=0.0, atol=0.0, norm=tree_norm, history_length=self.memory)

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._trees import tree_axpy, tree_dot, tree_norm, tree_size
 from .._adjoint_solvers import conjugate_gradients
-from .._hessian import formed_hessian, forms_hessian
 from .._inner_loss import AbstractInnerLoss, Point, Product
 from ._solver import AbstractInnerSolver, Minimum, check_settings, value_slack
 
@@ -60,11 +59,13 @@ class Newton(AbstractInnerSolver):
     def minimise(self, loss: AbstractInnerLoss, hyper: PyTree, params: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         start = loss.at(params, hyper)
         start_norm = tree_norm(start.grad)
-        inverse = _inverted(loss.preconditioner(start, hyper), start.grad) if forms_hessian(loss) else None
+        formed = loss.hessian(start, hyper) is not None
+        inverse = _inverted(loss.preconditioner(start, hyper), start.grad) if formed else None
         patience = max(3, tree_size(params) // 16)
 
         def unfinished(carry: _NewtonCarry) -> Bool[Array, ""]:
-            # Two steps in a row that do not lower the gradient norm are the rounding floor: more would wander about it.
+            # Two steps in a row that lower neither the loss, rounding aside, nor the gradient norm are the rounding
+            # floor: more would wander about it.
             return (carry.norm > tolerance) & (carry.steps < self.max_steps) & (carry.stalled < 2)
 
         def step(carry: _NewtonCarry) -> _NewtonCarry:
@@ -104,15 +105,15 @@ class Newton(AbstractInnerSolver):
             one = jnp.ones_like(carry.norm)
             _, new, halvings = jax.lax.while_loop(too_high, halve, (one, trial(one), jnp.asarray(0)))
             norm = tree_norm(new.grad)
-            better = norm < carry.norm
-            keep = better | (new.value < point.value - slack)
+            falls = new.value < point.value - slack
+            keep = falls | (norm < carry.norm)
             new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, point)
             return _NewtonCarry(
                 point=new,
                 norm=jnp.where(keep, norm, carry.norm),
                 inverse=inverse,
                 slow=solved.steps > patience,
-                stalled=jnp.where(keep & (norm < 0.9 * carry.norm), 0, carry.stalled + 1),
+                stalled=jnp.where(falls | (norm < 0.9 * carry.norm), 0, carry.stalled + 1),
                 steps=carry.steps + 1,
                 products=carry.products + solved.steps + halvings + 1,
             )
@@ -131,6 +132,7 @@ def _inverted(solve: Product | None, like: Array) -> Array | None:
 
 def _exact_inverse(loss: AbstractInnerLoss, point: Point, hyper: PyTree, old: Array) -> Array:
     """A⁻¹ at the point; the old approximation where rounding leaves A without a factor."""
-    matrix = formed_hessian(loss, point, hyper)
+    matrix = loss.hessian(point, hyper)
+    assert matrix is not None  # it is asked for where there is one
     inverse = jsl.cho_solve((jnp.linalg.cholesky(matrix), True), jnp.eye(len(matrix), dtype=matrix.dtype))
     return jnp.where(jnp.all(jnp.isfinite(inverse)), inverse, old)

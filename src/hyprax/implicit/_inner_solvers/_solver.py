@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..._products import product
 from .._inner_loss import AbstractInnerLoss, Point, Product
 
 
@@ -24,7 +25,7 @@ class Minimum(eqx.Module):
     def preconditioner(self, loss: AbstractInnerLoss, hyper: PyTree) -> Product | None:
         """v ↦ M⁻¹v at the point: that of the solver, else that of the loss."""
         inverse = self.inverse
-        return loss.preconditioner(self.point, hyper) if inverse is None else lambda v: inverse @ v
+        return loss.preconditioner(self.point, hyper) if inverse is None else lambda v: product(inverse, v)
 
 
 class AbstractInnerSolver(eqx.Module):
@@ -43,9 +44,9 @@ class AbstractInnerSolver(eqx.Module):
 def check_settings(name: str, tolerance: float | None, max_steps: int) -> None:
     """Refuse settings that mean nothing."""
     if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"{name}: given tolerance {tolerance}, allowed are numbers > 0 (or None for the default).")
+        raise ValueError(f"{name}: tolerance must be > 0, or None for the default; got {tolerance}.")
     if max_steps < 1:
-        raise ValueError(f"{name}: given max_steps {max_steps}, allowed are integers >= 1.")
+        raise ValueError(f"{name}: max_steps must be an integer >= 1; got {max_steps}.")
 
 
 def value_slack(value: Float[Array, ""]) -> Float[Array, ""]:

@@ -17,11 +17,10 @@ from ..._objective import AbstractObjective, Hypergradient, Value, refuse_accura
 from ..._result import RESULTS
 from ..._stats import Accuracy
 from ..._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
-from .._bounds import AbstractBound, OuterLoss
+from .._answers import SingleLoopStats
+from .._bounds import AbstractCertifier, OuterLoss
 from .._objective import ImplicitObjective, ImplicitState
-from .._optimum import Optimum
-from .._stats import SingleLoopStats
-from ..families._mean_loss import outer_arrays
+from .._optimum import Optimum, matched
 from ._blocks import common_length
 from ._sums import AbstractSum, LinearInner, Terms, check_mean, inner_sum, outer_sum
 
@@ -136,8 +135,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         name = type(self).__name__
         self.noisy, self.adaptive, self.value_name = True, False, "validation loss"
         inner_key, outer_key = jax.random.split(key)
+        optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
         self.optimum, self.outer_loss = optimum, outer_loss
-        self.outer_data = outer_arrays(outer_loss, outer_data, optimum.params0)
         self.inner = inner_sum(name, optimum.loss, batch_size, inner_key)
         if outer_batch_size is None:
             outer_batch_size = min(operator.index(batch_size), common_length(f"{name}, outer_data", self.outer_data))
@@ -145,12 +144,12 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         known = isinstance(self.inner, LinearInner) and self.inner.family.loss.curvature < float("inf")
         if rate is None and not known:
             raise ValueError(
-                f"{name}: given no rate for a loss of unknown smoothness, allowed is `rate=`, or a family of bounded "
-                "curvature without example weights, which has a rate of its own."
+                f"{name}: rate is required for a loss of unknown smoothness; only a family of bounded curvature "
+                "without example weights has a rate of its own."
             )
         for label, given in (("rate", rate), ("adjoint_rate", adjoint_rate)):
             if given is not None and not callable(given) and not 0 < given < float("inf"):
-                raise ValueError(f"{name}: given {label} {given}, allowed are numbers > 0, or a function of the step.")
+                raise ValueError(f"{name}: {label} must be a number > 0, or a function of the step; got {given}.")
         self.rate, self.adjoint_rate = rate, adjoint_rate
 
     def init(self, hyper: PyTree) -> SingleLoopState:
@@ -214,13 +213,13 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         value, solved = self.full_batch().value(hyper, self.warm_start(state))
         return value, eqx.tree_at(lambda s: s.params, state, solved.params)
 
-    def full_batch(self, *, certificate: AbstractBound | None = None) -> ImplicitObjective:
+    def full_batch(self, *, certifier: AbstractCertifier | None = None) -> ImplicitObjective:
         """The same problem, solved to the optimum of the inner problem on all data, with certificates.
 
         `objective.full_batch().value_and_grad(hyper, objective.warm_start(state))` measures how good the state is:
         a hypergradient with its certificate and true residuals, at the cost of a few passes over the data.
         """
-        return ImplicitObjective(self.optimum, self.outer_loss, self.outer_data, certificate=certificate)
+        return ImplicitObjective(self.optimum, self.outer_loss, self.outer_data, certifier=certifier)
 
     def warm_start(self, state: SingleLoopState) -> ImplicitState:
         """The inner variable and the adjoint of a state, for `full_batch`."""
@@ -309,7 +308,7 @@ def checked_count(name: str, label: str, count: Any) -> int:
     **Raises:** `ValueError` for anything but an integer of at least 1.
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name}: given {label} {count!r}, allowed are integers >= 1.")
+        raise ValueError(f"{name}: {label} must be an integer >= 1; got {count!r}.")
     return count
 
 

@@ -26,10 +26,10 @@ class Blocks(eqx.Module):
 
     def __init__(self, name: str, size: int, batch_size: SupportsIndex, key: Array):
         if not 1 <= size <= LARGEST:
-            raise ValueError(f"{name}: given {size} examples, allowed are 1 to {LARGEST}.")
+            raise ValueError(f"{name}: the number of examples must be from 1 to {LARGEST}; got {size}.")
         batch_size = operator.index(batch_size)
         if not 1 <= batch_size <= size:
-            raise ValueError(f"{name}: given batch size {batch_size}, allowed are 1 to {size} (the examples).")
+            raise ValueError(f"{name}: the batch size must be from 1 to {size} (all examples); got {batch_size}.")
         self.size, self.count, self.key = size, -(-size // batch_size), key
 
     @property
@@ -81,5 +81,5 @@ def common_length(name: str, data: PyTree) -> int:
     if not axes:
         return 1
     if len(axes) != 1 or () in axes:
-        raise ValueError(f"{name}: given leading axes {sorted(axes)}, allowed is one common length, the examples.")
+        raise ValueError(f"{name}: all arrays must have one length; got leading axes {sorted(axes)}.")
     return axes.pop()[0]

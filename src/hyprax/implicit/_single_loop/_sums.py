@@ -15,9 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PyTree
 
 from ..._hyper import natural
+from ..._products import product
 from ..._trees import tree_dtype, tree_scale
 from .._inner_loss import AbstractInnerLoss, AutodiffLoss
-from ..families import GeneralisedLinear, MeanLoss, SparseDesign
+from ..families._design import SparseDesign
+from ..families._generalised_linear import GeneralisedLinear
+from ..families._mean_loss import MeanLoss
 from ._blocks import Blocks, common_length
 
 if TYPE_CHECKING:
@@ -145,17 +148,19 @@ class LinearInner(AbstractSum):
     def code(self, block, params, hyper, adjoint):
         rows = self.blocks.rows(block)
         inputs = self.inputs[rows]
-        slope, curve = jax.jvp(self._slope(self.family.targets[rows]), (inputs @ params,), (inputs @ adjoint,))
+        slope, curve = jax.jvp(
+            self._slope(self.family.targets[rows]), (product(inputs, params),), (product(inputs, adjoint),)
+        )
         weights = jnp.expand_dims(self.blocks.weights(block, slope.dtype), tuple(range(1, slope.ndim)))
         return _LinearCode(weights * slope, weights * curve)
 
     def decode(self, block, code, params, hyper):
         inputs = self.inputs[self.blocks.rows(block)]
-        return Terms(inputs.T @ code.slope, inputs.T @ code.second, _zeros(hyper))
+        return Terms(product(inputs.T, code.slope), product(inputs.T, code.second), _zeros(hyper))
 
     def exact(self, params, hyper, adjoint):
-        strengths, product = self.family.strengths(hyper), params * adjoint
-        mixed = jax.grad(lambda h: jnp.sum(self.family.strengths(h) * product))(hyper)
+        strengths, along = self.family.strengths(hyper), params * adjoint
+        mixed = jax.grad(lambda h: jnp.sum(self.family.strengths(h) * along))(hyper)
         return Terms(strengths * params, strengths * adjoint, mixed)
 
     def smoothness(self, hyper: PyTree) -> Float[Array, "d *C"]:
@@ -181,7 +186,7 @@ class LinearOuter(AbstractSum):
 
     def code(self, block, params, hyper, adjoint):
         rows = self.blocks.rows(block)
-        predicted, targets = self.inputs[rows] @ params, self.targets[rows]
+        predicted, targets = product(self.inputs[rows], params), self.targets[rows]
         weights = self.blocks.weights(block, predicted.dtype)
 
         def weighted(u: Array) -> Float[Array, ""]:
@@ -191,7 +196,7 @@ class LinearOuter(AbstractSum):
         return _LinearCode(slope, value)
 
     def decode(self, block, code, params, hyper):
-        return Terms(self.inputs[self.blocks.rows(block)].T @ code.slope, code.second, _zeros(hyper))
+        return Terms(product(self.inputs[self.blocks.rows(block)].T, code.slope), code.second, _zeros(hyper))
 
     def exact(self, params, hyper, adjoint):
         return Terms(_zeros(params), jnp.zeros((), tree_dtype(params)), _zeros(hyper))
@@ -213,8 +218,8 @@ def inner_sum(name: str, loss: AbstractInnerLoss, batch_size: SupportsIndex, key
         return FunctionInner(blocks, _Examples(_WeightedLoss(loss), data, blocks))
     if not isinstance(loss, AutodiffLoss):
         raise ValueError(
-            f"{name}: given an inner loss of type {type(loss).__name__}, allowed are a family and a function "
-            "`inner_loss(params, hyper, data)`: only those can be taken apart into examples."
+            f"{name}: the inner loss must be a family or a function `inner_loss(params, hyper, data)`, which can be "
+            f"taken apart into examples; got {type(loss).__name__}."
         )
     data = jax.tree.map(jnp.asarray, loss.data)
     size = common_length(f"{name}, the optimum's data", data)
@@ -246,13 +251,13 @@ class _WeightedLoss(eqx.Module):
     def __call__(self, params: PyTree, hyper: PyTree, batch: tuple[Array, Array, Array]) -> Float[Array, ""]:
         inputs, targets, places = batch
         assert self.family.weights is not None  # `inner_sum` uses it for no other
-        losses = self.family.weights.values(hyper)[places] * self.family.loss.value(inputs @ params, targets)
+        losses = self.family.weights.values(hyper)[places] * self.family.loss.value(product(inputs, params), targets)
         return jnp.mean(losses) + 0.5 * jnp.sum(self.family.strengths(hyper) * jnp.square(params))
 
 
 def _dense(name: str, inputs: Any) -> Array:
     if isinstance(inputs, SparseDesign):
-        raise ValueError(f"{name}: given sparse inputs, allowed are dense ones: batches are rows, taken at random.")
+        raise ValueError(f"{name}: inputs must be dense, since batches are rows taken at random; got sparse ones.")
     return inputs
 
 
@@ -275,7 +280,7 @@ def check_mean(name: str, part: AbstractSum, params: PyTree, hyper: PyTree) -> N
 
     together, first, second = at(slice(0, 2)), at(slice(0, 1)), at(slice(1, 2))
     if jnp.shape(together) != ():
-        raise ValueError(f"{name}: given a loss of shape {jnp.shape(together)}, allowed is a scalar.")
+        raise ValueError(f"{name}: a loss must return a scalar; got shape {jnp.shape(together)}.")
     try:
         values = np.asarray([together, first, second])
     except jax.errors.TracerArrayConversionError:
@@ -283,8 +288,8 @@ def check_mean(name: str, part: AbstractSum, params: PyTree, hyper: PyTree) -> N
     tolerance = 100 * float(jnp.finfo(together.dtype).eps) ** 0.5
     if abs(values[0] - values[1:].mean()) > tolerance * np.max(np.abs(values)):
         raise ValueError(
-            f"{name}: given a loss of {values[0]:.6g} on two examples and {values[1]:.6g}, {values[2]:.6g} on each, "
-            "allowed is a mean over the examples of a batch (jnp.mean, not jnp.sum; no statistics of the batch)."
+            f"{name}: a loss must be a mean over the examples of its batch (jnp.mean, not jnp.sum; no statistics of "
+            f"the batch); got {values[0]:.6g} on two examples and {values[1]:.6g}, {values[2]:.6g} on each."
         )
 
 

@@ -1,5 +1,6 @@
-"""Data matrices: dense arrays, and sparse ones kept by row and by column."""
+"""Data on their way in: real numbers, checked and never demoted; data matrices, dense or sparse; products with them."""
 
+import contextlib
 from typing import Any
 
 import equinox as eqx
@@ -11,19 +12,75 @@ from jaxtyping import Array, Float, Int
 from ..._products import product
 
 
+def real_numbers(x: Any, name: str) -> Array:
+    """`x` as a floating array that holds each of its numbers as it was given.
+
+    Integers and booleans become the default floating dtype, half precision becomes float32; wider dtypes stay.
+
+    **Raises:** `ValueError`, of `name`, for anything but real numbers, and for integers that float64 does not hold.
+    """
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name} must be an array of real numbers; got rows of different lengths.") from error
+        if x.dtype.kind == "O":
+            with contextlib.suppress(TypeError, ValueError):  # nested JAX arrays, columns of Python numbers
+                x = x.astype(float) if all(isinstance(entry, int | float) for entry in x.ravel()) else x
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        narrow, long = x.dtype.itemsize < 4, x.dtype.itemsize > 8
+        given, wide = x, jnp.float32 if narrow else jnp.result_type(float) if long else x.dtype
+    elif x.dtype.kind in "biu":
+        given, wide = x, jnp.result_type(float)
+    else:
+        raise ValueError(
+            f"{name} must be real numbers; got {x.dtype}. Convert the entries first (complex numbers by their parts, "
+            "texts and categories by an encoder)."
+        )
+    numbers = jnp.asarray(given, wide)
+    if isinstance(given, np.ndarray) and numbers.dtype == jnp.float64 and given.dtype.itemsize >= 8:
+        with np.errstate(invalid="ignore"):
+            lost = np.asarray(numbers).astype(given.dtype) != given
+        lost &= np.isfinite(given)
+        if np.any(lost):
+            raise ValueError(f"{name} must be numbers that float64 holds exactly; got {given[lost][0]}. Rescale them.")
+    return numbers
+
+
+def narrowest(x: Array) -> Array:
+    """Counts in float32 where that holds them, so that they do not widen float32 inputs; as they are where traced."""
+    with contextlib.suppress(jax.errors.TracerArrayConversionError):
+        narrow = np.asarray(x).astype(np.float32)
+        return jnp.asarray(narrow) if np.array_equal(narrow, np.asarray(x)) else x
+    return x
+
+
+def common_dtype(*arrays: Any) -> Any:
+    """The widest floating dtype among them."""
+    with jax.numpy_dtype_promotion("standard"):  # a question, whatever the user has set
+        return jnp.result_type(*(a.dtype for a in arrays))
+
+
+def check_finite(x: Array, name: str, rows: Any = None) -> None:
+    """Refuse NaN and infinity where the array is concrete, and say in which row; `rows` are those of sparse entries."""
+    with contextlib.suppress(jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        if bool(jnp.all(jnp.isfinite(x))):
+            return
+        bad = np.argwhere(~np.isfinite(np.asarray(x)))
+        first = tuple(bad[0])
+        row = int(first[0]) if rows is None else int(np.asarray(rows)[first[0]])
+        count = len(np.unique(bad[:, 0])) if rows is None else len(np.unique(np.asarray(rows)[bad[:, 0]]))
+        more = f" (and in {count - 1} other rows)" if count > 1 else ""
+        raise ValueError(
+            f"{name} must be finite numbers; got {np.asarray(x)[first]} in row {row}{more}. Impute or drop it."
+        )
+
+
 class SparseDesign(eqx.Module):
     """A sparse matrix X `(n, d)`: its entries sorted by row for X v, and again by column for Xᵀv.
 
-    Two copies, so that both products are sums over sorted segments, with nothing scattered. Made from a SciPy sparse
-    matrix or array by [`hyprax.families.SparseDesign`][]`.from_scipy`, or from any `(data, rows, columns)`.
-
-    **Arguments:**
-
-    - `entries`: the non-zero entries, `(nnz,)`; those of one place are summed, integers made floating.
-    - `rows`, `columns`: their places, integers.
-    - `shape`: (n, d).
-
-    **Raises:** `ValueError` for places out of range.
+    Two copies, so that both products are sums over sorted segments, with nothing scattered. Families make it of a
+    `scipy.sparse` matrix or array; entries of one place are summed, and places are checked.
     """
 
     by_row: tuple[Float[Array, " nnz"], Int[Array, " nnz"], Int[Array, " nnz"]]
@@ -34,10 +91,9 @@ class SparseDesign(eqx.Module):
         entries, rows, columns = np.asarray(entries), np.asarray(rows), np.asarray(columns)
         for places, size, name in ((rows, shape[0], "rows"), (columns, shape[1], "columns")):
             if places.size and (places.min() < 0 or places.max() >= size):
-                raise ValueError(f"SparseDesign: given {name} outside 0 to {size - 1}, allowed are places inside.")
+                raise ValueError(f"SparseDesign: {name} must be places from 0 to {size - 1}; got {places.max()}.")
         self.shape = (int(shape[0]), int(shape[1]))
-        if entries.dtype.kind != "f":
-            entries = entries.astype(jnp.result_type(float))
+        entries = np.asarray(real_numbers(entries, "sparse inputs"))
         # Norms, and with them every bound, are those of the matrix: an entry a + b is not an a and a b.
         places, of_entry = np.unique(rows.astype(np.int64) * self.shape[1] + columns, return_inverse=True)
         if len(places) < len(entries):
@@ -67,6 +123,11 @@ class SparseDesign(eqx.Module):
     @property
     def ndim(self) -> int:
         return 2
+
+    def astype(self, dtype: Any) -> "SparseDesign":
+        """The same matrix with entries of another dtype."""
+        entries = (self.by_row[0].astype(dtype), self.by_column[0].astype(dtype))
+        return eqx.tree_at(lambda x: (x.by_row[0], x.by_column[0]), self, entries)
 
 
 Design = Float[Array, "n d"] | SparseDesign
@@ -102,21 +163,18 @@ def forward_squared(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
 
 
 def as_design(inputs: Any, name: str) -> Design:
-    """An array or a sparse matrix as a design of floating numbers, checked.
+    """A matrix of real numbers, an array or a `scipy.sparse` matrix, as a design, checked.
 
-    **Raises:** `ValueError` for another shape than (examples, features), no entries, or entries that are not finite.
+    **Raises:** `ValueError` for another shape than (examples, features), no entries, entries that are not finite.
     """
     if hasattr(inputs, "tocsr"):
         inputs = SparseDesign.from_scipy(inputs)
+    if not isinstance(inputs, SparseDesign):
+        inputs = real_numbers(inputs, name)
+    if len(inputs.shape) != 2 or 0 in inputs.shape:
+        raise ValueError(f"{name} must have the shape (examples, features), at least 1 of each; got {inputs.shape}.")
     if isinstance(inputs, SparseDesign):
-        entries, shape = inputs.by_row[0], inputs.shape
+        check_finite(inputs.by_row[0], name, inputs.by_row[1])
     else:
-        inputs = jnp.asarray(inputs)
-        if not jnp.issubdtype(inputs.dtype, jnp.floating):
-            inputs = inputs.astype(jnp.result_type(float))
-        entries, shape = inputs, inputs.shape
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"{name}: given inputs of shape {shape}, allowed is (examples, features), neither 0.")
-    if not bool(jnp.all(jnp.isfinite(entries))):
-        raise ValueError(f"{name}: given inputs with NaN or infinite entries, allowed are finite numbers.")
+        check_finite(inputs, name)
     return inputs

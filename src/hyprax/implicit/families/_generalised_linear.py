@@ -1,6 +1,7 @@
 """Generalised linear models with diagonal l2 penalties and example weights: a loss with what its certificates need."""
 
-from typing import Any
+import math
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -8,26 +9,30 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, PyTree
 
-from ..._trees import tree_add, tree_cast
-from .._constants import Constants, Rounding
+from ..._hyper import as_floating
+from ..._products import product
+from ..._trees import tree_add, tree_cast, tree_norm
+from .._constants import Constants, Rounding, Spectrum
 from .._inner_loss import AbstractInnerLoss, Point, Product
-from ._design import Design, backward, forward
+from ._design import Design, SparseDesign, backward, common_dtype, forward, forward_squared
 from ._losses import AbstractPointLoss
 from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, slope_rounding
 from ._norms import DesignNorms, measured
-from ._selection import Selection, Selector
+from ._selection import Selection, Selector, selection
 
-FACTORISE_BELOW = 512
+FORM_BELOW = 512
+
+Terms: TypeAlias = tuple[Selector, Any, Selector | None, Any]
+"""`penalty`, `penalty_groups`, `weights` and `weight_groups`, as every family is given them."""
 
 
 class GeneralisedLinear(AbstractInnerLoss):
-    """g(w, λ, ω) = (1/n) Σ_i ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j².
+    """g(w, λ, ω) = (1/n) Σ_i ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j²: what the families share.
 
-    λ = penalty(hyper) spread over the shape of w, ω = weights(hyper) spread over the examples (1 where not given).
-    Made by [`hyprax.families.Softmax`][], [`hyprax.families.Logistic`][], [`hyprax.families.Squared`][],
-    [`hyprax.families.Poisson`][] and [`hyprax.families.PseudoHuber`][]. For λ > 0 and ω >= 0 it is strongly convex with
-    the constant min λ_j, which is what makes certificates possible: no constant is asked of the user, and the rounding
-    of every product is bounded.
+    λ = penalty(hyper) spread over the shape of w, ω = weights(hyper) spread over the examples (1 where not given). For
+    λ > 0 and ω >= 0 it is strongly convex with the constant min λ_j, which is what makes certificates possible: no
+    constant is asked of the user, and the rounding of every product is bounded. Inputs and targets are kept in the
+    widest of their dtypes.
     """
 
     inputs: Design
@@ -38,30 +43,36 @@ class GeneralisedLinear(AbstractInnerLoss):
     gram: Array
     norms: DesignNorms
 
-    def __init__(
-        self,
-        inputs: Design,
-        targets: Array,
-        loss: AbstractPointLoss,
-        outputs: int | None,
-        *,
-        penalty: Selector | float,
-        penalty_groups: Any = None,
-        weights: Selector | None = None,
-        weight_groups: Any = None,
-    ):
-        self.inputs, self.targets, self.loss = inputs, targets, loss
+    def __init__(self, data: tuple[Design, Array], loss: AbstractPointLoss, outputs: int | None, terms: Terms):
+        penalty, penalty_groups, weights, weight_groups = terms
+        inputs, targets = data
         n, d = inputs.shape
-        dtype = inputs.dtype
-        shape = (d,) if outputs is None else (d, outputs)
-        self.penalty = Selection(penalty, shape, penalty_groups, "penalty", dtype)
+        dtype = common_dtype(inputs) if loss.labels else common_dtype(inputs, targets)
+        self.inputs, self.targets = inputs.astype(dtype), targets if loss.labels else targets.astype(dtype)
+        self.loss = loss
+        self.penalty = selection(penalty, (d,) if outputs is None else (d, outputs), penalty_groups, "penalty", dtype)
         if weights is None and weight_groups is not None:
-            raise ValueError("weight_groups: given without `weights`, allowed is both.")
-        self.weights = None if weights is None else Selection(weights, (n,), weight_groups, "weights", dtype)
-        self.norms, products = measured(inputs)
+            raise ValueError("weight_groups requires weights.")
+        self.weights = None if weights is None else selection(weights, (n,), weight_groups, "weights", dtype)
+        self.norms, products = measured(self.inputs)
         # The Gram matrix where it is small enough to factorise, its diagonal where not: for preconditioning alone.
-        gram = products if d <= FACTORISE_BELOW else jnp.square(self.norms.columns)
+        gram = products if d <= FORM_BELOW else jnp.square(self.norms.columns)
         self.gram = jnp.asarray(gram, dtype=dtype) / n
+
+    @property
+    def system(self) -> str:
+        return ""
+
+    @property
+    def dtype(self) -> Any:
+        """That of the data, and so of the weights."""
+        return self.inputs.dtype
+
+    def astype(self, dtype: Any) -> "GeneralisedLinear":
+        """The same problem in a wider arithmetic."""
+        where = (lambda f: f.penalty) if self.weights is None else (lambda f: (f.penalty, f.weights))
+        selections = jax.tree.map(lambda s: s.astype(dtype), where(self), is_leaf=lambda s: isinstance(s, Selection))
+        return tree_cast(eqx.tree_at(where, self, selections), dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,9 +84,47 @@ class GeneralisedLinear(AbstractInnerLoss):
         """The same loss without penalty, for use on validation data: `outer_loss=family.mean_loss`."""
         return MeanLoss(self.loss)
 
-    def init(self) -> Float[Array, "d *C"]:
-        """w = 0."""
-        return jnp.zeros(self.shape, self.inputs.dtype)
+    def begin(self, params0: PyTree | None) -> tuple["GeneralisedLinear", Array]:
+        if params0 is None:
+            return self, self.start()
+        params0 = as_floating(params0, "params0")
+        if jnp.shape(params0) != self.shape:
+            raise ValueError(f"Optimum: params0 must have the shape {self.shape}; got {jnp.shape(params0)}.")
+        dtype = common_dtype(params0, self)
+        return (self if dtype == self.dtype else self.astype(dtype)), params0.astype(dtype)
+
+    def start(self) -> Float[Array, "d *C"]:
+        """w = 0; for counts and robust losses the w whose predictions are nearest to the centre of the targets.
+
+        Least squares on XᵀX/n (at most 512 features), with a ridge of 10⁻⁸ of its trace.
+        """
+        zero = jnp.zeros(self.shape, self.dtype)
+        if not self.loss.starts_at_centre or self.gram.ndim == 1:
+            return zero
+        n, d = self.inputs.shape
+        right = backward(self.inputs, jnp.broadcast_to(self.loss.centre(self.targets), (n,))) / n
+        ridge = self.gram + 1e-8 * jnp.trace(self.gram) * jnp.eye(d, dtype=self.dtype)
+        found = jsl.cho_solve((jnp.linalg.cholesky(ridge), True), right)
+        return jnp.where(jnp.all(jnp.isfinite(found)), found, zero)
+
+    def scale(self, params0: Array, hyper: PyTree) -> Float[Array, ""]:
+        """min_j ‖X_j‖ ‖ω∇ℓ‖/n over the columns that are not 0, at most 10⁶ below their maximum; ∇ℓ at the centre of y.
+
+        By the smallest column, so that the weights of features in small units are found to as many digits. Of ∇ℓ at 0,
+        an offset of the targets included, 100√ε is added: rounding is of that size.
+        """
+        eps = float(jnp.finfo(self.dtype).eps)
+        n, shape = self.inputs.shape[0], (self.inputs.shape[0], *self.shape[1:])
+
+        def slope(u: Array) -> Array:
+            return jnp.abs(self.loss.slope(self.loss.statistic(u, self.targets), self.targets))
+
+        zero = jnp.zeros(shape, self.dtype)
+        centre = jnp.broadcast_to(self.loss.centre(self.targets), shape).astype(self.dtype)
+        rows = slope(centre) + 100 * eps**0.5 * slope(zero) + eps
+        columns = self.norms.columns.astype(self.dtype) * tree_norm(self.weighted(rows, hyper)) / n
+        largest = jnp.max(columns)
+        return jnp.maximum(jnp.min(jnp.where(columns > 0, columns, largest)), 1e-6 * largest)
 
     def strengths(self, hyper: PyTree) -> Float[Array, "d *C"]:
         """λ, in the shape of w."""
@@ -90,10 +139,9 @@ class GeneralisedLinear(AbstractInnerLoss):
 
         The natural values are those that the narrower arithmetic gives: they define the problem.
         """
-        fixed = eqx.tree_at(lambda loss: loss.penalty, self, self.penalty.resolved(hyper))
-        if self.weights is not None:
-            fixed = eqx.tree_at(lambda loss: loss.weights, fixed, self.weights.resolved(hyper))
-        return tree_cast(fixed, dtype)
+        where = (lambda f: f.penalty) if self.weights is None else (lambda f: (f.penalty, f.weights))
+        fixed = jax.tree.map(lambda s: s.resolved(hyper), where(self), is_leaf=lambda s: isinstance(s, Selection))
+        return tree_cast(eqx.tree_at(where, self, fixed), dtype)
 
     def value(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
         losses = self.weighted(self.loss.value(forward(self.inputs, params), self.targets), hyper)
@@ -113,11 +161,11 @@ class GeneralisedLinear(AbstractInnerLoss):
         """v ↦ Xᵀ(ω D Xv)/n + Λv, D = ∇²ℓ from the statistic that the point has kept."""
         strengths, n = self.strengths(hyper), self.inputs.shape[0]
 
-        def product(v: Array) -> Array:
+        def apply(v: Array) -> Array:
             rows = self.weighted(self.loss.curve(point.memory, forward(self.inputs, v)), hyper)
             return backward(self.inputs, rows) / n + strengths * v
 
-        return product
+        return apply
 
     def preconditioner(self, point: Point, hyper: PyTree) -> Product:
         """The inverse of diag_c(s_c XᵀX/n + Λ_c), s_c the mean over examples of ω times the c-th diagonal entry of D.
@@ -143,12 +191,12 @@ class GeneralisedLinear(AbstractInnerLoss):
 
     def mixed(self, point: Point, hyper: PyTree, adjoint: PyTree) -> PyTree:
         """Σ_j w_j q_j dλ_j + (1/n) Σ_i ∇ℓ_iᵀ(x_iᵀq) dω_i, in the structure of `hyper`."""
-        product = point.params * adjoint
+        along = point.params * adjoint
         weights = self.weights
         rows = jnp.zeros(()) if weights is None else self.weight_derivatives(point, adjoint)
 
         def linear(h: PyTree) -> Float[Array, ""]:
-            total = jnp.sum(self.strengths(h) * product)
+            total = jnp.sum(self.strengths(h) * along)
             return total if weights is None else total + jnp.sum(weights.values(h) * rows)
 
         return jax.grad(linear)(hyper)
@@ -162,8 +210,8 @@ class GeneralisedLinear(AbstractInnerLoss):
         strengths = slope * self.penalty.summed(point.params * adjoint, slope)
         if self.weights is None:
             return strengths, None
-        if self.penalty.node(hyper) is self.weights.node(hyper):
-            raise ValueError("weights: given the leaf that is the penalty too, allowed are two leaves.")
+        if self.penalty.fixed is None and self.penalty.node(hyper) is self.weights.node(hyper):
+            raise ValueError("weights and penalty must be two leaves of the hyperparameters; got one for both.")
         slope = self.weights.slope(hyper)
         return strengths, slope * self.weights.summed(self.weight_derivatives(point, adjoint), slope)
 
@@ -186,6 +234,36 @@ class GeneralisedLinear(AbstractInnerLoss):
         if self.weights is None:
             return smallest
         return jnp.where(jnp.min(self.weights.leaf(hyper)) >= 0, smallest, -jnp.inf)
+
+    def spectrum(self, hyper: PyTree) -> Spectrum | None:
+        """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j; `None` where ∇²ℓ has no bound (Poisson)."""
+        if not math.isfinite(self.loss.curvature):
+            return None
+        strengths = self.strengths(hyper)
+        fit = self.loss.curvature * self.norms.gram.astype(strengths.dtype) / self.inputs.shape[0]
+        if self.weights is not None:
+            fit = fit * jnp.max(self.weights.leaf(hyper))
+        return Spectrum(jnp.min(strengths), fit + jnp.max(strengths))
+
+    def _curves(self, point: Point, hyper: PyTree) -> Float[Array, "n *C"]:
+        """ω_i D_icc/n."""
+        return self.weighted(self.loss.curve_diagonal(point.memory), hyper) / self.inputs.shape[0]
+
+    def diagonal(self, point: Point, hyper: PyTree) -> Float[Array, "d *C"]:
+        """Σ_i ω_i D_icc x_ij²/n + λ_jc."""
+        backward_squared = jax.linear_transpose(lambda v: forward_squared(self.inputs, v), point.params)
+        return backward_squared(self._curves(point, hyper))[0] + self.strengths(hyper)
+
+    def hessian(self, point: Point, hyper: PyTree) -> Float[Array, "d d"] | None:
+        """Xᵀ ω D X/n + Λ for one output, dense data and at most 512 features: about d/10 products."""
+        if isinstance(self.inputs, SparseDesign) or len(self.shape) != 1 or self.shape[0] > FORM_BELOW:
+            return None
+        scaled = self.inputs * self._curves(point, hyper)[:, None]
+        return product(scaled.T, self.inputs) + jnp.diag(self.strengths(hyper))
+
+    def certifiable(self, hyper: PyTree) -> bool:
+        """Whether strengths and weights are leaves of the hyperparameters, as certified bounds need them."""
+        return self.penalty.is_leaf(hyper) and (self.weights is None or self.weights.is_leaf(hyper))
 
     def constants(self, point: Point, hyper: PyTree) -> Constants:
         """μ, L_A, ‖B‖ and L_B at a point, in closed form.
@@ -241,7 +319,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         reach = jnp.broadcast_to(reach, statistic.shape)
         curved = relative * self.loss.curve_abs(statistic, reach)
         curved = self.weighted(curved + unit * self.loss.curve_cancellation(statistic) * reach, hyper)
-        product = per_feature(norms, curved) / n + 4 * unit * strengths * jnp.abs(adjoint)
+        of_product = per_feature(norms, curved) / n + 4 * unit * strengths * jnp.abs(adjoint)
         summed = self.penalty.summed(jnp.abs(params * adjoint), slope)
         strengths_error = (params.size + 22) * unit * slope * summed
         weights_error = None
@@ -251,4 +329,4 @@ class GeneralisedLinear(AbstractInnerLoss):
             count = self.weights.count(rate)
             error = rows * reach + steep * (reach_error + (count + 20) * unit * reach)
             weights_error = rate * self.weights.summed(jnp.sum(error, axis=parts), rate) / n
-        return Rounding(gradient, product, strengths_error, weights_error)
+        return Rounding(gradient, of_product, strengths_error, weights_error)

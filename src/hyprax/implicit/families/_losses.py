@@ -1,7 +1,8 @@
 """Pointwise losses ℓ(u; y) of linear predictions u, with the constants that curvature bounds need."""
 
 import abc
-from typing import Any
+import contextlib
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from .. import _double_double as dd
 from .._double_double import DoubleDouble, lifted
+from ._design import check_finite, narrowest, real_numbers
 
 
 def _constant(value: float) -> Any:
@@ -34,13 +36,39 @@ class AbstractPointLoss(eqx.Module):
     third_oscillation: eqx.AbstractVar[float]
     """sup over u and unit vectors a, b of |D³ℓ(u)[a, b, c]|/osc(c)."""
 
-    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
-        """Finite numbers, and what else the loss needs of them.
+    starts_at_centre: ClassVar[bool] = False
+    """Whether a search had better start at the centre of the targets than at 0: where ∇²ℓ changes a lot on the way."""
+    labels: ClassVar[bool] = False
+    """Whether targets are labels of classes, integers from 0, rather than numbers."""
 
-        **Raises:** `ValueError`, of `name`, for others.
+    def as_targets(self, y: Any, name: str, outputs: int | None = None) -> Array:
+        """`y` as an array that holds each target as it was given, looked at where it is concrete.
+
+        **Raises:** `ValueError`, of `name`, for targets that the loss does not understand.
         """
-        if y.dtype.kind not in "fiu" or not np.all(np.isfinite(y)):
-            raise ValueError(f"{name}: given targets with NaN or infinite entries, allowed are finite numbers.")
+        if self.labels:
+            y = y if isinstance(y, jax.Array) else np.asarray(y)
+            if y.ndim != 1 or y.dtype.kind not in "biu":
+                raise ValueError(f"{name} must be integer labels of shape (n,); got {y.dtype}{list(y.shape)}.")
+            found = y
+        else:
+            found = real_numbers(y, name)
+            check_finite(found, name)
+            if getattr(y, "dtype", np.asarray(y).dtype).kind in "biu":
+                found = narrowest(found)
+        with contextlib.suppress(jax.errors.TracerArrayConversionError):
+            complaint = self.complaint(np.asarray(found), outputs)
+            if complaint:
+                raise ValueError(f"{name} must be {complaint}")
+        return jnp.asarray(found, jnp.int32) if self.labels else found
+
+    @abc.abstractmethod
+    def complaint(self, y: np.ndarray, outputs: int | None) -> str:
+        """What targets must be and what was found instead; empty where there is nothing to say."""
+
+    @abc.abstractmethod
+    def centre(self, y: Array) -> Float[Array, "*C"]:
+        """A constant prediction near the middle of the targets."""
 
     @abc.abstractmethod
     def value(self, u: Float[Array, "n *C"], y: Array) -> Float[Array, " n"]:
@@ -112,6 +140,12 @@ class SquaredLoss(AbstractPointLoss):
     self_concordance: float = _constant(0.0)
     third_oscillation: float = _constant(0.0)
 
+    def complaint(self, y, outputs):
+        return ""
+
+    def centre(self, y):
+        return jnp.mean(y, axis=0)
+
     def value(self, u, y):
         return 0.5 * jnp.sum(jnp.square(u - y), axis=tuple(range(1, u.ndim)))
 
@@ -182,9 +216,12 @@ class LogisticLoss(_ScalarLoss):
     self_concordance: float = _constant(1.0)
     third_oscillation: float = _constant(0.09622504486493764)
 
-    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
-        if y.ndim != 1 or not np.all((y == 0) | (y == 1)):
-            raise ValueError(f"{name}: given targets other than 0 and 1, allowed are 0 and 1, of shape (n,).")
+    def complaint(self, y, outputs):
+        bad = y[(y != 0) & (y != 1)] if y.ndim == 1 else y.ravel()
+        return f"0 or 1, of shape (n,); got {bad[0]} among {list(y.shape)}." if bad.size else ""
+
+    def centre(self, y):
+        return jnp.zeros(())
 
     def value(self, u, y):
         return jax.nn.softplus(u) - y * u
@@ -233,10 +270,13 @@ class PoissonLoss(_ScalarLoss):
     self_concordance: float = _constant(1.0)
     third_oscillation: float = _constant(float("inf"))
 
-    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
-        super().check_targets(name, y, outputs)
-        if np.any(y < 0):
-            raise ValueError(f"{name}: given a target {y.min()}, allowed are numbers >= 0.")
+    def complaint(self, y, outputs):
+        return f"counts, numbers >= 0; got {y.min()}." if y.size and y.min() < 0 else ""
+
+    starts_at_centre: ClassVar[bool] = True
+
+    def centre(self, y):
+        return jnp.log(jnp.maximum(jnp.mean(y), 1e-3))
 
     def value(self, u, y):
         return jnp.exp(u) - y * u
@@ -282,6 +322,14 @@ class PseudoHuberLoss(_ScalarLoss):
         self.third = self.third_oscillation = 0.8587 / delta
         self.self_concordance = 1.5 / delta
 
+    def complaint(self, y, outputs):
+        return ""
+
+    starts_at_centre: ClassVar[bool] = True
+
+    def centre(self, y):
+        return jnp.median(y)
+
     def value(self, u, y):
         square = jnp.square((u - y) / self.delta)
         return self.delta**2 * square / (1 + jnp.sqrt(1 + square))
@@ -325,12 +373,16 @@ class SoftmaxLoss(AbstractPointLoss):
     self_concordance: float = _constant(1.0)
     third_oscillation: float = _constant(0.5)
 
-    def check_targets(self, name: str, y: np.ndarray, outputs: int | None) -> None:
-        if y.ndim != 1 or y.dtype.kind not in "iu":
-            raise ValueError(f"{name}: given targets {y.dtype}{y.shape}, allowed are integer labels (n,).")
+    labels: ClassVar[bool] = True
+
+    def complaint(self, y, outputs):
         if y.size and (y.min() < 0 or (outputs is not None and y.max() >= outputs)):
-            allowed = "0, 1, ..." if outputs is None else f"0 to {outputs - 1}"
-            raise ValueError(f"{name}: given labels {y.min()} to {y.max()}, allowed are {allowed}.")
+            allowed = "0, 1, ..." if outputs is None else f"from 0 to {outputs - 1}"
+            return f"labels {allowed}; got {y.min()} to {y.max()}."
+        return ""
+
+    def centre(self, y):
+        return jnp.zeros(())
 
     def value(self, u, y):
         return jax.nn.logsumexp(u, axis=-1) - jnp.take_along_axis(u, y[:, None], axis=-1)[:, 0]

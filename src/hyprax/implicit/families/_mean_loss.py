@@ -1,16 +1,11 @@
 """The unpenalised mean loss of linear predictions, and the rounding of its derivatives."""
 
-import contextlib
-from typing import Any
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._design import Design, SparseDesign, backward, forward
-from ._losses import AbstractPointLoss, SoftmaxLoss
+from ._design import Design, as_design, backward, common_dtype, forward
+from ._losses import AbstractPointLoss
 from ._norms import DesignNorms
 
 
@@ -40,30 +35,33 @@ def per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, 
 class MeanLoss(eqx.Module):
     """f(w) = (1/m) Σ_i ℓ(v_iᵀw; y_i): the unpenalised mean loss on given data, as an outer loss.
 
-    Called as `outer_loss(params, hyper, data)` with `data = (V, y)`, V dense or a [`hyprax.families.SparseDesign`][];
-    `hyper` is not used.
+    Called as `outer_loss(params, hyper, data)` with `data = (V, y)`, V an array or a `scipy.sparse` matrix; `hyper` is
+    not used. Integers and narrower floats are promoted to what holds them, never the other way.
     """
 
     loss: AbstractPointLoss
 
     def arrays(self, data: PyTree, params: Array) -> tuple[Design, Array]:
-        """Outer data as arrays, looked at where they are concrete: labels out of range give numbers without meaning.
+        """Outer data as arrays of one dtype that holds them and the parameters; looked at where they are concrete.
 
-        **Raises:** `ValueError` for data that are no pair, or of shapes or targets that do not fit the loss.
+        **Raises:** `ValueError` for data that are no pair, or of shapes, dtypes or targets that do not fit the loss.
         """
         if not (isinstance(data, tuple | list) and len(data) == 2):
-            kind = type(data).__name__
-            raise ValueError(f"outer_data: given {kind}, allowed for a mean loss is a pair (inputs, targets).")
-        inputs = data[0] if isinstance(data[0], SparseDesign) else jnp.asarray(data[0])
-        targets = jnp.asarray(data[1])
-        if len(inputs.shape) != 2 or inputs.shape[1] != params.shape[0] or targets.shape[:1] != inputs.shape[:1]:
+            raise ValueError(f"outer_data of a mean loss must be a pair (inputs, targets); got {type(data).__name__}.")
+        inputs = as_design(data[0], "outer_data: inputs")
+        targets = self.loss.as_targets(
+            data[1], "outer_data: targets", params.shape[1] if params.ndim == 2 and self.loss.labels else None
+        )
+        rows, columns = inputs.shape
+        shape = (rows,) if self.loss.labels else (rows, *params.shape[1:])
+        if columns != params.shape[0] or targets.shape != shape:
             raise ValueError(
-                f"outer_data: given inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}, allowed are "
-                f"inputs (m, {params.shape[0]}), the features of the training data, and m targets."
+                f"outer_data must be inputs (m, {params.shape[0]}), with the features of the training data, and "
+                f"targets {('m', *params.shape[1:]) if not self.loss.labels else ('m',)}; got {tuple(inputs.shape)} "
+                f"and {tuple(targets.shape)}.".replace("'", "")
             )
-        with contextlib.suppress(jax.errors.TracerArrayConversionError):
-            self.loss.check_targets("outer_data", np.asarray(targets), params.shape[1] if params.ndim == 2 else None)
-        return inputs, targets if isinstance(self.loss, SoftmaxLoss) else targets.astype(inputs.dtype)
+        dtype = common_dtype(inputs, params, *(() if self.loss.labels else (targets,)))
+        return inputs.astype(dtype), targets if self.loss.labels else targets.astype(dtype)
 
     def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array]) -> Float[Array, ""]:
         inputs, targets = data
@@ -99,11 +97,6 @@ class MeanLoss(eqx.Module):
         relative = (inputs.shape[0] + 12 + 8 * columns) * unit
         sizes = self.loss.value_size(u, targets) + size
         return jnp.mean((slope + columns * curved * du) * du + relative * sizes)
-
-
-def outer_arrays(loss: Any, data: PyTree, params: PyTree) -> PyTree:
-    """Outer data as arrays; those of a [`hyprax.families.MeanLoss`][] are looked at."""
-    return loss.arrays(data, params) if isinstance(loss, MeanLoss) else jax.tree.map(jnp.asarray, data)
 
 
 def slope_rounding(

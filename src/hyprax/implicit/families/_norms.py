@@ -103,8 +103,8 @@ def measured(x: Design) -> tuple[DesignNorms, np.ndarray | None]:
     largest = float(jnp.max(jnp.abs(x.by_row[0] if isinstance(x, SparseDesign) else x), initial=0.0))
     if not largest <= LARGEST_ENTRY:
         raise ValueError(
-            f"data: given an entry of size {largest:.3g}, allowed are at most {LARGEST_ENTRY:g}: bounds take "
-            "powers of it; scale the data."
+            f"inputs must be at most {LARGEST_ENTRY:g} in size, since bounds take powers of them; got "
+            f"{largest:.3g}. Scale the data."
         )
     with_gram = d <= DENSE_LIMIT
     sums = _sparse_sums(x, with_gram) if isinstance(x, SparseDesign) else _dense_sums(x, with_gram)

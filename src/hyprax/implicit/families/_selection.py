@@ -1,7 +1,8 @@
 """Which hyperparameters act where: a leaf of the hyperparameters, spread over the weights or the examples."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -11,56 +12,70 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..._hyper import AbstractConstrained, AbstractElementwise, is_constrained, natural
 
-Selector = Callable[[PyTree], Any]
+Selector: TypeAlias = str | Callable[[PyTree], Any] | float
+"""A key or attribute of the hyperparameters, a function of them, or a number, which is then not tuned."""
 
 
 class Selection(eqx.Module):
     """x_j = leaf[groups_j], or the leaf broadcast to `shape` where there are no groups.
 
-    - `selector`: hyper ↦ the leaf, applied to natural values and to the constrained tree alike; or a number, which is
-        then not tuned.
+    - `key`: the key or attribute of the hyperparameters; static and compared by value, so that equal problems share a
+        compiled program. Empty where there is a function or a number.
+    - `selector`: hyper ↦ the leaf, or a number.
     - `shape`: of what the leaf is spread over.
     - `groups`: for each entry of `shape` the index along the first axis of the leaf; `None` for broadcasting.
     - `name`: for messages.
     - `fixed`: the leaf and its slope, once they have been resolved at given hyperparameters.
     """
 
-    selector: Selector | float
+    key: str = eqx.field(static=True)
+    selector: Callable[[PyTree], Any] | Array | None
     shape: tuple[int, ...] = eqx.field(static=True)
     groups: Int[Array, "..."] | None
     group_count: int = eqx.field(static=True)
     largest_group: int = eqx.field(static=True)
     name: str = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
-    fixed: tuple[Array, Array] | None
-
-    def __init__(self, selector: Selector | float, shape: tuple[int, ...], groups: Any, name: str, dtype: Any):
-        if not callable(selector) and not (np.ndim(selector) == 0 and float(selector) >= 0):
-            raise ValueError(f"{name}: given {selector!r}, allowed are a selector of a leaf, or a number >= 0.")
-        self.selector = selector if callable(selector) else float(selector)
-        self.shape, self.name, self.dtype, self.fixed = shape, name, dtype, None
-        self.groups, self.group_count, self.largest_group = None, 0, 0
-        if groups is not None:
-            groups = np.asarray(groups)
-            if groups.shape != shape[: groups.ndim] or groups.ndim == 0 or groups.dtype.kind not in "iu":
-                raise ValueError(
-                    f"{name} groups: given {groups.dtype}{groups.shape}, allowed are integers of shape {shape[:1]}"
-                    + (f" or {shape}." if len(shape) > 1 else ".")
-                )
-            self.group_count = int(groups.max()) + 1
-            if groups.min() < 0 or len(np.unique(groups)) != self.group_count:
-                raise ValueError(f"{name} groups: given indices that leave some out, allowed are 0, 1, ... all used.")
-            wide = np.broadcast_to(groups.reshape(groups.shape + (1,) * (len(shape) - groups.ndim)), shape)
-            self.groups = jnp.asarray(wide, jnp.int32)
-            self.largest_group = int(np.bincount(wide.ravel()).max())
+    fixed: tuple[Array, Array] | None = None
 
     def resolved(self, hyper: PyTree) -> "Selection":
         """The same selection at these hyperparameters, whatever it is asked for afterwards."""
-        return eqx.tree_at(lambda s: s.fixed, self, (self.leaf(hyper), self.slope(hyper)), is_leaf=lambda x: x is None)
+        return dataclasses.replace(self, fixed=(self.leaf(hyper), self.slope(hyper)))
+
+    def astype(self, dtype: Any) -> "Selection":
+        """The same selection for data of another dtype."""
+        return dataclasses.replace(self, dtype=dtype)
 
     def node(self, hyper: PyTree) -> Any:
         """The leaf, constrained or not, as it stands in the hyperparameters."""
+        if self.key:
+            if isinstance(hyper, Mapping):
+                if self.key in hyper:
+                    return hyper[self.key]
+                found = f"the keys {', '.join(map(repr, hyper))}"
+            else:
+                if not is_constrained(hyper) and hasattr(hyper, self.key):
+                    return getattr(hyper, self.key)
+                found = type(hyper).__name__
+            raise ValueError(
+                f"{self.name}={self.key!r} must be a key or attribute of the hyperparameters; got {found}. Name one, "
+                "or give a function of the hyperparameters that returns a leaf."
+            )
         return self.selector(hyper) if callable(self.selector) else self.selector
+
+    def is_leaf(self, hyper: PyTree) -> bool:
+        """Whether this is a leaf of `hyper` as it is, one coordinate an entry, or a number: certificates need that."""
+        if self.fixed is not None:
+            return True
+        try:
+            node = self.node(hyper)
+        except Exception:  # a function of natural values, which a constrained leaf is not
+            return False
+        if not isinstance(node, AbstractConstrained | jax.Array) or node is self.selector:
+            return True
+        if isinstance(node, AbstractConstrained) and not isinstance(node, AbstractElementwise):
+            return False
+        return any(node is leaf for leaf in jax.tree.leaves(hyper, is_leaf=is_constrained))
 
     def leaf(self, hyper: PyTree) -> Array:
         """The leaf in natural units, of a shape that has been checked."""
@@ -73,25 +88,26 @@ class Selection(eqx.Module):
             wider = jnp.promote_types(leaf.dtype, self.dtype)
         if wider != self.dtype:
             raise ValueError(
-                f"{self.name}: given {leaf.dtype} for data of {self.dtype}, allowed are hyperparameters of the dtype "
-                f"of the data: make them from numpy.{self.dtype} arrays."
+                f"{self.name} must have the dtype of the data, {self.dtype}; got {leaf.dtype}. Make the "
+                f"hyperparameters from numpy.{self.dtype} arrays, or give the data in {leaf.dtype}."
             )
         if self.groups is not None and leaf.ndim:
-            fits, allowed = leaf.shape == (self.group_count,), f"({self.group_count},), one a group."
+            fits, allowed = leaf.shape == (self.group_count,), f"({self.group_count},), one for each group"
         else:
             try:
                 fits = np.broadcast_shapes(leaf.shape, self.shape) == self.shape
             except ValueError:
                 fits = False
-            allowed = f"shapes that broadcast to {self.shape}: () for one"
+            allowed = "() for one"
             allowed += (
-                f", ({self.shape[1]},) a class, ({self.shape[0]}, 1) a feature, {self.shape} a weight."
+                f", ({self.shape[1]},) for each class, ({self.shape[0]}, 1) for each feature, or {self.shape} for each "
+                "weight"
                 if len(self.shape) == 2
-                else f", {self.shape} one each."
+                else f", or {self.shape} for each"
             )
         if not fits:
-            raise ValueError(f"{self.name}: given an array of shape {leaf.shape}, allowed are {allowed}")
-        return leaf
+            raise ValueError(f"{self.name} must have the shape {allowed}; got shape {leaf.shape}.")
+        return leaf.astype(self.dtype)
 
     def spread(self, leaf: Array) -> Float[Array, "..."]:
         """The leaf over all of `shape`."""
@@ -111,22 +127,17 @@ class Selection(eqx.Module):
         """
         if self.fixed is not None:
             return self.fixed[1]
-        node = self.node(hyper)
-        if not isinstance(node, AbstractConstrained | jax.Array):
-            return jnp.zeros(np.shape(node), self.dtype)
-        if not any(node is leaf for leaf in jax.tree.leaves(hyper, is_leaf=is_constrained)):
+        if not self.is_leaf(hyper):
             raise ValueError(
-                f"{self.name}: given strengths computed from the hyperparameters, allowed for certified bounds is a "
-                f"leaf as it is, such as `lambda hyper: hyper['{self.name}']` (or certificate=hx.implicit.NoBound())."
+                f"{self.name} must be a leaf of the hyperparameters as it is (Positive, Interval, LogInterval or a "
+                "plain array) for a certified bound; got one that is computed from them, or a Simplex. Name the leaf "
+                f"({self.name}={self.name!r}), or use certifier=hx.implicit.LookAheadEstimate()."
             )
+        node = self.node(hyper)
         if isinstance(node, AbstractElementwise):
             return jnp.abs(node.slope)
-        if isinstance(node, AbstractConstrained):
-            raise ValueError(
-                f"{self.name}: given a {type(node).__name__} leaf, allowed for certified bounds are Positive, "
-                "Interval, LogInterval and plain leaves, one coordinate each."
-            )
-        return jnp.ones_like(node)
+        constant = node is self.selector or not isinstance(node, jax.Array)
+        return jnp.zeros(np.shape(node), self.dtype) if constant else jnp.ones_like(node)
 
     def summed(self, x: Float[Array, "..."], leaf: Array) -> Array:
         """Σ_{j spread from k} x_j, for each entry k of the leaf."""
@@ -159,3 +170,36 @@ class Selection(eqx.Module):
             hyper,
             is_leaf=is_constrained,
         )
+
+
+def selection(selector: Selector, shape: tuple[int, ...], groups: Any, name: str, dtype: Any) -> Selection:
+    """A selection with its groups checked.
+
+    **Raises:** `ValueError` for another selector, or groups of another shape, or with numbers left out.
+    """
+    key, chosen = "", selector
+    if isinstance(selector, str):
+        key, chosen = selector, None
+        if not selector:
+            raise ValueError(f"{name} must name a key or attribute of the hyperparameters; got an empty name.")
+    elif not callable(selector):
+        if not (np.ndim(selector) == 0 and np.isreal(selector) and float(selector) >= 0):
+            raise ValueError(
+                f"{name} must be a key or attribute of the hyperparameters, a function of them, or a number >= 0; got "
+                f"{selector!r}."
+            )
+        chosen = jnp.asarray(float(selector), dtype)
+    wide, count, largest = None, 0, 0
+    if groups is not None:
+        groups = np.asarray(groups)
+        if groups.shape != shape[: groups.ndim] or groups.ndim == 0 or groups.dtype.kind not in "iu":
+            allowed = f"{shape[:1]} or {shape}" if len(shape) > 1 else f"{shape}"
+            raise ValueError(
+                f"{name}_groups must be integers of shape {allowed}; got {groups.dtype}{list(groups.shape)}."
+            )
+        count = int(groups.max()) + 1
+        if groups.min() < 0 or len(np.unique(groups)) != count:
+            raise ValueError(f"{name}_groups must be 0, 1, ... with none left out; got {np.unique(groups)}.")
+        spread = np.broadcast_to(groups.reshape(groups.shape + (1,) * (len(shape) - groups.ndim)), shape)
+        wide, largest = jnp.asarray(spread, jnp.int32), int(np.bincount(spread.ravel()).max())
+    return Selection(key, chosen, shape, wide, count, largest, name, np.dtype(dtype))  # pyright: ignore[reportArgumentType]  # a number is an array by now

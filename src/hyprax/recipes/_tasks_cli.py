@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import typer
 
-from ._bounds import Target
-from ._brackets import piece_ranges
-from ._complexity import (
+from ..tasks import GlobalOptimum, erm, gap, tasks_needed
+from ..tasks._bounds import Target
+from ..tasks.complexity import (
     Bounded,
     Intervals,
     LassoKinks,
@@ -23,9 +24,7 @@ from ._complexity import (
     RidgeRank,
     Structure,
 )
-from ._erm import GlobalOptimum, tune
-from ._guarantees import gap, tasks_needed
-from ._settings import Settings, duals_of, load_settings
+from ._tasks import Settings, duals_of, load_settings
 
 app = typer.Typer(
     help="One hyperparameter for many tasks: tuned globally, with a guarantee for the tasks to come.",
@@ -61,10 +60,10 @@ TargetOption = Annotated[
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """A mistake of the user ends in one line on stderr and exit code 2."""
+    """A mistake of the user, and arithmetic that fails, end in one line on stderr and exit code 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
 
@@ -89,9 +88,11 @@ def parse_structures(texts: list[str] | None, width: float) -> list[Structure]:
 
 
 def _optimum(file: Path, quiet: bool) -> tuple[Settings, list[str], GlobalOptimum]:
+    """The settings, why some tasks have no dual, and the optimum over the others."""
     settings = load_settings(file)
-    names, duals = duals_of(settings, file.parent, not quiet)
-    return settings, names, tune(duals, epsilon=settings.epsilon, progress=not quiet)
+    names, duals, reasons = duals_of(settings, file.parent, not quiet)
+    found = erm(duals, names=names, set_aside=settings.set_aside, epsilon=settings.epsilon, progress=not quiet)
+    return settings, reasons, found
 
 
 @app.command("tune")
@@ -101,29 +102,35 @@ def tune_command(
     out: Annotated[Path | None, typer.Option(help="Also write the answer as JSON to this file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """The alpha with the smallest mean loss over all tasks, globally, with its epsilon-optimal set and guarantee."""
+    """Find the hyperparameter with the smallest mean loss over all tasks, with its guarantee."""
     with _one_line():
-        settings, names, optimum = _optimum(file, quiet)
-        typer.echo(f"tasks: {len(names)}, model: {settings.model.kind}")
-        typer.echo(f"alpha: {optimum.alpha:.8g}")
+        settings, reasons, optimum = _optimum(file, quiet)
+        typer.echo(f"tasks: {len(optimum.duals)}, model: {settings.model.kind}")
+        for reason in [*reasons, *(f"task {name}: its loss is not known to set_aside" for name in optimum.set_aside)]:
+            typer.echo(f"set aside: {reason}")
+        typer.echo(f"hyper: {optimum.hyper:.8g}")
         typer.echo(f"mean loss: {optimum.value:.8g}, least possible >= {optimum.lower:.8g}")
         typer.echo(f"certificate: {optimum.certificate!r}")
+        if optimum.loose:
+            typer.echo(f"widened most by: {', '.join(optimum.loose)} (set_aside = RADIUS in the file leaves such out)")
         near = ", ".join(f"[{a:.6g}, {b:.6g}]" for a, b in optimum.epsilon_set)
         typer.echo(f"within {optimum.epsilon:.4g} of the least: {near}")
-        regrets = optimum.regrets()
+        regrets = optimum.regrets()[1]
         worst = int(np.argmax(regrets))
         typer.echo(
-            f"cost of sharing alpha: mean {np.mean(regrets):.4g}, largest {regrets[worst]:.4g} (task {names[worst]})"
+            f"cost of sharing it, at most: mean {np.mean(regrets):.4g}, largest {regrets[worst]:.4g} "
+            f"(task {optimum.names[worst]})"
         )
         answer: dict[str, Any] = {
-            "alpha": optimum.alpha,
+            "hyper": optimum.hyper,
             "mean_loss": optimum.value,
             "lower": optimum.lower,
             "upper": optimum.upper,
             "epsilon": optimum.epsilon,
             "epsilon_set": optimum.epsilon_set.tolist(),
-            "tasks": names,
-            "task_optima": [extremum.alpha for extremum in optimum.task_optima],
+            "tasks": list(optimum.names),
+            "set_aside": [*reasons, *optimum.set_aside],
+            "task_optima": [extremum.hyper for extremum in optimum.task_optima],
             "certificate": {"kind": optimum.certificate.kind, "bound": float(optimum.certificate.bound)},
         }
         if settings.guarantee is not None:
@@ -138,12 +145,16 @@ def _guarantees(settings: Settings, optimum: GlobalOptimum) -> dict[str, Any]:
     assert settings.guarantee is not None
     given: dict[str, Any] = {}
     functions: Any = optimum.duals
-    width, delta = settings.guarantee.range, settings.guarantee.delta
-    clipped = sum(float(np.max(piece_ranges(f)[1])) >= width for f in functions)
+    width, delta, key = settings.guarantee.range, settings.guarantee.delta, jax.random.key(settings.guarantee.seed)
+    clipped = sum(f.maximise().upper >= width for f in functions)
     typer.echo(f"losses clipped at {width:g}, on {clipped} of {len(functions)} tasks somewhere in the domain")
+    if settings.set_aside is not None:
+        typer.echo(f"the guarantees speak of tasks that are known within {settings.set_aside:g}")
     # Each of the two holds with half of delta, so both hold together with 1 - delta.
     for target in ("excess", "deviation"):
-        found = gap(Bounded(range=width), len(functions), delta / 2, functions, target=target, alpha=optimum.alpha)
+        found = gap(
+            Bounded(range=width), len(functions), delta / 2, functions, target=target, hyper=optimum.hyper, key=key
+        )
         typer.echo(str(found))
         given[target] = {"value": found.value, "name": found.name, "kind": found.kind, "delta": found.delta}
     return given
@@ -188,14 +199,17 @@ def gap_command(
             return
         settings = load_settings(data)
         if settings.guarantee is None:
-            raise ValueError(f"{data}: guarantee: is missing, and says the range of the loss")
+            raise ValueError(f"{data}: [guarantee] must be there with the range of the loss; it is missing")
         if width is not None and width != settings.guarantee.range:
             raise ValueError("gap: the range of the loss is set in the file; --range must not differ from it")
         limit = settings.guarantee.range
         level = settings.guarantee.delta if delta is None else delta
-        _, duals = duals_of(settings, data.parent, not quiet)
+        _, duals, reasons = duals_of(settings, data.parent, not quiet)
+        for reason in reasons:
+            typer.echo(f"set aside: {reason}")
         known = [Bounded(range=limit), *parse_structures(structure, limit)]
-        typer.echo(str(gap(known, len(duals), level, duals, target=target)))
+        key = jax.random.key(settings.guarantee.seed)
+        typer.echo(str(gap(known, len(duals), level, duals, target=target, key=key)))
 
 
 @app.command("plot")

@@ -1,0 +1,196 @@
+"""The families by name: data checked, the loss chosen."""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from ._design import Design, as_design
+from ._generalised_linear import GeneralisedLinear
+from ._losses import AbstractPointLoss, LogisticLoss, PoissonLoss, PseudoHuberLoss, SoftmaxLoss, SquaredLoss
+from ._selection import Selector
+
+
+def _checked(
+    name: str, inputs: Any, targets: Any, loss: AbstractPointLoss, ndims: tuple[int, ...] = (1,), **options: Any
+) -> tuple[Design, Array]:
+    inputs = as_design(inputs, f"{name}: inputs")
+    targets = loss.as_targets(targets, f"{name}: targets", **options)
+    if targets.ndim not in ndims:
+        allowed = " or ".join("(n,)" if k == 1 else "(n, C)" for k in ndims)
+        raise ValueError(f"{name}: targets must have the shape {allowed}; got {targets.shape}.")
+    if targets.shape[0] != inputs.shape[0]:
+        raise ValueError(
+            f"{name}: inputs and targets must have the same length; got {inputs.shape[0]} and {targets.shape[0]}."
+        )
+    return inputs, targets
+
+
+def _two_classes(name: str, targets: Array) -> None:
+    found = np.unique(np.asarray(targets))
+    if found.size < 2:
+        raise ValueError(f"{name}: targets must hold two classes or more; got a single class, {found[0]}.")
+
+
+class Softmax(GeneralisedLinear):
+    """Multinomial logistic regression with an l2 penalty.
+
+        g(W, λ, ω) = -(1/n) Σ_i ω_i log softmax(Wᵀx_i)_{y_i} + ½ Σ_jc λ_jc W_jc²
+
+    **Arguments:**
+
+    - `inputs`: X, `(n, d)`, finite; an array or a `scipy.sparse` matrix. A column of ones makes an intercept; it is
+        penalised like any feature.
+    - `targets`: y, `(n,)`, integers 0..C-1, at least two classes.
+    - `penalty`: the strengths: a key or attribute of the hyperparameters (`"penalty"`), or a function of them that
+        returns a leaf, applied to natural values and to the constrained tree alike. Its shape broadcasts to `(d, C)`:
+        `()` one, `(C,)` a class, `(d, 1)` a feature, `(d, C)` a weight. Strengths must be > 0. A number is a strength
+        that is not tuned. Strengths that a function computes from leaves are taken, but not certified.
+    - `penalty_groups`: integers `(d,)` or `(d, C)`, the group of each feature or weight; the leaf is then `(groups,)`.
+    - `weights`: the example weights ω >= 0, picked in the same way: a leaf of shape `(n,)`, e.g.
+        `hx.Interval(x, 0, 1)`; default 1.
+    - `weight_groups`: integers `(n,)`, the group of each example (its source, say); the leaf is then `(groups,)`.
+    - `classes`: C; default the largest label plus one.
+
+    Its parameters are `(d, C)`. Problems of equal shapes share one compiled program where strengths are picked by key
+    or by one named function; every new `lambda` compiles anew.
+
+    **Raises:** `ValueError` for data of other shapes or dtypes, non-finite entries, labels out of range, or a single
+    class.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        penalty: Selector,
+        penalty_groups: Any = None,
+        weights: Selector | None = None,
+        weight_groups: Any = None,
+        classes: int | None = None,
+    ):
+        inputs, targets = _checked("Softmax", inputs, targets, SoftmaxLoss(), outputs=classes)
+        _two_classes("Softmax", targets)
+        classes = int(targets.max()) + 1 if classes is None else classes
+        super().__init__((inputs, targets), SoftmaxLoss(), classes, (penalty, penalty_groups, weights, weight_groups))
+
+
+class Logistic(GeneralisedLinear):
+    """Binary logistic regression with an l2 penalty.
+
+        g(w, λ, ω) = (1/n) Σ_i ω_i [log(1 + e^{u_i}) - y_i u_i] + ½ Σ_j λ_j w_j²,    u = Xw
+
+    **Arguments:**
+
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `targets`: y, `(n,)`, each 0 or 1, both present.
+    - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
+
+    Its parameters are `(d,)`.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        penalty: Selector,
+        penalty_groups: Any = None,
+        weights: Selector | None = None,
+        weight_groups: Any = None,
+    ):
+        data = _checked("Logistic", inputs, targets, LogisticLoss())
+        _two_classes("Logistic", data[1])
+        super().__init__(data, LogisticLoss(), None, (penalty, penalty_groups, weights, weight_groups))
+
+
+class Squared(GeneralisedLinear):
+    """Ridge regression.
+
+        g(w, λ, ω) = (1/2n) Σ_i ω_i |x_iᵀw - y_i|² + ½ Σ_j λ_j w_j²
+
+    **Arguments:**
+
+    - `inputs`, `penalty`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `targets`: y, `(n,)` or `(n, C)`, finite.
+
+    Its parameters are `(d,)` or `(d, C)`.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        penalty: Selector,
+        penalty_groups: Any = None,
+        weights: Selector | None = None,
+        weight_groups: Any = None,
+    ):
+        data = _checked("Squared", inputs, targets, SquaredLoss(), (1, 2))
+        outputs = None if data[1].ndim == 1 else data[1].shape[1]
+        super().__init__(data, SquaredLoss(), outputs, (penalty, penalty_groups, weights, weight_groups))
+
+
+class Poisson(GeneralisedLinear):
+    """Poisson regression with a log link and an l2 penalty.
+
+        g(w, λ, ω) = (1/n) Σ_i ω_i [e^{u_i} - y_i u_i] + ½ Σ_j λ_j w_j²,    u = Xw
+
+    **Arguments:**
+
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `targets`: y, `(n,)`, numbers >= 0 (counts).
+    - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
+
+    Its parameters are `(d,)`; a cold start predicts the logarithm of the mean count. The curvature e^u has no global
+    bound, so only bounds by self-concordance are finite; [`hyprax.implicit.EhrhardtRoberts`][] is infinite.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        penalty: Selector,
+        penalty_groups: Any = None,
+        weights: Selector | None = None,
+        weight_groups: Any = None,
+    ):
+        data = _checked("Poisson", inputs, targets, PoissonLoss())
+        super().__init__(data, PoissonLoss(), None, (penalty, penalty_groups, weights, weight_groups))
+
+
+class PseudoHuber(GeneralisedLinear):
+    """Robust regression by the pseudo-Huber loss, with an l2 penalty.
+
+        g(w, λ, ω) = (δ²/n) Σ_i ω_i [√(1 + ((u_i - y_i)/δ)²) - 1] + ½ Σ_j λ_j w_j²,    u = Xw
+
+    **Arguments:**
+
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `targets`: y, `(n,)`, finite.
+    - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
+    - `delta`: δ > 0, the residual beyond which the loss grows linearly, in units of y.
+
+    Its parameters are `(d,)`; a cold start predicts the median of the targets.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        penalty: Selector,
+        penalty_groups: Any = None,
+        weights: Selector | None = None,
+        weight_groups: Any = None,
+        delta: float = 1.0,
+    ):
+        if not (math.isfinite(delta) and delta > 0):
+            raise ValueError(f"PseudoHuber: delta must be a finite number > 0; got {delta}.")
+        loss = PseudoHuberLoss(float(delta))
+        data = _checked("PseudoHuber", inputs, targets, loss)
+        super().__init__(data, loss, None, (penalty, penalty_groups, weights, weight_groups))

@@ -1,0 +1,39 @@
+"""How a run ended, in words about its progress."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+FLAT = 1e-4
+LEAST_FLAT = 5
+WINDOW = 10
+
+
+def progress_words(history: Sequence[Mapping[str, Any]], noisy: bool) -> str:
+    """Whether the value was still falling when a run stopped: "had been flat for 40", "was still falling by 2 %"."""
+    if noisy:
+        return "its values are noisy, so only means over many steps tell whether it was still falling"
+    values = np.asarray([row.get("value", math.nan) for row in history], float)
+    lowest = np.fmin.accumulate(values)
+    if len(lowest) < 2 or not math.isfinite(lowest[-1]):
+        return ""
+    falls = lowest[:-1] - lowest[1:] > FLAT * np.abs(lowest[1:])
+    flat = len(falls) - (int(np.flatnonzero(falls)[-1]) + 1 if falls.any() else 0)
+    if flat >= min(LEAST_FLAT, len(falls)):
+        return f"the value had been flat for {flat}"
+    window = min(WINDOW, len(falls))
+    rate = (lowest[-1 - window] - lowest[-1]) / (window * max(abs(lowest[-1]), math.ulp(1.0)))
+    return f"the value was still falling by {100 * rate:.2g} % a step"
+
+
+def bound_words(row: Mapping[str, Any]) -> str:
+    """How many coordinates rest at a bound of the search."""
+    low, high = (int(row.get(name, 0)) for name in ("at_lower", "at_upper"))
+    said = []
+    if high:
+        said.append(f"{high} at the upper one (a penalty there drops its feature)")
+    if low:
+        said.append(f"{low} at the lower one (a penalty there penalises nothing)")
+    return f"Coordinates that rest at a bound of the search: {', '.join(said)}." if said else ""

@@ -1,0 +1,261 @@
+"""A run that goes on: nothing added, nothing lost, and what is not as it was is said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hyprax as hx
+from hyprax._interrupt import Terminated, deferred_interrupt
+from hyprax.runs import HistoryError, Run, RunError, RunWarning, StateError, read
+from hyprax.runs._history import History
+from hyprax.search import Stopping
+
+HYPER = {"a": hx.Positive([2.0, 3.0])}
+
+
+def squares(hyper):
+    return jnp.sum((hyper["a"] - 1) ** 2)
+
+
+def go(folder, steps=4, objective=squares, stop=Stopping(gradient=0), search=None, **options):
+    search = {} if search is None else {"search": search}
+    run = Run(folder, every=0.0, **options)
+    return hx.tune(objective, HYPER, steps=steps, run=run, stop=stop, progress=False, **search)
+
+
+class Ending(hx.search.AbstractSearch):
+    """Ends by itself after its third step."""
+
+    needs_accuracy = False
+    needs_determinism = False
+
+    def init(self, hyper):
+        return jnp.zeros((), int)
+
+    def step(self, objective, hyper, search_state, objective_state):
+        answer, after = objective.value_and_grad(hyper, objective_state)
+        ended = hx.search.RESULTS.no_descent if search_state == 2 else None
+        return hx.search.Move(answer, hyper, search_state + 1, after, ended=ended)
+
+
+class Data(hx.core.AbstractObjective):
+    """The mean of squares of rows that it holds, which may be rows that overflow."""
+
+    rows: jnp.ndarray
+    noisy: bool = False
+    adaptive: bool = False
+    value_name: str = "loss"
+
+    def init(self, hyper):
+        return jnp.zeros(())
+
+    def value_and_grad(self, hyper, state, accuracy=None):
+        return hx.FunctionObjective(lambda h: jnp.mean((h["a"][0] - self.rows) ** 2)).value_and_grad(hyper, state)
+
+    def value(self, hyper, state, accuracy=None):
+        return hx.FunctionObjective(lambda h: jnp.mean((h["a"][0] - self.rows) ** 2)).value(hyper, state)
+
+    def params(self, state):
+        return None
+
+    def final(self, hyper, state):
+        return self.value(hyper, state)
+
+
+@pytest.mark.parametrize(
+    ("options", "result", "steps"),
+    [
+        ({"stop": Stopping(gradient=0, patience=2, improvement=0.9)}, "no_progress", 3),
+        ({"stop": Stopping(gradient=100.0)}, "gradient_small_uncertified", 1),
+        ({"search": Ending()}, "no_descent", 3),
+        ({"objective": lambda h: jnp.sum(h["a"]) / 0}, "diverged", 1),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+@pytest.mark.filterwarnings("ignore::hyprax.search.TuningWarning")
+def test_a_run_that_has_ended_gains_no_row(tmp_path, options, result, steps):
+    for _ in range(3):
+        found = go(tmp_path / "run", 9, **options)
+        assert len(found.history) == steps
+        record = read(tmp_path / "run")
+        assert record.summary["result"] == result
+        assert record.summary["steps"] == len(record.history) == steps
+
+
+@pytest.mark.filterwarnings("ignore::hyprax.search.TuningWarning")
+def test_a_gradient_of_zero_is_never(tmp_path):
+    flat = go(tmp_path / "run", 3, objective=lambda h: jnp.sum(0.0 * h["a"]), stop=Stopping(gradient=0))
+    assert len(flat.history) == 3
+
+
+def test_more_patience_goes_on(tmp_path):
+    short = go(tmp_path / "run", 9, stop=Stopping(gradient=0, patience=2, improvement=0.9))
+    assert len(short.history) == 3
+    whole = go(tmp_path / "whole", 9)
+    assert [row["value"] for row in go(tmp_path / "run", 9).history] == [row["value"] for row in whole.history]
+
+
+def test_changed_data_are_named(tmp_path):
+    rows = np.arange(5.0)
+    go(tmp_path / "run", 2, objective=Data(jnp.asarray(rows)))
+    go(tmp_path / "run", 3, objective=Data(jnp.asarray(rows)))
+    for changed in (rows + np.eye(5)[2], rows[:4], rows.astype(np.float32)):
+        with pytest.raises(RunError, match=r"arrays of the objective .* rows was float64\[5\] \w+ and is now"):
+            go(tmp_path / "run", 4, objective=Data(jnp.asarray(changed)))
+    assert len(read(tmp_path / "run").history) == 3
+
+
+def edit(path, change):
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_other_versions_are_warned_of_and_other_formats_refused(tmp_path):
+    go(tmp_path / "run", 2)
+    config = tmp_path / "run" / "config.json"
+    edit(config, lambda c: c | {"environment": c["environment"] | {"jax": "0.1"}})
+    with pytest.warns(RunWarning, match=r"jax was 0\.1 and is now"):
+        go(tmp_path / "run", 3)
+    edit(config, lambda c: {name: x for name, x in c.items() if name != "format"})
+    for use in (read, Run):
+        with pytest.raises(RunError, match="must be of format 2; got format 1"):
+            use(tmp_path / "run")
+
+
+def flip(path, place):
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda p: flip(p, -3), lambda p: p.write_bytes(p.read_bytes()[:-9]), lambda p: p.unlink()]
+)
+def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path, damage):
+    whole = go(tmp_path / "whole", 6)
+    go(tmp_path / "run", 4)
+    damage(tmp_path / "run" / "state.safetensors")
+    with pytest.warns(RunWarning, match=r"state\.safetensors.* Going on from the state before it"):
+        found = go(tmp_path / "run", 6)
+    assert [row["value"] for row in found.history] == [row["value"] for row in whole.history]
+    states = [(tmp_path / name / "state.safetensors").read_bytes() for name in ("whole", "run")]
+    assert states[0] == states[1]
+    for name in ("state", "previous"):
+        flip(tmp_path / "run" / f"{name}.safetensors", -3)
+    with pytest.raises(StateError, match="does not match its checksum"):
+        go(tmp_path / "run", 7)
+
+
+def test_a_history_that_is_not_whole_is_refused(tmp_path):
+    for damage in (
+        lambda folder: (folder / "history.sqlite").unlink(),
+        lambda folder: History(folder / "history.sqlite", write=True).truncate(2),
+        lambda folder: [(folder / f"{name}.safetensors").unlink() for name in ("state", "previous")],
+    ):
+        folder = tmp_path / str(damage.__code__.co_firstlineno)
+        go(folder, 4)
+        damage(folder)
+        with pytest.raises(RunError, match=r"deleted or altered|is missing"):
+            go(folder, 5)
+
+
+def test_what_a_kill_at_the_start_leaves_does_not_block_the_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.json.4711.tmp").write_text("{")
+    (folder / ".lock").write_text("")
+    go(folder, 2)
+    (folder / ".state.safetensors.4711.tmp").write_text("")
+    go(folder, 3)
+    assert not list(folder.glob("*.tmp"))
+    assert len(read(folder).history) == 3
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from hyprax.runs._history import History
+history = History(Path(sys.argv[1]), write=True)
+for i in range(10**9):
+    history.append({"step": i % 1000, "value": 1.0, "result": "successful"})
+    if i == 10:
+        print(flush=True)
+"""
+
+
+def test_a_history_is_read_while_it_is_written_and_after_a_kill(tmp_path):
+    path = tmp_path / "history.sqlite"
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    for kill in (False, False, True):
+        if kill:
+            process.kill()
+            process.wait()
+        reader = History(path, write=False)
+        assert len(reader.rows()) > 10
+        reader.close()
+    process.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_finished_run_is_read_from_a_folder_that_cannot_be_written(tmp_path):
+    go(tmp_path / "run", 2)
+    (tmp_path / "run").chmod(0o500)
+    try:
+        assert len(read(tmp_path / "run").history) == 2
+    finally:
+        (tmp_path / "run").chmod(0o700)
+
+
+def test_a_full_disk_is_said_and_loses_at_most_a_step(tmp_path, monkeypatch):
+    full = []
+
+    def append(self, row, usual=History.append):
+        if full:
+            raise HistoryError("history.sqlite: cannot be written (database or disk is full).")
+        usual(self, row)
+
+    monkeypatch.setattr(History, "append", append)
+    with pytest.raises(HistoryError, match="disk is full"):
+        hx.tune(
+            squares, HYPER, steps=9, run=Run(tmp_path / "run"), progress=False, callbacks=[lambda s: full.append(1)]
+        )
+    full.clear()
+    monkeypatch.undo()
+    whole = go(tmp_path / "whole", 5)
+    assert len(read(tmp_path / "run").history) == 1
+    assert [row["value"] for row in go(tmp_path / "run", 5).history] == [row["value"] for row in whole.history]
+
+
+def signalled(*numbers):
+    """What comes of signals that arrive within a step."""
+    with deferred_interrupt() as check:
+        for number in numbers:
+            signal.raise_signal(number)
+        check()
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM), (signal.SIGINT,)])
+def test_a_signal_waits_for_the_step_and_a_second_does_not(numbers):
+    usual = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Terminated if signal.SIGTERM in numbers else KeyboardInterrupt):
+        signalled(*numbers)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == usual
+
+
+def test_a_termination_is_kept_until_the_step_is_whole_and_saved(tmp_path):
+    def end(step):
+        if step.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        hx.tune(squares, HYPER, steps=9, run=Run(tmp_path / "run"), progress=False, callbacks=[end])
+    whole = go(tmp_path / "whole", 5)
+    assert len(read(tmp_path / "run").history) == 3
+    assert [row["value"] for row in go(tmp_path / "run", 5).history] == [row["value"] for row in whole.history]
