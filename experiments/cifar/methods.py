@@ -14,6 +14,7 @@ import optax
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 from .network import Images, Params, WideResNet
 
@@ -149,7 +150,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
     estimator, every, steps = settings.estimators()[name]
     params = weights(settings, seed)
     history: list[dict[str, float]] = []
-    fitted = hx.search.fit_evidence(
+    fitted = fit_evidence(
         settings.apply,
         params,
         (data.x, data.y),

@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 from .data import NAMES, SETS, TRUTH, moved, network, true_ranges, weights
 from .report import LEARNED, NONE, RIGHT, write
@@ -86,7 +87,7 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
         hyper["ranges"] = hx.Positive(jnp.full(len(NAMES), SETTINGS["start"], jnp.float32))
     chain = ev.Chain(ev.designs.OneRow(sizes["rows"]))
     began = time.process_time()
-    fitted = hx.search.fit_evidence(
+    fitted = fit_evidence(
         model(method, version),
         params,
         data,

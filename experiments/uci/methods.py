@@ -11,6 +11,7 @@ import optax
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 from .data import HIDDEN, Split, network, weights
 
@@ -75,7 +76,7 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
     burn_in = epochs // 10
     optimizer, hyper_optimizer = optimizers(epochs * an_epoch, len(range(burn_in + 1, epochs + 1, every)))
     chain = ev.Chain(ev.designs.OneRow(min(SETTINGS["rows"], size)))
-    fitted = hx.search.fit_evidence(
+    fitted = fit_evidence(
         SCALED if method == SCALES else network,
         params,
         (x, y[:, None]),

@@ -12,6 +12,7 @@ from sklearn.linear_model import BayesianRidge
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 N, D = 60, 3
 TRACES: list[int] = []
@@ -42,9 +43,7 @@ DRAWN = {
 def regression(apply=linear, points=None, **changes):
     options = {"likelihood": noise, "progress": False, "epochs": 12, "key": jax.random.key(0)} | changes
     hyper = {"noise": hx.Positive(1.0)}
-    return hx.search.fit_evidence(
-        apply, {"w": jnp.zeros((D, 1))}, data() if points is None else points, hyper, **options
-    )
+    return fit_evidence(apply, {"w": jnp.zeros((D, 1))}, data() if points is None else points, hyper, **options)
 
 
 @functools.cache
@@ -154,7 +153,7 @@ def test_online_kfac_moves_as_kfac_of_all_data_does():
     params = {"w": jnp.asarray(rng.normal(size=(D, 2))), "b": jnp.zeros(2)}
 
     def run(estimator):
-        return hx.search.fit_evidence(
+        return fit_evidence(
             lambda p, h, x: x @ p["w"] + p["b"], params, points, estimator=estimator, epochs=8, burn_in=2,
             hyper_steps=3, mode_steps=0, batch_size=20, progress=False, key=jax.random.key(0),
         )  # fmt: skip
@@ -209,4 +208,4 @@ def test_settings_that_do_not_fit_are_refused(changes, text):
 @pytest.mark.usefixtures("unchecked")
 def test_hyper_without_names_needs_a_prior():
     with pytest.raises(ValueError, match="hyper must be a mapping"):
-        hx.search.fit_evidence(linear, {"w": jnp.zeros((D, 1))}, data(), hx.Positive(1.0), key=jax.random.key(0))
+        fit_evidence(linear, {"w": jnp.zeros((D, 1))}, data(), hx.Positive(1.0), key=jax.random.key(0))

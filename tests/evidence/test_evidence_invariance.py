@@ -11,6 +11,7 @@ from scipy import linalg, ndimage
 import hyprax as hx
 from hyprax import evidence as ev
 from hyprax.evidence._invariance import exponential, lattice, warp
+from hyprax.fits import fit_evidence
 
 
 @given(st.integers(0, 10_000))
@@ -139,7 +140,7 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         "b": jnp.zeros(10),
         "v": jnp.asarray(rng.normal(size=(10, 1)) * 0.3),
     }
-    fitted = hx.search.fit_evidence(
+    fitted = fit_evidence(
         ev.InputScales(features),
         params,
         (x, y),

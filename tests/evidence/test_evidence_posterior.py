@@ -12,9 +12,9 @@ from evidence_oracles import curvature, jacobian, softmax
 from hypothesis import given, settings, strategies as st
 from scipy import integrate, stats
 
-import hyprax as hx
 from hyprax import evidence as ev
 from hyprax.evidence._predictive import Outputs
+from hyprax.fits import fit_evidence
 
 N, D, H, C = 12, 3, 4, 3
 
@@ -231,7 +231,7 @@ def test_a_fit_hands_its_posterior_over():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 2))
     y = (x[:, 0] > 0).astype(int)
-    fitted = hx.search.fit_evidence(
+    fitted = fit_evidence(
         lambda p, h, x: x @ p,
         jnp.zeros((2, 2)),
         (x, y),

@@ -257,7 +257,7 @@ def posterior(
 
     **Arguments:**
 
-    - `model`: the `model` of what [`hyprax.search.fit_evidence`][] returns, or that of
+    - `model`: the `model` of what [`hyprax.fits.fit_evidence`][] returns, or that of
         [`hyprax.evidence.linearise`][]: the same prior, noise and temperature as in the evidence.
     - `size`: M; default all N.
     - `where`: picks the random tensors, the others held fixed, as `lambda params: params["head"]` for a last layer.
@@ -272,7 +272,7 @@ def posterior(
         raise ValueError(f"posterior: form must be 'auto', 'weights' or 'functions'; got {form!r}.")
     if not isinstance(model, LinearisedModel):
         raise ValueError(
-            "posterior: model must be the `model` of what `hx.search.fit_evidence` returns, or that of "
+            "posterior: model must be the `model` of what `hyprax.fits.fit_evidence` returns, or that of "
             f"`hx.evidence.linearise`; got a {type(model).__name__}."
         )
     problem, total = model, model.size

@@ -5,7 +5,6 @@ from ._cross_validated import (
     Foldable as Foldable,
     MeanCertificate as MeanCertificate,
 )
-from ._fit_evidence import EvidenceFit as EvidenceFit, fit_evidence as fit_evidence
 from ._fixed import FixedTolerance as FixedTolerance
 from ._gain import (
     AbstractGain as AbstractGain,

@@ -37,10 +37,7 @@ from ..evidence import (
     precisions,
 )
 from ..evidence._standardise import standardised
-from ._optax import Optax
-from ._record import AbstractRecord
-from ._step import Step
-from ._tune import Callback, Stopping, TuneResult, TuningWarning, tune
+from ..search import AbstractRecord, Callback, Optax, Step, Stopping, TuneResult, TuningWarning, tune
 
 SETTLED, MOVING = 1e-4, 0.1
 """Nats a unit of log hyperparameter: below the one they have arrived, above the other they were still moving."""
@@ -48,7 +45,7 @@ SETTLED, MOVING = 1e-4, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class EvidenceFit:
-    """What [`hyprax.search.fit_evidence`][] found.
+    """What [`hyprax.fits.fit_evidence`][] found.
 
     - `params`, `hyper`: the weights, at their mode, and the hyperparameters (constrained leaves) kept. The weights are
         those of `apply` on standardised inputs and targets; `model.apply(params, hx.natural(hyper), x)` is the model of
@@ -183,7 +180,7 @@ def fit_evidence(
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `key`: a JAX random key: batches and draws, so the whole run, depend on nothing else.
 
-    **Returns:** an [`hyprax.search.EvidenceFit`][] of the best stationary evaluation: the weights and hyperparameters
+    **Returns:** an [`hyprax.fits.EvidenceFit`][] of the best stationary evaluation: the weights and hyperparameters
     of the best smoothed value among those whose weights were at their mode; the last ones where none was.
 
     **Raises:** `ValueError` for data, labels, NaN, constant targets or settings that do not fit.
