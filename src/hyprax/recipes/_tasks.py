@@ -105,6 +105,7 @@ def load_settings(path: Path) -> Settings:
 
     **Raises:** `RecipeError`, which names the first thing that is wrong and its line.
     """
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         return Settings.model_validate(tomllib.loads(text))
