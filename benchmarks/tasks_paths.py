@@ -99,7 +99,7 @@ def beside(repeats: int) -> None:
 
     warnings.simplefilter("ignore")  # lars_path warns of dropped columns on some of these tasks
     tasks: list[Task] = [split_task(k, 0) for k in range(len(schools()))]
-    data = [(s.centred(True).X, s.centred(True).y[:, 0]) for s in (t.splits[0] for t in tasks)]
+    data = [(c.X.values, c.y.values[:, 0]) for c in (t.splits[0].centred(True) for t in tasks)]
     for penalty2 in (0.0, PENALTY2):
         ours = [elastic_net_path(X, y, DOMAIN, penalty2=penalty2, intercept=False) for X, y in data]
         theirs = [lars(X, y, penalty2) for X, y in data]
@@ -129,7 +129,7 @@ def beside(repeats: int) -> None:
                 settings: Any = {"alphas": [both], "coef_init": w, "tol": 1e-6, "max_iter": 10_000}
                 _, coefficients, _ = enet_path(X, y, l1_ratio=l1 / both, **settings)
                 w = np.ascontiguousarray(coefficients[:, 0])
-                total[i] += np.mean((centred.y_val[:, 0] - centred.X_val @ w) ** 2)
+                total[i] += np.mean((centred.y_val.values[:, 0] - centred.X_val.values @ w) ** 2)
         return float(np.min(total)) / len(tasks)
 
     best, coarse = exact(), gridded()

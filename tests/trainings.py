@@ -103,6 +103,8 @@ def make_problem(
         "penalty": 0.01 * jax.random.uniform(keys[2], shapes["out"]["w"], dtype),
         "weights": jax.random.normal(keys[3], (24,), dtype),
     }
+    if optimiser != "adamw":
+        del hyper["decay"]
     batches = hx.Minibatches((inputs, labels, jnp.arange(24)), 8, key=keys[4])
     training = hx.Training(
         loss,

@@ -94,8 +94,8 @@ def trained(pairs: list[int], n_hypers: int, n_starts: int) -> tuple[list[str], 
             a, b = PAIRS[pair]
             rows.append(
                 f"| {a} or {b} | {best.hyper:.3f} | {best.value:.4f} | {best.certificate.kind} | "
-                f"{int(np.sum(found.start < 0))} of {n_alphas} | "
-                f"{int(np.sum(np.isfinite(found.slopes)))} of {n_alphas} | {seconds:.0f} |"
+                f"{int(np.sum(found.start < 0))} of {n_hypers} | "
+                f"{int(np.sum(np.isfinite(found.slopes)))} of {n_hypers} | {seconds:.0f} |"
             )
             found.dual.plot(ax)
             ax.plot(found.hypers, found.validation, "o", markersize=4)
@@ -107,7 +107,7 @@ def trained(pairs: list[int], n_hypers: int, n_starts: int) -> tuple[list[str], 
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 pairs, 20 halves, one trained pair on 5 alphas")
+    parser.add_argument("--quick", action="store_true", help="10 pairs, 20 halves, one trained pair on 5 hyperparameters")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     n_pairs, repeats = (10, 20) if arguments.quick else (len(PAIRS), 200)

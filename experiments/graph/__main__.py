@@ -100,7 +100,7 @@ def network(pair: int, n_hypers: int, n_starts: int) -> tuple[str, str]:
     figure.savefig(HERE / "gcn.png", dpi=120)
     row = (
         f"| {PAIRS[pair]} | {len(y)} | {best.hyper:.3f} | {best.value:.4f} | {best.certificate.kind} | "
-        f"{int(np.sum(found.start < 0))} of {n_alphas} | {int(np.sum(np.isfinite(found.slopes)))} of {n_alphas} | "
+        f"{int(np.sum(found.start < 0))} of {n_hypers} | {int(np.sum(np.isfinite(found.slopes)))} of {n_hypers} | "
         f"{seconds:.0f} |"
     )
     return row, "gcn.png"
@@ -109,7 +109,7 @@ def network(pair: int, n_hypers: int, n_starts: int) -> tuple[str, str]:
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 pairs, 3 splits, a GCN on 4 alphas")
+    parser.add_argument("--quick", action="store_true", help="3 pairs, 3 splits, a GCN on 4 hyperparameters")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     n_pairs, n_splits = (3, 3) if arguments.quick else (len(PAIRS), 20)

@@ -25,7 +25,7 @@ from experiments._mnist import Examples, Params, drawn, error, examples, nll, sh
 from jax import Array
 
 import hyprax as hx
-from hyprax.unroll import ExactReversal
+from hyprax.unroll import ReversalCertificate
 
 HERE = results_folder(__file__)
 STEPS, RATE, MOMENTUM, OUTER_BATCH = 20, 0.5, 0.9, 2000
@@ -96,7 +96,7 @@ def learn(per_class: int, iterations: int) -> Learned:
         updates, moments = rule.update(answer.grad, moments)
         hyper = optax.apply_updates(hyper, updates)
         values.append(float(answer.value))
-        exact += isinstance(answer.certificate, ExactReversal)
+        exact += isinstance(answer.certificate, ReversalCertificate)
     plain = hx.natural(hyper)
     seconds = time.perf_counter() - began
     return Learned(plain["images"], labels, plain["rate"], np.asarray(values), seconds, exact)

@@ -24,7 +24,7 @@ from experiments._mnist import Examples, Params, drawn, error, examples, nll, sh
 from jax import Array
 
 import hyprax as hx
-from hyprax.unroll import ExactReversal
+from hyprax.unroll import ReversalCertificate
 
 HERE = results_folder(__file__)
 SIZES, BATCH, STEPS, RATE, MOMENTUM = (784, 10), 200, 50, 1.0, 0.9
@@ -102,7 +102,7 @@ def learned(exact: hx.UnrolledObjective, plain: hx.UnrolledObjective, start: Any
         search=hx.search.Optax(optax.adam(0.1)),
         steps=3 if quick else 60,
         stop=hx.search.Stopping(gradient=0.0, patience=None),
-        callbacks=[lambda step: exacts.append(isinstance(step.hypergradient.certificate, ExactReversal))],
+        callbacks=[lambda step: exacts.append(isinstance(step.hypergradient.certificate, ReversalCertificate))],
         progress=False,
     )
     seconds = time.perf_counter() - began

@@ -39,7 +39,7 @@ from experiments.schedules.problem import (
 )
 
 import hyprax as hx
-from hyprax.unroll import ExactReversal
+from hyprax.unroll import ReversalCertificate
 
 HERE = results_folder(__file__)
 AIMS = (0.139, 0.075)
@@ -64,7 +64,7 @@ def by_gradient(problem: hx.UnrolledObjective, hyper: Any, iterations: int, pace
     exact, scales = [], []
 
     def watch(step: hx.search.Step) -> None:
-        exact.append(isinstance(step.hypergradient.certificate, ExactReversal))
+        exact.append(isinstance(step.hypergradient.certificate, ReversalCertificate))
         scales.append([float(layer["w"]) for layer in hx.natural(step.hyper)["scale"]])
 
     problem.value_and_grad(hyper, problem.init(hyper))  # compile

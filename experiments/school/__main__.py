@@ -55,7 +55,7 @@ def compare(family: str, seeds: int, map_: Callable) -> list[str]:
         difference = np.array(values) - base
         error = np.std(difference, ddof=1) / np.sqrt(seeds) if seeds > 1 else float("nan")
         rows.append(f"| {family} | {name} | {np.mean(values):.5f} | {np.mean(difference):+.5f} ± {error:.5f} |")
-    print(f"{family}: shared penalties {np.min(alphas):.4g} .. {np.max(alphas):.4g}")
+    print(f"{family}: shared penalties {np.min(hypers):.4g} .. {np.max(hypers):.4g}")
     return rows
 
 

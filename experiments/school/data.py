@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import jax
 import numpy as np
 from experiments._common import data_file
 
@@ -58,5 +59,5 @@ def pair(family: str, seed: int, school: int) -> tuple[PiecewiseFunction, Piecew
     """The 5-fold dual on one half of a school, and the dual of the test: trained on that half, judged on the other."""
     test = split_task(school, seed)
     (split,) = test.splits
-    inner = Task.k_fold(split.X, split.y, 5, seed=seed)
+    inner = Task.k_fold(split.X, split.y, 5, key=jax.random.key(seed))
     return dual(family, inner), dual(family, test)

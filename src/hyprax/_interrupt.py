@@ -11,6 +11,11 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM), by a scheduler or a system that is going down."""
 
 
+def terminate(number: int, frame: Any) -> None:
+    """A handler of SIGTERM that lets a program clean up."""
+    raise Terminated("terminated (SIGTERM)")
+
+
 class _Handler:
     """Keeps the first signal, until it is asked for."""
 
@@ -41,9 +46,9 @@ def deferred_interrupt() -> Iterator[Callable[[], None]]:
         yield outer.check
         return
     handler = _Handler()
-    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    own = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, terminate)}
     main = threading.current_thread() is threading.main_thread()
-    changed = [number for number in own if main and usual[number] is own[number]]
+    changed = [number for number in own if main and usual[number] in own[number]]
     for number in changed:
         signal.signal(number, handler)
     try:

@@ -1,14 +1,26 @@
 """Noise: how far an answer would scatter, had the sample been another. A spread, never a bound."""
 
 import abc
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import betainc
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ._certificate import show
 from ._trees import tree_norm
+
+
+def beyond(t: float, freedom: float) -> float:
+    """P(|T| > t) for Student's t with `freedom` degrees; the normal distribution where they are infinite."""
+    if math.isinf(freedom) or freedom > 1e7:
+        return math.erfc(t / math.sqrt(2))
+    if not freedom > 0:
+        return math.nan
+    return float(betainc(jnp.asarray(freedom / 2), jnp.asarray(0.5), jnp.asarray(freedom / (freedom + t * t))))
 
 
 class AbstractNoise(eqx.Module):
@@ -55,6 +67,16 @@ class Noise(AbstractNoise):
     @property
     def norm(self) -> Float[Array, ""]:
         return tree_norm(self.standard_errors)
+
+    def above(self, answer: PyTree, errors: float = 2.0) -> tuple[int, int, float]:
+        """How many entries of the answer exceed so many of their standard errors, of how many, and of pure noise.
+
+        The last is what chance would give were every true entry zero: Student's t, with the degrees of freedom.
+        """
+        pairs = zip(jax.tree.leaves(answer), jax.tree.leaves(self.standard_errors), strict=True)
+        hits = [np.abs(np.asarray(x)) > errors * np.asarray(error) for x, error in pairs]
+        total = sum(hit.size for hit in hits)
+        return int(sum(hit.sum() for hit in hits)), total, total * beyond(errors, float(self.degrees_of_freedom))
 
     def meaning(self) -> str:
         return (

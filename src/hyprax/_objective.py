@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._certificate import AbstractCertificate, NoCertificate, show
 from ._hyper import natural, validated
-from ._noise import AbstractNoise, NoNoise
+from ._noise import AbstractNoise, Noise, NoNoise
 from ._result import RESULTS, Result, explain, succeeded
 from ._stats import AbstractStats, Accuracy, NamedStats, scalars
 from ._trees import tree_all_finite, tree_norm
@@ -78,8 +78,17 @@ class Hypergradient(eqx.Module):
     def __repr__(self) -> str:
         return (
             f"Hypergradient(value={show(self.value)}, norm={show(self.norm)}, certificate={self.certificate!r}, "
-            f"noise={self.noise!r})"
+            f"noise={self.noise!r}{self._above()})"
         )
+
+    def _above(self) -> str:
+        if not isinstance(self.noise, Noise):
+            return ""
+        try:
+            found, entries, chance = self.noise.above(self.grad)
+        except (TypeError, jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+            return ""  # under a transformation there is no number yet
+        return f", {found} of {entries} entries above noise, {chance:.0f} by chance"
 
 
 class HypergradientError(RuntimeError):

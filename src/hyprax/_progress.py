@@ -1,53 +1,77 @@
-"""A progress bar in plain text, on standard error, and only where a person is looking."""
+"""A progress bar, in a terminal or a notebook, and only where a person is looking."""
 
 import sys
+import threading
 import time
 from typing import Any
 
 SILENT_SECONDS = 2.0
-REFRESH_SECONDS = 0.1
-WIDTH = 24
+FORMAT = "{n}/{total} [{elapsed}<{remaining}] {desc}"
 
 
 class ProgressBar:
-    """How much of `total` is done, the time left, and a text; silent for two seconds, and off a terminal."""
+    """How much of `total` is done, the time left, and a text; silent for two seconds, and off a terminal.
+
+    In a notebook the bar is a widget where `ipywidgets` is installed, and text otherwise.
+    """
 
     def __init__(self, total: int, done: int = 0, *, stream: Any = None):  # any text stream
         self._stream = sys.stderr if stream is None else stream
         self._total, self._first = total, done
-        self._start = self._last = time.monotonic()
-        self._length = 0
-        self._on = self._stream.isatty()
+        self._start = time.monotonic()
+        self._bar: Any = None
+        self._timer: threading.Timer | None = None
+        self._on = self._stream.isatty() or _in_notebook()
+
+    def wait(self, text: str) -> None:
+        """Show a text until something is done, if that takes longer than the silence."""
+        if self._stream.isatty():
+            self._timer = threading.Timer(SILENT_SECONDS, self._write, [text])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def _no_longer_wait(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+            if self._timer.finished.is_set() and time.monotonic() - self._start >= SILENT_SECONDS:
+                self._write("\r\x1b[K")
+            self._timer = None
 
     def show(self, done: int, text: str) -> None:
         """Show that `done` have been done, and a text."""
-        now = time.monotonic()
-        if not self._on or now - self._start < SILENT_SECONDS or now - self._last < REFRESH_SECONDS:
+        self._no_longer_wait()
+        if not self._on or time.monotonic() - self._start < SILENT_SECONDS:
             return
-        self._last = now
-        self._write(f"{progress_text(done, self._first, self._total, now - self._start)}  {text}")
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=self._total,
+                initial=self._first,
+                file=self._stream,
+                bar_format=f"{'{bar:24}' if self._stream.isatty() else '{bar}'} {FORMAT}",
+                dynamic_ncols=True,
+            )
+            self._bar.start_t -= time.monotonic() - self._start
+        self._bar.set_description_str(text, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Leave the last line standing, if one was written."""
-        if self._length:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._length = 0
-
-    def _write(self, text: str) -> None:
-        self._stream.write("\r" + text.ljust(self._length))
-        self._stream.flush()
-        self._length = len(text)
+        self._no_longer_wait()
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.close()
+            self._bar = None
 
 
-def progress_text(done: int, first: int, total: int, elapsed: float) -> str:
-    """Bar, counts, time spent and left."""
-    left = elapsed / max(done - first, 1) * (total - done)
-    filled = round(WIDTH * done / total)
-    return f"{'█' * filled}{'░' * (WIDTH - filled)} {done}/{total}  {_clock(elapsed)}<{_clock(left)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _in_notebook() -> bool:
+    """Whether the output goes to a notebook, whose streams are no terminals."""
+    shell = sys.modules.get("IPython")
+    kernel = None if shell is None else shell.get_ipython()
+    return type(kernel).__name__ == "ZMQInteractiveShell"

@@ -9,7 +9,7 @@ import pytest
 
 import hyprax as hx
 from hyprax.recipes import RecipeError, prepare
-from hyprax.recipes._data import read_idx
+from hyprax.recipes._sources import read_idx
 
 GOOD = """
 [data]
@@ -47,7 +47,7 @@ def test_a_recipe_becomes_a_job(tmp_path):
     job = prepare(write(tmp_path, GOOD))
     assert job.splits is not None
     assert isinstance(job.objective, hx.ImplicitObjective)
-    assert isinstance(job.objective.certificate, hx.implicit.LookAhead)
+    assert isinstance(job.objective.certifier, hx.implicit.LookAhead)
     assert job.hyper is not None
     assert job.hyper["penalty"].value.shape == (4, 3)
     np.testing.assert_allclose(job.hyper["penalty"].value, 0.01)
@@ -95,19 +95,19 @@ def test_constraints_hold_the_bounds(tmp_path):
     [
         ("serch.steps=3", ["--set", "serch", "unknown key", "search"]),
         ("search.stepps=3", ["--set", "search.stepps", "unknown key", "steps"]),
-        ("search.steps=many", ["--set: search.steps", 'given "many"', "allowed are whole numbers"]),
-        ("search.steps=0", ["search.steps", "given 0", "allowed are numbers >= 1"]),
+        ("search.steps=many", ['--set: search.steps must be a whole number; got "many"']),
+        ("search.steps=0", ["search.steps must be a number >= 1; got 0"]),
         ("search.optimizer=bfgs", ["search.optimizer", '"bfgs"', '"adam"']),
         ("model.kind=forest", ["model.kind", '"forest"', '"softmax"']),
         ("data.name=cifar", ["data.name", '"cifar"', '"digits"']),
         ("data.source=ftp", ["data.source", "ftp", "csv"]),
         ("data.intercepts=true", ["data.intercepts", "unknown key", "intercept"]),
-        ("split.train=1.5", ["split.train", "given 1.5"]),
+        ("split.train=1.5", ["split.train must be", "got 1.5"]),
         ("split.train=0.8", ["split", "at most 1"]),
         ("split.test=0.001", ["split.test", "empty"]),
         ("hyper.penalty.start=grid", ["grid", "baseline"]),
         ("hyper.penalty.lo=0.1", ["hyper.penalty", "lo"]),
-        ("hyper.penalty.start=-1", ["hyper.penalty.start", 'allowed are numbers >= 1e-100 or "grid"']),
+        ("hyper.penalty.start=-1", ['hyper.penalty.start must be a number >= 1e-100 or "grid"']),
         ("model.function=a:b", ["model", "custom"]),
         ("model.kind=logistic", ["hyper.penalty.shape"]),
         ("data.rows=100000", ["data.rows", "at most 150"]),
@@ -123,13 +123,13 @@ def test_bad_settings(tmp_path, setting, words):
 
 def test_errors_name_file_and_line(tmp_path):
     path = write(tmp_path, GOOD.replace("steps = 3", 'steps = "three"'))
-    assert refused(path).startswith(f'{path}:15: search.steps: given "three", allowed are whole numbers')
+    assert refused(path).startswith(f'{path}:15: search.steps must be a whole number; got "three"')
     path = write(tmp_path, GOOD.replace("start = 0.01", "begin = 0.01"))
     assert refused(path).startswith(f"{path}:12: hyper.penalty.begin: unknown key")
     path = write(tmp_path, GOOD + "[data\n")
     assert refused(path).startswith(f"{path}:16: not TOML")
     assert "no such file" in refused(tmp_path / "missing.toml")
-    assert "missing, and there is no default" in refused(write(tmp_path, '[data]\nsource = "sklearn"\nname = "iris"\n'))
+    assert "model must be given" in refused(write(tmp_path, '[data]\nsource = "sklearn"\nname = "iris"\n'))
 
 
 CSV = "a,b,label\n" + "".join(f"{i % 7},{i % 3}.5,{'yes' if i % 2 else 'no'}\n" for i in range(40))
@@ -157,16 +157,16 @@ def test_csv_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("table", "extra", "words"),
     [
-        (CSV.replace("label", "lable"), "", ["no column 'label'", "a, b, lable", "data.target"]),
-        (CSV, 'features = ["a", "z"]', ["no column 'z'", "data.features"]),
-        (CSV.replace("\n3,", "\n,", 1), "", ["table.csv:5", "'a' holds nothing", "finite numbers"]),
-        (CSV.replace("\n3,", "\nnan,", 1), "", ["table.csv:5", "'a' holds nan", "finite numbers"]),
-        (CSV.replace("\n3,", "\ninf,", 1), "", ["table.csv:5", "'a' holds inf"]),
+        (CSV.replace("label", "lable"), "", ["got 'label'", "a, b, lable", "data.target"]),
+        (CSV, 'features = ["a", "z"]', ["got 'z'", "data.features"]),
+        (CSV.replace("\n3,", "\n,", 1), "", ["table.csv:5", "got nothing in column 'a'", "finite numbers"]),
+        (CSV.replace("\n3,", "\nnan,", 1), "", ["table.csv:5", "got nan in column 'a'", "finite numbers"]),
+        (CSV.replace("\n3,", "\ninf,", 1), "", ["table.csv:5", "got inf in column 'a'"]),
         (CSV.replace("\n3,", "\nthree,", 1), "", ["table.csv:5", "'three'", "numbers"]),
-        (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5", "4 fields"]),
-        (CSV.replace("yes", "no"), "", ["single class", "no"]),
-        ("a,b,label\n", "", ["no rows"]),
-        (CSV.replace(",no\n", ",\n", 1), "", ["table.csv:2", "'label' holds nothing"]),
+        (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5 has 4"]),
+        (CSV.replace("yes", "no"), "", ["got one alone, no"]),
+        ("a,b,label\n", "", ["must have rows under a header"]),
+        (CSV.replace(",no\n", ",\n", 1), "", ["table.csv:2", "got nothing"]),
     ],
     ids=("target", "feature", "blank", "nan", "inf", "text", "ragged", "one class", "empty", "no target"),
 )
@@ -179,9 +179,10 @@ def test_bad_tables(tmp_path, table, extra, words):
 
 def test_a_class_missing_from_training_is_refused(tmp_path):
     table = CSV + "1,1,rare\n"
-    assert "class rare, in 1 of 41 rows, is not in the training part" in refused(
-        csv_recipe(tmp_path, table), "split.train=0.3"
-    )
+    path = csv_recipe(tmp_path, table)
+    assert "three rows at least of each class, to be split; got 1 of class rare" in refused(path, "split.train=0.3")
+    path = csv_recipe(tmp_path, table + "1,1,rare\n" * 2)
+    assert "got none of class rare, in 3 of 43 rows" in refused(path, "split.train=0.1")
 
 
 def test_targets_must_fit_the_model(tmp_path):
@@ -202,7 +203,7 @@ def test_npz_and_idx(tmp_path):
     assert splits is not None
     assert splits.image_shape == (4, 4)
     assert splits.train[0].max() == 1.0
-    assert "no array 'Z'" in refused(path, "data.inputs=Z")
+    assert "got 'Z'" in refused(path, "data.inputs=Z")
     assert "ragged in" in refused(path, "data.targets=ragged")
     for name, array, rank in (("x", images, 3), ("y", labels, 1)):
         raw = struct.pack(f">HBB{rank}I", 0, 8, rank, *array.shape) + array.tobytes()
@@ -211,13 +212,13 @@ def test_npz_and_idx(tmp_path):
     path = write(tmp_path, '[data]\nsource = "idx"\ninputs = "x.gz"\ntargets = "y.gz"\n[model]\nkind = "softmax"\n')
     assert prepare(path).splits is not None
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"\0\0\7\1"))
-    assert "cannot be read as IDX" in refused(path)
-    assert "there is no file" in refused(path, "data.inputs=missing.gz")
-    assert "environment variable is not set" in refused(path, "data.inputs=$HYPRAX_NOWHERE/x.gz")
+    assert "must be an IDX file" in refused(path)
+    assert "must be a file" in refused(path, "data.inputs=missing.gz")
+    assert "environment variables that are set" in refused(path, "data.inputs=$HYPRAX_NOWHERE/x.gz")
     np.save(tmp_path / "objects.npy", np.asarray([{}], dtype=object))
     np.savez(tmp_path / "set.npz", X=np.asarray([{}] * 30, dtype=object), y=labels)
     path = write(tmp_path, '[data]\nsource = "npz"\npath = "set.npz"\n[model]\nkind = "softmax"\n')
-    assert "cannot be read as an npz file" in refused(path)
+    assert "it holds Python objects" in refused(path)
 
 
 def test_named_sets_come_from_the_data_folder(tmp_path, data_folder, monkeypatch):
@@ -252,7 +253,7 @@ def test_a_users_own_function(tmp_path):
     for name, words in [
         ("nowhere_at_all:build", "cannot import"),
         ("mine_for_a_test:absent", "no function 'absent'"),
-        ("mine_for_a_test:wrong", "returned int"),
+        ("mine_for_a_test:wrong", "returned a int"),
         ("mine_for_a_test:failing", "ZeroDivisionError"),
     ]:
         assert words in refused(write(tmp_path, CUSTOM.format(name)))

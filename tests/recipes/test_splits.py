@@ -107,3 +107,27 @@ def test_digits_are_images_until_a_column_is_added(tmp_path):
     assert splits.features[-1] == "intercept"
     for inputs, _ in (splits.train, splits.validation, splits.test):
         assert np.all(inputs[:, -1] == 1.0)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-20, 1e160, 1e300])
+@pytest.mark.parametrize("scale", ["standard", "minmax"])
+def test_columns_of_any_size_are_scaled(tmp_path, scale, size):
+    inputs, targets = random_set(tmp_path, np.random.default_rng(1), 90, 3)
+    data = NpzData(source="npz", path="set.npz", scale=scale)
+    plain = load_splits(data, Split(), tmp_path, classify=True).train[0]
+    np.savez(tmp_path / "set.npz", X=inputs * [1, size, -size, 1], y=targets)
+    found = load_splits(data, Split(), tmp_path, classify=True).train[0]
+    np.testing.assert_allclose(found[:, :2], plain[:, :2], rtol=1e-9)
+    flipped = -plain[:, 2] if scale == "standard" else 1 - plain[:, 2]
+    np.testing.assert_allclose(found[:, 2], flipped, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("names", [(2**53, 2**53 + 1), (10**300, 10**300 + 1), (-(10**19), 10**19)])
+def test_classes_of_large_numbers_are_not_merged(tmp_path, names):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i},{names[i % 2]}\n" for i in range(40)))
+    splits = load_splits(CsvData(source="csv", path="t.csv", target="y"), Split(), tmp_path, classify=True)
+    assert splits.classes == tuple(map(str, sorted(names)))
+    floats = np.asarray([1e300, 2e300])[np.arange(40) % 2]
+    np.savez(tmp_path / "set.npz", X=np.ones((40, 1)), y=floats)
+    splits = load_splits(NpzData(source="npz", path="set.npz"), Split(), tmp_path, classify=True)
+    assert splits.classes == (str(int(1e300)), str(int(2e300)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
-from hyprax.implicit import AbstractSingleLoop
+from hyprax.implicit._single_loop import AbstractSingleLoop
 from hyprax.recipes import RecipeError, carry_out, prepare
 
 RECIPE = """
@@ -60,11 +60,11 @@ def test_a_stochastic_method_from_a_recipe(tmp_path, method, kind):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("batch_size = 32", "batch_size = 500", "objective.batch_size: given 500, allowed are at most"),
-        ("batch_size = 32", 'certificate = "none"', 'objective.certificate: given for method = "saba"'),
-        ('method = "saba"', 'method = "implicit"', 'objective.batch_size: given for method = "implicit"'),
-        ("[baseline]", "[stop]\npatience = 5\n[baseline]", "stop.patience: must be left out"),
-        ("learning_rate = 0.03", 'optimizer = "maid"', 'search.optimizer: given "maid", which asks for accuracies'),
+        ("batch_size = 32", "batch_size = 500", "objective.batch_size must be at most"),
+        ("batch_size = 32", 'certificate = "none"', 'objective.certificate must be left out for method = "saba"'),
+        ('method = "saba"', 'method = "implicit"', 'objective.batch_size must be left out for method = "implicit"'),
+        ("[baseline]", "[stop]\npatience = 5\n[baseline]", "stop.patience must be left out"),
+        ("learning_rate = 0.03", 'optimizer = "maid"', 'which has no accuracy to choose; got "maid"'),
     ],
 )
 def test_what_a_stochastic_method_cannot_take(tmp_path, old, new, words):

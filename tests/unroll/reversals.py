@@ -28,6 +28,13 @@ def hyperparameters(steps: int, dtype: Any, seed: int) -> dict[str, Any]:
     }
 
 
+USED = {
+    "adam": ("rate", "momentum", "beta2", "eps"),
+    "adamw": ("rate", "momentum", "beta2", "eps", "weight_decay"),
+}
+"""The hyperparameters of each optimizer; of all others, the first two."""
+
+
 def said(x: Any) -> Any:
     """Schedules where there is one entry a step."""
     return jax.tree.map(lambda leaf: hx.unroll.Schedule(leaf) if leaf.ndim else leaf, x)
@@ -56,6 +63,7 @@ def make(
     """`fixed` replaces hyperparameters of the optimiser; `settings` go to it."""
     problem = make_problem(model, "sgd", seed, steps=steps, dropout=dropout, dtype=dtype)
     own = {**hyperparameters(steps, dtype, seed), **(fixed or {})}
+    own = {key: own[key] for key in USED.get(name, ("rate", "momentum"))}
     hyper = {k: problem.hyper[k] for k in ("scale", "penalty", "weights")} | {"optimizer": own}
     training = eqx.tree_at(
         lambda t: t.optimizer, problem.training, lambda hyper: build(name, hyper["optimizer"], **settings)

@@ -121,9 +121,19 @@ def test_outer_losses_modes_and_keys_are_looked_at_before_the_first_step(setting
     assert not made
 
 
+def test_a_hyperparameter_that_nothing_uses_is_said():
+    with pytest.warns(UserWarning, match=r"hyper\['decay'\] is used by neither init"):
+        started({}, hyper={"rate": jnp.asarray(0.1), "decay": jnp.asarray(0.1)})
+
+
 def test_schedules_of_the_right_length_and_of_epochs_are_taken():
-    for make in (lambda t: jnp.full(5, 0.1)[t], lambda t: jnp.full(2, 0.1)[t // 3], Schedule(jnp.ones(5))):
-        started({"optimizer": lambda hyper, make=make: OptaxOptimizer(optax.sgd(make))})
+    for size, make in (
+        (5, lambda rates: lambda t: rates[t]),
+        (2, lambda rates: lambda t: rates[t // 3]),
+        (5, Schedule),
+    ):
+        optimizer = lambda hyper, make=make: OptaxOptimizer(optax.sgd(make(hyper["rate"])))  # noqa: E731
+        started({"optimizer": optimizer}, hyper={"rate": jnp.full(size, 0.1)})
 
 
 def test_one_rate_a_weight_is_no_schedule_even_if_there_are_as_many_steps():

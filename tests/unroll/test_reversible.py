@@ -61,13 +61,6 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     answer = hx.hypergradient(problem.objective(hx.unroll.Reversible(driver=driver)), problem.hyper)[0]
     assert abs(float(answer.value - value)) <= 1e-10 * abs(float(value))
     assert abs(float(answer.value - value)) <= 10 * float(answer.certificate.moved) + 1e-15
-    if name.startswith("adam"):
-        unused = {} if name == "adamw" else {"weight_decay"}
-    else:
-        unused = {"beta2", "eps", "weight_decay"}
-    for key in unused:
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(answer.grad["optimizer"].pop(key)))
-        grads["optimizer"].pop(key)
     assert relative_error(answer.grad, grads) <= 1e-7
     assert exact(answer)
 

@@ -1,6 +1,7 @@
 """The hypergradient at an optimum, by the implicit function theorem."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -15,17 +16,19 @@ from .._stats import Accuracy
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
 from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
-from ._bounds import AbstractCertifier, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
+from ._bounds import AbstractCertifier, Evaluation, OuterLoss, rayleigh_quotient
 from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
-from ._optimum import Optimum, default_tolerance, matched
+from ._noise import ExampleNoise
+from ._optimum import Optimum, Refit, default_tolerance, matched
+from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
 
 HALF = 0.5  # of the adjoint system: a truncated adjoint that leaves more than this is reported
-NOISE = NoNoise("the spread over validation examples was not computed")
+NOISE = NoNoise("the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())")
 
 
 class ImplicitState(eqx.Module):
@@ -52,6 +55,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     - `certifier`: what bounds the error, an [`hyprax.implicit.AbstractCertifier`][]; default
         [`hyprax.implicit.LookAhead`][] for a family with its own mean loss where 64-bit arithmetic is on, and
         [`hyprax.implicit.LookAheadEstimate`][] otherwise, and where strengths are computed from the hyperparameters.
+    - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread of the hypergradient over validation examples; `None`
+        (the default) where it is not to be computed.
 
     **Raises:** `ValueError` for a bound whose assumptions the problem does not meet, such as a certified one in
     float32.
@@ -64,6 +69,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     outer_data: PyTree
     adjoint: AbstractAdjointSolver
     certifier: AbstractCertifier
+    noise: ExampleNoise | None
     _defaulted: bool = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
@@ -77,6 +83,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         *,
         adjoint: AbstractAdjointSolver | None = None,
         certifier: AbstractCertifier | None = None,
+        noise: ExampleNoise | None = None,
     ):
         if not isinstance(optimum, Optimum):
             raise ValueError(
@@ -91,6 +98,9 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.certifier = _default_certifier(self.optimum, outer_loss) if certifier is None else certifier
         _check_assumptions(self.certifier, self.optimum)
         self.certifier = self.certifier.prepare(self.optimum.loss, outer_loss, self.outer_data)
+        self.noise = noise
+        if noise is not None:
+            noise.check(outer_loss, self.outer_data)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))
@@ -160,7 +170,10 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         for name in (RESULTS.inner_not_converged, RESULTS.adjoint_not_converged, RESULTS.adjoint_truncated):
             missed = missed | (result == name)
         stats = dataclasses.replace(stats, inaccurate=missed)
-        answer = Hypergradient(value, certified.grad, certificate, NOISE, result, stats)
+        noise = NOISE
+        if self.noise is not None:
+            noise = self.noise.of(loss, self.outer_loss, self.outer_data, hyper, certified.params)
+        answer = Hypergradient(value, certified.grad, certificate, noise, result, stats)
         return answer, _next_state(finite, ImplicitState(certified.params, certified.adjoint), state)
 
     @eqx.filter_jit
@@ -174,7 +187,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
         certificate = self._certifier(hyper).value(
-            ValueEvaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
+            Evaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
         )
         stats = ImplicitStats(
             inner_gradient_norm=tree_norm(point.grad),
@@ -198,8 +211,51 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     def params(self, state: ImplicitState) -> PyTree:
         return state.params
 
+    def refit(self, hyper: PyTree) -> Refit:
+        """The fit on training and validation rows together, beside the same penalty: the prior is kept.
+
+        For a family with its own mean loss as outer loss, dense rows, and no example weights.
+        """
+        if not isinstance(self.outer_loss, MeanLoss):
+            raise ValueError(
+                "ImplicitObjective.refit: outer_loss must be the mean loss of the family, whose rows can be joined to "
+                f"the training rows; got a {type(self.outer_loss).__name__}."
+            )
+        return joined(self.optimum, self.outer_data).refit(hyper)
+
     def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
         return self.value(hyper, state)
+
+    @staticmethod
+    def stacked(objectives: Sequence["ImplicitObjective"]) -> "ImplicitObjective":
+        """(F_1, ..., F_m) with every array of the problems stacked along a new first axis.
+
+        The result is for `equinox.filter_vmap`, which evaluates all problems at once, each at its hyperparameters:
+
+            together = hx.ImplicitObjective.stacked(objectives)
+            states = eqx.filter_vmap(lambda o, hyper: o.init(hyper))(together, hypers)
+            answers, states = eqx.filter_vmap(lambda o, hyper, state: o.value_and_grad(hyper, state))(
+                together, hypers, states
+            )
+
+        Every answer has its own certificate, result and statistics. Loops run until the slowest problem is done.
+
+        **Raises:** `ValueError` for no objectives, or objectives that differ in anything but the entries of their
+        arrays: shapes, solvers and their settings, losses, penalties (the same key or function, not two equal lambdas).
+        """
+        parts = [eqx.partition(objective, eqx.is_array) for objective in objectives]
+        if not parts:
+            raise ValueError("stacked: at least one objective is required; got none.")
+        first, static = parts[0]
+        shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays) for arrays, _ in parts]
+        for index, (_, other) in enumerate(parts):
+            if shapes[index] != shapes[0] or not eqx.tree_equal(static, other):
+                raise ValueError(
+                    f"stacked: objectives must differ in the entries of their arrays alone; objective {index} differs "
+                    "from the first in shapes, solvers, losses or penalties."
+                )
+        arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *(arrays for arrays, _ in parts[1:]))
+        return eqx.combine(arrays, static)
 
     def _check(self, state: ImplicitState) -> None:
         """Refuse a warm start of another structure, shape or dtype: it belongs to another problem."""

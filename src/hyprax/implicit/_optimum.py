@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._trees import tree_dtype
+from .._hyper import validated
+from .._objective import AbstractObjective
+from .._result import Result
+from .._trees import tree_dtype, tree_norm
+from ._answers import RESULTS
 from ._inner_loss import AbstractFunctionLoss, AbstractInnerLoss, AutodiffLoss
 from ._inner_solvers import LBFGS, AbstractInnerSolver, CallableSolver, Minimum, Newton
+from .families._generalised_linear import GeneralisedLinear
+from .families._losses import LogisticLoss, SoftmaxLoss
 from .families._mean_loss import MeanLoss
 
 
@@ -28,9 +34,10 @@ class Optimum(eqx.Module):
     - `inner_loss`: a pure function `inner_loss(params, hyper, data)` to a scalar, hyper in natural units; or a family
         (see [`hyprax.families`][]), which brings its data, its starting point and its constants with it.
     - `params0`: where a cold start begins, a pytree of floating arrays; a family's default is w = 0.
-    - `solver`: any [`hyprax.implicit.AbstractInnerSolver`][], or a minimiser of yours, a function as
-        [`hyprax.implicit.CallableSolver`][] takes it; default [`hyprax.implicit.Newton`][] for a family,
-        [`hyprax.implicit.LBFGS`][] otherwise.
+    - `solver`: any [`hyprax.implicit.AbstractInnerSolver`][]; default [`hyprax.implicit.Newton`][] for a family,
+        [`hyprax.implicit.LBFGS`][] otherwise. Or a minimiser of yours that JAX can trace, a function
+        `fn(value_and_grad, params0, tolerance, max_steps) -> params`: nothing it says is believed, and the gradient
+        norm of what it returns is measured.
     - `data`: passed to `inner_loss` as it is; not given with a family.
 
     **Raises:** `ValueError` for a function without `params0`, a family with `data`, or parameters that are not
@@ -69,6 +76,57 @@ class Optimum(eqx.Module):
     def find(self, hyper: PyTree, start: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         """Minimise from `start` to ‖∇_w g‖₂ <= `tolerance`."""
         return self.solver.minimise(self.loss, hyper, start, tolerance)
+
+    def labels(self) -> np.ndarray:
+        """The targets of a family, one a row: as splitters take them."""
+        return np.asarray(family_of(self).targets)
+
+    def stratify(self) -> bool:
+        """Whether the targets of a family are classes."""
+        return isinstance(family_of(self).loss, LogisticLoss | SoftmaxLoss)
+
+    def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
+        """The loss on some rows of a family fitted on others, [`hyprax.implicit.HeldOut`][]; masks are booleans."""
+        from ._held_out import HeldOut  # it is made of an objective, which is made of this
+
+        return HeldOut(self, training, held_out, **settings)
+
+    def refit(self, hyper: PyTree) -> "Refit":
+        """The optimum on all rows, at strengths tuned on folds: the prior is kept, so they are as they were."""
+        hyper = validated(hyper)
+        return _refit(self, hyper)
+
+
+def family_of(optimum: Optimum) -> GeneralisedLinear:
+    if not isinstance(optimum.loss, GeneralisedLinear):
+        raise ValueError(
+            "hx.Optimum: folds and refits need a family (hx.families), which knows its rows; got an inner loss of "
+            "unknown structure. Give hx.search.CrossValidated one objective a fold instead."
+        )
+    return optimum.loss
+
+
+class Refit(eqx.Module):
+    """A family fitted on all of its rows at given hyperparameters.
+
+    - `params`: the weights.
+    - `gradient_norm`, `tolerance`: ‖∇g‖ at them, and what was asked for.
+    - `result`: `successful` where it was reached.
+    """
+
+    params: PyTree
+    gradient_norm: Float[Array, ""]
+    tolerance: Float[Array, ""]
+    result: Result
+
+
+@eqx.filter_jit
+def _refit(optimum: Optimum, hyper: PyTree) -> Refit:
+    tolerance = optimum.tolerance(None, hyper)
+    found = optimum.find(hyper, optimum.params0, tolerance)
+    norm = tree_norm(found.point.grad)
+    result = RESULTS.where(norm <= tolerance, RESULTS.successful, RESULTS.inner_not_converged)
+    return Refit(found.point.params, norm, tolerance, result)
 
 
 def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Optimum, PyTree]:

@@ -11,6 +11,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -21,7 +22,7 @@ class _Data(Table):
         "[0, 1]; unit, all divided by the largest entry",
     )
     intercept: bool = Field(default=False, description="add a column of ones, penalised like any feature")
-    rows: Annotated[int, Field(ge=1)] | None = Field(default=None, description="use so many rows, drawn at random")
+    rows: Count | None = Field(default=None, description="use so many rows, drawn at random")
     corrupt: float = Field(
         default=0.0, ge=0, lt=1, description="give so large a part of the training rows a wrong class, drawn at random"
     )
@@ -99,5 +100,5 @@ class Split(Table):
     def _at_most_everything(self) -> "Split":
         total = self.train + self.validation + self.test
         if total > 1 + 1e-9:
-            raise ValueError(f"given fractions with the sum {total:g}, allowed is at most 1")
+            raise ValueError(f"must be fractions with a sum of at most 1; got {total:g}")
         return self

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ._data_tables import Seed, Table
-from ._errors import RecipeError
+from ._data_tables import Count, Seed, Table
+from ._errors import RecipeError, left_out, quoted
 from ._hyper_tables import Numbers
 
 LINEAR = ("softmax", "logistic", "ridge", "poisson", "pseudo-huber")
@@ -44,8 +44,8 @@ class Model(Table):
         default=None, description="classes are numbered from 0 and split in proportion"
     )
     delta: float = Field(default=1.0, gt=0, description="of pseudo-huber: the residual beyond which a loss is linear")
-    width: Annotated[int, Field(ge=1)] = Field(default=32, description="units of a layer, channels of the first stage")
-    depth: Annotated[int, Field(ge=1)] = Field(default=1, description="hidden layers; of a resnet, blocks of a stage")
+    width: Count = Field(default=32, description="units of a layer, channels of the first stage")
+    depth: Count = Field(default=1, description="hidden layers; of a resnet, blocks of a stage")
     activation: Literal["relu", "tanh", "gelu"] = "relu"
     norm: Literal["fixup", "group"] = Field(default="fixup", description="of a resnet")
 
@@ -60,13 +60,12 @@ class Model(Table):
     def _keys_of_the_kind(self) -> "Model":
         for key, kinds in KEYS_OF_KINDS.items():
             if self.kind not in kinds and key in self.model_fields_set and getattr(self, key) is not None:
-                allowed = f'"{kinds[0]}" alone' if len(kinds) == 1 else ", ".join(f'"{kind}"' for kind in kinds)
-                raise RecipeError(f'given for kind = "{self.kind}", allowed for {allowed}', key=f"model.{key}")
+                raise left_out(f"model.{key}", f'kind = "{self.kind}"', quoted(kinds))
         asked = {"custom": ("function",), "loss": ("function", "params")}.get(self.kind, ())
         for key in asked:
             if getattr(self, key) is None:
                 form = '"module:function"' + (" or a table of numbers" if key == "params" else "")
-                raise RecipeError(f'missing, and kind = "{self.kind}" asks for it: {form}', key=f"model.{key}")
+                raise RecipeError(f'must be given for kind = "{self.kind}": {form}', key=f"model.{key}")
         return self
 
 
@@ -80,7 +79,7 @@ class Objective(Table):
     method: Literal["auto", "implicit", "soba", "saba", "amigo", "unroll", "evidence"] = Field(
         default="auto", description="auto: unroll for networks, implicit for all others"
     )
-    batch_size: Annotated[int, Field(ge=1)] = Field(default=64, description="of soba, saba and amigo")
+    batch_size: Count = Field(default=64, description="of soba, saba and amigo")
     rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of soba, saba and amigo: the step size of the weights"
     )
@@ -94,8 +93,8 @@ class Objective(Table):
     preconditioner: Literal["auto", "none", "jacobi", "nystrom"] = Field(
         default="auto", description="of cg; auto: that of the model"
     )
-    terms: Annotated[int, Field(ge=1)] = Field(default=20, description="of neumann")
-    rank: Annotated[int, Field(ge=1)] = Field(default=20, description="of nystrom")
+    terms: Count = Field(default=20, description="of neumann")
+    rank: Count = Field(default=20, description="of nystrom")
     inner_tolerance: float = Field(default=1e-8, gt=0, description="gradient norm of the training loss")
     adjoint_tolerance: float = Field(default=1e-8, gt=0, description="relative residual of the adjoint system")
     certificate: Literal["auto", "look-ahead", "ehrhardt-roberts", "free", "estimate", "none"] = Field(
@@ -105,23 +104,21 @@ class Objective(Table):
     @model_validator(mode="after")
     def _keys_of_the_adjoint(self) -> "Objective":
         rank = self.adjoint == "nystrom" or (self.adjoint == "cg" and self.preconditioner == "nystrom")
-        for key, fits, allowed in (
+        for key, fits, takers in (
             ("terms", self.adjoint == "neumann", '"neumann"'),
             ("preconditioner", self.adjoint == "cg", '"cg"'),
             ("rank", rank, '"nystrom", or "cg" with preconditioner = "nystrom"'),
         ):
             if key in self.model_fields_set and not fits:
-                raise RecipeError(
-                    f'given for adjoint = "{self.adjoint}", allowed for {allowed}', key=f"objective.{key}"
-                )
+                raise left_out(f"objective.{key}", f'adjoint = "{self.adjoint}"', takers)
         return self
 
 
 class Training(Table):
     """How weights are trained where they are not solved for: from the start by `unroll`, on and on by `evidence`."""
 
-    steps: Annotated[int, Field(ge=1)] = Field(default=100, description="of a run; with evidence, of each draw")
-    batch_size: Annotated[int, Field(ge=1)] | None = Field(default=None, description="left out, all examples")
+    steps: Count = Field(default=100, description="of a run; with evidence, of each draw")
+    batch_size: Count | None = Field(default=None, description="left out, all examples")
     optimizer: Literal["momentum", "nesterov", "adam", "adamw"] = "adam"
     learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.9, gt=0, lt=1, description="the first β of adam and adamw")
@@ -129,26 +126,24 @@ class Training(Table):
     mode: Literal["checkpointed", "reversible", "store-all", "forward", "truncated"] = Field(
         default="checkpointed", description="of unroll: how to differentiate"
     )
-    truncate: Annotated[int, Field(ge=1)] | None = Field(default=None, description="of truncated: the last steps")
+    truncate: Count | None = Field(default=None, description="of truncated: the last steps")
     resample: bool = Field(default=False, description="of unroll: new weights and batches for every hypergradient")
     seed: Seed = 0
 
     @model_validator(mode="after")
     def _combinations(self) -> "Training":
         if self.mode == "truncated" and self.truncate is None:
-            raise RecipeError('missing, and mode = "truncated" asks for it', key="training.truncate")
+            raise RecipeError('must be given with mode = "truncated"', key="training.truncate")
         if self.mode != "truncated" and self.truncate is not None:
-            raise RecipeError(f'given for mode = "{self.mode}", allowed for "truncated"', key="training.truncate")
+            raise left_out("training.truncate", f'mode = "{self.mode}"', '"truncated"')
         if self.mode == "reversible" and self.optimizer == "nesterov":
             raise RecipeError(
-                'given "reversible", allowed with optimizer = "momentum", "adam", "adamw": the step of Nesterov has no '
-                "explicit inverse",
+                'must not be "reversible" with optimizer = "nesterov", whose step has no explicit inverse: use '
+                '"momentum", "adam" or "adamw"',
                 key="training.mode",
             )
         if self.weight_decay and self.optimizer != "adamw":
-            raise RecipeError(
-                f'given for optimizer = "{self.optimizer}", allowed for "adamw"', key="training.weight_decay"
-            )
+            raise left_out("training.weight_decay", f'optimizer = "{self.optimizer}"', '"adamw"')
         return self
 
 
@@ -159,13 +154,12 @@ class Evidence(Table):
         "chain", "midpoint", "partition", "tangent", "choice", "full", "ekfac", "kfac", "diagonal", "last-layer",
         "lanczos"
     ] = "chain"  # fmt: skip
-    size: Annotated[int, Field(ge=1)] = Field(default=128, description="data of each draw, at most all")
+    size: Count = Field(default=128, description="data of each draw, at most all")
     temperature: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _size_of_a_draw(self) -> "Evidence":
         drawn = ("chain", "midpoint", "partition", "tangent", "choice")
         if "size" in self.model_fields_set and self.estimator not in drawn:
-            allowed = ", ".join(f'"{name}"' for name in drawn)
-            raise RecipeError(f'given for estimator = "{self.estimator}", allowed for {allowed}', key="evidence.size")
+            raise left_out("evidence.size", f'estimator = "{self.estimator}"', quoted(drawn))
         return self

@@ -1,7 +1,8 @@
-"""Errors of a recipe: one line that names the file, the line, the key, what was given and what is allowed."""
+"""Errors of a recipe: one line that names the file, the line, the key, what must be there and what was got."""
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 SETTINGS = "--set"
@@ -13,7 +14,20 @@ class RecipeError(ValueError):
     def __init__(self, message: str, *, key: str = "", file: Path | str = "", line: int | None = None):
         self.message, self.key, self.file, self.line = " ".join(message.split()), key, str(file), line
         where = f"{self.file}:{line}" if line is not None else self.file
-        super().__init__(": ".join(part for part in (where, key, self.message) if part))
+        # "search.steps must be ...", but "search.stepps: unknown key"
+        said = f"{key} {self.message}" if key and self.message.startswith("must ") else self.message
+        key = "" if said != self.message else key
+        super().__init__(": ".join(part for part in (where, key, said) if part))
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names as TOML has them, with commas."""
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def left_out(key: str, where: str, for_: str) -> RecipeError:
+    """A key that has no effect where it stands."""
+    return RecipeError(f"must be left out for {where}: it is for {for_}", key=key)
 
 
 def as_error(error: ValueError) -> str:
@@ -47,8 +61,9 @@ def line_of(text: str, key: str) -> int | None:
     table: tuple[str, ...] = ()
     best = (0, None)
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([^\]\[]+?)\s*\]", line)
-        entry = re.match(r"\s*([A-Za-z0-9_\-.\"' ]+?)\s*=", line)
+        line = line.strip()
+        header = re.match(r"\[([^\]\[]+)\]", line)
+        entry = re.match(r"([A-Za-z0-9_\-.\"' ]+)=", line)
         if header:
             table = _parts(header.group(1))
             here = table

@@ -76,9 +76,9 @@ def own_start(
     try:
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), params)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"given weights that are no arrays ({in_short(error)})", key="model.params") from None
+        raise RecipeError(f"must be arrays ({in_short(error)})", key="model.params") from None
     if not jax.tree.leaves(params):
-        raise RecipeError("given no weights, allowed is one at least", key="model.params")
+        raise RecipeError("must have a weight at least; got none", key="model.params")
     hyper = own_hyper(recipe)
     for key, function, data in (
         ("model.function", inner, None if splits is None else splits.train),
@@ -91,7 +91,7 @@ def own_start(
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             kind = getattr(value, "dtype", type(value).__name__)
             returned = f"{kind}{list(getattr(value, 'shape', ()))}"
-            raise RecipeError(f"the loss returned {returned}, allowed is one floating number", key=key)
+            raise RecipeError(f"must return one floating number; the loss returned {returned}", key=key)
     return inner, outer, params
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ._data_tables import Table
-from ._errors import RecipeError
+from ._data_tables import Count, Table
+from ._errors import RecipeError, left_out
 
 Strength = Annotated[float, Field(ge=1e-100, le=1e100)]
 Constraint = Literal["positive", "interval", "log-interval", "fixed"]
@@ -42,7 +42,7 @@ class Leaf(Table):
         """
         if self.bounds is not None and not self.bounds[0] < start < self.bounds[1]:
             raise RecipeError(
-                f"given {start:g}, allowed is between lo = {self.bounds[0]:g} and hi = {self.bounds[1]:g}", key=key
+                f"must be between lo = {self.bounds[0]:g} and hi = {self.bounds[1]:g}; got {start:g}", key=key
             )
 
     @model_validator(mode="after")
@@ -50,20 +50,17 @@ class Leaf(Table):
         bounded = self.constraint in BOUNDED
         for name in ("lo", "hi"):
             if name in self.model_fields_set and getattr(self, name) is not None and not bounded:
-                raise RecipeError(
-                    'given without an interval, allowed with constraint = "interval" or "log-interval"',
-                    key=f"{self.place}.{name}",
+                raise left_out(
+                    f"{self.place}.{name}", f'constraint = "{self.constraint}"', '"interval" and "log-interval"'
                 )
             if getattr(self, name) is None and bounded:
-                raise RecipeError(
-                    f'missing, and constraint = "{self.constraint}" asks for it', key=f"{self.place}.{name}"
-                )
+                raise RecipeError(f'must be given with constraint = "{self.constraint}"', key=f"{self.place}.{name}")
         if bounded and self.lo is not None and self.hi is not None:
             if not self.lo < self.hi:
-                raise RecipeError(f"given {self.lo:g}, allowed is below hi = {self.hi:g}", key=f"{self.place}.lo")
+                raise RecipeError(f"must be below hi = {self.hi:g}; got {self.lo:g}", key=f"{self.place}.lo")
             if self.constraint == "log-interval" and self.lo < 1e-100:
                 raise RecipeError(
-                    f'given {self.lo:g}, allowed with constraint = "log-interval" are numbers >= 1e-100',
+                    f'must be at least 1e-100 with constraint = "log-interval"; got {self.lo:g}',
                     key=f"{self.place}.lo",
                 )
             start = getattr(self, "start", None)
@@ -96,12 +93,12 @@ class Penalty(Leaf):
     @model_validator(mode="after")
     def _groups(self) -> "Penalty":
         if self.shape == "group" and self.groups is None:
-            raise RecipeError('missing, and shape = "group" asks for it', key="hyper.penalty.groups")
+            raise RecipeError('must be given with shape = "group"', key="hyper.penalty.groups")
         if self.shape != "group" and self.groups is not None:
-            raise RecipeError(f'given for shape = "{self.shape}", allowed for "group"', key="hyper.penalty.groups")
+            raise left_out("hyper.penalty.groups", f'shape = "{self.shape}"', '"group"')
         if not self.tuned and self.shape != "global":
             raise RecipeError(
-                f'given "{self.shape}", allowed with constraint = "fixed" is "global"', key="hyper.penalty.shape"
+                f'must be "global" with constraint = "fixed"; got "{self.shape}"', key="hyper.penalty.shape"
             )
         return self
 
@@ -151,7 +148,7 @@ class InitialScale(Leaf):
 class Inputs(Table):
     """Training data that are tuned themselves: the run sees these rows and no others."""
 
-    rows_per_class: Annotated[int, Field(ge=1)] = 1
+    rows_per_class: Count = 1
     start: Literal["examples", "noise"] = Field(
         default="examples", description="rows of the training part, or normal noise about their mean"
     )
@@ -171,7 +168,7 @@ class Augmentation(Leaf):
     @model_validator(mode="after")
     def _shift_is_global(self) -> "Augmentation":
         if self.kind == "shift" and self.shape == "feature":
-            raise RecipeError('given "feature", allowed for kind = "shift" is "global"', key="hyper.augmentation.shape")
+            raise RecipeError('must be "global" for kind = "shift"; got "feature"', key="hyper.augmentation.shape")
         return self
 
 
@@ -202,9 +199,7 @@ class Own(Leaf):
 
     constraint: Literal["free", "positive", "interval", "log-interval"] = "positive"  # pyright: ignore[reportIncompatibleVariableOverride]  # another choice than other leaves have, in a frozen table
     start: Numbers = Field(default=1e-3, description="a number, or lists of them")
-    shape: list[Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, description="one number is repeated to this shape"
-    )
+    shape: list[Count] | None = Field(default=None, description="one number is repeated to this shape")
 
 
 class Hyper(Table):

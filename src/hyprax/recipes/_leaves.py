@@ -1,5 +1,6 @@
 """From the tables of [hyper] to hyperparameters."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from .._hyper import Interval, LogInterval, Positive
 from ._data import Splits
 from ._errors import RecipeError, as_error
 from ._hyper_tables import Leaf, Numbers, Own, Penalty, Weights
+from ._sources import MOST_ENTRIES
 
 
 def leaf(asked: Leaf, start: Any) -> Any:
@@ -42,6 +44,8 @@ def inside(asked: Leaf, start: float) -> float:
 
 def by_layer(asked: Leaf, start: float, shape: str, layers: Sequence[str], steps: int = 1) -> Any:
     """One leaf, or one for each layer, each one number or a schedule of `steps`."""
+    if "step" in shape and steps * max(len(layers), 1) > MOST_ENTRIES:
+        raise RecipeError(f"must give at most {MOST_ENTRIES} numbers to tune; got {steps} steps", key="training.steps")
     numbers = np.full((steps,) if "step" in shape else (), start)
     if "layer" in shape:
         return {name: leaf(asked, numbers) for name in layers}
@@ -56,7 +60,7 @@ def feature_groups(asked: Penalty, features: Sequence[str]) -> np.ndarray | None
         numbers = np.asarray(asked.groups)
         if len(numbers) != len(features):
             raise RecipeError(
-                f"given {len(numbers)} numbers, allowed are {len(features)}, one for each feature",
+                f"must be a number for each of {len(features)} features; got {len(numbers)}",
                 key="hyper.penalty.groups",
             )
         return np.unique(numbers, return_inverse=True)[1].reshape(-1)
@@ -65,7 +69,7 @@ def feature_groups(asked: Penalty, features: Sequence[str]) -> np.ndarray | None
         assert isinstance(names, list)
         for place in (place for name in names for place in _places(name, features)):
             if found[place] >= 0:
-                raise RecipeError(f"given {features[place]!r} more than once", key="hyper.penalty.groups")
+                raise RecipeError(f"must name features once; got {features[place]!r} twice", key="hyper.penalty.groups")
             found[place] = number
     found[found < 0] = len(asked.groups)
     return np.unique(found, return_inverse=True)[1].reshape(-1)
@@ -78,12 +82,12 @@ def _places(name: str, features: Sequence[str]) -> range:
         if end not in features or len(ends) > 2:
             shown = ", ".join(features[:12]) + (", ..." if len(features) > 12 else "")
             raise RecipeError(
-                f'there is no feature {end!r}, allowed are {shown}, and ranges such as "{features[0]}..{features[-1]}"',
+                f'must name features ({shown}), or ranges such as "{features[0]}..{features[-1]}"; got {end!r}',
                 key="hyper.penalty.groups",
             )
     first, last = features.index(ends[0]), features.index(ends[-1])
     if last < first:
-        raise RecipeError(f"given {name!r}, allowed is the first feature first", key="hyper.penalty.groups")
+        raise RecipeError(f"must have the first feature of a range first; got {name!r}", key="hyper.penalty.groups")
     return range(first, last + 1)
 
 
@@ -105,13 +109,15 @@ def own(name: str, asked: Own) -> Any:
     key = f"{Own.place}.{name}"
     start = numbers(asked.start, f"{key}.start")
     if not start.size:
-        raise RecipeError("given no number, allowed is one at least", key=f"{key}.start")
+        raise RecipeError("must have a number at least; got none", key=f"{key}.start")
     if asked.shape is not None:
+        if math.prod(asked.shape) > MOST_ENTRIES:
+            raise RecipeError(f"must have at most {MOST_ENTRIES} entries; got {asked.shape}", key=f"{key}.shape")
         try:
             start = np.broadcast_to(start, tuple(asked.shape))
         except ValueError:
             raise RecipeError(
-                f"given {asked.shape}, allowed is one that a start of shape {list(start.shape)} can be repeated to",
+                f"must be a shape that a start of shape {list(start.shape)} can be repeated to; got {asked.shape}",
                 key=f"{key}.shape",
             ) from None
     try:
@@ -128,4 +134,4 @@ def numbers(given: Numbers, key: str) -> np.ndarray:
     try:
         return np.asarray(given, dtype=np.float64)
     except ValueError:
-        raise RecipeError("given lists of several lengths, allowed is one", key=key) from None
+        raise RecipeError("must be lists of one length; got several", key=key) from None

@@ -32,7 +32,10 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     kind, penalty = recipe.model.kind, recipe.penalty
     assert penalty is not None  # a linear model has one in any case
     if kind == "logistic" and len(splits.classes) != 2:
-        raise RecipeError(f"given {len(splits.classes)} classes, allowed for logistic are 2", key="model.kind")
+        raise RecipeError(
+            f'must be "softmax" for more than two classes; got "logistic" and {len(splits.classes)} of them',
+            key="model.kind",
+        )
     of_kinds = {"softmax": {"classes": len(splits.classes)}, "pseudo-huber": {"delta": recipe.model.delta}}
     settings: dict[str, Any] = dict(of_kinds.get(kind, {}))
     extra: dict[str, Any] = {}

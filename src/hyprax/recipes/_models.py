@@ -62,7 +62,7 @@ def network(
     **Raises:** `ValueError` for a network of images without `image_shape`.
     """
     if kind != "mlp" and image_shape is None:
-        raise ValueError(f"{kind}: given rows of numbers, allowed are images: use an mlp.")
+        raise ValueError(f'must be "mlp" for rows of numbers, which are no images; got "{kind}"')
     act, gain = ACTIVATIONS[activation], 2.0 if activation == "relu" else 1.0
     if kind == "mlp":
         return _mlp([inputs, *[width] * depth, outputs], act, gain)

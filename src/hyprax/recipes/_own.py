@@ -1,7 +1,7 @@
 """What a user brings: a loss, or a whole objective."""
 
 from .._hyper import validated
-from .._objective import AbstractObjective
+from .._objective import AbstractObjective, described
 from ..implicit import Optimum
 from ._data import Splits
 from ._errors import RecipeError, Source, as_error
@@ -17,11 +17,13 @@ def custom(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     assert reference is not None  # the schema asks for it
     built = called(source.path, reference, key, splits)
     if not (isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], AbstractObjective)):
-        raise RecipeError(f"{reference} returned {type(built).__name__}, allowed is (objective, hyper)", key=key)
+        raise RecipeError(f"must return (objective, hyper); {reference} returned {described(built)}", key=key)
     try:
         return Job(source, recipe, splits, built[0], validated(built[1]))
     except ValueError as error:
-        raise RecipeError(f"{reference} returned hyperparameters that cannot be tuned: {error}", key=key) from None
+        raise RecipeError(
+            f"must return hyperparameters that can be tuned; {reference} did not: {error}", key=key
+        ) from None
 
 
 def loss(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
@@ -29,7 +31,7 @@ def loss(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     inner, outer, params = own_start(source.path, recipe, splits)
     train, validation = (None, None) if splits is None else (splits.train, splits.validation)
     if splits is None and recipe.method != "implicit":
-        raise RecipeError(f'missing, and method = "{recipe.method}" asks for it', key="data")
+        raise RecipeError(f'must be given with method = "{recipe.method}"', key="data")
     try:
         optimum = Optimum(inner, params, solver=inner_solver(recipe.objective, "lbfgs"), data=as_arrays(train))
         examples = 0 if train is None else len(train[0])

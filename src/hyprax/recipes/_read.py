@@ -16,6 +16,9 @@ from ._errors import SETTINGS, RecipeError, Source
 from ._hyper_tables import Own
 from ._schema import Recipe
 
+MOST_LEVELS = 10
+MOST_CHARACTERS = 2**20
+
 
 def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Source]:
     """The recipe in a TOML file, with `key=value` settings over it, and where its keys stand.
@@ -23,17 +26,23 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Sourc
     **Raises:** `RecipeError`.
     """
     try:
+        if path.stat().st_size > MOST_CHARACTERS:
+            raise RecipeError(f"must have at most {MOST_CHARACTERS} bytes", file=path)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError("there is no such file", file=path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read ({error})", file=path) from None
+        raise RecipeError(
+            f"cannot be read ({getattr(error, 'strerror', None) or error})", file=str(path)[:200]
+        ) from None
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside its own, of numbers that are too long and of depth
         found = re.fullmatch(r"(.*) \(at line (\d+), (column \d+)\)", str(error))
-        message, line = (f"{found[1]} ({found[3]})", int(found[2])) if found else (str(error), len(text.splitlines()))
+        message, line = (f"{found[1]} ({found[3]})", int(found[2])) if found else (str(error), None)
         raise RecipeError(f"not TOML: {message}", file=path, line=line) from None
+    if _deep(tree):
+        raise RecipeError(f"not a recipe: tables within tables, more than {MOST_LEVELS} deep", file=path)
     given = tuple(_set(tree, *_setting(setting)) for setting in settings)
     source = Source(path, text, given)
     try:
@@ -42,10 +51,19 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Sourc
         raise source.located(_explain(error)) from None
 
 
+def _deep(tree: Any) -> bool:
+    """Whether lists and tables go deeper than any recipe's."""
+    level = [tree]
+    for _ in range(MOST_LEVELS):
+        level = [x for table in level for x in (table.values() if isinstance(table, dict) else table)]
+        level = [x for x in level if isinstance(x, dict | list)]
+    return bool(level)
+
+
 def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"given {text!r}, allowed is key=value, such as search.steps=200", file=SETTINGS)
+        raise RecipeError(f"must be key=value, such as search.steps=200; got {text!r}", file=SETTINGS)
     return key.strip(), value.strip()
 
 
@@ -55,11 +73,13 @@ def _set(tree: dict[str, Any], key: str, value: str) -> str:
     for table in tables:
         tree = tree.setdefault(table, {})
         if not isinstance(tree, dict):
-            raise RecipeError(f"given a key below {table}, which is a value and not a table", key=key, file=SETTINGS)
+            raise RecipeError(f"must not be below {table}, which is a value and no table", key=key, file=SETTINGS)
     try:
         tree[last] = tomllib.loads(f"x = {value}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         tree[last] = value
+    if _deep(tree):
+        raise RecipeError("must not hold tables within tables", key=key, file=SETTINGS)
     return key
 
 
@@ -117,45 +137,49 @@ def _explain(error: pydantic.ValidationError) -> RecipeError:
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(key.rpartition(".")[2], beside, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return RecipeError(f"unknown key, {hint}allowed are {', '.join(beside)}", key=key)
+        return RecipeError(f"unknown key, {hint}there are {', '.join(beside)}", key=key)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         key = f"{key}.source"
         given = given.get("source") if isinstance(given, dict) else given
-    alternatives = [_allowed(mistake) for mistake in mistakes if _walk(mistake["loc"])[0] == _walk(first["loc"])[0]]
-    allowed = " or ".join(dict.fromkeys(alternatives))
+    alternatives = [_wanted(mistake) for mistake in mistakes if _walk(mistake["loc"])[0] == _walk(first["loc"])[0]]
+    wanted = " or ".join(dict.fromkeys(alternatives))
     if kind in ("missing", "union_tag_not_found"):
-        return RecipeError(
-            "missing, and there is no default" if kind == "missing" else f"missing, allowed are {allowed}", key=key
-        )
-    return RecipeError(f"given {_show(given)}, allowed are {allowed}", key=key)
+        return RecipeError("must be given" if kind == "missing" else f"must be given: {wanted}", key=key)
+    return RecipeError(f"must be {wanted}; got {_show(given)}", key=key)
 
 
-def _allowed(mistake: Any) -> str:
+def _wanted(mistake: Any) -> str:
     """What pydantic would have taken, in words."""
     kind, context = mistake["type"], mistake.get("ctx", {})
     bounds = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
     bounds["less_than_equal"] = ("le", "<=")
     if kind in bounds:
         name, sign = bounds[kind]
-        return f"numbers {sign} {context[name]:g}"
+        bound = context[name]
+        return f"a number {sign} {bound if isinstance(bound, int) and bound < 2**53 else format(bound, 'g')}"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         sources = (get_args(table.model_fields["source"].annotation) for table in tables(DataSource))
-        return ", ".join(_show(name) for names in sources for name in names)
+        return _choice([_show(name) for names in sources for name in names])
     words = {
-        "int_type": "whole numbers",
-        "float_type": "numbers",
-        "finite_number": "finite numbers",
-        "bool_type": "true, false",
-        "string_type": "texts in quotes",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "a text in quotes",
         "string_pattern_mismatch": '"module:function"',
-        "list_type": "lists",
-        "too_short": "lists with an entry",
-        "model_type": "tables",
-        "model_attributes_type": "tables",
+        "list_type": "a list",
+        "dict_type": "a table",
+        "too_short": "a list with an entry",
+        "model_type": "a table",
+        "model_attributes_type": "a table",
     }
     if kind == "literal_error":
-        return context["expected"].replace("'", '"').replace(" or ", ", ")
+        return context["expected"].replace("'", '"')
     return words.get(kind) or mistake["msg"]
+
+
+def _choice(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _show(value: Any) -> str:

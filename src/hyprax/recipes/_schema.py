@@ -1,13 +1,12 @@
-"""What a recipe may say: every key with its type, its default and what is allowed."""
+"""What a recipe may say: every key with its type, its default and its range."""
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ._data_tables import DataSource, Split, Table
+from ._data_tables import Count, DataSource, Split, Table
 from ._engine_tables import IMAGE_NETWORKS, LINEAR, NETWORKS, Evidence, Model, Objective, Training
-from ._errors import RecipeError
+from ._errors import RecipeError, left_out, quoted
 from ._hyper_tables import Hyper, Leaf, Penalty, Strength
 
 # Which optimizers take which keys of the table [search]; the others are for all.
@@ -38,10 +37,6 @@ TAKEN_BY_METHODS = {
 }
 
 
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
 class Search(Table):
     """How the hyperparameters move, in unconstrained coordinates.
 
@@ -57,20 +52,17 @@ class Search(Table):
     step_size: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of fixed; backtracking where not given"
     )
-    steps: int = Field(default=100, ge=1)
+    steps: Count = 100
 
     @model_validator(mode="after")
     def _keys_of_the_optimizer(self) -> "Search":
         for key, takers in TAKEN_BY.items():
             given = key in self.model_fields_set and getattr(self, key) is not None
             if given and self.optimizer not in takers:
-                allowed = ", ".join(f'"{name}"' for name in takers)
-                raise RecipeError(
-                    f'given for optimizer = "{self.optimizer}", allowed for {allowed}', key=f"search.{key}"
-                )
+                raise left_out(f"search.{key}", f'optimizer = "{self.optimizer}"', quoted(takers))
         for key in ("inner", "adjoint"):
             if self.optimizer == "fixed" and getattr(self, key) is None:
-                raise RecipeError('missing, and optimizer = "fixed" asks for it', key=f"search.{key}")
+                raise RecipeError('must be given with optimizer = "fixed"', key=f"search.{key}")
         return self
 
 
@@ -78,7 +70,7 @@ class Stop(Table):
     """When to stop early."""
 
     gradient: float = Field(default=1e-6, ge=0)
-    patience: Annotated[int, Field(ge=1)] | None = 50
+    patience: Count | None = 50
     improvement: float = Field(default=1e-7, ge=0)
 
 
@@ -87,12 +79,12 @@ class Baseline(Table):
 
     lo: Strength = 1e-6
     hi: Strength = 1.0
-    points: Annotated[int, Field(ge=2)] = 25
+    points: Annotated[int, Field(ge=2, lt=2**20)] = 25
 
     @model_validator(mode="after")
     def _ordered(self) -> "Baseline":
         if not self.lo < self.hi:
-            raise RecipeError(f"given {self.lo:g}, allowed is below hi = {self.hi:g}", key="baseline.lo")
+            raise RecipeError(f"must be below hi = {self.hi:g}; got {self.lo:g}", key="baseline.lo")
         return self
 
 
@@ -126,28 +118,24 @@ class Recipe(Table):
     def _complete(self) -> "Recipe":
         kind = self.model.kind
         if self.data is not None and self.data.corrupt and not self.model.classifies:
-            raise RecipeError(f"given {self.data.corrupt:g}, allowed where targets are classes", key="data.corrupt")
+            raise RecipeError(f"must be 0 where targets are numbers; got {self.data.corrupt:g}", key="data.corrupt")
         if kind == "custom":
             for table in ("hyper", "objective", "training", "evidence", "baseline"):
                 if table in self.model_fields_set:
-                    raise RecipeError(
-                        'given for kind = "custom", allowed for every other: the function decides', key=table
-                    )
+                    raise RecipeError('must be left out for kind = "custom": the function decides', key=table)
             return self
         if self.data is None and kind != "loss":
-            raise RecipeError(f'missing, and kind = "{kind}" asks for it', key="data")
+            raise RecipeError(f'must be given for kind = "{kind}"', key="data")
         self._method_of_the_kind()
         self._keys_of_the_method()
         self._hyper_of_the_model()
         self._shapes()
         if self.data is not None and self.data.intercept and kind in IMAGE_NETWORKS:
-            raise RecipeError(
-                f'given true, allowed for kind = "{kind}" is false: inputs are images', key="data.intercept"
-            )
+            raise RecipeError(f'must be false for kind = "{kind}": inputs are images', key="data.intercept")
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
-            raise RecipeError("given true, allowed where targets are numbers", key="data.scale_targets")
+            raise RecipeError("must be false where targets are classes or counts", key="data.scale_targets")
         if self.split.validation == 0 and self.method != "evidence":
-            raise RecipeError("given 0.0, allowed are numbers > 0", key="split.validation")
+            raise RecipeError(f'must be above 0 with method = "{self.method}"; got 0.0', key="split.validation")
         return self
 
     def _method_of_the_kind(self) -> None:
@@ -156,7 +144,7 @@ class Recipe(Table):
         allowed = full if kind in LINEAR else ("unroll", "evidence") if kind in NETWORKS else (*full, "unroll")
         if self.method not in allowed:
             raise RecipeError(
-                f'given "{self.method}", allowed for kind = "{kind}" are {_quoted(allowed)}', key="objective.method"
+                f'must be {quoted(allowed)} for kind = "{kind}"; got "{self.method}"', key="objective.method"
             )
 
     def _keys_of_the_method(self) -> None:
@@ -166,17 +154,19 @@ class Recipe(Table):
             given = (getattr(self, table) if key else self) is not None
             given = given and (key or table) in (getattr(self, table) if key else self).model_fields_set
             if given and self.method not in methods:
-                raise RecipeError(f'given for method = "{self.method}", allowed for {_quoted(methods)}', key=dotted)
+                raise left_out(dotted, f'method = "{self.method}"', quoted(methods))
         if self.method != "implicit" and self.search.optimizer in ("maid", "hoag", "fixed"):
             raise RecipeError(
-                f'given "{self.search.optimizer}", which asks for accuracies, allowed for method = "{self.method}" are '
-                '"adam", "sgd", "momentum", "rmsprop"',
+                f'must be "adam", "sgd", "momentum" or "rmsprop" with method = "{self.method}", which has no accuracy '
+                f'to choose; got "{self.search.optimizer}"',
                 key="search.optimizer",
             )
         if self.search.optimizer == "maid" and self.objective.certificate == "none":
-            raise RecipeError('given "maid", allowed with a certificate other than "none"', key="search.optimizer")
+            raise RecipeError(
+                'must not be "maid" with certificate = "none": it goes by certificates', key="search.optimizer"
+            )
         if self.model.kind == "loss" and self.baseline is not None:
-            raise RecipeError('given for kind = "loss", allowed for linear models', key="baseline")
+            raise left_out("baseline", 'kind = "loss"', "linear models")
 
     def _hyper_of_the_model(self) -> None:
         """Which tables of [hyper] there may be, and that one of them moves."""
@@ -194,7 +184,8 @@ class Recipe(Table):
         for name in given:
             if name not in allowed:
                 raise RecipeError(
-                    f'given for kind = "{kind}" with method = "{self.method}", allowed are {", ".join(allowed)}',
+                    f'must be left out for kind = "{kind}" with method = "{self.method}", which has '
+                    f"{', '.join(allowed)}",
                     key=f"hyper.{name}",
                 )
         if kind in LINEAR and "penalty" not in given:
@@ -203,11 +194,9 @@ class Recipe(Table):
             given.append("precision")
         fixed = [name for name in given if isinstance(leaf := getattr(self.hyper, name), Leaf) and not leaf.tuned]
         if len(fixed) == len(given):
-            raise RecipeError(
-                f"nothing is tuned, allowed are tables of {', '.join(allowed)}, one of them not fixed", key="hyper"
-            )
+            raise RecipeError(f"must have a table of what is tuned, not fixed: {', '.join(allowed)}", key="hyper")
         for name in set(rates).intersection(self.hyper.own or {}):
-            raise RecipeError(f"given the name of a table of its own, [hyper.{name}]", key=f"hyper.own.{name}")
+            raise RecipeError(f"must have another name: [hyper.{name}] is a table of its own", key=f"hyper.own.{name}")
         for name in rates:
             asked = getattr(self.hyper, name)
             if asked is not None:
@@ -215,10 +204,10 @@ class Recipe(Table):
         precision = self.hyper.precision
         if precision is not None and precision.shape == "parameter" and self.evidence.estimator == "kfac":
             raise RecipeError(
-                'given "parameter", allowed with estimator = "kfac" are "global", "layer"', key="hyper.precision.shape"
+                'must be "global" or "layer" with estimator = "kfac"; got "parameter"', key="hyper.precision.shape"
             )
         if self.hyper.noise is not None and self.model.classifies:
-            raise RecipeError("given for classes, allowed where targets are numbers", key="hyper.noise")
+            raise left_out("hyper.noise", "classes", "targets that are numbers")
 
     def _shapes(self) -> None:
         kind, penalty, weights = self.model.kind, self.penalty, self.hyper.weights
@@ -230,21 +219,25 @@ class Recipe(Table):
             )  # fmt: skip
             if penalty.shape not in shapes:
                 raise RecipeError(
-                    f'given "{penalty.shape}", allowed for kind = "{kind}" are {_quoted(shapes)}',
+                    f'must be {quoted(shapes)} for kind = "{kind}"; got "{penalty.shape}"',
                     key="hyper.penalty.shape",
                 )
             if penalty.start == "grid" and self.baseline is None:
-                raise RecipeError('given "grid", allowed with a table [baseline]', key="hyper.penalty.start")
+                raise RecipeError('must be a number without a table [baseline]; got "grid"', key="hyper.penalty.start")
             if self.baseline is not None and not penalty.tuned:
-                raise RecipeError("given where the penalty is fixed, allowed where it is tuned", key="baseline")
+                raise left_out("baseline", "a penalty that is fixed", "one that is tuned")
         if weights is not None:
             if weights.shape == "group" and getattr(self.data, "groups", None) is None:
-                raise RecipeError('given "group", allowed with data.groups', key="hyper.weights.shape")
+                raise RecipeError(
+                    'must be "example" or "class" without data.groups; got "group"', key="hyper.weights.shape"
+                )
             if weights.shape == "class" and not self.model.classifies:
-                raise RecipeError('given "class", allowed where targets are classes', key="hyper.weights.shape")
+                raise RecipeError(
+                    'must be "example" or "group" where targets are numbers; got "class"', key="hyper.weights.shape"
+                )
         if self.hyper.inputs is not None:
             if not self.model.classifies:
-                raise RecipeError("given for numbers, allowed where targets are classes", key="hyper.inputs")
+                raise left_out("hyper.inputs", "numbers", "targets that are classes")
             for key, clash in (("hyper.weights", weights), ("training.batch_size", self.training.batch_size)):
                 if clash is not None:
-                    raise RecipeError("given beside [hyper.inputs], allowed is one of them", key=key)
+                    raise RecipeError("must be left out beside [hyper.inputs]", key=key)

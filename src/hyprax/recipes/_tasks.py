@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from ..tasks import PiecewiseFunction, Task, elastic_net_dual, map_tasks, ridge_dual
-from ._data import read_csv, read_npz
 from ._data_tables import CsvData, NpzData, Seed, Table
 from ._errors import RecipeError, Source
+from ._sources import read_csv, read_npz
 
 Raw = tuple[str, np.ndarray, np.ndarray]
 """Name, X (n, d) and y (n,) of one task as read."""
@@ -105,6 +105,7 @@ def load_settings(path: Path) -> Settings:
 
     **Raises:** `RecipeError`, which names the first thing that is wrong and its line.
     """
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         return Settings.model_validate(tomllib.loads(text))

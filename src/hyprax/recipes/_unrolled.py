@@ -34,6 +34,7 @@ from ._job import Job
 from ._leaves import by_layer, leaf, weights
 from ._models import Network, network_of, predictor, scaled, shifted
 from ._schema import Recipe
+from ._sources import MOST_ENTRIES
 
 
 def losses(outputs: Array, targets: Array, classify: bool) -> Array:
@@ -48,7 +49,9 @@ def unrolled(source: Source, recipe: Recipe, splits: Splits) -> Job:
     """F(λ): the validation loss of a network after T steps of training, λ whatever the tables of [hyper] name."""
     net, asked, classify = network_of(recipe, splits), recipe.training, recipe.model.classifies
     if recipe.hyper.augmentation is not None and recipe.hyper.augmentation.kind == "shift" and not splits.image_shape:
-        raise RecipeError("given rows of numbers, allowed are images", key="hyper.augmentation.kind")
+        raise RecipeError(
+            'must be "noise" for rows of numbers; got "shift", which is for images', key="hyper.augmentation.kind"
+        )
     key = jax.random.key(asked.seed)
     layers = list(jax.eval_shape(net.init, key))
     everything, groups = _hyper(recipe, splits, net, layers)
@@ -93,14 +96,15 @@ def unrolled(source: Source, recipe: Recipe, splits: Splits) -> Job:
 def unrolled_loss(source: Source, recipe: Recipe, splits: Splits | None) -> Job:
     """F(λ) = outer(w_T(λ), λ, validation), w_T after T steps on the user's loss."""
     if splits is None:
-        raise RecipeError('missing, and method = "unroll" asks for it', key="data")
+        raise RecipeError('must be given with method = "unroll"', key="data")
     inner, outer, params = own_start(source.path, recipe, splits)
     layers = list(params) if isinstance(params, dict) else []
     for name in ("learning_rate", "momentum"):
         table = getattr(recipe.hyper, name)
         if table is not None and "layer" in table.shape and not layers:
             raise RecipeError(
-                f'given "{table.shape}", allowed where weights are a table: "global", "step"', key=f"hyper.{name}.shape"
+                f'must be "global" or "step" for weights that are no table; got "{table.shape}"',
+                key=f"hyper.{name}.shape",
             )
     everything = own_hyper(recipe) | _rates(recipe, layers)
     tuned = {name: leaves for name, leaves in everything.items() if _moves(recipe, name)}
@@ -224,6 +228,11 @@ def _labels_of(asked: Inputs | None, splits: Splits) -> np.ndarray | None:
 def _first_inputs(asked: Inputs, splits: Splits, seed: int) -> Array:
     inputs, labels = splits.train
     random = np.random.default_rng(seed)
+    if asked.rows_per_class * len(splits.classes) * inputs.shape[1] > MOST_ENTRIES:
+        raise RecipeError(
+            f"must give at most {MOST_ENTRIES} numbers to tune; got {asked.rows_per_class} rows of each class",
+            key="hyper.inputs.rows_per_class",
+        )
     wanted = _labels_of(asked, splits)
     assert wanted is not None
     if asked.start == "noise":
@@ -233,7 +242,7 @@ def _first_inputs(asked: Inputs, splits: Splits, seed: int) -> Array:
         there = np.flatnonzero(labels == label)
         if len(there) < asked.rows_per_class:
             raise RecipeError(
-                f"given {asked.rows_per_class}, allowed are at most {len(there)}, the rows of class {name}",
+                f"must be at most {len(there)}, the rows of class {name}; got {asked.rows_per_class}",
                 key="hyper.inputs.rows_per_class",
             )
         rows.append(random.choice(there, asked.rows_per_class, replace=False))

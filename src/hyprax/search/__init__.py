@@ -1,13 +1,28 @@
 """Searches over hyperparameters, and `tune`, which runs them."""
 
+from ._cross_validated import (
+    CrossValidated as CrossValidated,
+    Foldable as Foldable,
+    MeanCertificate as MeanCertificate,
+)
 from ._fixed import FixedTolerance as FixedTolerance
+from ._gain import (
+    AbstractGain as AbstractGain,
+    Gain as Gain,
+    Improvement as Improvement,
+    improvement as improvement,
+    rows_needed as rows_needed,
+)
+from ._gate import Gate as Gate
 from ._hoag import HOAG as HOAG
+from ._honest import Honest as Honest, Procedure as Procedure, honest as honest, refit as refit
 from ._lbfgs import LBFGS as LBFGS
 from ._maid import MAID as MAID
 from ._optax import Optax as Optax
 from ._record import AbstractRecord as AbstractRecord
 from ._results import RESULTS as RESULTS
 from ._search import AbstractSearch as AbstractSearch, Move as Move
+from ._shrinkage import ShrinkagePath as ShrinkagePath, Towards as Towards, shrinkage_path as shrinkage_path
 from ._step import FIELDS as FIELDS, Step as Step
 from ._tune import (
     Callback as Callback,

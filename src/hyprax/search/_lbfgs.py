@@ -240,23 +240,23 @@ class _Walk:
     def gradient(self) -> tuple[Hypergradient, Measured]:
         """h, as accurate as the search needs; or as it can be had."""
         last = math.inf
-        for _ in range(MOST_TIGHTENINGS):
+        while True:
             answer, now, self.state = self.spent.value_and_grad(self.hyper, self.state, *self._tolerances())
-            if answer.certificate.kind == "none":
-                if self.inner == 0:
-                    return answer, now
+            wanted = self.rule.relative_error * now.norm
+            if answer.certificate.kind == "none" and self.inner > 0:
                 self.inner = self.adjoint = 0.0  # nothing says how loose is loose enough
                 continue
-            wanted = self.rule.relative_error * now.norm
-            if self.inner > 0 and not now.solved:  # the floor of the solvers
+            self.sufficient = now.sound and now.bound <= wanted
+            if self.inner == 0 or self.sufficient:
+                break
+            if not now.solved:  # the floor of the solvers
                 self.inner, self.adjoint = max(self.inner, 2 * now.inner), max(self.adjoint, 2 * now.adjoint)
                 break
-            if self.inner == 0 or now.bound <= wanted or not now.bound < 0.9 * last:
+            if not now.bound < 0.9 * last or self.spent.gradients > MOST_TIGHTENINGS:
                 break
             last = now.bound
             factor = _factor(0.3 * wanted, now.bound)
             self.inner, self.adjoint = factor * min(self.inner, now.inner), factor * min(self.adjoint, now.adjoint)
-        self.sufficient = now.sound and now.bound <= wanted
         if self.inner > 0 and self.sufficient and self.spent.gradients == 1 and now.bound <= 0.2 * wanted:
             # A second hypergradient costs more than a tighter first one: tolerances are loosened slowly.
             self.inner, self.adjoint = (min(1.5 * x, LOOSEST_TOLERANCE) for x in (self.inner, self.adjoint))

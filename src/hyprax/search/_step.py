@@ -61,6 +61,7 @@ FIELDS = (
     "result",
     "seconds",
 )
+"""The columns that every row of a history has, in order; statistics stand beside them."""
 
 
 @eqx.filter_jit

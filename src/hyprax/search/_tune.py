@@ -195,6 +195,8 @@ def tune(
     warned: set[str] = {row["result"] for row in history}
     answer: Hypergradient | None = None
     try:
+        if bar is not None:
+            bar.wait("compiling the first step ...")
         with deferred_interrupt() as interrupted:
             for number in range(len(history), steps if ended is None else 0):
                 began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from . import complexity as complexity
 from ._activation import Activation as Activation, activation_dual as activation_dual
+from ._dual import ReadoutDuals as ReadoutDuals
 from ._enclosure import SmoothProblem as SmoothProblem, enclose as enclose
 from ._erm import GlobalOptimum as GlobalOptimum, erm as erm
 from ._graph import label_propagation_dual as label_propagation_dual, sgc_dual as sgc_dual

@@ -69,7 +69,7 @@ def solve(H: Array, rhs: Array, free: Array, root: Array | None = None) -> Array
     if root is None:
         d[free] = np.linalg.solve(inner, rhs[free])
         return d
-    r = np.linalg.qr(root[:, free], mode="r")
+    r = np.asarray(np.linalg.qr(root[:, free], mode="r"))
     for _ in range(2):  # corrected seminormal equations (Bjorck 1987)
         left = rhs[free] - root[:, free].T @ (root[:, free] @ d[free])
         d[free] += np.linalg.solve(r, np.linalg.solve(r.T, left))

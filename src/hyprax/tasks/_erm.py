@@ -31,6 +31,7 @@ class MeanDual:
     """`(1/n) sum_i f_i(α)` of duals that are not merged: only its bounds are known."""
 
     duals: tuple[BoundedDual, ...]
+    """One a task, on one domain."""
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -265,7 +266,7 @@ def erm(
     )
     bound = max(best.upper - best.lower, 0.0) * (1 + 4 * UNIT)
     kind: Kind = "certified" if mean.certified else "estimated"
-    certificate = OptimalityCertificate(round_up(bound), kind, how)
+    certificate = OptimalityCertificate(bound=round_up(bound), kind=kind, method=how)
     wide = (radius >= 10 * np.median(radius)) & (radius / len(duals) >= 0.01 * bound) if exact else ()
     loose = tuple(name for name, w in zip(names, wide, strict=True) if w) if exact and len(duals) > 1 else ()
     return GlobalOptimum(

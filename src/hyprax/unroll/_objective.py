@@ -1,5 +1,6 @@
 """The hypergradient through a training run, as an objective."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from .._stats import Accuracy
 from .._trees import tree_norm
 from ._checkpointed import Checkpointed
 from ._mode import RESULTS, AbstractMode, Outer, UnrollReport
-from ._step import Program, check_program
+from ._step import Program, check_program, unused
 from ._training import Training, check_scalar
 
 NOISE = NoNoise("the spread over validation examples was not computed")
@@ -83,7 +84,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
 
     **Raises:** `ValueError` for what is no mode or no key; by `init`, before the first step, for weights that are not
     floating, hyperparameters of the optimizer or outer data whose shapes do not fit, a loss or outer loss that is no
-    scalar, or an optimizer that changes dtypes.
+    scalar, or an optimizer that changes dtypes. **Warns:** by `init`, of a hyperparameter that nothing uses.
     """
 
     training: Training
@@ -130,6 +131,12 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         check_program(Program(training, plain, key))
         params = jax.eval_shape(training.start, plain, key)
         check_scalar("UnrolledObjective: outer_loss", self._shape(outer, params, plain))
+        if nowhere := unused(Program(training, plain, key), outer):
+            warnings.warn(
+                f"UnrolledObjective: {', '.join(nowhere)} is used by neither init, loss, optimizer nor outer_loss: its "
+                "derivative is 0.",
+                stacklevel=2,
+            )
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
         return UnrolledState(self.key, state.evaluations, zeros, state.attempt)
 

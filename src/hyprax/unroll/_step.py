@@ -14,6 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 from jaxtyping import Array, Float, PyTree
 
 from .._jaxprs import equations
@@ -189,6 +190,26 @@ def check_schedules(program: Program) -> None:
             f"OptaxOptimizer: a schedule must have one entry a step, {steps}; got one of {lengths[0]} entries, of "
             "which the optimizer takes that of its step count."
         )
+
+
+def unused(program: Program, outer: Any) -> list[str]:
+    """The hyperparameters on which neither the start, a step, nor the outer loss depends, by their places."""
+    training, key = program.training, program.key
+    params, state = eqx.filter_eval_shape(first, program)
+
+    def everything(hyper: PyTree, params: PyTree, state: PyTree) -> Any:
+        zero = jnp.asarray(0)
+        start, loss = training.start(hyper, key), training.step_loss(params, hyper, zero, key)
+        return start, loss, training.optimizer(hyper).update(params, state, params, zero), outer(params, hyper)
+
+    jaxpr = jax.make_jaxpr(everything)(program.hyper, params, state).jaxpr
+    seen = {x for eqn in jaxpr.eqns for x in eqn.invars if not isinstance(x, Literal)} | set(jaxpr.outvars)
+    places = jax.tree_util.tree_leaves_with_path(program.hyper)
+    return [
+        f"hyper{jax.tree_util.keystr(path)}"
+        for (path, _), x in zip(places, jaxpr.invars, strict=False)
+        if x not in seen
+    ]
 
 
 def basis(hyper: PyTree) -> PyTree:

@@ -1,11 +1,16 @@
-"""The command line: `hyprax tune`, `hyprax show`, `hyprax report`.
+"""The commands.
 
 Everything heavy is imported inside the commands, so that help and errors come at once.
 """
 
 import contextlib
 import math
+import os
+import re
 import shlex
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,12 +18,12 @@ from typing import Annotated, Any
 
 import typer
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 app = typer.Typer(
     name="hyprax",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Hyperparameters tuned by gradient, with a certificate on every answer.",
 )
@@ -35,7 +40,7 @@ def _version(asked: bool | None) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = None,
 ) -> None:
     pass
@@ -50,29 +55,39 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="The folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep compiled programs for the next run.")] = True,
 ) -> None:
-    """Tune what a recipe names, record the run, and write its report."""
+    """Tune the hyperparameters that a recipe lists, record the run, and write its report."""
+    from .._interrupt import Terminated, terminate
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
     folder = Path("runs") / recipe.stem if out is None else out
     settings = setting or []
     try:
-        _tune(recipe, settings, folder, resume=resume, quiet=quiet)
-    except KeyboardInterrupt:
+        _tune(recipe, settings, folder, resume=resume, quiet=quiet, cache=cache)
+    except KeyboardInterrupt as caught:
+        asked = isinstance(caught, Terminated)
         again = ["hyprax", "tune", str(recipe), *(f"--set={text}" for text in settings), f"--out={folder}", "--resume"]
-        typer.echo(f"interrupted; to go on: {shlex.join(again)}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        _say(f"{'terminated' if asked else 'interrupted'}; to go on: {shlex.join(again)}", err=True)
+        raise typer.Exit(TERMINATED if asked else INTERRUPTED) from None
 
 
-def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, quiet: bool) -> None:
+def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, quiet: bool, cache: bool) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)  # certificates of kind `certified` need float64
-    from . import recipes, report
-    from ._result import result_name
-    from .runs import Run
+    if cache and not jax.config.jax_compilation_cache_dir:  # which a variable of the environment may have set
+        jax.config.update("jax_compilation_cache_dir", str(_cache_folder()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    from .. import recipes, report
+    from .._result import result_name
+    from ..runs import Run
 
     job = recipes.prepare(recipe, settings)
     run = Run(folder, config=job.config, resume=resume)
-    say = (lambda _: None) if quiet else _console(stderr=True).print
+    say = (lambda _: None) if quiet else (lambda text: _console(stderr=True).print(_plain(text)))
     with _warnings_in_one_line():
         outcome = recipes.carry_out(job, run, progress=not quiet, say=say)
     page = report.write(folder)
@@ -83,21 +98,28 @@ def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, 
         _print_comparison([dict(zip(header, row, strict=True)) for row in recipes.table_rows(outcome)])
         for table in outcome.tables:
             _print_rows(table)
-        typer.echo(f"report: {page}")
+        _say(f"report: {page}")
     if math.isinf(tuned.best_value):
-        typer.echo(f"{folder}: no step was as accurate as asked, so nothing was found. {ending}", err=True)
+        _say(f"{folder}: no step was as accurate as asked, so nothing was found. {ending}", err=True)
         raise typer.Exit(FAILED)
     if name == "diverged":
-        typer.echo(f"{folder}: {ending}", err=True)
+        _say(f"{folder}: {ending}", err=True)
         raise typer.Exit(FAILED)
     if not quiet:
-        typer.echo(ending)
+        _say(ending)
+
+
+def _cache_folder() -> Path:
+    """Where this user's programs keep what they can make again."""
+    usual = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~/AppData/Local")}
+    base = os.environ.get("XDG_CACHE_HOME") or usual.get(sys.platform, "~/.cache")
+    return Path(base).expanduser() / "hyprax" / "jax"
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def tasks(context: typer.Context) -> None:
     """One hyperparameter for many tasks: tune, needed, gap, plot."""
-    from .recipes._tasks_cli import app as tasks_app  # imported when it is asked for
+    from ..recipes._tasks_cli import app as tasks_app  # imported when it is asked for
 
     tasks_app(args=context.args, prog_name="hyprax tasks")
 
@@ -107,7 +129,7 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
     """Print what a run asked, where it stands and how it ended."""
     import numpy as np
 
-    from .runs import read
+    from ..runs import read
 
     record = read(folder)
     last = record.history[-1] if record.history else {}
@@ -131,15 +153,24 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
         else:
             _print_rows(table)
     if "message" in record.summary:
-        typer.echo(record.summary["message"])
+        _say(record.summary["message"])
 
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Write the report of a run again: one HTML page, in its folder."""
-    from . import report as pages
+    from .. import report as pages
 
-    typer.echo(str(pages.write(folder)))
+    _say(str(pages.write(folder)))
+
+
+def _plain(text: str) -> str:
+    """A text without what a terminal would obey: names may come from anybody's table."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    typer.echo(_plain(text), err=err)
 
 
 def _number(value: float, form: str) -> str:
@@ -179,21 +210,21 @@ def _print_rows(table: dict[str, Any]) -> None:
 def _print_table(title: str, header: Any, rows: Any) -> None:
     from rich.table import Table
 
-    table = Table(title=title or None, show_header=any(header))
+    table = Table(title=_plain(title) or None, show_header=any(header))
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 or not any(header) else "right")
+        table.add_column(_plain(name), justify="left" if i == 0 or not any(header) else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_plain, row))
     _console().print(table)
 
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """A step that fell short is told of as it happens, without the place in the code that Python adds."""
-    from .search import TuningWarning
+    from ..search import TuningWarning
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"warning: {message}", err=True)
+        _say(f"warning: {message}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", TuningWarning)
@@ -201,15 +232,18 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: bad input is one line and exit status 2, never a traceback."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run a command: bad input is one line and exit status 2, never a traceback."""
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="hyprax")
     except (ValueError, OSError) as error:
-        from .recipes import RecipeError
-        from .runs import HistoryError, RunError, StateError
+        from ..recipes import RecipeError
+        from ..runs import HistoryError, RunError, StateError
 
         if not isinstance(error, RecipeError | RunError | StateError | HistoryError | OSError):
             raise
-        typer.echo(str(error), err=True)
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{str(error.filename or 'hyprax')[:200]}: {error.strerror}"
+        _say(" ".join(text.split()), err=True)
         raise SystemExit(BAD_INPUT) from None

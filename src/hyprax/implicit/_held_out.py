@@ -1,0 +1,135 @@
+"""A family fitted without some of its rows and judged on others: one fold of a cross-validation."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._certificate import AbstractCertificate, Certificate, NoCertificate
+from .._noise import NoNoise
+from .._objective import AbstractObjective, Hypergradient, Value
+from .._stats import Accuracy
+from .._trees import tree_norm, tree_scale
+from ._answers import TwoSidedCertificate
+from ._noise import ExampleNoise
+from ._objective import ImplicitObjective, ImplicitState
+from ._optimum import Optimum, family_of
+from ._rows import kept, without
+
+NOT_ASKED = NoNoise("the spread over held-out examples was not asked for (noise=hx.implicit.ExampleNoise())")
+
+
+class HeldOut(AbstractObjective[ImplicitState]):
+    """F(λ) = (1/m) Σ_{i in S} ℓ(x_iᵀw(λ); y_i), w(λ) the optimum of a family on its training rows alone.
+
+        w(λ) = argmin_w (1/n) Σ_{i in T} ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j²,    n = all rows, not those of T
+
+    so that λ means the same on the fold as on all rows: a prior of precision n λ. Rows that are left out are zeros, and
+    every fold of a family has the shape of the whole: all share one compiled program.
+
+    **Arguments:**
+
+    - `optimum`: an [`hyprax.Optimum`][] of a family.
+    - `training`, `held_out`: the rows to fit on and to judge on, booleans `(n,)`.
+    - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread over the held-out examples; default: not computed.
+    - `settings`: of [`hyprax.ImplicitObjective`][].
+
+    **Raises:** `ValueError` for an inner loss that is no family, or masks of another length or without a row.
+    """
+
+    problem: ImplicitObjective
+    held_out: Float[Array, " n"]
+    noise: ExampleNoise | None
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
+
+    def __init__(
+        self, optimum: Optimum, training: Any, held_out: Any, *, noise: ExampleNoise | None = None, **settings: Any
+    ):
+        family = family_of(optimum)
+        training, held_out = np.asarray(training), np.asarray(held_out)
+        n = family.inputs.shape[0]
+        for name, mask in (("training", training), ("held_out", held_out)):
+            if mask.dtype != bool or mask.shape != (n,) or not mask.any():
+                raise ValueError(
+                    f"HeldOut: {name} must be booleans ({n},), some of them true; got {mask.dtype}{list(mask.shape)}."
+                )
+        judged = jnp.asarray(held_out)
+        targets = jnp.where(jnp.expand_dims(judged, tuple(range(1, family.targets.ndim))), family.targets, 0)
+        data = (kept(family.inputs, held_out), targets.astype(family.targets.dtype))
+        self.problem = ImplicitObjective(without(optimum, training), family.mean_loss, data, **settings)
+        self.held_out = jnp.asarray(held_out, family.inputs.dtype)
+        self.noise = noise
+        if noise is not None:
+            noise.check(family.mean_loss, self.problem.outer_data)
+        self.noisy, self.adaptive, self.value_name = False, True, "held-out loss"
+
+    def init(self, hyper: PyTree) -> ImplicitState:
+        return self.problem.init(hyper)
+
+    def _scale(self) -> tuple[Array, Array]:
+        """n/m, and what the rows that are not held out add to the mean: (n - m)/m times ℓ(0; 0)."""
+        n, m = self.held_out.size, jnp.sum(self.held_out)
+        inputs, targets = self.problem.outer_data
+        outputs = self.problem.optimum.params0.shape[1:]
+        blank = self.problem.outer_loss.loss.value(  # pyright: ignore[reportFunctionMemberAccess]
+            jnp.zeros((1, *outputs), inputs.dtype), jnp.zeros((1, *targets.shape[1:]), targets.dtype)
+        )[0]
+        return n / m, (n - m) / m * blank
+
+    @eqx.filter_jit
+    def value_and_grad(
+        self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, ImplicitState]:
+        answer, state = self.problem.value_and_grad(hyper, state, accuracy)
+        scale, added = self._scale()
+        grad = tree_scale(scale, answer.grad)
+        certificate = _scaled(answer.certificate, scale, 2 * tree_norm(grad))
+        noise = NOT_ASKED
+        if self.noise is not None:
+            loss, outer, data = self.problem.optimum.loss, self.problem.outer_loss, self.problem.outer_data
+            noise = self.noise.of(loss, outer, data, hyper, state.params, self.held_out)
+        value = scale * answer.value - added
+        return Hypergradient(value, grad, certificate, noise, answer.result, answer.stats), state
+
+    @eqx.filter_jit
+    def value(
+        self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
+    ) -> tuple[Value, ImplicitState]:
+        answer, state = self.problem.value(hyper, state, accuracy)
+        scale, added = self._scale()
+        value = scale * answer.value - added
+        certificate = _scaled(answer.certificate, scale, 4 * (jnp.abs(scale * answer.value) + jnp.abs(added)))
+        return Value(value, certificate, NOT_ASKED, answer.result, answer.stats), state
+
+    def params(self, state: ImplicitState) -> PyTree:
+        return self.problem.params(state)
+
+    def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
+        return self.value(hyper, state)
+
+
+def _scaled(certificate: AbstractCertificate, scale: Array, rounded: Array) -> AbstractCertificate:
+    """The certificate of `scale` times an answer, with the rounding of numbers of the size `rounded`."""
+    unit = jnp.finfo(rounded.dtype).eps
+
+    def wider(x: Array) -> Array:
+        return (1 + 8 * unit).astype(x.dtype) * scale.astype(x.dtype) * x + (unit * rounded).astype(x.dtype)
+
+    if isinstance(certificate, TwoSidedCertificate):
+        parts = {
+            name: scale.astype(x.dtype) * x
+            for name in ("shift", "lower", "upper")
+            for x in (getattr(certificate, name),)
+        }
+        return dataclasses.replace(
+            certificate, bound=wider(certificate.bound), entries=jax.tree.map(wider, certificate.entries), **parts
+        )
+    if isinstance(certificate, Certificate):
+        return dataclasses.replace(certificate, bound=wider(certificate.bound))
+    return certificate if certificate.kind == "none" else NoCertificate("not known for a scaled answer", rounded.dtype)

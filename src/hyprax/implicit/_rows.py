@@ -1,0 +1,61 @@
+"""Families with some of their rows left out, or with others joined: the prior is kept."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._optimum import Optimum, family_of
+from .families._design import SparseDesign
+from .families._norms import measured
+from .families._selection import selection
+
+
+def kept(inputs: Any, rows: np.ndarray) -> Any:
+    """The design with zeros in all other rows: they drop out of gradients and Hessians exactly."""
+    keep = jnp.asarray(rows, inputs.dtype)
+    if not isinstance(inputs, SparseDesign):
+        return inputs * keep[:, None]
+    entries, row, column = inputs.by_row
+    return SparseDesign(entries * keep[row], row, column, inputs.shape)
+
+
+def without(optimum: Optimum, training: np.ndarray) -> Optimum:
+    """The same problem fitted on the rows where `training` is true, (1/n) Σ kept, n all rows: the prior is kept."""
+    family = family_of(optimum)
+    inputs = kept(family.inputs, training)
+    norms, products = measured(inputs)
+    gram = jnp.square(norms.columns) if family.gram.ndim == 1 else products
+    gram = jnp.asarray(gram, family.gram.dtype) / len(training)
+    loss = eqx.tree_at(lambda f: (f.inputs, f.norms, f.gram), family, (inputs, norms, gram))
+    return eqx.tree_at(lambda o: o.loss, optimum, loss)
+
+
+def joined(optimum: Optimum, outer_data: PyTree) -> Optimum:
+    """The family on its rows and the validation rows together, with the prior kept.
+
+    g(w) = (1/n) Σ_{i <= n + m} ℓ_i + ½ Σ_j λ_j w_j²: the mean over all rows times (n + m)/n, by example weights.
+    """
+    family = family_of(optimum)
+    inputs, targets = outer_data
+    if isinstance(family.inputs, SparseDesign) or isinstance(inputs, SparseDesign) or family.weights is not None:
+        raise ValueError(
+            "refit joins dense training and validation rows without example weights; for others, make a family of all "
+            "rows and use hx.Optimum(family).refit(hyper)."
+        )
+    n, m = family.inputs.shape[0], inputs.shape[0]
+    both = jnp.concatenate([family.inputs, inputs])
+    labels = jnp.concatenate([family.targets, targets.astype(family.targets.dtype)])
+    norms, products = measured(both)
+    gram = jnp.square(norms.columns) if family.gram.ndim == 1 else products
+    gram = jnp.asarray(gram, family.gram.dtype) / (n + m)
+    weights = selection((n + m) / n, (n + m,), None, "weights", family.inputs.dtype)
+    loss = eqx.tree_at(
+        lambda f: (f.inputs, f.targets, f.norms, f.gram, f.weights),
+        family,
+        (both, labels, norms, gram, weights),
+        is_leaf=lambda x: x is None,
+    )
+    return eqx.tree_at(lambda o: o.loss, optimum, loss)

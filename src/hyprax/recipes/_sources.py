@@ -1,0 +1,318 @@
+"""Where data come from: tables, arrays, images, sets with a name. Nothing is unpickled; sizes are looked at first."""
+
+import csv
+import decimal
+import gzip
+import math
+import os
+import socket
+import struct
+import urllib.error
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._data_tables import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData
+from ._errors import RecipeError
+
+OPENML_SECONDS = 60.0
+MOST_ENTRIES = 2**28  # 2 GiB in float64, in which everything is computed
+MOST_DIGITS = 400
+
+Loaded = tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[int, int] | None, np.ndarray | None]
+"""Inputs, targets, the names of the columns, the shape of an image, and the group of each row."""
+
+
+def load(data: DataSource, folder: Path) -> Loaded:
+    """What a source names, unscaled and whole.
+
+    **Raises:** `RecipeError`.
+    """
+    match data:
+        case SklearnData():
+            return (*_sklearn(data.name), None)
+        case CsvData():
+            inputs, targets, features, groups = read_csv(_path(folder, data.path, "data.path"), data)
+            return inputs, targets, features, None, groups
+        case NpzData():
+            return read_npz(_path(folder, data.path, "data.path"), data)
+        case IdxData():
+            inputs = read_idx(_path(folder, data.inputs, "data.inputs"), "data.inputs")
+            targets = read_idx(_path(folder, data.targets, "data.targets"), "data.targets")
+            return (*_images(inputs, targets, folder, (data.inputs, data.targets)), None)
+        case OpenmlData():
+            return (*_openml(data.name, data.version), None)
+        case NamedData():
+            return (*_named(data.name), None)
+
+
+def _path(folder: Path, name: str, key: str) -> Path:
+    """A path of a recipe, relative to the recipe; `$HYPRAX_DATA` and other variables are replaced, and never shown."""
+    expanded = os.path.expandvars(name)
+    if "$" in expanded:
+        raise RecipeError(f"must name environment variables that are set; got {name!r}", key=key)
+    try:
+        path = folder / Path(expanded).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home that nobody has
+        raise RecipeError(
+            f"must be a file; got {name[:60]!r} ({getattr(error, 'strerror', None) or error})", key=key
+        ) from None
+    if not there:
+        raise RecipeError(f"must be a file; there is no {folder / name}", key=key)
+    return path
+
+
+def _check_size(shape: Sequence[int], where: str, key: str) -> None:
+    if math.prod(shape) > MOST_ENTRIES:
+        raise RecipeError(f"must have at most {MOST_ENTRIES} entries; got {where} of shape {list(shape)}", key=key)
+
+
+def _named_columns(count: int) -> tuple[str, ...]:
+    return tuple(f"x{i}" for i in range(count))
+
+
+def _square(count: int) -> tuple[int, int] | None:
+    side = round(count**0.5)
+    return (side, side) if side > 1 and side * side == count else None
+
+
+def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")()
+    shape = bunch.images.shape[1:] if "images" in bunch else None
+    return bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), shape
+
+
+def read_csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
+    """A table by Python's own reader: that of pandas fills up rows that are too short, and keeps no line numbers."""
+    header, rows = _rows(path)
+    places = {name: place for place, name in enumerate(header)}
+    features = data.features or [name for name in header if name not in (data.target, data.groups)]
+    _check_columns(path, header, data, features)
+    for line, row in rows:
+        if len(row) != len(header):
+            raise RecipeError(f"must have {len(header)} fields a row; {path}:{line} has {len(row)}", key="data.path")
+    lines = [line for line, _ in rows]
+    table = np.asarray([row for _, row in rows], dtype=object)
+    columns = [_column(path, name, table[:, places[name]], lines) for name in features]
+    targets = np.asarray([field.strip() for field in table[:, places[data.target]]])
+    for line, target in zip(lines, targets, strict=True):
+        if target.lower() in ("", "nan"):
+            raise RecipeError(
+                f"must be a column of values; got {target or 'nothing'} at {path}:{line}", key="data.target"
+            )
+    groups = None
+    if data.groups is not None:
+        groups = np.asarray([field.strip() for field in table[:, places[data.groups]]])
+    return np.asarray(columns).T, _whole_numbers(targets), tuple(features), groups
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a table, and its rows with their lines in the file; empty lines are left out."""
+    rows, line = [], 0
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            for row in reader:
+                line = reader.line_num
+                if row:
+                    rows.append((line, row))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = f"{path}:{line + 1}: {error}" if isinstance(error, csv.Error) else f"{path} cannot be read ({error})"
+        raise RecipeError(f"must be a CSV file in UTF-8; {text}", key="data.path") from None
+    if len(rows) < 2:
+        raise RecipeError(f"must have rows under a header; {path} has none", key="data.path")
+    return [name.strip() for name in rows[0][1]], rows[1:]
+
+
+def _check_columns(path: Path, header: Sequence[str], data: CsvData, features: Sequence[str]) -> None:
+    """Refuse columns that are not there, or not there once."""
+    shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
+    counts: dict[str, int] = {}
+    for name in header:
+        counts[name] = counts.get(name, 0) + 1
+    if not features:
+        raise RecipeError(f"must have a column besides the target; {path} has none", key="data.path")
+    asked = [("data.target", data.target), *(("data.features", name) for name in features)]
+    for key, name in [*asked, *([] if data.groups is None else [("data.groups", data.groups)])]:
+        if name not in counts:
+            raise RecipeError(f"must name columns of {path}, which has {shown}; got {name!r}", key=key)
+        if counts[name] > 1:
+            raise RecipeError(
+                f"must have one column of each name; {path} has {counts[name]} columns {name!r}", key="data.path"
+            )
+    seen = {data.target: ", which is the target: it would be predicted from itself"}
+    for name in features:
+        if name in seen:
+            raise RecipeError(f"must name columns once; got {name!r}{seen[name]}", key="data.features")
+        seen[name] = " more than once"
+
+
+def _column(path: Path, name: str, texts: np.ndarray, lines: Sequence[int]) -> np.ndarray:
+    """The numbers in a column."""
+    try:
+        numbers = texts.astype(np.float64)
+    except ValueError:
+        numbers = np.asarray([_number(text) for text in texts])
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if not bad.size:
+        return numbers
+    text = texts[bad[0]].strip()
+    hint = " (data.features names the columns to use)" if text and math.isnan(_number(text)) else ""
+    hint = "" if text.lower() == "nan" else hint
+    held = repr(text[:60]) if hint else text or "nothing"
+    raise RecipeError(
+        f"must hold finite numbers; got {held} in column {name!r} at {path}:{lines[bad[0]]}{hint}", key="data.path"
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _whole_numbers(texts: np.ndarray) -> np.ndarray:
+    """Whole numbers where all texts are such, of any size: 1 and 1.0 are one class, 10^16 and 10^16 + 1 two. Else
+    floating numbers where all are numbers; else the texts."""
+    try:
+        numbers = [decimal.Decimal(text) for text in texts.tolist()]
+    except decimal.InvalidOperation:
+        return texts
+    if any(number.is_finite() and number.adjusted() > MOST_DIGITS for number in numbers):
+        return texts
+    if all(number.is_finite() and number == number.to_integral_value() for number in numbers):
+        return np.asarray([int(number) for number in numbers], dtype=object)
+    return np.asarray([float(number) for number in numbers])
+
+
+def read_npz(path: Path, data: NpzData) -> Loaded:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy") for name in archive.namelist()}
+            found = {}
+            for key in ("inputs", "targets", "groups"):
+                name = getattr(data, key)
+                if name is None:
+                    continue
+                if name not in members:
+                    shown = ", ".join(sorted(members)[:20])
+                    raise RecipeError(
+                        f"must name an array of {path}, which has {shown}; got {name!r}", key=f"data.{key}"
+                    )
+                with archive.open(f"{name}.npy") as stream:
+                    found[key] = _npy(stream, f"{name} in {path}", f"data.{key}")
+    except RecipeError:
+        raise
+    except Exception as error:  # of many types, by what is wrong with the file
+        raise RecipeError(f"must be an npz file; {path} cannot be read ({error})", key="data.path") from None
+    inputs, groups = found["inputs"], found.get("groups")
+    if groups is not None and (groups.shape != inputs.shape[:1] or groups.dtype.kind not in "iubU"):
+        raise RecipeError(
+            f"must be whole numbers or texts, one for each input; {data.groups} in {path} is "
+            f"{groups.dtype}{list(groups.shape)}",
+            key="data.groups",
+        )
+    return (*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
+
+
+def _npy(stream: Any, where: str, key: str) -> np.ndarray:
+    """An array of NumPy's format, refused by its header where it is too large or holds Python objects."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        _check_size(shape, where, key)
+        size = math.prod(shape) * dtype.itemsize
+        raw = stream.read(size)
+        if len(raw) != size:
+            raise ValueError(f"it has {len(raw)} bytes of {size}")
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"must be an array of numbers or texts; {where} cannot be read ({error})", key=key) from None
+    return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_idx(path: Path, key: str) -> np.ndarray:
+    """The array of an IDX file, plain or gzipped.
+
+    Two zero bytes, the type, the rank; the shape in big-endian 32-bit integers; the entries.
+    """
+    kinds = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            zero, kind, rank = struct.unpack(">HBB", stream.read(4))
+            if zero or kind not in kinds:
+                raise ValueError("its first bytes are not those of IDX")
+            shape = struct.unpack(f">{rank}I", stream.read(4 * rank))
+            _check_size(shape, str(path), key)
+            raw = stream.read(math.prod(shape) * np.dtype(kinds[kind]).itemsize)
+            return np.frombuffer(raw, kinds[kind]).reshape(shape)
+    except RecipeError:
+        raise
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise RecipeError(f"must be an IDX file; {path} cannot be read ({error})", key=key) from None
+
+
+def _images(inputs: np.ndarray, targets: np.ndarray, path: Path, names: tuple[str, str]) -> tuple[Any, Any, Any, Any]:
+    """Inputs of any shape as rows of numbers, their shape remembered where they are grey images."""
+    for key, name, array, fits, wanted in (
+        ("inputs", names[0], inputs, inputs.ndim >= 2 and inputs.dtype.kind in "fiub", "real numbers (rows, ...)"),
+        ("targets", names[1], targets, targets.ndim == 1 and targets.dtype.kind in "fiubU", "numbers or texts (rows,)"),
+    ):
+        if not fits:
+            raise RecipeError(
+                f"must be {wanted}; {name} in {path} is {array.dtype}{list(array.shape)}", key=f"data.{key}"
+            )
+    shape = inputs.shape[1:] if inputs.ndim == 3 else None
+    flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:]))
+    return flat.astype(np.float64), targets, _named_columns(flat.shape[1]), shape
+
+
+def _openml(name: str, version: int | str) -> tuple[Any, Any, Any, Any]:
+    from sklearn.datasets import fetch_openml
+
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(OPENML_SECONDS)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of each retry, and of old versions
+            bunch: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff", n_retries=1, delay=0.5)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            raise RecipeError(f"OpenML refused {name!r} ({error})", key="data.name") from None
+        raise RecipeError(f"OpenML cannot be reached for {name!r} ({error})", key="data.name") from None
+    except Exception as error:  # of many types, from the service and from the parser
+        raise RecipeError(f"OpenML did not give {name!r} ({type(error).__name__}: {error})", key="data.name") from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    inputs = bunch.data.toarray() if hasattr(bunch.data, "toarray") else bunch.data
+    if inputs.dtype.kind not in "fiu":
+        raise RecipeError(f"must have numbers in every column; {name!r} has others", key="data.name")
+    if bunch.target is None or np.ndim(bunch.target) != 1:
+        raise RecipeError(f"must have a single column as its target; {name!r} names none", key="data.name")
+    return inputs.astype(np.float64), bunch.target, tuple(bunch.feature_names), _square(inputs.shape[1])
+
+
+def _named(name: str) -> tuple[Any, Any, Any, Any]:
+    folder = os.environ.get("HYPRAX_DATA")
+    if folder is None:
+        return _openml({"mnist": "mnist_784", "fashion-mnist": "Fashion-MNIST"}[name], 1)
+    parts = []
+    for kind in ("images-idx3", "labels-idx1"):
+        paths = [Path(folder) / name / f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k")]
+        for path in paths:
+            if not path.is_file():
+                raise RecipeError(f"must be in the folder HYPRAX_DATA; there is no {name}/{path.name}", key="data.name")
+        parts.append(np.concatenate([read_idx(path, "data.name") for path in paths]))
+    return _images(parts[0], parts[1], Path(folder) / name, ("the images", "the labels"))
