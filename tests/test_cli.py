@@ -61,12 +61,14 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.sources: list[str] = []
+        self.drawings = 0
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         assert tag not in ("script", "link", "iframe")
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.drawings += tag == "svg"
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
     def handle_data(self, data):
         self.text += data
@@ -82,8 +84,8 @@ def test_tune_show_report(recipe, tmp_path, capsys):
     assert len(record.history) == 4
     assert {row["certificate_kind"] for row in record.history} == {"certified"}
     page = Page((out / "report.html").read_text())
-    assert all(source.startswith("data:") for source in page.sources)
-    assert len(page.sources) == 4  # objective, gradient, work, one leaf
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert page.drawings == 4  # objective, gradient, work, one leaf
     assert "best single penalty of 4" in page.text
     status, text, _ = call(capsys, "show", out)
     assert status == 0

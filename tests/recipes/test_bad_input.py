@@ -162,7 +162,7 @@ CASES = {
     NPZ.format("short") + SOFTMAX: "R:1: data must have a target for each input; got 20 and 19",
     '[data]\nsource = "idx"\ninputs = "good.csv"\ntargets = "good.csv"\n'
     + SOFTMAX: "R:3: data.inputs must be an IDX file; F/good.csv cannot be read (its first bytes are not those of IDX)",
-    NPZ.format("huge") + SOFTMAX: "R:5: model.kind: data...",
+    NPZ.format("huge") + SOFTMAX: "R:5: model.kind: inputs...",
     NPZ.format("images")
     + "intercept = true\n"
     + '[model]\nkind = "cnn"\n[hyper.learning_rate]\n': 'R:4: data.intercept must be false for kind = "cnn": inputs are images',
@@ -343,7 +343,7 @@ def test_a_grid_that_cannot_be_solved_for_writes_nothing(tmp_path, capsys):
         ("config.json", "{", "config.json: cannot be read"),
         ("config.json", "[]", "config.json: must hold a JSON object; got a list"),
         ("config.json", "{}", "config.json: must hold the configuration of a run"),
-        ("history.sqlite", "no database", "history.sqlite: cannot be read"),
+        ("history.sqlite", "no database", "history.sqlite: cannot be opened"),
         ("summary.json", "", "summary.json: cannot be read"),
     ],
 )

@@ -165,7 +165,7 @@ def test_csv_is_loaded(tmp_path):
         (CSV.replace("\n3,", "\nthree,", 1), "", ["table.csv:5", "'three'", "numbers"]),
         (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5 has 4"]),
         (CSV.replace("yes", "no"), "", ["got one alone, no"]),
-        ("a,b,label\n", "", ["no rows"]),
+        ("a,b,label\n", "", ["must have rows under a header"]),
         (CSV.replace(",no\n", ",\n", 1), "", ["table.csv:2", "got nothing"]),
     ],
     ids=("target", "feature", "blank", "nan", "inf", "text", "ragged", "one class", "empty", "no target"),
@@ -213,7 +213,7 @@ def test_npz_and_idx(tmp_path):
     assert prepare(path).splits is not None
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"\0\0\7\1"))
     assert "must be an IDX file" in refused(path)
-    assert "there is no file" in refused(path, "data.inputs=missing.gz")
+    assert "must be a file" in refused(path, "data.inputs=missing.gz")
     assert "environment variables that are set" in refused(path, "data.inputs=$HYPRAX_NOWHERE/x.gz")
     np.save(tmp_path / "objects.npy", np.asarray([{}], dtype=object))
     np.savez(tmp_path / "set.npz", X=np.asarray([{}] * 30, dtype=object), y=labels)

@@ -1,5 +1,8 @@
 """Reports of runs in every state."""
 
+import re
+import xml.dom.minidom
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -31,7 +34,7 @@ def test_the_same_run_gives_the_same_page(tmp_path, leaf):
     hx.tune(objective(), {"scale": leaf}, search=search, steps=3, run=hx.Run(tmp_path / "run"))
     page = report.write(tmp_path / "run", tmp_path / "page.html").read_text()
     assert page == report.write(tmp_path / "run", tmp_path / "page.html").read_text()
-    assert page.count("<img") == 3 + (leaf.raw.size > 1)
+    assert page.count("<svg") == 3 + (leaf.raw.size > 1)
     assert "a good guess at the error" in page
     assert "http" not in page.replace("http-equiv", "")
 
@@ -65,3 +68,20 @@ def test_images_heat_maps_and_lines(tmp_path):
         svg = _figures.hyperparameter("penalty", start, best, image)
         assert svg.lstrip().startswith("<?xml")
         assert ("<image" in svg) == (len(shape) == 2 or image is not None)
+
+
+def test_names_are_no_mathematics_and_colours_are_the_page_s(tmp_path):
+    name = "a$_{\\frac{<b>\x1b[2J"
+    hyper = {name: hx.Positive(np.full(3, 0.3))}
+    hx.tune(lambda h: jnp.sum(h[name] ** 2), hyper, steps=2, run=hx.Run(tmp_path / "run"), progress=False)
+    page = report.write(tmp_path / "run").read_text()
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) == 4
+    for drawing in drawings:
+        xml.dom.minidom.parseString(drawing)
+        assert "currentColor" in drawing
+        assert "#000000" not in drawing
+    assert "<b>" not in page
+    assert "\x1b" not in "".join(drawings)
+    names = [found for drawing in drawings for found in re.findall(r'\bid="([^"]*)"', drawing)]
+    assert len(names) == len(set(names))

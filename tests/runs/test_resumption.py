@@ -259,3 +259,24 @@ def test_a_termination_is_kept_until_the_step_is_whole_and_saved(tmp_path):
     whole = go(tmp_path / "whole", 5)
     assert len(read(tmp_path / "run").history) == 3
     assert [row["value"] for row in go(tmp_path / "run", 5).history] == [row["value"] for row in whole.history]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tables": "none"},
+        {"tables": [{"title": "Comparison"}]},
+        {"tables": [{"title": "Comparison", "rows": [1]}]},
+        {"tables": [{"title": "Comparison", "rows": [{"a": 1}]}]},
+        {"tables": [{"title": "Comparison", "rows": [{"a": "1"}, {"b": "1"}]}]},
+        {"baselines": [{"name": "x", "value": "much"}]},
+        {"best_value": "low"},
+        {"certificate": []},
+        {"result": 3},
+    ],
+)
+def test_a_damaged_summary_is_named(tmp_path, change):
+    go(tmp_path / "run", 1)
+    edit(tmp_path / "run" / "summary.json", lambda summary: summary | change)
+    with pytest.raises(RunError, match=r"summary\.json: .*damaged"):
+        read(tmp_path / "run")

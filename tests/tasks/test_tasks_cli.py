@@ -185,8 +185,8 @@ def rewrite(table, change):
         (lambda rows: [*rows[:-1], ["high", *rows[-1][1:]]], ["scores.csv:85", "'x1'", "'high'"]),
         (lambda rows: [*rows[:-1], ["", *rows[-1][1:]]], ["scores.csv:85", "'x1'"]),
         (lambda rows: [*rows[:-1], [*rows[-1][:-1], "good"]], ["row 84", "'score'", "'good'"]),
-        (lambda rows: [*rows[:-1], rows[-1][:-1]], ["scores.csv:85", "4 fields"]),
-        (lambda rows: rows[:1], ["no rows"]),
+        (lambda rows: [*rows[:-1], rows[-1][:-1]], ["scores.csv:85", "has 4"]),
+        (lambda rows: rows[:1], ["must have rows under a header"]),
         (lambda rows: [*rows, ["0", "lonely", "0", "0", "1"]], ["task lonely", "at least 2 rows"]),
     ],
 )

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -224,7 +224,7 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
     return (*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
 
 
-def _npy(stream: IO[bytes], where: str, key: str) -> np.ndarray:
+def _npy(stream: Any, where: str, key: str) -> np.ndarray:
     """An array of NumPy's format, refused by its header where it is too large or holds Python objects."""
     try:
         version = np.lib.format.read_magic(stream)

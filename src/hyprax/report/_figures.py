@@ -1,7 +1,10 @@
 """The figures of a report, each as SVG text. Colours from Okabe and Ito's palette, safe for colour-blind readers."""
 
+import functools
 import io
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,18 +14,43 @@ from matplotlib.figure import Figure
 
 from ..runs import Record
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+INK = "#7f7f7f"  # of text and axes: replaced by the page's own colour of text, in light, in dark and in print
 WIDTH, HEIGHT = 8.0, 3.4
 COLUMNS = 10
 
 
-def _svg(figure: Figure) -> str:
-    from matplotlib import rc_context
+STYLE = {
+    "svg.hashsalt": "hyprax",  # the same run gives the same page
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK
+    ),
+    **dict.fromkeys(("legend.labelcolor",), INK),
+}
 
+
+def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+    """A figure drawn in the page's colours."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any) -> str:
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*arguments)
+
+    return styled
+
+
+def _svg(figure: Figure) -> str:
     stream = io.StringIO()
-    with rc_context({"svg.hashsalt": "hyprax"}):  # the same run gives the same page
-        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(stream, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     return stream.getvalue()
+
+
+def plain(name: str) -> str:
+    """A name as a text: what is mathematics to matplotlib, or not to be printed, is none here."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", name).replace("$", r"\$")
 
 
 def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -34,9 +62,10 @@ def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _value_name(record: Record) -> str:
-    return record.summary.get("value_name", "outer objective")
+    return plain(record.summary.get("value_name", "outer objective"))
 
 
+@_styled
 def objective(record: Record) -> str:
     """The outer objective against steps, its best step marked, and the baselines as lines."""
     figure, axes = _axes()
@@ -47,7 +76,10 @@ def objective(record: Record) -> str:
         axes.plot(steps[best], values[best], "o", color=BLUE, markersize=8, label=f"lowest: {values[best]:.4g}")
     for baseline, style in zip(record.summary.get("baselines", []), ("--", ":", "-.") * 9, strict=False):
         axes.axhline(
-            baseline["value"], color=ORANGE, linestyle=style, label=f"{baseline['name']}: {baseline['value']:.4g}"
+            baseline["value"],
+            color=ORANGE,
+            linestyle=style,
+            label=f"{plain(baseline['name'])}: {baseline['value']:.4g}",
         )
     axes.set_xlabel("step (one hypergradient each)")
     axes.set_ylabel(_value_name(record))
@@ -55,6 +87,7 @@ def objective(record: Record) -> str:
     return _svg(figure)
 
 
+@_styled
 def gradient(record: Record) -> str:
     """‖h‖ against steps, with ‖h‖ ± bound as a band where the bound is finite."""
     figure, axes = _axes()
@@ -80,6 +113,7 @@ def gradient(record: Record) -> str:
     return _svg(figure)
 
 
+@_styled
 def work(record: Record) -> str:
     """What each step took: products with the inner Hessian, where an engine counts its work in them; milliseconds."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
@@ -117,9 +151,10 @@ def _colour_bar(figure: Any, picture: Any, axes: list[Axes], fraction: float, pa
     bar.minorticks_off()
 
 
+@_styled
 def hyperparameter(name: str, start: np.ndarray, best: np.ndarray, image_shape: tuple[int, int] | None) -> str:
     """Before and after: small images, heat maps, or lines, whichever the shape asks for."""
-    start, best = np.asarray(start, float), np.asarray(best, float)
+    name, start, best = plain(name), np.asarray(start, float), np.asarray(best, float)
     if best.ndim == 2 and image_shape is not None and best.shape[0] == math.prod(image_shape):
         return _images(name, start, best, image_shape)
     if best.ndim == 1 and image_shape is not None and best.size == math.prod(image_shape):
@@ -170,7 +205,7 @@ def _heat(name: str, start: np.ndarray, best: np.ndarray) -> str:
 def _lines(name: str, start: np.ndarray, best: np.ndarray) -> str:
     figure, axes = _axes(3.0)
     index = np.arange(best.size)
-    axes.plot(index, start, color=GREY, linestyle="--", label="before")
+    axes.plot(index, start, color=INK, linestyle="--", label="before")
     axes.plot(index, best, color=BLUE, marker="o", markersize=3, linewidth=0.8, label="after")
     if np.all(best > 0) and np.all(start > 0):
         axes.set_yscale("log")

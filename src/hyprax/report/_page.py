@@ -1,7 +1,7 @@
 """One self-contained HTML page from the record of a run: text, tables and figures, nothing fetched from elsewhere."""
 
-import base64
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ def _content(record: Record) -> dict[str, Any]:
         "meaning": [one["meaning"] for one in (ending, summary.get("noise", {})) if "meaning" in one],
         "certificate": [(name, _cell(x)) for name, x in ending.items() if name != "meaning"],
         "measured": _measured(history),
-        "figures": [(title, _uri(svg), note) for title, svg, note in drawings],
-        "pictures": [(name, _uri(svg), note) for name, svg, note in pictures],
+        "figures": [(title, _inline(svg, f"f{i}"), note) for i, (title, svg, note) in enumerate(drawings)],
+        "pictures": [(name, _inline(svg, f"p{i}"), note) for i, (name, svg, note) in enumerate(pictures)],
         "scalars": scalars,
         "tables": summary.get("tables", []),
         "config": _flat(record.config),
@@ -124,8 +124,16 @@ def _square(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return (side, side) if len(shape) == 2 and side >= 4 and side * side == shape[0] and shape[1] <= 100 else None
 
 
-def _uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+def _inline(svg: str, prefix: str) -> str:
+    """A drawing as a part of the page, in the page's colour of text; its names made its own, as all share one page."""
+    from ._figures import INK
+
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")  # HTML knows the names
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    return re.sub(r'href="#', f'href="#{prefix}-', svg)
 
 
 def _flat(config: Any, prefix: str = "") -> list[tuple[str, str]]:

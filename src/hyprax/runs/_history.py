@@ -102,8 +102,8 @@ class History:
             for name, kind in COLUMNS.items():
                 if name in row and isinstance(row[name], str) != (kind == "TEXT"):
                     raise HistoryError(f"{self._path}: cannot be read ({name} of step {row['step']} is {row[name]!r}).")
-            if "result" not in row:
-                raise HistoryError(f"{self._path}: cannot be read (step {row['step']} has no result).")
+            if not {"result", "value"} <= row.keys():
+                raise HistoryError(f"{self._path}: cannot be read (step {row['step']} has no result or no value).")
         return rows
 
     def close(self) -> None:

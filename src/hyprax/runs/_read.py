@@ -39,6 +39,36 @@ class Record:
         return np.asarray([row.get(name, np.nan) for row in self.history], dtype=float)
 
 
+NUMBER = (int, float)
+SHAPE_OF_SUMMARY: dict[str, Any] = {
+    **dict.fromkeys(("result", "message", "value_name"), str),
+    **dict.fromkeys(("best_value", "best_step", "steps", "seconds", "hyperparameters"), NUMBER),
+    "tables": [{"title": str, "rows": [{}]}],
+    "baselines": [{"name": str, "value": NUMBER}],
+    "certificate": {"meaning": str},
+    "noise": {"meaning": str, "over": str},
+    "constraints": {},
+}
+
+
+def _check(path: Path, given: Any, shape: Any, place: str = "") -> None:
+    """Refuse values of other types than those that are written; keys that are not there are none's business.
+
+    **Raises:** `RunError` with the place.
+    """
+    if not isinstance(given, type(shape) if isinstance(shape, dict | list) else shape) or isinstance(given, bool):
+        raise RunError(f"{path}: {place or 'the file'} is damaged; got a {type(given).__name__}.")
+    if isinstance(shape, list):
+        for i, x in enumerate(given):
+            _check(path, x, shape[0], f"{place}[{i}]")
+    if isinstance(shape, dict):
+        for name, x in given.items():
+            if name in shape:
+                _check(path, x, shape[name], f"{place}.{name}".lstrip("."))
+    if place.endswith("]") and isinstance(shape, dict) and (missing := shape.keys() - given.keys()):
+        raise RunError(f"{path}: {place} is damaged; it has no {', '.join(sorted(missing))}.")
+
+
 def read(folder: str | Path) -> Record:
     """The record in `folder`, finished or not.
 
@@ -48,14 +78,21 @@ def read(folder: str | Path) -> Record:
     if not (folder / CONFIG).is_file():
         raise RunError(f"{folder}: must be the folder of a run; it has no {CONFIG}.")
     config = read_config(folder / CONFIG)
-    rows: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
     if (folder / HISTORY).exists():
-        history = History(folder / HISTORY, write=False)
-        rows = history.rows()
-        history.close()
+        reader = History(folder / HISTORY, write=False)
+        history = reader.rows()
+        reader.close()
 
     def arrays(name: str) -> dict[str, np.ndarray]:
         return load_arrays(folder / name) if (folder / name).exists() else {}
 
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
-    return Record(folder, config["config"], config["environment"], rows, arrays(START), arrays(BEST), summary)
+    _check(folder / SUMMARY, summary, SHAPE_OF_SUMMARY)
+    for table in summary.get("tables", []):
+        rows = table["rows"]
+        if any(row.keys() != rows[0].keys() or not all(isinstance(x, str) for x in row.values()) for row in rows):
+            raise RunError(f"{folder / SUMMARY}: the table {table['title']!r} is damaged.")
+    _check(folder / CONFIG, config["config"], {"image_shape": [int]})
+    _check(folder / CONFIG, config["environment"], dict.fromkeys(config["environment"], str))
+    return Record(folder, config["config"], config["environment"], history, arrays(START), arrays(BEST), summary)
