@@ -11,7 +11,7 @@ from ._bernstein import Array
 from ._dual import ReadoutDuals
 from ._margins import classes_of
 from ._series import PENALTY, Features, Scores, cover, gamma, ridge_outputs, score
-from ._task import Split, Task
+from ._task import Split, Task, check_domain
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Activation:
         b = np.asarray(self.breakpoints, dtype=np.float64)
         if len(self.coefficients) != len(b) + 1 or any(len(c) == 0 for c in self.coefficients):
             raise ValueError(
-                f"Activation: {len(b)} breakpoints need {len(b) + 1} non-empty tuples of coefficients; "
+                f"Activation: coefficients must be {len(b) + 1} non-empty tuples for {len(b)} breakpoints; "
                 f"got {len(self.coefficients)}."
             )
         if not np.all(np.isfinite(b)) or not np.all(np.diff(b) > 0):
@@ -52,7 +52,7 @@ class Activation:
         for z, left, right in zip(b, self.coefficients[:-1], self.coefficients[1:], strict=True):
             x, y = np.polynomial.polynomial.polyval(z, left), np.polynomial.polynomial.polyval(z, right)
             if not abs(x - y) <= 1e-12 * (1 + abs(x)):
-                raise ValueError(f"Activation: the pieces must meet; at z = {z} they are {x} and {y}.")
+                raise ValueError(f"Activation: the pieces must meet; got {x} and {y} at z = {z}.")
 
     @staticmethod
     def leaky_relu(slope: float) -> "Activation":
@@ -165,7 +165,7 @@ def activation_dual(
 
     Source: Balcan, Nguyen, Sharma (2025), arXiv 2501.13734, section on activation interpolation.
     """
-    a, b = _domain(domain)
+    a, b = check_domain(domain, "activation_dual", "")
     if not penalty > 0 or not np.isfinite(penalty):
         raise ValueError(f"penalty must be positive and finite; got {penalty}.")
     if len(layers) not in (1, 2):
@@ -296,10 +296,3 @@ def _layer(pair: tuple[Any, Any], index: int) -> tuple[Array, Array]:
     if bias.shape != matrix.shape[1:] or not np.all(np.isfinite(bias)):
         raise ValueError(f"layers[{index}][1] must hold {matrix.shape[1]} finite numbers; got shape {bias.shape}.")
     return matrix, bias
-
-
-def _domain(domain: tuple[float, float]) -> tuple[float, float]:
-    a, b = float(domain[0]), float(domain[1])
-    if not a < b or not np.isfinite(a) or not np.isfinite(b):
-        raise ValueError(f"domain must be (a, b) with finite a < b; got {domain}.")
-    return a, b

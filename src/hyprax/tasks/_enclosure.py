@@ -9,6 +9,7 @@ import numpy as np
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
 from ._series import gamma
+from ._task import check_domain
 
 
 class Chord(NamedTuple):
@@ -83,9 +84,7 @@ def chords_of(
     problem: Any, domain: tuple[float, float], accept: Callable[[Any, float, float], bool], most_solves: int
 ) -> tuple[Array, list[Any]]:
     """Ends of intervals and the chords on them, each halved until `accept(chord, a, b)`."""
-    a, b = (float(x) for x in domain)
-    if not (np.isfinite(a) and np.isfinite(b) and a < b):
-        raise ValueError(f"the domain must be (a, b) with finite a < b; got {domain}.")
+    a, b = check_domain(domain, "enclose", "")
     left = problem.solve(a, None)
     stack, solves = [(a, left, b, problem.solve(b, problem.between(left, left)))], 2
     edges, chords = [a], []
@@ -156,14 +155,16 @@ class SmoothProblem:
     """Bound of the rounding error of `gradient`, `outer` and `outer_gradient` (in norm); 1e-12 times their size is a
     usual guess, but it is part of the proof."""
     bend: Callable[[float, float], tuple[float, float, float]] | tuple[float, float, float] | None = None
+    """(K, K', K''), bounds of the third derivatives."""
     mixed: float | Callable[[float, float], float] | None = None
+    """M, a bound of the mixed second derivative."""
     logarithmic: bool = False
     """Whether intervals are cut at their geometric middle (for a positive α over decades)."""
 
     def __post_init__(self):
         if self.bend is None and self.mixed is None:
             raise ValueError(
-                "SmoothProblem needs `bend` (second order) or `mixed` (first order), or both: neither was given."
+                "SmoothProblem: `bend` (second order) or `mixed` (first order) must be given, or both; got neither."
             )
         if not self.rounding >= 0:
             raise ValueError(f"SmoothProblem: rounding must be >= 0; got {self.rounding}.")
@@ -179,7 +180,7 @@ class SmoothProblem:
                 f"got {w.shape}, {slope.shape}, {outer.shape}."
             )
         if not (np.all(np.isfinite(slope)) and np.all(np.isfinite(outer)) and np.isfinite(value)):
-            raise ValueError(f"the gradient or the outer loss is not finite at hyper = {hyper}.")
+            raise ValueError(f"the gradients and the outer loss must be finite; got nan or inf at {hyper}.")
         size = 1 + gamma(w.size + 8)
         return Solution(
             w,

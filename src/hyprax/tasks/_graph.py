@@ -10,6 +10,7 @@ from ._dual import ReadoutDuals
 from ._kernel import Graph, Kernel, Matrix, WeightSeries, row_sums
 from ._margins import classes_of
 from ._series import PENALTY, Features, Outputs, Scores, cover, gamma, ridge_outputs, score, solve_spd
+from ._task import check_domain
 
 _FAR = (
     "Nodes that are far from all others there (weights vanish) need a larger hyperparameter, edges of their own, or to "
@@ -60,7 +61,7 @@ def label_propagation_dual(
     Source: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions".
     """
     graph = Graph(distances, edges, loops=False)
-    a, b = _domain(domain)
+    a, b = check_domain(domain, "label_propagation_dual", "")
     kernel.check(graph.values, a, b)
     given = _nodes(labelled, graph.n, "labelled")
     free = np.setdiff1d(np.arange(graph.n), given)
@@ -118,7 +119,7 @@ def sgc_dual(
     normalisation `D^-1/2 A D^-1/2`).
     """
     graph = Graph(distances, edges, loops=True)
-    a, b = _domain(domain)
+    a, b = check_domain(domain, "sgc_dual", "")
     kernel.check(graph.values, a, b)
     x = np.asarray(features, dtype=np.float64)
     if x.ndim != 2 or len(x) != graph.n or not np.all(np.isfinite(x)):
@@ -145,13 +146,6 @@ def sgc_dual(
     return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual", PENALTY), len(scored), truth is not None)
 
 
-def _domain(domain: tuple[float, float]) -> tuple[float, float]:
-    a, b = (float(x) for x in domain)
-    if not (np.isfinite(a) and np.isfinite(b) and a < b):
-        raise ValueError(f"domain must be (a, b) with finite a < b; got {domain}.")
-    return a, b
-
-
 def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Array, Array | None]:
     """Targets of the nodes that fit and of those that score, and the classes of the latter (or `None`), from all
     labels."""
@@ -166,10 +160,13 @@ def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Arr
     elif y.ndim == 1:
         classes = np.unique(y[fit])
         if len(classes) < 2:
-            raise ValueError(f"the labelled nodes hold {len(classes)} class; at least two are needed.")
+            raise ValueError(f"labels must have at least two classes on the labelled nodes; got {len(classes)}.")
         unknown = scored[~np.isin(y[scored], classes)]
         if unknown.size:
-            raise ValueError(f"node {unknown[0]} is scored, but no labelled node has its class {y[unknown[0]]!r}.")
+            raise ValueError(
+                f"every class that is scored must be among the labelled nodes; got "
+                f"{y[unknown[0]]!r} of node {unknown[0]}."
+            )
         targets = (y[:, None] == classes).astype(np.float64)
         targets = 2 * targets[:, 1:] - 1 if len(classes) == 2 else targets
     else:
@@ -186,7 +183,8 @@ def _nodes(which: Any, n: int, name: str) -> Array:
             f"{name} must be indices of some of the {n} nodes, or a mask of them all; got {np.asarray(which)!r}."
         )
     if len(np.unique(nodes)) != len(nodes):
-        raise ValueError(f"{name} holds a node more than once.")
+        values, counts = np.unique(nodes, return_counts=True)
+        raise ValueError(f"{name} must hold a node once; got {values[counts > 1][0]} more often.")
     return nodes
 
 
@@ -198,8 +196,8 @@ def _check_connected(graph: Graph, given: Array) -> None:
     alone = np.flatnonzero(~np.isin(part, part[given]))
     if alone.size:
         raise ValueError(
-            f"label propagation needs a path from every node to a labelled one; {alone.size} nodes have none, the "
-            f"first is node {alone[0]}. Drop them, or label one of each component."
+            f"every node must have a path to a labelled one; got {alone.size} nodes without, the first is node "
+            f"{alone[0]}. Drop them, or label one of each component."
         )
 
 
