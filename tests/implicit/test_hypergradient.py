@@ -229,5 +229,5 @@ def test_strengths_are_picked_by_key_by_attribute_or_by_function():
     assert gradient("penalty", Strengths(leaf)) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match=r"penalty='strength' must be a key .*; got the keys 'penalty'"):
         gradient("strength", {"penalty": leaf})
-    with pytest.raises(ValueError, match=r"penalty='penalty' must be a key .*; got Positive"):
+    with pytest.raises(ValueError, match=r"penalty='penalty' must be a key .*; got a single leaf"):
         gradient("penalty", leaf)
