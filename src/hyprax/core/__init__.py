@@ -14,4 +14,4 @@ from .._result import (
     result_name as result_name,
     succeeded as succeeded,
 )
-from .._stats import AbstractStats as AbstractStats, Effort as Effort, NamedStats as NamedStats
+from .._stats import AbstractStats as AbstractStats, Effort as Effort, NamedStats as NamedStats, scalars as scalars
