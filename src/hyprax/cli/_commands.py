@@ -77,7 +77,7 @@ def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, 
     import jax
 
     jax.config.update("jax_enable_x64", True)  # certificates of kind `certified` need float64
-    if cache and not jax.config.jax_compilation_cache_dir:  # which a variable of the environment may have set
+    if cache and not jax.config.read("jax_compilation_cache_dir"):  # which a variable of the environment may have set
         jax.config.update("jax_compilation_cache_dir", str(_cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
