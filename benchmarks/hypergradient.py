@@ -78,7 +78,7 @@ class Problem:
     def outer(self, w: Array) -> Array:
         return self._fit(w, self.validation)
 
-    def family(self) -> hx.families.GeneralisedLinear:
+    def family(self) -> hx.families.Softmax | hx.families.Logistic:
         if self.outputs == 1:
             return hx.families.Logistic(*self.train, penalty=lambda hyper: hyper)
         return hx.families.Softmax(*self.train, penalty=lambda hyper: hyper, classes=self.outputs)

@@ -15,6 +15,7 @@ import scipy.sparse
 jax.config.update("jax_enable_x64", True)
 
 import hyprax as hx
+from hyprax.implicit._answers import STATUS
 
 EXAMPLES, FEATURES, ENTRIES, CLASSES, GROUPS = 20_000, 100_000, 50, 10, 20_000
 
@@ -62,7 +63,7 @@ def main() -> None:
     certificate = answer.certificate
     assert isinstance(certificate, hx.implicit.TwoSidedCertificate)
     print(f"products: {int(answer.stats['products'])}, inner steps {int(answer.stats['inner_steps'])}")
-    print(f"{certificate}; {hx.implicit.STATUS[certificate.status]}; relative {float(answer.relative_bound):.2e}")
+    print(f"{certificate}; {STATUS[certificate.status]}; relative {float(answer.relative_bound):.2e}")
 
 
 if __name__ == "__main__":

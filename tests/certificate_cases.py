@@ -17,6 +17,7 @@ import scipy.sparse
 import hyprax as hx
 import oracles
 from hyprax import implicit
+from hyprax.implicit._answers import STATUS
 
 N, D, CLASSES, GROUPS = 40, 5, 3, np.array([0, 1, 1, 2, 0])
 FAMILIES = {
@@ -258,7 +259,7 @@ def check(case: Case, rng: np.random.Generator, bounds: dict[str, Any]) -> Outco
             for k, v in found.items():
                 if not np.all(np.abs(v - case.grad[k]) <= np.asarray(certificate.entries[k].raw)):
                     violations.append(f"{name}: an entry of {k}")
-            proved = bool(certificate.status == hx.implicit.STATUS.effectivity_proved)
+            proved = bool(certificate.status == STATUS.effectivity_proved)
             if proved and not upper <= 3 * error * (1 + 1e-5) + same:
                 violations.append(f"{name}: effectivity {upper / error:.3g} said to be at most 3")
             ratio[name] = upper / max(error, 1e-300)

@@ -24,7 +24,7 @@ def mean_square(w, data):
     return jnp.mean(jnp.square(data[0] @ w - data[1]))
 
 
-def family() -> hx.families.GeneralisedLinear:
+def family() -> hx.families.Squared:
     return hx.families.Squared(*TRAIN, penalty=lambda hyper: hyper["penalty"])
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hyprax as hx
-from hyprax.implicit import ImplicitState
+from hyprax.implicit._objective import ImplicitState
 from hyprax.search import AbstractSearch, Stopping
 
 from .data import CLASSES, Cleaning, Size
@@ -21,7 +21,7 @@ STRENGTH = 2e-3
 TOLERANCES = ((0.1, 0.1), (0.1, 0.01), (0.01, 0.1), (0.01, 0.01))
 """Of the distance to the optimum (‖∇g‖/μ), and of the adjoint's residual."""
 LOWER = {"GD": hx.implicit.GradientDescent, "HB": hx.implicit.HeavyBall, "FISTA": hx.implicit.FISTA}
-ADJOINT = {"GD": hx.implicit.AdjointGradientDescent, "HB": hx.implicit.AdjointHeavyBall, "CG": hx.implicit.CG}
+ADJOINT = {"GD": hx.implicit.GradientDescent, "HB": hx.implicit.HeavyBall, "CG": hx.implicit.CG}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def published(problem: Problem, lower: str, adjoint: str, tolerances: tuple[floa
     The lower level starts at its last solution, the adjoint at 0. Counted are iterations of both; the lower level stops
     where the budget is spent.
     """
-    budget, plain = size.budget, {"preconditioner": hx.implicit.NoPreconditioner()} if adjoint == "CG" else {}
+    budget, plain = size.budget, {"preconditioner": False} if adjoint == "CG" else {}
     adjoint_solver = ADJOINT[adjoint](max_steps=budget, **plain)
     first = problem.objective(LOWER[lower](max_steps=budget, smoothness=1.0), adjoint_solver, hx.implicit.NoCertifier())
     accuracy = hx.Accuracy(jnp.asarray(STRENGTH * tolerances[0]), jnp.asarray(tolerances[1]))

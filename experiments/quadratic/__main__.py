@@ -21,7 +21,7 @@ import numpy as np
 from experiments._common import machine, pyplot, results_folder
 
 import hyprax as hx
-from hyprax.implicit import ImplicitState
+from hyprax.implicit._objective import ImplicitState
 
 jax.config.update("jax_enable_x64", True)
 

@@ -8,6 +8,7 @@ import pytest
 
 import hyprax as hx
 import oracles
+from hyprax.implicit._answers import STATUS
 from problems import Problem, random_problem
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
@@ -76,7 +77,7 @@ def test_look_ahead_encloses_the_error_of_the_unimproved_hypergradient(kind, ind
         assert float(certificate.lower) <= error <= float(certificate.upper)
         off = np.abs(np.asarray(answer.grad["penalty"].raw).astype(oracles.LONG) - problem.grad)
         assert np.all(off <= np.asarray(certificate.entries["penalty"].raw))
-        if certificate.status == hx.implicit.STATUS.effectivity_proved:
+        if certificate.status == STATUS.effectivity_proved:
             proved += 1
             assert float(certificate.upper) <= 3 * error * (1 + 1e-6)
     # Or the last statement says nothing. Newton solves a squared loss in one step: nothing is left to prove.

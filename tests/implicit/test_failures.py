@@ -10,7 +10,8 @@ import pytest
 
 import hyprax as hx
 import oracles
-from hyprax.implicit import AdjointSystem, ImplicitState, LinearSolution
+from hyprax.implicit import AdjointSystem, LinearSolution
+from hyprax.implicit._objective import ImplicitState
 from problems import random_problem, select_penalty
 
 BOUNDS: dict[str, Callable[[], hx.implicit.AbstractCertifier]] = {
@@ -156,9 +157,9 @@ def test_an_overestimated_strong_convexity_is_disproved(adjoint):
     [
         hx.implicit.CG(),
         hx.implicit.Cholesky(),
-        hx.implicit.AdjointGradientDescent(),
-        hx.implicit.AdjointHeavyBall(),
-        hx.implicit.CG(preconditioner=hx.implicit.Jacobi()),
+        hx.implicit.GradientDescent(),
+        hx.implicit.HeavyBall(),
+        hx.implicit.CG(preconditioner=hx.implicit.Jacobi(key=jax.random.key(0))),
     ],
 )
 def test_a_saddle_is_not_taken_for_a_minimum(adjoint):
@@ -296,7 +297,7 @@ def test_a_column_of_zeros_has_no_effect_and_a_hypergradient_of_zero(kind, bound
         make = {"logistic": hx.families.Logistic, "squared": hx.families.Squared}[kind]
         family = make(x, (np.arange(n) % 2).astype(float), penalty=select_penalty)
         yv, strength = jnp.asarray(rng.integers(0, 2, n).astype(float)), np.full(d, 1e-3)
-    for adjoint in (hx.implicit.CG(), hx.implicit.CG(preconditioner=hx.implicit.Jacobi()))[
+    for adjoint in (hx.implicit.CG(), hx.implicit.CG(preconditioner=hx.implicit.Jacobi(key=jax.random.key(0))))[
         : 1 if bound is hx.implicit.LookAhead else 2
     ]:
         objective = hx.ImplicitObjective(

@@ -51,7 +51,7 @@ def test_families_agree_with_automatic_differentiation(kind, index):
     rng = np.random.default_rng(1)
     problem = random_problem(rng, kind, index)
     family = problem.objective.optimum.loss
-    assert isinstance(family, hx.families.GeneralisedLinear)
+    assert isinstance(family, FAMILIES[kind])
     w, v = (jnp.asarray(rng.normal(size=family.shape)) for _ in range(2))
     point = family.at(w, problem.hyper)
     gradient = jax.grad(family.value)

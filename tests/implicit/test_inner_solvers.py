@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import hyprax as hx
-from hyprax.implicit import stacked
 from problems import random_problem
 
 
@@ -40,11 +39,11 @@ LOWER = {
 }
 ADJOINT = {
     "cg": hx.implicit.CG(),
-    "cg-jacobi": hx.implicit.CG(preconditioner=hx.implicit.Jacobi()),
-    "cg-nystrom": hx.implicit.CG(preconditioner=hx.implicit.Nystrom(rank=2)),
+    "cg-jacobi": hx.implicit.CG(preconditioner=hx.implicit.Jacobi(key=jax.random.key(0))),
+    "cg-nystrom": hx.implicit.CG(preconditioner=hx.implicit.Nystrom(rank=2, key=jax.random.key(0))),
     "minres": hx.implicit.MINRES(),
-    "gradient-descent": hx.implicit.AdjointGradientDescent(max_steps=200_000),
-    "heavy-ball": hx.implicit.AdjointHeavyBall(max_steps=50_000),
+    "gradient-descent": hx.implicit.GradientDescent(max_steps=200_000),
+    "heavy-ball": hx.implicit.HeavyBall(max_steps=50_000),
     "cholesky": hx.implicit.Cholesky(),
     "neumann": hx.implicit.Neumann(terms=20_000),
 }
@@ -188,7 +187,7 @@ def test_an_estimate_of_smoothness_that_is_too_small_is_raised(method):
 @pytest.mark.parametrize("lower", ["newton", "fista", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
 def test_vmap_over_problems(lower):
     problems = [objective(LOWER[lower], hx.implicit.CG(), case(seed)) for seed in range(3)]
-    together = stacked(problems)
+    together = hx.ImplicitObjective.stacked(problems)
     strengths = np.exp(np.random.default_rng(3).uniform(-2, 1, (3, FEATURES)))
     hypers = jax.vmap(lambda s: hx.Positive(s))(jnp.asarray(strengths))
     states = eqx.filter_vmap(lambda o, hyper: o.init(hyper))(together, hypers)
@@ -201,7 +200,7 @@ def test_families_are_stacked_with_their_certificates():
     rng = np.random.default_rng(4)
     bound = hx.implicit.EhrhardtRoberts()
     problems = [random_problem(rng, "logistic", 1, smallest=1e-2, certifier=bound) for _ in range(3)]
-    together = stacked([problem.objective for problem in problems])
+    together = hx.ImplicitObjective.stacked([problem.objective for problem in problems])
     hypers = jax.tree.map(lambda *x: jnp.stack(x), *(problem.hyper for problem in problems))
     states = eqx.filter_vmap(lambda o, hyper: o.init(hyper))(together, hypers)
     answers, _ = eqx.filter_vmap(lambda o, hyper, state: o.value_and_grad(hyper, state))(together, hypers, states)
@@ -225,13 +224,15 @@ def test_a_momentum_that_does_not_converge_is_reported():
 
 def test_what_differs_is_not_stacked():
     with pytest.raises(ValueError, match="one or more"):
-        stacked([])
+        hx.ImplicitObjective.stacked([])
     with pytest.raises(ValueError, match="objective 1 unlike"):
-        stacked([objective(hx.implicit.LBFGS(), hx.implicit.CG()), objective(hx.implicit.Newton(), hx.implicit.CG())])
+        hx.ImplicitObjective.stacked(
+            [objective(hx.implicit.LBFGS(), hx.implicit.CG()), objective(hx.implicit.Newton(), hx.implicit.CG())]
+        )
     train, held = case(0)
     shorter = (train[0][:10], train[1][:10]), held
     with pytest.raises(ValueError, match="objective 1 unlike"):
-        stacked(
+        hx.ImplicitObjective.stacked(
             [
                 objective(hx.implicit.LBFGS(), hx.implicit.CG()),
                 objective(hx.implicit.LBFGS(), hx.implicit.CG(), shorter),
@@ -257,9 +258,9 @@ def test_a_callable_that_stops_early_is_found_out():
     ("adjoint", "words"),
     [
         (hx.implicit.Neumann(terms=3), "3 terms of the Neumann series"),
-        (hx.implicit.OneStep(), "one step"),
-        (hx.implicit.OneStep(preconditioned=True), "M q = ∇f"),
-        (hx.implicit.NystromSolver(rank=2, damping=0.1), "A_r + 0.1 I"),
+        (hx.implicit.Neumann(terms=1), "one step"),
+        (hx.implicit.Neumann(terms=1, preconditioned=True), "M q = ∇f"),
+        (hx.implicit.Nystrom(rank=2, damping=0.1, key=jax.random.key(0)), "A_r + 0.1 I"),
         (hx.implicit.CG(damping=0.3), "A + 0.3 I"),
         (hx.implicit.MINRES(damping=0.3), "A + 0.3 I"),
     ],

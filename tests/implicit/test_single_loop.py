@@ -12,7 +12,7 @@ import pytest
 
 import hyprax as hx
 import oracles
-from hyprax.implicit import SingleLoopState
+from hyprax.implicit._single_loop._base import SingleLoopState
 from hyprax.implicit._single_loop._blocks import Blocks
 from hyprax.search import Optax, Stopping
 from problems import Problem, random_problem, select_penalty

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
-from hyprax.implicit import AbstractSingleLoop
+from hyprax.implicit._single_loop import AbstractSingleLoop
 from hyprax.recipes import RecipeError, carry_out, prepare
 
 RECIPE = """

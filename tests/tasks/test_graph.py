@@ -91,13 +91,13 @@ def test_bad_input_is_named():
     x, d, _, y, _, labelled, free, kernel, domain, _ = _graph(0)
     with pytest.raises(ValueError, match="symmetric"):
         tasks.label_propagation_dual(np.triu(d), y, labelled, kernel, domain=domain)
-    with pytest.raises(ValueError, match="path from every node"):
+    with pytest.raises(ValueError, match="every node must have a path"):
         tasks.label_propagation_dual(d, y, labelled, kernel, domain=domain, edges=np.zeros(d.shape, dtype=bool))
     with pytest.raises(ValueError, match="d \\+ hyper must be >= 0"):
         tasks.label_propagation_dual(d, y, labelled, kernel, domain=(-1.0, 1.0))
     with pytest.raises(ValueError, match="must be positive on the domain"):
         tasks.label_propagation_dual(d, y, labelled, tasks.GaussianKernel(), domain=(0.0, 1.0))
-    with pytest.raises(ValueError, match="at least two are needed"):
+    with pytest.raises(ValueError, match="at least two classes"):
         tasks.label_propagation_dual(d, np.zeros(len(d), dtype=int), labelled, kernel, domain=domain)
     with pytest.raises(ValueError, match="must not share nodes"):
         tasks.sgc_dual(d, x, y, labelled, labelled, kernel, domain=domain, penalty=1.0)
@@ -105,6 +105,9 @@ def test_bad_input_is_named():
         tasks.sgc_dual(d, x, y, labelled, free, kernel, domain=domain, penalty=-1.0)
     with pytest.raises(ValueError, match="indices of some"):
         tasks.label_propagation_dual(d, y, [9999], kernel, domain=domain)
+    far = np.abs(np.subtract.outer(place := np.array([0, 1, 2, 1e3]), place))
+    with pytest.raises(ValueError, match=r"label_propagation_dual: .*singular.*need a larger hyperparameter"):
+        tasks.label_propagation_dual(far, np.array([0, 1, 0, 1]), [0, 1], tasks.GaussianKernel(), domain=(0.5, 5.0))
     with pytest.raises(ValueError, match="whole number"):
         tasks.PolynomialKernel(0)
     with pytest.raises(ValueError, match="finite on every edge"):

@@ -146,7 +146,7 @@ def test_step_by_step_is_the_same_game():
     ("call", "words"),
     [
         (lambda: play([], key=KEY), "got none"),
-        (lambda: play([PiecewiseFunction.constant((0, 1), 2.0)], key=KEY), r"outside \[0, 1\]"),
+        (lambda: play([PiecewiseFunction.constant((0, 1), 2.0)], key=KEY), r"must lie in \[0, 1\]"),
         (lambda: ExponentialForecaster((0, 1), 0.0), "rate must be"),
         (
             lambda: ExponentialForecaster((0, 1), 1.0, feedback="bandit"),  # pyright: ignore[reportArgumentType]  # to be refused

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+import equinox as eqx
 import numpy as np
 
 from ._constants import Constants
@@ -41,58 +42,60 @@ _RATES: dict[str, Callable[[float, int], float]] = {
 }
 
 
-def _rate(method: str, condition: float) -> Callable[[int], float]:
-    if method not in _RATES:
-        raise ValueError(f"method must be one of {', '.join(map(repr, _RATES))}; got {method!r}.")
-    if not 1 <= condition < np.inf:
-        raise ValueError(f"condition (L/μ) must be a finite number >= 1; got {condition}.")
-    return lambda k: _RATES[method](condition, k)
+class APrioriRate(eqx.Module):
+    """How fast a first-order method gets to a solution, known before any iteration is made.
 
+        ‖x_k - x*‖₂ <= ρ_k ‖x_0 - x*‖₂,    κ = L/μ
 
-def a_priori_reduction(method: Method, condition: float, steps: int) -> float:
-    """ρ_k with ‖x_k - x*‖₂ <= ρ_k ‖x_0 - x*‖₂ after k = `steps` iterations, κ = L/μ = `condition`.
-
-    - `gradient_descent`: ((κ - 1)/(κ + 1))^k with the step 2/(L + μ).
+    - `gradient_descent`: ρ_k = ((κ - 1)/(κ + 1))^k with the step 2/(L + μ).
     - `heavy_ball`: (1 + k(1 + √β)) β^{k/2}, √β = (√κ - 1)/(√κ + 1): with t = (1 + β - αλ)/(2√β) in [-1, 1], the k-th
-        error polynomial is β^{k/2}(U_k(t) - √β U_{k-1}(t)), and |U_k| <= k + 1.
+      error polynomial is β^{k/2}(U_k(t) - √β U_{k-1}(t)), and |U_k| <= k + 1.
     - `fista`: ((1 + β) s^k + β s^{k-1}) √(κ + 1), s = (1 - 1/√κ)^½, β = (√κ - 1)/(√κ + 1), at the point y_k that is
-        returned: from ½μ‖x_k - x*‖² <= g(x_k) - g* <= (1 - 1/√κ)^k ½(L + μ)‖x_0 - x*‖².
+      returned: from ½μ‖x_k - x*‖² <= g(x_k) - g* <= (1 - 1/√κ)^k ½(L + μ)‖x_0 - x*‖².
     - `conjugate_gradients`: 2√κ ((√κ - 1)/(√κ + 1))^k, and √κ, which it never exceeds.
 
     In exact arithmetic. Gradient descent and FISTA: for every L-smooth, μ-strongly convex function; heavy ball and
     conjugate gradients: for quadratics, so for every adjoint system. On a quadratic the same ρ_k bounds the reduction
     of the gradient norm, or residual, of gradient descent, heavy ball and conjugate gradients.
 
-    Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023), section 3; Nesterov, Lectures on Convex Optimization (2018).
-    """
-    if steps < 0:
-        raise ValueError(f"a_priori_reduction: steps must be an integer >= 0; got {steps}.")
-    return _rate(method, condition)(steps)
-
-
-def a_priori_steps(method: Method, condition: float, reduction: float) -> int:
-    """The least k with ρ_k <= `reduction`, ρ as in [`hyprax.implicit.a_priori_reduction`][]: iterations that suffice.
-
     **Arguments:**
 
     - `method`: `"gradient_descent"`, `"heavy_ball"`, `"fista"` or `"conjugate_gradients"`.
-    - `condition`: κ = L/μ >= 1.
-    - `reduction`: of the distance to the solution, in (0, 1].
+    - `condition`: κ >= 1.
+
+    Source: Ehrhardt and Roberts, arXiv 2301.04764 (2023), section 3; Nesterov, Lectures on Convex Optimization (2018).
     """
-    rate = _rate(method, condition)
-    if not 0 < reduction <= 1:
-        raise ValueError(f"a_priori_steps: reduction must be in (0, 1]; got {reduction}.")
-    if reduction == 1:
-        return 0
-    # ρ_0 >= 1, and ρ rises at most once before it falls for good: the first k below `reduction` is found by bisection.
-    high = 1
-    while rate(high) > reduction:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if rate(middle) <= reduction else (middle, high)
-    return high
+
+    method: Method = eqx.field(static=True)
+    condition: float = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.method not in _RATES:
+            raise ValueError(f"APrioriRate: method must be one of {', '.join(map(repr, _RATES))}; got {self.method!r}.")
+        if not 1 <= self.condition < np.inf:
+            raise ValueError(f"APrioriRate: condition (L/μ) must be a finite number >= 1; got {self.condition}.")
+
+    def reduction(self, steps: int) -> float:
+        """ρ_k after k = `steps` iterations."""
+        if steps < 0:
+            raise ValueError(f"APrioriRate: steps must be an integer >= 0; got {steps}.")
+        return _RATES[self.method](self.condition, steps)
+
+    def steps(self, reduction: float) -> int:
+        """The least k with ρ_k <= `reduction`, in (0, 1]: iterations that suffice."""
+        if not 0 < reduction <= 1:
+            raise ValueError(f"APrioriRate: reduction must be in (0, 1]; got {reduction}.")
+        if reduction == 1:
+            return 0
+        # ρ_0 >= 1, and ρ rises at most once before it falls for good: the first k below is found by bisection.
+        high = 1
+        while self.reduction(high) > reduction:
+            high *= 2
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.reduction(middle) <= reduction else (middle, high)
+        return high
 
 
 def a_priori_bound(
@@ -114,7 +117,7 @@ def a_priori_bound(
         G = ‖∇f(w_0)‖ + L_f s >= ‖∇f(ŵ)‖,   b = ‖B(w_0)‖ + L_B s >= ‖B(ŵ)‖,   δ = ρ_m G,
         ω = (L_f b/μ + L_A G b/μ² + L_B G/μ) ε + (b/μ) δ + (L_B L_f/μ) ε² + L_fλ ε,
 
-    ρ as in [`hyprax.implicit.a_priori_reduction`][]. It plans work: [`hyprax.implicit.EhrhardtRoberts`][] measures
+    ρ as in [`hyprax.implicit.APrioriRate`][]. It plans work: [`hyprax.implicit.EhrhardtRoberts`][] measures
     the same
     terms where the iterations have ended, and is smaller.
 
@@ -134,13 +137,13 @@ def a_priori_bound(
     mu, l_a = float(constants.strong_convexity), float(constants.lipschitz_hessian)
     l_b, l_f = float(constants.lipschitz_mixed), float(lipschitz_outer)
     if not 0 < mu <= smoothness:
-        raise ValueError(f"a_priori_bound: 0 < μ <= L is required; got μ = {mu} and L = {smoothness}.")
+        raise ValueError(f"EhrhardtRoberts.a_priori: 0 < μ <= L is required; got μ = {mu} and L = {smoothness}.")
     condition = smoothness / mu
     first = gradient_norm / mu
-    epsilon = a_priori_reduction(inner[0], condition, inner[1]) * first
+    epsilon = APrioriRate(inner[0], condition).reduction(inner[1]) * first
     moved = first + epsilon
     slope = outer_gradient_norm + l_f * moved
     mixed = float(constants.mixed_norm) + l_b * moved
-    delta = a_priori_reduction(adjoint[0], condition, adjoint[1]) * slope
+    delta = APrioriRate(adjoint[0], condition).reduction(adjoint[1]) * slope
     omega = (l_f * mixed / mu + l_a * slope * mixed / mu**2 + l_b * slope / mu) * epsilon + mixed / mu * delta
     return omega + l_b * l_f / mu * epsilon**2 + lipschitz_direct * epsilon

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
+from ._a_priori import a_priori_bound
 from ._constants import Constants
 from ._inner_loss import AbstractInnerLoss, Point
 from .families._generalised_linear import GeneralisedLinear
@@ -24,11 +25,12 @@ INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds the
 OuterLoss = Callable[[PyTree, PyTree, Any], Float[Array, ""]]
 
 
-class ValueEvaluation(eqx.Module):
-    """What was computed for f(ŵ) at an approximate optimum, and all that a bound of it may look at.
+class Evaluation(eqx.Module):
+    """What was computed at an approximate optimum, and all that a bound of it may look at.
 
     - `point`: ŵ, with ∇g(ŵ) and A(ŵ).
     - `outer_grad`: ∇_w f(ŵ).
+    - `direct`: ∂_λ f(ŵ); `adjoint`: q; `residual`: A q - ∇_w f(ŵ), recomputed; `None` for a value alone.
     """
 
     loss: AbstractInnerLoss
@@ -37,19 +39,9 @@ class ValueEvaluation(eqx.Module):
     hyper: PyTree
     point: Point
     outer_grad: PyTree
-
-
-class Evaluation(ValueEvaluation):
-    """What was computed for a hypergradient besides.
-
-    - `direct`: ∂_λ f(ŵ).
-    - `adjoint`: q.
-    - `residual`: A q - ∇_w f(ŵ), recomputed.
-    """
-
-    direct: PyTree
-    adjoint: PyTree
-    residual: PyTree
+    direct: PyTree = None
+    adjoint: PyTree = None
+    residual: PyTree = None
 
 
 class Certified(eqx.Module):
@@ -89,7 +81,7 @@ class AbstractCertifier(eqx.Module):
         """h = ∂_λ f(ŵ) - B(ŵ)ᵀ q, or a better one, with a bound of ‖h - dF/d hyper‖₂."""
 
     @abc.abstractmethod
-    def value(self, evaluation: ValueEvaluation) -> AbstractCertificate:
+    def value(self, evaluation: Evaluation) -> AbstractCertificate:
         """A bound of |f(ŵ) - F(hyper)|."""
 
 
@@ -116,7 +108,7 @@ class NoCertifier(AbstractCertifier):
         reason = f"{self.reason} {evaluation.loss.system}".strip()
         return unimproved(evaluation, NoCertificate(reason, evaluation.point.value.dtype))
 
-    def value(self, evaluation: ValueEvaluation) -> NoCertificate:
+    def value(self, evaluation: Evaluation) -> NoCertificate:
         return NoCertificate(self.reason, evaluation.point.value.dtype)
 
 
@@ -159,6 +151,8 @@ class EhrhardtRoberts(AbstractCertifier):
   title = {Analyzing inexact hypergradients for bilevel learning}, journal = {IMA Journal of Applied Mathematics},
   year = {2023}, note = {arXiv:2301.04764}}""",
     )
+
+    a_priori = staticmethod(a_priori_bound)
 
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "EhrhardtRoberts":
         if self.constants is None and not isinstance(loss, GeneralisedLinear):
@@ -226,7 +220,7 @@ class EhrhardtRoberts(AbstractCertifier):
         certificate = Certificate(bound, "certified", HYPERGRADIENT, self._method(), terms)
         return unimproved(e, certificate)
 
-    def value(self, evaluation: ValueEvaluation) -> Certificate:
+    def value(self, evaluation: Evaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
         e, norms = evaluation, self.outer_norms
         mu, lipschitz = self.strong_convexity(e.point, e.hyper, e.loss), self._outer_constants()[0]

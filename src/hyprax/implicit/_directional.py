@@ -16,7 +16,6 @@ from ._bounds import (
     AbstractCertifier,
     Certified,
     Evaluation,
-    ValueEvaluation,
     unimproved,
 )
 from ._inner_loss import AbstractInnerLoss, Point
@@ -107,7 +106,7 @@ class DirectionalCertifier(AbstractCertifier):
         }
         return unimproved(e, Certificate(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
 
-    def value(self, evaluation: ValueEvaluation) -> AbstractCertificate:
+    def value(self, evaluation: Evaluation) -> AbstractCertificate:
         point, hyper = evaluation.point, evaluation.hyper
         dtype = tree_dtype(point.params)
         if self.outer_slope is None:

@@ -20,7 +20,6 @@ from ._bounds import (
     Certified,
     Evaluation,
     OuterLoss,
-    ValueEvaluation,
 )
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
@@ -75,7 +74,7 @@ class AbstractFamilyCertifier(AbstractCertifier):
             return self.certify_double(evaluation, norms)
         return _narrowed(self.certify_double(_widened(evaluation), norms), evaluation)
 
-    def value(self, evaluation: ValueEvaluation) -> Certificate:
+    def value(self, evaluation: Evaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖_{Λ⁻¹} ν + ½ κ ν², ν >= ‖w* - ŵ‖_Λ, κ the curvature of f there; rounding."""
         assert self.outer_norms is not None
         e, (loss, outer) = evaluation, family_of(evaluation)
@@ -138,7 +137,7 @@ class ResidualCertifier(AbstractFamilyCertifier):
         return as_computed(e, certificate)
 
 
-def family_of(e: ValueEvaluation) -> tuple[GeneralisedLinear, MeanLoss]:
+def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
     """The losses of an evaluation, which `prepare` has seen to be a family and its mean loss."""
     assert isinstance(e.loss, GeneralisedLinear)
     assert isinstance(e.outer, MeanLoss)

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, PyTree
 
 from .._hyper import as_floating, natural
 from .._trees import tree_norm
-from ._constants import Spectrum
 
 Product = Callable[[PyTree], PyTree]
 
@@ -81,8 +80,8 @@ class AbstractInnerLoss(eqx.Module):
         """μ with A ⪰ μ I everywhere; not above 0 where the loss need not have a minimum."""
 
     @abc.abstractmethod
-    def spectrum(self, hyper: PyTree) -> Spectrum | None:
-        """μ and L with μ I ⪯ A ⪯ L I everywhere."""
+    def spectrum(self, hyper: PyTree) -> tuple[Array, Array] | None:
+        """(μ, L) with μ I ⪯ A ⪯ L I everywhere."""
 
     @abc.abstractmethod
     def diagonal(self, point: Point, hyper: PyTree) -> PyTree | None:

@@ -12,7 +12,7 @@ from .._hyper import natural
 from .._trees import tree_all_finite, tree_axpy, tree_dot, tree_dtype, tree_norm, tree_size, tree_sub
 from ._adjoint_solvers import conjugate_gradients
 from ._answers import STATUS, TwoSidedCertificate
-from ._bounds import HYPERGRADIENT, VALUE, AbstractCertifier, Certified, Evaluation, ValueEvaluation
+from ._bounds import HYPERGRADIENT, VALUE, AbstractCertifier, Certified, Evaluation
 from ._inner_loss import AbstractInnerLoss, Point
 
 
@@ -149,7 +149,7 @@ class LookAheadEstimate(AbstractCertifier):
         )
         return Certified(last.grad, certificate, last.point.params, last.adjoint, last.products)
 
-    def value(self, evaluation: ValueEvaluation) -> Certificate:
+    def value(self, evaluation: Evaluation) -> Certificate:
         """|f(ŵ) - F| ≈ 2|∇fᵀ s|, s the inexact Newton step from ŵ."""
         loss, hyper, point = evaluation.loss, evaluation.hyper, evaluation.point
         step = conjugate_gradients(

@@ -1,6 +1,7 @@
 """The hypergradient at an optimum, by the implicit function theorem."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from .._stats import Accuracy
 from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
 from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
-from ._bounds import AbstractCertifier, Evaluation, OuterLoss, ValueEvaluation, rayleigh_quotient
+from ._bounds import AbstractCertifier, Evaluation, OuterLoss, rayleigh_quotient
 from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
@@ -186,7 +187,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
         certificate = self._certifier(hyper).value(
-            ValueEvaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
+            Evaluation(self.optimum.loss, self.outer_loss, self.outer_data, hyper, point, outer_grad)
         )
         stats = ImplicitStats(
             inner_gradient_norm=tree_norm(point.grad),
@@ -224,6 +225,37 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
 
     def final(self, hyper: PyTree, state: ImplicitState) -> tuple[Value, ImplicitState]:
         return self.value(hyper, state)
+
+    @staticmethod
+    def stacked(objectives: Sequence["ImplicitObjective"]) -> "ImplicitObjective":
+        """(F_1, ..., F_m) with every array of the problems stacked along a new first axis.
+
+        The result is for `equinox.filter_vmap`, which evaluates all problems at once, each at its hyperparameters:
+
+            together = hx.ImplicitObjective.stacked(objectives)
+            states = eqx.filter_vmap(lambda o, hyper: o.init(hyper))(together, hypers)
+            answers, states = eqx.filter_vmap(lambda o, hyper, state: o.value_and_grad(hyper, state))(
+                together, hypers, states
+            )
+
+        Every answer has its own certificate, result and statistics. Loops run until the slowest problem is done.
+
+        **Raises:** `ValueError` for no objectives, or objectives that differ in anything but the entries of their
+        arrays: shapes, solvers and their settings, losses, penalties (the same key or function, not two equal lambdas).
+        """
+        parts = [eqx.partition(objective, eqx.is_array) for objective in objectives]
+        if not parts:
+            raise ValueError("stacked: at least one objective is required; got none.")
+        first, static = parts[0]
+        shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays) for arrays, _ in parts]
+        for index, (_, other) in enumerate(parts):
+            if shapes[index] != shapes[0] or not eqx.tree_equal(static, other):
+                raise ValueError(
+                    f"stacked: objectives must differ in the entries of their arrays alone; objective {index} differs "
+                    "from the first in shapes, solvers, losses or penalties."
+                )
+        arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *(arrays for arrays, _ in parts[1:]))
+        return eqx.combine(arrays, static)
 
     def _check(self, state: ImplicitState) -> None:
         """Refuse a warm start of another structure, shape or dtype: it belongs to another problem."""

@@ -34,9 +34,10 @@ class Optimum(eqx.Module):
     - `inner_loss`: a pure function `inner_loss(params, hyper, data)` to a scalar, hyper in natural units; or a family
         (see [`hyprax.families`][]), which brings its data, its starting point and its constants with it.
     - `params0`: where a cold start begins, a pytree of floating arrays; a family's default is w = 0.
-    - `solver`: any [`hyprax.implicit.AbstractInnerSolver`][], or a minimiser of yours, a function as
-        [`hyprax.implicit.CallableSolver`][] takes it; default [`hyprax.implicit.Newton`][] for a family,
-        [`hyprax.implicit.LBFGS`][] otherwise.
+    - `solver`: any [`hyprax.implicit.AbstractInnerSolver`][]; default [`hyprax.implicit.Newton`][] for a family,
+        [`hyprax.implicit.LBFGS`][] otherwise. Or a minimiser of yours that JAX can trace, a function
+        `fn(value_and_grad, params0, tolerance, max_steps) -> params`: nothing it says is believed, and the gradient
+        norm of what it returns is measured.
     - `data`: passed to `inner_loss` as it is; not given with a family.
 
     **Raises:** `ValueError` for a function without `params0`, a family with `data`, or parameters that are not

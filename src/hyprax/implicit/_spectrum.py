@@ -45,7 +45,11 @@ def estimated_spectrum(product: Product, like: PyTree) -> Spectrum:
 
 
 def resolve(
-    lower: float | Array | None, upper: float | Array | None, known: Spectrum | None, product: Product, like: PyTree
+    lower: float | Array | None,
+    upper: float | Array | None,
+    known: tuple[Array, Array] | None,
+    product: Product,
+    like: PyTree,
 ) -> tuple[Spectrum, bool, int]:
     """μ and L from what the user gave, else from the family, else estimated; whether L is a guess; products taken.
 
@@ -53,7 +57,7 @@ def resolve(
     """
     dtype = jnp.result_type(*jax.tree.leaves(like))
     if known is not None:
-        lower, upper = known.lower if lower is None else lower, known.upper if upper is None else upper
+        lower, upper = (theirs if given is None else given for theirs, given in zip(known, (lower, upper), strict=True))
     if lower is not None and upper is not None:
         return Spectrum(jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)), False, 0
     guess = estimated_spectrum(product, like)

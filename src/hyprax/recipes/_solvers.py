@@ -16,8 +16,6 @@ from ..implicit import (
     AbstractAdjointSolver,
     AbstractCertifier,
     AbstractInnerSolver,
-    AdjointGradientDescent,
-    AdjointHeavyBall,
     AmIGO,
     Cholesky,
     EhrhardtRoberts,
@@ -30,10 +28,7 @@ from ..implicit import (
     Neumann,
     Newton,
     NoCertifier,
-    NoPreconditioner,
     Nystrom,
-    NystromSolver,
-    OneStep,
     Optimum,
     ResidualCertifier,
 )
@@ -92,23 +87,23 @@ def adjoint_solver(asked: Objective) -> AbstractAdjointSolver:
     tolerance = asked.adjoint_tolerance
     match asked.adjoint:
         case "cg":
-            nystrom = Nystrom(asked.rank)
-            named = {"auto": None, "none": NoPreconditioner(), "jacobi": Jacobi(), "nystrom": nystrom}
+            nystrom = Nystrom(asked.rank, key=jax.random.key(asked.seed))
+            named = {"auto": None, "none": False, "jacobi": Jacobi(key=jax.random.key(asked.seed)), "nystrom": nystrom}
             return CG(tolerance=tolerance, preconditioner=named[asked.preconditioner])
         case "minres":
             return MINRES(tolerance=tolerance)
         case "cholesky":
             return Cholesky(tolerance=tolerance)
         case "gradient-descent":
-            return AdjointGradientDescent(tolerance=tolerance)
+            return GradientDescent(tolerance=tolerance)
         case "heavy-ball":
-            return AdjointHeavyBall(tolerance=tolerance)
+            return HeavyBall(tolerance=tolerance)
         case "neumann":
             return Neumann(terms=asked.terms)
         case "one-step":
-            return OneStep()
+            return Neumann(terms=1)
         case _:
-            return NystromSolver(rank=asked.rank)
+            return Nystrom(asked.rank, key=jax.random.key(asked.seed))
 
 
 def bound(name: str) -> AbstractCertifier:

@@ -44,7 +44,7 @@ class Activation:
         b = np.asarray(self.breakpoints, dtype=np.float64)
         if len(self.coefficients) != len(b) + 1 or any(len(c) == 0 for c in self.coefficients):
             raise ValueError(
-                f"Activation: {len(b)} breakpoints need {len(b) + 1} non-empty tuples of coefficients; "
+                f"Activation: coefficients must be {len(b) + 1} non-empty tuples for {len(b)} breakpoints; "
                 f"got {len(self.coefficients)}."
             )
         if not np.all(np.isfinite(b)) or not np.all(np.diff(b) > 0):
@@ -52,7 +52,7 @@ class Activation:
         for z, left, right in zip(b, self.coefficients[:-1], self.coefficients[1:], strict=True):
             x, y = np.polynomial.polynomial.polyval(z, left), np.polynomial.polynomial.polyval(z, right)
             if not abs(x - y) <= 1e-12 * (1 + abs(x)):
-                raise ValueError(f"Activation: the pieces must meet; at z = {z} they are {x} and {y}.")
+                raise ValueError(f"Activation: the pieces must meet; got {x} and {y} at z = {z}.")
 
     @staticmethod
     def leaky_relu(slope: float) -> "Activation":

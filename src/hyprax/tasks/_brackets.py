@@ -56,7 +56,9 @@ class Complexity:
     upper: float
     """Upper bound of the expectation over signs that holds with probability 1 - `delta` over the draw of the signs."""
     delta: float
+    """The probability with which `upper` may fail, over the draw of the signs."""
     draws: int
+    """How many signs were drawn."""
 
 
 def rademacher_complexity(
@@ -109,10 +111,10 @@ def _row_maxima(b: Array) -> Array:
 def same_domain(duals: Sequence[PiecewiseFunction]) -> Sequence[PiecewiseFunction]:
     """The duals, or a `ValueError` if there are none or their domains differ."""
     if not duals:
-        raise ValueError("at least one dual function is needed; got none.")
+        raise ValueError("duals must hold at least one dual function; got none.")
     for i, dual in enumerate(duals):
         if not isinstance(dual, PiecewiseFunction):
-            raise ValueError(f"dual function {i} is a {type(dual).__name__}; a PiecewiseFunction is needed.")
+            raise ValueError(f"dual function {i} must be a PiecewiseFunction; got a {type(dual).__name__}.")
         if dual.domain != duals[0].domain:
             raise ValueError(
                 f"dual functions must share one domain; number 0 has {duals[0].domain} and number {i} {dual.domain}."

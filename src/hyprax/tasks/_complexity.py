@@ -111,6 +111,7 @@ class Intervals(Structure):
     """
 
     count: int
+    """B0."""
 
     def log_labellings(self, n: int) -> float:
         return from_intervals(n, math.log(self.count))
@@ -125,6 +126,7 @@ class Oscillations(Structure):
     """`N(n) = 2 n B + 1`: every indicator `1[loss_α < z]` has at most B = `count` discontinuities."""
 
     count: int
+    """B."""
 
     def _least(self, name: str) -> int:
         return 0
@@ -145,6 +147,7 @@ class Pieces(Structure):
     """
 
     count: int
+    """N."""
 
     def log_labellings(self, n: int) -> float:
         return math.log(n * (self.count - 1) + 1)
@@ -162,7 +165,9 @@ class Lipschitz(Structure):
     """
 
     constant: float
+    """Λ."""
     domain: tuple[float, float]
+    """(a, b)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -194,6 +199,7 @@ class Rational(Structure):
     """
 
     degree: int
+    """D."""
 
     def _least(self, name: str) -> int:
         return 0
@@ -216,6 +222,7 @@ class RidgeRank(Structure):
     """
 
     rank: int
+    """r, over all folds."""
 
     def log_labellings(self, n: int) -> float:
         return from_intervals(n, math.log(self.rank + 1))
@@ -233,6 +240,7 @@ class LassoKinks(Structure):
     """
 
     kinks: int
+    """K, the most of any path."""
 
     def _least(self, name: str) -> int:
         return 0
@@ -250,6 +258,7 @@ class PseudoDimension(Structure):
     """`N(n) = sum_{j <= P} binom(n, j)` (Sauer and Shelah), for a class known only by its pseudo-dimension P."""
 
     value: int
+    """P."""
 
     def _least(self, name: str) -> int:
         return 0

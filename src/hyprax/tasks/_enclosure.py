@@ -156,14 +156,16 @@ class SmoothProblem:
     """Bound of the rounding error of `gradient`, `outer` and `outer_gradient` (in norm); 1e-12 times their size is a
     usual guess, but it is part of the proof."""
     bend: Callable[[float, float], tuple[float, float, float]] | tuple[float, float, float] | None = None
+    """(K, K', K''), bounds of the third derivatives."""
     mixed: float | Callable[[float, float], float] | None = None
+    """M, a bound of the mixed second derivative."""
     logarithmic: bool = False
     """Whether intervals are cut at their geometric middle (for a positive α over decades)."""
 
     def __post_init__(self):
         if self.bend is None and self.mixed is None:
             raise ValueError(
-                "SmoothProblem needs `bend` (second order) or `mixed` (first order), or both: neither was given."
+                "SmoothProblem: `bend` (second order) or `mixed` (first order) must be given, or both; got neither."
             )
         if not self.rounding >= 0:
             raise ValueError(f"SmoothProblem: rounding must be >= 0; got {self.rounding}.")
@@ -179,7 +181,7 @@ class SmoothProblem:
                 f"got {w.shape}, {slope.shape}, {outer.shape}."
             )
         if not (np.all(np.isfinite(slope)) and np.all(np.isfinite(outer)) and np.isfinite(value)):
-            raise ValueError(f"the gradient or the outer loss is not finite at hyper = {hyper}.")
+            raise ValueError(f"the gradients and the outer loss must be finite; got nan or inf at {hyper}.")
         size = 1 + gamma(w.size + 8)
         return Solution(
             w,

@@ -31,6 +31,7 @@ class MeanDual:
     """`(1/n) sum_i f_i(α)` of duals that are not merged: only its bounds are known."""
 
     duals: tuple[BoundedDual, ...]
+    """One a task, on one domain."""
 
     @property
     def domain(self) -> tuple[float, float]:

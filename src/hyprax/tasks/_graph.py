@@ -166,10 +166,13 @@ def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Arr
     elif y.ndim == 1:
         classes = np.unique(y[fit])
         if len(classes) < 2:
-            raise ValueError(f"the labelled nodes hold {len(classes)} class; at least two are needed.")
+            raise ValueError(f"labels must have at least two classes on the labelled nodes; got {len(classes)}.")
         unknown = scored[~np.isin(y[scored], classes)]
         if unknown.size:
-            raise ValueError(f"node {unknown[0]} is scored, but no labelled node has its class {y[unknown[0]]!r}.")
+            raise ValueError(
+                f"every class that is scored must be among the labelled nodes; got "
+                f"{y[unknown[0]]!r} of node {unknown[0]}."
+            )
         targets = (y[:, None] == classes).astype(np.float64)
         targets = 2 * targets[:, 1:] - 1 if len(classes) == 2 else targets
     else:
@@ -186,7 +189,8 @@ def _nodes(which: Any, n: int, name: str) -> Array:
             f"{name} must be indices of some of the {n} nodes, or a mask of them all; got {np.asarray(which)!r}."
         )
     if len(np.unique(nodes)) != len(nodes):
-        raise ValueError(f"{name} holds a node more than once.")
+        values, counts = np.unique(nodes, return_counts=True)
+        raise ValueError(f"{name} must hold a node once; got {values[counts > 1][0]} more often.")
     return nodes
 
 
@@ -198,8 +202,8 @@ def _check_connected(graph: Graph, given: Array) -> None:
     alone = np.flatnonzero(~np.isin(part, part[given]))
     if alone.size:
         raise ValueError(
-            f"label propagation needs a path from every node to a labelled one; {alone.size} nodes have none, the "
-            f"first is node {alone[0]}. Drop them, or label one of each component."
+            f"every node must have a path to a labelled one; got {alone.size} nodes without, the first is node "
+            f"{alone[0]}. Drop them, or label one of each component."
         )
 
 

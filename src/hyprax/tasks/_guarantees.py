@@ -35,7 +35,9 @@ class Guarantee:
     target: Target
     """`"excess"` or `"deviation"`."""
     n: int
+    """Number of tasks."""
     delta: float
+    """The probability with which it may fail."""
     range: float
     """H: a bound of H or more says nothing."""
     assumptions: tuple[str, ...]
@@ -81,15 +83,21 @@ class SampleSize:
     """The smallest number of tasks for which the guarantee is at most `epsilon`."""
 
     n: int
+    """The number."""
     name: str
     """The bound that needs the fewest tasks."""
     target: Target
+    """`"excess"` or `"deviation"`."""
     epsilon: float
+    """The gap asked for."""
     delta: float
+    """The probability with which it may be missed."""
     assumptions: tuple[str, ...]
+    """What it rests on, in words."""
     reference: int
     """`ceil(H^2 ln(2/delta) / (2 epsilon^2))`: tasks that one α, fixed beforehand, needs (Hoeffding)."""
     candidates: Mapping[str, int]
+    """The number by every bound that was tried."""
 
     def __str__(self) -> str:
         lines = [
@@ -152,7 +160,8 @@ def tasks_needed(
     bounds = _structural(structures, target)
     if not bounds:
         raise ValueError(
-            "tasks_needed: with only the range known there is no bound before tasks are seen. Give a structure that "
+            "tasks_needed: structure must say more than the range of the loss; got no more, and then there is no bound "
+            "before tasks are seen. Give one that "
             "counts pieces, kinks or oscillations or has a Lipschitz constant, or use `gap` with dual functions."
         )
     candidates = {name: _smallest(lambda n, f=f: f(n, delta) <= left) for name, (_, f) in bounds.items()}
@@ -217,7 +226,7 @@ def gap(
     reference = hoeffding_bound(n, delta, width)
     if duals is None:
         if not bounds:
-            raise ValueError("gap: with nothing known but the range of the loss, the dual functions are needed.")
+            raise ValueError("gap: duals must be given where nothing is known but the range of the loss; got none.")
         candidates = {name: f(n, delta) + cost for name, (_, f) in bounds.items()}
         best = min(candidates, key=lambda name: candidates[name])
         assumptions.append(bounds[best][0].assumption)
@@ -274,7 +283,7 @@ def _accuracy_cost(accuracy: float, target: Target) -> float:
 def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> None:
     """Raise unless there are n duals, on one domain, with values in [0, width] up to rounding."""
     if len(same_domain(duals)) != n:
-        raise ValueError(f"gap: n = {n}, but {len(duals)} dual functions were given.")
+        raise ValueError(f"gap: duals must be one for each of n = {n} tasks; got {len(duals)}.")
     for i, dual in enumerate(duals):
         lo, hi = dual.ranges()
         low, high = float(lo.min()), float(hi.max())
@@ -282,6 +291,6 @@ def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> No
             low, high = dual.minimise().upper, dual.maximise().lower  # the hull may be wider than the range
             if low < -1e-9 * width or high > (1 + 1e-9) * width:
                 raise ValueError(
-                    f"the loss of task {i} runs from {low:.6g} to {high:.6g}, outside [0, {width:g}]. Give the "
+                    f"losses must lie in [0, {width:g}]; got {low:.6g} to {high:.6g} of task {i}. Give the "
                     "structure a `range` that bounds every possible loss, or clip the duals with their method `clip`."
                 )

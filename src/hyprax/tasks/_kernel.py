@@ -41,6 +41,7 @@ class PolynomialKernel:
     """
 
     degree: int
+    """Δ."""
 
     def __post_init__(self):
         if self.degree != int(self.degree) or self.degree < 1:

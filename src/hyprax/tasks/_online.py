@@ -150,6 +150,7 @@ class ForecasterState:
     total: PiecewiseFunction
     """Sum of the losses seen, or of their estimates."""
     rounds: int
+    """How many."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,13 @@ class ExponentialForecaster:
     """
 
     domain: tuple[float, float]
+    """The range of the hyperparameter."""
     rate: float
     """η > 0; `for_rounds` gives the one for a known number of rounds."""
     range: float = 1.0
+    """H: losses lie in [0, H]."""
     feedback: Feedback = "full"
+    """What is shown after each round: `"full"`, or `"semi-bandit"`, the piece that was played."""
 
     def __post_init__(self):
         if self.feedback not in ("full", "semi-bandit"):
@@ -246,6 +250,7 @@ class OnlineRun:
     bound: float
     """The bound by dispersion, at the best `rho`, for the rate that was played with."""
     rho: float
+    """The width of the windows of that bound."""
     k: int
     """From above: at most k tasks have a jump, or an undecided interval, in any window of width rho."""
     slope: float
@@ -257,6 +262,7 @@ class OnlineRun:
     best_hyper: float
     """Where the sum of losses is smallest."""
     feedback: Feedback
+    """What was shown after each round."""
 
     def __str__(self) -> str:
         surely = "surely" if self.feedback == "full" else "in expectation over the draws"

@@ -53,7 +53,10 @@ def solve_spd(matrix: Array, right: Array, degree: int) -> Array:
     """
     from scipy.linalg import cho_factor, cho_solve
 
-    factor = cho_factor(matrix[0], lower=True)
+    try:
+        factor = cho_factor(matrix[0], lower=True)
+    except np.linalg.LinAlgError:
+        raise np.linalg.LinAlgError("the linear system is numerically singular there") from None
     out = np.zeros((degree + 1, *right.shape[1:]))
     for d in range(degree + 1):
         r = right[d].copy() if d < len(right) else np.zeros(right.shape[1:])

@@ -15,9 +15,13 @@ class Split:
     """One training part and one validation part; a target of shape (n,) is kept as (n, 1)."""
 
     X: Float[Array, "n d"]
+    """Training inputs."""
     y: Float[Array, "n q"]
+    """Training targets."""
     X_val: Float[Array, "m d"]
+    """Validation inputs."""
     y_val: Float[Array, "m q"]
+    """Validation targets."""
 
     def __init__(self, X: Any, y: Any, X_val: Any, y_val: Any):
         for name, given in (("X", X), ("y", y), ("X_val", X_val), ("y_val", y_val)):
@@ -114,7 +118,7 @@ class Task:
 
     def __post_init__(self):
         if not self.splits:
-            raise ValueError("a Task needs at least one split.")
+            raise ValueError("splits of a Task must be at least one; got none.")
 
     def standardised(self) -> "Task":
         """The task with every split's columns scaled by its own training part: no validation row has a say."""
@@ -161,7 +165,7 @@ class Task:
         """Every example is predicted by a model trained on all others."""
         n = len(np.asarray(X))
         if n < 2:
-            raise ValueError(f"leave_one_out needs at least two examples; got {n}.")
+            raise ValueError(f"leave_one_out: a task must have at least two examples; got {n}.")
         task = cls.k_fold(X, y, np.arange(n))
         inputs, targets = (
             np.concatenate(parts) for parts in zip(*((s.X_val, s.y_val) for s in task.splits), strict=True)

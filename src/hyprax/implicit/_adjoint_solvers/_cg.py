@@ -1,7 +1,7 @@
 """Conjugate gradients."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -103,9 +103,8 @@ class CG(AbstractAdjointSolver):
 
     - `tolerance`: ‖A q - ∇f‖₂/‖∇f‖₂ to stop at; default the square root of the rounding unit (1.5e-8 in float64).
     - `max_steps`: products, at most; default twice the number of parameters, and 20 more.
-    - `preconditioner`: [`hyprax.implicit.Jacobi`][], [`hyprax.implicit.Nystrom`][],
-        [`hyprax.implicit.NoPreconditioner`][]; default that of the
-        inner loss, where it has one.
+    - `preconditioner`: [`hyprax.implicit.Jacobi`][] or [`hyprax.implicit.Nystrom`][]; default that of the inner loss,
+        where it has one; `False` for none.
     - `damping`: ρ; with ρ > 0 the system (A + ρI) q = ∇f is solved instead, which certificates name. Another system has
         another solution: ρ = 1e-2 can move a hypergradient by a third.
 
@@ -114,7 +113,7 @@ class CG(AbstractAdjointSolver):
 
     tolerance: float | None = None
     max_steps: int | None = None
-    preconditioner: AbstractPreconditioner | None = None
+    preconditioner: AbstractPreconditioner | Literal[False] | None = None
     damping: float = eqx.field(static=True, default=0.0)
 
     citations: ClassVar[tuple[str, ...]] = (
@@ -132,7 +131,9 @@ class CG(AbstractAdjointSolver):
         return damped_system(self.damping)
 
     def solve(self, system: AdjointSystem) -> LinearSolution:
-        own, spent = (system.preconditioner, 0) if self.preconditioner is None else self.preconditioner.prepare(system)
+        own, spent = system.preconditioner if self.preconditioner is None else None, 0
+        if self.preconditioner:
+            own, spent = self.preconditioner.prepare(system)
         found = conjugate_gradients(
             damped(system.product, self.damping),
             system.rhs,

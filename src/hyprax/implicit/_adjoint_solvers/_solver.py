@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..._trees import tree_axpy, tree_dtype
-from .._constants import Spectrum
 from .._inner_loss import Product
 
 TRUE_SYSTEM = "A q = ∇f"
@@ -21,7 +20,7 @@ class AdjointSystem(eqx.Module):
     - `product`: v ↦ A v.
     - `preconditioner`: v ↦ M⁻¹ v, M ≈ A, where the inner loss knows one.
     - `diagonal`: that of A, where the inner loss knows it.
-    - `spectrum`: bounds of the eigenvalues of A, where the inner loss knows them.
+    - `spectrum`: bounds (μ, L) of the eigenvalues of A, where the inner loss knows them.
     """
 
     product: Product
@@ -30,7 +29,7 @@ class AdjointSystem(eqx.Module):
     start: PyTree
     preconditioner: Product | None = None
     diagonal: PyTree | None = None
-    spectrum: Spectrum | None = None
+    spectrum: tuple[Array, Array] | None = None
 
 
 class LinearSolution(eqx.Module):

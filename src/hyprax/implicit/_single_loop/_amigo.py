@@ -20,7 +20,7 @@ class AmIGO(AbstractSingleLoop):
     from where the last call ended. As T and K grow and batches become all of the data, the answer becomes the
     hypergradient of [`hyprax.ImplicitObjective`][]. Memory: w and v alone.
 
-    **Arguments:** those of [`hyprax.implicit.AbstractSingleLoop`][], and
+    **Arguments:** those of [`hyprax.implicit.SOBA`][], and
 
     - `inner_steps`, `adjoint_steps`: T and K. A rate that is a function of the step is given the number of the call.
 

@@ -36,7 +36,7 @@ NOISE = NoNoise("the spread of a stochastic direction over batches was not measu
 
 
 class Sampling(TypedDict, total=False):
-    """The settings of every method, by keyword, as `AbstractSingleLoop` explains them."""
+    """The settings of every method, by keyword, as `SOBA` explains them."""
 
     rate: Rate | None
     adjoint_rate: Rate | None
@@ -82,31 +82,7 @@ def terms(part: AbstractSum, block: Integer[Array, ""], params: PyTree, hyper: P
 class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     """The problem of [`hyprax.ImplicitObjective`][], g and f means over examples, one stochastic step a call.
 
-    `SOBA`, `SABA` and `AmIGO` take the arguments of `ImplicitObjective` and the following:
-
-    - `rate`: the step size of the inner variable, a number or a function of the step (an optax schedule). Default for
-        a family: 1/(2(𝓛 + λ_j)) for the j-th weight, 𝓛 the expected smoothness of the loss over a minibatch (Gower et
-        al. 2019) and λ_j its present strength: one large strength does not slow down the other weights. Must be given
-        for a function, for Poisson losses and for example weights, whose smoothness is not known.
-    - `adjoint_rate`: that of the adjoint; default the same, since both steps are with the same Hessian.
-    - `batch_size`, `outer_batch_size`: the most examples in a batch, for the inner and the outer loss; the outer
-        default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of
-        examples, drawn at random once, and gone through in a new random order each epoch.
-    - `key`: a JAX random key, for the batches.
-
-    A call does not advance the hyperparameters: that is what the search does, such as
-    `search.Optax(optax.sgd(0.01))`, at a rate small beside that of the inner problem.
-
-    The certificate is `none`: the answer is a stochastic direction at a point that is not an optimum. `value` of an
-    answer is the outer loss as the method has estimated it, noisy: with `tune`, take `TuneResult.last` rather than
-    `TuneResult.best`, and `stop=search.Stopping(patience=None)`.
-    [`full_batch`][hyprax.implicit.AbstractSingleLoop.full_batch] gives the same problem as an `ImplicitObjective`.
-
-    `stats`: `inner_direction_norm` ‖D_w‖, `adjoint_direction_norm` ‖D_v‖, the (largest) `inner_rate`, and
-    `example_passes`: how many gradients, Hessian products and mixed products of one example's loss the call took.
-
-    **Raises:** `ValueError` for an inner or outer loss that is not a mean over examples (seen at `init`), rates
-    or sizes out of range, or an `accuracy` other than `None`: one step has no accuracy to be asked for.
+    The arguments are explained by [`hyprax.implicit.SOBA`][].
     """
 
     optimum: Optimum

@@ -76,7 +76,7 @@ class SABA(AbstractSingleLoop):
     the parts of a prediction; a penalty needs none, and is exact at every step); for a function N (2|w| + |λ|) and M
     (|w| + |λ| + 1) numbers, N and M the numbers of inner and outer blocks. `init` fills it in one pass over the data.
 
-    **Arguments:** those of [`hyprax.implicit.AbstractSingleLoop`][], and
+    **Arguments:** those of [`hyprax.implicit.SOBA`][], and
 
     - `steps`: steps of w and v in each call, at fixed λ; the answer is the mean of their D_λ.
     - `donate`: whether a call may use up the state it is given and update the memory in place. Worth while where the

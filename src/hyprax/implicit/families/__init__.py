@@ -7,4 +7,3 @@ from ._families import (
     Softmax as Softmax,
     Squared as Squared,
 )
-from ._generalised_linear import GeneralisedLinear as GeneralisedLinear

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from ..._hyper import as_floating
 from ..._products import product
 from ..._trees import tree_add, tree_cast, tree_norm
-from .._constants import Constants, Rounding, Spectrum
+from .._constants import Constants, Rounding
 from .._inner_loss import AbstractInnerLoss, Point, Product
 from ._design import Design, SparseDesign, backward, common_dtype, forward, forward_squared
 from ._losses import AbstractPointLoss
@@ -235,7 +235,7 @@ class GeneralisedLinear(AbstractInnerLoss):
             return smallest
         return jnp.where(jnp.min(self.weights.leaf(hyper)) >= 0, smallest, -jnp.inf)
 
-    def spectrum(self, hyper: PyTree) -> Spectrum | None:
+    def spectrum(self, hyper: PyTree) -> tuple[Array, Array] | None:
         """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j; `None` where ∇²ℓ has no bound (Poisson)."""
         if not math.isfinite(self.loss.curvature):
             return None
@@ -243,7 +243,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         fit = self.loss.curvature * self.norms.gram.astype(strengths.dtype) / self.inputs.shape[0]
         if self.weights is not None:
             fit = fit * jnp.max(self.weights.leaf(hyper))
-        return Spectrum(jnp.min(strengths), fit + jnp.max(strengths))
+        return jnp.min(strengths), fit + jnp.max(strengths)
 
     def _curves(self, point: Point, hyper: PyTree) -> Float[Array, "n *C"]:
         """ω_i D_icc/n."""
