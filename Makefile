@@ -5,10 +5,14 @@ PYTHON ?= python3
 WORKERS ?= auto
 
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
-# Most tests run small programs once, so that the compiler is their cost: it does not optimise for them.
-LIGHTLY = JAX_DISABLE_MOST_OPTIMIZATIONS=true $(shell XLA_FLAGS=$(FLAG) $(BIN)/python -c $(ASK) && echo XLA_FLAGS=$(FLAG))
-FLAG := --xla_cpu_use_fusion_emitters=false
+# The workers share one cache of compiled programs, made afresh by each target: what one has compiled no other compiles.
+CACHE := $(CURDIR)/.jax_cache
+PYTEST := JAX_COMPILATION_CACHE_DIR=$(CACHE) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2 \
+  $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
+# Most tests run small programs once, so that the compiler is their cost: it does not optimise for them, nor does it cut
+# a program into parts to compile side by side.
+LIGHTLY = JAX_DISABLE_MOST_OPTIMIZATIONS=true $(shell XLA_FLAGS="$(FLAGS)" $(BIN)/python -c $(ASK) && echo 'XLA_FLAGS="$(FLAGS)"')
+FLAGS := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 ASK := 'import jax; jax.devices()' >/dev/null 2>&1 # a flag that XLA does not know ends the process
 comma := ,
 
@@ -25,10 +29,12 @@ demo: .venv/.cli ## Tune 640 penalties on the digits, and leave out/digits/repor
 	$(BIN)/hyprax tune examples/digits.toml --out out/digits
 
 test: .venv/.dev ## Run the tests, the slow ones excepted
+	rm -rf $(CACHE)
 	$(LIGHTLY) $(PYTEST) -m "not slow and not optimised"
 	$(PYTEST) -m "not slow and optimised"
 
 test-slow: .venv/.dev ## Run the slow tests
+	rm -rf $(CACHE)
 	$(LIGHTLY) $(PYTEST) -m "slow and not optimised"
 	$(PYTEST) -m "slow and optimised"
 
@@ -49,7 +55,7 @@ bench: .venv/.dev+bench ## Time hypergradients beside other libraries
 	$(BIN)/python -m benchmarks.hypergradient
 
 clean: ## Remove everything that the targets make
-	rm -rf .venv out site build dist .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	rm -rf .venv out site build dist .jax_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Which extras an environment holds is kept as an empty file named after them: .venv/.cli, .venv/.dev, .venv/.dev+bench.

@@ -1,5 +1,7 @@
 """Minibatches: a permutation of the examples an epoch, random access by step, uniformity, errors."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -11,18 +13,30 @@ import scipy.stats
 import hyprax as hx
 from hyprax._batches import permuted
 
-EDGES = [*range(1, 20), 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 4095, 4096, 4097, 65537]
+# One size of each number of bits, and those beside a power of two; the sizes between them are slow tests.
+EDGES = [1, 2, 3, 4, 5, 8, 16, 17, 33, 64, 257, 4096, 65537]
+BETWEEN = [6, 7, *range(9, 16), 18, 19, 31, 32, 63, 65, 255, 256, 1000, 4095, 4097]
 
 
 def batches(size: int, batch_size: int, seed: int = 0) -> hx.Minibatches:
     return hx.Minibatches(jnp.arange(size), batch_size, key=jax.random.key(seed))
 
 
-@pytest.mark.parametrize("size", EDGES)
+@functools.partial(jax.jit, static_argnums=0)
+def images(size: int, keys: jax.Array) -> jax.Array:
+    """Permutations of 0..size-1, one a key: one program, where each operation of its own would be many."""
+    return jax.vmap(lambda key: permuted(jnp.arange(size), size, key))(keys)
+
+
+@pytest.mark.parametrize("size", [*EDGES, *(pytest.param(size, marks=pytest.mark.slow) for size in BETWEEN)])
 def test_permuted_is_a_bijection(size):
-    for seed in range(3):
-        image = permuted(jnp.arange(size), size, jax.random.key(seed))
-        np.testing.assert_array_equal(np.sort(image), np.arange(size))
+    found = np.sort(images(size, jax.random.split(jax.random.key(0), 3)), axis=1)
+    np.testing.assert_array_equal(found, np.tile(np.arange(size), (3, 1)))
+
+
+@jax.jit
+def an_epoch(source: hx.Minibatches, first: jax.Array) -> jax.Array:
+    return jax.vmap(source.indices)(first + jnp.arange(source.per_epoch))
 
 
 @pytest.mark.parametrize(
@@ -33,15 +47,14 @@ def test_an_epoch_visits_every_example_at_most_once(size, batch_size, seed, epoc
     source = batches(size, batch_size, seed)
     assert source.per_epoch == size // batch_size
     assert source.size == size
-    steps = jnp.arange(epoch * source.per_epoch, (epoch + 1) * source.per_epoch)
-    seen = np.asarray(jax.vmap(source.indices)(steps))
+    seen = np.asarray(an_epoch(source, jnp.asarray(epoch * source.per_epoch)))
     assert seen.shape == (source.per_epoch, batch_size)
     assert np.unique(seen).size == seen.size
     assert seen.min() >= 0
     assert seen.max() < size
 
 
-@pytest.mark.parametrize(("size", "batch_size"), [(1, 1), (2, 1), (10, 3), (10, 10), (57, 8)])
+@pytest.mark.parametrize(("size", "batch_size"), [(1, 1), (10, 3), (10, 10)])
 def test_random_access_gives_the_bits_of_sequential_access(size, batch_size):
     source = batches(size, batch_size)
     steps = 3 * source.per_epoch + 2
@@ -94,28 +107,28 @@ def test_what_an_epoch_leaves_over_differs():
 def test_every_position_is_uniform_over_keys(size):
     # Bonferroni over the positions; the keys are fixed, so this either always passes or never.
     keys = jax.random.split(jax.random.key(size), 20_000)
-    images = np.asarray(jax.vmap(lambda key: permuted(jnp.arange(size), size, key))(keys))
+    found = np.asarray(images(size, keys))
     for position in range(size):
-        counts = np.bincount(images[:, position], minlength=size)
+        counts = np.bincount(found[:, position], minlength=size)
         assert scipy.stats.chisquare(counts).pvalue > 1e-3 / size
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 16])
 def test_every_pair_of_positions_is_uniform_over_keys(size):
     keys = jax.random.split(jax.random.key(100 + size), 40_000)
-    images = np.asarray(jax.vmap(lambda key: permuted(jnp.arange(size), size, key))(keys))
+    found = np.asarray(images(size, keys))
     allowed = ~np.eye(size, dtype=bool).ravel()
     for i, j in [(0, 1), (0, size - 1), (size - 2, size - 1)]:
         if i != j:
-            counts = np.bincount(images[:, i] * size + images[:, j], minlength=size * size)
+            counts = np.bincount(found[:, i] * size + found[:, j], minlength=size * size)
             assert scipy.stats.chisquare(counts[allowed]).pvalue > 1e-3 / 3
 
 
 @pytest.mark.parametrize("size", [3, 4])
 def test_all_permutations_of_a_few_examples_are_equally_likely(size):
     keys = jax.random.split(jax.random.key(200 + size), 40_000)
-    images = np.asarray(jax.vmap(lambda key: permuted(jnp.arange(size), size, key))(keys))
-    _, counts = np.unique(images @ (size ** np.arange(size)), return_counts=True)
+    found = np.asarray(images(size, keys))
+    _, counts = np.unique(found @ (size ** np.arange(size)), return_counts=True)
     assert counts.size == (6 if size == 3 else 24)
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
@@ -123,8 +136,8 @@ def test_all_permutations_of_a_few_examples_are_equally_likely(size):
 def test_neighbours_are_not_kept_together():
     # The number of i with pi(i + 1) = pi(i) + 1 has mean (n - 1)/n and variance close to 1.
     keys = jax.random.split(jax.random.key(3), 2_000)
-    images = np.asarray(jax.vmap(lambda key: permuted(jnp.arange(300), 300, key))(keys))
-    kept = np.sum(np.diff(images, axis=1) == 1, axis=1)
+    found = np.asarray(images(300, keys))
+    kept = np.sum(np.diff(found, axis=1) == 1, axis=1)
     assert abs(kept.mean() - 299 / 300) < 5 / np.sqrt(len(keys))
 
 

@@ -9,7 +9,9 @@ result stand in RESULTS.md as not run. Rows that are there are kept in out/exper
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 from experiments._common import machine, results_folder, rows_of
@@ -23,6 +25,12 @@ def measured(name: str, seed: int, method: str) -> dict[str, float | None]:
     rows = Rows(split(name, seed), name in BINARY, seed)
     losses = METHODS[method](rows)
     return {"loss": None if losses is None else float(np.mean(losses)), "seconds": time.process_time() - began}
+
+
+def stored(settings: dict) -> list[dict]:
+    """What earlier runs with these settings have finished."""
+    lines = Path("out/experiments/generalisation.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["settings"] == settings]
 
 
 def change(found: dict[tuple, float], name: str, method: str, seeds: list[int]) -> str:
@@ -42,6 +50,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(NAMES))
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
+    parser.add_argument("--stored", action="store_true", help="only write down the rows that are there")
     parser.add_argument("--quick", action="store_true", help="write to out/experiments, keep nothing")
     given = parser.parse_args()
     names, methods = given.sets.split(","), given.methods.split(";")
@@ -49,7 +58,8 @@ def main() -> None:
     cells = [(name, seed, method) for seed in seeds for name in names for method in (BASELINE, *methods)]
     cells = list(dict.fromkeys(cells))
     found, seconds = {}, {}
-    for row in rows_of(__file__, cells, SETTINGS | {"strengths": list(SETTINGS["strengths"])}, measured):
+    settings = SETTINGS | {"strengths": list(SETTINGS["strengths"])}
+    for row in stored(settings) if given.stored else rows_of(__file__, cells, settings, measured):
         cell = tuple(row["cell"])
         found[cell], seconds[cell] = row["loss"], row["seconds"]
         print(*cell, row["loss"], f"{row['seconds']:.0f} s", flush=True)

@@ -1,11 +1,11 @@
 """Hypergradients until 1e-2 and 1e-4 of the fall is left: hx.search.LBFGS beside the L-BFGS-B of SciPy.
 
-`python -m experiments.generalisation.searches` prints one line a problem and search. SciPy gets hypergradients at the
-objective's own (tight) tolerances; what it lacks in bounds it is given (log-strengths within those of hx.search.LBFGS).
+`python -m experiments.generalisation.searches [PROBLEM ...]` writes searches.md beside this file. SciPy gets
+hypergradients at the objective's own (tight) tolerances, and the bounds of hx.search.LBFGS on log-strengths.
 """
 
 import sys
-import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ import hyprax as hx
 jax.config.update("jax_enable_x64", True)
 
 KEY = "penalty"
+MOST = 40  # evaluations of SciPy, and steps of ours
 
 
 def halves(x, y, first, last):
@@ -62,7 +63,7 @@ def scipy_trace(objective, start):
 
     products = []
     box = [tuple(np.log(hx.search.LBFGS().strengths))] * max(1, start[KEY].raw.size)
-    options = {"maxfun": 60, "maxiter": 60, "ftol": 0, "gtol": 1e-9}
+    options = {"maxfun": MOST, "maxiter": MOST, "ftol": 0, "gtol": 1e-9}
     scipy.optimize.minimize(
         evaluate, np.ravel(start[KEY].raw), jac=True, method="L-BFGS-B", bounds=box, options=options
     )
@@ -71,7 +72,7 @@ def scipy_trace(objective, start):
 
 def own_trace(objective, start):
     stop = hx.search.Stopping(gradient=0.0, patience=None)
-    found = hx.tune(objective, start, search=hx.search.LBFGS(), steps=40, stop=stop, progress=False)
+    found = hx.tune(objective, start, search=hx.search.LBFGS(), steps=MOST, stop=stop, progress=False)
     counts = np.cumsum(found.column("gradients")), np.cumsum(found.column("values"))
     return found.column("value"), *counts, np.cumsum(found.column("search_products")), found.message
 
@@ -83,29 +84,29 @@ def reached(values, left, least):
 
 
 def main(names):
+    lines = [
+        "# Hypergradients until a part of the fall is left",
+        "",
+        f"`python -m experiments.generalisation.searches`; at most {MOST} evaluations and steps, so the end of the",
+        "fall is the lowest value that either has found. Products: with the inner Hessian, or what costs as much.",
+        "",
+        "| problem | left | SciPy: hypergradients, products | hx.search.LBFGS: hypergradients + values, products |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for name in names or PROBLEMS:
         family, outer, strengths = PROBLEMS[name]()
         objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer)
         start = {KEY: hx.Positive(strengths)}
-        began = time.perf_counter()
         theirs, their_products = scipy_trace(objective, start)
-        middle = time.perf_counter()
         ours, gradients, evaluations, products, message = own_trace(objective, start)
-        seconds = middle - began, time.perf_counter() - middle
         least = min(theirs.min(), ours.min())
-        print(f"{name}: F {ours[0]:.6f} -> {least:.6f} (scipy {theirs.min():.9f}, ours {ours.min():.9f})")
-        for left in (1e-2, 1e-4, 1e-6):
+        for left in (1e-2, 1e-4):
             i, j = reached(np.minimum.accumulate(theirs), left, least), reached(ours, left, least)
-            a = "never" if i is None else f"{i + 1} hypergradients, {their_products[i]} products"
-            b = (
-                "never"
-                if j is None
-                else f"{gradients[j]} hypergradients + {evaluations[j]} values, {products[j]} products"
-            )
-            print(f"  {left:g} left: scipy {a}; LBFGS {b}")
-        print(
-            f"  {len(theirs)} evaluations and {len(ours)} steps in {seconds[0]:.0f} and {seconds[1]:.0f} s; {message}"
-        )
+            a = "not reached" if i is None else f"{i + 1}, {their_products[i]}"
+            b = "not reached" if j is None else f"{gradients[j]:.0f} + {evaluations[j]:.0f}, {products[j]:.0f}"
+            lines.append(f"| {name} | {left:g} | {a} | {b} |")
+        print(*lines[-2:], f"{ours[0]:.6g} -> {theirs.min():.9g} and {ours.min():.9g}. {message}", sep="\n", flush=True)
+        (Path(__file__).parent / "searches.md").write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

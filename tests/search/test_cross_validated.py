@@ -1,5 +1,7 @@
 """Folds as one objective: ridge by closed form, certificates against refits, splitters, redrawn folds, refitting."""
 
+import functools
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold
 
 import hyprax as hx
+from conformance import CHECKS, Case
 from hyprax.search import CrossValidated, MeanCertificate
 
 RNG = np.random.default_rng(3)
@@ -161,3 +164,27 @@ def test_a_single_split_is_refitted_with_the_validation_rows_and_the_prior_kept(
     fit = hx.search.refit(objective, START)
     hessian = X.T @ X / 16 + np.diag(np.exp(np.asarray(START["penalty"].raw)))
     np.testing.assert_allclose(fit.params, np.linalg.solve(hessian, X.T @ Y / 16), rtol=1e-6)
+
+
+def fixed() -> Case:
+    objective = CrossValidated(RIDGE, folds(3), certifier=hx.implicit.EhrhardtRoberts(), noise=NOISE)
+    return Case(objective, START)
+
+
+def redrawn() -> Case:
+    objective = CrossValidated(RIDGE, 3, key=jax.random.key(0), redraw=True, certifier=hx.implicit.EhrhardtRoberts())
+    return Case(objective, START)
+
+
+def held_together() -> Case:
+    objective = CrossValidated(RIDGE, folds(3), certifier=hx.implicit.EhrhardtRoberts(), noise=NOISE)
+    return Case(hx.search.Towards(objective, 0.3), START)
+
+
+made: Callable[[Callable[[], Case]], Case] = functools.lru_cache(lambda make: make())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("make", [fixed, redrawn, held_together], ids=lambda make: make.__name__)
+def test_objectives_over_folds_keep_to_the_waist(make, check):
+    check(made(make))

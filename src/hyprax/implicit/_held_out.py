@@ -92,10 +92,8 @@ class HeldOut(AbstractObjective[ImplicitState]):
         certificate = _scaled(answer.certificate, scale, 2 * tree_norm(grad))
         noise = NOT_ASKED
         if self.noise is not None:
-            problem, outer = self.problem, self.problem.outer_loss
-            noise = self.noise.of(
-                problem.optimum.loss, outer, problem.outer_data, hyper, state.params, self.held_out  # pyright: ignore
-            )  # fmt: skip
+            loss, outer, data = self.problem.optimum.loss, self.problem.outer_loss, self.problem.outer_data
+            noise = self.noise.of(loss, outer, data, hyper, state.params, self.held_out)
         value = scale * answer.value - added
         return Hypergradient(value, grad, certificate, noise, answer.result, answer.stats), state
 

@@ -373,7 +373,7 @@ def _mean_certificate(
     weakest = max((answer.certificate for answer in answers), key=lambda c: KINDS.index(c.kind))
     if weakest.kind == "none":
         return NoCertificate(f"of a fold nothing is known ({getattr(weakest, 'reason', 'no bound')})", bound.dtype)
-    return MeanCertificate(bound, weakest.kind, quantity, len(answers), entries)
+    return MeanCertificate(bound=bound, kind=weakest.kind, quantity=quantity, folds=len(answers), entries=entries)
 
 
 def _mean_noise(noises: Sequence[AbstractNoise], errors: PyTree | None, freedom: Array) -> AbstractNoise:

@@ -70,14 +70,18 @@ class Towards(AbstractObjective[PyTree]):
 
     def value(self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None) -> tuple[Value, PyTree]:
         answer, state = self.objective.value(hyper, state, accuracy)
-        value, _, off, _ = _held(hyper, self.strength, self.between, self.groups, answer.value, hyper)
-        return dataclasses.replace(answer, value=value, certificate=_widened(answer.certificate, off)), state
+        return self._with_prior(hyper, answer), state
 
     def params(self, state: PyTree) -> PyTree:
         return self.objective.params(state)
 
     def final(self, hyper: PyTree, state: PyTree) -> tuple[Value, PyTree]:
-        return self.objective.final(hyper, state)
+        answer, state = self.objective.final(hyper, state)
+        return self._with_prior(hyper, answer), state
+
+    def _with_prior(self, hyper: PyTree, answer: Value) -> Value:
+        value, _, off, _ = _held(hyper, self.strength, self.between, self.groups, answer.value, hyper)
+        return dataclasses.replace(answer, value=value, certificate=_widened(answer.certificate, off))
 
 
 @eqx.filter_jit
