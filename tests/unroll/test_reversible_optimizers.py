@@ -48,7 +48,9 @@ def test_in_floating_point_they_are_those_of_optax(name):
 
 def test_the_papers_form_is_its_formula():
     rates, momenta = jnp.asarray([0.1, 0.2, 0.3]), jnp.asarray([0.5, 0.7, 0.9])
-    optimizer = hx.unroll.MomentumSGD({"a": rates, "b": jnp.asarray(0.05)}, momenta)
+    optimizer = hx.unroll.MomentumSGD(
+        {"a": hx.unroll.Schedule(rates), "b": jnp.asarray(0.05)}, hx.unroll.Schedule(momenta)
+    )
     params = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray([3.0])}}
     state = optimizer.init(params)
     v, a, c = np.zeros(3), np.array([1.0, 2.0]), np.array([3.0])
@@ -101,7 +103,7 @@ def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name,
     weights = before.pop("weights")
     states, _ = optimizer.apply(c, gradient.astype(jnp.float64), before, weights)
     for key, expected in states.items():
-        assert jnp.all(jnp.abs(moved[key] - expected) <= scales[key].after + 1e-14 * jnp.abs(expected)), key
+        assert jnp.all(jnp.abs(moved[key] - expected) <= scales[key].after[0, 0] + 1e-14 * jnp.abs(expected)), key
     if "velocity" in moved:  # from the states as they are: where s is small, the step amplifies their rounding
         move = c["rate"] * moved["velocity"]
     else:
@@ -109,7 +111,7 @@ def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name,
     expected = (1 - c.get("decay", 0.0)) * weights + move
     error = jnp.abs(moved["weights"] - expected)
     inside = jnp.abs(move) < 2.0 ** (61 - 50)  # what is beyond the format is for the watch to see
-    assert jnp.all(~inside | (error <= 2 * scales["weights"].after + 1e-13 * (jnp.abs(expected) + jnp.abs(move))))
+    assert jnp.all(~inside | (error <= 2 * scales["weights"].after[0, 0] + 1e-13 * (jnp.abs(expected) + jnp.abs(move))))
 
 
 def test_weights_without_a_gradient_have_derivatives_of_zero():
@@ -132,7 +134,7 @@ def test_weights_without_a_gradient_have_derivatives_of_zero():
 def test_a_schedule_of_beta_is_corrected_by_its_running_product():
     """With m and s started at 0, the corrected moments of a constant gradient are that gradient and its square."""
     betas = jnp.asarray([0.3, 0.9, 0.7, 0.95])
-    optimizer = hx.unroll.Adam(jnp.asarray(0.1), betas, betas[::-1], 0.0)
+    optimizer = hx.unroll.Adam(jnp.asarray(0.1), hx.unroll.Schedule(betas), hx.unroll.Schedule(betas[::-1]), 0.0)
     params = jnp.asarray([1.0, -2.0])
     state = optimizer.init(params)
     for t in range(4):
