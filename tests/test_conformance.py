@@ -68,8 +68,8 @@ def evidence() -> Case:
         (TRAIN[0], TRAIN[1][:, None]),
         likelihood=hx.evidence.Gaussian(0.5),
         prior=lambda hyper: hx.evidence.GaussianPrior(hyper["precision"]),
-        estimator=hx.evidence.Chain(hx.evidence.OneRow(8, pilot=4)),
-        train_steps=1,
+        estimator=hx.evidence.Chain(hx.evidence.designs.OneRow(8, pilot=4)),
+        schedule=hx.evidence.Schedule(every=1),
         key=jax.random.key(0),
     )
     return Case(objective, {"precision": hx.Positive(0.8)})

@@ -11,6 +11,7 @@ import pytest
 
 import hyprax as hx
 from hyprax._certificate import details
+from hyprax._keys import checked_key
 from hyprax.search import MAID, Optax
 
 START = {"x": hx.Positive(jnp.asarray([0.5, 3.0]))}
@@ -154,12 +155,12 @@ def test_accuracies_are_numbers():
 )
 def test_a_key_that_is_none_is_refused_in_words(key):
     with pytest.raises(ValueError, match=r"Owner: key must be one JAX random key, such as jax.random.key\(0\); got"):
-        hx.core.checked_key("Owner", key)
+        checked_key("Owner", key)
 
 
 def test_keys_of_both_styles_are_taken():
     for key in (jax.random.key(0), jax.random.PRNGKey(0)):
-        assert hx.core.checked_key("Owner", key) is key
+        assert checked_key("Owner", key) is key
 
 
 def test_results_of_every_layer_have_a_name_a_text_and_a_success():

@@ -107,7 +107,9 @@ def trained(pairs: list[int], n_hypers: int, n_starts: int) -> tuple[list[str], 
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 pairs, 20 halves, one trained pair on 5 hyperparameters")
+    parser.add_argument(
+        "--quick", action="store_true", help="10 pairs, 20 halves, one trained pair on 5 hyperparameters"
+    )
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     n_pairs, repeats = (10, 20) if arguments.quick else (len(PAIRS), 200)

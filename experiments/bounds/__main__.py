@@ -46,46 +46,49 @@ class Curve:
 
 def stochastic(budget: int, order: tuple[int, ...], size: int) -> dict[str, tuple[str, Any]]:
     """Estimators of `budget` backward passes, with the size of their kernel."""
-    stick = ev.StickBreaking(order)
+    stick = ev.roots.StickBreaking(order)
     data = max(1, budget // ROWS)
     one = min(budget, size)
     found: dict[str, tuple[str, Any]] = {
-        "chain, one row a datum": (f"{one}", ev.Chain(ev.OneRow(one))),
-        "chain, scored rows": (f"{budget}", ev.Chain(ev.ScoredRows(budget))),
-        "chain, scored rows, stick-breaking": (f"{budget}", ev.Chain(ev.ScoredRows(budget), stick)),
-        "chain, two-phase": (f"{one}", ev.Chain(ev.TwoPhase(one))),
-        "chain, blocks": (f"{data * ROWS}", ev.Chain(ev.Blocks(data))),
+        "chain, one row a datum": (f"{one}", ev.Chain(ev.designs.OneRow(one))),
+        "chain, scored rows": (f"{budget}", ev.Chain(ev.designs.ScoredRows(budget))),
+        "chain, scored rows, stick-breaking": (f"{budget}", ev.Chain(ev.designs.ScoredRows(budget), stick)),
+        "chain, two-phase": (f"{one}", ev.Chain(ev.designs.TwoPhase(one))),
+        "chain, blocks": (f"{data * ROWS}", ev.Chain(ev.designs.Blocks(data))),
         "tangent": ("none", ev.Tangent(one)),
         "subset, all outputs": (f"{data * ROWS}", ev.Partition(data)),
         "subset of a class, all outputs": (f"{data * ROWS}", ev.Partition(data, grouped=True)),
         "subset, each output": (f"{ROWS} of {data}", ev.Partition(data, "each", stick)),
         "subset, one output, stick-breaking": (f"{one}", ev.Partition(one, "one", stick)),
-        "subset, one output, rows": (f"{one}", ev.Partition(one, "one", ev.Rows())),
-        "released one-output heuristic": (f"{one}", ev.Partition(one, "one", ev.IgnoredCovariance())),
-        "doubly stochastic, tensor blocks": (f"{one}", ev.Partition(one, "one", stick, structure=ev.TensorBlocks())),
-        "doubly stochastic, EKFAC": ("none", ev.Partition(one, "one", stick, structure=ev.EKFAC())),
-        "doubly stochastic, KFAC": ("none", ev.Partition(one, "one", stick, structure=ev.KFAC())),
+        "subset, one output, rows": (f"{one}", ev.Partition(one, "one", ev.roots.Rows())),
+        "released one-output heuristic": (f"{one}", ev.Partition(one, "one", ev.roots.IgnoredCovariance())),
+        "doubly stochastic, tensor blocks": (
+            f"{one}",
+            ev.Partition(one, "one", stick, structure=ev.structures.TensorBlocks()),
+        ),
+        "doubly stochastic, EKFAC": ("none", ev.Partition(one, "one", stick, structure=ev.structures.EKFAC())),
+        "doubly stochastic, KFAC": ("none", ev.Partition(one, "one", stick, structure=ev.structures.KFAC())),
     }
     return found
 
 
 DETERMINISTIC = {
-    "full": ev.Full(),
-    "tensor blocks": ev.TensorBlocks(),
-    "EKFAC": ev.EKFAC(),
-    "KFAC": ev.KFAC(),
-    "diagonal": ev.Diagonal(),
-    "last layer": ev.LastLayer(lambda params: params["head"]),
+    "full": ev.structures.Full(),
+    "tensor blocks": ev.structures.TensorBlocks(),
+    "EKFAC": ev.structures.EKFAC(),
+    "KFAC": ev.structures.KFAC(),
+    "diagonal": ev.structures.Diagonal(),
+    "last layer": ev.structures.LastLayer(lambda params: params["head"]),
 }
 
 
 def curve(
-    name: str, kernel: str, estimator: Any, budget: int, problem: ev.Problem, precisions: np.ndarray, draws: int
+    name: str, kernel: str, estimator: Any, budget: int, problem: ev.LinearisedModel, precisions: np.ndarray, draws: int
 ) -> Curve:
     """Evaluate an estimator at every precision, with the same keys at each."""
 
     @eqx.filter_jit
-    def at(problem: ev.Problem, precision: Array, key: Array) -> ev.LogDeterminant:
+    def at(problem: ev.LinearisedModel, precision: Array, key: Array) -> ev.LogDeterminant:
         prior = ev.GaussianPrior(precision)
         return estimator(eqx.tree_at(lambda p: p.prior, problem, prior), key)
 
@@ -118,8 +121,8 @@ def best_precision(precisions: np.ndarray, logdet: np.ndarray, norm: float) -> f
 def run(name: str, data: tuple[Array, Array], budgets: list[int], precisions: np.ndarray, draws: int, steps: int):
     """All curves of one network; the first is the truth."""
     params = trained(name, data, 1.0, steps)
-    problem = ev.problem(MODELS[name], ev.Categorical(), ev.GaussianPrior(1.0), params, None, data)
-    order = ev.stick_order(problem.logits())
+    problem = ev.linearise(MODELS[name], params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(1.0))
+    order = ev.roots.StickBreaking.ordered(problem.logits()).order
     accuracy = float(jnp.mean(jnp.argmax(problem.logits(), 1) == data[1]))
     weights = sum(x.size for x in jax.tree.leaves(params))
     print(f"{name}: {weights} weights, training accuracy {accuracy:.3f}", flush=True)

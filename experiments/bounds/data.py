@@ -60,7 +60,7 @@ def trained(name: str, data: tuple[Array, Array], precision: float, steps: int) 
         for layer, shape in SHAPES[name].items()
     }
     optimiser = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
-    built = ev.problem(MODELS[name], ev.Categorical(), ev.GaussianPrior(precision), params, None, data)
+    built = ev.linearise(MODELS[name], params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(precision))
 
     @jax.jit
     def step(params: Any, state: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ import optax
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 from .network import Images, Params, WideResNet
 
@@ -58,7 +59,7 @@ class Settings:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @functools.cached_property
-    def optimiser(self) -> Callable[[int], optax.GradientTransformation]:
+    def optimizer(self) -> Callable[[int], optax.GradientTransformation]:
         """Adam for so many data, its rate falling as a cosine; the same object each time, so compiled once."""
 
         @functools.cache
@@ -69,7 +70,7 @@ class Settings:
         return of
 
     @functools.cached_property
-    def hyper_optimiser(self) -> optax.GradientTransformation:
+    def hyper_optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.hyper_rate)
 
     @functools.cached_property
@@ -78,15 +79,15 @@ class Settings:
 
     def estimators(self) -> dict[str, tuple[ev.AbstractEstimator | ev.AbstractAdaptive, int, int]]:
         """Each with how often the precisions move, in epochs, and by how many steps: as many steps an epoch for all."""
-        chain = ev.Chain(ev.OneRow(self.one_row))
+        chain = ev.Chain(ev.designs.OneRow(self.one_row))
         usual = self.every, self.hyper_steps
         return {
             "KFAC, all data": (ev.OnlineKFAC(250), self.kfac_every, self.kfac_every * self.hyper_steps // self.every),
-            "released heuristic": (ev.Partition(self.one_row, "one", ev.IgnoredCovariance()), *usual),
-            "subset, one output": (ev.Partition(self.one_row, "one", ev.Rows()), *usual),
+            "released heuristic": (ev.Partition(self.one_row, "one", ev.roots.IgnoredCovariance()), *usual),
+            "subset, one output": (ev.Partition(self.one_row, "one", ev.roots.Rows()), *usual),
             "chain, one row": (chain, *usual),
             "chain, midpoint": (ev.Midpoint(chain), *usual),
-            "chain, all outputs": (ev.Chain(ev.Blocks(self.all_rows)), *usual),
+            "chain, all outputs": (ev.Chain(ev.designs.Blocks(self.all_rows)), *usual),
             "tangent": (ev.Tangent(self.tangent, self.tangent), *usual),
             "tangent of past draws": (ev.AdaptiveTangent(self.tangent), *usual),
         }
@@ -95,7 +96,7 @@ class Settings:
 class Outcome(NamedTuple):
     """What one method left: the linearised model and its epoch, seconds of one core, precisions kept and over time."""
 
-    problem: ev.Problem
+    problem: ev.LinearisedModel
     epoch: int
     seconds: float
     precisions: dict[str, float]
@@ -115,16 +116,16 @@ def by_map(settings: Settings, data: Images, precision: float, seed: int) -> Out
         params,
         (data.x, data.y),
         prior=prior,
-        optimiser=settings.optimiser(len(data.y)),
+        optimizer=settings.optimizer(len(data.y)),
         batch_size=settings.batch,
         key=jax.random.key(seed),
     )
     hyper = {"precision": ev.precisions(params, precision)}
     state = objective.train(hyper, objective.init(hyper), settings.epochs * (len(data.y) // settings.batch))
     found = hx.natural(hyper)
-    problem = ev.problem(
-        settings.apply, ev.Categorical(), prior(found), state.params, found, (data.x, data.y)
-    )  # fmt: skip
+    problem = ev.linearise(
+        settings.apply, state.params, (data.x, data.y), found, likelihood=ev.Categorical(), prior=prior(found)
+    )
     jax.block_until_ready(state.params)
     return Outcome(problem, settings.epochs, time.process_time() - began, by_tensor(found), [])
 
@@ -148,7 +149,8 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
     began = time.process_time()
     estimator, every, steps = settings.estimators()[name]
     params = weights(settings, seed)
-    fitted = ev.fit(
+    history: list[dict[str, float]] = []
+    fitted = fit_evidence(
         settings.apply,
         params,
         (data.x, data.y),
@@ -159,18 +161,23 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         burn_in=settings.burn_in,
         every=every,
         hyper_steps=steps,
-        optimiser=settings.optimiser(len(data.y)),
-        hyper_optimiser=settings.hyper_optimiser,
+        optimizer=settings.optimizer(len(data.y)),
+        hyper_optimizer=settings.hyper_optimizer,
         batch_size=settings.batch,
         likelihood_batch=settings.likelihood,
-        draws=2,
+        mode_steps=0,
+        finish=False,  # the curvature of all images is too dear: the result says how far the weights are
+        callbacks=(lambda step: history.append({"step": step.step, **by_tensor(hx.natural(step.hyper))}),),
         key=jax.random.key(seed),
     )
-    if fitted.message:
+    if fitted.result == ev.RESULTS.diverged:
         raise RuntimeError(fitted.message)
-    found = hx.natural(fitted.hyper)
-    history = [{"epoch": row["epoch"], **by_tensor(row["hyper"])} for row in fitted.history]
-    return Outcome(fitted.problem, fitted.epoch, time.process_time() - began, by_tensor(found), history)
+    found, an_epoch = hx.natural(fitted.hyper), len(data.y) // settings.batch
+    rows = [{"epoch": row["trained"] // an_epoch, **moved} for row, moved in zip(fitted.history, history, strict=True)][
+        steps - 1 :: steps
+    ]  # the last of each stage
+    epoch = int(fitted.stats.trained) // an_epoch
+    return Outcome(fitted.model, epoch, time.process_time() - began, by_tensor(found), rows)
 
 
 def weights(settings: Settings, seed: int) -> Params:
@@ -187,7 +194,7 @@ def _logits(apply: Any, params: Params, x: jax.Array) -> jax.Array:
     return jax.vmap(lambda one: apply(params, None, one))(x)
 
 
-def logits(problem: ev.Problem, x: np.ndarray) -> np.ndarray:
+def logits(problem: ev.LinearisedModel, x: np.ndarray) -> np.ndarray:
     """Of many images, 200 at a time."""
     parts = [_logits(problem.apply, problem.params, x[i : i + 200]) for i in range(0, len(x), 200)]
     return np.concatenate([np.asarray(part) for part in parts])
@@ -222,7 +229,7 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
     predictives = {
         "": log_probabilities(logits(problem, test.x)),
         "last_layer_": averaged(ev.posterior(problem, where=last_layer), test.x),
-        "linearised_": averaged(ev.posterior(problem, size=settings.linearised), test.x),
+        "linearised_": averaged(ev.posterior(problem, size=settings.linearised, key=jax.random.key(0)), test.x),
     }
     found = {}
     for name, log_p in predictives.items():
@@ -235,13 +242,13 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
         float(
             ev.log_evidence(
                 problem.apply,
-                problem.likelihood,
-                problem.prior,
                 problem.params,
-                problem.hyper,
                 (problem.inputs, problem.targets),
-                ev.Tangent(size, reference),
-                jax.random.key(1000 + draw),
+                problem.hyper,
+                likelihood=problem.likelihood,
+                prior=problem.prior,
+                estimator=ev.Tangent(size, reference),
+                key=jax.random.key(1000 + draw),
             ).value
         )
         for draw in range(draws)

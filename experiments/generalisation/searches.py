@@ -106,7 +106,7 @@ def main(names):
             b = "not reached" if j is None else f"{gradients[j]:.0f} + {evaluations[j]:.0f}, {products[j]:.0f}"
             lines.append(f"| {name} | {left:g} | {a} | {b} |")
         print(*lines[-2:], f"{ours[0]:.6g} -> {theirs.min():.9g} and {ours.min():.9g}. {message}", sep="\n", flush=True)
-    (Path(__file__).parent / "searches.md").write_text("\n".join([*lines, ""]))
+        (Path(__file__).parent / "searches.md").write_text("\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

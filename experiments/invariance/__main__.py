@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 from .data import NAMES, SETS, TRUTH, moved, network, true_ranges, weights
 from .report import LEARNED, NONE, RIGHT, write
@@ -66,7 +67,7 @@ def model(method: str, version: str) -> Any:
 
 
 @functools.cache
-def optimisers(epochs: int, steps: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+def optimizers(epochs: int, steps: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """Of the weights and of the hyperparameters: Adam, its rate falling as a cosine, to 1 % and to 10 %.
 
     The same objects for all cells of a kind, which then share what is compiled.
@@ -79,14 +80,14 @@ def optimisers(epochs: int, steps: int) -> tuple[optax.GradientTransformation, o
 def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: int) -> dict[str, Any]:
     data = moved(name, version, "train", sizes["size"], seed)
     params = weights(seed)
-    optimiser, hyper_optimiser = optimisers(sizes["epochs"], sizes["size"] // SETTINGS["batch"])
+    optimizer, hyper_optimizer = optimizers(sizes["epochs"], sizes["size"] // SETTINGS["batch"])
     hyper: dict[str, Any] = {"precision": ev.precisions(params, SETTINGS["precision"])}
     if method in (LEARNED, BOUND):
         # Positive: steps are relative, so that none lands on 0, where the gradient vanishes.
         hyper["ranges"] = hx.Positive(jnp.full(len(NAMES), SETTINGS["start"], jnp.float32))
-    chain = ev.Chain(ev.OneRow(sizes["rows"]))
+    chain = ev.Chain(ev.designs.OneRow(sizes["rows"]))
     began = time.process_time()
-    fitted = ev.fit(
+    fitted = fit_evidence(
         model(method, version),
         params,
         data,
@@ -96,29 +97,30 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
         burn_in=SETTINGS["burn_in"],
         every=1,
         hyper_steps=1,
-        optimiser=optimiser,
-        hyper_optimiser=hyper_optimiser,
+        optimizer=optimizer,
+        hyper_optimizer=hyper_optimizer,
         batch_size=SETTINGS["batch"],
         likelihood_batch=sizes["rows"],
-        draws=5,
+        mode_steps=0,
+        finish=False,  # the curvature of all averaged images is too dear: the result says how far the weights are
         key=jax.random.key(seed),
     )
-    if fitted.message:
+    if fitted.result == ev.RESULTS.diverged:
         raise RuntimeError(fitted.message)
     seconds = time.process_time() - began
     x, y = moved(name, version, "t10k", sizes["test"], seed)
-    log_p = np.asarray(jax.nn.log_softmax(outputs(fitted.problem, x)))
-    found, built = hx.natural(fitted.hyper), fitted.problem
+    log_p = np.asarray(jax.nn.log_softmax(outputs(fitted.model, x)))
+    found, built = hx.natural(fitted.hyper), fitted.model
     common = [  # the two sides, by the same estimator whatever the method learned by
         ev.log_evidence(
             built.apply,
-            built.likelihood,
-            built.prior,
             built.params,
-            built.hyper,
             data,
-            chain,
-            jax.random.key(draw),
+            built.hyper,
+            likelihood=built.likelihood,
+            prior=built.prior,
+            estimator=chain,
+            key=jax.random.key(draw),
         )
         for draw in range(3)
     ]
@@ -130,18 +132,19 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
         "ranges": np.asarray(found.get("ranges", np.zeros(len(NAMES)))).tolist(),
         "precision": {key: float(value) for key, value in found["precision"].items()},
         "seconds": seconds,
-        "epoch": fitted.epoch,
+        "epoch": int(fitted.stats.trained) // (sizes["size"] // SETTINGS["batch"]),
+        "decrement": float(fitted.stats.decrement),
     }
 
 
-def outputs(problem: ev.Problem, x: np.ndarray) -> np.ndarray:
+def outputs(problem: ev.LinearisedModel, x: np.ndarray) -> np.ndarray:
     """Logits at the weights kept, 250 images at a time."""
     parts = [np.asarray(_logits(problem, jnp.asarray(x[i : i + 250]))) for i in range(0, len(x), 250)]
     return np.concatenate(parts)
 
 
 @eqx.filter_jit
-def _logits(problem: ev.Problem, x: Array) -> Array:
+def _logits(problem: ev.LinearisedModel, x: Array) -> Array:
     return jax.vmap(lambda one: problem.apply(problem.params, problem.hyper, one))(x)
 
 

@@ -44,7 +44,7 @@ def _read(name: str, kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _warped(images: Array, weights: Array) -> Array:
-    return jax.vmap(lambda x, w: ev.warp(x, ev.affine_map(w)))(images, weights)
+    return jax.vmap(lambda x, w: ev.AffineInvariance.warp(x, ev.AffineInvariance.affine_map(w)))(images, weights)
 
 
 def moved(

@@ -24,7 +24,7 @@ from hyprax import evidence as ev
 
 HERE = results_folder(__file__)
 HIDDEN, PIXELS = 100, 392
-STICK = ev.StickBreaking()
+STICK = ev.roots.StickBreaking()
 CHUNK = 250
 """Data at a time of KFAC."""
 
@@ -91,7 +91,7 @@ class Measured(NamedTuple):
 def estimators(classes: int, quick: bool) -> dict[str, Any]:
     """What is compared; the rows of a kernel of all outputs are at most 1,000."""
     sizes = (10, 100) if quick else (10, 100, 1000)
-    found: dict[str, Any] = {f"chain, M = {m}": ev.Chain(ev.OneRow(m), STICK) for m in sizes}
+    found: dict[str, Any] = {f"chain, M = {m}": ev.Chain(ev.designs.OneRow(m), STICK) for m in sizes}
     for m in sizes:
         if m * (classes - 1) <= 1000:
             found[f"subset, all outputs, M = {m}"] = ev.Partition(m, "all", STICK)
@@ -112,7 +112,7 @@ def measure(name: str, estimator: Any, n: int, classes: int, data: tuple[Array, 
 
         def function(logs: Any, inputs: Array, targets: Array, key: Array) -> Array:
             prior = ev.GaussianPrior(jax.tree.map(jnp.exp, logs))
-            problem = ev.Problem(mlp, ev.Categorical(), prior, params, None, inputs, targets, jnp.float32(1))
+            problem = ev.LinearisedModel(mlp, ev.Categorical(), prior, params, None, inputs, targets, jnp.float32(1))
             return estimator(problem, key).upper
 
     arguments = logs, inputs, targets, jax.random.key(0)

@@ -11,10 +11,20 @@ import optax
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.fits import fit_evidence
 
 from .data import HIDDEN, Split, network, weights
 
-SETTINGS = {"steps": 4000, "batch": 1024, "every": 10, "rate": 0.03, "hyper_rate": 0.05, "noise": 0.1, "rows": 256}
+SETTINGS = {
+    "steps": 4000,
+    "batch": 1024,
+    "every": 10,
+    "rate": 0.03,
+    "hyper_rate": 0.05,
+    "noise": 0.1,
+    "rows": 256,
+    "mode_steps": 30,
+}
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TENSOR, INPUT, EXACT = "evidence", "evidence, precision per input", "evidence, precision per input, exact"
 SCALES, PROCESS, GRID = "evidence, input scales", "Gaussian process", "grid of 5, 3-fold"
@@ -32,7 +42,7 @@ def measure(method: str, data: Split, seed: int, steps: int) -> dict[str, float]
 
 
 @functools.cache
-def optimisers(steps: int, moves: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+def optimizers(steps: int, moves: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """The same objects for all splits, which then share what is compiled."""
     rate = optax.cosine_decay_schedule(SETTINGS["rate"], steps, 1e-2)
     return optax.adam(rate), optax.adam(optax.cosine_decay_schedule(SETTINGS["hyper_rate"], moves, 0.05))
@@ -64,9 +74,9 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
     an_epoch = size // batch
     epochs, every = steps // an_epoch, max(SETTINGS["every"] // an_epoch, 1)
     burn_in = epochs // 10
-    optimiser, hyper_optimiser = optimisers(epochs * an_epoch, len(range(burn_in + 1, epochs + 1, every)))
-    chain = ev.Chain(ev.OneRow(min(SETTINGS["rows"], size)))
-    fitted = ev.fit(
+    optimizer, hyper_optimizer = optimizers(epochs * an_epoch, len(range(burn_in + 1, epochs + 1, every)))
+    chain = ev.Chain(ev.designs.OneRow(min(SETTINGS["rows"], size)))
+    fitted = fit_evidence(
         SCALED if method == SCALES else network,
         params,
         (x, y[:, None]),
@@ -79,14 +89,15 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
         burn_in=burn_in,
         every=every,
         hyper_steps=1,
-        optimiser=optimiser,
-        hyper_optimiser=hyper_optimiser,
-        draws=2,
+        mode_steps=SETTINGS["mode_steps"],
+        standardise=False,  # done by `data`, by the training part
+        optimizer=optimizer,
+        hyper_optimizer=hyper_optimizer,
         key=jax.random.key(seed),
     )
-    if fitted.message:
+    if fitted.result == ev.RESULTS.diverged:
         raise RuntimeError(fitted.message)
-    found = ev.posterior(fitted.problem)
+    found = fitted.posterior()
     residual = np.asarray(found.predict(x_test))[:, 0] - data.y_test
     at_work = np.asarray(found.predict(x))[:, 0] - data.y
     return {
@@ -95,6 +106,7 @@ def by_evidence(method: str, data: Split, seed: int, steps: int) -> dict[str, fl
         "training_error": float(np.sqrt(np.mean(at_work**2))),
         "noise": float(hx.natural(fitted.hyper)["noise"]),
         "log_evidence": fitted.log_evidence / size,
+        "decrement": float(fitted.stats.decrement),
     }
 
 
@@ -112,7 +124,7 @@ def by_moving(data: Split, seed: int, steps: int) -> dict[str, float]:
         prior=lambda hyper: ev.GaussianPrior(hyper["precision"]),
         likelihood=ev.Gaussian(0.03),
         estimator=ev.FullData(),
-        optimiser=optimisers(steps, 1)[0],
+        optimizer=optimizers(steps, 1)[0],
         batch_size=min(SETTINGS["batch"], len(y)),
         key=jax.random.key(seed),
     )

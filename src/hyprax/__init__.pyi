@@ -31,7 +31,13 @@ from ._stats import Accuracy as Accuracy
 from .evidence import EvidenceObjective as EvidenceObjective
 from .implicit import ImplicitObjective as ImplicitObjective, Optimum as Optimum, families as families
 from .runs import Run as Run
-from .search import TuneResult as TuneResult, tune as tune
+from .search import (
+    CrossValidated as CrossValidated,
+    TuneResult as TuneResult,
+    honest as honest,
+    refit as refit,
+    tune as tune,
+)
 from .unroll import Training as Training, UnrolledObjective as UnrolledObjective
 
 __version__: str

@@ -25,8 +25,10 @@ class RESULTS(eqx.Enumeration):
 
 if TYPE_CHECKING:
     Result: TypeAlias = eqx.Enumeration
-else:  # a member of any layer: `isinstance` of an enumeration itself knows its own members alone
+    """The type of a member of any layer of results."""
+else:  # `isinstance` of an enumeration itself knows its own members alone
     Result = type(RESULTS.successful)
+    """The type of a member of any layer of results."""
 
 
 def _enumerations(base: type[eqx.Enumeration] = eqx.Enumeration) -> Iterator[type[eqx.Enumeration]]:

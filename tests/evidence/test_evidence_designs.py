@@ -14,13 +14,13 @@ from hyprax.evidence._designs import inclusion_probabilities, pivotal, subset
 
 N, D, C = 12, 3, 3
 DESIGNS = {
-    "uniform": ev.UniformRows(5),
-    "one row": ev.OneRow(5),
-    "one row, scored": ev.OneRow(5, scored=True),
-    "two-phase": ev.TwoPhase(4, 8),
-    "pivotal": ev.ScoredRows(5),
-    "poisson": ev.ScoredRows(5, "poisson"),
-    "blocks": ev.Blocks(4),
+    "uniform": ev.designs.UniformRows(5),
+    "one row": ev.designs.OneRow(5),
+    "one row, scored": ev.designs.OneRow(5, scored=True),
+    "two-phase": ev.designs.TwoPhase(4, 8),
+    "pivotal": ev.designs.ScoredRows(5),
+    "poisson": ev.designs.ScoredRows(5, "poisson"),
+    "blocks": ev.designs.Blocks(4),
 }
 
 
@@ -28,11 +28,11 @@ def model(params, hyper, x):
     return jnp.tanh(x @ params["w"]) @ params["v"]
 
 
-def small_problem(size: int = N) -> ev.Problem:
+def small_problem(size: int = N) -> ev.LinearisedModel:
     rng = np.random.default_rng(0)
     params = {"w": jnp.asarray(rng.normal(size=(D, 4))), "v": jnp.asarray(rng.normal(size=(4, C)))}
     data = (jnp.asarray(rng.normal(size=(size, D))), jnp.asarray(rng.integers(0, C, size)))
-    return ev.problem(model, ev.Categorical(), ev.GaussianPrior(0.5), params, None, data)
+    return ev.linearise(model, params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(0.5))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -83,8 +83,10 @@ def test_subsets_are_uniform_and_sorted():
     assert np.all(np.abs(np.array(counts) - 0.1) < 5 * np.sqrt(0.09 / 20_000))
 
 
-@pytest.mark.parametrize(("name", "root"), [*((name, ev.Eigen()) for name in DESIGNS), ("pivotal", ev.Rows())])
-def test_weighted_rows_are_unbiased_for_the_curvature(name: str, root: ev.AbstractRoot):
+@pytest.mark.parametrize(
+    ("name", "root"), [*((name, ev.roots.Eigen()) for name in DESIGNS), ("pivotal", ev.roots.Rows())]
+)
+def test_weighted_rows_are_unbiased_for_the_curvature(name: str, root: ev.roots.AbstractRoot):
     """E Σ_j w_j φ_j φ_jᵀ = H, which holds exactly if weights are the inverse of the probabilities really used."""
     problem = small_problem()
     draws = 6000
@@ -110,7 +112,7 @@ def test_the_order_of_rows_does_not_depend_on_the_sample(name: str):
     """Any two rows that meet in several samples stand in the same order in all."""
     problem = small_problem()
     # Pilots differ from draw to draw and are not part of the sample: the order is fixed for each.
-    draw = jax.jit(jax.vmap(lambda k: DESIGNS[name].draw(problem, ev.Rows(), k)))
+    draw = jax.jit(jax.vmap(lambda k: DESIGNS[name].draw(problem, ev.roots.Rows(), k)))
     samples = draw(jax.random.split(jax.random.key(5), 300))
     before: dict[tuple[int, int], bool] = {}
     if name == "blocks":
@@ -130,7 +132,7 @@ def test_the_order_of_rows_does_not_depend_on_the_sample(name: str):
 def test_a_row_never_meets_its_sibling():
     problem = small_problem()
     for name in ("one row", "one row, scored", "two-phase"):
-        data = np.asarray(DESIGNS[name].draw(problem, ev.Eigen(), jax.random.key(6)).data)
+        data = np.asarray(DESIGNS[name].draw(problem, ev.roots.Eigen(), jax.random.key(6)).data)
         assert len(np.unique(data)) == len(data)
 
 
@@ -140,5 +142,5 @@ def test_the_pilot_measures_kernel_over_cotangent():
     squares = np.einsum("ncp,ncp->nc", j, j) / 0.5
     from hyprax.evidence._designs import pilot_factor
 
-    got = float(pilot_factor(problem, ev.Rows(), N, jax.random.key(0)))
+    got = float(pilot_factor(problem, ev.roots.Rows(), N, jax.random.key(0)))
     assert squares.min() / C < got < squares.max() * C

@@ -32,10 +32,18 @@ def case(seed: int = 0, precision=0.5, temperature: float = 1.3):
     }
     data = (jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.integers(0, C, N)))
     hyper = jnp.asarray(np.exp(rng.normal(size=D) / 3))
-    return ev.problem(model, ev.Categorical(), ev.GaussianPrior(precision), params, hyper, data, temperature)
+    return ev.linearise(
+        model,
+        params,
+        data,
+        hyper,
+        likelihood=ev.Categorical(),
+        prior=ev.GaussianPrior(precision),
+        temperature=temperature,
+    )
 
 
-def dense(problem: ev.Problem) -> float:
+def dense(problem: ev.LinearisedModel) -> float:
     root = square_root(curvature("categorical", np.asarray(problem.logits())))
     variances = jax.tree.leaves(problem.prior.variances(problem.params))
     return float(
@@ -47,12 +55,12 @@ def dense(problem: ev.Problem) -> float:
 
 EXACT = {
     "full data": ev.FullData(),
-    "chain of all rows": ev.Chain(ev.UniformRows(ALL)),
-    "chain of all rows, scored": ev.Chain(ev.ScoredRows(ALL)),
-    "chain of all rows, stick-breaking": ev.Chain(ev.UniformRows(ALL), ev.StickBreaking((1, 2, 0))),
-    "all data as blocks": ev.Chain(ev.Blocks(N)),
+    "chain of all rows": ev.Chain(ev.designs.UniformRows(ALL)),
+    "chain of all rows, scored": ev.Chain(ev.designs.ScoredRows(ALL)),
+    "chain of all rows, stick-breaking": ev.Chain(ev.designs.UniformRows(ALL), ev.roots.StickBreaking((1, 2, 0))),
+    "all data as blocks": ev.Chain(ev.designs.Blocks(N)),
     "all data in one block": ev.Partition(N),
-    "all data in one block, rows": ev.Partition(N, "all", ev.Rows()),
+    "all data in one block, rows": ev.Partition(N, "all", ev.roots.Rows()),
 }
 PRECISIONS = {
     "one": 0.5,
@@ -77,7 +85,11 @@ def test_with_all_rows_every_estimator_is_exact(name: str, prior: str):
 @pytest.mark.parametrize("name", ["full data", "chain of all rows", "all data as blocks", "tensor blocks", "EKFAC"])
 def test_derivatives_are_those_of_the_dense_evidence(name: str):
     """In log-precisions, temperature and an input scale inside the model, against automatic differentiation."""
-    estimator = {**EXACT, "tensor blocks": ev.FullData(ev.TensorBlocks()), "EKFAC": ev.FullData(ev.EKFAC())}[name]
+    estimator = {
+        **EXACT,
+        "tensor blocks": ev.FullData(ev.structures.TensorBlocks()),
+        "EKFAC": ev.FullData(ev.structures.EKFAC()),
+    }[name]
     built = case(2)
 
     def parts(log_precision, hyper, log_temperature):
@@ -88,13 +100,14 @@ def test_derivatives_are_those_of_the_dense_evidence(name: str):
         prior, hyper, temperature = parts(log_precision, hyper, log_temperature)
         return ev.log_evidence(
             model,
-            ev.Categorical(),
-            prior,
             built.params,
-            hyper,
             (built.inputs, built.targets),
-            estimator,
+            hyper,
+            likelihood=ev.Categorical(),
+            prior=prior,
+            estimator=estimator,
             temperature=temperature,
+            key=jax.random.key(0),
         ).value
 
     def theirs(log_precision, hyper, log_temperature):
@@ -142,12 +155,13 @@ def test_learned_noise_has_the_derivative_of_the_dense_evidence():
     def ours(log_scale):
         return ev.log_evidence(
             model,
-            ev.Gaussian(jnp.exp(log_scale)),
-            ev.GaussianPrior(0.5),
             problem.params,
-            problem.hyper,
             (problem.inputs, targets),
-            ev.Chain(ev.UniformRows(N * C)),
+            problem.hyper,
+            likelihood=ev.Gaussian(jnp.exp(log_scale)),
+            prior=ev.GaussianPrior(0.5),
+            estimator=ev.Chain(ev.designs.UniformRows(N * C)),
+            key=jax.random.key(0),
         ).value
 
     def theirs(log_scale):
@@ -163,25 +177,25 @@ def test_learned_noise_has_the_derivative_of_the_dense_evidence():
 
 
 BOUNDS = {
-    "tensor blocks": ev.FullData(ev.TensorBlocks()),
-    "EKFAC": ev.FullData(ev.EKFAC()),
-    "diagonal": ev.FullData(ev.Diagonal()),
-    "one row": ev.Chain(ev.OneRow(6)),
-    "one row, scored": ev.Chain(ev.OneRow(6, scored=True)),
-    "two-phase": ev.Chain(ev.TwoPhase(5, 10), ev.StickBreaking()),
-    "scored": ev.Chain(ev.ScoredRows(8)),
-    "poisson": ev.Chain(ev.ScoredRows(8, "poisson"), ev.Rows()),
-    "uniform": ev.Chain(ev.UniformRows(8)),
-    "blocks": ev.Chain(ev.Blocks(4)),
+    "tensor blocks": ev.FullData(ev.structures.TensorBlocks()),
+    "EKFAC": ev.FullData(ev.structures.EKFAC()),
+    "diagonal": ev.FullData(ev.structures.Diagonal()),
+    "one row": ev.Chain(ev.designs.OneRow(6)),
+    "one row, scored": ev.Chain(ev.designs.OneRow(6, scored=True)),
+    "two-phase": ev.Chain(ev.designs.TwoPhase(5, 10), ev.roots.StickBreaking()),
+    "scored": ev.Chain(ev.designs.ScoredRows(8)),
+    "poisson": ev.Chain(ev.designs.ScoredRows(8, "poisson"), ev.roots.Rows()),
+    "uniform": ev.Chain(ev.designs.UniformRows(8)),
+    "blocks": ev.Chain(ev.designs.Blocks(4)),
     "tangent": ev.Tangent(8),
     "tangent, reference": ev.Tangent(6, 10),
     "subset": ev.Partition(5),
     "subset, each": ev.Partition(5, "each"),
-    "subset, one": ev.Partition(5, "one", ev.Rows()),
+    "subset, one": ev.Partition(5, "one", ev.roots.Rows()),
     "subset, grouped": ev.Partition(4, grouped=True),
-    "doubly, tensors": ev.Partition(5, "each", structure=ev.TensorBlocks()),
-    "doubly, EKFAC": ev.Partition(5, "one", structure=ev.EKFAC()),
-    "doubly, diagonal": ev.Partition(5, structure=ev.Diagonal()),
+    "doubly, tensors": ev.Partition(5, "each", structure=ev.structures.TensorBlocks()),
+    "doubly, EKFAC": ev.Partition(5, "one", structure=ev.structures.EKFAC()),
+    "doubly, diagonal": ev.Partition(5, structure=ev.structures.Diagonal()),
 }
 
 
@@ -220,19 +234,19 @@ def test_chosen_layers_are_the_determinant_of_their_tensors(where, names):
         for path, variance in jax.tree_util.tree_leaves_with_path(problem.prior.variances(problem.params))
     ]
     want = log_determinant(model, problem.params, problem.hyper, problem.inputs, root, variances, 1.3)
-    got = ev.FullData(ev.LastLayer(where))(problem, jax.random.key(0)).upper
+    got = ev.FullData(ev.structures.LastLayer(where))(problem, jax.random.key(0)).upper
     np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
 def test_what_is_no_bound_says_so():
     for estimator in (
-        ev.FullData(ev.KFAC()),
-        ev.FullData(ev.LastLayer(lambda p: p["head"])),
+        ev.FullData(ev.structures.KFAC()),
+        ev.FullData(ev.structures.LastLayer(lambda p: p["head"])),
         ev.Midpoint(),
         ev.Lanczos(),
-        ev.Partition(5, "each", ev.IgnoredCovariance()),
-        ev.Partition(5, structure=ev.KFAC()),
-        ev.Chain(ev.OneRow(5), ev.IgnoredCovariance()),
+        ev.Partition(5, "each", ev.roots.IgnoredCovariance()),
+        ev.Partition(5, structure=ev.structures.KFAC()),
+        ev.Chain(ev.designs.OneRow(5), ev.roots.IgnoredCovariance()),
         ev.Choice((ev.Chain(), ev.Midpoint())).estimators[1],
     ):
         assert estimator.kind == "estimated"
@@ -249,11 +263,13 @@ def test_the_released_heuristic_falls_below_the_truth_where_outputs_oppose_each_
 
     rng = np.random.default_rng(10)
     data = (jnp.asarray(rng.normal(size=(N, D))), jnp.asarray(rng.integers(0, 2, N)))
-    problem = ev.problem(opposed, ev.Categorical(), ev.GaussianPrior(50.0), jnp.asarray(rng.normal(size=D)), None, data)
+    problem = ev.linearise(
+        opposed, jnp.asarray(rng.normal(size=D)), data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(50.0)
+    )
     truth = estimate(ev.FullData(), problem, jax.random.key(0)).upper
-    heuristic = estimate(ev.Partition(N, "each", ev.IgnoredCovariance()), problem, jax.random.key(0)).upper
+    heuristic = estimate(ev.Partition(N, "each", ev.roots.IgnoredCovariance()), problem, jax.random.key(0)).upper
     assert heuristic < 0.9 * truth
-    for root in (ev.Rows(), ev.StickBreaking()):
+    for root in (ev.roots.Rows(), ev.roots.StickBreaking()):
         assert estimate(ev.Partition(N, "each", root), problem, jax.random.key(0)).upper > truth * (1 - 1e-10)
 
 
@@ -266,7 +282,7 @@ def test_subset_gradients_are_unbiased_over_all_partitions(outputs):
     def value(log_precision, key):
 
         moved = eqx.tree_at(lambda p: p.prior, problem, ev.GaussianPrior(jnp.exp(log_precision)))
-        return ev.Partition(size, outputs, ev.Rows())(moved, key).upper
+        return ev.Partition(size, outputs, ev.roots.Rows())(moved, key).upper
 
     keys = jax.random.split(jax.random.key(7), draws)
     grads = np.asarray(jax.jit(jax.vmap(jax.grad(value), (None, 0)))(jnp.asarray(-0.5), keys))
@@ -298,12 +314,13 @@ def test_laplace_torch_agrees(entry: tuple[str, str, float]):
     y = frozen.labels() if kind == "classification" else frozen.targets()
     answer = ev.log_evidence(
         lambda p, hyper, x: jnp.tanh(x @ p["W1"] + p["b1"]) @ p["W2"] + p["b2"],
-        ev.Categorical() if kind == "classification" else ev.Gaussian(frozen.SIGMA),
-        ev.GaussianPrior(precision),
         w,
-        None,
         (frozen.inputs(), y),
-        ev.FullData({"full": ev.Full(), "kron": ev.KFAC(), "diag": ev.Diagonal()}[structure]),
+        likelihood=ev.Categorical() if kind == "classification" else ev.Gaussian(frozen.SIGMA),
+        prior=ev.GaussianPrior(precision),
+        estimator=ev.FullData(
+            {"full": ev.structures.Full(), "kron": ev.structures.KFAC(), "diag": ev.structures.Diagonal()}[structure]
+        ),
     )
     np.testing.assert_allclose(answer.value, frozen.LAPLACE_TORCH[entry], rtol=1e-6)
 
@@ -327,7 +344,7 @@ def test_lanczos_is_near_the_truth_and_has_a_derivative():
 
 def test_the_choice_uses_past_draws_only():
     problem = case(9)
-    choice = ev.Choice((ev.Chain(ev.OneRow(4)), ev.FullData()), refresh=3)
+    choice = ev.Choice((ev.Chain(ev.designs.OneRow(4)), ev.FullData()), refresh=3)
     state = choice.init(problem, jax.random.key(0))
     step = eqx.filter_jit(choice)
     assert int(choice.chosen(state)) == 0

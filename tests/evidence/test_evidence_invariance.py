@@ -11,6 +11,7 @@ from scipy import linalg, ndimage
 import hyprax as hx
 from hyprax import evidence as ev
 from hyprax.evidence._invariance import exponential, lattice, warp
+from hyprax.fits import fit_evidence
 
 
 @given(st.integers(0, 10_000))
@@ -93,7 +94,13 @@ def test_the_log_evidence_has_its_gradient_in_the_ranges():
 
     def value(ranges):
         return ev.log_evidence(
-            model, ev.Categorical(), ev.GaussianPrior(1.0), params, {"ranges": ranges}, data, ev.FullData()
+            model,
+            params,
+            data,
+            {"ranges": ranges},
+            likelihood=ev.Categorical(),
+            prior=ev.GaussianPrior(1.0),
+            estimator=ev.FullData(),
         ).value
 
     at = jnp.asarray([0.11, 0.07, 0.5, 0.13, 0.21, 0.17])
@@ -133,7 +140,7 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         "b": jnp.zeros(10),
         "v": jnp.asarray(rng.normal(size=(10, 1)) * 0.3),
     }
-    fitted = ev.fit(
+    fitted = fit_evidence(
         ev.InputScales(features),
         params,
         (x, y),
@@ -144,9 +151,8 @@ def test_scales_of_inputs_that_do_not_matter_fall():
         burn_in=30,
         every=5,
         hyper_steps=3,
-        optimiser=optax.adam(2e-2),
+        optimizer=optax.adam(2e-2),
         batch_size=n,
-        draws=2,
         progress=False,
         key=jax.random.key(0),
     )

@@ -18,17 +18,25 @@ def linear(params, hyper, x):
     return (x * hyper["scale"]) @ params["w"]
 
 
+def gaussian(hyper):
+    return ev.Gaussian(hyper["noise"])
+
+
+def prior(hyper):
+    return ev.GaussianPrior(hyper["precision"])
+
+
 def regression(**options):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, D))
     y = x[:, :1] * 2.0 + 0.3 * rng.normal(size=(N, 1))
-    options = {"estimator": ev.FullData(), "train_steps": 0} | options
+    options: dict[str, Any] = {"estimator": ev.FullData()} | options
     objective = hx.EvidenceObjective(
         linear,
         {"w": jnp.zeros((D, 1))},
         (x, y),
-        likelihood=lambda h: ev.Gaussian(h["noise"]),
-        prior=lambda h: ev.GaussianPrior(h["precision"]),
+        likelihood=gaussian,
+        prior=prior,
         key=jax.random.key(0),
         **options,
     )
@@ -57,8 +65,8 @@ def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
         linear,
         {"w": w},
         (x, y),
-        likelihood=lambda h: ev.Gaussian(h["noise"]),
-        prior=lambda h: ev.GaussianPrior(h["precision"]),
+        likelihood=gaussian,
+        prior=prior,
         estimator=ev.FullData(),
         key=jax.random.key(0),
     )
@@ -67,7 +75,7 @@ def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
     value, _ = objective.value(hyper, objective.init(hyper))
     np.testing.assert_allclose(value.value, answer.value, rtol=1e-12)
     assert isinstance(value.certificate, ev.EvidenceCertificate)
-    assert value.certificate.side == "lower"
+    assert value.certificate.side == "both"
     # At the mode the derivative at fixed weights is that of the evidence itself.
     step = 1e-5
     for name, base in (("noise", 0.5), ("precision", 0.8)):
@@ -78,7 +86,10 @@ def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
 
 def test_tuning_finds_noise_and_relevant_inputs_from_the_training_data():
     objective, hyper, _, _ = regression(
-        estimator=ev.Chain(ev.OneRow(20)), train_steps=20, optimiser=optax.adam(3e-2), batch_size=N
+        estimator=ev.Chain(ev.designs.OneRow(20)),
+        schedule=ev.Schedule(every=20),
+        optimizer=optax.adam(3e-2),
+        batch_size=N,
     )
     tuned = hx.tune(objective, hyper, search=hx.search.Optax(optax.adam(0.1)), steps=150, progress=False)
     last = hx.natural(tuned.last)
@@ -96,7 +107,7 @@ def test_tuning_finds_noise_and_relevant_inputs_from_the_training_data():
 
 
 def test_the_reported_deviation_is_that_of_the_stochastic_gradient():
-    objective, hyper, _, _ = regression(estimator=ev.Chain(ev.OneRow(6)), decay=0.999)
+    objective, hyper, _, _ = regression(estimator=ev.Chain(ev.designs.OneRow(6)), decay=0.999)
     state = objective.init(hyper)
     answer, state = objective.value_and_grad(hyper, state)
     grads = [np.concatenate([np.ravel(g) for g in jax.tree.leaves(answer.grad)])]
@@ -113,23 +124,25 @@ def test_a_batch_of_the_likelihood_is_unbiased():
     some, _, _, _ = regression(likelihood_batch=5)
     state = some.init(hyper)
     values = []
-    for _ in range(400):
+    for _ in range(200):
         answer, state = some.value_and_grad(hyper, state)
         values.append(float(answer.value))
-    whole = float(hx.hypergradient(objective, hyper)[0].value)
+    whole = float(hx.hypergradient(objective, hyper, throw=False)[0].value)
     assert abs(np.mean(values) - whole) < 4 * np.std(values) / np.sqrt(len(values))
 
 
 def test_a_choice_runs_inside_the_objective():
-    objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.OneRow(4)), ev.FullData()), refresh=2))
+    objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.designs.OneRow(4)), ev.FullData()), refresh=2))
     state = objective.init(hyper)
     for expected in (0, 1, 1):
         answer, state = objective.value_and_grad(hyper, state)
-        assert int(answer.stats.numbers["estimator"]) == expected
+        assert isinstance(answer.stats, ev.EvidenceStats)
+        assert answer.stats.estimator is not None
+        assert int(answer.stats.estimator) == expected
 
 
 def test_training_reaches_the_mode_and_never_retraces():
-    objective, hyper, x, y = regression(train_steps=1, optimiser=optax.sgd(1e-2), batch_size=N)
+    objective, hyper, x, y = regression(schedule=ev.Schedule(every=1), optimizer=optax.sgd(1e-2), batch_size=N)
     state = objective.train(hyper, objective.init(hyper), 2000)
     h = x.T @ x / 0.25 + 0.8 * np.eye(D)
     np.testing.assert_allclose(state.params["w"], np.linalg.solve(h, x.T @ y / 0.25), rtol=1e-6)
@@ -148,7 +161,8 @@ def call(**changes):
         "params": jnp.ones((D, 3)),
         "hyper": None,
         "data": (rng.normal(size=(N, D)), rng.integers(0, 3, N)),
-        "estimator": ev.Chain(ev.OneRow(5)),
+        "estimator": ev.Chain(ev.designs.OneRow(5)),
+        "key": jax.random.key(0),
     } | changes
     return ev.log_evidence(**arguments)
 
@@ -176,38 +190,41 @@ LOOSE: Any = ev  # arguments of a wrong type, to be refused
         ({"data": (X[:0], LABELS[:0])}, "one common length"),
         ({"data": (np.where(X > 2, np.nan, X), LABELS)}, "inputs.*NaN"),
         ({"data": X}, "\\(inputs, targets\\)"),
-        ({"data": (X, list(LABELS))}, "targets\\[0\\]: given a single number, allowed are arrays"),
-        ({"data": (X.tolist(), LABELS)}, "inputs\\[0\\]\\[0\\]: given a single number"),
-        ({"data": [X, LABELS]}, "given a list, allowed is a pair, the tuple"),
-        ({"data": (X, LABELS.astype(str))}, "targets: given values of type <U"),
-        ({"data": ({"x": X.astype(str)}, LABELS)}, "inputs\\['x'\\]: given values of type <U"),
-        ({"data": (X, LABELS > 0)}, "bool.*allowed are integers"),
-        ({"likelihood": ev.Gaussian(1.0), "data": (X, np.ones((N, 3), bool))}, "type bool, allowed are real numbers"),
+        ({"data": (X, list(LABELS))}, "targets\\[0\\] must be an array; got a single number"),
+        ({"data": (X.tolist(), LABELS)}, "inputs\\[0\\]\\[0\\] must be an array"),
+        ({"data": [X, LABELS]}, "data must be a pair, the tuple .*got a list"),
+        ({"data": (X, LABELS.astype(str))}, "targets must be numbers; got values of type <U"),
+        ({"data": ({"x": X.astype(str)}, LABELS)}, "inputs\\['x'\\] must be numbers; got values of type <U"),
+        ({"data": (X, LABELS > 0)}, "whole numbers.*bool"),
+        ({"likelihood": ev.Gaussian(1.0), "data": (X, np.ones((N, 3), bool))}, "real numbers; got type bool"),
         ({"hyper": {"scale": np.nan}}, "hyper\\['scale'\\].*NaN"),
         ({"hyper": {"scale": jnp.full(2, jnp.inf)}}, "hyper\\['scale'\\].*infinite"),
         ({"prior": ev.GaussianPrior(1.0, np.nan)}, "prior.mean.*NaN"),
-        ({"prior": 1.0}, "prior: given a float"),
-        ({"prior": lambda hyper: ev.GaussianPrior(1.0)}, "prior: given a function"),
-        ({"likelihood": ev.Categorical}, "likelihood: given the class Categorical itself"),
+        ({"prior": 1.0}, "prior must be .*got a float"),
+        ({"prior": lambda hyper: ev.GaussianPrior(1.0)}, "prior must be .*got a function"),
+        ({"likelihood": ev.Categorical}, "likelihood must be .*the class Categorical"),
         ({"apply": lambda p, h, x: (x @ p, 1.0)}, "is a tuple"),
-        ({"params": {"w": jnp.ones((D, 3)), "none": jnp.zeros(0)}}, "params\\['none'\\]: given no weights"),
+        ({"params": {"w": jnp.ones((D, 3)), "none": jnp.zeros(0)}}, "params\\['none'\\] must hold at least one weight"),
         ({"params": jnp.full((D, 3), jnp.nan)}, "params.*NaN"),
         ({"params": {}}, "without weights"),
         ({"apply": lambda p, h, x: (x @ p)[:1], "data": (X, LABELS * 0)}, "use Bernoulli"),
-        ({"estimator": ev.Chain(ev.OneRow(N + 1))}, f"size {N + 1}, allowed are integers from 1 to {N}"),
-        ({"estimator": ev.Chain(ev.ScoredRows(2 * N + 1))}, f"allowed are integers from 1 to {2 * N}"),
-        ({"estimator": ev.Partition(N + 1)}, "Partition: given size"),
-        ({"estimator": ev.Chain}, "the class Chain itself"),
-        ({"estimator": ev.Tangent(2 * N + 2)}, "Tangent: given size"),
+        ({"estimator": ev.Chain(ev.designs.OneRow(N + 1))}, f"from 1 to {N} .*got {N + 1}"),
+        ({"estimator": ev.Chain(ev.designs.ScoredRows(2 * N + 1))}, f"integer from 1 to {2 * N}"),
+        ({"estimator": ev.Partition(N + 1)}, "Partition: size must"),
+        ({"estimator": ev.Chain}, "the class Chain"),
+        ({"estimator": ev.Tangent(2 * N + 2)}, "Tangent: size must"),
         ({"batch": N + 1}, "batch"),
-        ({"temperature": 0.0}, "temperature: given 0.0"),
+        ({"temperature": 0.0}, "temperature must be positive and finite; got 0.0"),
         ({"prior": ev.GaussianPrior(jnp.ones(5))}, "precision of shape \\(5,\\)"),
         ({"prior": ev.GaussianPrior({"w": 1.0})}, "structure"),
-        ({"estimator": ev.FullData(ev.KFAC()), "prior": ev.GaussianPrior(jnp.ones((D, 3)))}, "one number for each"),
+        (
+            {"estimator": ev.FullData(ev.structures.KFAC()), "prior": ev.GaussianPrior(jnp.ones((D, 3)))},
+            "one number for each",
+        ),
         ({"likelihood": ev.Gaussian(1.0)}, "one per output"),
-        ({"likelihood": ev.Bernoulli(), "data": (X, np.full((N, 3), 2))}, "other than 0 and 1"),
+        ({"likelihood": ev.Bernoulli(), "data": (X, np.full((N, 3), 2))}, "must be 0 or 1"),
         ({"likelihood": ev.Poisson(), "data": (X, np.full((N, 3), -1))}, "counts"),
-        ({"estimator": ev.Chain(ev.OneRow(5), ev.StickBreaking((0, 1, 1)))}, "permutation"),
+        ({"estimator": ev.Chain(ev.designs.OneRow(5), ev.roots.StickBreaking((0, 1, 1)))}, "permutation"),
     ],
 )
 def test_bad_input_meets_a_clear_line(changes, text):
@@ -218,7 +235,7 @@ def test_bad_input_meets_a_clear_line(changes, text):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("precision", [0.0, -1.0, np.nan, np.inf, {"w": -2.0}])
 def test_a_precision_is_positive(precision):
-    with pytest.raises(ValueError, match="allowed are finite numbers > 0"):
+    with pytest.raises(ValueError, match="must be positive and finite"):
         ev.GaussianPrior(precision)
 
 
@@ -228,58 +245,64 @@ def test_a_precision_is_positive(precision):
     [
         lambda: ev.Partition(5, "some"),  # pyright: ignore[reportArgumentType]  # to be refused
         lambda: ev.Tangent(5),
-        lambda: ev.ScoredRows(5, "systematic"),
+        lambda: ev.designs.ScoredRows(5, "systematic"),
         lambda: ev.Lanczos(0),
         lambda: ev.Choice(()),
         lambda: ev.Choice(decay=1.0),
-        lambda: LOOSE.Choice((ev.Chain(), ev.OneRow(5))),
+        lambda: LOOSE.Choice((ev.Chain(), ev.designs.OneRow(5))),
         lambda: LOOSE.Chain(64),
-        lambda: LOOSE.Chain(ev.OneRow),
-        lambda: LOOSE.Chain(ev.OneRow(5), "eigen"),
+        lambda: LOOSE.Chain(ev.designs.OneRow),
+        lambda: LOOSE.Chain(ev.designs.OneRow(5), "eigen"),
         lambda: LOOSE.Midpoint(ev.Tangent(4)),
         lambda: LOOSE.FullData("kfac"),
-        lambda: LOOSE.FullData(ev.KFAC),
+        lambda: LOOSE.FullData(ev.structures.KFAC),
         lambda: LOOSE.Partition(5, structure="kfac"),
-        lambda: LOOSE.Partition(5, root=ev.StickBreaking),
-        lambda: call(estimator=LOOSE.Chain(LOOSE.OneRow(2.5))),
-        lambda: call(estimator=LOOSE.Chain(LOOSE.OneRow("5"))),
+        lambda: LOOSE.Partition(5, root=ev.roots.StickBreaking),
+        lambda: call(estimator=LOOSE.Chain(LOOSE.designs.OneRow(2.5))),
+        lambda: call(estimator=LOOSE.Chain(LOOSE.designs.OneRow("5"))),
         lambda: call(estimator=LOOSE.Tangent(4.0)),
         lambda: ev.AdaptiveTangent(decay=1.0),
         lambda: ev.AdaptiveTangent(refresh=0),
         lambda: ev.OnlineKFAC(0),
         lambda: ev.Gaussian(0.0),
-        lambda: regression(train_steps=-1),
+        lambda: regression(schedule=ev.Schedule(every=-1)),
         lambda: unlike(prior=ev.GaussianPrior(1.0)),
         lambda: unlike(likelihood="categorical"),
         lambda: regression(likelihood_batch=N + 1),
     ],
 )
 def test_settings_out_of_range_are_refused(make):
-    with pytest.raises(ValueError, match="allowed"):
+    with pytest.raises(ValueError, match=r"must be|needs|must hold"):
         make()
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("estimator", "text"),
-    [(ev.AdaptiveTangent(4), "learns from past draws"), (ev.Choice(), "learns from past"), (ev.EKFAC(), "FullData")],
+    [
+        (ev.AdaptiveTangent(4), "learns from past draws"),
+        (ev.Choice(), "learns from past"),
+        (ev.structures.EKFAC(), "FullData"),
+    ],
 )
 def test_what_is_no_estimator_of_one_draw_is_refused(estimator, text):
     params, data = jnp.ones((D, 3)), (jnp.asarray(X), jnp.asarray(LABELS))
     with pytest.raises(ValueError, match=text):
-        ev.log_evidence(classifier, ev.Categorical(), ev.GaussianPrior(1.0), params, None, data, estimator)
+        ev.log_evidence(
+            classifier, params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(1.0), estimator=estimator
+        )
 
 
 def test_one_example_and_float32():
     with jax.enable_x64(False):
         answer = ev.log_evidence(
             classifier,
-            ev.Categorical(),
-            ev.GaussianPrior(jnp.float32(1.0)),
             jnp.ones((D, 3), jnp.float32),
-            None,
             (jnp.asarray(X[:1], jnp.float32), jnp.asarray(LABELS[:1])),
-            ev.Chain(ev.OneRow(1)),
+            likelihood=ev.Categorical(),
+            prior=ev.GaussianPrior(jnp.float32(1.0)),
+            estimator=ev.Chain(ev.designs.OneRow(1)),
+            key=jax.random.key(0),
         )
     assert answer.value.dtype == jnp.float32
     assert np.isfinite(float(answer.value))

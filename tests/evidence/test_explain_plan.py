@@ -10,7 +10,7 @@ import pytest
 from architectures import ARCHITECTURES
 from jax import Array
 
-from hyprax.evidence._explain import explain
+from hyprax import evidence as ev
 from hyprax.evidence._kernel import kernel
 
 W = jnp.ones((4, 3))
@@ -23,7 +23,7 @@ def line(table: str, tensor: str) -> str:
 
 def plan_of(name: str, **options: Any) -> str:
     model = ARCHITECTURES[name](np.random.default_rng(0), 2)
-    return explain(model.apply, model.params, jax.tree.map(lambda x: x[0], model.inputs), model.hyper, **options)
+    return ev.kernel_plan(model.apply, model.params, jax.tree.map(lambda x: x[0], model.inputs), model.hyper, **options)
 
 
 def test_a_plan_names_sizes_contraction_and_reason() -> None:
@@ -57,7 +57,7 @@ def test_large_tables_are_looked_up_by_pairs() -> None:
     def apply(table: Array, hyper: None, x: Array) -> Array:
         return jnp.take(table, x, axis=0).sum(0)
 
-    table = explain(apply, jax.ShapeDtypeStruct((5_000, 16), jnp.float32), jnp.zeros(12, int))
+    table = ev.kernel_plan(apply, jax.ShapeDtypeStruct((5_000, 16), jnp.float32), jnp.zeros(12, int))
     assert "pairs of factors" in table
 
 

@@ -10,7 +10,7 @@ import pytest
 from evidence_oracles import curvature, log_determinant, square_root
 
 from hyprax import evidence as ev
-from hyprax.evidence._tangent import draw
+from hyprax.evidence._tangent import TangentState, draw
 
 N, D, H, C, B = 4, 2, 2, 2, 2
 
@@ -29,22 +29,22 @@ def every(function):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), over)
 
 
-def random_problem(seed: int) -> ev.Problem:
+def random_problem(seed: int) -> ev.LinearisedModel:
     rng = np.random.default_rng(seed)
     params = {"w": jnp.asarray(rng.normal(size=(D, H))), "v": jnp.asarray(rng.normal(size=(H, C)))}
     x = jnp.asarray(rng.normal(size=(N, D)) * 10 ** rng.uniform(-1, 1))
     prior = ev.GaussianPrior({name: jnp.asarray(10 ** rng.uniform(-3, 2)) for name in params})
     temperature = jnp.asarray(10 ** rng.uniform(-1, 1))
-    return ev.Problem(model, ev.Categorical(), prior, params, None, x, jnp.zeros(N, jnp.int32), temperature)
+    return ev.LinearisedModel(model, ev.Categorical(), prior, params, None, x, jnp.zeros(N, jnp.int32), temperature)
 
 
 @eqx.filter_jit
-def _truth(problem: ev.Problem, root):
+def _truth(problem: ev.LinearisedModel, root):
     variances = jax.tree.leaves(problem.prior.variances(problem.params))
     return log_determinant(model, problem.params, None, problem.inputs, root, variances, problem.temperature)
 
 
-def truth(problem: ev.Problem) -> float:
+def truth(problem: ev.LinearisedModel) -> float:
     return float(_truth(problem, square_root(curvature("categorical", np.asarray(problem.logits())))))
 
 
@@ -118,7 +118,7 @@ def test_a_state_that_knows_the_draw_breaks_the_bound():
     estimator = ev.AdaptiveTangent(B, 0.0, refresh=1)
 
     @eqx.filter_jit
-    def peeking(problem: ev.Problem, state: ev.TangentState):
+    def peeking(problem: ev.LinearisedModel, state: TangentState):
         def one(data, signs):
             _, known = estimator.drawn(problem, data, signs, state)
             return estimator.drawn(problem, data, signs, known)[0].upper
@@ -138,9 +138,9 @@ def test_after_many_draws_it_is_nearly_ekfac_of_all_data():
     rng = np.random.default_rng(7)
     params = {"w": jnp.asarray(rng.normal(size=(6, 8))), "v": jnp.asarray(rng.normal(size=(8, 3)))}
     data = jnp.asarray(rng.normal(size=(200, 6))), jnp.asarray(rng.integers(0, 3, 200))
-    problem = ev.problem(model, ev.Categorical(), ev.GaussianPrior(2.0), params, None, data)
+    problem = ev.linearise(model, params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(2.0))
     nothing = jax.random.key(0)
-    all_data = float(eqx.filter_jit(ev.FullData(ev.EKFAC()))(problem, nothing).upper)
+    all_data = float(eqx.filter_jit(ev.FullData(ev.structures.EKFAC()))(problem, nothing).upper)
     once = eqx.filter_jit(ev.Tangent(20, 20))
     own = np.mean([once(problem, jax.random.key(i)).upper for i in range(100)])
     estimator = ev.AdaptiveTangent(20, decay=0.95)
@@ -154,5 +154,5 @@ def test_after_many_draws_it_is_nearly_ekfac_of_all_data():
     assert np.mean(values[50:]) > truth_of(problem) - 3 * error
 
 
-def truth_of(problem: ev.Problem) -> float:
+def truth_of(problem: ev.LinearisedModel) -> float:
     return float(eqx.filter_jit(ev.FullData())(problem, jax.random.key(0)).upper)

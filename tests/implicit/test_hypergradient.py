@@ -179,5 +179,55 @@ def test_one_compilation_for_all_hyperparameters_states_and_accuracies():
     assert len(traces) == count
 
 
-def test_selector_is_the_same_for_all_problems():
-    assert select_penalty({"penalty": 3}) == 3
+@pytest.mark.parametrize("selector", ["penalty", select_penalty, 0.1, lambda hyper: 2 * hyper["penalty"]])
+def test_problems_of_equal_shapes_share_one_program(selector):
+    """Folds: other data, other values, the same key or function. A solver of the user counts its traces."""
+    rng = np.random.default_rng(7)
+    traces = []
+
+    def stays(value_and_grad, params, tolerance, max_steps):
+        traces.append(1)
+        return params
+
+    def fold(factor):
+        x, y = rng.standard_normal((30, 3)), np.tile([0, 1], 15)
+        chosen = factor * selector if isinstance(selector, float) else selector
+        family = hx.families.Logistic(x[:20], y[:20], penalty=chosen)
+        objective = hx.ImplicitObjective(
+            hx.Optimum(family, solver=stays),
+            family.mean_loss,
+            (x[20:], y[20:]),
+            certifier=hx.implicit.NoCertifier(),
+        )
+        hx.hypergradient(objective, {"penalty": hx.Positive(0.1 * factor)}, throw=False)
+        return len(traces)
+
+    first = fold(1.0)
+    assert fold(2.0) == fold(3.0) == first
+
+
+class Strengths(eqx.Module):
+    penalty: hx.Positive
+
+
+def test_strengths_are_picked_by_key_by_attribute_or_by_function():
+    """A name that is not there is refused with those that are."""
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((30, 3)), np.tile([0, 1], 15)
+
+    def gradient(selector, hyper):
+        family = hx.families.Logistic(x[:20], y[:20], penalty=selector)
+        assert isinstance(family, hx.families.Logistic)
+        objective = hx.ImplicitObjective(
+            hx.Optimum(family), family.mean_loss, (x[20:], y[20:]), certifier=hx.implicit.NoCertifier()
+        )
+        return float(jax.tree.leaves(hx.hypergradient(objective, hyper)[0].grad)[0])
+
+    leaf = hx.Positive(0.1)
+    expected = gradient(lambda hyper: hyper["penalty"], {"penalty": leaf})
+    assert gradient("penalty", {"penalty": leaf}) == expected
+    assert gradient("penalty", Strengths(leaf)) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match=r"penalty='strength' must be a key .*; got the keys 'penalty'"):
+        gradient("strength", {"penalty": leaf})
+    with pytest.raises(ValueError, match=r"penalty='penalty' must be a key .*; got a single leaf"):
+        gradient("penalty", leaf)

@@ -43,7 +43,7 @@ def family_of(problem: Problem) -> Any:
 def as_functions(problem: Problem) -> tuple[hx.Optimum, Any, Any]:
     """A logistic problem without its structure."""
     family = family_of(problem)
-    optimum = hx.Optimum(inner_loss, family.init(), data=(family.inputs, family.targets))
+    optimum = hx.Optimum(inner_loss, family.start(), data=(family.inputs, family.targets))
     return optimum, outer_loss, problem.objective.outer_data
 
 

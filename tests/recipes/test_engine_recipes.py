@@ -351,7 +351,7 @@ def test_the_evidence_is_that_of_dense_algebra(shape, targets, tmp_path):
     assert job.splits is not None
     rng = np.random.default_rng(0)
     hyper = jax.tree.map(lambda x: x + jnp.asarray(0.5 * rng.normal(size=x.shape)), job.hyper)
-    at, w, (X, y) = hx.natural(hyper), objective.params, job.splits.train
+    at, w, (X, y) = hx.natural(hyper), objective.initial, job.splits.train
     outputs = 3 if targets == "classes" else 1
     net = network("mlp", X.shape[1], outputs, width=3, depth=1, activation="tanh")
     flat, unflatten = jax.flatten_util.ravel_pytree(w)

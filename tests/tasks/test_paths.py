@@ -172,7 +172,7 @@ def test_constant_target_and_constant_inputs():
         (lambda: Task.leave_one_out([[1.0]], [1.0]), "two examples"),
         (lambda: Task.k_fold(np.eye(3), np.ones(3), 4), "between 2 and 3"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (1.0, 0.1)), "a < b"),
-        (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (0.0, 0.1)), "0 < a"),
+        (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (0.0, 0.1)), "0 < a < b"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), [1.0, 2, 3]), (0.1, 1.0), loss="zero-one"), "labels"),
         (lambda: elastic_net_path(np.eye(3), np.ones(3), (0.0, 1.0), penalty2=-1.0), "penalty2"),
         (lambda: elastic_net_path(np.eye(3), np.ones((3, 2)), (0.0, 1.0)), "one column"),

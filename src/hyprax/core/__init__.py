@@ -1,13 +1,11 @@
 """What every engine and search agrees on: for whoever writes an objective, a certificate or a constrained leaf."""
 
 from .._certificate import AbstractCertificate as AbstractCertificate
-from .._hyper import AbstractConstrained as AbstractConstrained, validated as validated
-from .._keys import checked_key as checked_key
+from .._hyper import AbstractConstrained as AbstractConstrained
 from .._noise import AbstractNoise as AbstractNoise
 from .._objective import (
     AbstractObjective as AbstractObjective,
     Value as Value,
-    as_objective as as_objective,
     refuse_accuracy as refuse_accuracy,
 )
 from .._result import (

@@ -1,23 +1,29 @@
-"""What is known of an estimate of the log evidence."""
+"""What is known of an estimate of the log evidence, what was measured on the way, and how it ended."""
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._certificate import AbstractCertificate, Kind, right, show
-from ._estimator import EstimatorKind, LogDeterminant
+from .._result import RESULTS as CORE_RESULTS
+from .._stats import AbstractStats, Effort
+from ._chain import LogDeterminant
+from ._estimator import EstimatorKind
 
 
 class EvidenceCertificate(AbstractCertificate):
-    """Which side of the log evidence an estimate is on, and how far the other side is.
+    """How far a value can be from the Laplace evidence at its weights, on which side it is, and how far the other side.
 
-    - `side`: "lower" if the estimate is, in expectation over the draw, at most the log evidence of the Laplace
-        approximation at these weights (proved, rounding aside); "unknown" if not. No single draw is guaranteed.
-    - `slack`: half the distance of the two sides of log|I + K| in nats, an estimate of the error where there are two;
-        infinite where there is only one.
+    - `bound`: of the distance from the log evidence of the Laplace approximation at these weights, where all of
+        log|I + K| was computed: about what rounding may have done, kind `estimated`. Of a draw, or of a reduction of
+        the matrix, nothing is known for sure: infinite, kind `none`.
+    - `side`: "both" if the value is that evidence; "lower" if it is, in expectation over the draw, at most that
+        evidence (proved, rounding aside; no single draw is guaranteed); "unknown" if neither.
+    - `slack`: half the distance of the two sides of log|I + K| in the units of the value, where an estimator has both;
+        infinite where it has one.
 
-    `bound` is the slack where it bounds the quantity at hand, kind `estimated`; else infinite, kind `none`. How much a
-    draw scatters is its noise, and stands beside the certificate.
+    How much a draw scatters is its noise, and stands beside the certificate; how far the weights are from their mode is
+    the decrement, and stands in the statistics.
     """
 
     bound: Float[Array, "..."]
@@ -25,47 +31,105 @@ class EvidenceCertificate(AbstractCertificate):
     quantity: str = eqx.field(static=True)
     side: str = eqx.field(static=True)
     slack: Float[Array, ""]
+    of_gradient: bool = eqx.field(static=True, default=False)
 
     @classmethod
-    def of_draw(cls, kind: EstimatorKind, sides: LogDeterminant) -> "EvidenceCertificate":
-        """Of the value of one draw: the bound is the slack."""
-        known = sides.lower is not None
-        slack = 0.5 * (sides.upper - sides.lower) if sides.lower is not None else jnp.full_like(sides.upper, jnp.inf)
-        return cls.of_value(kind, known, slack)
-
-    @classmethod
-    def of_value(cls, kind: EstimatorKind, known: bool, slack: Array) -> "EvidenceCertificate":
-        """Of a value whose slack is measured where `known`; the bound is the slack."""
+    def of_draw(cls, kind: EstimatorKind, draws: bool, sides: LogDeterminant) -> "EvidenceCertificate":
+        """Of the value that one call of an estimator gives."""
+        whole = not draws and sides.lower is not None
+        slack = jnp.full_like(sides.upper, jnp.inf) if sides.lower is None else 0.5 * (sides.upper - sides.lower)
+        rounding = 0.5 * jnp.asarray(sides.rounding, slack.dtype)
         return cls(
-            bound=slack,
-            kind="estimated" if known else "none",
-            quantity="the distance of the estimate from the log evidence" if known else "nothing",
-            side="lower" if kind == "bound" else "unknown",
+            bound=rounding if whole else jnp.full_like(slack, jnp.inf),
+            kind="estimated" if whole else "none",
+            quantity="the distance from the Laplace evidence at these weights, by rounding" if whole else "nothing",
+            side="both" if whole else "lower" if kind == "bound" else "unknown",
             slack=slack,
         )
 
-    @classmethod
-    def of_gradient(cls, kind: EstimatorKind, slack: Array) -> "EvidenceCertificate":
-        """Of the gradient of one draw, whose distance from the gradient of the log evidence is not bounded."""
-        return cls(
-            bound=jnp.full_like(slack, jnp.inf),
-            kind="none",
-            quantity="nothing",
-            side="lower" if kind == "bound" else "unknown",
-            slack=slack,
-        )
+    def scaled(self, size: int) -> "EvidenceCertificate":
+        """Of the value a datum."""
+        return eqx.tree_at(lambda c: (c.bound, c.slack), self, (self.bound / size, self.slack / size))
+
+    def for_gradient(self, slack: Array) -> "EvidenceCertificate":
+        """Of the gradient, whose distance from that of the log evidence is not bounded."""
+        unknown = jnp.full_like(self.bound, jnp.inf)
+        return EvidenceCertificate(unknown, "none", "nothing", self.side, slack, of_gradient=True)
 
     def meaning(self) -> str:
         found = [right(self.kind)]
-        if self.side == "lower":
+        if self.side == "both":
             found.append(
-                "Side, lower: in expectation over the draw, the estimate is proved to be at most the log "
-                "evidence of the "
-                "Laplace approximation at these weights, so the objective shown, which is minus that, is on average an "
-                "upper bound of it. The slack is half the distance to a bound from the other side. It says nothing of "
-                "how good the Laplace approximation is."
+                "All of the log-determinant was computed, so only rounding parts it from the Laplace evidence."
             )
+        elif self.side == "lower":
+            found.append(
+                "Side, lower: in expectation over the draw, the estimate is proved to be at most the log evidence of "
+                "the Laplace approximation at these weights, so the objective shown, which is minus that, is on "
+                "average an upper bound of it. The slack is half the distance to a bound from the other side."
+            )
+        else:
+            found.append("Side, unknown: the estimate may lie on either side of the Laplace evidence.")
+        if self.of_gradient:
+            found.append(
+                "The gradient is that at fixed weights: how the mode moves with the hyperparameters is not in it."
+            )
+        found.append("None of it says how good the Laplace approximation is.")
         return " ".join(found)
 
     def __repr__(self) -> str:
         return f"<{self.kind}: {self.quantity} <= {show(self.bound)} (side: {self.side}, slack {show(self.slack)})>"
+
+
+class EvidenceStats(AbstractStats):
+    """What an evaluation of the evidence measured, in nats of the whole data set unless said otherwise."""
+
+    log_determinant: Float[Array, ""]
+    """The estimate of log|I + K|."""
+    decrement: Float[Array, ""]
+    """½ gᵀ(P0 + H)⁻¹g: about how many nats the evidence at these weights lacks of that at their mode."""
+    slack: Float[Array, ""]
+    """Half the distance of the two sides of log|I + K|, a datum, smoothed over past draws; infinite for one side."""
+    rounding: Float[Array, ""]
+    """About how far rounding may have moved log|I + K|."""
+    noise_share: Float[Array, ""]
+    """The noise over the spread of the targets; infinite where the likelihood is not Gaussian."""
+    largest_precision: Float[Array, ""]
+    """The largest prior precision, in the units of the weights."""
+    smallest_precision: Float[Array, ""]
+    """The smallest prior precision."""
+    trained: Int[Array, ""]
+    """The training steps made so far."""
+    estimator: Int[Array, ""] | None = None
+    """The place of the estimator that [`hyprax.evidence.Choice`][] used."""
+
+    def effort(self) -> Effort:
+        return Effort()
+
+
+class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # how Equinox extends an enumeration
+    """How a computation of the evidence ended: the core's results, and those of the evidence."""
+
+    not_at_a_mode = (
+        "The weights are not at their optimum, which a Laplace evidence presumes: `decrement` says about how many nats "
+        "of log joint density a Newton step would add. Train for longer or at a falling learning rate, or go the rest "
+        "of the way: `hx.evidence.to_mode`, or an objective with `Schedule(mode_after=0)`."
+    )
+    hyperparameters_still_moving = (
+        "The hyperparameters were still moving when the steps were spent: a unit of log hyperparameter would still "
+        "change the log evidence by `gradient_nats`. Ask for more `epochs` or `mode_steps`."
+    )
+    precision_running_away = (
+        "A prior precision has left the range in which it makes a difference: compare `largest_precision` and "
+        "`smallest_precision`. A very large one says that the data do not need these weights: remove the tensor, or "
+        "fix its precision. A very small one is held by nothing in the evidence: fix it."
+    )
+    noise_vanishing = (
+        "The noise has become negligible beside the spread of the targets, as `noise_share` says: the model fits the "
+        "targets without error, or the targets hold none. Use a smaller model or stronger priors, or fix the noise."
+    )
+    rounding_too_large = (
+        "Rounding may have moved the log-determinant by as many nats as `rounding` says: its matrix spans more orders "
+        "of magnitude than this precision holds. Compute in float64 (`jax.config.update('jax_enable_x64', True)`), "
+        "scale inputs and targets, or keep the noise from vanishing."
+    )

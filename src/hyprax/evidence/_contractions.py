@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._products import einsum
-from ._plan import CACHE, Group, Plan, Tensor
+from ._plan import CACHE, Group, KernelPlan, Tensor
 
 Features = dict[str, dict[int, Array]]
 """Of M examples: "operand" and "ids" [M, raw operand] and "cotangent" [M, R, raw output] by number of use, "rows"
@@ -29,7 +29,7 @@ _TILE = 2**24
 """Bytes of gradients that are formed at a time."""
 
 
-def example_factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
+def example_factors(plan: KernelPlan, group: Group, features: Features) -> tuple[Array, Array]:
     """a [B, S, I], or row numbers [B, S] for look-ups, and g [R, B, S, O] of one example: a group as one use."""
     which = "ids" if group.lookup else "operand"
     operands, cotangents = [], []
@@ -57,7 +57,7 @@ def gradient_places(group: Group) -> np.ndarray:
     return group.weight.swapaxes(1, 2)
 
 
-def factors(plan: Plan, group: Group, features: Features) -> tuple[Array, Array]:
+def factors(plan: KernelPlan, group: Group, features: Features) -> tuple[Array, Array]:
     """a [M, B, S, I] or [M, B, S], and g [M, R, B, S, O]."""
     return jax.vmap(lambda one: example_factors(plan, group, one))(features)
 
@@ -170,7 +170,7 @@ def gram(rows: Array, variance: Array | None) -> Array:
 
 
 def tensor_gram(
-    plan: Plan, number: int, features: Features, variance: Array | None, memory: int
+    plan: KernelPlan, number: int, features: Features, variance: Array | None, memory: int
 ) -> Float[Array, "rows rows"]:
     """K_l of leaf `number`, weighted by the variance of each of its parameters if given (an array like the leaf)."""
     tensor: Tensor = plan.tensors[number]

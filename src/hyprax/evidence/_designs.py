@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .._batches import permuted
 from .._products import product
-from ._problem import Problem
+from ._problem import LinearisedModel
 from ._roots import AbstractRoot
 
 
@@ -34,14 +34,14 @@ class AbstractDesign(eqx.Module):
     """A way to draw rows."""
 
     @abc.abstractmethod
-    def draw(self, problem: Problem, root: AbstractRoot, key: Array) -> Sample:
+    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         """Draw a sample; `problem` is constant, no derivative flows through a draw."""
 
 
 def check_size(name: str, size: int, most: int, what: str) -> None:
     """Refuse a sample of fewer than one or more than all."""
     if not isinstance(size, int | np.integer) or not 1 <= size <= most:
-        raise ValueError(f"{name}: given size {size!r}, allowed are integers from 1 to {most} ({what}).")
+        raise ValueError(f"{name}: size must be an integer from 1 to {most} ({what}); got {size!r}.")
 
 
 def subset(size: int, total: int, key: Array) -> Int[Array, " size"]:
@@ -50,7 +50,7 @@ def subset(size: int, total: int, key: Array) -> Int[Array, " size"]:
 
 
 def roots_at(
-    problem: Problem, root: AbstractRoot, data: Int[Array, " m"] | None
+    problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"] | None
 ) -> tuple[Float[Array, "m c s"], Float[Array, "m s r"]]:
     """S and Q for the examples `data`, or for all."""
     f = problem.logits(data)
@@ -120,7 +120,7 @@ class UniformRows(AbstractDesign):
 
     size: int = eqx.field(static=True)
 
-    def draw(self, problem: Problem, root: AbstractRoot, key: Array) -> Sample:
+    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         count = root.count(problem.likelihood, problem.outputs, problem.dtype)
         total = problem.size * count
         check_size("UniformRows", self.size, total, f"{problem.size} data with {count} rows each")
@@ -140,7 +140,7 @@ class Blocks(AbstractDesign):
 
     size: int = eqx.field(static=True)
 
-    def draw(self, problem: Problem, root: AbstractRoot, key: Array) -> Sample:
+    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         check_size("Blocks", self.size, problem.size, "data")
         data = subset(self.size, problem.size, key)
         _, rotations = roots_at(problem, root, data)
@@ -165,7 +165,7 @@ class OneRow(AbstractDesign):
     scored: bool = eqx.field(static=True, default=False)
     pilot: int = eqx.field(static=True, default=16)
 
-    def draw(self, problem: Problem, root: AbstractRoot, key: Array) -> Sample:
+    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         check_size("OneRow", self.size, problem.size, "data, one row each")
         data_key, row_key, pilot_key = jax.random.split(key, 3)
         factor = pilot_factor(problem, root, self.pilot, pilot_key)
@@ -197,7 +197,7 @@ class TwoPhase(AbstractDesign):
     first: int | None = eqx.field(static=True, default=None)
     pilot: int = eqx.field(static=True, default=16)
 
-    def draw(self, problem: Problem, root: AbstractRoot, key: Array) -> Sample:
+    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         first = min(4 * self.size, problem.size) if self.first is None else self.first
         check_size("TwoPhase: first", first, problem.size, "data")
         check_size("TwoPhase", self.size, first, "data of the first phase")
@@ -215,7 +215,7 @@ class TwoPhase(AbstractDesign):
 class ScoredRows(AbstractDesign):
     """`size` of all N R rows by their scores: π = min(1, κ' s), the tightest; one forward pass over all data.
 
-    The score and the order are those of [`hyprax.evidence.OneRow`][]. `method` is "pivotal" (fixed size) or
+    The score and the order are those of [`hyprax.evidence.designs.OneRow`][]. `method` is "pivotal" (fixed size) or
     "poisson" (each row by itself; the size is random).
 
     **Arguments:**
@@ -234,9 +234,9 @@ class ScoredRows(AbstractDesign):
 
     def __check_init__(self):
         if self.method not in ("pivotal", "poisson"):
-            raise ValueError(f"ScoredRows: given method {self.method!r}, allowed are 'pivotal' and 'poisson'.")
+            raise ValueError(f"ScoredRows: method must be 'pivotal' or 'poisson'; got {self.method!r}.")
 
-    def draw(self, problem: Problem, root: AbstractRoot, key: Array) -> Sample:
+    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         count = root.count(problem.likelihood, problem.outputs, problem.dtype)
         check_size("ScoredRows", self.size, problem.size * count, f"{problem.size} data with {count} rows each")
         row_key, pilot_key = jax.random.split(key)
@@ -277,7 +277,7 @@ def row_scores(
     return jnp.log1p(factor * squares) + 1e-9
 
 
-def pilot_factor(problem: Problem, root: AbstractRoot, size: int, key: Array) -> Float[Array, ""]:
+def pilot_factor(problem: LinearisedModel, root: AbstractRoot, size: int, key: Array) -> Float[Array, ""]:
     """κ, the mean of K_ii/‖ℓ_i‖² over `size` data, one row each: how much a row weighs beside its cotangent."""
     size = min(size, problem.size)
     data_key, row_key = jax.random.split(key)

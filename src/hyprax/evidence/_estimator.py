@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._objective import described
 from .._products import product
-from ._chain import chain
+from ._chain import LogDeterminant, chain, chain_of_rows
 from ._designs import AbstractDesign, OneRow
-from ._problem import Problem
+from ._problem import LinearisedModel
 from ._roots import AbstractRoot, Eigen
 from ._structures import AbstractStructure
 
@@ -29,30 +30,41 @@ EVIDENCE_PAPER = """
 """
 
 
-def or_default(name: str, estimator: Any, size: int, allowed: Any) -> Any:
-    """The estimator given, else the chain with one row of each of min(size, 256) data.
+LARGEST_SIDE = 1024
+"""The largest matrix of a side that is factored without being asked for."""
+MOST_WORK = 2e9
+"""The most multiplications of the product that makes it."""
+
+
+def exact_side(weights: int, rows: int) -> Literal["weights", "functions"] | None:
+    """The smaller of the two sides, where the matrix of its size is cheap."""
+    least = min(weights, rows)
+    if least > LARGEST_SIDE or float(rows) * weights * least > MOST_WORK:
+        return None
+    return "weights" if weights <= rows else "functions"
+
+
+def or_default(name: str, estimator: Any, weights: int, size: int, outputs: int, allowed: Any) -> Any:
+    """The estimator given; else all data where that is cheap, or the chain with one row of each of min(size, 256) data.
 
     **Raises:** `ValueError`, of the caller `name`, for anything else than an estimator.
     """
     if estimator is None:
-        return Chain(OneRow(min(size, 256)))
+        from ._partitions import FullData  # which builds on this module
+
+        return Chain(OneRow(min(size, 256))) if exact_side(weights, size * outputs) is None else FullData()
     if not isinstance(estimator, allowed):
         if isinstance(estimator, AbstractAdaptive):
             raise ValueError(
-                f"{name}: given {type(estimator).__name__}, which learns from past draws, allowed here are estimators "
-                "of one draw such as Chain(OneRow(64)) and Tangent(64); fit and EvidenceObjective draw many times."
+                f"{name}: estimator must be one of one draw, such as Chain(OneRow(64)); got "
+                f"{type(estimator).__name__}, which learns from past draws: give it to an EvidenceObjective."
             )
         structure = type(estimator).__name__ if isinstance(estimator, AbstractStructure) else "KFAC"
         raise ValueError(
-            f"{name}: given {described(estimator)} as the estimator, allowed are estimators such as Chain(OneRow(64)); "
-            f"a structure of the curvature comes inside of one: FullData({structure}())."
+            f"{name}: estimator must be such as Chain(OneRow(64)); got {described(estimator)}. A structure of the "
+            f"curvature comes inside of one: FullData({structure}())."
         )
     return estimator
-
-
-def described(x: Any) -> str:
-    """What `x` is, for a message."""
-    return f"the class {x.__name__} itself" if isinstance(x, type) else f"a {type(x).__name__}"
 
 
 def check_part(name: str, part: Any, kind: type, example: str) -> None:
@@ -61,18 +73,7 @@ def check_part(name: str, part: Any, kind: type, example: str) -> None:
     **Raises:** `ValueError`.
     """
     if not isinstance(part, kind):
-        raise ValueError(f"{name}: given {described(part)}, allowed are such as {example}.")
-
-
-class LogDeterminant(eqx.Module):
-    """An estimate of F = log|I + K|, and where there is one, a second one from the other side.
-
-    From an estimator of kind `bound`: E upper >= F, and E lower <= F where `lower` is not `None`. The log evidence
-    falls with F, so `upper` gives its lower bound.
-    """
-
-    upper: Float[Array, ""]
-    lower: Float[Array, ""] | None = None
+        raise ValueError(f"{name} must be such as {example}; got {described(part)}.")
 
 
 class AbstractEstimator(eqx.Module):
@@ -85,8 +86,20 @@ class AbstractEstimator(eqx.Module):
     def kind(self) -> EstimatorKind:
         """`bound` if E upper >= log|I + K| is proved (in expectation over the draw, rounding aside), or `estimated`."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether an estimate depends on its key."""
+        return True
+
+    def random(self, problem: LinearisedModel) -> LinearisedModel:
+        """The problem in the weights that are random: all, but for a last layer.
+
+        The penalty, the distance from the mode and the log-determinant are then over the same weights.
+        """
+        return problem
+
     @abc.abstractmethod
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         """Estimate log|I + K|.
 
         **Arguments:**
@@ -106,17 +119,38 @@ class AbstractAdaptive(eqx.Module):
     def kind(self) -> EstimatorKind:
         """As that of an [`hyprax.evidence.AbstractEstimator`][], given the state."""
 
-    @abc.abstractmethod
-    def init(self, problem: Problem, key: Array) -> Any:
-        """The state before the first draw."""
+    @property
+    def draws(self) -> bool:
+        """Whether an estimate depends on its key."""
+        return True
+
+    def random(self, problem: LinearisedModel) -> LinearisedModel:
+        """The problem in the weights that are random: all, but for a last layer.
+
+        The penalty, the distance from the mode and the log-determinant are then over the same weights.
+        """
+        return problem
+
+    @property
+    def of_precisions_alone(self) -> bool:
+        """Whether estimates have a derivative in nothing but prior precisions."""
+        return False
 
     @abc.abstractmethod
-    def __call__(self, problem: Problem, key: Array, state: Any) -> tuple[LogDeterminant, Any]:
+    def init(self, problem: LinearisedModel, key: Array) -> Any:
+        """The state before the first draw."""
+
+    def at_weights(self, problem: LinearisedModel, state: Any) -> Any:
+        """The state once the weights have moved to those of `problem`: called outside of compiled code."""
+        return state
+
+    @abc.abstractmethod
+    def __call__(self, problem: LinearisedModel, key: Array, state: Any) -> tuple[LogDeterminant, Any]:
         """The estimate, and the state for the next draw; `key` must be independent of `state`."""
 
 
 def cotangents(
-    problem: Problem,
+    problem: LinearisedModel,
     root: AbstractRoot,
     data: Int[Array, " m"] | None,
     directions: Float[Array, "m s r"],
@@ -137,8 +171,8 @@ class Chain(AbstractEstimator):
 
     **Arguments:**
 
-    - `design`: which rows; default [`hyprax.evidence.OneRow`][] of 256 data. All satisfy π_ij <= π_i π_j.
-    - `root`: of the likelihood's curvature; default [`hyprax.evidence.Eigen`][].
+    - `design`: which rows; default [`hyprax.evidence.designs.OneRow`][] of 256 data. All satisfy π_ij <= π_i π_j.
+    - `root`: of the likelihood's curvature; default [`hyprax.evidence.roots.Eigen`][].
     """
 
     design: AbstractDesign = OneRow(256)
@@ -152,11 +186,13 @@ class Chain(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "bound" if self.root.exact else "estimated"
 
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         sample = jax.lax.stop_gradient(self.design.draw(problem.constant(), self.root, key))
         rows = cotangents(problem, self.root, sample.data, sample.directions)
-        upper, lower = chain(problem.kernel(sample.data, rows), sample.weights, rows.shape[1])
-        return LogDeterminant(upper, lower)
+        m, block = rows.shape[:2]
+        if problem.count <= m * block:
+            return chain_of_rows(problem.rows(sample.data, rows), sample.weights, block)
+        return chain(problem.kernel(sample.data, rows), sample.weights, block)
 
 
 class Midpoint(AbstractEstimator):
@@ -176,7 +212,7 @@ class Midpoint(AbstractEstimator):
     def kind(self) -> EstimatorKind:
         return "estimated"
 
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         sides = self.chain(problem, key)
         assert sides.lower is not None
-        return LogDeterminant((sides.upper + sides.lower) / 2)
+        return LogDeterminant((sides.upper + sides.lower) / 2, None, sides.rounding)

@@ -62,21 +62,12 @@ def warp(image: Float[Array, "h w *c"], transform: Float[Array, "3 3"]) -> Float
     x, y = jnp.meshgrid(x, y)
     column = ((transform[0, 0] * x + transform[0, 1] * y + transform[0, 2] + 1) * width - 1) / 2
     row = ((transform[1, 0] * x + transform[1, 1] * y + transform[1, 2] + 1) * height - 1) / 2
-    top, left = jnp.floor(jax.lax.stop_gradient(row)), jnp.floor(jax.lax.stop_gradient(column))
-    down, right = row - top, column - left
+    planes = image.reshape(height, width, -1)
 
-    def pixel(i: Array, j: Array, weight: Array) -> Array:
-        inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-        i, j = jnp.clip(i, 0, height - 1).astype(jnp.int32), jnp.clip(j, 0, width - 1).astype(jnp.int32)
-        weight = jnp.where(inside, weight, 0.0).astype(image.dtype)
-        return image[i, j] * weight.reshape(weight.shape + (1,) * (image.ndim - 2))
+    def sampled(plane: Array) -> Array:
+        return jax.scipy.ndimage.map_coordinates(plane, [row, column], order=1, mode="constant")
 
-    return (
-        pixel(top, left, (1 - down) * (1 - right))
-        + pixel(top, left + 1, (1 - down) * right)
-        + pixel(top + 1, left, down * (1 - right))
-        + pixel(top + 1, left + 1, down * right)
-    )
+    return jax.vmap(sampled, in_axes=2, out_axes=2)(planes).reshape(image.shape)
 
 
 def _hashed(image: Array) -> UInt32[Array, ""]:
@@ -140,20 +131,22 @@ class AffineInvariance(eqx.Module):
     only: tuple[str, ...] = eqx.field(static=True, default=tuple(GENERATORS))
 
     names = tuple(GENERATORS)
+    affine_map = staticmethod(affine_map)
+    """exp(Σ_i w_i G_i) of six weights, in the order of `names`."""
+    warp = staticmethod(warp)
+    """An image seen through an affine map."""
 
     def __check_init__(self):
         if self.samples < 1:
-            raise ValueError(f"AffineInvariance: given samples {self.samples}, allowed are integers >= 1.")
+            raise ValueError(f"AffineInvariance: samples must be an integer >= 1; got {self.samples}.")
         if not self.only or len(set(self.only)) < len(self.only) or not set(self.only) <= set(GENERATORS):
-            raise ValueError(
-                f"AffineInvariance: given only = {self.only}, allowed are different names among {self.names}."
-            )
+            raise ValueError(f"AffineInvariance: only must be different names among {self.names}; got {self.only}.")
 
     def transforms(self, ranges: Float[Array, " k"], image: Array) -> Float[Array, "s 3 3"]:
         """The S maps of an image at these ranges."""
         if ranges.shape != (len(self.only),):
             raise ValueError(
-                f"AffineInvariance: given ranges of shape {ranges.shape}, allowed is ({len(self.only)},): {self.only}."
+                f"AffineInvariance: ranges must have shape ({len(self.only)},) for {self.only}; got {ranges.shape}."
             )
         points = lattice(image, self.samples)
         places = np.array([self.names.index(name) for name in self.only])
@@ -164,8 +157,8 @@ class AffineInvariance(eqx.Module):
         """f̄(x)."""
         if x.ndim not in (2, 3) or not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"AffineInvariance: given an input of shape {x.shape} and type {x.dtype}, allowed are floating images "
-                "(H, W) or (H, W, C)."
+                "AffineInvariance: an input must be a floating-point image (H, W) or (H, W, C); got shape "
+                f"{x.shape} and type {x.dtype}."
             )
         maps = self.transforms(hyper[self.name], x)
         return jnp.mean(jax.vmap(lambda t: self.apply(params, hyper, warp(x, t)))(maps), axis=0)
@@ -195,5 +188,5 @@ class InputScales(eqx.Module):
         """f(s ∘ x)."""
         scales = hyper[self.name]
         if scales.shape != x.shape:
-            raise ValueError(f"InputScales: given scales of shape {scales.shape}, allowed is that of x, {x.shape}.")
+            raise ValueError(f"InputScales: scales must have the shape of x, {x.shape}; got {scales.shape}.")
         return self.apply(params, hyper, x * scales.astype(x.dtype))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._products import einsum
 from ._contractions import Features, example_factors, example_gradient, factors, in_chunks, tensor_gram
-from ._plan import Apply, Plan, make_plan
+from ._plan import Apply, KernelPlan, make_plan
 
 MEMORY = 2**30
 """The default budget of working storage, in bytes."""
@@ -33,7 +33,7 @@ class Arguments(NamedTuple):
     cotangents: Array
 
 
-def _example_features(plan: Plan, given: Arguments) -> Features:
+def _example_features(plan: KernelPlan, given: Arguments) -> Features:
     """The features of one example: vjps of one evaluation, in the taps and in the leaves without a tap."""
     at_once = [i for i, tensor in enumerate(plan.tensors) if tensor.contraction == "gradient"]
     direct = {i: given.params[i] for i in at_once if not plan.tensors[i].groups}
@@ -63,7 +63,7 @@ def _example_features(plan: Plan, given: Arguments) -> Features:
     return features
 
 
-def _features(plan: Plan, memory: int, given: Arguments) -> Features:
+def _features(plan: KernelPlan, memory: int, given: Arguments) -> Features:
     """The features of all M examples, in chunks of as many as the budget holds."""
 
     def some(inputs: list[Array], cotangents: Array) -> Features:
@@ -80,37 +80,37 @@ def _features(plan: Plan, memory: int, given: Arguments) -> Features:
     return in_chunks(some, (given.inputs, given.cotangents), size, unrolled)
 
 
-def _weighted(plan: Plan, i: int, features: Features, variance: Array, memory: int) -> Array:
+def _weighted(plan: KernelPlan, i: int, features: Features, variance: Array, memory: int) -> Array:
     if variance.ndim:
         return tensor_gram(plan, i, features, variance, memory)
     return variance * tensor_gram(plan, i, features, None, memory)
 
 
-def _used(plan: Plan) -> list[int]:
+def _used(plan: KernelPlan) -> list[int]:
     return [i for i, tensor in enumerate(plan.tensors) if tensor.contraction != "unused"]
 
 
-def _part(plan: Plan, i: int, features: Features) -> Features:
+def _part(plan: KernelPlan, i: int, features: Features) -> Features:
     """The features that leaf i needs."""
     numbers = {n for group in plan.tensors[i].groups for n in group.uses}
     part = {key: {n: v for n, v in features[key].items() if n in numbers} for key in ("operand", "ids", "cotangent")}
     return {**part, "rows": {n: v for n, v in features["rows"].items() if n == i}}
 
 
-def _for_values(plan: Plan, given: Arguments) -> Plan:
+def _for_values(plan: KernelPlan, given: Arguments) -> KernelPlan:
     """The plan where nothing but variances has a derivative."""
     m, r, _ = given.cotangents.shape
     return plan.untapped(m) if r == 1 else plan
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _kernel(plan: Plan, memory: int, given: Arguments, variances: list[Array]) -> Array:
+def _kernel(plan: KernelPlan, memory: int, given: Arguments, variances: list[Array]) -> Array:
     plan = _for_values(plan, given)
     return _total(plan, memory, _features(plan, memory, given), variances)[0]
 
 
 def _total(
-    plan: Plan, memory: int, features: Features, variances: list[Array], keep: bool = False
+    plan: KernelPlan, memory: int, features: Features, variances: list[Array], keep: bool = False
 ) -> tuple[Array, dict[int, Array]]:
     """K, and with `keep` the K_l of the tensors with one variance."""
     rows = features_rows(features)
@@ -143,7 +143,7 @@ class _Wanted:
     variances: tuple[bool, ...]
 
 
-def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array, tuple]:
+def _forward(plan: KernelPlan, memory: int, given: Any, variances: Any) -> tuple[Array, tuple]:
     def is_primal(x: Any) -> bool:
         return hasattr(x, "perturbed")
 
@@ -164,7 +164,7 @@ def _forward(plan: Plan, memory: int, given: Any, variances: Any) -> tuple[Array
     return total, (wanted, given, variances, features, kept)
 
 
-def _backward(plan: Plan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
+def _backward(plan: KernelPlan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
     wanted, given, variances, features, kept = residuals
     if not any(wanted.arguments):
         plan = _for_values(plan, given)
@@ -179,6 +179,8 @@ def _backward(plan: Plan, memory: int, residuals: tuple, k_bar: Any) -> tuple:
     variances_bar: list[Array | None] = [None] * len(variances)
     bars: Features = {"operand": {}, "cotangent": {}, "rows": {}}
     for i in _used(plan):
+        if not moving and not wanted.variances[i]:
+            continue
         if wanted.variances[i] and i in kept:
             variances_bar[i] = jnp.sum(k_bar.astype(kept[i].dtype) * kept[i]).astype(variances[i].dtype)
             if not moving:
@@ -220,7 +222,7 @@ _kernel.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _arguments(
     apply: Apply, params: PyTree, hyper: PyTree, inputs: PyTree, cotangents: Array, variances: PyTree | None
-) -> tuple[Plan, Arguments, list[Array]]:
+) -> tuple[KernelPlan, Arguments, list[Array]]:
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
     m, r, c = cotangents.shape
     if not leaves or any(leaf.ndim == 0 or leaf.shape[0] != m for leaf in leaves):
@@ -263,28 +265,28 @@ def kernel(
     *,
     memory: int = MEMORY,
 ) -> Float[Array, "rows rows"]:
-    """K = Σ_l φ_l diag(v_l) φ_lᵀ, the kernel of the rows φ_(m,r) = c_mrᵀ ∂f(x_m)/∂w, exact, by products of matrices.
+    """K = Σ_l φ_l diag(v_l) φ_lᵀ, the kernel of the rows φ_(m,r) = c_mrᵀ ∂f(x_m)/∂w, by products of matrices.
 
-    Nothing of the size rows times parameters is formed where that is dearer than pairs of factors (`explain` prints
-    which contraction serves which tensor). Differentiable once, in reverse, in everything: `hyper`, arrays that `apply`
-    closes over, `inputs`, `cotangents`, `variances` and `params`; the derivative takes the cotangents of the factors
-    tensor by tensor and then one recomputed vjp of the model, chunk of examples by chunk.
+    Nothing of the size rows times parameters is formed where that is dearer than pairs of factors
+    ([`hyprax.evidence.kernel_plan`][] prints which contraction serves which tensor). Differentiable once, in reverse,
+    in everything: `hyper`, arrays that `apply` closes over, `inputs`, `cotangents`, `variances` and `params`; the
+    derivative takes the cotangents of the factors tensor by tensor and then one recomputed vjp of the model, chunk of
+    examples by chunk.
 
-    Args:
-        apply: f = apply(params, hyper, x), outputs [C] of one example x.
-        params: floating-point arrays w_l.
-        hyper: any arrays, passed on to `apply`.
-        inputs: a pytree of arrays with leading axis M, the examples.
-        cotangents: c [M, R, C], R rows for each example.
-        variances: v_l = 1/precision, in the structure of `params`: each a scalar or an array like its leaf.
-        memory: bytes of working storage to aim at; what is kept of each example does not shrink with it.
+    **Arguments:**
 
-    Returns:
-        K [M R, M R], rows datum by datum.
+    - `apply`: f = apply(params, hyper, x), outputs (C,) of one example x.
+    - `params`: floating-point arrays w_l.
+    - `hyper`: any arrays, passed on to `apply`.
+    - `inputs`: a pytree of arrays with leading axis M, the examples.
+    - `cotangents`: c [M, R, C], R rows for each example.
+    - `variances`: v_l = 1/precision, in the structure of `params`: each a scalar or an array like its leaf.
+    - `memory`: bytes of working storage to aim at; what is kept of each example does not shrink with it.
 
-    Raises:
-        ValueError: for outputs, cotangents, variances or parameters of a wrong shape or type, and for a model with
-            batch statistics, which no function of one example can express.
+    **Returns:** K [M R, M R], rows datum by datum.
+
+    **Raises:** `ValueError` for outputs, cotangents, variances or parameters of a wrong shape or type, and for a model
+    with batch statistics, which no function of one example can express.
     """
     plan, given, spread = _arguments(apply, params, hyper, inputs, cotangents, variances)
     return _kernel(plan, memory, given, spread)

@@ -38,15 +38,13 @@ class AbstractLikelihood(eqx.Module):
 
 def _whole_numbers(name: str, targets: np.ndarray) -> None:
     if targets.dtype.kind not in "fiu" or not np.all(np.isfinite(targets)) or np.any(targets != np.round(targets)):
-        raise ValueError(
-            f"{name}: given targets of type {targets.dtype} that are not all whole numbers, allowed are integers."
-        )
+        raise ValueError(f"{name}: targets must be whole numbers; got others, of type {targets.dtype}.")
 
 
 def _one_per_output(name: str, targets: np.ndarray, outputs: int) -> None:
     if targets.ndim != 2 or targets.shape[1] != outputs:
         raise ValueError(
-            f"{name}: given targets of shape {targets.shape}, allowed is (N, {outputs}): one per output of the model."
+            f"{name}: targets must have shape (N, {outputs}), one per output of the model; got {targets.shape}."
         )
 
 
@@ -71,18 +69,17 @@ class Categorical(AbstractLikelihood):
     def validate(self, targets: Any, outputs: int) -> None:
         if outputs < 2:
             raise ValueError(
-                f"Categorical: given a model with {outputs} output, allowed are at least 2 classes; for one logit use "
-                "Bernoulli."
+                f"Categorical: the model must have at least 2 outputs; got {outputs}. For one logit use Bernoulli."
             )
         targets = np.asarray(targets)
         if targets.ndim != 1:
-            raise ValueError(f"Categorical: given targets of shape {targets.shape}, allowed is (N,): one label each.")
+            raise ValueError(f"Categorical: targets must have shape (N,), one label each; got {targets.shape}.")
         _whole_numbers("Categorical", targets)
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= outputs:
             raise ValueError(
-                f"Categorical: given labels from {low} to {high}, allowed are 0 to {outputs - 1}: the model has "
-                f"{outputs} outputs."
+                f"Categorical: labels must be from 0 to {outputs - 1}, as the model has {outputs} outputs; got labels "
+                f"from {low} to {high}."
             )
 
 
@@ -115,13 +112,11 @@ class Gaussian(AbstractLikelihood):
         targets = np.asarray(targets)
         _one_per_output("Gaussian", targets, outputs)
         if targets.dtype.kind not in "fiu":
-            raise ValueError(f"Gaussian: given targets of type {targets.dtype}, allowed are real numbers.")
+            raise ValueError(f"Gaussian: targets must be real numbers; got type {targets.dtype}.")
         if not np.all(np.isfinite(targets)):
-            raise ValueError("Gaussian: given targets with NaN or infinite entries, allowed are finite real numbers.")
+            raise ValueError("Gaussian: targets must be finite; got NaN or infinite entries.")
         if self.scale.ndim and self.scale.shape != (outputs,):
-            raise ValueError(
-                f"Gaussian: given scales of shape {self.scale.shape}, allowed are one number or {outputs} of them."
-            )
+            raise ValueError(f"Gaussian: scale must be one number or {outputs} of them; got shape {self.scale.shape}.")
 
 
 class Bernoulli(AbstractLikelihood):
@@ -145,7 +140,7 @@ class Bernoulli(AbstractLikelihood):
         targets = np.asarray(targets)
         _one_per_output("Bernoulli", targets, outputs)
         if not np.all((targets == 0) | (targets == 1)):
-            raise ValueError("Bernoulli: given targets other than 0 and 1.")
+            raise ValueError("Bernoulli: targets must be 0 or 1; got others.")
 
 
 class Poisson(AbstractLikelihood):
@@ -170,7 +165,7 @@ class Poisson(AbstractLikelihood):
         _one_per_output("Poisson", targets, outputs)
         _whole_numbers("Poisson", targets)
         if np.any(targets < 0):
-            raise ValueError(f"Poisson: given a target of {targets.min()}, allowed are counts 0, 1, 2, ....")
+            raise ValueError(f"Poisson: targets must be counts 0, 1, 2, ...; got {targets.min()}.")
 
 
 def positive(x: Any, name: str) -> Array:
@@ -185,5 +180,5 @@ def positive(x: Any, name: str) -> Array:
         return x
     allowed = (values > 0) & np.isfinite(values)
     if not np.all(allowed):
-        raise ValueError(f"{name}: given {values[~allowed].ravel()[0]}, allowed are finite numbers > 0.")
+        raise ValueError(f"{name} must be positive and finite; got {values[~allowed].ravel()[0]}.")
     return x

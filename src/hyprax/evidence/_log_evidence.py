@@ -10,16 +10,29 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._hyper import as_floating
-from ._certificate import EvidenceCertificate
+from .._keys import checked_key
+from .._result import Result, explain
+from .._stats import scalars
+from ._certificate import RESULTS, EvidenceCertificate, EvidenceStats
+from ._chain import LogDeterminant
 from ._designs import check_size, subset
 from ._estimator import AbstractEstimator, check_part, or_default
-from ._likelihoods import AbstractLikelihood, positive
-from ._priors import GaussianPrior
-from ._problem import Problem
+from ._likelihoods import AbstractLikelihood, Gaussian, positive
+from ._mode import Decrement, decrement
+from ._problem import GaussianPrior, LinearisedModel, widened
+
+NATS, NATS_A_DATUM = 0.1, 1e-3
+"""The nats by which weights may lack of their mode: together, and for each datum."""
+LARGEST_PRECISION, LEAST_NOISE = 1e8, 1e-4
+"""Where a precision makes no more difference, and where noise is none beside the spread of the targets."""
+
+
+_ITEMS: Any = RESULTS
+"""For the type checker, to which inherited members are of the enumeration beneath."""
 
 
 class LogEvidence(eqx.Module):
-    """log q(D) = log_likelihood - ½ penalty - ½ log_determinant, and what is known of it."""
+    """log q(D) = log_likelihood - ½ penalty - ½ log_determinant, and what is known of it, all in nats."""
 
     value: Float[Array, ""]
     """The estimate; in expectation at most log q(D) if the estimator is a bound."""
@@ -28,41 +41,50 @@ class LogEvidence(eqx.Module):
     log_likelihood: Float[Array, ""]
     """(1/T) Σ_n log p(y_n|f_n)."""
     penalty: Float[Array, ""]
-    """(w - m)ᵀ P0 (w - m)."""
+    """(w - m)ᵀ P0 (w - m), over the weights that are random."""
     log_determinant: Float[Array, ""]
     """The estimate of log|I + K|."""
+    decrement: Decrement
+    """How far the weights are from their mode: about how many nats `value` lacks for that."""
+    stats: EvidenceStats
     certificate: EvidenceCertificate
+    result: Result
+    """`successful`, `not_at_a_mode`, `rounding_too_large`, `noise_vanishing`, `precision_running_away`, `diverged`."""
+
+    @property
+    def message(self) -> str:
+        """The text of `result` with its numbers; empty for a success."""
+        return explain(self.result, scalars(self.stats))
 
 
 def pair(data: Any) -> tuple[PyTree, Array]:
-    """(inputs, targets) as arrays.
+    """(inputs, targets) as arrays, half precision in single.
 
     **Raises:** `ValueError` for anything but a pair.
     """
     if not (isinstance(data, tuple) and len(data) == 2):
-        raise ValueError(
-            f"evidence: data: given a {type(data).__name__}, allowed is a pair, the tuple (inputs, targets)."
-        )
+        raise ValueError(f"evidence: data must be a pair, the tuple (inputs, targets); got a {type(data).__name__}.")
     for name, part in zip(("inputs", "targets"), data, strict=True):
         for path, leaf in jax.tree_util.tree_leaves_with_path(part):
             where = f"evidence: {name}{jax.tree_util.keystr(path)}"
             if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
-                raise ValueError(f"{where}: given values of type {np.asarray(leaf).dtype}, allowed are numbers.")
+                raise ValueError(f"{where} must be numbers; got values of type {np.asarray(leaf).dtype}.")
             if np.ndim(leaf) == 0:
-                raise ValueError(f"{where}: given a single number, allowed are arrays; lists are containers of them.")
-    return jax.tree.map(jnp.asarray, data)
+                raise ValueError(f"{where} must be an array; got a single number (a list is a container of arrays).")
+    return widened(jax.tree.map(jnp.asarray, data))
 
 
-def problem(
+def linearise(
     apply: Callable[[Any, Any, Any], Array],
+    params: PyTree,
+    data: tuple[PyTree, Any],
+    hyper: PyTree = None,
+    *,
     likelihood: AbstractLikelihood,
     prior: GaussianPrior,
-    params: PyTree,
-    hyper: PyTree,
-    data: tuple[PyTree, Any],
     temperature: Any = 1.0,
-) -> Problem:
-    """The linearised model that estimators work on, its parts checked against each other.
+) -> LinearisedModel:
+    """The model linearised at its weights: what estimators, `to_mode` and `posterior` work on, its parts checked.
 
     The arguments and errors are those of [`hyprax.evidence.log_evidence`][].
     """
@@ -71,64 +93,72 @@ def problem(
     inputs, targets = pair(data)
     temperature = positive(as_floating(temperature, "evidence: temperature"), "evidence: temperature")
     if temperature.ndim:
-        raise ValueError(f"evidence: temperature: given shape {temperature.shape}, allowed is one number.")
-    built = Problem(apply, likelihood, prior, params, hyper, inputs, targets, temperature)
+        raise ValueError(f"evidence: temperature must be one number; got shape {temperature.shape}.")
+    params, hyper = widened((params, hyper))
+    built = LinearisedModel(apply, likelihood, prior, params, hyper, inputs, targets, temperature)
     built.validate()
     return built
 
 
 def log_evidence(
     apply: Callable[[Any, Any, Any], Array],
+    params: PyTree,
+    data: tuple[PyTree, Any],
+    hyper: PyTree = None,
+    *,
     likelihood: AbstractLikelihood,
     prior: GaussianPrior,
-    params: PyTree,
-    hyper: PyTree,
-    data: tuple[PyTree, Any],
-    estimator: AbstractEstimator | None = None,
-    key: Array | None = None,
-    *,
     temperature: Any = 1.0,
+    estimator: AbstractEstimator | None = None,
     batch: int | None = None,
+    key: Array | None = None,
 ) -> LogEvidence:
-    """log q(D) = (1/T) Σ_n log p(y_n|f_n) - ½ (w - m)ᵀ P0 (w - m) - ½ log|I + K|, K = (1/T) Lᵀ J P0⁻¹ Jᵀ L.
+    """The log evidence of the Laplace approximation at the weights w, from the training data alone.
 
-    The Laplace approximation of log ∫ p(D|w)^(1/T) p(w) dw at the weights w, with the generalised Gauss-Newton matrix:
-    f_n the outputs, J their Jacobian in w, L Lᵀ the curvature of the likelihood, N(m, P0⁻¹) the prior, T the
-    temperature.
+    log q(D) = (1/T) Σ_n log p(y_n|f_n) - ½ (w - m)ᵀ P0 (w - m) - ½ log|I + K|, K = (1/T) Lᵀ J P0⁻¹ Jᵀ L approximates
+    log ∫ p(D|w)^(1/T) p(w) dw with the generalised Gauss-Newton matrix: f_n the outputs, J their Jacobian in w, L Lᵀ
+    the curvature of the likelihood, N(m, P0⁻¹) the prior, T the temperature.
 
     **Arguments:**
 
     - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example. Whatever is to have a derivative must come
         in through `hyper`, not by closure.
+    - `params`: the weights w, a pytree of floating arrays, at a maximum of the posterior. Half-precision arrays are
+        computed with in float32.
+    - `data`: (inputs, targets), with a common leading axis of length N.
+    - `hyper`: a pytree of arrays handed to `apply`, in natural units.
     - `likelihood`: [`hyprax.evidence.Categorical`][], [`hyprax.evidence.Gaussian`][], [`hyprax.evidence.Bernoulli`][]
         or [`hyprax.evidence.Poisson`][].
     - `prior`: a [`hyprax.evidence.GaussianPrior`][].
-    - `params`: the weights w, a pytree of floating arrays, at a maximum of the posterior.
-    - `hyper`: a pytree of arrays handed to `apply`, in natural units.
-    - `data`: (inputs, targets), with a common leading axis of length N.
-    - `estimator`: of log|I + K|; default [`hyprax.evidence.Chain`][]: one row of each of min(N, 256) data.
-    - `key`: a JAX random key for the draw; default `jax.random.key(0)`.
     - `temperature`: T.
+    - `estimator`: of log|I + K|; default [`hyprax.evidence.FullData`][] where the matrix of the smaller side is cheap,
+        else [`hyprax.evidence.Chain`][]: one row of each of min(N, 256) data.
     - `batch`: estimate the sum over n by so many data drawn uniformly, unbiased; default all.
+    - `key`: a JAX random key, needed where something is drawn.
 
     **Returns:** a [`hyprax.evidence.LogEvidence`][]. `jax.grad` of its `value`, in the prior precisions, the noise, T
-    and `hyper`, is that of the bound at what was chosen for this draw: the rows with their weights, the eigenbases of
-    [`hyprax.evidence.EKFAC`][], the guesses of [`hyprax.evidence.Tangent`][] are held fixed in it. With
-    `FullData()` and `FullData(KFAC())` nothing is chosen, and it is the derivative of the value itself.
+    and `hyper`, is that at fixed weights, of the bound at what was chosen for this draw: the rows with their weights,
+    the eigenbases of [`hyprax.evidence.structures.EKFAC`][], the guesses of [`hyprax.evidence.Tangent`][] are held
+    fixed in it. With `FullData()` and `FullData(KFAC())` nothing is chosen, and it is the derivative of the value
+    itself.
 
     **Raises:** `ValueError` for data, labels, precisions or shapes that do not fit, NaN, or a sample larger than the
     data.
 
     Source: Immer et al. 2023 (arXiv 2306.03968); the chain and tangent bounds are this library's.
     """
-    built = problem(apply, likelihood, prior, params, hyper, data, temperature)
+    built = linearise(apply, params, data, hyper, likelihood=likelihood, prior=prior, temperature=temperature)
     if batch is not None:
         check_size("log_evidence: batch", batch, built.size, "data")
-    chosen: AbstractEstimator = or_default("log_evidence", estimator, built.size, AbstractEstimator)
-    return evaluate(built, chosen, jax.random.key(0) if key is None else key, batch)
+    chosen: AbstractEstimator = or_default(
+        "log_evidence", estimator, built.count, built.size, built.outputs, AbstractEstimator
+    )
+    if key is None and not chosen.draws and batch is None:
+        return evaluate(built, chosen, jax.random.key(0), batch)
+    return evaluate(built, chosen, checked_key("log_evidence", key), batch)
 
 
-def tempered_fit(built: Problem, batch: int | None, key: Array) -> Float[Array, ""]:
+def tempered_fit(built: LinearisedModel, batch: int | None, key: Array) -> Float[Array, ""]:
     """(1/T) Σ_n log p(y_n|f_n), from `batch` data drawn uniformly (unbiased) or from all."""
     if batch is None:
         fit = built.log_likelihood()
@@ -138,13 +168,59 @@ def tempered_fit(built: Problem, batch: int | None, key: Array) -> Float[Array, 
 
 
 @eqx.filter_jit
-def evaluate(built: Problem, estimator: AbstractEstimator, key: Array, batch: int | None) -> LogEvidence:
-    """The log evidence of a problem that is known to be sound."""
+def evaluate(built: LinearisedModel, estimator: AbstractEstimator, key: Array, batch: int | None) -> LogEvidence:
+    """The log evidence of a model that is known to be sound."""
     draw_key, batch_key = jax.random.split(key)
     sides = estimator(built, draw_key)
     fit = tempered_fit(built, batch, batch_key)
-    penalty = built.prior.penalty(built.params).astype(fit.dtype)
+    random = estimator.random(built)
+    penalty = random.prior.penalty(random.params).astype(fit.dtype)
     value = fit - 0.5 * penalty - 0.5 * sides.upper
     other = None if sides.lower is None else fit - 0.5 * penalty - 0.5 * sides.lower
-    certificate = EvidenceCertificate.of_draw(estimator.kind, sides)
-    return LogEvidence(value, other, fit, penalty, sides.upper, jax.lax.stop_gradient(certificate))
+    certificate = EvidenceCertificate.of_draw(estimator.kind, estimator.draws, sides)
+    left = decrement(random, jax.random.fold_in(key, 1))
+    stats = measured(random, sides, left, certificate.slack / built.size, jnp.zeros((), jnp.int32))
+    result = judged(stats, built.size, jnp.isfinite(value))
+    known = jax.lax.stop_gradient((left, stats, certificate, result))
+    return LogEvidence(value, other, fit, penalty, sides.upper, *known)
+
+
+def measured(
+    random: LinearisedModel, sides: LogDeterminant, left: Decrement, slack: Array, trained: Array, chosen: Any = None
+) -> EvidenceStats:
+    """The statistics of an evaluation, through which no derivative flows."""
+    dtype = sides.upper.dtype
+    precisions = [p.astype(dtype) for p in jax.tree.leaves(random.prior.precision)]
+    numbers = (
+        sides.upper,
+        left.value,
+        slack,
+        jnp.asarray(sides.rounding, dtype),
+        noise_share(random),
+        jnp.max(jnp.stack([jnp.max(p) for p in precisions])),
+        jnp.min(jnp.stack([jnp.min(p) for p in precisions])),
+    )
+    return EvidenceStats(*jax.lax.stop_gradient(numbers), trained, chosen)
+
+
+def judged(stats: EvidenceStats, size: int, finite: Array, training: bool = False) -> Result:
+    """What there is to say of an evaluation: the gravest of what is not as it should be.
+
+    Weights that are known to be in training are not at their mode, and that is no news.
+    """
+    allowed = NATS + NATS_A_DATUM * size
+    away = (stats.largest_precision > LARGEST_PRECISION) | (stats.smallest_precision < 1 / LARGEST_PRECISION)
+    arrived = jnp.asarray(training) | (stats.decrement <= allowed)
+    result: Any = RESULTS.where(arrived, _ITEMS.successful, _ITEMS.not_at_a_mode)
+    result = RESULTS.where(away, _ITEMS.precision_running_away, result)
+    result = RESULTS.where(stats.noise_share < LEAST_NOISE, _ITEMS.noise_vanishing, result)
+    result = RESULTS.where(stats.rounding <= 10 * allowed, result, _ITEMS.rounding_too_large)
+    return RESULTS.where(finite, result, _ITEMS.diverged)
+
+
+def noise_share(built: LinearisedModel) -> Float[Array, ""]:
+    """σ over the spread of the targets, for Gaussian noise; infinite for other likelihoods."""
+    if not isinstance(built.likelihood, Gaussian):
+        return jnp.asarray(jnp.inf, built.dtype)
+    spread = jnp.std(built.targets.astype(built.dtype), axis=0)
+    return jnp.min(built.likelihood.scale.astype(built.dtype) / jnp.where(spread > 0, spread, 1))

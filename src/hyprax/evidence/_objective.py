@@ -1,50 +1,107 @@
 """The log evidence as an objective: weights trained online, hyperparameters moved by the bound."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._batches import Minibatches
 from .._hyper import natural, validated
-from .._noise import Noise, NoNoise
-from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
-from .._result import RESULTS
-from .._stats import Accuracy, NamedStats
+from .._keys import checked_key
+from .._noise import AbstractNoise, Noise, NoNoise
+from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
+from .._stats import Accuracy
 from .._trees import tree_all_finite
-from ._certificate import EvidenceCertificate
-from ._choice import Choice
+from ._certificate import RESULTS, EvidenceCertificate
+from ._chain import LogDeterminant
 from ._designs import check_size
-from ._estimator import AbstractAdaptive, AbstractEstimator, LogDeterminant, described, or_default
+from ._estimator import AbstractAdaptive, AbstractEstimator, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
-from ._log_evidence import pair, problem, tempered_fit
-from ._online_kfac import OnlineKFAC
-from ._priors import GaussianPrior
-from ._problem import Problem
+from ._log_evidence import judged, linearise, measured, pair, tempered_fit
+from ._mode import decrement, to_mode
+from ._problem import GaussianPrior, LinearisedModel, widened
+from ._tangent import Choice
 
 OVER = "rows drawn for the log-determinant"
 FINAL_DRAWS = 10
+ADAM = optax.adam(1e-3)
+"""The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Which training steps of the weights precede which evaluation of the evidence.
+
+    Evaluations come in stages of `hyper_steps` at the same weights. Before the first of a stage the weights are trained
+    for `every` steps, before the very first stage for `burn_in`. From evaluation `mode_after` on, each is preceded by
+    the way to the mode instead, and so is the value that is reported after a run if `finish`.
+
+    **Arguments:**
+
+    - `burn_in`: training steps before the first stage; >= 0, `None` for as many as before the others.
+    - `every`: training steps before each stage; >= 0, 0 for frozen weights.
+    - `hyper_steps`: evaluations in a stage; >= 1.
+    - `mode_after`: the first evaluation at the mode; `None` for never, 0 for always.
+    - `finish`: whether weights that are trained go to the mode before the final value.
+    - `newton_steps`: the most steps of the way to the mode ([`hyprax.evidence.to_mode`][]).
+    """
+
+    burn_in: int | None = None
+    every: int = 0
+    hyper_steps: int = 1
+    mode_after: int | None = None
+    finish: bool = True
+    newton_steps: int = 50
+
+    def __post_init__(self):
+        for name, least in (("burn_in", 0), ("every", 0), ("hyper_steps", 1), ("newton_steps", 1)):
+            number = getattr(self, name)
+            if name == "burn_in" and number is None:
+                continue
+            if not isinstance(number, int | np.integer) or number < least:
+                raise ValueError(f"Schedule: {name} must be an integer >= {least}; got {number!r}.")
+        if self.mode_after is not None and self.mode_after < 0:
+            raise ValueError(f"Schedule: mode_after must be an integer >= 0, or None; got {self.mode_after}.")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weights never move."""
+        return not self.burn_in and self.every == 0 and self.mode_after is None
+
+    def at_mode(self, evaluation: int) -> bool:
+        """Whether this evaluation is one at the mode."""
+        return self.mode_after is not None and evaluation >= self.mode_after
+
+    def steps(self, evaluation: int) -> int:
+        """The training steps before this evaluation."""
+        if self.at_mode(evaluation) or evaluation % self.hyper_steps:
+            return 0
+        return self.every if evaluation or self.burn_in is None else self.burn_in
 
 
 class Moments(eqx.Module):
-    """Smoothed moments over past draws: of the gradient, of its square, of the slack; and the weights' own."""
+    """Smoothed moments over past draws: of gradient and squared gradient, value and slack; and the weights' own."""
 
     gradient: PyTree
     square: PyTree
+    value: Float[Array, ""]
     slack: Float[Array, ""]
     total: Float[Array, ""]
     squared_total: Float[Array, ""]
 
-    def updated(self, decay: float, gradient: PyTree, slack: Array) -> "Moments":
+    def updated(self, decay: float, gradient: PyTree, value: Array, slack: Array) -> "Moments":
         """After one more draw."""
         new = 1 - decay
         return Moments(
             jax.tree.map(lambda m, g: decay * m + new * g, self.gradient, gradient),
             jax.tree.map(lambda m, g: decay * m + new * jnp.square(g), self.square, gradient),
+            decay * self.value + new * value,
             decay * self.slack + new * slack,
             decay * self.total + new,
             decay**2 * self.squared_total + new**2,
@@ -77,24 +134,34 @@ class Constant(eqx.Module):
         return self.value
 
 
-class EvidenceState(eqx.Module):
-    """The weights and their optimiser, the training steps and the draws made so far, and what past draws said."""
+class Kept(eqx.Module):
+    """The weights and hyperparameters of the best stationary evaluation so far, by the smoothed value."""
 
     params: PyTree
-    optimiser_state: PyTree
+    hyper: PyTree
+    value: Float[Array, ""]
+    evaluation: Int[Array, ""]
+
+
+class EvidenceState(eqx.Module):
+    """The weights and their optimizer, the steps and draws made so far, what past draws said, and the best of them."""
+
+    params: PyTree
+    optimizer_state: PyTree
     trained: Int[Array, ""]
     draws: Int[Array, ""]
     moments: Moments
     past: Any
     """The state of an adaptive estimator."""
+    kept: Kept
 
 
 class EvidenceObjective(AbstractObjective[EvidenceState]):
-    """F(λ) = -(1/N) log q(D; λ, w): minus the log evidence a datum, in nats, at weights trained on the same data.
+    """The negative log evidence per example, in nats, at weights that are trained on the same data.
 
-    Each evaluation first makes `train_steps` steps of the optimiser on minibatches of the loss
-    -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, then draws one estimate of log|I + K| and its
-    gradient at the weights found, which are held fixed in it.
+    F(λ) = -(1/N) log q(D; λ, w). As the schedule says, an evaluation first makes steps of the optimizer on minibatches
+    of the loss -mean log p(y|f) + ½ T (w - m)ᵀ P0 (w - m)/N at the current λ, or goes to the mode; then it draws one
+    estimate of log|I + K| and its gradient at the weights found, which are held fixed in it.
 
     **Arguments:**
 
@@ -102,19 +169,22 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     - `params`: the first weights.
     - `data`: (inputs, targets).
     - `likelihood`: a likelihood, or a function of hyper (in natural units) to one, for learned noise.
-    - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][].
+    - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][]; default one precision for each tensor,
+        `hyper["precision"]` ([`hyprax.evidence.precisions`][]).
     - `temperature`: T, a number or a function of hyper.
     - `estimator`: of log|I + K|, an adaptive one too ([`hyprax.evidence.Choice`][],
-        [`hyprax.evidence.AdaptiveTangent`][]); default [`hyprax.evidence.Chain`][] with one row of each of min(N, 256)
-        data.
-    - `optimiser`, `train_steps`, `batch_size`: how the weights are trained; 0 steps for frozen weights.
+        [`hyprax.evidence.AdaptiveTangent`][], [`hyprax.evidence.OnlineKFAC`][]); default as for
+        [`hyprax.evidence.log_evidence`][].
+    - `schedule`: [`hyprax.evidence.Schedule`][]; default frozen weights.
+    - `optimizer`, `batch_size`: how the weights are trained; default Adam at 1e-3 on batches of min(N, 128).
     - `likelihood_batch`: data for the sum of log p in the value; default all.
-    - `decay`: of the smoothed slack and the gradient's standard deviation.
+    - `decay`: of the smoothed value and slack and of the gradient's standard errors.
     - `key`: a JAX random key for batches and draws.
 
-    The certificate, [`hyprax.evidence.EvidenceCertificate`][], gives the standard deviation of the stochastic gradient
-    and the smoothed slack, both a datum. The value is, in expectation over the draw, at least F where the estimator is
-    a bound; what is bounded is the Laplace evidence at these weights.
+    The noise of a hypergradient are the standard errors of its entries over the rows drawn. The value is, in
+    expectation over the draw, at least F where the estimator is a bound; what is bounded is the Laplace evidence at
+    these weights, and the gradient is that at fixed weights. `decrement` in the statistics says how far from their mode
+    they are.
 
     **Raises:** `ValueError` for data, labels or settings that do not fit.
     """
@@ -126,10 +196,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     prior: Callable[[Any], GaussianPrior]
     temperature: Callable[[Any], Any]
     estimator: AbstractEstimator | AbstractAdaptive
-    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
     batches: Minibatches
     key: Array
-    train_steps: int = eqx.field(static=True)
+    schedule: Schedule = eqx.field(static=True)
     likelihood_batch: int | None = eqx.field(static=True)
     decay: float = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
@@ -142,60 +212,80 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         params: PyTree,
         data: tuple[PyTree, Any],
         *,
-        prior: Callable[[Any], GaussianPrior],
         likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
+        prior: Callable[[Any], GaussianPrior] | None = None,
         temperature: float | Callable[[Any], Any] = 1.0,
         estimator: AbstractEstimator | AbstractAdaptive | None = None,
-        optimiser: optax.GradientTransformation = optax.adam(1e-3),
-        train_steps: int = 0,
+        schedule: Schedule = Schedule(),
+        optimizer: optax.GradientTransformation = ADAM,
         batch_size: int | None = None,
         likelihood_batch: int | None = None,
         decay: float = 0.9,
         key: Array,
     ):
-        if train_steps < 0 or not 0 <= decay < 1:
+        if not 0 <= decay < 1:
+            raise ValueError(f"EvidenceObjective: decay must be a number in [0, 1); got {decay}.")
+        if not isinstance(schedule, Schedule):
             raise ValueError(
-                f"EvidenceObjective: given train_steps {train_steps}, decay {decay}, allowed are train_steps >= 0 and "
-                "0 <= decay < 1."
+                f"EvidenceObjective: schedule must be such as Schedule(every=20); got {described(schedule)}."
             )
-        if not callable(prior):
+        if prior is not None and not callable(prior):
             raise ValueError(
-                f"EvidenceObjective: prior: given {described(prior)}, allowed is a function of hyper to one, such as "
-                'lambda hyper: GaussianPrior(hyper["precision"]).'
+                "EvidenceObjective: prior must be a function of hyper to one, such as "
+                f'lambda hyper: GaussianPrior(hyper["precision"]); got {described(prior)}.'
             )
         if not (isinstance(likelihood, AbstractLikelihood) or callable(likelihood)):
             raise ValueError(
-                f"EvidenceObjective: likelihood: given {described(likelihood)}, allowed are a likelihood such as "
-                'Categorical(), and a function of hyper to one: lambda hyper: Gaussian(hyper["noise"]).'
+                "EvidenceObjective: likelihood must be a likelihood such as Categorical(), or a function of hyper to "
+                f'one: lambda hyper: Gaussian(hyper["noise"]); got {described(likelihood)}.'
             )
-        self.noisy, self.adaptive, self.value_name = True, False, "negative log evidence per example"
-        self.apply, self.initial = apply, jax.tree.map(jnp.asarray, params)
+        self.apply, self.initial = apply, widened(jax.tree.map(jnp.asarray, params))
         self.data = pair(data)
-        size = jax.tree.leaves(self.data)[0].shape[0]
+        leaves = jax.tree.leaves(self.data)
+        size = leaves[0].shape[0]
         self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
-        self.prior = prior
-        self.temperature = temperature if callable(temperature) else Constant(temperature)
-        self.estimator = or_default("EvidenceObjective", estimator, size, (AbstractEstimator, AbstractAdaptive))
-        self.optimiser, self.train_steps, self.decay = optimiser, train_steps, decay
-        batch_key, self.key = jax.random.split(key)
+        self.prior = tensor_prior if prior is None else prior
+        self.temperature = temperature if callable(temperature) else Constant(jnp.asarray(temperature, float))
+        self.estimator = or_default(
+            "EvidenceObjective",
+            estimator,
+            sum(w.size for w in jax.tree.leaves(self.initial)),
+            size,
+            _outputs(self.data[1]),
+            (AbstractEstimator, AbstractAdaptive),
+        )
+        self.optimizer, self.schedule, self.decay = optimizer, schedule, decay
+        batch_key, self.key = jax.random.split(checked_key("EvidenceObjective", key))
         self.batches = Minibatches(self.data, min(size, 128) if batch_size is None else batch_size, key=batch_key)
         if likelihood_batch is not None:
             check_size("EvidenceObjective: likelihood_batch", likelihood_batch, size, "data")
         self.likelihood_batch = likelihood_batch
+        settled = schedule.frozen or schedule.mode_after == 0
+        self.noisy = self.draws or not settled
+        self.adaptive, self.value_name = False, "negative log evidence per example"
+
+    @property
+    def draws(self) -> bool:
+        """Whether an evaluation at fixed weights draws anything."""
+        return self.estimator.draws or self.likelihood_batch is not None
 
     def init(self, hyper: PyTree) -> EvidenceState:
         hyper = validated(hyper)
-        built = self._problem(self.initial, hyper)  # refuses what does not fit, where there are numbers to look at
+        built = self._linearised(self.initial, hyper)  # refuses what does not fit, where there are numbers to look at
         zero, past = jnp.zeros((), built.dtype), None
         if isinstance(self.estimator, AbstractAdaptive):
-            past = _before_first_draw(self.estimator, built, jax.random.fold_in(self.key, 2**32 - 1))
+            if self.estimator.of_precisions_alone:
+                self._check_precisions_alone(hyper)
+            past = self.estimator.init(built, jax.random.fold_in(self.key, 2**32 - 1))
+        count, nothing = jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, hyper)
         return EvidenceState(
             params=self.initial,
-            optimiser_state=self.optimiser.init(self.initial),
-            trained=jnp.zeros((), jnp.int32),
-            draws=jnp.zeros((), jnp.int32),
-            moments=Moments(*(jax.tree.map(jnp.zeros_like, hyper),) * 2, zero, zero, zero),
+            optimizer_state=self.optimizer.init(self.initial),
+            trained=count,
+            draws=count,
+            moments=Moments(nothing, nothing, zero, zero, zero, zero),
             past=past,
+            kept=Kept(self.initial, hyper, jnp.full_like(zero, jnp.inf), count),
         )
 
     def train(self, hyper: PyTree, state: EvidenceState, steps: int) -> EvidenceState:
@@ -204,23 +294,36 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state = self._train_step(hyper, state)
         return state
 
-    def at_weights(self, hyper: PyTree, state: EvidenceState) -> "EvidenceObjective":
-        """The same objective for several evaluations at the weights of `state`, which share what can be shared.
-
-        **Raises:** `ValueError` for [`hyprax.evidence.OnlineKFAC`][] and hyperparameters of which its factors are
-        functions.
-        """
-        if not isinstance(self.estimator, OnlineKFAC):
-            return self
-        self._check_precisions_alone(hyper, state)
-        estimator = self.estimator.at_weights(self.problem(hyper, state))
-        return eqx.tree_at(lambda o: o.estimator, self, estimator)
+    def at_mode(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
+        """The state with the weights that are random at their mode."""
+        random = self.estimator.random(self.model(hyper, state))
+        arrival = to_mode(random, steps=self.schedule.newton_steps)
+        params = eqx.combine(arrival.params, state.params)
+        return eqx.tree_at(lambda s: s.params, state, params)
 
     def value_and_grad(
         self, hyper: PyTree, state: EvidenceState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, EvidenceState]:
         refuse_accuracy(self, accuracy)
-        return self._gradient(hyper, self.train(hyper, state, self.train_steps))
+        if self.schedule.frozen:
+            return self._gradient(hyper, state, training=False)
+        evaluation = int(state.draws)
+        at_mode = self.schedule.at_mode(evaluation)
+        steps = self.schedule.steps(evaluation)
+        if at_mode:
+            state = self.at_mode(hyper, state)
+        elif steps:
+            state = self.train(hyper, state, steps)
+        if bool(tree_all_finite(state.params)):
+            state = self._informed(hyper, state, at_mode or steps > 0)
+        return self._gradient(hyper, state, training=not at_mode)
+
+    def _informed(self, hyper: PyTree, state: EvidenceState, moved: bool) -> EvidenceState:
+        """What an adaptive estimator is to know of new weights."""
+        if not moved or not isinstance(self.estimator, AbstractAdaptive):
+            return state
+        past = self.estimator.at_weights(self.model(hyper, state), state.past)
+        return eqx.tree_at(lambda s: s.past, state, past, is_leaf=lambda x: x is None)
 
     @eqx.filter_jit
     def value(
@@ -228,39 +331,51 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     ) -> tuple[Value, EvidenceState]:
         refuse_accuracy(self, accuracy)
         value, (sides, _) = self._value(hyper, state)
-        size = self.batches.size
-        certificate = EvidenceCertificate.of_draw(self.estimator.kind, sides)
-        certificate = jax.tree.map(lambda x: x / size, certificate)
-        result = RESULTS.where(jnp.isfinite(value), RESULTS.successful, RESULTS.diverged)
-        noise = NoNoise("one draw has no spread: compare several")
-        return Value(value, certificate, noise, result, NamedStats({"log_determinant": sides.upper})), state
+        certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(self.batches.size)
+        stats = self._measured(hyper, state, sides, certificate.slack)
+        result = judged(stats, self.batches.size, jnp.isfinite(value), training=not self.schedule.frozen)
+        noise = NoNoise(reason="one draw has no spread: compare several" if self.draws else "nothing is drawn")
+        return Value(value, certificate, noise, result, stats), state
 
     def params(self, state: EvidenceState) -> PyTree:
         return state.params
 
     def final(self, hyper: PyTree, state: EvidenceState) -> tuple[Value, EvidenceState]:
-        """The mean over fresh draws at the weights of the state, with the standard error of that mean."""
-        clean = eqx.tree_at(lambda s: s.moments, state, jax.tree.map(jnp.zeros_like, state.moments))
-        objective, values, answers = self.at_weights(hyper, clean), [], []
-        for _ in range(FINAL_DRAWS):
-            answer, clean = objective._gradient(hyper, clean)
-            values.append(answer.value)
-            answers.append(answer)
-        found = jnp.stack(values)
-        error = jnp.std(found, ddof=1) / jnp.sqrt(jnp.asarray(FINAL_DRAWS, found.dtype))
-        last = answers[-1]
-        slack = last.certificate.slack
-        certificate = EvidenceCertificate.of_value(self.estimator.kind, bool(jnp.isfinite(slack)), slack)
-        noise = Noise(error, FINAL_DRAWS - 1, OVER)
-        return Value(jnp.mean(found), certificate, noise, last.result, last.stats), clean
+        """The value at the mode, if the schedule says `finish`; the mean over fresh draws with its standard error.
 
-    def _check_precisions_alone(self, hyper: PyTree, state: EvidenceState) -> None:
+        The draws are those that follow the last of the run, so that no choice has seen them.
+        """
+        clean = eqx.tree_at(lambda s: s.moments, state, jax.tree.map(jnp.zeros_like, state.moments))
+        finish = self.schedule.finish and not self.schedule.frozen
+        if finish:
+            clean = self.at_mode(hyper, clean)
+        clean = self._informed(hyper, clean, moved=True)
+        count = FINAL_DRAWS if self.draws else 1
+        answers: list[Hypergradient] = []
+        for _ in range(count):
+            answer, clean = self._gradient(hyper, clean, training=False)
+            answers.append(answer)
+        found = jnp.stack([answer.value for answer in answers])
+        noise: AbstractNoise = NoNoise(reason="nothing is drawn")
+        if self.draws:
+            noise = Noise(jnp.std(found, ddof=1) / jnp.sqrt(jnp.asarray(count, found.dtype)), count - 1, OVER)
+        one, _ = self.value(hyper, clean)
+        last = answers[-1]
+        slack = last.certificate.slack  # pyright: ignore[reportAttributeAccessIssue]  # it is an EvidenceCertificate
+        certificate = eqx.tree_at(lambda c: c.slack, one.certificate, slack)
+        after = eqx.tree_at(lambda s: (s.kept, s.moments), clean, (state.kept, state.moments))
+        return Value(jnp.mean(found), certificate, noise, last.result, last.stats), after
+
+    def _check_precisions_alone(self, hyper: PyTree) -> None:
         """Refuse hyperparameters that the first output, the likelihood or the temperature has a derivative in."""
         first = jax.tree.map(lambda x: x[0], self.data[0])
+        leaves, structure = jax.tree.flatten(self.initial)
+        moved = [w + jax.random.normal(jax.random.key(i), w.shape, w.dtype) for i, w in enumerate(leaves)]
+        params = jax.tree.unflatten(structure, moved)  # not those where a derivative happens to vanish
 
         def outside_the_prior(hyper: PyTree) -> list[Array]:
             plain = natural(hyper)
-            found = (self.apply(state.params, plain, first), self.likelihood(plain), self.temperature(plain))
+            found = (self.apply(params, plain, first), self.likelihood(plain), self.temperature(plain))
             return jax.tree.leaves(eqx.filter(found, eqx.is_inexact_array))
 
         values, pull = jax.vjp(outside_the_prior, hyper)
@@ -268,23 +383,29 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
             if jnp.any(slope != 0):
                 raise ValueError(
-                    f"OnlineKFAC: given hyper{jax.tree_util.keystr(path)}, of which its factors are functions, allowed "
-                    "are prior precisions alone: FullData(KFAC()) has a derivative in everything."
+                    "OnlineKFAC: hyper must hold prior precisions alone, since the factors are functions of the rest; "
+                    f"got hyper{jax.tree_util.keystr(path)}. FullData(KFAC()) has a derivative in everything."
                 )
 
-    def problem(self, hyper: PyTree, state: EvidenceState) -> Problem:
-        """The linearised model at the weights of `state`: what [`hyprax.evidence.posterior`][] takes."""
-        return self._problem(state.params, hyper)
+    def model(self, hyper: PyTree, state: EvidenceState) -> LinearisedModel:
+        """The model linearised at the weights of `state`: what [`hyprax.evidence.posterior`][] takes."""
+        return self._linearised(state.params, hyper)
 
-    def _problem(self, params: PyTree, hyper: PyTree) -> Problem:
+    def _linearised(self, params: PyTree, hyper: PyTree) -> LinearisedModel:
         plain = natural(hyper)
-        return problem(
-            self.apply, self.likelihood(plain), self.prior(plain), params, plain, self.data, self.temperature(plain)
+        return linearise(
+            self.apply,
+            params,
+            self.data,
+            plain,
+            likelihood=self.likelihood(plain),
+            prior=self.prior(plain),
+            temperature=self.temperature(plain),
         )
 
     def _value(self, hyper: PyTree, state: EvidenceState) -> tuple[Float[Array, ""], tuple[LogDeterminant, Any]]:
         """-(1/N) log q, drawn with the key of this draw."""
-        built = self.problem(hyper, state)
+        built = self.model(hyper, state)
         draw_key, batch_key = jax.random.split(jax.random.fold_in(self.key, state.draws))
         past = state.past
         if isinstance(self.estimator, AbstractAdaptive):
@@ -292,28 +413,37 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         else:
             sides = self.estimator(built, draw_key)
         fit = tempered_fit(built, self.likelihood_batch, batch_key)
-        total = fit - 0.5 * (built.prior.penalty(built.params).astype(fit.dtype) + sides.upper)
+        random = self.estimator.random(built)
+        total = fit - 0.5 * (random.prior.penalty(random.params).astype(fit.dtype) + sides.upper)
         return -total / built.size, (sides, past)
 
+    def _measured(self, hyper: PyTree, state: EvidenceState, sides: LogDeterminant, slack: Array):
+        random = self.estimator.random(self.model(hyper, state).constant())
+        left = decrement(random, jax.random.fold_in(jax.random.fold_in(self.key, state.draws), 2))
+        chosen = self.estimator.chosen(state.past) if isinstance(self.estimator, Choice) else None
+        return measured(random, sides, left, slack, state.trained, chosen)
+
     @eqx.filter_jit
-    def _gradient(self, hyper: PyTree, state: EvidenceState) -> tuple[Hypergradient, EvidenceState]:
+    def _gradient(self, hyper: PyTree, state: EvidenceState, training: bool) -> tuple[Hypergradient, EvidenceState]:
         (value, (sides, past)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
-        size = self.batches.size
+        certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(self.batches.size)
         two_sided = sides.lower is not None
-        slack = 0.5 * (sides.upper - sides.lower) / size if sides.lower is not None else jnp.zeros_like(value)
-        moments = state.moments.updated(self.decay, grad, slack)
+        slack = certificate.slack if two_sided else jnp.zeros_like(value)
+        moments = state.moments.updated(self.decay, grad, value, slack)
         smoothed = moments.slack / moments.total if two_sided else jnp.full_like(value, jnp.inf)
-        certificate = EvidenceCertificate.of_gradient(self.estimator.kind, smoothed)
-        noise = moments.noise()
-        stats = {"log_determinant": sides.upper, "slack": smoothed, "trained": state.trained}
-        if isinstance(self.estimator, Choice):
-            stats["estimator"] = self.estimator.chosen(state.past)
+        stats = self._measured(hyper, state, sides, smoothed)
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
-        result = RESULTS.where(finite, RESULTS.successful, RESULTS.diverged)
+        size = self.batches.size
+        result = judged(stats, size, finite, training)
+        kept = Kept(state.params, hyper, (moments.value / moments.total).astype(value.dtype), state.draws)
+        better = (judged(stats, size, finite) == RESULTS.successful) & (kept.value < state.kept.value)
+        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), kept, state.kept)
+        noise: AbstractNoise = moments.noise() if self.draws else NoNoise(reason="nothing is drawn")
         known = moments, past
         moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
-        after = EvidenceState(state.params, state.optimiser_state, state.trained, state.draws + 1, moments, past)
-        return Hypergradient(value, grad, certificate, noise, result, NamedStats(stats)), after
+        params = jax.tree.map(lambda a, b: jnp.where(finite, a, b), state.params, state.kept.params)
+        after = EvidenceState(params, state.optimizer_state, state.trained, state.draws + 1, moments, past, kept)
+        return Hypergradient(value, grad, certificate.for_gradient(smoothed), noise, result, stats), after
 
     @eqx.filter_jit
     def _train_step(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
@@ -329,15 +459,22 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
         grad = jax.grad(loss)(state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-            updates, optimiser_state = self.optimiser.update(grad, state.optimiser_state, state.params)
+            updates, optimizer_state = self.optimizer.update(grad, state.optimizer_state, state.params)
             params = optax.apply_updates(state.params, updates)
         return eqx.tree_at(
-            lambda s: (s.params, s.optimiser_state, s.trained),
+            lambda s: (s.params, s.optimizer_state, s.trained),
             state,
-            (params, optimiser_state, state.trained + 1),
+            (params, optimizer_state, state.trained + 1),
         )
 
 
-@eqx.filter_jit
-def _before_first_draw(estimator: AbstractAdaptive, built: Problem, key: Array) -> Any:
-    return estimator.init(built, key)
+def tensor_prior(hyper: Any) -> GaussianPrior:
+    """The prior of the precisions `hyper["precision"]`."""
+    return GaussianPrior(hyper["precision"])
+
+
+def _outputs(targets: Array) -> int:
+    """About the outputs of a model of these targets."""
+    if targets.ndim > 1:
+        return targets.shape[1]
+    return int(np.max(np.asarray(targets), initial=0)) + 1 if targets.size else 1

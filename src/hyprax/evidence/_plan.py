@@ -59,7 +59,7 @@ class Tensor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class KernelPlan:
     """A traced `apply` and the plan of each leaf."""
 
     jaxpr: ClosedJaxpr
@@ -71,12 +71,12 @@ class Plan:
     def tapped(self) -> list[int]:
         return [number for tensor in self.tensors for group in tensor.groups for number in group.uses]
 
-    def contracted(self, contraction: Contraction) -> "Plan":
+    def contracted(self, contraction: Contraction) -> "KernelPlan":
         """The plan with one contraction for every tensor that has a choice."""
         tensors = [dataclasses.replace(t, contraction=contraction) if t.groups else t for t in self.tensors]
         return dataclasses.replace(self, tensors=tuple(tensors))
 
-    def untapped(self, examples: int) -> "Plan":
+    def untapped(self, examples: int) -> "KernelPlan":
         """For one row of each example and no derivative but in the variances: large convolutions by their own rule.
 
         One row shares its patches with no other, and the rule needs none.
@@ -228,7 +228,7 @@ def _choose(tensor: Tensor, uses: dict[int, Use], m: int, r: int, whole: bool) -
 
 def make_plan(
     apply: Apply, params: PyTree, hyper: PyTree, x: PyTree, m: int, r: int, whole: Sequence[bool] | None = None
-) -> Plan:
+) -> KernelPlan:
     """Trace `apply` at the types of one example x, and choose for kernels of m examples with r rows each."""
     closed, outputs = _trace(apply, params, hyper, x)
     leaves = jax.tree.leaves(params)
@@ -261,4 +261,73 @@ def make_plan(
             tensor = _choose(tensor, recorder.uses, m, r, True if whole is None else whole[i])
         tensors.append(tensor)
     has_convolution = any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
-    return Plan(closed, tuple(tensors), recorder.uses, outputs, has_convolution)
+    return KernelPlan(closed, tuple(tensors), recorder.uses, outputs, has_convolution)
+
+
+_NAMES = {
+    "pairwise": "pairs of factors",
+    "columns": "gradients by columns",
+    "gradient": "gradients at once",
+    "unused": "none",
+}
+
+
+def kernel_plan(
+    apply: Apply,
+    params: PyTree,
+    x: PyTree,
+    hyper: PyTree = None,
+    *,
+    examples: int = 100,
+    rows: int | None = None,
+    per_parameter: bool = False,
+) -> str:
+    """The plan by which kernels of a model are contracted, as a table: one line for each parameter tensor.
+
+    For a tensor used as y[b, s, o] = Σ_i a[b, s, i] W[b, i, o] the line gives the sizes B, S, I, O, the contraction,
+    and why that one: pairs of factors, Σ_bst (a_s·a_t)(g_s·g_t); or gradients Σ_s a_s g_sᵀ, some columns at a time or
+    at once. A tensor that is used by anything but products of matrices is served by its gradients, and the line says by
+    what.
+
+    **Arguments:**
+
+    - `apply`: f = apply(params, hyper, x), outputs (C,) of one example.
+    - `params`: floating-point arrays.
+    - `x`: one example, without a leading axis of examples.
+    - `hyper`: what `apply` takes beside.
+    - `examples`: the number of examples M that the plan is for.
+    - `rows`: the number of rows R for each example; the number of outputs if not given.
+    - `per_parameter`: whether the prior has a variance for each parameter, rather than one for the tensor.
+
+    **Raises:** `ValueError` for a model that has no such kernels, as for [`hyprax.evidence.kernel`][].
+    """
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), x)
+    whole = [not per_parameter] * len(jax.tree.leaves(params))
+    plan = make_plan(apply, params, hyper, x, examples, rows or 1, whole)
+    rows = rows or plan.outputs
+    plan = make_plan(apply, params, hyper, x, examples, rows, whole)
+    header = ["tensor", "shape", "uses", "B", "S", "I", "O", "contraction", "because"]
+    lines = [header] + [line for tensor in plan.tensors for line in _lines(plan, tensor)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    count = sum(tensor.size for tensor in plan.tensors)
+    title = f"{count} parameters, {examples} examples, {rows} rows each, {plan.outputs} outputs"
+    return "\n".join([title, *table])
+
+
+def _lines(plan: KernelPlan, tensor: Tensor) -> list[list[str]]:
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    contraction = _NAMES[tensor.contraction]
+    if not tensor.groups:
+        return [[tensor.name, shape, "", "", "", "", "", contraction, tensor.reason]]
+    lines = []
+    for group in tensor.groups:
+        operations = [plan.uses[number].operation for number in group.uses]
+        counted = ", ".join(
+            f"{operations.count(o)} {o}" if operations.count(o) > 1 else o for o in dict.fromkeys(operations)
+        )
+        b, i, o = group.weight.shape
+        lines.append(
+            [tensor.name, shape, counted, str(b), str(group.positions), str(i), str(o), contraction, tensor.reason]
+        )
+    return lines

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from .._keys import checked_key
 from .._products import einsum, product
 from ._designs import check_size, subset
 from ._predictive import Approximation, Outputs, log_predictive, mean_prediction
-from ._priors import GaussianPrior
-from ._problem import Problem, picked
+from ._problem import LinearisedModel, restricted
 from ._structures import accumulate
 
 
-def _scales(problem: Problem) -> PyTree[Float[Array, "..."]]:
+def _scales(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
     """P0^-½, each leaf like its tensor."""
     variances = problem.prior.variances(problem.params)
     return jax.tree.map(lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape), variances, problem.params)
@@ -37,11 +37,11 @@ class AbstractFactor(eqx.Module):
     """A = I + ΦᵀΦ, Φ = √(N/(M T)) Lᵀ J P0^-½, factored: the covariance of the weights is P0^-½ A⁻¹ P0^-½."""
 
     @abc.abstractmethod
-    def covariance(self, problem: Problem, inputs: PyTree) -> Float[Array, "m c c"]:
+    def covariance(self, problem: LinearisedModel, inputs: PyTree) -> Float[Array, "m c c"]:
         """s A⁻¹ sᵀ for the rows s = J P0^-½ of each new example."""
 
     @abc.abstractmethod
-    def draw(self, problem: Problem, key: Array) -> PyTree:
+    def draw(self, problem: LinearisedModel, key: Array) -> PyTree:
         """ε ~ N(0, A⁻¹), in the structure of the weights."""
 
 
@@ -51,7 +51,7 @@ class WeightFactor(AbstractFactor):
     cholesky: Float[Array, "p p"]
 
     @classmethod
-    def of(cls, problem: Problem, cotangents: Float[Array, "m c c"]) -> "WeightFactor":
+    def of(cls, problem: LinearisedModel, cotangents: Float[Array, "m c c"]) -> "WeightFactor":
         """From the rows that `cotangents` pick at the examples of the problem."""
 
         def moment(rows: PyTree) -> Array:
@@ -61,7 +61,7 @@ class WeightFactor(AbstractFactor):
         total = accumulate(problem, None, cotangents, moment)
         return cls(jnp.linalg.cholesky(jnp.eye(total.shape[0], dtype=total.dtype) + total))
 
-    def covariance(self, problem: Problem, inputs: PyTree) -> Float[Array, "m c c"]:
+    def covariance(self, problem: LinearisedModel, inputs: PyTree) -> Float[Array, "m c c"]:
         count, outputs = jax.tree.leaves(inputs)[0].shape[0], problem.outputs
         there = eqx.tree_at(lambda p: p.inputs, problem, inputs)
         rows = jax.vmap(_flat)(there.gradients(None, _unit(count, outputs, self.cholesky.dtype)))
@@ -69,7 +69,7 @@ class WeightFactor(AbstractFactor):
         solved = jax.scipy.linalg.solve_triangular(self.cholesky, flat.T, lower=True).T.reshape(rows.shape)
         return product(solved, jnp.swapaxes(solved, 1, 2))
 
-    def draw(self, problem: Problem, key: Array) -> PyTree:
+    def draw(self, problem: LinearisedModel, key: Array) -> PyTree:
         noise = jax.random.normal(key, self.cholesky.shape[:1], self.cholesky.dtype)
         draw = jax.scipy.linalg.solve_triangular(self.cholesky, noise, lower=True, trans=1)
         return ravel_pytree(problem.params)[1](draw)
@@ -85,12 +85,12 @@ class FunctionFactor(AbstractFactor):
     cholesky: Float[Array, "rows rows"]
 
     @classmethod
-    def of(cls, problem: Problem, cotangents: Float[Array, "m c c"]) -> "FunctionFactor":
+    def of(cls, problem: LinearisedModel, cotangents: Float[Array, "m c c"]) -> "FunctionFactor":
         """From the rows that `cotangents` pick at the examples of the problem."""
         kernel = problem.kernel(None, cotangents)
         return cls(cotangents, jnp.linalg.cholesky(jnp.eye(kernel.shape[0], dtype=kernel.dtype) + kernel))
 
-    def covariance(self, problem: Problem, inputs: PyTree) -> Float[Array, "m c c"]:
+    def covariance(self, problem: LinearisedModel, inputs: PyTree) -> Float[Array, "m c c"]:
         known, outputs = self.cholesky.shape[0], self.cotangents.shape[2]
         count = jax.tree.leaves(inputs)[0].shape[0]
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), problem.inputs, inputs)
@@ -101,7 +101,7 @@ class FunctionFactor(AbstractFactor):
         own = joint[known:, known:].reshape(count, outputs, count, outputs)
         return einsum("ncnd->ncd", own) - einsum("knc,knd->ncd", solved, solved)
 
-    def draw(self, problem: Problem, key: Array) -> PyTree:
+    def draw(self, problem: LinearisedModel, key: Array) -> PyTree:
         scales = _scales(problem)
 
         def contracted(scaled: PyTree) -> Array:
@@ -127,7 +127,7 @@ class Posterior(eqx.Module):
     and used as they are.
     """
 
-    problem: Problem
+    problem: LinearisedModel
     factor: AbstractFactor
     fixed: PyTree
     """The weights that are not random, for a last layer."""
@@ -144,7 +144,9 @@ class Posterior(eqx.Module):
         _check_like(inputs, self.problem.inputs)
         count = jax.tree.leaves(inputs)[0].shape[0]
         if count < 1 or chunk < 1:
-            raise ValueError(f"posterior: given {count} examples, chunks of {chunk}, allowed are at least 1 of each.")
+            raise ValueError(
+                f"posterior: inputs and chunk must be at least 1; got {count} examples, chunks of {chunk}."
+            )
         chunks = (slice(start, start + chunk) for start in range(0, count, chunk))
         parts = [_outputs(self, jax.tree.map(operator.itemgetter(rows), inputs)) for rows in chunks]
         return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
@@ -166,9 +168,9 @@ class Posterior(eqx.Module):
             Dirichlet distribution of the Laplace bridge (Hobbhahn et al. 2022, arXiv 2003.01227). "monte_carlo": the
             mean over draws of f. "map": at w*, as if nothing were uncertain. The means of Gaussian and Poisson targets
             are exact but for "map".
-        - `samples`, `key`: of "monte_carlo"; default key `jax.random.key(0)`.
+        - `samples`, `key`: of "monte_carlo", which needs a JAX random key.
         """
-        key = jax.random.key(0) if key is None else key
+        key = _key(approximation, key)
         return mean_prediction(self.problem.likelihood, self.outputs(inputs), approximation, samples, key)
 
     def log_likelihood(
@@ -192,12 +194,12 @@ class Posterior(eqx.Module):
         count = jax.tree.leaves(inputs)[0].shape[0]
         if targets.shape[0] != count:
             raise ValueError(
-                f"posterior: given {count} inputs and {targets.shape[0]} targets, allowed is one for each."
+                f"posterior: targets must be one for each input; got {count} inputs and {targets.shape[0]} targets."
             )
-        key = jax.random.key(0) if key is None else key
+        key = _key(approximation, key)
         return log_predictive(self.problem.likelihood, self.outputs(inputs), targets, approximation, samples, key)
 
-    def sample(self, key: Array, count: int) -> PyTree:
+    def sample(self, count: int, *, key: Array) -> PyTree:
         """`count` draws of the weights, in their structure with a leading axis; tensors held fixed are repeated."""
         scales = _scales(self.problem)
 
@@ -209,22 +211,27 @@ class Posterior(eqx.Module):
         return eqx.combine(jax.vmap(one)(jax.random.split(key, count)), fixed)
 
 
+def _key(approximation: Approximation, key: Array | None) -> Array:
+    """The key of draws; any, where nothing is drawn."""
+    return checked_key("posterior", key) if approximation == "monte_carlo" else jax.random.key(0)
+
+
 def _check_like(inputs: PyTree, known: PyTree) -> None:
     """Refuse new examples of another form than those of the training data."""
     given, allowed = jax.tree.structure(inputs), jax.tree.structure(known)
     if given != allowed:
-        raise ValueError(f"posterior: given inputs of structure {given}, allowed is {allowed}, that of the data.")
+        raise ValueError(f"posterior: inputs must have the structure of the data, {allowed}; got {given}.")
     for (path, x), at in zip(jax.tree_util.tree_leaves_with_path(inputs), jax.tree.leaves(known), strict=True):
         if x.ndim == 0 or x.shape[1:] != at.shape[1:]:
             shape = ", ".join(map(str, ("m", *at.shape[1:])))
             raise ValueError(
-                f"posterior: given inputs{jax.tree_util.keystr(path)} of shape {x.shape}, allowed is ({shape}) for m "
-                "examples."
+                f"posterior: inputs{jax.tree_util.keystr(path)} must have shape ({shape}) for m examples; got shape "
+                f"{x.shape}."
             )
     if len({x.shape[0] for x in jax.tree.leaves(inputs)}) != 1:
         raise ValueError(
-            f"posterior: given inputs of shapes {[x.shape for x in jax.tree.leaves(inputs)]}, allowed is one common "
-            "leading axis."
+            "posterior: inputs must have one common leading axis; got shapes "
+            f"{[x.shape for x in jax.tree.leaves(inputs)]}."
         )
 
 
@@ -235,71 +242,48 @@ def _outputs(posterior: Posterior, inputs: PyTree) -> Outputs:
     return Outputs(mean, posterior.factor.covariance(problem, inputs))
 
 
-class _Part(eqx.Module):
-    """A model as a function of some of its tensors."""
-
-    apply: Callable[[Any, Any, Any], Array]
-    fixed: PyTree
-
-    def __call__(self, params: PyTree, hyper: PyTree, x: PyTree) -> Array:
-        return self.apply(eqx.combine(params, self.fixed), hyper, x)
-
-
-def _restricted(problem: Problem, where: Callable[[Any], Any] | None) -> tuple[Problem, PyTree]:
-    """The problem in the chosen tensors alone, and the others."""
-    if where is None:
-        return problem, jax.tree.map(lambda _: None, problem.params)
-    mask = picked("posterior", problem.params, where)
-    chosen, fixed = eqx.partition(problem.params, mask)
-
-    def part(prefix: PyTree) -> PyTree:
-        return eqx.filter(jax.tree.broadcast(prefix, problem.params), mask)
-
-    prior = GaussianPrior(part(problem.prior.precision), part(problem.prior.mean))
-    apply = _Part(problem.apply, fixed)
-    return eqx.tree_at(lambda p: (p.apply, p.prior, p.params), problem, (apply, prior, chosen)), fixed
-
-
 def posterior(
-    problem: Problem,
+    model: LinearisedModel,
     *,
     size: int | None = None,
     where: Callable[[Any], Any] | None = None,
     form: Literal["auto", "weights", "functions"] = "auto",
     key: Array | None = None,
 ) -> Posterior:
-    """N(w*, (P0 + H)⁻¹), H = (N/(M T)) Σ_{n in A} J_nᵀ Λ_n J_n: the Laplace posterior at the weights of `problem`.
+    """N(w*, (P0 + H)⁻¹), H = (N/(M T)) Σ_{n in A} J_nᵀ Λ_n J_n: the Laplace posterior at the weights of `model`.
 
     With all data, M = N. With a uniform subset A, H is an unbiased estimate of the whole; since the inverse is operator
     convex, the covariance is then on average never too small.
 
     **Arguments:**
 
-    - `problem`: as `fitted.problem` of [`hyprax.evidence.fit`][] or [`hyprax.evidence.problem`][] gives it: the same
-        model, prior, noise and temperature as in the evidence.
+    - `model`: the `model` of what [`hyprax.fits.fit_evidence`][] returns, or that of
+        [`hyprax.evidence.linearise`][]: the same prior, noise and temperature as in the evidence.
     - `size`: M; default all N.
     - `where`: picks the random tensors, the others held fixed, as `lambda params: params["head"]` for a last layer.
     - `form`: "weights" factors a P x P matrix, "functions" an MC x MC one; "auto" the smaller. They are the same
         posterior. In single precision the variances of "functions" carry an absolute error of about 1e-7 times the
         prior's, so they lose digits where the data leave far less.
-    - `key`: for the subset; default `jax.random.key(0)`.
+    - `key`: a JAX random key, needed for a subset.
 
     **Raises:** `ValueError` for a size out of range, an unknown form, or a `where` that picks no tensors.
     """
     if form not in ("auto", "weights", "functions"):
-        raise ValueError(f"posterior: given form {form!r}, allowed are 'auto', 'weights' and 'functions'.")
-    if not isinstance(problem, Problem):
+        raise ValueError(f"posterior: form must be 'auto', 'weights' or 'functions'; got {form!r}.")
+    if not isinstance(model, LinearisedModel):
         raise ValueError(
-            f"posterior: given a problem of type {type(problem).__name__}, allowed is the `problem` of what "
-            "`hx.evidence.fit` returns, or of `hx.evidence.problem`."
+            "posterior: model must be the `model` of what `hyprax.fits.fit_evidence` returns, or that of "
+            f"`hx.evidence.linearise`; got a {type(model).__name__}."
         )
-    total = problem.size
+    problem, total = model, model.size
     if size is not None:
         check_size("posterior", size, total, "data")
-        data = subset(size, total, jax.random.key(0) if key is None else key)
+        data = subset(size, total, checked_key("posterior", key))
         some = (problem.examples(data), problem.targets[data])
         problem = eqx.tree_at(lambda p: (p.inputs, p.targets), problem, some)
-    problem, fixed = _restricted(problem, where)
+    fixed = jax.tree.map(lambda _: None, problem.params)
+    if where is not None:
+        problem, fixed = restricted("posterior", problem, where)
     if form == "auto":
         weights = sum(w.size for w in jax.tree.leaves(problem.params))
         form = "weights" if weights <= problem.size * problem.outputs else "functions"
@@ -307,7 +291,7 @@ def posterior(
 
 
 @eqx.filter_jit
-def _factor(problem: Problem, form: str, weight: float) -> AbstractFactor:
+def _factor(problem: LinearisedModel, form: str, weight: float) -> AbstractFactor:
     roots = jax.vmap(problem.likelihood.root)(problem.logits())
     scale = jnp.sqrt(weight / problem.temperature).astype(roots.dtype)
     cotangents = scale * jnp.swapaxes(roots, 1, 2)

@@ -1,12 +1,13 @@
-"""From a Gaussian over the outputs of a model to its targets."""
+"""From a Gaussian over the outputs of a model to its targets, and how good the probabilities are."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._products import einsum
 from ._likelihoods import AbstractLikelihood, Bernoulli, Categorical, Gaussian, Poisson
@@ -59,9 +60,9 @@ def bridge(outputs: Outputs) -> Float[Array, "m c"]:
 def _known(approximation: str, samples: int) -> None:
     """Refuse what no likelihood has."""
     if approximation not in get_args(Approximation):
-        raise ValueError(f"posterior: given approximation {approximation!r}, allowed are {get_args(Approximation)}.")
+        raise ValueError(f"posterior: approximation must be one of {get_args(Approximation)}; got {approximation!r}.")
     if samples < 1:
-        raise ValueError(f"posterior: given samples {samples}, allowed are integers >= 1.")
+        raise ValueError(f"posterior: samples must be an integer >= 1; got {samples}.")
 
 
 def effective_logits(
@@ -76,8 +77,8 @@ def effective_logits(
     if approximation == "bridge" and isinstance(likelihood, Categorical):
         return bridge(outputs)
     raise ValueError(
-        f"posterior: given approximation {approximation!r} for {name}, allowed are 'monte_carlo' and 'map', for "
-        "Bernoulli and Categorical 'probit', for Categorical 'bridge'."
+        f"posterior: approximation must be 'monte_carlo' or 'map', for Bernoulli and Categorical also 'probit', for "
+        f"Categorical also 'bridge'; got {approximation!r} for {name}."
     )
 
 
@@ -130,3 +131,56 @@ def _gaussian(likelihood: Gaussian, mean: Array, covariance: Array, target: Arra
     residual = jax.scipy.linalg.solve_triangular(root, target.astype(mean.dtype) - mean, lower=True)
     log_det = jnp.sum(jnp.log(jnp.diagonal(root)))
     return -0.5 * jnp.sum(jnp.square(residual)) - log_det - 0.5 * mean.size * float(np.log(2 * np.pi))
+
+
+def _probabilities(name: str, p: Array) -> Array:
+    values = np.asarray(p)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"{name}: probabilities must have shape (m, C) with m, C >= 1; got {values.shape}.")
+    if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any(np.abs(values.sum(1) - 1) > 1e-3):
+        raise ValueError(f"{name}: rows must be probabilities, entries >= 0 with sum 1; got others.")
+    return jnp.asarray(p)
+
+
+def calibration_error(
+    probabilities: Float[Array, "m c"], labels: Int[Array, " m"] | Sequence[int], bins: int = 15
+) -> Float[Array, ""]:
+    """ECE = Σ_b (m_b/m) |accuracy_b - confidence_b| over `bins` equal bins of the largest probability in (0, 1].
+
+    **Arguments:**
+
+    - `probabilities`: (m, C), rows with sum 1.
+    - `labels`: (m,), from 0 to C - 1.
+    - `bins`: their number.
+
+    **Raises:** `ValueError` for rows that are not probabilities, labels out of range, and for no bins.
+
+    Source: Naeini, Cooper and Hauskrecht 2015; Guo et al. 2017 (arXiv 1706.04599).
+    """
+    p = _probabilities("calibration_error", probabilities)
+    if bins < 1:
+        raise ValueError(f"calibration_error: bins must be an integer >= 1; got {bins}.")
+    known = np.asarray(labels)
+    if known.shape != p.shape[:1]:
+        raise ValueError(f"calibration_error: labels must have shape {p.shape[:1]}; got {known.shape}.")
+    if not np.all(np.isin(known, np.arange(p.shape[1]))):
+        raise ValueError(
+            f"calibration_error: labels must be whole numbers from 0 to {p.shape[1] - 1}; got labels from "
+            f"{known.min()} to {known.max()}."
+        )
+    confidence = jnp.max(p, axis=1)
+    right = (jnp.argmax(p, axis=1) == known).astype(p.dtype)
+    place = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    gaps = jax.ops.segment_sum(right - confidence, place, bins)  # m_b (accuracy_b - confidence_b)
+    return jnp.sum(jnp.abs(gaps)) / p.shape[0]
+
+
+def predictive_entropy(probabilities: Float[Array, "m c"]) -> Float[Array, " m"]:
+    """-Σ_c p_c log p_c: how unlike the training data an input seems, by its prediction alone.
+
+    With `sklearn.metrics.roc_auc_score` it tells inputs of another distribution from known ones.
+
+    **Raises:** `ValueError` for rows that are not probabilities.
+    """
+    p = _probabilities("predictive_entropy", probabilities)
+    return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=1)

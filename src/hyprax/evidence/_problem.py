@@ -1,5 +1,6 @@
-"""The linearised model: what an estimator of log|I + K| is given."""
+"""The prior of the weights, and the linearised model that an estimator of log|I + K| is given."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,67 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import einsum
 from ._kernel import kernel, uses
-from ._likelihoods import AbstractLikelihood
-from ._priors import GaussianPrior
+from ._likelihoods import AbstractLikelihood, positive
 
 
-class Problem(eqx.Module):
+class GaussianPrior(eqx.Module):
+    """w ~ N(m, P0⁻¹) with P0 diagonal: one precision, one for each tensor or layer, or one for each weight.
+
+    **Arguments:**
+
+    - `precision`: a number, or a pytree that is a prefix of the weights' (one number for a layer covers all of its
+        tensors), each leaf a number or an array of the shape of its tensor. Arrays, so they can be learned.
+    - `mean`: m, a prefix in the same way; default 0.
+
+    **Raises:** `ValueError` for a precision that is not positive and finite, or that does not fit the weights.
+    """
+
+    precision: PyTree
+    mean: PyTree
+
+    def __init__(self, precision: PyTree, mean: PyTree = 0.0):
+        self.precision = jax.tree_util.tree_map_with_path(
+            lambda path, x: positive(x, "GaussianPrior: precision" + jax.tree_util.keystr(path)), precision
+        )
+        self.mean = jax.tree.map(jnp.asarray, mean)
+
+    def variances(self, params: PyTree) -> PyTree[Float[Array, "..."]]:
+        """1/P0: the structure of the weights, each leaf a scalar or like its tensor."""
+        return jax.tree.map(lambda p, w: (1 / p).astype(w.dtype), _fitted("precision", self.precision, params), params)
+
+    def penalty(self, params: PyTree) -> Float[Array, ""]:
+        """(w - m)ᵀ P0 (w - m)."""
+
+        def one(w: Array, p: Array, m: Array) -> Array:
+            return jnp.sum(p.astype(w.dtype) * jnp.square(w - m.astype(w.dtype)))
+
+        precision, mean = _fitted("precision", self.precision, params), _fitted("mean", self.mean, params)
+        terms = jax.tree.leaves(jax.tree.map(one, params, precision, mean))
+        return functools.reduce(jnp.add, terms)
+
+
+def _fitted(name: str, prefix: PyTree, params: PyTree) -> PyTree:
+    """`prefix` repeated to the structure of the weights, its shapes checked."""
+    try:
+        full = jax.tree.broadcast(prefix, params)
+    except ValueError as error:
+        raise ValueError(
+            f"GaussianPrior: {name} must have a structure that is a prefix of the weights', "
+            f"{jax.tree.structure(params)}; got {jax.tree.structure(prefix)}."
+        ) from error
+
+    def check(path: Any, x: Array, w: Array) -> Array:
+        if x.ndim and x.shape != w.shape:
+            raise ValueError(
+                f"GaussianPrior: {name} must be one number or have the shape of its weights"
+                f"{jax.tree_util.keystr(path)}, {w.shape}; got a {name} of shape {x.shape}."
+            )
+        return x
+
+    return jax.tree_util.tree_map_with_path(check, full, params)
+
+
+class LinearisedModel(eqx.Module):
     """f = apply(params, hyper, x), its likelihood, prior and data: everything that fixes K = (1/T) Lᵀ J P0⁻¹ Jᵀ L.
 
     J in R^{NC x P} is the Jacobian of the outputs in the weights, Λ = L Lᵀ the curvature of the likelihood, T the
@@ -37,6 +94,11 @@ class Problem(eqx.Module):
         return jax.tree.leaves(self.inputs)[0].shape[0]
 
     @property
+    def count(self) -> int:
+        """P."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
     def outputs(self) -> int:
         """C."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs)
@@ -44,7 +106,7 @@ class Problem(eqx.Module):
         shape = getattr(found, "shape", None)
         if shape is None or len(shape) != 1:
             what = f"is a {type(found).__name__}" if shape is None else f"has shape {shape}"
-            raise ValueError(f"evidence: given a model whose output for one example {what}, allowed is one array (C,).")
+            raise ValueError(f"evidence: apply must return one array (C,) for one example; its output {what}.")
         return shape[0]
 
     @property
@@ -96,12 +158,17 @@ class Problem(eqx.Module):
         ]
         return jax.tree.unflatten(structure, scaled)
 
+    def rows(self, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]) -> Float[Array, "rows p"]:
+        """The same as one matrix."""
+        leaves = jax.tree.leaves(self.gradients(data, cotangents))
+        return jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
+
     def log_likelihood(self, data: Int[Array, " m"] | None = None) -> Float[Array, ""]:
         """Σ_n log p(y_n|f_n) over the examples `data`, or over all."""
         targets = self.targets if data is None else self.targets[data]
         return jnp.sum(jax.vmap(self.likelihood.log_likelihood)(self.logits(data), targets))
 
-    def constant(self) -> "Problem":
+    def constant(self) -> "LinearisedModel":
         """The same problem, through which no derivative flows: for what a draw may depend on."""
         return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, self)
 
@@ -114,25 +181,24 @@ class Problem(eqx.Module):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 where = f"evidence: {name}{jax.tree_util.keystr(path)}"
                 if not eqx.is_array(leaf):
-                    raise ValueError(f"{where}: given {type(leaf).__name__}, allowed are arrays.")
+                    raise ValueError(f"{where} must be an array; got a {type(leaf).__name__}.")
                 if name == "params" and not jnp.issubdtype(leaf.dtype, jnp.floating):
-                    raise ValueError(f"{where}: given {leaf.dtype} weights, allowed are floating.")
+                    raise ValueError(f"{where} must hold floating-point weights; got {leaf.dtype}.")
                 if name == "params" and leaf.size == 0:
-                    raise ValueError(f"{where}: given no weights, shape {leaf.shape}, allowed is at least one.")
+                    raise ValueError(f"{where} must hold at least one weight; got shape {leaf.shape}.")
                 if not _finite(leaf):
-                    raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
+                    raise ValueError(f"{where} must be finite; got NaN or infinite entries.")
         for name, tree in (("hyper", self.hyper), ("prior.mean", self.prior.mean)):
             for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array_like)):
                 if not _finite(leaf):
                     where = f"evidence: {name}{jax.tree_util.keystr(path)}"
-                    raise ValueError(f"{where}: given NaN or infinite entries, allowed are finite numbers.")
+                    raise ValueError(f"{where} must be finite; got NaN or infinite entries.")
         if not jax.tree.leaves(self.params):
-            raise ValueError("evidence: params: given a model without weights.")
+            raise ValueError("evidence: params must hold at least one tensor; got a model without weights.")
         lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((self.inputs, self.targets))}
         if len(lengths) != 1 or lengths <= {(), (0,)}:
             raise ValueError(
-                f"evidence: given leading axes {sorted(lengths)} of inputs and targets, allowed is one common length "
-                ">= 1."
+                f"evidence: inputs and targets must have leading axes of one common length >= 1; got {sorted(lengths)}."
             )
         if _looked_at(self.targets):
             self.likelihood.validate(self.targets, self.outputs)
@@ -149,14 +215,48 @@ def picked(name: str, params: PyTree, where: Callable[[Any], Any]) -> PyTree[boo
         found = set(jax.tree.leaves(where(jax.tree.unflatten(structure, range(len(leaves))))))
     except (KeyError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(
-            f"{name}: given a `where` that fails with {error!r} for weights of structure {structure}."
+            f"{name}: where must pick tensors of the weights {structure}; it fails with {error!r}."
         ) from error
     if not found or not found <= set(range(len(leaves))):
         raise ValueError(
-            f"{name}: given a `where` that picks {sorted(found, key=str)}, allowed are one or more of the "
-            f"{len(leaves)} tensors of the weights {structure}."
+            f"{name}: where must pick one or more of the {len(leaves)} tensors of the weights {structure}; it picks "
+            f"{sorted(found, key=str)}."
         )
     return jax.tree.unflatten(structure, [place in found for place in range(len(leaves))])
+
+
+class _Part(eqx.Module):
+    """A model as a function of some of its tensors."""
+
+    apply: Callable[[Any, Any, Any], Array]
+    fixed: PyTree
+
+    def __call__(self, params: PyTree, hyper: PyTree, x: PyTree) -> Array:
+        return self.apply(eqx.combine(params, self.fixed), hyper, x)
+
+
+def restricted(name: str, problem: LinearisedModel, where: Callable[[Any], Any]) -> tuple[LinearisedModel, PyTree]:
+    """The problem in the tensors that `where` picks alone, and the others, which are constants of the model."""
+    mask = picked(name, problem.params, where)
+    chosen, fixed = eqx.partition(problem.params, mask)
+
+    def part(prefix: PyTree) -> PyTree:
+        return eqx.filter(jax.tree.broadcast(prefix, problem.params), mask)
+
+    prior = GaussianPrior(part(problem.prior.precision), part(problem.prior.mean))
+    apply = _Part(problem.apply, fixed)
+    return eqx.tree_at(lambda p: (p.apply, p.prior, p.params), problem, (apply, prior, chosen)), fixed
+
+
+def widened(tree: PyTree) -> PyTree:
+    """Half-precision arrays in single precision, the others as they are: no factorisation exists in half."""
+
+    def one(x: Any) -> Any:
+        dtype = getattr(x, "dtype", None)
+        half = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        return x.astype(jnp.float32) if half else x
+
+    return jax.tree.map(one, tree)
 
 
 def _looked_at(x: Any) -> bool:

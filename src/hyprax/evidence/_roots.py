@@ -50,7 +50,7 @@ class Rows(AbstractRoot):
 class Eigen(AbstractRoot):
     """ℓ_k = √λ_k v_k with Λ v_k = λ_k v_k, the largest first: C - 1 rows for the softmax, and the tightest chain bound.
 
-    One C x C eigendecomposition a datum: for more than a hundred classes use [`hyprax.evidence.StickBreaking`][].
+    One C x C eigendecomposition a datum: for more than a hundred classes use [`hyprax.evidence.roots.StickBreaking`][].
     Independent outputs are their own eigenvectors.
     """
 
@@ -71,27 +71,40 @@ class StickBreaking(AbstractRoot):
     """ℓ_c = √(p_c r'/r) (e_c - Σ_{d later} p_d e_d / r'), r = Σ_{d not earlier} p_d, r' = r - p_c: C - 1 rows.
 
     With one order of the classes for all data. Two classes need one row. Independent outputs break into
-    √Λ_cc e_c. For partitions of the outputs it is much tighter than [`hyprax.evidence.Rows`][].
+    √Λ_cc e_c. For partitions of the outputs it is much tighter than [`hyprax.evidence.roots.Rows`][].
 
     **Arguments:**
 
     - `order`: the classes, the first to be broken off first; default 0, 1, ..., C-1. Classes with a large mean
-        p_c (1 - p_c) are best placed first ([`hyprax.evidence.stick_order`][]). It must not depend on the sample.
+        p_c (1 - p_c) are best placed first (`StickBreaking.ordered`). It must not depend on the sample.
     """
 
     order: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     exact = True
 
+    @classmethod
+    def ordered(cls, f: Float[Array, "n c"]) -> "StickBreaking":
+        """With the classes by mean p_c (1 - p_c), the largest first, p = softmax(f).
+
+        **Arguments:**
+
+        - `f`: logits of representative data, not of the sample that the bound is evaluated on.
+        """
+        p = jax.nn.softmax(f)
+        return cls(tuple(int(c) for c in jnp.argsort(-jnp.mean(p * (1 - p), axis=0))))
+
     def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
         if likelihood.independent:
             return likelihood.root(f)
         if not isinstance(likelihood, Categorical):
-            raise ValueError(f"StickBreaking: given {type(likelihood).__name__}, allowed is Categorical.")
+            raise ValueError(
+                f"StickBreaking: the likelihood must be Categorical or independent; got {type(likelihood).__name__}."
+            )
         classes = f.size
         order = tuple(range(classes)) if self.order is None else self.order
         if sorted(order) != list(range(classes)):
-            raise ValueError(f"StickBreaking: given order {order}, allowed is a permutation of 0..{classes - 1}.")
+            raise ValueError(f"StickBreaking: order must be a permutation of 0..{classes - 1}; got {order}.")
         places = jnp.asarray(order)
         log_p = jax.nn.log_softmax(f)[places]
         log_left = jnp.flip(jax.lax.cumlogsumexp(jnp.flip(log_p)))  # log r; by logarithms, since r may underflow
@@ -121,14 +134,3 @@ class IgnoredCovariance(AbstractRoot):
 
     def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
         return jnp.eye(f.size, dtype=f.dtype)
-
-
-def stick_order(f: Float[Array, "n c"]) -> tuple[int, ...]:
-    """The classes by mean p_c (1 - p_c), the largest first, p = softmax(f): an order for stick-breaking.
-
-    **Arguments:**
-
-    - `f`: logits of representative data, not of the sample that the bound is evaluated on.
-    """
-    p = jax.nn.softmax(f)
-    return tuple(int(c) for c in jnp.argsort(-jnp.mean(p * (1 - p), axis=0)))

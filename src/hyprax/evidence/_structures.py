@@ -6,6 +6,7 @@ or of its diagonal (Hadamard) in any orthonormal basis.
 """
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
@@ -17,9 +18,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import einsum, product
-from ._chain import log_determinant
-from ._priors import GaussianPrior
-from ._problem import Problem, picked
+from ._chain import LogDeterminant, log_determinant
+from ._kernel import TensorUse, uses
+from ._problem import GaussianPrior, LinearisedModel, restricted
 
 CHUNK_BYTES = 2**27
 LARGEST_UNROLLED = 16
@@ -36,13 +37,17 @@ class AbstractStructure(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
-        """The reduction."""
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
+        """The reduction: `upper`, and `lower` where it is log|I + Σ φφᵀ| itself."""
+
+    def random(self, problem: LinearisedModel) -> LinearisedModel:
+        """The problem in the weights that are random, where these are not all."""
+        return problem
 
 
 def accumulate(
-    problem: Problem,
+    problem: LinearisedModel,
     data: Int[Array, " m"] | None,
     cotangents: Float[Array, "m r c"],
     summand: Callable[[PyTree], PyTree],
@@ -53,7 +58,7 @@ def accumulate(
     """
 
     @eqx.filter_checkpoint
-    def part(problem: Problem, places: Array, rows: Array) -> PyTree:
+    def part(problem: LinearisedModel, places: Array, rows: Array) -> PyTree:
         gradients = problem.gradients(places, rows)
         return summand(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), gradients))
 
@@ -62,7 +67,7 @@ def accumulate(
 
 def summed(
     part: Callable[[Array, Array], PyTree],
-    problem: Problem,
+    problem: LinearisedModel,
     data: Int[Array, " m"] | None,
     cotangents: Float[Array, "m r c"],
 ) -> PyTree:
@@ -88,7 +93,7 @@ def summed(
     return total
 
 
-def without_precisions(problem: Problem) -> tuple[Problem, list[Float[Array, ""]]]:
+def without_precisions(problem: LinearisedModel) -> tuple[LinearisedModel, list[Float[Array, ""]]]:
     """The problem with δ_l = 1 for each tensor that has one precision δ_l, and 1/δ_l for all (1 for the others).
 
     Second moments are then those of that problem over δ_l, and their derivative in δ_l needs no second pass.
@@ -99,11 +104,11 @@ def without_precisions(problem: Problem) -> tuple[Problem, list[Float[Array, ""]
     return eqx.tree_at(lambda p: p.prior, problem, prior), units
 
 
-def _variances(problem: Problem) -> list[Float[Array, "..."]]:
+def _variances(problem: LinearisedModel) -> list[Float[Array, "..."]]:
     return jax.tree.leaves(problem.prior.variances(problem.params))
 
 
-def _flat(rows: PyTree) -> Float[Array, "rows p"]:
+def flat(rows: PyTree) -> Float[Array, "rows p"]:
     leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(rows)]
     return jnp.concatenate(leaves, axis=1)
 
@@ -118,12 +123,12 @@ class Full(AbstractStructure):
     exact = True
 
     def __call__(
-        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
         rows = cotangents.shape[0] * cotangents.shape[1]
-        if rows <= sum(leaf.size for leaf in jax.tree.leaves(problem.params)):
+        if rows <= problem.count:
             return log_determinant(problem.kernel(data, cotangents))
-        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(x))))
+        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(flat(x))))
 
 
 class TensorBlocks(AbstractStructure):
@@ -132,27 +137,27 @@ class TensorBlocks(AbstractStructure):
     exact = True
 
     def __call__(
-        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
         rows = cotangents.shape[0] * cotangents.shape[1]
         leaves, structure = jax.tree.flatten(problem.params)
         small = [place for place, leaf in enumerate(leaves) if leaf.size < rows]
 
         def moments(x: PyTree) -> list[Array]:
             tensors = jax.tree.leaves(x)
-            return [_moment(_flat(tensors[place])) for place in small]
+            return [_moment(flat(tensors[place])) for place in small]
 
-        total = jnp.zeros((), cotangents.dtype)
-        if small:
-            for moment in accumulate(problem, data, cotangents, moments):
-                total = total + log_determinant(moment)
+        parts = [log_determinant(moment) for moment in accumulate(problem, data, cotangents, moments)] if small else []
         variances = _variances(problem)
         for place in range(len(leaves)):
             if place not in small:
                 alone = [v if other == place else jnp.zeros_like(v) for other, v in enumerate(variances)]
                 kernel = problem.kernel(data, cotangents, jax.tree.unflatten(structure, alone))
-                total = total + log_determinant(kernel)
-        return total
+                parts.append(log_determinant(kernel))
+        upper, rounding = (
+            functools.reduce(jnp.add, x) for x in zip(*((p.upper, p.rounding) for p in parts), strict=True)
+        )
+        return LogDeterminant(upper, None, rounding)
 
 
 class Diagonal(AbstractStructure):
@@ -161,8 +166,8 @@ class Diagonal(AbstractStructure):
     exact = True
 
     def __call__(
-        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
         plain, units = without_precisions(problem)
 
         def squares(x: PyTree) -> list[Array]:
@@ -172,27 +177,30 @@ class Diagonal(AbstractStructure):
 
 
 class LastLayer(AbstractStructure):
-    """log|I + K_l| of some tensors alone, the others held fixed: the log-determinant of a last-layer Laplace posterior.
+    """Some tensors alone are random, the others are constants of the model: the evidence of a last-layer posterior.
+
+    Everything that the weights enter, the penalty and the log-determinant alike, is then over the chosen tensors; the
+    prior precisions of the others have no part in it, and no derivative.
 
     **Arguments:**
 
     - `where`: picks the tensors from the weights, as `lambda params: params["head"]`.
+    - `within`: the structure of the chosen tensors; default [`hyprax.evidence.structures.Full`][].
     """
 
     where: Callable[[Any], Any] = eqx.field(static=True)
+    within: AbstractStructure = Full()
 
     exact = False  # below the truth of the whole model
 
+    def random(self, problem: LinearisedModel) -> LinearisedModel:
+        return self.within.random(restricted("LastLayer", problem, self.where)[0])
+
     def __call__(
-        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
-        rows = cotangents.shape[0] * cotangents.shape[1]
-        chosen = picked("LastLayer", problem.params, self.where)
-        if rows <= sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(problem.params, chosen))):
-            variances = problem.prior.variances(problem.params)
-            alone = jax.tree.map(lambda is_in, v: v if is_in else jnp.zeros_like(v), chosen, variances)
-            return log_determinant(problem.kernel(data, cotangents, alone))
-        return log_determinant(accumulate(problem, data, cotangents, lambda x: _moment(_flat(eqx.filter(x, chosen)))))
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
+        found = self.within(self.random(problem), data, cotangents)
+        return LogDeterminant(found.upper, None, found.rounding)
 
 
 class Basis(eqx.Module):
@@ -266,8 +274,8 @@ class EKFAC(AbstractStructure):
     exact = True
 
     def __call__(
-        self, problem: Problem, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
-    ) -> Float[Array, ""]:
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
         plain, units = without_precisions(problem)
         constant = accumulate(plain.constant(), data, jax.lax.stop_gradient(cotangents), second_factors)
         into = bases(jax.lax.stop_gradient(constant))
@@ -275,7 +283,84 @@ class EKFAC(AbstractStructure):
         return _of_eigenvalues(units, squares)
 
 
-def _of_eigenvalues(units: list[Float[Array, ""]], squares: list[Array]) -> Float[Array, ""]:
+def _of_eigenvalues(units: list[Float[Array, ""]], squares: list[Array]) -> LogDeterminant:
     """Σ_l Σ log(1 + s_l/δ_l)."""
     terms = [jnp.sum(jnp.log1p(u * s)) for u, s in zip(units, squares, strict=True)]
-    return functools.reduce(jnp.add, terms)
+    return LogDeterminant(functools.reduce(jnp.add, terms))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """The place of a tensor among the leaves of the weights, which no transformation turns into an array."""
+
+    value: int
+
+
+class KFAC(AbstractStructure):
+    """Σ_l Σ_io log(1 + d_i e_o/δ_l), d and e the eigenvalues of A = mean a aᵀ and G = Σ g gᵀ of each use of a tensor.
+
+    a are the inputs of a matrix product (at every datum and position), g the cotangents of its outputs, δ_l the prior
+    precision of the tensor, which must be one number. The curvature Σ (a ⊗ g)(a ⊗ g)ᵀ is replaced by A ⊗ G, so the
+    result may fall on either side of the truth. Tensors that are not used in products keep their full block.
+
+    Source: Martens and Grosse 2015 (arXiv 1503.05671); for shared weights "expand" of Eschenhagen et al. 2023
+    (arXiv 2311.00636).
+    """
+
+    exact = False
+
+    def __call__(
+        self, problem: LinearisedModel, data: Int[Array, " m"] | None, cotangents: Float[Array, "m r c"]
+    ) -> LogDeterminant:
+        check_precisions(problem)
+        m = cotangents.shape[0]
+        total = summed(lambda places, rows: moments(problem, places, rows, m), problem, data, cotangents)
+        return LogDeterminant(reduced(problem, spectra(total)))
+
+
+Moments: TypeAlias = list[tuple[Numbered, Float[Array, "_ _ _"], Float[Array, "_ _ _"]]]
+"""For each use of a tensor: the number of its leaf, A and G, of B groups."""
+
+Spectra: TypeAlias = list[tuple[Numbered, Float[Array, "_ _"], Float[Array, "_ _"]]]
+"""For each use of a tensor: the number of its leaf, and the eigenvalues of A and G."""
+
+
+def check_precisions(problem: LinearisedModel) -> None:
+    """Refuse precisions that no product of two factors can hold."""
+    if any(v.ndim for v in jax.tree.leaves(problem.prior.variances(problem.params))):
+        raise ValueError("KFAC: a prior precision must be one number for each tensor; got one for each weight.")
+
+
+def moments(problem: LinearisedModel, data: Int[Array, " m"], cotangents: Float[Array, "m r c"], total: int) -> Moments:
+    """The share of some of `total` examples in A (a mean over examples and positions) and in G (a sum)."""
+    found = uses(problem.apply, problem.params, problem.hyper, problem.examples(data), cotangents)
+    return [(Numbered(use.number), *_moments(use, total)) for use in found]
+
+
+def spectra(total: Moments) -> Spectra:
+    """The eigenvalues of all factors."""
+    return [(number, jnp.linalg.eigvalsh(left), jnp.linalg.eigvalsh(right)) for number, left, right in total]
+
+
+def reduced(problem: LinearisedModel, found: Spectra) -> Float[Array, ""]:
+    """Σ_l Σ_io log(1 + d_i e_o/δ_l)."""
+    variances = jax.tree.leaves(problem.prior.variances(problem.params))
+    value = jnp.zeros((), problem.dtype)
+    for number, d, e in found:
+        products = jnp.maximum(d[..., :, None] * e[..., None, :], 0.0)
+        value = value + jnp.sum(jnp.log1p(variances[number.value] * products))
+    return value
+
+
+def _moments(use: TensorUse, examples: int) -> tuple[Float[Array, "b i i"], Float[Array, "b o o"]]:
+    """The share of some examples in A (a mean over `examples` and positions) and in G (a sum)."""
+    if use.rows is not None:
+        rows = use.rows.reshape(-1, int(np.prod(use.rows.shape[2:])))
+        share = use.rows.shape[0] / examples  # the chunks' shares add up to 1: the block is G itself
+        return jnp.full((1, 1, 1), share, rows.dtype), product(rows.T, rows)[None]
+    assert use.a is not None
+    assert use.g is not None
+    positions = use.a.shape[2]
+    left = einsum("mbsi,mbsj->bij", use.a, use.a) / (examples * positions)
+    return left, einsum("mrbso,mrbsp->bop", use.g, use.g)

@@ -1,4 +1,4 @@
-"""The tangent bound: stochastic EKFAC, made a bound by a linear correction."""
+"""The tangent bound, stochastic EKFAC made a bound by a linear correction; and the choice between estimators."""
 
 import equinox as eqx
 import jax
@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import einsum
+from ._chain import LogDeterminant
 from ._designs import check_size, subset
-from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind, LogDeterminant, cotangents
-from ._problem import Problem
+from ._estimator import AbstractAdaptive, AbstractEstimator, Chain, EstimatorKind, check_part, cotangents
+from ._problem import LinearisedModel
 from ._roots import Rows
 from ._structures import Basis, Factors, accumulate, bases, projected_squares, second_factors, without_precisions
 
@@ -37,9 +38,9 @@ class Tangent(AbstractEstimator):
 
     def __check_init__(self):
         if self.reference is None and (self.size < 2 or self.size % 2):
-            raise ValueError(f"Tangent: given size {self.size} for two halves, allowed are even numbers >= 2.")
+            raise ValueError(f"Tangent: size must be an even number >= 2, for two halves; got {self.size}.")
 
-    def __call__(self, problem: Problem, key: Array) -> LogDeterminant:
+    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         first, second = jax.random.split(key)
         if self.reference is not None:
             return LogDeterminant(_sided(problem, self.size, first, self.reference, second))
@@ -49,7 +50,7 @@ class Tangent(AbstractEstimator):
         return LogDeterminant((there + back) / 2)
 
 
-def _sided(problem: Problem, size: int, key: Array, reference: int, reference_key: Array) -> Float[Array, ""]:
+def _sided(problem: LinearisedModel, size: int, key: Array, reference: int, reference_key: Array) -> Float[Array, ""]:
     check_size("Tangent", size, problem.size, "data")
     past = _reference("Tangent: reference", problem, reference, reference_key)
     return tangent(problem, *draw(problem, size, key), past, reference)[0]
@@ -89,25 +90,26 @@ class AdaptiveTangent(AbstractAdaptive):
     def __check_init__(self):
         if not (0 <= self.decay < 1) or self.refresh < 1:
             raise ValueError(
-                f"AdaptiveTangent: given decay {self.decay}, refresh {self.refresh}, allowed are 0 <= decay < 1, "
-                "refresh >= 1."
+                f"AdaptiveTangent: decay must be in [0, 1) and refresh >= 1; got {self.decay} and {self.refresh}."
             )
 
     @property
     def kind(self) -> EstimatorKind:
         return "bound"
 
-    def init(self, problem: Problem, key: Array) -> TangentState:
+    def init(self, problem: LinearisedModel, key: Array) -> TangentState:
         """The state before the first draw, from rows of its own."""
-        return _reference("AdaptiveTangent", problem, self.size, key)
+        return _compiled_reference("AdaptiveTangent", problem, self.size, key)
 
-    def __call__(self, problem: Problem, key: Array, state: TangentState) -> tuple[LogDeterminant, TangentState]:
+    def __call__(
+        self, problem: LinearisedModel, key: Array, state: TangentState
+    ) -> tuple[LogDeterminant, TangentState]:
         """The bound at the past's basis and s̃, and the state with the fresh rows added."""
         check_size("AdaptiveTangent", self.size, problem.size, "data")
         return self.drawn(problem, *draw(problem, self.size, key), state)
 
     def drawn(
-        self, problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"], state: TangentState
+        self, problem: LinearisedModel, data: Int[Array, " m"], signs: Float[Array, "m c 1"], state: TangentState
     ) -> tuple[LogDeterminant, TangentState]:
         """The same for a draw that is given."""
         seen = self.size * (1 + self.decay) / (1 - self.decay)  # as many equally weighted rows have this variance
@@ -122,7 +124,7 @@ class AdaptiveTangent(AbstractAdaptive):
         return LogDeterminant(value), TangentState(factors, basis, squares, state.draws + 1)
 
 
-def _reference(name: str, problem: Problem, size: int, key: Array) -> TangentState:
+def _reference(name: str, problem: LinearisedModel, size: int, key: Array) -> TangentState:
     """Basis and second moments of rows of their own."""
     check_size(name, size, problem.size, "data")
     plain, _ = without_precisions(problem.constant())
@@ -135,8 +137,11 @@ def _reference(name: str, problem: Problem, size: int, key: Array) -> TangentSta
     return jax.lax.stop_gradient(TangentState(factors, basis, squares, jnp.zeros((), jnp.int32)))
 
 
+_compiled_reference = eqx.filter_jit(_reference)
+
+
 def tangent(
-    problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"], past: TangentState, seen: float
+    problem: LinearisedModel, data: Int[Array, " m"], signs: Float[Array, "m c 1"], past: TangentState, seen: float
 ) -> tuple[Float[Array, ""], tuple[list[Array], Factors]]:
     """U of fresh rows at a basis and s̃ that know nothing of them; and what the rows say of second moments and factors.
 
@@ -180,14 +185,90 @@ def guess(
     return 0.5 * shrunk(squares) + 0.5 * jnp.outer(along, across) / total
 
 
-def draw(problem: Problem, size: int, key: Array) -> tuple[Int[Array, " m"], Float[Array, "m c 1"]]:
+def draw(problem: LinearisedModel, size: int, key: Array) -> tuple[Int[Array, " m"], Float[Array, "m c 1"]]:
     """Data without replacement, and ξ = ±1 for each output of each."""
     data_key, sign_key = jax.random.split(key)
     data = subset(size, problem.size, data_key)
     return data, jax.random.rademacher(sign_key, (size, problem.outputs, 1), problem.dtype)
 
 
-def _rows(problem: Problem, data: Int[Array, " m"], signs: Float[Array, "m c 1"]) -> Float[Array, "m 1 c"]:
+def _rows(problem: LinearisedModel, data: Int[Array, " m"], signs: Float[Array, "m c 1"]) -> Float[Array, "m 1 c"]:
     """The cotangents L ξ √(N/B): the mean of the outer products of their rows is the curvature."""
     scale = jnp.sqrt(jnp.asarray(problem.size / data.shape[0], problem.dtype))
     return scale * cotangents(problem, Rows(), data, signs)
+
+
+class ChoiceState(eqx.Module):
+    """Smoothed values of each estimator over past draws, and how many draws there were."""
+
+    means: Float[Array, " k"]
+    steps: Int[Array, ""]
+
+
+class Choice(AbstractAdaptive):
+    """The estimator with the least smoothed `upper` over PAST draws, then drawn afresh: a bound if all are.
+
+    The least of several noisy bounds, or a choice by the current draw, is not a bound; a choice that is independent of
+    the draw is. Every `refresh` draws all estimators are evaluated and m <- decay m + (1 - decay) upper; in between,
+    the chosen one alone.
+
+    **Arguments:**
+
+    - `estimators`: default the chain and the tangent bound.
+    - `decay`: of the smoothing, in [0, 1).
+    - `refresh`: how often all are evaluated.
+    """
+
+    estimators: tuple[AbstractEstimator, ...] = (Chain(), Tangent())
+    decay: float = eqx.field(static=True, default=0.7)
+    refresh: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        if not self.estimators:
+            raise ValueError("Choice: estimators must be at least one; got none.")
+        for estimator in self.estimators:
+            check_part("Choice: estimators", estimator, AbstractEstimator, "Chain(OneRow(64))")
+        if not (0 <= self.decay < 1) or self.refresh < 1:
+            raise ValueError(f"Choice: decay must be in [0, 1) and refresh >= 1; got {self.decay} and {self.refresh}.")
+
+    @property
+    def kind(self) -> EstimatorKind:
+        """`bound` if all estimators are."""
+        return "bound" if all(e.kind == "bound" for e in self.estimators) else "estimated"
+
+    def init(self, problem: LinearisedModel, key: Array) -> ChoiceState:
+        """The state before the first draw, in which the first estimator is chosen."""
+        return ChoiceState(jnp.zeros(len(self.estimators), problem.dtype), jnp.zeros((), jnp.int32))
+
+    def chosen(self, state: ChoiceState) -> Int[Array, ""]:
+        """The place of the estimator that the next draw uses."""
+        return jnp.argmin(state.means).astype(jnp.int32)
+
+    def __call__(self, problem: LinearisedModel, key: Array, state: ChoiceState) -> tuple[LogDeterminant, ChoiceState]:
+        """The chosen estimate, and the next state."""
+
+        def branch(estimator: AbstractEstimator):
+            def evaluate(problem: LinearisedModel, key: Array) -> LogDeterminant:
+                sides = estimator(problem, key)
+                nothing = jnp.full_like(sides.upper, -jnp.inf)  # a true lower side that says nothing
+                rounding = jnp.asarray(sides.rounding, sides.upper.dtype)
+                return LogDeterminant(sides.upper, nothing if sides.lower is None else sides.lower, rounding)
+
+            return evaluate
+
+        branches = [branch(estimator) for estimator in self.estimators]
+        chosen_key, *keys = jax.random.split(key, 1 + len(branches))
+        arrays, static = eqx.partition(problem, eqx.is_array)
+        sides = jax.lax.switch(
+            self.chosen(state),
+            [lambda arrays, key, b=b: b(eqx.combine(arrays, static), key) for b in branches],
+            arrays,
+            chosen_key,
+        )
+
+        def refreshed(means: Array) -> Array:
+            now = jnp.stack([b(problem.constant(), k).upper for b, k in zip(branches, keys, strict=True)])
+            return jnp.where(state.steps == 0, now, self.decay * means + (1 - self.decay) * now)
+
+        means = jax.lax.cond(state.steps % self.refresh == 0, refreshed, lambda means: means, state.means)
+        return sides, ChoiceState(jax.lax.stop_gradient(means), state.steps + 1)

@@ -1,6 +1,7 @@
 """A posteriori bounds on the error of a hypergradient at an approximate optimum."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
 from ._a_priori import a_priori_bound
-from ._constants import Constants
+from ._constants import INFLATION, Constants
 from ._inner_loss import AbstractInnerLoss, Point
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss, unit_roundoff
@@ -20,7 +21,6 @@ from .families._norms import DesignNorms, measured
 
 HYPERGRADIENT = "‖grad - dF/d hyper‖₂"
 VALUE = "|value - F(hyper)|"
-INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
 
 OuterLoss = Callable[[PyTree, PyTree, Any], Float[Array, ""]]
 
@@ -73,7 +73,7 @@ class AbstractCertifier(eqx.Module):
         """The same bound with what depends on the data alone worked out; once, on the host. Refuses what cannot be."""
 
     @abc.abstractmethod
-    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+    def assumed_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         """The μ that the bound assumes, 0 where it assumes none: a measured curvature below it disproves the bound."""
 
     @abc.abstractmethod
@@ -101,7 +101,7 @@ class NoCertifier(AbstractCertifier):
     def prepare(self, loss, outer, outer_data):
         return self
 
-    def strong_convexity(self, point, hyper, loss):
+    def assumed_convexity(self, point, hyper, loss):
         return jnp.zeros((), tree_dtype(point.params))
 
     def certify(self, evaluation: Evaluation) -> Certified:
@@ -143,7 +143,7 @@ class EhrhardtRoberts(AbstractCertifier):
     constants: Callable[[PyTree, PyTree], Constants] | Constants | None = None
     lipschitz_outer: float | Array | None = None
     lipschitz_direct: float | Array | None = None
-    outer_norms: DesignNorms | None = None
+    outer_norms: DesignNorms | None = eqx.field(default_factory=lambda: None, init=False)
 
     of_float64: ClassVar[bool] = True
     citations: ClassVar[tuple[str, ...]] = (
@@ -168,7 +168,8 @@ class EhrhardtRoberts(AbstractCertifier):
                 )
             norms, _ = measured(outer_data[0])
             lipschitz = outer.loss.curvature * norms.gram / norms.rows.size
-            prepared = EhrhardtRoberts(self.constants, lipschitz, jnp.zeros(()), norms)
+            found = dataclasses.replace(self, lipschitz_outer=lipschitz, lipschitz_direct=jnp.zeros(()))
+            prepared = eqx.tree_at(lambda c: c.outer_norms, found, norms, is_leaf=lambda x: x is None)
         elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):
             raise ValueError(
                 "EhrhardtRoberts: lipschitz_outer requires lipschitz_direct beside it (0 where "
@@ -197,7 +198,7 @@ class EhrhardtRoberts(AbstractCertifier):
             return "Ehrhardt-Roberts a posteriori, analytic constants, rounding included"
         return "Ehrhardt-Roberts a posteriori, given the user's constants, in exact arithmetic"
 
-    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+    def assumed_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         return self._constants(point, hyper, loss).strong_convexity
 
     def certify(self, evaluation: Evaluation) -> Certified:
@@ -223,7 +224,7 @@ class EhrhardtRoberts(AbstractCertifier):
     def value(self, evaluation: Evaluation) -> Certificate:
         """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖ ε + ½ L_f ε², ε = ‖∇g(ŵ)‖/μ, and the rounding of f where the structure is known."""
         e, norms = evaluation, self.outer_norms
-        mu, lipschitz = self.strong_convexity(e.point, e.hyper, e.loss), self._outer_constants()[0]
+        mu, lipschitz = self.assumed_convexity(e.point, e.hyper, e.loss), self._outer_constants()[0]
         norm, slope, own = tree_norm(e.point.grad), tree_norm(e.outer_grad), jnp.zeros_like(e.point.value)
         if isinstance(e.loss, GeneralisedLinear) and isinstance(e.outer, MeanLoss) and norms is not None:
             params, unit = e.point.params, unit_roundoff(e.point.params)

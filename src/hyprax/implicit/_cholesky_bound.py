@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import Certificate
 from .._products import product
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
+from ._constants import INFLATION
 from ._family_bounds import AbstractFamilyCertifier, as_computed, convex_or_infinite, family_of
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
-    INFLATION,
     adjoint_reach,
     finite_or_infinite,
     free_bound,
@@ -120,7 +120,7 @@ class CholeskyCertifier(AbstractFamilyCertifier):
     Source: own derivation.
     """
 
-    outer_norms: DesignNorms | None = None
+    outer_norms: DesignNorms | None = eqx.field(default_factory=lambda: None, init=False)
 
     METHOD: ClassVar[str] = "self-concordance in the norm of the Hessian, by Cholesky, rounding included"
 

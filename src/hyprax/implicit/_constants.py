@@ -3,6 +3,9 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
+INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
+UNIT = 2.0**-53  # the unit roundoff of float64
+
 
 class Constants(eqx.Module):
     """Smoothness of the inner loss g(w, λ), in the Euclidean norm, λ in unconstrained coordinates.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -11,13 +12,13 @@ from .._hyper import natural
 from .._trees import tree_dtype, tree_norm
 from ._bounds import (
     HYPERGRADIENT,
-    INFLATION,
     VALUE,
     AbstractCertifier,
     Certified,
     Evaluation,
     unimproved,
 )
+from ._constants import INFLATION
 from ._inner_loss import AbstractInnerLoss, Point
 
 Constant = Float[Array, ""] | float
@@ -48,44 +49,33 @@ class DirectionalCertifier(AbstractCertifier):
     Source: own derivation; the proof is the three lines above.
     """
 
-    strong_convexity_constant: Constant | Callable[[PyTree, PyTree], Constant]
-    mixed_change: Callable[[PyTree, PyTree, PyTree, Array], Constant]
-    mixed_norm: Callable[[PyTree, PyTree, Array], Constant]
-    residual_change: Callable[[PyTree, PyTree, PyTree, Array], Constant]
-    direct_change: Callable[[PyTree, PyTree, Array], Constant] | None
-    outer_slope: Callable[[PyTree, PyTree, Array], Constant] | None
+    strong_convexity: Constant | Callable[[PyTree, PyTree], Constant]
+    mixed_change: Callable[[PyTree, PyTree, PyTree, Array], Constant] = eqx.field(kw_only=True)
+    mixed_norm: Callable[[PyTree, PyTree, Array], Constant] = eqx.field(kw_only=True)
+    residual_change: Callable[[PyTree, PyTree, PyTree, Array], Constant] = eqx.field(kw_only=True)
+    direct_change: Callable[[PyTree, PyTree, Array], Constant] | None = eqx.field(default=None, kw_only=True)
+    outer_slope: Callable[[PyTree, PyTree, Array], Constant] | None = eqx.field(default=None, kw_only=True)
 
     of_float64: ClassVar[bool] = True
     METHOD: ClassVar[str] = "directional, given the user's constants, in exact arithmetic"
 
-    def __init__(
-        self,
-        strong_convexity: Constant | Callable[[PyTree, PyTree], Constant],
-        *,
-        mixed_change: Callable[[PyTree, PyTree, PyTree, Array], Constant],
-        mixed_norm: Callable[[PyTree, PyTree, Array], Constant],
-        residual_change: Callable[[PyTree, PyTree, PyTree, Array], Constant],
-        direct_change: Callable[[PyTree, PyTree, Array], Constant] | None = None,
-        outer_slope: Callable[[PyTree, PyTree, Array], Constant] | None = None,
-    ):
-        if isinstance(strong_convexity, int | float) and not strong_convexity > 0:
-            raise ValueError(f"DirectionalCertifier: strong_convexity must be > 0; got {strong_convexity}.")
-        self.strong_convexity_constant = strong_convexity
-        self.mixed_change, self.mixed_norm, self.residual_change = mixed_change, mixed_norm, residual_change
-        self.direct_change, self.outer_slope = direct_change, outer_slope
+    def __check_init__(self):
+        mu = self.strong_convexity
+        if isinstance(mu, int | float) and not mu > 0:
+            raise ValueError(f"DirectionalCertifier: strong_convexity must be > 0; got {mu}.")
 
     def prepare(self, loss, outer, outer_data) -> "DirectionalCertifier":
         return self
 
-    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
-        mu = self.strong_convexity_constant
+    def assumed_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+        mu = self.strong_convexity
         mu = mu(point.params, natural(hyper)) if callable(mu) else mu
         return jnp.asarray(mu, tree_dtype(point.params))
 
     def certify(self, evaluation: Evaluation) -> Certified:
         e, params, hyper = evaluation, evaluation.point.params, natural(evaluation.hyper)
         dtype = tree_dtype(params)
-        mu = self.strong_convexity(e.point, e.hyper, e.loss)
+        mu = self.assumed_convexity(e.point, e.hyper, e.loss)
         radius = INFLATION * tree_norm(e.point.grad) / mu
         residual = tree_norm(e.residual)
         of_mixed = jnp.asarray(self.mixed_change(params, hyper, e.adjoint, radius), dtype)
@@ -111,7 +101,7 @@ class DirectionalCertifier(AbstractCertifier):
         dtype = tree_dtype(point.params)
         if self.outer_slope is None:
             return NoCertificate("DirectionalCertifier bounds values only where `outer_slope=` is given", dtype)
-        mu = self.strong_convexity(point, hyper, evaluation.loss)
+        mu = self.assumed_convexity(point, hyper, evaluation.loss)
         radius = INFLATION * tree_norm(point.grad) / mu
         bound = INFLATION * radius * jnp.asarray(self.outer_slope(point.params, natural(hyper), radius), dtype)
         bound = jnp.where((mu > 0) & jnp.isfinite(bound), bound, jnp.inf)

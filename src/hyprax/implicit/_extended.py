@@ -4,16 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._constants import INFLATION, UNIT
 from ._double_double import DoubleDouble, lifted
 from ._inner_loss import Point
-from ._self_concordance import INFLATION, Residuals
+from ._self_concordance import Residuals
 from .families._design import Design
 from .families._exact_products import exact_backward, exact_forward, extended_unit
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss, over
 from .families._norms import DesignNorms
-
-UNIT = 2.0**-53
 
 
 def _weighted(loss: GeneralisedLinear, rows: DoubleDouble, hyper: PyTree) -> DoubleDouble:

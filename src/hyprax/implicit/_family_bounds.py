@@ -1,7 +1,6 @@
 """What the bounds of families by self-concordance share, and the one of them that is free."""
 
 import abc
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -14,13 +13,13 @@ from .._trees import tree_cast, tree_dtype, tree_norm, tree_sub
 from ._answers import TwoSidedCertificate
 from ._bounds import (
     HYPERGRADIENT,
-    INFLATION,
     VALUE,
     AbstractCertifier,
     Certified,
     Evaluation,
     OuterLoss,
 )
+from ._constants import INFLATION
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     Enclosure,
@@ -60,9 +59,9 @@ class AbstractFamilyCertifier(AbstractCertifier):
                 "losses of unknown structure. Use hx.implicit.LookAheadEstimate(), "
                 "hx.implicit.EhrhardtRoberts(constants=...) or hx.implicit.NoCertifier()."
             )
-        return dataclasses.replace(self, outer_norms=measured(outer_data[0])[0])
+        return eqx.tree_at(lambda c: c.outer_norms, self, measured(outer_data[0])[0], is_leaf=lambda x: x is None)
 
-    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+    def assumed_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         assert isinstance(loss, GeneralisedLinear)  # `prepare` has refused anything else
         return loss.strong_convexity(hyper)
 
@@ -119,7 +118,7 @@ class ResidualCertifier(AbstractFamilyCertifier):
     Tran-Dinh (Math. Prog. 178, 2019).
     """
 
-    outer_norms: DesignNorms | None = None
+    outer_norms: DesignNorms | None = eqx.field(default_factory=lambda: None, init=False)
 
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         e = evaluation

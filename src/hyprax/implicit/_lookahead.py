@@ -12,10 +12,11 @@ from .._trees import tree_sub
 from ._adjoint_solvers import conjugate_gradients
 from ._answers import STATUS, TwoSidedCertificate
 from ._bounds import HYPERGRADIENT, Certified, Evaluation
+from ._constants import INFLATION
 from ._extended import extended_residuals
 from ._family_bounds import AbstractFamilyCertifier, convex_or_infinite, entries_of, family_of
 from ._inner_loss import Point
-from ._self_concordance import INFLATION, Enclosure, Residuals, free_bound, geometry, plain_residuals
+from ._self_concordance import Enclosure, Residuals, free_bound, geometry, plain_residuals
 from .families._norms import DesignNorms
 
 
@@ -82,7 +83,7 @@ class LookAhead(AbstractFamilyCertifier):
     relative: float = 1e-3
     rounds: int = 6
     extended: bool = True
-    outer_norms: DesignNorms | None = None
+    outer_norms: DesignNorms | None = eqx.field(default_factory=lambda: None, init=False)
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{bach2010selfconcordant, author = {Bach, Francis},

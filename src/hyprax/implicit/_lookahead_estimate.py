@@ -68,7 +68,7 @@ class LookAheadEstimate(AbstractCertifier):
     def prepare(self, loss, outer, outer_data) -> "LookAheadEstimate":
         return self
 
-    def strong_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
+    def assumed_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         return jnp.zeros((), tree_dtype(point.params))
 
     def certify(self, evaluation: Evaluation) -> Certified:

@@ -139,7 +139,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         )
         certifier = self._certifier(hyper)
         certified = certifier.certify(evaluation)
-        assumed = certifier.strong_convexity(point, hyper, loss)
+        assumed = certifier.assumed_convexity(point, hyper, loss)
         curvature = jnp.minimum(rayleigh_quotient(evaluation), solved.curvature)
         stats = ImplicitStats(
             inner_gradient_norm=tree_norm(point.grad),

@@ -9,14 +9,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._constants import Rounding
+from ._constants import INFLATION, Rounding
 from ._inner_loss import Point
 from .families._design import Design, forward, forward_squared
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss, prediction_rounding, unit_roundoff
 from .families._norms import DesignNorms
-
-INFLATION = 1 + 1e-6  # for the rounding of the norms and sums in the bounds themselves
 
 
 class Residuals(eqx.Module):

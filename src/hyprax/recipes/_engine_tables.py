@@ -151,15 +151,15 @@ class Evidence(Table):
     """Which estimate of the Laplace evidence, and from how many data."""
 
     estimator: Literal[
-        "chain", "midpoint", "partition", "tangent", "choice", "full", "ekfac", "kfac", "diagonal", "last-layer",
-        "lanczos"
-    ] = "chain"  # fmt: skip
+        "auto", "chain", "midpoint", "partition", "tangent", "choice", "full", "ekfac", "kfac", "diagonal",
+        "last-layer", "lanczos"
+    ] = Field(default="auto", description="auto: of all data where that is cheap, else chain")  # fmt: skip
     size: Count = Field(default=128, description="data of each draw, at most all")
     temperature: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _size_of_a_draw(self) -> "Evidence":
-        drawn = ("chain", "midpoint", "partition", "tangent", "choice")
+        drawn = ("auto", "chain", "midpoint", "partition", "tangent", "choice")
         if "size" in self.model_fields_set and self.estimator not in drawn:
             raise left_out("evidence.size", f'estimator = "{self.estimator}"', quoted(drawn))
         return self

@@ -11,26 +11,24 @@ from jaxtyping import PyTree
 
 from .._hyper import natural
 from ..evidence import (
-    EKFAC,
-    KFAC,
     AbstractAdaptive,
     AbstractEstimator,
     AdaptiveTangent,
     Categorical,
     Chain,
     Choice,
-    Diagonal,
     EvidenceObjective,
     FullData,
     Gaussian,
     GaussianPrior,
     Lanczos,
-    LastLayer,
     Midpoint,
-    OneRow,
     Partition,
+    Schedule,
     Tangent,
 )
+from ..evidence.designs import OneRow
+from ..evidence.structures import EKFAC, KFAC, Diagonal, LastLayer
 from ._data import Splits, check_batch_size
 from ._engine_tables import Evidence, Training
 from ._errors import RecipeError, Source, as_error
@@ -42,7 +40,7 @@ from ._schema import Recipe
 
 
 def evidenced(source: Source, recipe: Recipe, splits: Splits) -> Job:
-    """F(δ, σ): minus the log evidence a datum, δ the precisions of the prior and σ the noise of numbers."""
+    """F(δ, σ): the negative log evidence per example, δ the precisions of the prior and σ the noise of numbers."""
     net, asked = network_of(recipe, splits), recipe.training
     key = jax.random.key(asked.seed)
     params = net.init(jax.random.fold_in(key, 0))
@@ -67,8 +65,8 @@ def evidenced(source: Source, recipe: Recipe, splits: Splits) -> Job:
             prior=lambda hyper: GaussianPrior({**fixed, **hyper}["precision"]),
             temperature=recipe.evidence.temperature,
             estimator=estimator(recipe.evidence, size, net.last),
-            optimiser=transformation(asked),
-            train_steps=asked.steps,
+            schedule=Schedule(every=asked.steps),
+            optimizer=transformation(asked),
             batch_size=size if asked.batch_size is None else asked.batch_size,
             key=jax.random.fold_in(key, 1),
         )
@@ -91,14 +89,18 @@ def _hyper(recipe: Recipe, params: PyTree) -> dict[str, Any]:
     return {"precision": precision, "noise": leaf(noise, noise.start)}
 
 
-def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | AbstractAdaptive:
-    """The estimator by its name, for a training part of so many examples and a network with this last layer.
+def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | AbstractAdaptive | None:
+    """The estimator by its name, `None` for the engine's own choice.
+
+    For a training part of so many examples, and a network with this last layer.
 
     **Raises:** `RecipeError` for one that needs a package that is not there.
     """
     size = min(asked.size, examples)
     chain = Chain(OneRow(size))
     match asked.estimator:
+        case "auto":
+            return chain if "size" in asked.model_fields_set else None
         case "chain":
             return chain
         case "midpoint":
@@ -126,7 +128,7 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
 
 
 def transformation(asked: Training) -> optax.GradientTransformation:
-    """The optimiser of the weights, of optax."""
+    """The optimizer of the weights, of optax."""
     match asked.optimizer:
         case "momentum":
             return optax.sgd(asked.learning_rate, momentum=asked.momentum)

@@ -11,7 +11,7 @@ from ._bernstein import Array
 from ._dual import ReadoutDuals
 from ._margins import classes_of
 from ._series import PENALTY, Features, Scores, cover, gamma, ridge_outputs, score
-from ._task import Split, Task
+from ._task import Split, Task, check_domain
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def activation_dual(
 
     Source: Balcan, Nguyen, Sharma (2025), arXiv 2501.13734, section on activation interpolation.
     """
-    a, b = _domain(domain)
+    a, b = check_domain(domain, "activation_dual", "")
     if not penalty > 0 or not np.isfinite(penalty):
         raise ValueError(f"penalty must be positive and finite; got {penalty}.")
     if len(layers) not in (1, 2):
@@ -296,10 +296,3 @@ def _layer(pair: tuple[Any, Any], index: int) -> tuple[Array, Array]:
     if bias.shape != matrix.shape[1:] or not np.all(np.isfinite(bias)):
         raise ValueError(f"layers[{index}][1] must hold {matrix.shape[1]} finite numbers; got shape {bias.shape}.")
     return matrix, bias
-
-
-def _domain(domain: tuple[float, float]) -> tuple[float, float]:
-    a, b = float(domain[0]), float(domain[1])
-    if not a < b or not np.isfinite(a) or not np.isfinite(b):
-        raise ValueError(f"domain must be (a, b) with finite a < b; got {domain}.")
-    return a, b

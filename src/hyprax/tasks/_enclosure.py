@@ -9,6 +9,7 @@ import numpy as np
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
 from ._series import gamma
+from ._task import check_domain
 
 
 class Chord(NamedTuple):
@@ -83,9 +84,7 @@ def chords_of(
     problem: Any, domain: tuple[float, float], accept: Callable[[Any, float, float], bool], most_solves: int
 ) -> tuple[Array, list[Any]]:
     """Ends of intervals and the chords on them, each halved until `accept(chord, a, b)`."""
-    a, b = (float(x) for x in domain)
-    if not (np.isfinite(a) and np.isfinite(b) and a < b):
-        raise ValueError(f"the domain must be (a, b) with finite a < b; got {domain}.")
+    a, b = check_domain(domain, "enclose", "")
     left = problem.solve(a, None)
     stack, solves = [(a, left, b, problem.solve(b, problem.between(left, left)))], 2
     edges, chords = [a], []

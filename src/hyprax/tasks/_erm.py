@@ -1,7 +1,7 @@
 """One hyperparameter for many tasks: the global minimum of the mean dual, with what is known of its error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -115,7 +115,7 @@ class GlobalOptimum:
     r"""The answer of [`erm`][hyprax.tasks.erm]: `hyper` = α with `lower <= min mean f <= mean f(α) <= upper`."""
 
     hyper: float
-    """The hyperparameter; where the mean jumps, the limit of the lower side is meant."""
+    """The hyperparameter."""
     value: float
     """The mean loss there, as computed."""
     lower: float
@@ -256,7 +256,7 @@ def erm(
         how = f"branch and bound, {count} intervals"
     else:
         mean = PiecewiseFunction.mean(functions)
-        best = mean.minimise()
+        best = _attained(mean, mean.minimise())
         epsilon = 0.01 * abs(best.value) if epsilon is None else epsilon
         # The least value is at most `upper`: every α within epsilon of it is at most epsilon above.
         near = mean.level_set(float(np.nextafter(best.upper + epsilon, np.inf)))
@@ -273,6 +273,15 @@ def erm(
         best.hyper, best.value, best.lower, best.upper, float(epsilon), near, mean, duals, names, optima, left_out,
         loose, certificate,
     )  # fmt: skip
+
+
+def _attained(mean: PiecewiseFunction, best: Extremum) -> Extremum:
+    """The minimum at a point that has it: one step of the floating-point grid to the left of a jump upwards."""
+    left = float(np.nextafter(best.hyper, -np.inf))
+    if float(mean.enclose(best.hyper)[1]) <= best.upper or left < mean.domain[0]:
+        return best
+    value, upper = float(mean(left)), float(mean.enclose(left)[1])
+    return replace(best, hyper=left, value=value, upper=max(upper, best.lower))
 
 
 def _listed(names: Sequence[str]) -> str:

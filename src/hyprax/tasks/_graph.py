@@ -10,6 +10,7 @@ from ._dual import ReadoutDuals
 from ._kernel import Graph, Kernel, Matrix, WeightSeries, row_sums
 from ._margins import classes_of
 from ._series import PENALTY, Features, Outputs, Scores, cover, gamma, ridge_outputs, score, solve_spd
+from ._task import check_domain
 
 _FAR = (
     "Nodes that are far from all others there (weights vanish) need a larger hyperparameter, edges of their own, or to "
@@ -60,7 +61,7 @@ def label_propagation_dual(
     Source: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions".
     """
     graph = Graph(distances, edges, loops=False)
-    a, b = _domain(domain)
+    a, b = check_domain(domain, "label_propagation_dual", "")
     kernel.check(graph.values, a, b)
     given = _nodes(labelled, graph.n, "labelled")
     free = np.setdiff1d(np.arange(graph.n), given)
@@ -118,7 +119,7 @@ def sgc_dual(
     normalisation `D^-1/2 A D^-1/2`).
     """
     graph = Graph(distances, edges, loops=True)
-    a, b = _domain(domain)
+    a, b = check_domain(domain, "sgc_dual", "")
     kernel.check(graph.values, a, b)
     x = np.asarray(features, dtype=np.float64)
     if x.ndim != 2 or len(x) != graph.n or not np.all(np.isfinite(x)):
@@ -143,13 +144,6 @@ def sgc_dual(
         return score(ridge_outputs(both[0], targets, both[1], penalty, degree), check, truth, degree)
 
     return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual", PENALTY), len(scored), truth is not None)
-
-
-def _domain(domain: tuple[float, float]) -> tuple[float, float]:
-    a, b = (float(x) for x in domain)
-    if not (np.isfinite(a) and np.isfinite(b) and a < b):
-        raise ValueError(f"domain must be (a, b) with finite a < b; got {domain}.")
-    return a, b
 
 
 def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Array, Array | None]:

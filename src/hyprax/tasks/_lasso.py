@@ -104,7 +104,7 @@ def elastic_net_path(
     (data that are too ill-conditioned for float64).
     """
     split = Split(X, y, X, y)
-    domain = check_domain(domain, "elastic_net_path", positive=False)
+    domain = check_domain(domain, "elastic_net_path", "0 <= ")
     found = _path(split, domain, penalty2, intercept, "elastic_net_path")
     w, centred = found.weights, found.centred
     intercepts = centred.y.mean[0, 0] - w @ (centred.X.mean[0] if intercept else np.zeros(w.shape[1]))
@@ -148,7 +148,7 @@ def lasso_dual(
 def _dual(
     task: Task, domain: tuple[float, float], penalty2: float, intercept: bool, loss: str, name: str
 ) -> PiecewiseFunction:
-    domain = check_domain(domain, name, positive=False)
+    domain = check_domain(domain, name, "0 <= ")
     if loss not in ("squared", "zero-one"):
         raise ValueError(f"{name}: loss must be 'squared' or 'zero-one'; got {loss!r}.")
     parts, weights = [], []

@@ -80,7 +80,7 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     task = Task.hold_out(X, y, X, y)
     split = task.splits[0]
     check_labels(split.y, "svm_path")
-    domain = check_domain(domain, "svm_path", positive=False)
+    domain = check_domain(domain, "svm_path", "0 <= ")
     rows = _extended(split.X, intercept) * split.y
     Z, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
     order = np.argsort(first)  # the order of the data, so that the path does not depend on sorting
@@ -117,7 +117,7 @@ def svm_dual(
     - `task`: one target column of labels -1 and +1.
     - `loss`: `"hinge"`, or `"zero-one"`: the share of examples with `y_i x_i w <= 0`.
     """
-    domain = check_domain(domain, "svm_dual", positive=False)
+    domain = check_domain(domain, "svm_dual", "0 <= ")
     if loss not in ("hinge", "zero-one"):
         raise ValueError(f"loss must be 'hinge' or 'zero-one'; got {loss!r}.")
     parts = []

@@ -173,12 +173,11 @@ class Task:
         return cls(task.splits, (inputs, targets))
 
 
-def check_domain(domain: tuple[float, float], name: str, positive: bool = True) -> tuple[float, float]:
-    """The domain as two floats, or a ValueError that says what is allowed."""
+def check_domain(domain: tuple[float, float], name: str, floor: str = "0 < ") -> tuple[float, float]:
+    """The domain as two floats, or a ValueError; `floor` is what a must be: "0 < ", "0 <= ", or "" for any number."""
     a, b = (float(x) for x in domain)
-    if not (np.isfinite(a) and np.isfinite(b) and a < b and (a > 0 or (a == 0 and not positive))):
-        floor = "0 <" if positive else "0 <="
-        raise ValueError(f"the domain of {name} must be (a, b) with {floor} a < b, finite; got {domain}.")
+    if not (np.isfinite(a) and np.isfinite(b) and a < b and (a > 0 or not floor or (a == 0 and "=" in floor))):
+        raise ValueError(f"{name}: domain must be (a, b) with finite {floor}a < b; got {domain}.")
     return a, b
 
 

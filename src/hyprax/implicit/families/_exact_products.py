@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._constants import UNIT
 from .._double_double import DoubleDouble, lifted, power_of_two
 from ._design import Design, SparseDesign, backward, forward
-
-UNIT = 2.0**-53
 
 
 def slice_bits(terms: int) -> int:

@@ -54,9 +54,10 @@ class Selection(eqx.Module):
                     return hyper[self.key]
                 found = f"the keys {', '.join(map(repr, hyper))}"
             else:
-                if not is_constrained(hyper) and hasattr(hyper, self.key):
+                single = is_constrained(hyper) or isinstance(hyper, jax.Array)
+                if not single and hasattr(hyper, self.key):
                     return getattr(hyper, self.key)
-                found = type(hyper).__name__
+                found = "a single leaf" if single else type(hyper).__name__
             raise ValueError(
                 f"{self.name}={self.key!r} must be a key or attribute of the hyperparameters; got {found}. Name one, "
                 "or give a function of the hyperparameters that returns a leaf."

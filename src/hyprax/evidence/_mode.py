@@ -1,0 +1,256 @@
+"""How far the weights are from their mode, in nats, and the way there."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from .._jaxprs import equations
+from .._products import einsum, product
+from ._designs import subset
+from ._estimator import cotangents, exact_side
+from ._problem import LinearisedModel
+from ._roots import StickBreaking
+from ._structures import accumulate, flat
+
+Way: TypeAlias = Literal["weights", "functions", "conjugate gradients", "sampled"]
+
+MOST_EXAMPLES = 2048
+"""Up to so many, all examples are gone through; beyond, a sample of half as many."""
+STEPS, STEPS_UNROLLED = 20, 4
+"""Of conjugate gradients; the few are for convolutions on a CPU, which are slow in a loop of the compiler's."""
+
+
+class Decrement(eqx.Module):
+    """The Newton decrement ½ gᵀ(P0 + H)⁻¹g, g the gradient of the log joint density: the nats to the mode.
+
+    A Newton step adds as many nats to log p(D|w)^(1/T) p(w) if that is quadratic, as for a linear model with Gaussian
+    noise, where it is all that the evidence at these weights lacks; else it is an estimate of that.
+
+    - `value`: the decrement.
+    - `slack`: `value` is between `value - slack` and the decrement is at most `value`.
+    - `way`: how it was obtained: by a matrix in the space of the weights or of the outputs, by conjugate gradients, or
+        by conjugate gradients from a sample of the examples, which is an estimate.
+    """
+
+    value: Float[Array, ""]
+    slack: Float[Array, ""]
+    way: Way = eqx.field(static=True)
+
+
+def _all_rows(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: float = 1.0) -> Float[Array, "m r c"]:
+    root = StickBreaking()
+    count = root.count(problem.likelihood, problem.outputs, problem.dtype)
+    size = problem.size if data is None else data.shape[0]
+    directions = jnp.broadcast_to(jnp.eye(count, dtype=problem.dtype), (size, count, count))
+    return math.sqrt(scale) * cotangents(problem, root, data, directions)
+
+
+def log_joint(
+    problem: LinearisedModel, params: PyTree, data: Int[Array, " m"] | None = None, scale: float = 1.0
+) -> Array:
+    """(scale/T) Σ log p(y|f) - ½ (w - m)ᵀ P0 (w - m)."""
+    at = eqx.tree_at(lambda p: p.params, problem, params)
+    fit = at.log_likelihood(data)
+    return scale * fit / problem.temperature.astype(fit.dtype) - 0.5 * problem.prior.penalty(params).astype(fit.dtype)
+
+
+def _dot(a: PyTree, b: PyTree) -> Array:
+    parts = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    return functools.reduce(jnp.add, parts)
+
+
+def _scales(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
+    variances = problem.prior.variances(problem.params)
+    return jax.tree.map(lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape), variances, problem.params)
+
+
+def _scaled_gradient(problem: LinearisedModel, data: Int[Array, " m"] | None = None, scale: float = 1.0) -> PyTree:
+    grad = jax.grad(lambda w: log_joint(problem, w, data, scale))(problem.params)
+    return jax.tree.map(jnp.multiply, grad, _scales(problem))
+
+
+def _rows_times(problem: LinearisedModel, rows: Float[Array, "m r c"], data: Int[Array, " m"] | None) -> tuple:
+    """v -> Φ v, and its transpose, Φ the rows scaled by P0^-½."""
+    scales = _scales(problem)
+    inputs = problem.examples(data)
+
+    def contracted(scaled: PyTree) -> Array:
+        w = jax.tree.map(jnp.multiply, scaled, scales)
+        f = jax.vmap(lambda x: problem.apply(w, problem.hyper, x))(inputs)
+        return einsum("mrc,mc->mr", rows, f).ravel()
+
+    at = jax.tree.map(jnp.divide, problem.params, scales)
+    _, forward = jax.linearize(contracted, at)
+    backward = jax.linear_transpose(forward, at)
+    return forward, lambda c: backward(c)[0]
+
+
+def _solved(matrix: Array, vector: Array) -> Array:
+    """(matrix)⁻¹ vector, the matrix at least I; with a little added where rounding spoils the factor."""
+    root = jnp.linalg.cholesky(matrix)
+    added = 4 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
+    fails = ~jnp.isfinite(root[-1, -1])
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    root = jax.lax.cond(fails, lambda m: jnp.linalg.cholesky(m + added * identity), lambda m: root, matrix)
+    return jax.scipy.linalg.cho_solve((root, True), vector)
+
+
+def newton(
+    problem: LinearisedModel, damping: Float[Array, ""], whole: bool, key: Array | None
+) -> tuple[PyTree, Decrement]:
+    """d = P0^-½ ((1 + μ) I + ΦᵀΦ)⁻¹ P0^-½ g, and ½ gᵀd: the Newton step at μ = 0.
+
+    `whole` asks for the step: then all examples are gone through, however many they are.
+    """
+    problem = problem.constant()
+    one = 1 + damping.astype(problem.dtype)
+    side = exact_side(problem.count, problem.size * problem.outputs)
+    zero = jnp.zeros((), problem.dtype)
+    if side == "weights":
+        g = _scaled_gradient(problem)
+
+        def moment(rows: PyTree) -> Array:
+            matrix = flat(rows)
+            return product(matrix.T, matrix)
+
+        curvature = accumulate(problem, None, _all_rows(problem, None), moment)
+        vector, unravel = jax.flatten_util.ravel_pytree(g)
+        x = unravel(_solved(curvature + one * jnp.eye(vector.size, dtype=vector.dtype), vector))
+        slack, way = zero, "weights"
+    elif side == "functions":
+        g = _scaled_gradient(problem)
+        rows = _all_rows(problem, None)
+        forward, backward = _rows_times(problem, rows, None)
+        kernel = problem.kernel(None, rows)
+        solved = _solved(kernel + one * jnp.eye(kernel.shape[0], dtype=kernel.dtype), forward(g))
+        x = jax.tree.map(lambda a, b: (a - b) / one, g, backward(solved))
+        slack, way = zero, "functions"
+    else:
+        drawn = not whole and problem.size > MOST_EXAMPLES and key is not None
+        data, scale = None, 1.0
+        if drawn:
+            assert key is not None
+            data = subset(MOST_EXAMPLES // 2, problem.size, key)
+            scale = problem.size / data.shape[0]
+            # Two halves that know nothing of each other: the product of their gradients has no bias from their noise.
+            first, second = data[::2], data[1::2]
+            g, other = (_scaled_gradient(problem, half, 2 * scale) for half in (first, second))
+        else:
+            g = other = _scaled_gradient(problem)
+        forward, backward = _rows_times(problem, _all_rows(problem, data, scale), data)
+
+        def matvec(v: PyTree) -> PyTree:
+            return jax.tree.map(lambda a, b: one * a + b, v, backward(forward(v)))
+
+        x, residual = _conjugate_gradients(matvec, g, _unrolled(problem), 4 if whole else 1)
+        if drawn:
+            value = jnp.maximum(0.5 * _dot(other, x), 0.0)
+            return x, Decrement(value.astype(problem.dtype), zero, "sampled")
+        # gᵀA⁻¹g = gᵀx + rᵀA⁻¹r for conjugate gradients from 0, and A >= (1 + μ) I.
+        slack, way = 0.5 * _dot(residual, residual) / one, "conjugate gradients"
+    value = jnp.maximum(0.5 * _dot(g, x), 0.0) + slack
+    step = jax.tree.map(jnp.multiply, x, _scales(problem))
+    return step, Decrement(value.astype(problem.dtype), slack.astype(problem.dtype), way)
+
+
+def _unrolled(problem: LinearisedModel) -> bool:
+    if jax.default_backend() != "cpu":
+        return False
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), problem.inputs)
+    closed = eqx.filter_make_jaxpr(problem.apply)(problem.params, problem.hyper, one)[0]
+    return any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
+
+
+def _conjugate_gradients(
+    matvec: Callable[[PyTree], PyTree], b: PyTree, unrolled: bool, times: int
+) -> tuple[PyTree, PyTree]:
+    """x of A x = b from 0, and the residual; stops at a residual of 1e-4 of b."""
+    start = _dot(b, b)
+    carry = (jax.tree.map(jnp.zeros_like, b), b, b, start, jnp.zeros((), jnp.int32))
+    least = jnp.asarray(1e-8, start.dtype) * start
+
+    def step(carry: tuple) -> tuple:
+        x, r, p, square, count = carry
+        q = matvec(p)
+        curved = _dot(p, q)
+        alpha = jnp.where(curved > 0, square / jnp.where(curved > 0, curved, 1), 0)
+        x = jax.tree.map(lambda x, p: x + alpha.astype(x.dtype) * p, x, p)
+        r = jax.tree.map(lambda r, q: r - alpha.astype(r.dtype) * q, r, q)
+        new = _dot(r, r)
+        beta = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)
+        p = jax.tree.map(lambda r, p: r + beta.astype(r.dtype) * p, r, p)
+        return x, r, p, new, count + 1
+
+    if unrolled:
+        for _ in range(STEPS_UNROLLED * times):
+            carry = step(carry)
+    else:
+        carry = jax.lax.while_loop(lambda c: (c[3] > least) & (c[4] < STEPS * times), step, carry)
+    return carry[0], carry[1]
+
+
+def decrement(problem: LinearisedModel, key: Array | None = None) -> Decrement:
+    """½ gᵀ(P0 + H)⁻¹g of the weights of `problem`, with no derivative.
+
+    In a matrix of the smaller side where that is small enough; else by conjugate gradients, whose value here is from
+    above, over all examples up to 2,048 and over a sample of 1,024 beyond, where there is a key.
+    """
+    return jax.lax.stop_gradient(newton(problem, jnp.zeros((), problem.dtype), False, key)[1])
+
+
+class Arrival(eqx.Module):
+    """Where [`hyprax.evidence.to_mode`][] ended: the weights, the nats left, and the steps taken."""
+
+    params: PyTree
+    decrement: Float[Array, ""]
+    steps: int
+
+
+@eqx.filter_jit
+def _trial(problem: LinearisedModel, damping: Array) -> tuple[PyTree, Array, Array, Array]:
+    step, found = newton(problem, damping, True, None)
+    moved = jax.tree.map(jnp.add, problem.params, step)
+    return moved, found.value, log_joint(problem, problem.params), log_joint(problem, moved)
+
+
+def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-4) -> Arrival:
+    """w <- w + ((1 + μ) P0 + H)⁻¹ g until the Newton decrement is at most `tolerance` nats: damped Gauss-Newton.
+
+    The damping μ is 0 for as long as steps bring what they promise, and grows where they do not (Levenberg, Marquardt).
+    A linear model with Gaussian noise arrives in one step.
+
+    **Arguments:**
+
+    - `problem`: the model, as [`hyprax.evidence.linearise`][] makes it.
+    - `steps`: the most steps.
+    - `tolerance`: the decrement in nats before the last step, which is taken.
+    """
+    damping, taken, left = 0.0, 0, math.inf
+    for _ in range(steps):
+        moved, found, before, after = _trial(problem, jnp.asarray(damping, problem.dtype))
+        promised, before, after = float(found), float(before), float(after)
+        if not math.isfinite(before):
+            break
+        floor = 8 * float(np.finfo(problem.dtype).eps) * abs(before)
+        left = (1 + damping) * promised  # A + μ I <= (1 + μ) A, since A >= I
+        arrived = left <= tolerance
+        if after - before >= 0.1 * promised - floor:
+            problem = eqx.tree_at(lambda p: p.params, problem, moved)
+            taken += 1
+            if after - before >= 0.5 * promised:
+                damping = damping / 4 if damping > 1e-3 else 0.0
+            if arrived or promised <= floor:
+                break
+        else:
+            if arrived or damping > 1e8:
+                break
+            damping = max(4 * damping, 0.03)
+    return Arrival(problem.params, jnp.asarray(left, problem.dtype), taken)

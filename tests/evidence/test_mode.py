@@ -1,0 +1,213 @@
+"""How far weights are from their mode, the way there, and the results that name what is not as it should be."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from evidence_oracles import softmax
+
+from hyprax import evidence as ev
+from hyprax.evidence import _estimator, _mode
+
+N, D, H, C = 12, 3, 5, 3
+
+
+def network(params, hyper, x):
+    return jnp.tanh(x @ params["w"]) @ params["v"]
+
+
+def built(weights: float = 1.0, precision: float = 0.7) -> ev.LinearisedModel:
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(weights * rng.normal(size=(D, H))), "v": jnp.asarray(weights * rng.normal(size=(H, C)))}
+    data = (rng.normal(size=(N, D)), rng.integers(0, C, N))
+    return ev.linearise(
+        network, params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(precision), temperature=1.2
+    )
+
+
+def dense(problem: ev.LinearisedModel) -> float:
+    """½ gᵀ(P0 + H)⁻¹g from dense Jacobians."""
+    flat, unravel = jax.flatten_util.ravel_pytree(problem.params)
+    f = jax.vmap(lambda x: network(unravel(flat), None, x))
+    jacobian = jax.jacobian(lambda w: jax.vmap(lambda x: network(unravel(w), None, x))(problem.inputs))(flat)
+    p = softmax(np.asarray(f(problem.inputs)))
+    curvature = np.einsum("nc,cd->ncd", p, np.eye(C)) - p[:, :, None] * p[:, None]
+    precision, t = float(problem.prior.precision), float(problem.temperature)
+    h = np.einsum("ncp,ncd,ndq->pq", jacobian, curvature, jacobian) / t + precision * np.eye(flat.size)
+    g = np.einsum("ncp,nc->p", jacobian, np.eye(C)[np.asarray(problem.targets)] - p) / t - precision * np.asarray(flat)
+    return 0.5 * float(g @ np.linalg.solve(h, g))
+
+
+@pytest.mark.parametrize("way", ["functions", "weights", "conjugate gradients"])
+def test_the_decrement_is_that_of_the_dense_newton_step(way: str, monkeypatch: pytest.MonkeyPatch):
+    problem = built()
+    if way in ("weights", "functions"):
+        monkeypatch.setattr(_mode, "exact_side", lambda *_: way)
+    elif way == "conjugate gradients":
+        monkeypatch.setattr(_mode, "exact_side", lambda *_: None)
+    found, want = ev.decrement(problem), dense(problem)
+    assert found.way == way
+    assert found.value - found.slack <= want * (1 + 1e-9)
+    assert found.value >= want * (1 - 1e-9)
+    np.testing.assert_allclose(found.value, want, rtol=1e-2 if way == "conjugate gradients" else 1e-9)
+
+
+def test_a_sampled_decrement_is_near_the_whole(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_mode, "exact_side", lambda *_: None)
+    monkeypatch.setattr(_mode, "MOST_EXAMPLES", 200)
+    rng = np.random.default_rng(1)
+    data = (rng.normal(size=(400, D)), rng.normal(size=(400, 1)) + 2.0)
+    problem = ev.linearise(
+        lambda p, h, x: x @ p[:D] + p[D], jnp.zeros((D + 1, 1)), data,
+        likelihood=ev.Gaussian(1.0), prior=ev.GaussianPrior(1.0),
+    )  # fmt: skip
+    found = ev.decrement(problem, jax.random.key(0))
+    assert found.way == "sampled"
+    np.testing.assert_allclose(found.value, ev.decrement(problem).value, rtol=0.3)
+
+
+def test_a_linear_model_arrives_in_one_step_and_lacks_its_decrement():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(N, D)), 5 * rng.normal(size=(N, 1))
+
+    def at(params):
+        return ev.log_evidence(
+            lambda p, h, x: x @ p, params, (x, y), likelihood=ev.Gaussian(0.5), prior=ev.GaussianPrior(2.0)
+        )
+
+    start = jnp.ones((D, 1))
+    far = at(start)
+    model = ev.linearise(lambda p, h, x: x @ p, start, (x, y), likelihood=ev.Gaussian(0.5), prior=ev.GaussianPrior(2.0))
+    arrival = ev.to_mode(model)
+    want = np.linalg.solve(x.T @ x / 0.25 + 2 * np.eye(D), x.T @ y / 0.25)
+    np.testing.assert_allclose(arrival.params, want, rtol=1e-9)
+    near = at(arrival.params)
+    np.testing.assert_allclose(near.value - far.value, far.decrement.value, rtol=1e-9)
+    assert far.result == ev.RESULTS.not_at_a_mode
+    assert f"decrement = {float(far.decrement.value):.4g}" in far.message
+    assert near.result == ev.RESULTS.successful
+    assert near.message == ""
+    assert near.certificate.side == "both"
+    assert near.certificate.bound < 1e-10
+
+
+def test_a_network_arrives_where_no_step_is_left():
+    problem = built(2.0, 0.3)
+    arrival = ev.to_mode(problem)
+    left = ev.decrement(eqx.tree_at(lambda p: p.params, problem, arrival.params))
+    assert left.value < 1e-4
+    assert ev.decrement(problem).value > 0.1
+
+
+def test_a_last_layer_is_one_set_of_weights_in_one_formula():
+    """Penalty, log-determinant and decrement of the head alone: the body is a constant, whatever its precision."""
+    problem = built()
+
+    def value(log_precision, structure):
+        prior = ev.GaussianPrior({"w": jnp.exp(log_precision[0]), "v": jnp.exp(log_precision[1])})
+        found = ev.log_evidence(
+            network, problem.params, (problem.inputs, problem.targets), likelihood=ev.Categorical(), prior=prior,
+            estimator=structure, key=jax.random.key(0),
+        )  # fmt: skip
+        return found.value, found
+
+    body = problem.params["w"]
+    alone = ev.log_evidence(
+        lambda p, h, x: network({"w": body, "v": p}, h, x), problem.params["v"], (problem.inputs, problem.targets),
+        likelihood=ev.Categorical(), prior=ev.GaussianPrior(2.0),
+    )  # fmt: skip
+    last = ev.structures.LastLayer(lambda p: p["v"])
+    at = jnp.asarray([0.3, np.log(2.0)])
+    grad, found = jax.grad(value, has_aux=True)(at, ev.FullData(last))
+    np.testing.assert_allclose(found.value, alone.value, rtol=1e-10)
+    np.testing.assert_allclose(found.decrement.value, alone.decrement.value, rtol=1e-9)
+    assert grad[0] == 0
+    part = jax.grad(value, has_aux=True)(at, ev.Partition(N, structure=last))[0]
+    np.testing.assert_allclose(part, grad, rtol=1e-9)
+
+
+ESTIMATORS = {
+    "full": ev.FullData(),
+    "blocks": ev.FullData(ev.structures.TensorBlocks()),
+    "kfac": ev.FullData(ev.structures.KFAC()),
+    "chain": ev.Chain(ev.designs.OneRow(6)),
+    "partition": ev.Partition(5),
+    "tangent": ev.Tangent(6),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in ("full", "chain") else pytest.param(n, marks=pytest.mark.slow) for n in ESTIMATORS]
+)
+def test_one_precision_has_its_derivative_where_the_others_are_constants(name: str):
+    problem, estimator = built(), ESTIMATORS[name]
+
+    @jax.jit
+    def value(log_precision, other):
+        prior = ev.GaussianPrior({"w": jnp.exp(log_precision), "v": jnp.exp(other)})
+        moved = eqx.tree_at(lambda p: p.prior, problem, prior)
+        return estimator(moved, jax.random.key(0)).upper
+
+    alone = jax.jit(jax.grad(lambda s: value(s, 0.1)))(0.2)
+    np.testing.assert_allclose(alone, jax.jit(jax.grad(value))(0.2, 0.1), rtol=1e-10)
+
+
+def small_noise(noise: float, estimator: ev.AbstractEstimator, dtype=jnp.float32) -> ev.LogEvidence:
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(60, 4)), rng.normal(size=(4, 1))
+    with jax.enable_x64(dtype == jnp.float64):
+        return ev.log_evidence(
+            lambda p, h, x: x @ p, jnp.asarray(w, dtype), (jnp.asarray(x, dtype), jnp.asarray(x @ w, dtype)),
+            likelihood=ev.Gaussian(jnp.asarray(noise, dtype)), prior=ev.GaussianPrior(jnp.asarray(1.0, dtype)),
+            estimator=estimator, key=jax.random.key(0),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", [ev.Chain(ev.designs.OneRow(60)), ev.FullData()], ids=("chain", "full"))
+def test_small_noise_is_borne_in_single_precision(estimator: ev.AbstractEstimator):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    for noise in (0.1, 1e-3, 3e-4):
+        want = np.linalg.slogdet(np.eye(4) + x.T @ x / noise**2)[1]
+        np.testing.assert_allclose(small_noise(noise, estimator).log_determinant, want, rtol=2e-6)
+
+
+def test_a_kernel_too_large_for_its_precision_is_still_a_bound_and_says_so():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(40, 4)) @ rng.normal(size=(4, 40))
+    kernel = (kernel @ kernel.T * 1e8).astype(np.float32)
+    found = _estimator.chain(jnp.asarray(kernel), jnp.ones(40, jnp.float32))
+    want = np.sum(np.log1p(np.maximum(np.linalg.eigvalsh(kernel.astype(float)), 0)))
+    assert np.isfinite(float(found.upper))
+    assert found.rounding > 1
+    assert float(found.upper) > 0.9 * want
+
+
+def test_half_precision_is_computed_with_in_single():
+    rng = np.random.default_rng(3)
+    x, y = jnp.asarray(rng.normal(size=(N, D)), jnp.bfloat16), rng.integers(0, C, N)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        found = ev.log_evidence(
+            lambda p, h, x: x @ p, jnp.ones((D, C), jnp.bfloat16), (x, y),
+            likelihood=ev.Categorical(), prior=ev.GaussianPrior(1.0),
+        )  # fmt: skip
+    assert found.value.dtype == jnp.float32
+    assert np.isfinite(float(found.value))
+
+
+@pytest.mark.parametrize(
+    ("noise", "precision", "result"),
+    [(1e-5, 1.0, "noise_vanishing"), (1.0, 1e9, "precision_running_away"), (1.0, 1e-9, "precision_running_away")],
+)
+def test_what_runs_away_is_named(noise: float, precision: float, result: str):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(N, D)), rng.normal(size=(N, 1))
+    weights = np.linalg.solve(x.T @ x / noise**2 + precision * np.eye(D), x.T @ y / noise**2)
+    found = ev.log_evidence(
+        lambda p, h, x: x @ p, jnp.asarray(weights), (x, y),
+        likelihood=ev.Gaussian(noise), prior=ev.GaussianPrior(precision),
+    )  # fmt: skip
+    assert found.result == getattr(ev.RESULTS, result)
+    assert "fix" in found.message
