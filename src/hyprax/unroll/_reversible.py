@@ -149,7 +149,9 @@ class Reversible(AbstractMode):
         if returned:
             bits, theory = kept_bits(planned)
             moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)
-            certificate = ReversalCertificate(jnp.full_like(value, jnp.inf), moved, bits=bits, theory=theory)
+            certificate = ReversalCertificate(
+                bound=jnp.full_like(value, jnp.inf), moved=moved, bits=bits, theory=theory
+            )
             result, stats = judged(run.setup.program, value, grads, stats)
         else:
             certificate = NoCertificate("the run did not come back to its start", value.dtype)
