@@ -161,11 +161,52 @@ def test_version_and_help(capsys):
     assert all(name in text for name in ("tune", "show", "report"))
 
 
-def test_a_real_process_interrupted_says_how_to_go_on(recipe, tmp_path):
-    out = tmp_path / "run"
-    command = [sys.executable, "-c", "from hyprax.cli import main; main()", "tune", str(recipe), "--out", str(out)]
+def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"format": 2, "config": {}, "environment": {}}')
+    rows = [{"row": "1", "label": "\x1b[31mRED\x1b[2J"}, {"row": "2", "label": "\x9b2J"}]
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"message": "\x1b]0;title\x07", "tables": [{"title": "\x1b[2J", "rows": rows}]})
+    )
+    status, text, _ = call(capsys, "show", tmp_path)
+    assert status == 0
+    assert not set(text) & {"\x1b", "\x9b", "\x07"}
+    assert "\\x1b[31mRED" in text
+
+
+def test_a_plain_install_says_how_to_get_the_command_line(tmp_path):
+    for name in ("typer", "rich"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module', name='{name}')")
+    program = (
+        f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_module('hyprax', run_name='__main__')"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert 'pip install "hyprax[cli]"' in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_real_process_that_is_stopped_says_how_to_go_on(number, status, word, tmp_path):
+    (tmp_path / "long_for_a_test.py").write_text(
+        "import hyprax as hx, jax.numpy as jnp\n"
+        "def build(splits):\n"
+        "    inner = lambda w, hyper, data: jnp.sum((w - hyper['a']) ** 2)\n"
+        "    outer = lambda w, hyper, data: jnp.sum(w**2)\n"
+        "    return hx.ImplicitObjective(hx.Optimum(inner, jnp.zeros(1)), outer), {'a': hx.Positive([1.0])}\n"
+    )
+    recipe = tmp_path / "custom.toml"
+    recipe.write_text(
+        '[model]\nkind = "custom"\nfunction = "long_for_a_test:build"\n'
+        "[search]\nsteps = 1000000\n[stop]\ngradient = 0.0\npatience = 1000000\n"
+    )
+    interrupted(recipe, tmp_path / "run", number, status, word)
+
+
+def interrupted(recipe, out, number, status, word):
     process = subprocess.Popen(
-        [*command, "--set", "search.steps=1000000", "--set", "stop.patience=1000000"],
+        [sys.executable, "-m", "hyprax", "tune", str(recipe), "--out", str(out)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -173,13 +214,13 @@ def test_a_real_process_interrupted_says_how_to_go_on(recipe, tmp_path):
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if (out / "history.sqlite").exists() and (out / "start.safetensors").exists():
-            time.sleep(3)
+        if (out / "history.sqlite").exists() and hx.runs.read(out).history:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert f"{word}; to go on: hyprax tune" in err
     assert "--resume" in err
     assert "Traceback" not in err
     assert (out / "state.safetensors").exists()

@@ -51,7 +51,7 @@ MODELS = {
     "cnn": (cnn, {"in": {"w": (27,), "b": (3,)}, "out": {"w": (108, 3), "b": (3,)}}),
     "attention": (attention, {"in": {"w": (3, 6, 6), "b": (6,)}, "out": {"w": (6, 3), "b": (3,)}}),
 }
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": lambda hyper: optax.sgd(hx.unroll.Schedule(hyper["lr"]), momentum=hyper["momentum"]),
     "nesterov": lambda hyper: optax.sgd(hx.unroll.Schedule(hyper["lr"]), momentum=hyper["momentum"], nesterov=True),
     "adam": lambda hyper: optax.adam(hx.unroll.Schedule(hyper["lr"]), b1=hyper["momentum"]),
@@ -63,7 +63,7 @@ OPTIMISERS = {
 
 def make_problem(
     model: str,
-    optimiser: str,
+    optimizer: str,
     seed: int,
     *,
     steps: int = 5,
@@ -103,13 +103,13 @@ def make_problem(
         "penalty": 0.01 * jax.random.uniform(keys[2], shapes["out"]["w"], dtype),
         "weights": jax.random.normal(keys[3], (24,), dtype),
     }
-    if optimiser != "adamw":
+    if optimizer != "adamw":
         del hyper["decay"]
     batches = hx.Minibatches((inputs, labels, jnp.arange(24)), 8, key=keys[4])
     training = hx.Training(
         loss,
         init,
-        lambda hyper: hx.unroll.OptaxOptimizer(OPTIMISERS[optimiser](hyper)),
+        lambda hyper: hx.unroll.OptaxOptimizer(OPTIMIZERS[optimizer](hyper)),
         batches,
         steps,
         keyed=dropout,
@@ -119,15 +119,15 @@ def make_problem(
     return Problem(training, outer_loss, outer_data, hyper, jax.random.key(seed + 1))
 
 
-def written_out(optimiser: str, hyper: Any, grads: Any, state: Any, params: Any, t: int) -> tuple[Any, Any]:
+def written_out(optimizer: str, hyper: Any, grads: Any, state: Any, params: Any, t: int) -> tuple[Any, Any]:
     """One step of each optimiser from its formula; `state` is (m, v)."""
     m, v = state
     lr, beta = hyper["lr"][t], hyper["momentum"]
-    if optimiser in ("sgd", "nesterov"):
+    if optimizer in ("sgd", "nesterov"):
         m = jax.tree.map(lambda m, g: beta * m + g, m, grads)
-        moved = jax.tree.map(lambda m, g: beta * m + g, m, grads) if optimiser == "nesterov" else m
+        moved = jax.tree.map(lambda m, g: beta * m + g, m, grads) if optimizer == "nesterov" else m
         return jax.tree.map(lambda p, u: p - lr * u, params, moved), (m, v)
-    decay = hyper["decay"] if optimiser == "adamw" else 0.0
+    decay = hyper["decay"] if optimizer == "adamw" else 0.0
     m = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, m, grads)
     v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
 
@@ -138,7 +138,7 @@ def written_out(optimiser: str, hyper: Any, grads: Any, state: Any, params: Any,
     return jax.tree.map(move, params, m, v), (m, v)
 
 
-def oracle(problem: Problem, optimiser: str) -> tuple[Any, Any]:
+def oracle(problem: Problem, optimizer: str) -> tuple[Any, Any]:
     """F and dF/dλ in natural units: `jax.grad` through a Python loop, everything stored."""
     training = problem.training
 
@@ -149,7 +149,7 @@ def oracle(problem: Problem, optimiser: str) -> tuple[Any, Any]:
         for t in range(training.steps):
             extra = (jax.random.fold_in(step_key, t),) if training.keyed else ()
             grads = jax.grad(training.loss)(params, hyper, training.batches(t), *extra)
-            params, state = written_out(optimiser, hyper, grads, state, params, t)
+            params, state = written_out(optimizer, hyper, grads, state, params, t)
         return problem.outer_loss(params, hyper, problem.outer_data)
 
     return jax.jit(jax.value_and_grad(value))(problem.hyper)

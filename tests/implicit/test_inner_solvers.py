@@ -223,15 +223,15 @@ def test_a_momentum_that_does_not_converge_is_reported():
 
 
 def test_what_differs_is_not_stacked():
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="at least one"):
         hx.ImplicitObjective.stacked([])
-    with pytest.raises(ValueError, match="objective 1 unlike"):
+    with pytest.raises(ValueError, match="objective 1 differs"):
         hx.ImplicitObjective.stacked(
             [objective(hx.implicit.LBFGS(), hx.implicit.CG()), objective(hx.implicit.Newton(), hx.implicit.CG())]
         )
     train, held = case(0)
     shorter = (train[0][:10], train[1][:10]), held
-    with pytest.raises(ValueError, match="objective 1 unlike"):
+    with pytest.raises(ValueError, match="objective 1 differs"):
         hx.ImplicitObjective.stacked(
             [
                 objective(hx.implicit.LBFGS(), hx.implicit.CG()),
@@ -242,7 +242,7 @@ def test_what_differs_is_not_stacked():
 
 def test_a_callable_that_returns_something_else_is_refused():
     for bad in (lambda f, w, tol, n: w[:2], lambda f, w, tol, n: {"w": w}, lambda f, w, tol, n: w.astype(jnp.float32)):
-        with pytest.raises(ValueError, match="CallableSolver: fn returned"):
+        with pytest.raises(ValueError, match="must return what it was given"):
             hx.hypergradient(objective(bad, hx.implicit.CG()), hx.Positive(np.full(FEATURES, 0.3)))[0]
 
 
@@ -258,8 +258,8 @@ def test_a_callable_that_stops_early_is_found_out():
     ("adjoint", "words"),
     [
         (hx.implicit.Neumann(terms=3), "3 terms of the Neumann series"),
-        (hx.implicit.Neumann(terms=1), "one step"),
-        (hx.implicit.Neumann(terms=1, preconditioned=True), "M q = ∇f"),
+        (hx.implicit.Neumann(terms=1), "1 terms of the Neumann series"),
+        (hx.implicit.Neumann(terms=1, preconditioned=True), "1 preconditioned steps"),
         (hx.implicit.Nystrom(rank=2, damping=0.1, key=jax.random.key(0)), "A_r + 0.1 I"),
         (hx.implicit.CG(damping=0.3), "A + 0.3 I"),
         (hx.implicit.MINRES(damping=0.3), "A + 0.3 I"),
@@ -275,7 +275,7 @@ def test_a_certificate_names_the_system_that_was_solved_and_covers_what_it_left_
             objective = hx.ImplicitObjective(
                 built.optimum, built.outer_loss, built.outer_data, adjoint=adjoint, certifier=bound
             )
-            answer = hx.hypergradient(objective, problem.hyper)[0]
+            answer = hx.hypergradient(objective, problem.hyper, throw=False)[0]
             assert words in repr(answer.certificate)
             assert problem.error(answer) <= float(answer.certificate.bound)
         off = max(off, problem.error(answer) / float(np.linalg.norm(problem.grad.astype(float))))

@@ -66,9 +66,12 @@ def evaluate(name, sizes, steps, dtype, mode):
 def test_no_hyperparameter_is_rounded(name, sizes, steps):
     """To 1e-6 of reverse mode in float64; in float32, to twice the error of reverse mode through the float32 run."""
     truth = evaluate(name, sizes, steps, jnp.float64, hx.unroll.Checkpointed())
+    assert isinstance(truth.stats, hx.unroll.UnrollStats)
+    assert truth.stats.amplification is not None
     assert float(truth.stats.amplification) < 1e4
     answer = evaluate(name, sizes, steps, jnp.float64, hx.unroll.Reversible())
     assert relative_error(answer.grad, truth.grad) < 1e-6
+    assert isinstance(answer.certificate, hx.unroll.ReversalCertificate)
     assert abs(float(answer.value - truth.value)) < 10 * float(answer.certificate.moved) + 1e-13
     narrow, undone = (
         evaluate(name, sizes, steps, jnp.float32, mode) for mode in (hx.unroll.Checkpointed(), hx.unroll.Reversible())

@@ -30,14 +30,14 @@ def plain_run(problem):
     training = problem.training
     init_key, step_key = jax.random.split(problem.key)
     params = jax.jit(training.init)(problem.hyper, init_key)
-    optimiser = training.optimizer(problem.hyper).transformation
-    state = optimiser.init(params)
+    optimizer = training.optimizer(problem.hyper).transformation
+    state = optimizer.init(params)
 
     @jax.jit
     def step(params, state, t):
         grads = jax.grad(training.loss)(params, problem.hyper, training.batches(t), jax.random.fold_in(step_key, t))
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimiser.update(grads, state, params)
+            updates, state = optimizer.update(grads, state, params)
             return optax.apply_updates(params, updates), state
 
     for t in range(training.steps):
@@ -68,7 +68,7 @@ def test_nothing_is_compiled_again_for_more_steps_or_another_point():
         return jnp.sum((params - batch) ** 2) * hyper["weight"]
 
     counts = []
-    for steps in (9, 900):
+    for steps in (9, 90):
         training = hx.Training(
             loss,
             lambda hyper, key: jax.random.normal(key, (3,)),
@@ -181,7 +181,7 @@ def test_estimate_recommends_what_fits():
     assert bool(jnp.isfinite(answer.value))
 
 
-def test_an_optimiser_of_ones_own_with_a_schedule_and_groups():
+def test_an_optimizer_of_ones_own_with_a_schedule_and_groups():
     """d w_T / d lr_t = -∇L_t for a linear loss, exactly, a group each."""
 
     class Grouped(hx.unroll.AbstractOptimizer):

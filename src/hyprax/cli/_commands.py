@@ -60,8 +60,8 @@ def tune(
     """Tune the hyperparameters that a recipe lists, record the run, and write its report."""
     from .._interrupt import Terminated, terminate
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
+    main = threading.current_thread() is threading.main_thread()
+    usual = signal.signal(signal.SIGTERM, terminate) if main else None
     folder = Path("runs") / recipe.stem if out is None else out
     settings = setting or []
     try:
@@ -71,13 +71,17 @@ def tune(
         again = ["hyprax", "tune", str(recipe), *(f"--set={text}" for text in settings), f"--out={folder}", "--resume"]
         _say(f"{'terminated' if asked else 'interrupted'}; to go on: {shlex.join(again)}", err=True)
         raise typer.Exit(TERMINATED if asked else INTERRUPTED) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, usual)
 
 
 def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, quiet: bool, cache: bool) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)  # certificates of kind `certified` need float64
-    if cache and not jax.config.jax_compilation_cache_dir:  # which a variable of the environment may have set
+    named = getattr(jax.config, "jax_compilation_cache_dir", None)  # by a variable of the environment
+    if cache and not named:
         jax.config.update("jax_compilation_cache_dir", str(_cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from ._data import Splits
 from ._errors import RecipeError, as_error
 from ._schema import Recipe
+from ._sources import MOST_ENTRIES
 
 Params = dict[str, dict[str, Array]]
 """Weights by layer, and by name within a layer."""
@@ -226,7 +227,7 @@ def network_of(recipe: Recipe, splits: Splits) -> Network:
     """
     model = recipe.model
     try:
-        return network(
+        net = network(
             model.kind,
             len(splits.features),
             len(splits.classes) if model.classifies else 1,
@@ -238,6 +239,10 @@ def network_of(recipe: Recipe, splits: Splits) -> Network:
         )
     except ValueError as error:
         raise RecipeError(as_error(error), key="model.kind") from None
+    shapes = jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0)))
+    if (count := sum(math.prod(x.shape) for x in shapes)) > MOST_ENTRIES:
+        raise RecipeError(f"must give at most {MOST_ENTRIES} weights; got {count}", key="model.width")
+    return net
 
 
 def predictor(net: Network) -> Callable[[PyTree, np.ndarray], np.ndarray]:

@@ -39,7 +39,7 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Sourc
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # beside its own, of numbers that are too long and of depth
         found = re.fullmatch(r"(.*) \(at line (\d+), (column \d+)\)", str(error))
-        message, line = (f"{found[1]} ({found[3]})", int(found[2])) if found else (str(error), None)
+        message, line = (f"{found[1]} ({found[3]})", int(found[2])) if found else (str(error).split(";")[0], None)
         raise RecipeError(f"not TOML: {message}", file=path, line=line) from None
     if _deep(tree):
         raise RecipeError(f"not a recipe: tables within tables, more than {MOST_LEVELS} deep", file=path)

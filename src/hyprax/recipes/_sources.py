@@ -164,7 +164,7 @@ def _column(path: Path, name: str, texts: np.ndarray, lines: Sequence[int]) -> n
     bad = np.flatnonzero(~np.isfinite(numbers))
     if not bad.size:
         return numbers
-    text = texts[bad[0]].strip()
+    text = str(texts[bad[0]]).strip()
     hint = " (data.features names the columns to use)" if text and math.isnan(_number(text)) else ""
     hint = "" if text.lower() == "nan" else hint
     held = repr(text[:60]) if hint else text or "nothing"

@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 8.0, 3.4
 COLUMNS = 10
 
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "hyprax",  # the same run gives the same page
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK

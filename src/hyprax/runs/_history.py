@@ -90,6 +90,8 @@ class History:
     def rows(self) -> list[dict[str, Any]]:
         """All rows, by step, statistics among the rest; columns without a value left out."""
         try:
+            if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'steps'").fetchone():
+                return []  # its writer has only just begun
             found = self._connection.execute(f"SELECT {', '.join(COLUMNS)} FROM steps ORDER BY step").fetchall()
             rows = []
             for values in found:
@@ -102,8 +104,6 @@ class History:
             for name, kind in COLUMNS.items():
                 if name in row and isinstance(row[name], str) != (kind == "TEXT"):
                     raise HistoryError(f"{self._path}: cannot be read ({name} of step {row['step']} is {row[name]!r}).")
-            if not {"result", "value"} <= row.keys():
-                raise HistoryError(f"{self._path}: cannot be read (step {row['step']} has no result or no value).")
         return rows
 
     def close(self) -> None:

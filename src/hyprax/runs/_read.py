@@ -83,6 +83,9 @@ def read(folder: str | Path) -> Record:
         reader = History(folder / HISTORY, write=False)
         history = reader.rows()
         reader.close()
+        for row in history:
+            if not {"result", "value"} <= row.keys():
+                raise RunError(f"{folder / HISTORY}: step {row['step']} is damaged; it has no result or no value.")
 
     def arrays(name: str) -> dict[str, np.ndarray]:
         return load_arrays(folder / name) if (folder / name).exists() else {}

@@ -53,7 +53,7 @@ class FixedTolerance(AbstractSearch):
         if self.step_size is not None:
             check_positive("FixedTolerance", step_size=self.step_size)
         if not 0 < self.armijo < 1:
-            raise ValueError(f"FixedTolerance: given armijo {self.armijo}, allowed are numbers between 0 and 1.")
+            raise ValueError(f"FixedTolerance: armijo must lie between 0 and 1; got {self.armijo}.")
 
     def init(self, hyper: PyTree) -> FixedState:
         return FixedState(jnp.zeros((), tree_dtype(hyper)))

@@ -122,14 +122,12 @@ class MAID(AbstractSearch):
     def __check_init__(self):
         check_positive("MAID", inner=self.inner, adjoint=self.adjoint)
         if not 0 < self.eta < 1:
-            raise ValueError(f"MAID: given eta {self.eta}, allowed are numbers between 0 and 1.")
+            raise ValueError(f"MAID: eta must lie between 0 and 1; got {self.eta}.")
         if not 0 < self.armijo < self.eta / 2:
-            raise ValueError(
-                f"MAID: given armijo {self.armijo}, allowed are numbers between 0 and eta/2 = {self.eta / 2}."
-            )
+            raise ValueError(f"MAID: armijo must lie between 0 and eta/2 = {self.eta / 2}; got {self.armijo}.")
         for name in ("loosen", "lengthen"):
             if not 1 <= getattr(self, name) < math.inf:
-                raise ValueError(f"MAID: given {name} {getattr(self, name)}, allowed are finite numbers >= 1.")
+                raise ValueError(f"MAID: {name} must be a finite number >= 1; got {getattr(self, name)}.")
 
     def init(self, hyper: PyTree) -> MAIDState:
         dtype = tree_dtype(hyper)
@@ -269,7 +267,7 @@ def _factor(wanted: float, had: float) -> float:
 def _require(certificate: AbstractCertificate) -> None:
     if certificate.kind == "none":
         raise ValueError(
-            f"MAID: given an objective without error bounds ({certificate!r}), allowed is one with a certificate "
+            f"MAID needs an objective with a certificate; got one without error bounds ({certificate!r}). Take one "
             "(a family with hx.implicit.LookAhead(), or hx.implicit.EhrhardtRoberts(constants=...)). Without "
             "one use hx.search.HOAG()."
         )

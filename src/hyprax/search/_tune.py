@@ -282,7 +282,7 @@ def _start(objective: AbstractObjective, search: AbstractSearch, hyper: PyTree) 
         best_step=zero,
         progress_step=zero,
         last=hyper,
-        ended=RESULTS.steps_spent,  # pyright: ignore[reportArgumentType]  # a member, which is an instance
+        ended=RESULTS.steps_spent,
     )
 
 

@@ -1,5 +1,6 @@
 """A task: the data of one whole learning problem, as pairs of a training part and a validation part."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,8 +95,10 @@ def _centred(train: Array, test: Array) -> tuple[Column, Column]:
     constant = np.all(train[:1] == train, axis=0, keepdims=True)
     first = np.where(constant, train[:1], train.mean(axis=0, keepdims=True))
     once = train - first
-    second = np.where(constant, 0.0, once.mean(axis=0, keepdims=True))
-    left = np.mean(np.abs(once), axis=0, keepdims=True) + np.abs(second)
+    # The sum is exact, so the mean is off by the rounding of the differences alone: one rounding, where n are counted.
+    sums = [math.fsum(column) for column in once.T.tolist()]
+    second = np.where(constant, 0.0, np.array([sums]) / len(train))
+    left = np.abs(second) + 2 * np.mean(np.abs(once), axis=0, keepdims=True) / len(train)
 
     def column(x: Array) -> Column:
         values = (x - first) - second

@@ -14,7 +14,7 @@ from .._stats import AbstractStats, Effort
 from ._training import Training
 
 
-class RESULTS(CORE_RESULTS):
+class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # an enumeration in layers
     """How an evaluation through a training run ended."""
 
     chaotic = (

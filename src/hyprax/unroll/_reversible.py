@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Kind, NoCertificate, show
+from .._result import Result
 from ._drivers import DriverName, HostDriver, check_driver, choose_driver
 from ._exact_run import (
     Draft,
@@ -136,20 +137,21 @@ class Reversible(AbstractMode):
         stats = _stats(run, found, attempt)
         if not (found.finite and found.fits):
             certificate = NoCertificate("the run left its range", value.dtype)
-            result = RESULTS.fixed_point_overflow
-            if not found.finite:
-                result, stats = judged(run.setup.program, jnp.full_like(value, jnp.nan), None, stats)
+            result, stats = _left(run, found, stats)
             report = UnrollReport(params, certificate, result, stats, metrics, attempt)
             return (value, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), hyper), report), True
         carry = sweep.backward(dparams, dhyper)
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
-        stats = dataclasses.replace(stats, **growth(dweights, dparams, planned.steps))
+        counts = {"gradients": jnp.asarray(2 * planned.steps), "products": jnp.asarray(planned.steps)}
+        stats = dataclasses.replace(stats, **counts, **growth(dweights, dparams, planned.steps))
         if returned:
             bits, theory = kept_bits(planned)
             moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)
-            certificate = ReversalCertificate(jnp.full_like(value, jnp.inf), moved, bits=bits, theory=theory)
+            certificate = ReversalCertificate(
+                bound=jnp.full_like(value, jnp.inf), moved=moved, bits=bits, theory=theory
+            )
             result, stats = judged(run.setup.program, value, grads, stats)
         else:
             certificate = NoCertificate("the run did not come back to its start", value.dtype)
@@ -169,9 +171,10 @@ class Reversible(AbstractMode):
             last = sweep.forward()
         found, params = ranges(planned, last), run.weights(last, planned.steps)
         value, stats = judge(outer, params, hyper), _stats(run, found, attempt)
-        result = RESULTS.fixed_point_overflow
-        if found.fits or not found.finite:
-            result, stats = judged(program, value if found.finite else jnp.full_like(value, jnp.nan), None, stats)
+        if found.finite and found.fits:
+            result, stats = judged(program, value, None, stats)
+        else:
+            result, stats = _left(run, found, stats)
         certificate = NoCertificate("a run forwards alone is not undone", value.dtype)
         return value, UnrollReport(params, certificate, result, stats, sweep.metrics(), attempt)
 
@@ -187,6 +190,15 @@ def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
         wider = pull_tables(layout.rule, as_float64(planned.raw), planned.steps, carry.dtables)
         draw = {name: value.astype(planned.raw[name].dtype) for name, value in wider.items()}
     return close(planned.setup.program, planned.chosen, draw, dweights, carry.dhyper), dweights
+
+
+def _left(run: ExactRun, found: Ranges, stats: UnrollStats) -> tuple[Result, UnrollStats]:
+    """How a run ended that left its range: in floating point too, or by an overflow of fixed point alone."""
+    if not found.finite:
+        result, stats = judged(run.setup.program, jnp.asarray(jnp.nan), None, stats)
+        if stats.failed_step is not None:
+            return result, stats
+    return RESULTS.training_gradient_not_finite if found.fits else RESULTS.fixed_point_overflow, stats
 
 
 def _stats(run: ExactRun, found: Ranges, attempt: int) -> UnrollStats:

@@ -90,7 +90,8 @@ class Runner:
 
     def stats(self) -> UnrollStats:
         """What was counted."""
-        return UnrollStats(*(jnp.asarray(count) for count in (self.steps, self.gradients, self.products)))
+        steps, gradients, products = (jnp.asarray(count) for count in (self.steps, self.gradients, self.products))
+        return UnrollStats(steps=steps, gradients=gradients, products=products)
 
     def with_adjoint(self, at_start: PyTree, at_end: PyTree) -> UnrollStats:
         """What was counted, and the adjoints of (w, s) at both ends."""

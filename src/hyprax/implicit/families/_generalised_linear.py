@@ -87,11 +87,11 @@ class GeneralisedLinear(AbstractInnerLoss):
     def begin(self, params0: PyTree | None) -> tuple["GeneralisedLinear", Array]:
         if params0 is None:
             return self, self.start()
-        params0 = as_floating(params0, "params0")
-        if jnp.shape(params0) != self.shape:
-            raise ValueError(f"Optimum: params0 must have the shape {self.shape}; got {jnp.shape(params0)}.")
-        dtype = common_dtype(params0, self)
-        return (self if dtype == self.dtype else self.astype(dtype)), params0.astype(dtype)
+        start = as_floating(params0, "params0")
+        if start.shape != self.shape:
+            raise ValueError(f"Optimum: params0 must have the shape {self.shape}; got {start.shape}.")
+        dtype = common_dtype(start, self)
+        return (self if dtype == self.dtype else self.astype(dtype)), start.astype(dtype)
 
     def start(self) -> Float[Array, "d *C"]:
         """w = 0; for counts and robust losses the w whose predictions are nearest to the centre of the targets.
