@@ -275,7 +275,7 @@ def test_a_certificate_names_the_system_that_was_solved_and_covers_what_it_left_
             objective = hx.ImplicitObjective(
                 built.optimum, built.outer_loss, built.outer_data, adjoint=adjoint, certifier=bound
             )
-            answer = hx.hypergradient(objective, problem.hyper)[0]
+            answer = hx.hypergradient(objective, problem.hyper, throw=False)[0]
             assert words in repr(answer.certificate)
             assert problem.error(answer) <= float(answer.certificate.bound)
         off = max(off, problem.error(answer) / float(np.linalg.norm(problem.grad.astype(float))))

@@ -37,7 +37,7 @@ def random_task(rng, outputs=1, labels=False):
 
 
 @given(seed=st.integers(0, 2**32), intercept=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_ridge_dual_contains_the_direct_solve(seed, intercept):
     rng = np.random.default_rng(seed)
     task = random_task(rng, outputs=int(rng.integers(1, 4)))
@@ -122,7 +122,7 @@ def test_elastic_net_against_coordinate_descent(seed):
 
 
 @given(seed=st.integers(0, 2**32), penalty2=st.sampled_from([0.0, 0.01, 0.5]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_elastic_net_dual_is_the_loss_of_the_path(seed, penalty2):
     rng = np.random.default_rng(seed)
     task = random_task(rng)
