@@ -11,7 +11,7 @@ from optax.tree import (
     scale as tree_scale,
     size as tree_size,
     sub as tree_sub,
-    vdot as tree_dot,  # at the full precision of its dtype
+    vdot,
 )
 
 __all__ = [
@@ -26,6 +26,11 @@ __all__ = [
     "tree_size",
     "tree_sub",
 ]
+
+
+def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
+    """<a, b>, summed over all leaves, at the full precision of their dtype."""
+    return jnp.asarray(vdot(a, b))
 
 
 def tree_norm(a: PyTree[Array]) -> Scalar:
