@@ -160,7 +160,7 @@ def compiled(kernel_of: Callable, apply: Callable, with_input: bool, example: tu
         k = kernel_of(apply, params, hyper, inputs, cotangents, variances)
         if fixed is not None:
             return jnp.sum(fixed * k)
-        return log_determinant(k) if kernel_of is kernel else plain_log_determinant(k)
+        return log_determinant(k).upper if kernel_of is kernel else plain_log_determinant(k)
 
     argnums = (0, 1) if with_input else 0
     return jax.jit(jax.value_and_grad(objective, argnums=argnums)).lower(*example).compile()

@@ -51,7 +51,7 @@ def main() -> None:
     groups = rng.permutation(np.arange(FEATURES) % GROUPS)
     start = time.perf_counter()
     family = hx.families.Softmax(x, y, penalty=select, penalty_groups=groups, classes=CLASSES)
-    outer = (hx.families.SparseDesign.from_scipy(xv), jax.numpy.asarray(yv))
+    outer = (xv, yv)
     objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, outer)
     print(f"family and constants: {time.perf_counter() - start:.2f} s, {memory()}")
     hyper = {"penalty": hx.Positive(np.full(GROUPS, 1e-4))}

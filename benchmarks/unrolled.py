@@ -143,7 +143,7 @@ def load(name: str) -> Task:
         return (rng.normal(size=shape) / np.sqrt(inputs)).astype(np.float32)
 
     if name.startswith("digits"):
-        x, y = load_digits(return_X_y=True)
+        x, y = map(np.asarray, load_digits(return_X_y=True))
         order = rng.permutation(len(x))
         x, y = (x[order] / 16).astype(np.float32), y[order].astype(np.int64)
         weights = [normal(64, 64), np.zeros(64, np.float32), normal(64, 10), np.zeros(10, np.float32)]

@@ -18,6 +18,7 @@ import hyprax as hx
 import oracles
 from hyprax import implicit
 from hyprax.implicit._answers import STATUS
+from hyprax.implicit.families._design import SparseDesign
 
 N, D, CLASSES, GROUPS = 40, 5, 3, np.array([0, 1, 1, 2, 0])
 FAMILIES = {
@@ -177,7 +178,7 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
 
     grad = leaves(truth.per_weight, truth.per_example)
     hessian = oracles.hessian(kind, exact[0], exact_y[0], truth.params.astype(float), full, weights)
-    outer_inputs: Any = hx.families.SparseDesign.from_scipy(scipy.sparse.csr_array(xv)) if structure.sparse else xv
+    outer_inputs: Any = SparseDesign.from_scipy(scipy.sparse.csr_array(xv)) if structure.sparse else xv
     outer_data = jax.tree.map(jnp.asarray, (outer_inputs, yv))
     return Case(structure, loss, outer_data, hyper, truth, grad, hessian, assembled)
 

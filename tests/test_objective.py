@@ -81,7 +81,7 @@ def by_hand(a: np.ndarray, b: np.ndarray, p: float) -> tuple[float, float]:
 
 def problem(seed: int = 0, size: int = 5, **settings) -> Shrinkage:
     a, b = np.random.default_rng(seed).standard_normal((2, size))
-    return Shrinkage(jnp.asarray(a), jnp.asarray(b), **settings)
+    return Shrinkage(a=jnp.asarray(a), b=jnp.asarray(b), **settings)
 
 
 @hypothesis.given(st.integers(0, 2**31), st.floats(1e-6, 1e6))

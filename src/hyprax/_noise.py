@@ -93,7 +93,10 @@ class NoNoise(AbstractNoise):
     """The spread of an answer over samples is not known; `reason` says why, and what would change that."""
 
     reason: str = eqx.field(static=True)
-    over: str = eqx.field(static=True, default="nothing")
+    over: str = eqx.field(static=True)
+
+    def __init__(self, reason: str, over: str = "nothing"):
+        self.reason, self.over = reason, over
 
     @property
     def norm(self) -> Float[Array, ""]:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -62,6 +62,10 @@ class AbstractStats(eqx.Module):
     @abc.abstractmethod
     def effort(self) -> Effort:
         """What the evaluation took and reached."""
+
+    if TYPE_CHECKING:  # the fields are each engine's own
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class NamedStats(AbstractStats):

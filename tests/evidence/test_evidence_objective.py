@@ -26,11 +26,11 @@ def prior(hyper):
     return ev.GaussianPrior(hyper["precision"])
 
 
-def regression(**options):
+def regression(**given):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, D))
     y = x[:, :1] * 2.0 + 0.3 * rng.normal(size=(N, 1))
-    options: dict[str, Any] = {"estimator": ev.FullData()} | options
+    options: dict[str, Any] = {"estimator": ev.FullData()} | given
     objective = hx.EvidenceObjective(
         linear,
         {"w": jnp.zeros((D, 1))},

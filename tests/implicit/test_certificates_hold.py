@@ -7,6 +7,7 @@ import pytest
 
 import certificate_cases as cases
 import hyprax as hx
+from hyprax.implicit.families._design import SparseDesign
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
@@ -83,10 +84,10 @@ def test_entries_of_one_place_are_one_entry():
     entries = rng.normal(size=6)
     dense = np.zeros((3, 4))
     np.add.at(dense, (rows, columns), entries)
-    made = hx.families.SparseDesign(entries, rows, columns, (3, 4))
+    made = SparseDesign(entries, rows, columns, (3, 4))
     assert len(made.by_row[0]) == 4
     family = hx.families.Squared(made, np.ones(3), penalty=0.1)
     np.testing.assert_array_less(np.linalg.norm(dense, axis=1), np.asarray(family.norms.rows))
     np.testing.assert_array_less(np.linalg.norm(dense, 2) ** 2, float(family.norms.gram))
-    whole = hx.families.SparseDesign(np.array([2, 3]), np.array([0, 1]), np.array([0, 1]), (2, 2))
+    whole = SparseDesign(np.array([2, 3]), np.array([0, 1]), np.array([0, 1]), (2, 2))
     assert whole.dtype == np.float64

@@ -43,7 +43,7 @@ def problem(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return x, y, v, u
 
 
-def check(kind: str, given: tuple[Any, Any, Any, Any], strength: Any, exact: tuple[np.ndarray, ...]) -> None:
+def check(kind: str, given: tuple[Any, Any, Any, Any], strength: Any, exact: Any) -> None:
     family = FAMILIES[kind](given[0], given[1], penalty="penalty")
     optimum = hx.Optimum(family, solver=implicit.Newton(tolerance=1e-11))
     objective = hx.ImplicitObjective(
@@ -70,7 +70,7 @@ def test_no_dtype_of_any_argument_costs_digits(kind):
     """All are promoted to float64, so that all share one compiled program."""
     x, y, v, u = problem(kind)
     exact = (x.astype(float), y, v.astype(float), u)
-    counts = [(y, u)]
+    counts: list[Any] = [(y, u)]
     if y.dtype.kind != "f":
         counts = [(y.astype(a), u.astype(b)) for a, b in ((np.uint8, np.int64), (np.int32, np.int8))]
     if kind == "logistic":

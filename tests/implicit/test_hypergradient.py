@@ -52,7 +52,7 @@ def test_families_agree_with_automatic_differentiation(kind, index):
     problem = random_problem(rng, kind, index)
     family = problem.objective.optimum.loss
     assert isinstance(family, FAMILIES[kind])
-    w, v = (jnp.asarray(rng.normal(size=family.shape)) for _ in range(2))
+    w, v = (jnp.asarray(rng.normal(size=problem.objective.optimum.params0.shape)) for _ in range(2))
     point = family.at(w, problem.hyper)
     gradient = jax.grad(family.value)
     np.testing.assert_allclose(point.value, family.value(w, problem.hyper), rtol=1e-13)
@@ -65,7 +65,7 @@ def test_families_agree_with_automatic_differentiation(kind, index):
     )
     solve = family.preconditioner(point, problem.hyper)
     assert solve is not None
-    u = jnp.asarray(rng.normal(size=family.shape))
+    u = jnp.asarray(rng.normal(size=problem.objective.optimum.params0.shape))
     np.testing.assert_allclose(jnp.vdot(u, solve(v)), jnp.vdot(v, solve(u)), rtol=1e-8)  # symmetric
     assert float(jnp.vdot(v, solve(v))) > 0
 

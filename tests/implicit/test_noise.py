@@ -18,7 +18,7 @@ def examples_of(problem):
     xv, yv = (np.asarray(part) for part in problem.objective.outer_data)
     n, raw = len(x), np.asarray(problem.hyper["penalty"].raw)
     strengths = np.broadcast_to(np.exp(raw), (x.shape[1],))
-    w = np.zeros(x.shape[1])
+    w, hessian = np.zeros(x.shape[1]), np.eye(x.shape[1])
     for _ in range(50):
         p = 1 / (1 + np.exp(-x @ w))
         hessian = (x * (p * (1 - p))[:, None]).T @ x / n + np.diag(strengths)

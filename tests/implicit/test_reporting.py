@@ -38,11 +38,11 @@ def test_an_unconverged_inner_solve_is_reported(solver):
     objective = hx.ImplicitObjective(optimum, problem.objective.outer_loss, problem.objective.outer_data)
     answer = hx.hypergradient(objective, problem.hyper, throw=False)[0]
     assert bool(answer.result == hx.implicit.RESULTS.inner_not_converged)
-    assert f"{float(answer.stats['inner_gradient_norm']):.4g}" in answer.message
+    assert f"{float(answer.stats.inner_gradient_norm):.4g}" in answer.message
     assert problem.error(answer) <= float(answer.certificate.bound)  # the bound knows
     with pytest.raises(hx.HypergradientError, match="gradient norm") as caught:
         hx.hypergradient(objective, problem.hyper)[0]
-    assert caught.value.hypergradient.stats.keys() == answer.stats.keys()
+    assert type(caught.value.hypergradient.stats) is type(answer.stats)
     with pytest.raises(RuntimeError, match="gradient norm"):  # inside a transformation too
         jax.block_until_ready(jax.jit(lambda h: hx.hypergradient(objective, h)[0].grad)(problem.hyper))
 

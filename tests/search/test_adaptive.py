@@ -108,7 +108,9 @@ def evaluated(objective, hyper, search, steps, stop=TO_THE_END):
 @hypothesis.settings(max_examples=8)
 def test_maid_descends_whatever_the_errors_within_the_bounds(seed, spread, looseness):
     rng = np.random.default_rng(seed)
-    objective = Uncertain(jnp.asarray(10.0 ** rng.uniform(-spread / 2, spread / 2, 4)), jnp.asarray(looseness))
+    objective = Uncertain(
+        scales=jnp.asarray(10.0 ** rng.uniform(-spread / 2, spread / 2, 4)), looseness=jnp.asarray(looseness)
+    )
     search = MAID()
     tuned, points = evaluated(objective, jnp.asarray(rng.normal(size=4)), search, 40)
     truths = [float(objective.truth(point)) for point in points]
@@ -122,7 +124,7 @@ def test_maid_descends_whatever_the_errors_within_the_bounds(seed, spread, loose
 
 
 def test_maid_stops_at_the_floor_of_the_certificates():
-    objective = Uncertain(jnp.asarray([1.0, 3.0]), jnp.asarray(1.0), jnp.asarray(1e-4))
+    objective = Uncertain(scales=jnp.asarray([1.0, 3.0]), looseness=jnp.asarray(1.0), floor=jnp.asarray(1e-4))
     tuned, points = evaluated(objective, jnp.asarray([3.0, -2.0]), MAID(), 500)
     assert bool(tuned.result == hx.search.RESULTS.no_certified_descent)
     assert "could be proved" in tuned.message
@@ -327,7 +329,7 @@ def test_fixed_tolerances_take_fixed_steps_or_backtrack():
 
 
 def test_backtracking_ends_where_nothing_is_lower():
-    objective = Uncertain(jnp.asarray([1.0, 3.0]), jnp.asarray(1.0))
+    objective = Uncertain(scales=jnp.asarray([1.0, 3.0]), looseness=jnp.asarray(1.0))
     tuned = hx.tune(
         objective, jnp.asarray([3.0, 2.0]), search=FixedTolerance(0.5, 0.5), steps=200, stop=Stopping(0.0, None)
     )
@@ -402,18 +404,18 @@ def test_bad_settings_are_refused(make, words, unchecked):
 
 def test_an_objective_without_bounds_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"without error bounds .* hx\.search\.HOAG"):
-        hx.tune(Uncertain(jnp.ones(2), kind="none"), jnp.zeros(2), search=MAID(), steps=3)
+        hx.tune(Uncertain(scales=jnp.ones(2), kind="none"), jnp.zeros(2), search=MAID(), steps=3)
 
 
 def test_estimated_bounds_do():
-    tuned = hx.tune(Uncertain(jnp.ones(2), kind="estimated"), jnp.zeros(2), search=MAID(), steps=5)
+    tuned = hx.tune(Uncertain(scales=jnp.ones(2), kind="estimated"), jnp.zeros(2), search=MAID(), steps=5)
     assert tuned.history[0]["certificate_kind"] == "estimated"
     assert tuned.best_value < 0.2
 
 
 def test_a_start_at_the_optimum_moves_nothing():
     with pytest.warns(hx.search.TuningWarning, match="a stationary point"):
-        tuned = hx.tune(Uncertain(jnp.ones(2), 0.0), jnp.ones(2), search=MAID(), steps=3)
+        tuned = hx.tune(Uncertain(scales=jnp.ones(2), looseness=0.0), jnp.ones(2), search=MAID(), steps=3)
     assert bool(tuned.result == hx.search.RESULTS.successful)
 
 
@@ -426,7 +428,7 @@ def test_a_problem_that_cannot_be_solved_ends_the_run_early():
 
 
 def test_a_value_that_is_no_number_ends_the_run_as_diverged():
-    tuned = hx.tune(Uncertain(jnp.asarray([1.0, jnp.nan])), jnp.zeros(2), search=MAID(), steps=3)
+    tuned = hx.tune(Uncertain(scales=jnp.asarray([1.0, jnp.nan])), jnp.zeros(2), search=MAID(), steps=3)
     assert bool(tuned.result == hx.search.RESULTS.diverged)
     assert len(tuned.history) == 1
 

@@ -58,7 +58,7 @@ def test_the_rule_is_soft_thresholding_by_noise_and_bound():
 def test_entries_below_noise_rest_and_the_run_ends_when_none_is_open():
     count = 50
     target = jnp.zeros(count).at[:5].set(3.0)
-    objective = Noisy(target, jnp.full(count, 0.05), jnp.asarray(0.01))
+    objective = Noisy(target=target, spread=jnp.full(count, 0.05), bound=jnp.asarray(0.01))
     search = Gate(3.0, optax.adam(0.1))
     found = hx.tune(objective, jnp.zeros(count), search=search, steps=400)
     assert bool(found.result == hx.search.RESULTS.below_noise)
@@ -71,7 +71,7 @@ def test_entries_below_noise_rest_and_the_run_ends_when_none_is_open():
 
 
 def test_a_bound_closes_entries_as_noise_does():
-    objective = Noisy(jnp.ones(3), jnp.full(3, 1e-3), jnp.asarray(10.0))
+    objective = Noisy(target=jnp.ones(3), spread=jnp.full(3, 1e-3), bound=jnp.asarray(10.0))
     found = hx.tune(objective, jnp.zeros(3), search=Gate(), steps=5)
     assert bool(found.result == hx.search.RESULTS.below_noise)
     assert len(found.history) == 1

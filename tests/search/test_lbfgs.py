@@ -44,7 +44,7 @@ def test_few_hypergradients_beside_scipy(fn):
 
 
 def test_proved_decrease_is_true_whatever_the_errors_within_the_bounds():
-    objective = Uncertain(jnp.asarray([0.1, 1.0, 3.0, 20.0]), jnp.asarray(3.0))
+    objective = Uncertain(scales=jnp.asarray([0.1, 1.0, 3.0, 20.0]), looseness=jnp.asarray(3.0))
     points = []
     found = hx.tune(
         objective, jnp.asarray([3.0, -2.0, 0.0, 2.0]), search=LBFGS(), steps=30, stop=TO_THE_END,
@@ -62,7 +62,7 @@ def test_proved_decrease_is_true_whatever_the_errors_within_the_bounds():
 
 
 def test_a_run_ends_where_the_certificates_can_tell_no_more():
-    objective = Uncertain(jnp.asarray([1.0, 3.0]), jnp.asarray(1.0), jnp.asarray(1e-4))
+    objective = Uncertain(scales=jnp.asarray([1.0, 3.0]), looseness=jnp.asarray(1.0), floor=jnp.asarray(1e-4))
     found = hx.tune(objective, jnp.asarray([3.0, -2.0]), steps=200, stop=Stopping(0.0, None))
     assert bool(found.result == hx.search.RESULTS.precision_reached)
     assert float(objective.truth(found.last)) <= 1e-3

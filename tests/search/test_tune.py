@@ -67,7 +67,7 @@ def start() -> dict:
 
 
 def bowl(**options) -> Bowl:
-    return Bowl(jnp.asarray([1.0, 2.0, 4.0]), **options)
+    return Bowl(scales=jnp.asarray([1.0, 2.0, 4.0]), **options)
 
 
 GRADIENT_DESCENT = Optax(optax.sgd(0.2))

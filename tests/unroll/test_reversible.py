@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -31,6 +32,17 @@ def outer(problem):
 def exact(report) -> bool:
     """Whether the certificate says that the run came back."""
     return isinstance(report.certificate, ReversalCertificate) and report.certificate.exact
+
+
+def moved(report) -> float:
+    """How far the certificate says that rounding has moved the value."""
+    assert isinstance(report.certificate, ReversalCertificate)
+    return float(report.certificate.moved)
+
+
+def number(x: Any) -> float:
+    """A statistic that this mode has."""
+    return float(x)
 
 
 def run(problem, mode=None):
@@ -72,7 +84,7 @@ def test_hypergradients_agree_with_a_python_loop(name, model, dropout, driver):
     value, grads = oracle(problem, name)
     answer = hx.hypergradient(problem.objective(hx.unroll.Reversible(driver=driver)), problem.hyper)[0]
     assert abs(float(answer.value - value)) <= 1e-10 * abs(float(value))
-    assert abs(float(answer.value - value)) <= 10 * float(answer.certificate.moved) + 1e-15
+    assert abs(float(answer.value - value)) <= 10 * moved(answer) + 1e-15
     assert relative_error(answer.grad, grads) <= 1e-7
     assert exact(answer)
 
@@ -97,7 +109,7 @@ def test_a_thousand_steps_come_back(name, dtype):
     problem = make(name, steps=1200, dropout=True, dtype=dtype, seed=3)
     _, grads, report = run(problem)
     assert exact(report)
-    assert int(report.stats.attempt) == 1
+    assert number(report.stats.attempt) == 1
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
 
@@ -111,7 +123,7 @@ def test_both_drivers_and_both_places_for_buffers_give_one_answer():
     ]
     for value, grads, report in answers:
         assert exact(report)
-        assert float(report.stats.stored_bytes) > 0
+        assert number(report.stats.stored_bytes) > 0
         assert abs(float(value - answers[0][0])) <= 1e-6
         assert relative_error(grads, answers[0][1]) <= 1e-4
 
@@ -168,12 +180,12 @@ def test_a_sabotaged_pair_is_caught_and_made_good(monkeypatch, honest):
     monkeypatch.setattr(_reversal, "gradient_along", sabotaged)
     value, grads, report = run(make("paper", steps=11, dtype=jnp.float32, seed=11))
     assert exact(report)
-    assert int(report.stats.attempt) == 2
+    assert number(report.stats.attempt) == 2
     if not honest:
         return
     monkeypatch.undo()
     again, expected, report = run(make("paper", steps=11, dtype=jnp.float32, seed=11))
-    assert int(report.stats.attempt) == 1
+    assert number(report.stats.attempt) == 1
     assert relative_error(grads, expected) <= 1e-3
     assert abs(float(value - again)) <= 1e-6
 
@@ -200,7 +212,7 @@ def test_a_pair_that_failed_is_not_tried_again(monkeypatch):
     assert made == ["loop", *["isolated"] * 3]
     assert exact(first)
     assert exact(second)
-    assert int(second.stats.attempt) == int(alone.stats.attempt) == 2
+    assert number(second.stats.attempt) == number(alone.stats.attempt) == 2
     assert float(first.value) == float(second.value) == float(alone.value)
     for a, b in zip(jax.tree.leaves(first.grad), jax.tree.leaves(second.grad), strict=True):
         assert np.array_equal(a, b)
@@ -222,7 +234,7 @@ def test_a_run_that_never_comes_back_is_named(monkeypatch):
     answer = hx.hypergradient(objective, problem.hyper, throw=False)[0]
     assert bool(answer.result == hx.unroll.RESULTS.not_reversible)
     assert not isinstance(answer.certificate, ReversalCertificate)
-    assert int(answer.stats.attempt) == 3
+    assert number(answer.stats.attempt) == 3
     with pytest.raises(hx.HypergradientError, match=r"did not come back.*hx\.Checkpointed"):
         hx.hypergradient(objective, problem.hyper)[0]
 
@@ -277,7 +289,7 @@ def test_memory_is_what_theory_says():
     assert isinstance(report.certificate, ReversalCertificate)
     assert report.certificate.theory == pytest.approx(theory, rel=1e-6)
     assert theory - 8 / steps <= report.certificate.bits <= theory * (1 + 1e-6)
-    bits = float(report.stats.stored_bytes) * 8 / weights / steps
+    bits = number(report.stats.stored_bytes) * 8 / weights / steps
     assert bits == pytest.approx(report.certificate.bits)
 
 
@@ -286,7 +298,7 @@ def test_a_momentum_above_one_stores_nothing():
     problem = make("polyak", steps=60, fixed={"momentum": jnp.asarray(1.01), "rate": jnp.asarray(1e-3)})
     value, grads, report = run(problem)
     assert exact(report)
-    assert float(report.stats.stored_bytes) == 0
+    assert number(report.stats.stored_bytes) == 0
     expected, expected_grads, _ = run(problem, hx.unroll.StoreAll())
     assert abs(float(value - expected)) <= 1e-5 * abs(float(expected))
     assert relative_error(grads["optimizer"]["rate"], expected_grads["optimizer"]["rate"]) <= 1e-4

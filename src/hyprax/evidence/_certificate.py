@@ -1,5 +1,7 @@
 """What is known of an estimate of the log evidence, what was measured on the way, and how it ended."""
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -54,7 +56,9 @@ class EvidenceCertificate(AbstractCertificate):
     def for_gradient(self, slack: Array) -> "EvidenceCertificate":
         """Of the gradient, whose distance from that of the log evidence is not bounded."""
         unknown = jnp.full_like(self.bound, jnp.inf)
-        return EvidenceCertificate(unknown, "none", "nothing", self.side, slack, of_gradient=True)
+        return EvidenceCertificate(
+            bound=unknown, kind="none", quantity="nothing", side=self.side, slack=slack, of_gradient=True
+        )
 
     def meaning(self) -> str:
         found = [right(self.kind)]
@@ -109,6 +113,10 @@ class EvidenceStats(AbstractStats):
 
 class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # how Equinox extends an enumeration
     """How a computation of the evidence ended: the core's results, and those of the evidence."""
+
+    if TYPE_CHECKING:  # of the layer below, as members of this one
+        successful = ""
+        diverged = ""
 
     not_at_a_mode = (
         "The weights are not at their optimum, which a Laplace evidence presumes: `decrement` says about how many nats "

@@ -183,4 +183,5 @@ _sides_of_rows.defvjp(_chain_of_rows, _backward_of_rows)
 def log_determinant(kernel: Float[Array, "rows rows"]) -> LogDeterminant:
     """log|I + K|, K positive semidefinite; d/dK = (I + K)⁻¹."""
     sides = chain(kernel, jnp.ones(kernel.shape[0], kernel.dtype), 1)
+    assert sides.lower is not None  # all rows were taken
     return LogDeterminant(sides.lower, sides.lower, sides.rounding)

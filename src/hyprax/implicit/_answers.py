@@ -1,5 +1,7 @@
 """What the implicit engine says beside a value and a gradient: results, statistics, and a certificate of its own."""
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -11,6 +13,10 @@ from .._stats import AbstractStats, Accuracy, Effort
 
 class RESULTS(core_results.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # an enumeration in layers
     """How a computation at an optimum ended. `RESULTS[result]` is the message: what happened and what to try."""
+
+    if TYPE_CHECKING:  # of the layer below, as members of this one
+        successful = ""
+        diverged = ""
 
     inner_not_converged = (
         "The inner problem was not solved to the requested gradient norm, so the hypergradient is that of a point "

@@ -1,10 +1,16 @@
 """How a run ends: the results of searches, above those of the core."""
 
+from typing import TYPE_CHECKING
+
 from .._result import RESULTS as CORE
 
 
 class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]
     """How a run of `tune` ended. `RESULTS[result]` is the message: what happened and what to try."""
+
+    if TYPE_CHECKING:  # of the layer below, as members of this one
+        successful = ""
+        diverged = ""
 
     gradient_small_uncertified = (
         "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "

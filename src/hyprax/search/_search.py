@@ -1,7 +1,7 @@
 """What a search is: a rule that moves hyperparameters by what an objective says of them."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
@@ -39,8 +39,8 @@ class AbstractSearch(eqx.Module):
     at the same hyperparameters agree. `tune` refuses an objective that cannot give it.
     """
 
-    needs_accuracy: eqx.AbstractClassVar[bool]
-    needs_determinism: eqx.AbstractClassVar[bool]
+    needs_accuracy: ClassVar[bool]
+    needs_determinism: ClassVar[bool]
 
     @abc.abstractmethod
     def init(self, hyper: PyTree) -> PyTree:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 from equinox import Module
@@ -16,6 +16,10 @@ from ._training import Training
 
 class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # an enumeration in layers
     """How an evaluation through a training run ended."""
+
+    if TYPE_CHECKING:  # of the layer below, as members of this one
+        successful = ""
+        diverged = ""
 
     chaotic = (
         "The training is chaotic: the adjoint of the weights grew so much on its way back through the steps that the "
