@@ -32,7 +32,7 @@ class FullData(AbstractEstimator):
 
     **Arguments:**
 
-    - `structure`: of [`hyprax.evidence.structures`][]: `Full` (the default), `TensorBlocks`, `EKFAC`, `Diagonal`
+    - `structure`: of `hyprax.evidence.structures`: `Full` (the default), `TensorBlocks`, `EKFAC`, `Diagonal`
         (bounds), `KFAC`, `LastLayer` (estimated).
     """
 

@@ -85,7 +85,7 @@ def estimate(
     - `memory`: the bytes that may be used; half of the device's memory, or of the machine's, if `None`.
     - `driver`: as for the modes.
 
-    **Returns:** an [`hyprax.unroll.Estimate`][]; `print` it for a table.
+    **Returns:** an `Estimate`; `print` it for a table.
 
     **Raises:** `ValueError` where XLA does not say how much memory its programs need.
     """
