@@ -57,7 +57,7 @@ def check(kind: str, given: tuple[Any, Any, Any, Any], strength: Any, exact: Any
     answer, _ = hx.hypergradient(objective, hyper)
     columns = C if kind == "softmax" else 1
     used = np.exp(np.asarray(hyper["penalty"].raw, float))
-    truth = oracles.reference(kind, *exact, np.full((D, columns), used))
+    truth = oracles.reference(kind, exact[0], exact[1], exact[2], exact[3], np.full((D, columns), used))
     assert answer.value.dtype == answer.grad["penalty"].raw.dtype == jnp.float64
     assert abs(float(answer.value) - float(truth.value)) <= 1e-7 * (1 + abs(float(truth.value)))
     error = abs(float(answer.grad["penalty"].raw) - float(truth.per_weight.sum()))
