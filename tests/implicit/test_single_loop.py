@@ -435,16 +435,16 @@ def build(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 0}, "given batch size 0, allowed are 1 to 30"),
-        ({"batch_size": 31}, "given batch size 31"),
-        ({"outer_batch_size": 16}, "given batch size 16, allowed are 1 to 15"),
-        ({"rate": 0.0}, "given rate 0.0"),
-        ({"rate": math.nan}, "given rate nan"),
-        ({"adjoint_rate": -1.0}, "given adjoint_rate -1.0"),
-        ({"form": as_functions}, "given no rate for a loss of unknown smoothness"),
-        ({"steps": 0}, "given steps 0"),
-        ({"method": hx.implicit.AmIGO, "inner_steps": 0}, "given inner_steps 0"),
-        ({"method": hx.implicit.AmIGO, "adjoint_steps": 1.5}, "given adjoint_steps 1.5"),
+        ({"batch_size": 0}, "from 1 to 30 .*; got 0"),
+        ({"batch_size": 31}, "from 1 to 30 .*; got 31"),
+        ({"outer_batch_size": 16}, "from 1 to 15 .*; got 16"),
+        ({"rate": 0.0}, "SOBA: rate must be a number > 0.*; got 0.0"),
+        ({"rate": math.nan}, "rate must be a number > 0.*; got nan"),
+        ({"adjoint_rate": -1.0}, "adjoint_rate must be a number > 0.*; got -1.0"),
+        ({"form": as_functions}, "rate is required for a loss of unknown smoothness"),
+        ({"steps": 0}, "steps must be an integer >= 1; got 0"),
+        ({"method": hx.implicit.AmIGO, "inner_steps": 0}, "inner_steps must be an integer >= 1; got 0"),
+        ({"method": hx.implicit.AmIGO, "adjoint_steps": 1.5}, "adjoint_steps must be an integer >= 1; got 1.5"),
     ],
 )
 def test_bad_settings(unchecked, changes, words):

@@ -8,6 +8,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hyprax as hx
@@ -24,9 +25,9 @@ def squares(hyper):
 
 
 def go(folder, steps=4, objective=squares, stop=Stopping(gradient=0), search=None, **options):
-    search = {} if search is None else {"search": search}
+    search = hx.search.Optax(optax.adam(0.05)) if search is None else search
     run = Run(folder, every=0.0, **options)
-    return hx.tune(objective, HYPER, steps=steps, run=run, stop=stop, progress=False, **search)
+    return hx.tune(objective, HYPER, steps=steps, run=run, stop=stop, progress=False, search=search)
 
 
 class Ending(hx.search.AbstractSearch):

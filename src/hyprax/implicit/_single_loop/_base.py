@@ -14,10 +14,9 @@ from ..._certificate import NoCertificate
 from ..._hyper import natural
 from ..._noise import NoNoise
 from ..._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
-from ..._result import RESULTS
 from ..._stats import Accuracy
 from ..._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
-from .._answers import SingleLoopStats
+from .._answers import RESULTS, SingleLoopStats
 from .._bounds import AbstractCertifier, OuterLoss
 from .._objective import ImplicitObjective, ImplicitState
 from .._optimum import Optimum, matched
