@@ -18,6 +18,7 @@ from hyprax.runs._history import History
 from hyprax.search import Stopping
 
 HYPER = {"a": hx.Positive([2.0, 3.0])}
+ADAM = hx.search.Optax(optax.adam(0.05))
 
 
 def squares(hyper):
@@ -25,7 +26,7 @@ def squares(hyper):
 
 
 def go(folder, steps=4, objective=squares, stop=Stopping(gradient=0), search=None, **options):
-    search = hx.search.Optax(optax.adam(0.05)) if search is None else search
+    search = ADAM if search is None else search
     run = Run(folder, every=0.0, **options)
     return hx.tune(objective, HYPER, steps=steps, run=run, stop=stop, progress=False, search=search)
 
@@ -225,7 +226,13 @@ def test_a_full_disk_is_said_and_loses_at_most_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(History, "append", append)
     with pytest.raises(HistoryError, match="disk is full"):
         hx.tune(
-            squares, HYPER, steps=9, run=Run(tmp_path / "run"), progress=False, callbacks=[lambda s: full.append(1)]
+            squares,
+            HYPER,
+            search=ADAM,
+            steps=9,
+            run=Run(tmp_path / "run"),
+            progress=False,
+            callbacks=[lambda s: full.append(1)],
         )
     full.clear()
     monkeypatch.undo()
@@ -256,7 +263,7 @@ def test_a_termination_is_kept_until_the_step_is_whole_and_saved(tmp_path):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
-        hx.tune(squares, HYPER, steps=9, run=Run(tmp_path / "run"), progress=False, callbacks=[end])
+        hx.tune(squares, HYPER, search=ADAM, steps=9, run=Run(tmp_path / "run"), progress=False, callbacks=[end])
     whole = go(tmp_path / "whole", 5)
     assert len(read(tmp_path / "run").history) == 3
     assert [row["value"] for row in go(tmp_path / "run", 5).history] == [row["value"] for row in whole.history]
