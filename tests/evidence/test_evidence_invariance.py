@@ -166,13 +166,22 @@ def test_scales_of_inputs_that_do_not_matter_fall():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: ev.AffineInvariance(pixels, samples=0), "samples 0"),
+        (lambda: ev.AffineInvariance(pixels, samples=0), "samples must be an integer >= 1; got 0"),
         (lambda: ev.AffineInvariance(pixels, only=("spin",)), "spin"),
         (lambda: ev.AffineInvariance(pixels, only=("shear", "shear")), "different names"),
-        (lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(5)}, jnp.zeros((4, 4))), "ranges of shape"),
-        (lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(6)}, jnp.zeros(4)), "input of shape"),
+        (
+            lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(5)}, jnp.zeros((4, 4))),
+            "ranges must have shape",
+        ),
+        (
+            lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(6)}, jnp.zeros(4)),
+            "an input must be a floating-point image",
+        ),
         (lambda: ev.AffineInvariance(pixels)({}, {"ranges": jnp.zeros(6)}, jnp.zeros((4, 4), int)), "type int64"),
-        (lambda: ev.InputScales(features)({}, {"input_scales": jnp.ones(2)}, jnp.zeros(3)), "scales of shape"),
+        (
+            lambda: ev.InputScales(features)({}, {"input_scales": jnp.ones(2)}, jnp.zeros(3)),
+            "scales must have the shape of x",
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_refused(call, text):

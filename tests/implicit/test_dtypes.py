@@ -103,7 +103,8 @@ def test_one_float64_argument_widens_a_float32_problem(part):
     x, y, v, u = problem("squared")
     family = hx.families.Squared(x.astype(np.float32), y.astype(np.float32), penalty="penalty")
     held = (v.astype(np.float32), u if part == "targets" else u.astype(np.float32))
-    optimum = hx.Optimum(family, jnp.zeros(D) if part == "start" else None)
+    solver = implicit.Newton(tolerance=1e-12)
+    optimum = hx.Optimum(family, jnp.zeros(D) if part == "start" else None, solver=solver)
     objective = hx.ImplicitObjective(optimum, family.mean_loss, held)
     hyper = {"penalty": hx.Positive(0.1)}
     answer, _ = hx.hypergradient(objective, hyper)
@@ -148,15 +149,15 @@ def put(x: np.ndarray, value: Any, dtype: Any = float) -> np.ndarray:
 )
 def test_inputs_that_are_no_numbers_are_refused_by_name(change, words):
     x, y, v, u = problem("logistic")
-    with pytest.raises(ValueError, match=f"Logistic: {words}|sparse {words}"):
+    with pytest.raises(ValueError, match=f"Logistic: .*{words}"):
         hx.families.Logistic(change(x), y, penalty="penalty")
     family = hx.families.Logistic(x, y, penalty="penalty")
-    with pytest.raises(ValueError, match=f"outer_data: {words}"):
+    with pytest.raises(ValueError, match=f"outer_data: .*{words}"):
         hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (change(v), u))
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_outer_data_of_a_function_are_arrays_of_numbers():
     optimum = hx.Optimum(lambda w, hyper, data: jnp.sum(w**2), jnp.zeros(2))
-    with pytest.raises(ValueError, match=r"outer_data\['y'\] must be an array of numbers; got list"):
+    with pytest.raises(ValueError, match=r"outer_data\['y'\]\[0\] must be an array of numbers; got str"):
         hx.ImplicitObjective(optimum, lambda w, hyper, data: jnp.sum(w), {"y": ["a", "b"]})
