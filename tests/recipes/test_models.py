@@ -107,5 +107,5 @@ def test_shifts_by_whole_pixels_and_between():
 
 
 def test_images_are_asked_for():
-    with pytest.raises(ValueError, match="use an mlp"):
+    with pytest.raises(ValueError, match='must be "mlp" for rows of numbers'):
         network("cnn", 30, 2, width=4, depth=1)

@@ -65,7 +65,8 @@ def extended_residuals(
     if outer.loss == loss.loss:  # one evaluation of the same function for both data sets: half the code to compile
         both = _joined(predicted, outer_predicted, axis=0)
         none = lifted(jnp.zeros_like(outer_predicted.hi))
-        targets = jnp.concatenate([loss.targets, outer_data[1]])
+        with jax.numpy_dtype_promotion("standard"):  # labels of two widths, whatever the user has set
+            targets = jnp.concatenate([loss.targets, outer_data[1]])
         slopes, curves = loss.loss.extended(both, _joined(reach, none, axis=0), targets)
         slope, curved = jax.tree.map(lambda x: x[:n], (slopes, curves))
         outer_slope = jax.tree.map(lambda x: x[n:], slopes)

@@ -91,7 +91,9 @@ class _Moments(AbstractReversibleOptimizer):
     ) -> tuple[dict[str, Array], Array]:
         mean = c[MEAN] * states[MEAN] + c["mean_gain"] * gradient
         variance = c[VARIANCE] * states[VARIANCE] + c["variance_gain"] * gradient * gradient
-        moved = weights - c["rate"] * smooth_ratio(mean, smooth_root(variance) + c["eps"])
+        root = smooth_root(variance) + c["eps"]
+        root = jnp.where((mean == 0) & (root == 0), jnp.ones_like(root), root)  # without a gradient nothing moves
+        moved = weights - c["rate"] * smooth_ratio(mean, root)
         return {MEAN: mean, VARIANCE: variance}, moved - c["decay"] * weights if "decay" in c else moved
 
     def init(self, params: PyTree) -> PyTree:
