@@ -73,7 +73,7 @@ def test_the_cholesky_bound_of_every_structure_holds(structure):
 
 def test_the_cholesky_bound_refuses_what_it_cannot_factorise():
     case = cases.random_case(np.random.default_rng(0), cases.Structure("squared", "feature", sparse=True))
-    with pytest.raises(ValueError, match="dense arrays"):
+    with pytest.raises(ValueError, match="requires dense data"):
         hx.implicit.CholeskyCertifier().prepare(case.loss, case.loss.mean_loss, case.outer_data)
 
 
