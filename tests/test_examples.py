@@ -57,7 +57,7 @@ def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
     [
         ("cleaning", "certified", ["search.steps=6"]),
         ("schedules", "none", ["search.steps=4", "training.steps=12"]),
-        ("evidence", "estimated", ["search.steps=30"]),
+        ("evidence", "none", ["search.steps=30"]),
     ],
 )
 def test_the_examples_of_every_engine(name, kind, settings, tmp_path, capsys, monkeypatch):
