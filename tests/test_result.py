@@ -14,7 +14,6 @@ WAYS_OUT = {
     "indefinite": "Add an l2 penalty",
     "strong_convexity_disproved": "Lower mu",
     "unpenalised": "Give every weight a strength above zero",
-    "interrupted": "The training was interrupted (Ctrl-C).",
 }
 
 

@@ -38,7 +38,7 @@ class Coin(hx.core.AbstractObjective):
         hx.core.refuse_accuracy(self, accuracy)
         heads = jax.random.bernoulli(jax.random.fold_in(jax.random.key(3), state))
         sign = jnp.where(heads, 1.0, -1.0)
-        value = 0.5 * (hyper - 1) ** 2 + sign
+        value = 0.5 * jnp.sum((hyper - 1) ** 2) + sign
         noise = hx.Noise(jnp.ones(()), 10, "draws of a coin")
         nothing = hx.NoCertificate("drawn")
         return hx.Hypergradient(
@@ -52,7 +52,7 @@ class Coin(hx.core.AbstractObjective):
         return None
 
     def final(self, hyper, state):
-        value = 0.5 * (hyper - 1) ** 2
+        value = 0.5 * jnp.sum((hyper - 1) ** 2)
         result = hx.RESULTS.successful if self.ends else hx.RESULTS.diverged
         noise = hx.Noise(jnp.asarray(0.1), 99, "100 draws of a coin")
         return hx.core.Value(value, hx.NoCertificate("drawn"), noise, result, hx.core.NamedStats()), state
@@ -119,6 +119,26 @@ def test_a_final_evaluation_that_fails_is_the_result_of_the_run():
     found = hx.tune(Coin(ends=False), jnp.asarray(3.0), search=Optax(optax.sgd(0.1)), steps=3, progress=False)
     assert bool(found.result == hx.search.RESULTS.diverged)
     assert "non-finite" in found.message
+
+
+@pytest.mark.parametrize(
+    ("count", "noise", "said"),
+    [
+        (640, hx.NoNoise("not asked for", "validation examples"), True),
+        (3, hx.NoNoise("not asked for", "validation examples"), False),  # a sample tells a few apart
+        (640, hx.NoNoise("nothing is drawn"), False),
+        (640, hx.Noise(jnp.ones(640), np.inf, "validation examples"), False),
+    ],
+)
+def test_many_hyperparameters_on_a_sample_of_unknown_noise_are_not_left_without_a_word(count, noise, said):
+    class Sampled(Coin):
+        def value_and_grad(self, hyper, state, accuracy=None):
+            answer, state = super().value_and_grad(hyper, state, accuracy)
+            grad = jnp.ones_like(hyper)
+            return hx.Hypergradient(answer.value, grad, answer.certificate, noise, answer.result, answer.stats), state
+
+    found = hx.tune(Sampled(), jnp.ones(count), search=Optax(optax.sgd(0.1)), steps=1, progress=False)
+    assert (f"{count} hyperparameters were fitted to one sample (validation examples)" in found.message) == said
 
 
 def test_noise_is_a_spread_in_the_structure_of_the_answer_and_no_certificate():

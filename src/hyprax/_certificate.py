@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ._result import Result, message_of
 
@@ -67,6 +67,11 @@ OF_THE_COMPUTATION = (
 def right(kind: Kind) -> str:
     """What a kind of certificate allows one to say, in plain sentences."""
     return RIGHTS[kind] if kind == "none" else f"{RIGHTS[kind]} {OF_THE_COMPUTATION}"
+
+
+def entries_of(certificate: AbstractCertificate) -> PyTree | None:
+    """Bounds of the single entries of an answer, in its structure, where a certificate has them as `entries`."""
+    return getattr(certificate, "entries", None)
 
 
 def details(certificate: AbstractCertificate) -> dict[str, str | float | bool]:

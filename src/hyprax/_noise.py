@@ -27,7 +27,7 @@ class AbstractNoise(eqx.Module):
     """A statement about the sample that an answer was computed from: its spread, or why the spread is not known."""
 
     over: eqx.AbstractVar[str]
-    """What was sampled, in words: "validation examples", "rows drawn"."""
+    """What was sampled, in words: "validation examples", "rows drawn"; empty where nothing was."""
 
     @property
     @abc.abstractmethod
@@ -90,12 +90,18 @@ class Noise(AbstractNoise):
 
 
 class NoNoise(AbstractNoise):
-    """The spread of an answer over samples is not known; `reason` says why, and what would change that."""
+    """The spread of an answer over samples is not known; `reason` says why, and what would change that.
+
+    **Arguments:**
+
+    - `reason`: why.
+    - `over`: what was sampled, in words; empty where nothing was.
+    """
 
     reason: str = eqx.field(static=True)
     over: str = eqx.field(static=True)
 
-    def __init__(self, reason: str, over: str = "nothing"):
+    def __init__(self, reason: str, over: str = ""):
         self.reason, self.over = reason, over
 
     @property

@@ -107,9 +107,8 @@ class AbstractObjective(eqx.Module, Generic[State]):
     """
 
     noisy: eqx.AbstractVar[bool]
-    """Whether two calls at the same hyperparameters may differ (new batches, draws, folds). Then the lowest value
-    seen is
-    luck, and a search keeps the last hyperparameters instead."""
+    """Whether two calls at the same hyperparameters may differ (new batches, draws, folds). Then the lowest value seen
+    is luck, and `tune` keeps the last hyperparameters instead."""
     adaptive: eqx.AbstractVar[bool]
     """Whether `accuracy` is honoured; an objective that cannot refuses one, and so does a search that needs it."""
     value_name: eqx.AbstractVar[str]
@@ -149,9 +148,8 @@ def refuse_accuracy(objective: AbstractObjective, accuracy: Accuracy | None) -> 
     """
     if accuracy is not None:
         raise ValueError(
-            f"{type(objective).__name__}: accuracy must be None; got {accuracy}. This objective has no "
-            f"tolerance that an "
-            "accuracy could set (`adaptive` is False)."
+            f"{type(objective).__name__}: accuracy must be None; got {accuracy}. This objective has no tolerance "
+            "that an accuracy could set (`adaptive` is False)."
         )
 
 
@@ -217,9 +215,8 @@ class FunctionObjective(AbstractObjective[PyTree]):
         if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
             got = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves) or "nothing"
             raise ValueError(
-                f"hyprax: a function given as an objective must return one real number, such as a loss; got "
-                f"{got}. For a "
-                "model with data, make an objective: hx.ImplicitObjective, hx.UnrolledObjective or "
+                f"hyprax: a function given as an objective must return one real number, such as a loss; got {got}. "
+                "For a model with data, make an objective: hx.ImplicitObjective, hx.UnrolledObjective or "
                 "hx.EvidenceObjective."
             )
         return ()
@@ -231,13 +228,13 @@ class FunctionObjective(AbstractObjective[PyTree]):
         refuse_accuracy(self, accuracy)
         value, grad = jax.value_and_grad(lambda h: jnp.asarray(self.fn(natural(h))))(hyper)
         finite = jnp.isfinite(value) & tree_all_finite(grad)
-        return Hypergradient(value, grad, _rounding(value), _EXACT_DATA, _finite(finite), NamedStats()), state
+        return Hypergradient(value, grad, _rounding(value), _NO_SAMPLE, _finite(finite), NamedStats()), state
 
     @eqx.filter_jit
     def value(self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None) -> tuple[Value, PyTree]:
         refuse_accuracy(self, accuracy)
         value = jnp.asarray(self.fn(natural(hyper)))
-        return Value(value, _rounding(value), _EXACT_DATA, _finite(jnp.isfinite(value)), NamedStats()), state
+        return Value(value, _rounding(value), _NO_SAMPLE, _finite(jnp.isfinite(value)), NamedStats()), state
 
     def params(self, state: PyTree) -> PyTree:
         return None
@@ -246,7 +243,7 @@ class FunctionObjective(AbstractObjective[PyTree]):
         return self.value(hyper, state)
 
 
-_EXACT_DATA = NoNoise("a plain function does not say which sample it was computed from")
+_NO_SAMPLE = NoNoise("a plain function does not say which sample it was computed from")
 
 
 def _rounding(value: Array) -> NoCertificate:

@@ -20,7 +20,6 @@ class RESULTS(eqx.Enumeration):
         "A non-finite number (inf or nan) appeared. Look for non-finite data, lower the learning rate of the search, "
         "or bound the hyperparameters (`hx.Interval`) so that the inner problem keeps a finite optimum."
     )
-    interrupted = "The training was interrupted (Ctrl-C). What was best until then is kept; train for longer to go on."
 
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def message_of(result: Result) -> str:
 
 def succeeded(result: Result) -> Bool[Array, "..."]:
     """Whether a result of any layer is `successful`."""
-    return result == layer_of(result).successful  # pyright: ignore[reportAttributeAccessIssue]
+    return result == layer_of(result).successful  # pyright: ignore[reportAttributeAccessIssue]  # all layers have it
 
 
 def result_name(result: Result) -> str:

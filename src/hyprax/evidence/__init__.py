@@ -27,7 +27,8 @@ from ._likelihoods import (
 )
 from ._log_evidence import LogEvidence as LogEvidence, linearise as linearise, log_evidence as log_evidence
 from ._mode import Decrement as Decrement, decrement as decrement, to_mode as to_mode
-from ._objective import EvidenceObjective as EvidenceObjective, Schedule as Schedule
+from ._objective import EvidenceObjective as EvidenceObjective
+from ._online import Schedule as Schedule
 from ._partitions import FullData as FullData, Lanczos as Lanczos, OnlineKFAC as OnlineKFAC, Partition as Partition
 from ._plan import kernel_plan as kernel_plan
 from ._posterior import Posterior as Posterior, posterior as posterior

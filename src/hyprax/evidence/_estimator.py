@@ -76,15 +76,10 @@ def check_part(name: str, part: Any, kind: type, example: str) -> None:
         raise ValueError(f"{name} must be such as {example}; got {described(part)}.")
 
 
-class AbstractEstimator(eqx.Module):
-    """A rule for log|I + K|: `estimator(problem, key)` is differentiable in everything continuous in `problem`."""
+class _Rule(eqx.Module):
+    """What rules for log|I + K| share, whether or not past draws inform them."""
 
     citations: ClassVar[tuple[str, ...]] = (EVIDENCE_PAPER,)
-
-    @property
-    @abc.abstractmethod
-    def kind(self) -> EstimatorKind:
-        """`bound` if E upper >= log|I + K| is proved (in expectation over the draw, rounding aside), or `estimated`."""
 
     @property
     def draws(self) -> bool:
@@ -97,6 +92,15 @@ class AbstractEstimator(eqx.Module):
         The penalty, the distance from the mode and the log-determinant are then over the same weights.
         """
         return problem
+
+
+class AbstractEstimator(_Rule):
+    """A rule for log|I + K|: `estimator(problem, key)` is differentiable in everything continuous in `problem`."""
+
+    @property
+    @abc.abstractmethod
+    def kind(self) -> EstimatorKind:
+        """`bound` if E upper >= log|I + K| is proved (in expectation over the draw, rounding aside), or `estimated`."""
 
     @abc.abstractmethod
     def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
@@ -109,27 +113,13 @@ class AbstractEstimator(eqx.Module):
         """
 
 
-class AbstractAdaptive(eqx.Module):
+class AbstractAdaptive(_Rule):
     """A rule for log|I + K| that past draws inform: a bound for each state that was fixed before the draw."""
-
-    citations: ClassVar[tuple[str, ...]] = (EVIDENCE_PAPER,)
 
     @property
     @abc.abstractmethod
     def kind(self) -> EstimatorKind:
         """As that of an [`hyprax.evidence.AbstractEstimator`][], given the state."""
-
-    @property
-    def draws(self) -> bool:
-        """Whether an estimate depends on its key."""
-        return True
-
-    def random(self, problem: LinearisedModel) -> LinearisedModel:
-        """The problem in the weights that are random: all, but for a last layer.
-
-        The penalty, the distance from the mode and the log-determinant are then over the same weights.
-        """
-        return problem
 
     @property
     def of_precisions_alone(self) -> bool:

@@ -1,6 +1,5 @@
 """The log evidence as an objective: weights trained online, hyperparameters moved by the bound."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -25,104 +24,13 @@ from ._estimator import AbstractAdaptive, AbstractEstimator, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import judged, linearise, measured, pair, tempered_fit
 from ._mode import decrement, to_mode
+from ._online import OVER, Moments, Schedule
 from ._problem import GaussianPrior, LinearisedModel, widened
 from ._tangent import Choice
 
-OVER = "rows drawn for the log-determinant"
 FINAL_DRAWS = 10
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Which training steps of the weights precede which evaluation of the evidence.
-
-    Evaluations come in stages of `hyper_steps` at the same weights. Before the first of a stage the weights are trained
-    for `every` steps, before the very first stage for `burn_in`. From evaluation `mode_after` on, each is preceded by
-    the way to the mode instead, and so is the value that is reported after a run if `finish`.
-
-    **Arguments:**
-
-    - `burn_in`: training steps before the first stage; >= 0, `None` for as many as before the others.
-    - `every`: training steps before each stage; >= 0, 0 for frozen weights.
-    - `hyper_steps`: evaluations in a stage; >= 1.
-    - `mode_after`: the first evaluation at the mode; `None` for never, 0 for always.
-    - `finish`: whether weights that are trained go to the mode before the final value.
-    - `newton_steps`: the most steps of the way to the mode ([`hyprax.evidence.to_mode`][]).
-    """
-
-    burn_in: int | None = None
-    every: int = 0
-    hyper_steps: int = 1
-    mode_after: int | None = None
-    finish: bool = True
-    newton_steps: int = 50
-
-    def __post_init__(self):
-        for name, least in (("burn_in", 0), ("every", 0), ("hyper_steps", 1), ("newton_steps", 1)):
-            number = getattr(self, name)
-            if name == "burn_in" and number is None:
-                continue
-            if not isinstance(number, int | np.integer) or number < least:
-                raise ValueError(f"Schedule: {name} must be an integer >= {least}; got {number!r}.")
-        if self.mode_after is not None and self.mode_after < 0:
-            raise ValueError(f"Schedule: mode_after must be an integer >= 0, or None; got {self.mode_after}.")
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the weights never move."""
-        return not self.burn_in and self.every == 0 and self.mode_after is None
-
-    def at_mode(self, evaluation: int) -> bool:
-        """Whether this evaluation is one at the mode."""
-        return self.mode_after is not None and evaluation >= self.mode_after
-
-    def steps(self, evaluation: int) -> int:
-        """The training steps before this evaluation."""
-        if self.at_mode(evaluation) or evaluation % self.hyper_steps:
-            return 0
-        return self.every if evaluation or self.burn_in is None else self.burn_in
-
-
-class Moments(eqx.Module):
-    """Smoothed moments over past draws: of gradient and squared gradient, value and slack; and the weights' own."""
-
-    gradient: PyTree
-    square: PyTree
-    value: Float[Array, ""]
-    slack: Float[Array, ""]
-    total: Float[Array, ""]
-    squared_total: Float[Array, ""]
-
-    def updated(self, decay: float, gradient: PyTree, value: Array, slack: Array) -> "Moments":
-        """After one more draw."""
-        new = 1 - decay
-        return Moments(
-            jax.tree.map(lambda m, g: decay * m + new * g, self.gradient, gradient),
-            jax.tree.map(lambda m, g: decay * m + new * jnp.square(g), self.square, gradient),
-            decay * self.value + new * value,
-            decay * self.slack + new * slack,
-            decay * self.total + new,
-            decay**2 * self.squared_total + new**2,
-        )
-
-    def noise(self) -> Noise:
-        """√ of the unbiased weighted variance of the gradient, entry by entry; infinite for one draw.
-
-        The drift of the hyperparameters during the window counts as variance. The degrees of freedom are those of the
-        effective number of draws in the window.
-        """
-        free = 1 - self.squared_total / jnp.square(self.total)
-        tiny = jnp.finfo(free.dtype).eps
-
-        def deviation(first: Array, second: Array) -> Array:
-            variance = jnp.maximum(second / self.total - jnp.square(first / self.total), 0.0)
-            return jnp.where(free > tiny, jnp.sqrt(variance / jnp.maximum(free, tiny)), jnp.inf)
-
-        errors = jax.tree.map(deviation, self.gradient, self.square)
-        draws = jnp.square(self.total) / self.squared_total
-        return Noise(errors, jnp.maximum(draws - 1, 0), OVER)
 
 
 class Constant(eqx.Module):
@@ -334,7 +242,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(self.batches.size)
         stats = self._measured(hyper, state, sides, certificate.slack)
         result = judged(stats, self.batches.size, jnp.isfinite(value), training=not self.schedule.frozen)
-        noise = NoNoise(reason="one draw has no spread: compare several" if self.draws else "nothing is drawn")
+        noise = NoNoise("one draw has no spread: compare several" if self.draws else "nothing is drawn")
         return Value(value, certificate, noise, result, stats), state
 
     def params(self, state: EvidenceState) -> PyTree:
@@ -356,7 +264,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             answer, clean = self._gradient(hyper, clean, training=False)
             answers.append(answer)
         found = jnp.stack([answer.value for answer in answers])
-        noise: AbstractNoise = NoNoise(reason="nothing is drawn")
+        noise: AbstractNoise = NoNoise("nothing is drawn")
         if self.draws:
             noise = Noise(jnp.std(found, ddof=1) / jnp.sqrt(jnp.asarray(count, found.dtype)), count - 1, OVER)
         one, _ = self.value(hyper, clean)
@@ -438,7 +346,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         kept = Kept(state.params, hyper, (moments.value / moments.total).astype(value.dtype), state.draws)
         better = (judged(stats, size, finite) == RESULTS.successful) & (kept.value < state.kept.value)
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), kept, state.kept)
-        noise: AbstractNoise = moments.noise() if self.draws else NoNoise(reason="nothing is drawn")
+        noise: AbstractNoise = moments.noise() if self.draws else NoNoise("nothing is drawn")
         known = moments, past
         moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
         params = jax.tree.map(lambda a, b: jnp.where(finite, a, b), state.params, state.kept.params)

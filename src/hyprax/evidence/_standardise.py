@@ -58,8 +58,8 @@ def standardised(
         wide = values.astype(np.float64)
         mean, spread = wide.mean(0), wide.std(0)
         constant = spread <= 1e-10 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
-        found = np.where(constant, 0.0, mean), np.where(constant, 1.0, spread)
-        return tuple(part.astype(values.dtype) for part in found)  # pyright: ignore[reportReturnType]
+        center, width = np.where(constant, 0.0, mean), np.where(constant, 1.0, spread)
+        return center.astype(values.dtype), width.astype(values.dtype)
 
     leaves, structure = jax.tree.flatten(inputs)
     found = [moments(x) for x in leaves]

@@ -118,8 +118,7 @@ def a_priori_bound(
         ω = (L_f b/μ + L_A G b/μ² + L_B G/μ) ε + (b/μ) δ + (L_B L_f/μ) ε² + L_fλ ε,
 
     ρ as in [`hyprax.implicit.APrioriRate`][]. It plans work: [`hyprax.implicit.EhrhardtRoberts`][] measures
-    the same
-    terms where the iterations have ended, and is smaller.
+    the same terms where the iterations have ended, and is smaller.
 
     **Arguments:**
 

@@ -111,8 +111,7 @@ class ResidualCertifier(AbstractFamilyCertifier):
     For penalties ω = max_k‖q‖_{Λ,k} ν + max_k‖ŵ‖_{Λ,k} ζ + ν ζ, with ν = ‖∇g(ŵ)‖_{Λ⁻¹} >= ‖w* - ŵ‖_Λ and ζ a bound of
     ‖q - q*‖_Λ by generalised self-concordance; for example weights see docs/certificates.md. Valid for families with
     their own mean loss as outer loss, and safe, but often a hundred times the error: [`hyprax.implicit.LookAhead`][]
-    uses it at
-    a better point.
+    uses it at a better point.
 
     Source: own derivation; the self-concordance calculus is that of Bach (Electron. J. Stat. 4, 2010) and Sun and
     Tran-Dinh (Math. Prog. 178, 2019).

@@ -19,8 +19,11 @@ from ._noise import ExampleNoise
 from ._objective import ImplicitObjective, ImplicitState
 from ._optimum import Optimum, family_of
 from ._rows import kept, without
+from .families._mean_loss import MeanLoss
 
-NOT_ASKED = NoNoise("the spread over held-out examples was not asked for (noise=hx.implicit.ExampleNoise())")
+NOT_ASKED = NoNoise(
+    "the spread over held-out examples was not asked for (noise=hx.implicit.ExampleNoise())", "held-out examples"
+)
 
 
 class HeldOut(AbstractObjective[ImplicitState]):
@@ -77,7 +80,9 @@ class HeldOut(AbstractObjective[ImplicitState]):
         n, m = self.held_out.size, jnp.sum(self.held_out)
         inputs, targets = self.problem.outer_data
         outputs = self.problem.optimum.params0.shape[1:]
-        blank = self.problem.outer_loss.loss.value(  # pyright: ignore[reportFunctionMemberAccess]
+        mean = self.problem.outer_loss
+        assert isinstance(mean, MeanLoss)  # __init__ has made it that of the family
+        blank = mean.loss.value(
             jnp.zeros((1, *outputs), inputs.dtype), jnp.zeros((1, *targets.shape[1:]), targets.dtype)
         )[0]
         return n / m, (n - m) / m * blank

@@ -71,8 +71,8 @@ class LookAhead(AbstractFamilyCertifier):
         extended precision (errors near 2^-80) and go on. Costs nothing until then, but time to compile.
 
     The certificate is a [`hyprax.implicit.TwoSidedCertificate`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺
-    of the error of
-    the unimproved h, as float64 makes it of ŵ and q; `entries`, bounds |h⁺ - dF/dλ|_k of the single entries; `status`.
+    of the error of the unimproved h, as float64 makes it of ŵ and q; `entries`, bounds |h⁺ - dF/dλ|_k of the single
+    entries; `status`.
     In `terms`: `free`, the bound at the unimproved point; `inner_error` ν and `adjoint_error` ζ at the better one;
     `rounds`; `extended`.
 

@@ -40,8 +40,7 @@ class LookAheadEstimate(AbstractCertifier):
     in h. For an inner loss that is not convex it speaks of the branch of minima that ŵ belongs to. Where a Newton step
     does not lower ‖∇g‖ (an indefinite Hessian, a rounding floor) it is infinite, and the status says `rounds_spent`.
     A system that is not the Hessian's, such as the damped one of [`hyprax.implicit.GaussNewton`][], is named in the
-    text: then
-    this says how well that system has been solved, not how far its solution is from the hypergradient.
+    text: then this says how well that system has been solved, not how far its solution is from the hypergradient.
 
     **Arguments:**
 

@@ -101,7 +101,8 @@ class ExampleNoise(eqx.Module):
         size = math.prod(params.shape)
         if size > DENSE_BELOW:
             return NoNoise(
-                f"the dense form is for at most {DENSE_BELOW} weights, and there are {size}: give ExampleNoise probes"
+                f"the dense form is for at most {DENSE_BELOW} weights, and there are {size}: give ExampleNoise probes",
+                OVER,
             )
         basis = jnp.eye(size, dtype=params.dtype).reshape(size, *params.shape)
         hessian = jax.lax.map(lambda v: product(v).ravel(), basis, batch_size=64)

@@ -28,7 +28,9 @@ from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
 
 HALF = 0.5  # of the adjoint system: a truncated adjoint that leaves more than this is reported
-NOISE = NoNoise("the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())")
+NOISE = NoNoise(
+    "the spread over validation examples was not asked for (noise=hx.implicit.ExampleNoise())", "validation examples"
+)
 
 
 class ImplicitState(eqx.Module):

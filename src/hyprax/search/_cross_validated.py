@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._certificate import KINDS, AbstractCertificate, Kind, NoCertificate, right, show
+from .._certificate import KINDS, AbstractCertificate, Kind, NoCertificate, entries_of, right, show
 from .._keys import checked_key
 from .._noise import AbstractNoise, Noise, NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
@@ -305,7 +305,7 @@ def _summed(terms: Sequence[Array]) -> Array:
 def _arrays(answer: Hypergradient) -> tuple:
     noise = answer.noise
     known = (noise.standard_errors, noise.degrees_of_freedom) if isinstance(noise, Noise) else None
-    entries = getattr(answer.certificate, "entries", None)
+    entries = entries_of(answer.certificate)
     return (
         answer.value, answer.grad, answer.certificate.bound, entries, known, answer.stats.effort(), answer.result
     )  # fmt: skip
@@ -372,7 +372,8 @@ def _mean_certificate(
 ) -> AbstractCertificate:
     weakest = max((answer.certificate for answer in answers), key=lambda c: KINDS.index(c.kind))
     if weakest.kind == "none":
-        return NoCertificate(f"of a fold nothing is known ({getattr(weakest, 'reason', 'no bound')})", bound.dtype)
+        reason = weakest.reason if isinstance(weakest, NoCertificate) else "it has no bound"
+        return NoCertificate(f"of a fold nothing is known ({reason})", bound.dtype)
     return MeanCertificate(bound=bound, kind=weakest.kind, quantity=quantity, folds=len(answers), entries=entries)
 
 
@@ -380,7 +381,7 @@ def _mean_noise(noises: Sequence[AbstractNoise], errors: PyTree | None, freedom:
     first = noises[0]
     if errors is not None:
         return Noise(errors, freedom, f"held-out examples of {len(noises)} folds, given the fits")
-    return NoNoise(getattr(first, "reason", "of a fold it is not known"))
+    return first if isinstance(first, NoNoise) else NoNoise("of a mean over folds it is not known", first.over)
 
 
 def _worst(results: Sequence[Result]) -> Result:

@@ -14,6 +14,8 @@ from .._result import succeeded
 from .._stats import Accuracy, Effort
 from .._trees import tree_axpy, tree_dtype
 
+SMALLEST_FACTOR = 1e-4
+
 
 @eqx.filter_jit
 def descend(hyper: PyTree, grad: PyTree, step_size: Float[Array, ""]) -> PyTree:
@@ -105,3 +107,8 @@ def check_positive(name: str, **settings: float) -> None:
     for setting, number in settings.items():
         if not 0 < number < math.inf:
             raise ValueError(f"{name}: {setting} must be a finite number > 0; got {number}.")
+
+
+def tightening(wanted: float, had: float) -> float:
+    """By what to multiply tolerances so that a bound proportional to them falls from `had` to `wanted`."""
+    return min(max(wanted / had, SMALLEST_FACTOR), 0.5) if math.isfinite(had) else 0.05

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from .._certificate import AbstractCertificate
+from .._certificate import AbstractCertificate, entries_of
 from .._noise import Noise
 from .._objective import AbstractObjective
 from ._results import RESULTS
@@ -66,7 +66,7 @@ class Gate(AbstractSearch):
 
 def entry_bounds(certificate: AbstractCertificate, grad: PyTree) -> PyTree:
     """|h_j - ∂F/∂θ_j| <= bound_j: of single entries where they are known, else of the whole; 0 where nothing is."""
-    entries = getattr(certificate, "entries", None)
+    entries = entries_of(certificate)
     if entries is not None and jax.tree.structure(entries) == jax.tree.structure(grad):
         return jax.tree.map(lambda bound, g: bound.astype(g.dtype), entries, grad)
     whole: Any = certificate.bound

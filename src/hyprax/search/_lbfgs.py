@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._hyper import Positive, is_constrained
 from .._objective import AbstractObjective, Hypergradient
 from .._trees import tree_dtype
-from ._descent import Account, Measured, account
+from ._descent import Account, Measured, account, tightening
 from ._results import RESULTS
 from ._search import AbstractSearch, Move
 
@@ -255,7 +254,7 @@ class _Walk:
             if not now.bound < 0.9 * last or self.spent.gradients > MOST_TIGHTENINGS:
                 break
             last = now.bound
-            factor = _factor(0.3 * wanted, now.bound)
+            factor = tightening(0.3 * wanted, now.bound)
             self.inner, self.adjoint = factor * min(self.inner, now.inner), factor * min(self.adjoint, now.adjoint)
         if self.inner > 0 and self.sufficient and self.spent.gradients == 1 and now.bound <= 0.2 * wanted:
             # A second hypergradient costs more than a tighter first one: tolerances are loosened slowly.
@@ -293,7 +292,7 @@ class _Walk:
             if undecided and best is None and self.inner > 0 and tightenings < MOST_TIGHTENINGS:
                 if width < 0.9 * narrowest and trial.solved and base.solved:
                     narrowest, tightenings = width, tightenings + 1
-                    factor = _factor(0.3 * max(abs(fall - asked), 0.1 * predicted), width)
+                    factor = tightening(0.3 * max(abs(fall - asked), 0.1 * predicted), width)
                     self.inner = factor * min(self.inner, max(base.inner, trial.inner))
                     self.base, self.state = self._value(self.hyper, self.state)
                     base = self.base
@@ -317,8 +316,3 @@ class _Walk:
             return None
         self.state = best[4]
         return best[0], best[1], best[2]
-
-
-def _factor(wanted: float, had: float) -> float:
-    """By what to multiply tolerances so that a bound proportional to them falls from `had` to `wanted`."""
-    return float(np.clip(wanted / had, 1e-4, 0.5)) if math.isfinite(had) else 0.05

@@ -11,11 +11,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .._certificate import AbstractCertificate
 from .._objective import AbstractObjective, Hypergradient
 from .._trees import tree_dot, tree_dtype, tree_sub
-from ._descent import Account, Measured, account, check_positive, descend
+from ._descent import Account, Measured, account, check_positive, descend, tightening
 from ._results import RESULTS
 from ._search import AbstractSearch, Move
 
-SMALLEST_FACTOR = 1e-4
 MOST_EVALUATIONS = 60
 MOST_TIGHTENINGS = 3
 LONGEST_FACTOR = 100.0
@@ -211,7 +210,7 @@ class _Walk:
             if stalls.stuck(now.bound, now.solved) or self.spent.gradients >= MOST_EVALUATIONS:
                 answer, now, self.inner, self.adjoint = best
                 return answer, now, False
-            factor = _factor(0.7 * wanted, now.bound)
+            factor = tightening(0.7 * wanted, now.bound)
             self.inner = factor * min(self.inner, now.inner)
             self.adjoint = factor * min(self.adjoint, now.adjoint)
 
@@ -252,16 +251,11 @@ class _Walk:
                 # What decides, if the fall is as computed; one beyond the prediction is the error's.
                 likely = min(max(fall, -predicted), predicted)
                 decisive = max(likely - asked, 2 * asked - likely, 0.5 * asked)
-                inner = _factor(0.7 * decisive, width) * min(inner, max(base.inner, trial.inner))
+                inner = tightening(0.7 * decisive, width) * min(inner, max(base.inner, trial.inner))
                 _, base, state = self.spent.value(self.hyper, state, inner, self.adjoint)
                 continue
             inner, stalls, attempts = self.inner, _Stalls(), 0
         return None
-
-
-def _factor(wanted: float, had: float) -> float:
-    """By what to multiply tolerances so that a bound proportional to them falls from `had` to `wanted`."""
-    return min(max(wanted / had, SMALLEST_FACTOR), 0.5) if math.isfinite(had) else 0.05
 
 
 def _require(certificate: AbstractCertificate) -> None:

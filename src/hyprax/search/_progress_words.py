@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .._noise import AbstractNoise
+
+FEW = 10
+"""Hyperparameters that a validation sample may be trusted to tell apart without a word."""
 FLAT = 1e-4
 LEAST_FLAT = 5
 WINDOW = 10
@@ -37,3 +41,14 @@ def bound_words(row: Mapping[str, Any]) -> str:
     if low:
         said.append(f"{low} at the lower one (a penalty there penalises nothing)")
     return f"Coordinates that rest at a bound of the search: {', '.join(said)}." if said else ""
+
+
+def sample_words(count: int, noise: AbstractNoise | None) -> str:
+    """What is to be said of many hyperparameters that followed one sample whose noise nobody measured."""
+    if noise is None or count <= FEW or not noise.over or not math.isnan(float(noise.norm)):
+        return ""
+    return (
+        f"{count} hyperparameters were fitted to one sample ({noise.over}), and its noise was not measured: the value "
+        "flatters them. Judge them on rows that nothing touched, beside one strength refitted on the same rows "
+        "(`hx.honest`); hold them back with `hx.search.shrinkage_path` or `hx.search.Gate`."
+    )

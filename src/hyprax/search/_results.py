@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from .._result import RESULTS as CORE
 
 
-class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]
+class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]  # an enumeration in layers
     """How a run of `tune` ended. `RESULTS[result]` is the message: what happened and what to try."""
 
     if TYPE_CHECKING:  # of the layer below, as members of this one

@@ -59,13 +59,11 @@ def check_fits(search: AbstractSearch, objective: AbstractObjective) -> None:
     name, given = type(search).__name__, described(objective)
     if search.needs_accuracy and not objective.adaptive:
         raise ValueError(
-            f"{name} chooses how accurately each hypergradient is computed, so its objective must honour an "
-            f"accuracy; got "
-            f"{given}, which has none to choose. Use hx.search.Optax(optax.adam(0.05)) instead."
+            f"{name} chooses how accurately each hypergradient is computed, so its objective must honour an accuracy; "
+            f"got {given}, which has none to choose. Use hx.search.Optax(optax.adam(0.05)) instead."
         )
     if search.needs_determinism and objective.noisy:
         raise ValueError(
-            f"{name} compares values at different hyperparameters, so its objective must be deterministic; "
-            f"got {given} "
+            f"{name} compares values at different hyperparameters, so its objective must be deterministic; got {given} "
             "that draws anew at each call (`noisy` is True). Use hx.search.Optax(optax.adam(0.05)) instead."
         )

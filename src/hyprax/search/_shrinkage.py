@@ -161,7 +161,7 @@ class Together(AbstractObjective[PyTree]):
             unit = (2 * ravel_pytree(self.like)[0].size + 20) * jnp.finfo(size.dtype).eps
             bound = (1 + unit) * most * certificate.bound.astype(size.dtype) + unit * size
             certificate = Certificate(bound, certificate.kind, certificate.quantity, "of sums of its entries")
-        noise = NoNoise("not known for sums of entries")
+        noise = NoNoise("not known for sums of entries", answer.noise.over)
         grad = self.summed(answer.grad, hyper)
         return Hypergradient(answer.value, grad, certificate, noise, answer.result, answer.stats), state
 

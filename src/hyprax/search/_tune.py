@@ -21,7 +21,7 @@ from .._progress import ProgressBar
 from .._result import Result, explain, message_of, result_name, succeeded
 from ._lbfgs import LBFGS
 from ._optax import Optax
-from ._progress_words import bound_words, progress_words
+from ._progress_words import bound_words, progress_words, sample_words
 from ._record import AbstractRecord
 from ._results import RESULTS
 from ._search import AbstractSearch, check_fits
@@ -121,7 +121,9 @@ class TuneResult:
             text = f"{said} {message_of(self.result)}"
         else:
             text = explain(self.result, numbers)
-        return " ".join(part for part in (text, self.cause, bound_words(last)) if part)
+        noise = None if self.hypergradient is None else self.hypergradient.noise
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.best))
+        return " ".join(part for part in (text, self.cause, bound_words(last), sample_words(count, noise)) if part)
 
     def column(self, name: str) -> np.ndarray:
         """One column of the history as an array, NaN where a row has no such number.

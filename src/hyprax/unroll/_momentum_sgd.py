@@ -31,8 +31,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `form="polyak"`: v_{t+1} = γ_t v_t - g_t, as `optax.sgd(α, momentum=γ)`.
     - `form="nesterov"`: v_{t+1} = γ_t v_t - g_t, w_{t+1} = w_t + α_t (γ_t v_{t+1} - g_t), as
         `optax.sgd(α, momentum=γ, nesterov=True)`. Every mode but [`hyprax.unroll.Reversible`][]: to undo its step one
-        has to
-        solve y - α ∇L(y) = w for y, whose solution is neither explicit nor always unique.
+        has to solve y - α ∇L(y) = w for y, whose solution is neither explicit nor always unique.
 
     **Arguments:**
 

@@ -20,7 +20,7 @@ from ._mode import RESULTS, AbstractMode, Outer, UnrollReport
 from ._step import Program, check_program, unused
 from ._training import Training, check_scalar
 
-NOISE = NoNoise(reason="the spread over validation examples was not computed")
+NOISE = NoNoise("the spread over validation examples was not computed", "validation examples")
 
 
 class ChaosGauge(eqx.Module):

@@ -31,7 +31,7 @@ REASON = (
     "warm_start(state) for a certificate"
 )
 
-NOISE = NoNoise("the spread of a stochastic direction over batches was not measured")
+NOISE = NoNoise("the spread of a stochastic direction over batches was not measured", "validation examples")
 
 
 class Sampling(TypedDict, total=False):
