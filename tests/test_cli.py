@@ -86,7 +86,7 @@ def test_tune_show_report(recipe, tmp_path, capsys):
     page = Page((out / "report.html").read_text())
     assert all(source.startswith(("data:", "#")) for source in page.sources)
     assert page.drawings == 4  # objective, gradient, work, one leaf
-    assert "best single penalty of 4" in page.text
+    assert "best of 4 single penalties" in page.text
     status, text, _ = call(capsys, "show", out)
     assert status == 0
     assert "steps_spent" in text

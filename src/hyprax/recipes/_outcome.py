@@ -164,7 +164,7 @@ def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
         )
         raise job.source.located(error)
     strength, found, state = best
-    name = f"best single penalty of {asked.points}: {strength:.2g}"
+    name = f"best of {asked.points} single penalties ({strength:.2g})"
     score = _score(job, job.objective.params(state))
     return strength, Contestant(name, found, score, sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
 
@@ -229,7 +229,7 @@ def table_header(outcome: Outcome) -> Sequence[str]:
         "seconds",
         "first call (compiles)",
         "hypergradients",
-        "inner solves alone",
+        "inner solves without a hypergradient",
         "largest relative error bound",
     )
 
