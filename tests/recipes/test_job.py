@@ -15,6 +15,7 @@ scale = "standard"
 intercept = true
 [split]
 seed = 3
+criterion = "hold-out"
 [model]
 kind = "{kind}"
 [hyper.penalty]
@@ -98,3 +99,17 @@ def test_the_comparison_holds_against_models_fitted_by_other_means(kind, name, t
     assert tuned.evaluations == len(outcome.tuned.history)
     relative = outcome.tuned.column("certificate_bound") / outcome.tuned.column("gradient_norm")
     np.testing.assert_allclose(tuned.relative_bound, relative.max(), rtol=1e-12)
+
+    # Refitted on training and validation rows with the prior kept: a strength a row of the training part.
+    assert outcome.judgement is not None
+    both, known = np.concatenate([X, validation]), np.concatenate([y, targets])
+    losses = []
+    for model, strength in zip(outcome.judgement.models[1:], (best, float(found.value)), strict=True):
+        w = fitted(kind, both, known, strength * len(X) / len(both))
+        losses.append(np.array([mean_loss(kind, test[i : i + 1] @ w, labels[i : i + 1]) for i in range(len(test))]))
+        np.testing.assert_allclose(model.losses, losses[-1], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(model.score, score(kind, test @ w, labels), atol=1e-6)
+    gains = losses[0] - losses[1]
+    error = gains.std(ddof=1) / len(gains) ** 0.5
+    np.testing.assert_allclose(outcome.judgement.gain.value, gains.mean(), rtol=1e-3, atol=1e-8)
+    np.testing.assert_allclose(outcome.judgement.gain.standard_error, error, rtol=1e-3, atol=1e-8)

@@ -46,14 +46,45 @@ def refused(path: Path, *settings: str) -> str:
 def test_a_recipe_becomes_a_job(tmp_path):
     job = prepare(write(tmp_path, GOOD))
     assert job.splits is not None
-    assert isinstance(job.objective, hx.ImplicitObjective)
-    assert isinstance(job.objective.certifier, hx.implicit.LookAhead)
+    assert isinstance(job.objective, hx.CrossValidated)
+    assert len(job.objective.parts) == 5
     assert job.hyper is not None
     assert job.hyper["penalty"].value.shape == (4, 3)
     np.testing.assert_allclose(job.hyper["penalty"].value, 0.01)
     sizes = [len(part[1]) for part in (job.splits.train, job.splits.validation, job.splits.test)]
-    assert sizes == [75, 39, 36] or sum(sizes) == 150
+    assert sizes[1] == 0  # folds are made of all rows but those of the test part
+    assert sizes[0] + sizes[2] == 150
     np.testing.assert_allclose(job.splits.train[0].mean(axis=0), 0, atol=1e-12)
+
+
+def test_a_validation_part_that_is_asked_for_is_the_criterion(tmp_path):
+    for settings in (["split.validation=0.25"], ["split.criterion=hold-out"]):
+        job = prepare(write(tmp_path, GOOD), settings)
+        assert job.splits is not None
+        assert isinstance(job.objective, hx.ImplicitObjective)
+        assert isinstance(job.objective.certifier, hx.implicit.LookAhead)
+        sizes = [len(part[1]) for part in (job.splits.train, job.splits.validation, job.splits.test)]
+        assert sum(sizes) == 150
+        assert min(sizes) > 30
+        assert len(job.splits.fitted[1]) == sizes[0] + sizes[1]
+    # The test part is the same whatever judges the hyperparameters.
+    folded = prepare(write(tmp_path, GOOD)).splits
+    assert folded is not None
+    np.testing.assert_array_equal(folded.test[1], job.splits.test[1])
+
+
+def test_squares_and_products_are_columns_of_their_own(tmp_path):
+    job = prepare(write(tmp_path, GOOD), ["data.expand=products", "hyper.penalty.shape=kind"])
+    assert job.splits is not None
+    assert job.hyper is not None
+    X = job.splits.train[0]
+    assert X.shape[1] == 4 + 4 + 6 == len(job.splits.features)
+    assert job.splits.kinds == (0,) * 4 + (1,) * 4 + (2,) * 6
+    assert job.hyper["penalty"].value.shape == (3,)
+    assert job.splits.features[8] == "sepal length (cm)*sepal width (cm)"
+    product = X[:, 0] * X[:, 1]
+    np.testing.assert_allclose(X[:, 8], (product - product.mean()) / product.std(), atol=1e-12)
+    np.testing.assert_allclose(X.std(axis=0), 1)
 
 
 def test_settings_override_the_file(tmp_path):
@@ -104,8 +135,8 @@ def test_constraints_hold_the_bounds(tmp_path):
         ("data.intercepts=true", ["data.intercepts", "unknown key", "intercept"]),
         ("split.train=1.5", ["split.train must be", "got 1.5"]),
         ("split.train=0.8", ["split", "at most 1"]),
+        ("split.criterion=fold", ['split.criterion must be "auto", "folds" or "hold-out"']),
         ("split.test=0.001", ["split.test", "empty"]),
-        ("hyper.penalty.start=grid", ["grid", "baseline"]),
         ("hyper.penalty.lo=0.1", ["hyper.penalty", "lo"]),
         ("hyper.penalty.start=-1", ['hyper.penalty.start must be a number >= 1e-100 or "grid"']),
         ("model.function=a:b", ["model", "custom"]),
@@ -182,7 +213,8 @@ def test_a_class_missing_from_training_is_refused(tmp_path):
     path = csv_recipe(tmp_path, table)
     assert "three rows at least of each class, to be split; got 1 of class rare" in refused(path, "split.train=0.3")
     path = csv_recipe(tmp_path, table + "1,1,rare\n" * 2)
-    assert "got none of class rare, in 3 of 43 rows" in refused(path, "split.train=0.1")
+    held_out = ("split.train=0.1", "split.criterion=hold-out")
+    assert "got none of class rare, in 3 of 43 rows" in refused(path, *held_out)
 
 
 def test_targets_must_fit_the_model(tmp_path):

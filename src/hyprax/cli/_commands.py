@@ -98,6 +98,8 @@ def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, 
     name, tuned = result_name(outcome.tuned.result), outcome.tuned
     ending = f"{name}: {tuned.message}".rstrip(": ")
     if not quiet:
+        if outcome.judgement is not None:
+            _print_judgement(outcome.judgement.table, outcome.judgement.gain.meaning(), outcome.judgement.warnings)
         header = recipes.table_header(outcome)
         _print_comparison([dict(zip(header, row, strict=True)) for row in recipes.table_rows(outcome)])
         for table in outcome.tables:
@@ -154,6 +156,8 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
     for table in record.summary.get("tables", []):
         if table["title"] == "Comparison":
             _print_comparison(table["rows"])
+        elif "gain" in record.summary and table is record.summary["tables"][0]:
+            _print_judgement(table, record.summary["gain"], record.summary.get("warnings", []))
         else:
             _print_rows(table)
     if "message" in record.summary:
@@ -200,6 +204,13 @@ def _print_comparison(contestants: list[dict[str, str]]) -> None:
         name, *measures = contestants[0]
         rows = [(measure, *(contestant[measure] for contestant in contestants)) for measure in measures]
         _print_table("", (name, *(contestant[name] for contestant in contestants)), rows)
+
+
+def _print_judgement(table: dict[str, Any], gain: str, warned: Sequence[str]) -> None:
+    """The models on the test rows, what tuning gained there, and what to know before trusting it."""
+    _print_rows(table)
+    for text in (gain, *warned):
+        _say(text)
 
 
 def _print_rows(table: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ from ._build import prepare as prepare
 from ._data import Splits as Splits
 from ._errors import RecipeError as RecipeError
 from ._job import Job as Job
+from ._judgement import Contestant as Contestant, Judgement as Judgement
 from ._outcome import (
-    Contestant as Contestant,
     Outcome as Outcome,
     carry_out as carry_out,
     table_header as table_header,

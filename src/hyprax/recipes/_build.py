@@ -25,7 +25,13 @@ def prepare(path: Path, settings: Iterable[str] = ()) -> Job:
     try:
         splits = None
         if recipe.data is not None:
-            splits = load_splits(recipe.data, recipe.split, source.path.parent, classify=recipe.model.classifies)
+            splits = load_splits(
+                recipe.data,
+                recipe.split,
+                source.path.parent,
+                classify=recipe.model.classifies,
+                folds=recipe.folds,
+            )
         job = _build(source, recipe, splits)
         try:
             check_fits(job.search, job.objective)

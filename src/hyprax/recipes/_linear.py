@@ -1,19 +1,23 @@
 """Linear models: families with penalties and example weights, differentiated at their optimum or along the way."""
 
+import functools
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..implicit import Optimum, families
+from ..implicit import ExampleNoise, Optimum, families
+from ..search import CrossValidated, refit as refitted
 from ._data import Splits
 from ._errors import RecipeError, Source, as_error
 from ._hyper_tables import Penalty
 from ._job import Job
 from ._leaves import feature_groups, inside, leaf, weights
 from ._schema import Recipe
-from ._solvers import full_or_stochastic, inner_solver
+from ._solvers import adjoint_solver, certifier_of, full_or_stochastic, inner_solver
 
 FAMILIES: dict[str, Any] = {
     "softmax": families.Softmax,
@@ -22,10 +26,15 @@ FAMILIES: dict[str, Any] = {
     "poisson": families.Poisson,
     "pseudo-huber": families.PseudoHuber,
 }
+HANDFUL = 5
+"""So many hyperparameters are left to themselves where folds judge them."""
+MEASURED = 400
+"""Weights up to which the noise of hypergradients is measured at every step."""
 
 
 def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
-    """The problem of a linear model: F(λ, ω) is the mean validation loss of the weights that fit the training part.
+    """The problem of a linear model: F(λ, ω) is the mean loss on validation rows, or on folds, of the weights that fit
+    the others.
 
     **Raises:** `RecipeError`.
     """
@@ -41,8 +50,8 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     extra: dict[str, Any] = {}
     if recipe.hyper.weights is not None:
         extra["weights"], groups = weights(recipe.hyper.weights, splits)
-        settings |= {"weights": lambda hyper: hyper["weights"], "weight_groups": groups}
-    grouped = feature_groups(penalty, splits.features)
+        settings |= {"weights": "weights", "weight_groups": groups}
+    grouped = np.asarray(splits.kinds) if penalty.shape == "kind" else feature_groups(penalty, splits.features)
     count = None if grouped is None else int(grouped.max()) + 1
 
     def with_penalty(strength: float, table: Penalty) -> PyTree:
@@ -51,28 +60,75 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         shape = _shape(table.shape, splits, kind == "softmax", count)
         return {"penalty": leaf(table, np.full(shape, inside(table, strength)))} | extra
 
-    strength: Any = (lambda hyper: hyper["penalty"]) if penalty.tuned else penalty.start
+    strength: Any = "penalty" if penalty.tuned else recipe.start
     inputs, targets = splits.train
     try:
         family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, **settings)
-        held, wanted = splits.validation
-        held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
         optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
-        objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
+        if splits.folded:
+            objective = _folds(recipe, optimum)
+        else:
+            held, wanted = splits.validation
+            held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
+            objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
     except RecipeError:
         raise
     except ValueError as error:
         raise RecipeError(as_error(error), key="model.kind") from None
-    start = None if penalty.start == "grid" else with_penalty(float(penalty.start), penalty)
+    start = None if recipe.start is None else with_penalty(recipe.start, penalty)
+    number = math.prod(_shape(penalty.shape, splits, kind == "softmax", count))
+    asked = recipe.search.hold_back
+    refit = None
+    if recipe.method == "implicit" and not extra:
+        refit = functools.partial(refitted, optimum if splits.folded else objective)
+    held_back = splits.folded and penalty.tuned and (asked == "path" or (asked == "auto" and number > HANDFUL))
+
+    def losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return np.asarray(family.loss.value(jnp.asarray(outputs), family.loss.as_targets(targets, "targets")))
+
     return Job(
-        source, recipe, splits, objective, start, lambda params, inputs: inputs @ np.asarray(params), with_penalty
+        source,
+        recipe,
+        splits,
+        objective,
+        start,
+        lambda params, inputs: inputs @ np.asarray(params),
+        with_penalty,
+        problem=optimum if splits.folded else None,
+        held_back=held_back and number > 1,
+        refit=refit,
+        losses=losses,
+        constant=lambda targets: _constant(kind, targets, len(splits.classes)),
     )
+
+
+def _folds(recipe: Recipe, optimum: Optimum) -> CrossValidated:
+    """The loss on folds, and the noise of its hypergradients where few weights make it cheap."""
+    size = math.prod(optimum.params0.shape)
+    return CrossValidated(
+        optimum,
+        recipe.split.folds,
+        key=jax.random.key(recipe.split.seed),
+        adjoint=adjoint_solver(recipe.objective),
+        certifier=certifier_of(recipe.objective, "look-ahead"),
+        noise=ExampleNoise() if size <= MEASURED else None,
+    )
+
+
+def _constant(kind: str, targets: np.ndarray, classes: int) -> np.ndarray:
+    """The output that fits the targets best without any column."""
+    if kind in ("softmax", "logistic"):
+        shares = np.bincount(targets.astype(int), minlength=max(classes, 2)) / len(targets)
+        logs = np.log(np.maximum(shares, 0.5 / len(targets)))
+        return logs if kind == "softmax" else np.asarray(logs[1] - logs[0])
+    if kind == "poisson":
+        return np.asarray(np.log(np.maximum(np.mean(targets), 0.5 / len(targets))))
+    return np.asarray(np.median(targets) if kind == "pseudo-huber" else np.mean(targets))
 
 
 def _shape(shape: str, splits: Splits, softmax: bool, groups: int | None) -> tuple[int, ...]:
     features, classes = len(splits.features), len(splits.classes)
-    if shape == "group":
-        assert groups is not None  # the schema asks for them
+    if groups is not None and shape != "global":
         return (groups,)
     if shape == "feature":
         return (features, 1) if softmax else (features,)

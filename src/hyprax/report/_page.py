@@ -82,6 +82,8 @@ def _content(record: Record) -> dict[str, Any]:
             ("first step, with compilation", f"{seconds[0]:.2f} s" if len(history) else "–"),
             ("largest relative bound", _relative(bounds, norms)),
         ],
+        "gain": summary.get("gain", ""),
+        "warnings": summary.get("warnings", []),
         "failures": counts,
         "kinds": kinds,
         "meaning": [one["meaning"] for one in (ending, summary.get("noise", {})) if "meaning" in one],

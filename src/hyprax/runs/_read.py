@@ -41,7 +41,8 @@ class Record:
 
 NUMBER = (int, float)
 SHAPE_OF_SUMMARY: dict[str, Any] = {
-    **dict.fromkeys(("result", "message", "value_name"), str),
+    **dict.fromkeys(("result", "message", "value_name", "gain"), str),
+    "warnings": [str],
     **dict.fromkeys(("best_value", "best_step", "steps", "seconds", "hyperparameters"), NUMBER),
     "tables": [{"title": str, "rows": [{}]}],
     "baselines": [{"name": str, "value": NUMBER}],

@@ -142,6 +142,8 @@ class Run(AbstractRecord):
         self._saved = time.monotonic()
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder}: must be a folder; got a file.")
+        if parent := next((path for path in self.folder.parents if path.is_file()), None):
+            raise RunError(f"{self.folder}: must be in a folder; {parent} is a file.")
         if self.folder.is_dir():
             self._check_resumable(resume)
 
