@@ -35,8 +35,8 @@ test: .venv/.dev ## Run the tests, the slow ones excepted
 
 test-slow: .venv/.dev ## Run the slow tests, and the properties on many more random problems
 	rm -rf $(CACHE)
-	HYPRAX_THOROUGH=1 $(LIGHTLY) $(PYTEST) -m "(slow or thorough) and not optimised"
-	HYPRAX_THOROUGH=1 $(PYTEST) -m "(slow or thorough) and optimised"
+	HYPRAX_THOROUGH=1 $(LIGHTLY) $(PYTEST) -m "(slow or hypothesis) and not optimised"
+	HYPRAX_THOROUGH=1 $(PYTEST) -m "(slow or hypothesis) and optimised"
 
 check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
 	$(BIN)/ruff check
