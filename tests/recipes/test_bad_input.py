@@ -10,6 +10,7 @@ import pytest
 from hyprax import cli
 
 CSV = '[data]\nsource = "csv"\npath = "{}"\ntarget = "label"\n'
+REFUSE = 'missing = "refuse"\n'
 NPZ = '[data]\nsource = "npz"\npath = "{}.npz"\n'
 IRIS = '[data]\nsource = "sklearn"\nname = "iris"\n'
 SOFTMAX = '[model]\nkind = "softmax"\n'
@@ -107,7 +108,7 @@ CASES = {
     CSV.format("good.csv")
     + '[model]\nkind = "logistic"\n'
     + PENALTY
-    + 'shape = "class"\n': 'R:8: hyper.penalty.shape must be "global", "feature", "group", "kind" for kind = "logistic"; got "class"',
+    + 'shape = "class"\n': 'R:8: hyper.penalty.shape must be "global", "feature", "group", "column", "kind" for kind = "logistic"; got "class"',
     # Data
     CSV.format("gone.csv") + SOFTMAX: "R:3: data.path must be a file; there is no F/gone.csv",
     CSV.format("$HYPRAX_NOWHERE/a.csv")
@@ -127,8 +128,11 @@ CASES = {
     + SOFTMAX: "R:3: data.path must have one column of each name; F/twice.csv has 2 columns 'a'",
     CSV.format("only.csv") + SOFTMAX: "R:3: data.path must have a column besides the target; F/only.csv has none",
     CSV.format("nothing.csv") + SOFTMAX: "R:3: data.path must have rows under a header; F/nothing.csv has none",
-    CSV.format("nan.csv") + SOFTMAX: "R:3: data.path must hold finite numbers; got nan in column 'b' at F/nan.csv:3",
+    CSV.format("nan.csv")
+    + REFUSE
+    + SOFTMAX: "R:3: data.path must hold finite numbers; got nan in column 'b' at F/nan.csv:3",
     CSV.format("blank.csv")
+    + REFUSE
     + SOFTMAX: "R:3: data.path must hold finite numbers; got nothing in column 'b' at F/blank.csv:3",
     CSV.format("text.csv")
     + SOFTMAX: "R:3: data.path must hold finite numbers; got 'red' in column 'b' at F/text.csv:3 (data.features names the columns to use)",

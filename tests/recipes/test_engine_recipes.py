@@ -66,7 +66,10 @@ def test_counts_and_robust_regression_with_groups_of_features(model, loss, tmp_p
     y = rng.poisson(np.exp(X @ [0.5, -1, 0.3, 0]))
     np.savez(tmp_path / "counts.npz", X=X, y=y)
     table = '[hyper.penalty]\nshape = "group"\ngroups = [["x0", "x2..x3"]]\nstart = 0.2\n'
-    job = job_of(tmp_path, f'[data]\nsource = "npz"\npath = "counts.npz"\n[model]\n{model}\n{table}')
+    job = job_of(
+        tmp_path,
+        f'[data]\nsource = "npz"\npath = "counts.npz"\nintercept = false\n[split]\ncriterion = "hold-out"\n[model]\n{model}\n{table}',
+    )
     assert job.splits is not None
     hyper = {"penalty": hx.Positive(np.array([0.2, 0.9]))}
     (X, y), (V, z) = job.splits.train, job.splits.validation
@@ -120,7 +123,7 @@ def test_corruption_changes_training_labels_alone(tmp_path):
 def test_weights_of_groups_by_a_column(tmp_path):
     rows = [f"{i % 7},{i * i % 11},{'AB'[i % 2]},{i % 3}" for i in range(60)]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,source,label", *rows]) + "\n")
-    text = '[data]\nsource = "csv"\npath = "t.csv"\ntarget = "label"\ngroups = "source"\n[model]\nkind = "softmax"\n'
+    text = '[data]\nsource = "csv"\npath = "t.csv"\ntarget = "label"\ngroups = "source"\nintercept = false\n[model]\nkind = "softmax"\n'
     job = job_of(tmp_path, text + '[hyper.weights]\nshape = "group"\n')
     assert job.splits is not None
     assert job.splits.features == ("a", "b")

@@ -34,10 +34,14 @@ points = 6
 
 
 def fitted(kind: str, X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """The weights (d, C) that minimise the mean loss + strength/2 |w|^2, by a normal equation or by scipy."""
+    """The weights (d, C) that minimise the mean loss + strength/2 |w|^2, by a normal equation or by scipy.
+
+    The last column, an intercept, is not penalised.
+    """
     n, d = X.shape
+    strengths = np.where(np.arange(d) < d - 1, strength, 0.0)
     if kind == "ridge":
-        return np.linalg.solve(X.T @ X / n + strength * np.eye(d), X.T @ y / n)[:, None]
+        return np.linalg.solve(X.T @ X / n + np.diag(strengths), X.T @ y / n)[:, None]
     targets = np.eye(int(y.max()) + 1)[y.astype(int)] if kind == "softmax" else y[:, None].astype(float)
     shape = (d, targets.shape[1])
 
@@ -45,8 +49,8 @@ def fitted(kind: str, X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarr
         w = flat.reshape(shape)
         u = X @ w
         p = scipy.special.softmax(u, axis=1) if kind == "softmax" else scipy.special.expit(u)
-        grad = X.T @ (p - targets) / n + strength * w
-        return mean_loss(kind, u, y) + strength / 2 * np.sum(w**2), grad.ravel()
+        grad = X.T @ (p - targets) / n + strengths[:, None] * w
+        return mean_loss(kind, u, y) + np.sum(strengths[:, None] * w**2) / 2, grad.ravel()
 
     options = {"maxiter": 10_000, "gtol": 1e-10, "ftol": 1e-16}
     found = scipy.optimize.minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options=options)

@@ -39,15 +39,17 @@ def job_of(folder, matter, *settings, noise=1.0, text=RECIPE):
 
 
 def ridge(X, y, strengths, rows):
-    """The weights of (1/n) Σ loss + ½ Σ λ w²: n counts all rows, also those that a fold leaves out."""
-    return np.linalg.solve(X.T @ X / rows + np.diag(strengths), X.T @ y / rows)
+    """The weights of (1/n) Σ loss + ½ Σ λ w²: n counts all rows, also those that a fold leaves out; the last column
+    is not penalised."""
+    return np.linalg.solve(X.T @ X / rows + np.diag([*strengths, 0.0]), X.T @ y / rows)
 
 
 def test_folds_are_the_criterion_and_refits_are_compared_on_test_rows(tmp_path):
     job = job_of(tmp_path, [1.0, -1.0, 0.0])
     assert job.splits is not None
     (X, y), (V, z) = job.splits.train, job.splits.test
-    assert X.shape == (60, 3)
+    assert X.shape == (60, 4)
+    assert job.splits.features[-1] == "intercept"
     run = hx.Run(tmp_path / "run", config=job.config)
     outcome = carry_out(job, run, progress=False)
 

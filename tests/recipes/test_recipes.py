@@ -16,6 +16,7 @@ GOOD = """
 source = "sklearn"
 name = "iris"
 scale = "standard"
+intercept = false
 
 [model]
 kind = "softmax"
@@ -154,16 +155,19 @@ def test_bad_settings(tmp_path, setting, words):
 
 def test_errors_name_file_and_line(tmp_path):
     path = write(tmp_path, GOOD.replace("steps = 3", 'steps = "three"'))
-    assert refused(path).startswith(f'{path}:15: search.steps must be a whole number; got "three"')
+    assert refused(path).startswith(f'{path}:16: search.steps must be a whole number; got "three"')
     path = write(tmp_path, GOOD.replace("start = 0.01", "begin = 0.01"))
-    assert refused(path).startswith(f"{path}:12: hyper.penalty.begin: unknown key")
+    assert refused(path).startswith(f"{path}:13: hyper.penalty.begin: unknown key")
     path = write(tmp_path, GOOD + "[data\n")
-    assert refused(path).startswith(f"{path}:16: not TOML")
+    assert refused(path).startswith(f"{path}:17: not TOML")
     assert "no such file" in refused(tmp_path / "missing.toml")
     assert "model must be given" in refused(write(tmp_path, '[data]\nsource = "sklearn"\nname = "iris"\n'))
 
 
 CSV = "a,b,label\n" + "".join(f"{i % 7},{i % 3}.5,{'yes' if i % 2 else 'no'}\n" for i in range(40))
+
+
+REFUSE = 'missing = "refuse"'
 
 
 def csv_recipe(folder: Path, table: str, extra: str = "", kind: str = "softmax") -> Path:
@@ -178,7 +182,7 @@ def test_csv_is_loaded(tmp_path):
     splits = prepare(csv_recipe(tmp_path, CSV)).splits
     assert splits is not None
     assert splits.classes == ("no", "yes")
-    assert splits.features == ("a", "b")
+    assert splits.features == ("a", "b", "intercept")
     splits = prepare(csv_recipe(tmp_path, CSV, 'features = ["b"]\nintercept = true')).splits
     assert splits is not None
     assert splits.features == ("b", "intercept")
@@ -190,8 +194,8 @@ def test_csv_is_loaded(tmp_path):
     [
         (CSV.replace("label", "lable"), "", ["got 'label'", "a, b, lable", "data.target"]),
         (CSV, 'features = ["a", "z"]', ["got 'z'", "data.features"]),
-        (CSV.replace("\n3,", "\n,", 1), "", ["table.csv:5", "got nothing in column 'a'", "finite numbers"]),
-        (CSV.replace("\n3,", "\nnan,", 1), "", ["table.csv:5", "got nan in column 'a'", "finite numbers"]),
+        (CSV.replace("\n3,", "\n,", 1), REFUSE, ["table.csv:5", "got nothing in column 'a'", "finite numbers"]),
+        (CSV.replace("\n3,", "\nnan,", 1), REFUSE, ["table.csv:5", "got nan in column 'a'", "finite numbers"]),
         (CSV.replace("\n3,", "\ninf,", 1), "", ["table.csv:5", "got inf in column 'a'"]),
         (CSV.replace("\n3,", "\nthree,", 1), "", ["table.csv:5", "'three'", "numbers"]),
         (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5 has 4"]),

@@ -1,6 +1,6 @@
 """Recipes: a TOML file names data, model, what to tune and how; from it a job, and its outcome."""
 
-from ._build import prepare as prepare
+from ._build import prepare as prepare, resume as resume
 from ._data import Splits as Splits
 from ._errors import RecipeError as RecipeError
 from ._job import Job as Job
@@ -11,4 +11,5 @@ from ._outcome import (
     table_header as table_header,
     table_rows as table_rows,
 )
+from ._saved import Model as Model, load as load
 from ._schema import Recipe as Recipe

@@ -1,7 +1,7 @@
 """Data for a recipe: loaded, checked, split, scaled."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from ._columns import Column
 from ._data_tables import DataSource, Split
 from ._errors import RecipeError
-from ._preparation import Preparation, expanded, pairs_of, scaling
+from ._preparation import Preparation, Scaling, expanded, pairs_of, scaling
 from ._sources import MOST_ENTRIES, load
 
 PARTS = ("train", "validation", "test")
@@ -25,8 +25,11 @@ class Splits:
     - `rows`: where each training row stands in the data, from 0.
     - `corrupted`: which training rows were given a wrong class.
     - `groups`: the group of each training row, numbered from 0 as in `group_names`; `None` without `data.groups`.
+    - `intercept`: whether the last column is one of ones.
+    - `blocks`: the number of the column of the table that each feature comes from; squares and products have their own.
     - `kinds`: of each feature 0 for a column itself, 1 for a square, 2 for a product.
-    - `prepare`: from inputs as they are read to these columns.
+    - `prepare`: from inputs as they are read to these columns; `read`: the names of those inputs; `units`: how targets
+        were scaled.
     - `columns`, `notes`: of a table, what its columns were taken for, and that in words.
     - `folded`: training and validation rows are one part, `train`, of which folds are made.
     """
@@ -41,9 +44,13 @@ class Splits:
     corrupted: np.ndarray
     groups: np.ndarray | None = None
     group_names: tuple[str, ...] = ()
+    intercept: bool = False
+    blocks: tuple[int, ...] = ()
     kinds: tuple[int, ...] = ()
     folded: bool = False
     prepare: Preparation | None = None
+    read: tuple[str, ...] = ()
+    units: Scaling | None = None
     columns: tuple[Column, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -71,10 +78,12 @@ def load_splits(
     *,
     classify: bool,
     folds: Callable[[int, int], bool] = lambda rows, columns: False,
+    intercept: bool = False,
 ) -> Splits:
     """Load what a recipe names, refuse what cannot be used, split it and scale it by its training part.
 
-    `folds(rows, columns)` says whether training and validation part are one, for so many of both.
+    `folds(rows, columns)` says whether training and validation part are one, for so many of both; `intercept`, whether
+    inputs that are no images get a column of ones where the table does not say.
 
     **Raises:** `RecipeError`.
     """
@@ -98,11 +107,15 @@ def load_splits(
             raise RecipeError(f"must be at most {known}, the rows to fold; got {split.folds}", key="split.folds")
         parts["train"] = np.concatenate([parts["train"], parts["validation"]])
         parts["validation"] = parts["validation"][:0]
+    units = None
     if classify:
         _check_classes(targets, classes, parts["train"], least=2 if folded else 1)
     elif data.scale_targets:
-        targets = scaling(targets[parts["train"]][:, None], "standard")(targets[:, None])[:, 0]
-    prepare, features, kinds = _prepared(data, inputs, features, parts["train"])
+        units = scaling(targets[parts["train"]][:, None], "standard")
+        targets = units(targets[:, None])[:, 0]
+    ones = intercept and image_shape is None if data.intercept is None else data.intercept
+    read = features
+    prepare, features, kinds = _prepared(data, inputs, features, parts["train"], intercept=ones)
     scaled = prepare(inputs)
     if scaled.shape[1] != inputs.shape[1]:
         image_shape = None
@@ -124,16 +137,20 @@ def load_splits(
         corrupted=corrupted,
         groups=numbers,
         group_names=names,
+        intercept=ones,
+        blocks=_blocks(loaded.columns, len(features)),
         kinds=tuple(kinds),
         folded=folded,
         prepare=prepare,
+        read=read,
+        units=units,
         columns=loaded.columns,
         notes=loaded.notes,
     )
 
 
 def _prepared(
-    data: DataSource, inputs: np.ndarray, features: tuple[str, ...], train: np.ndarray
+    data: DataSource, inputs: np.ndarray, features: tuple[str, ...], train: np.ndarray, *, intercept: bool
 ) -> tuple[Preparation, tuple[str, ...], list[int]]:
     """How inputs become columns, the names of the columns, and their kinds."""
     count = inputs.shape[1]
@@ -149,10 +166,14 @@ def _prepared(
         products = [f"{features[i]}*{features[j]}" for i, j in pairs]
         features = (*features, *(f"{name}^2" for name in features), *products)
         kinds += [1] * count + [2] * len(pairs)
-    intercept = bool(data.intercept)
     if intercept:
         features, kinds = (*features, "intercept"), [*kinds, 0]
     return Preparation(first, data.expand, second, intercept), features, kinds
+
+
+def _blocks(columns: Sequence[Column], count: int) -> tuple[int, ...]:
+    found = [number for number, column in enumerate(columns) for _ in column.features]
+    return (*found, *range(len(columns), len(columns) + count - len(found)))
 
 
 def _corrupted(

@@ -21,7 +21,10 @@ class _Data(Table):
         description="by the training part: standard, each column to mean 0 and deviation 1; minmax, each column to "
         "[0, 1]; unit, all divided by the largest entry",
     )
-    intercept: bool = Field(default=False, description="add a column of ones, penalised like any feature")
+    intercept: bool | None = Field(
+        default=None,
+        description="add a column of ones, which linear models do not penalise; left out, for these, but for images",
+    )
     rows: Count | None = Field(default=None, description="use so many rows, drawn at random")
     corrupt: float = Field(
         default=0.0, ge=0, lt=1, description="give so large a part of the training rows a wrong class, drawn at random"

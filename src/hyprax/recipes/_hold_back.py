@@ -14,7 +14,7 @@ from ..search import ShrinkagePath, shrinkage_path
 from ._job import Job
 from ._solvers import adjoint_solver
 
-RELATIVE = (0.3, 0.03, 0.01, 0.003)
+RELATIVE = (0.1, 0.01, 0.003, 0.001)
 """Strengths of the prior, falling, in units of the criterion at the single penalty: a prior means the same whatever
 the units of the targets."""
 STEPS = 12
@@ -22,19 +22,21 @@ STEPS = 12
 
 @dataclasses.dataclass(frozen=True)
 class HeldBack:
-    """What nested folds chose: the strength of the prior, `None` for one penalty for all."""
+    """What nested folds chose: the strength of the prior, `None` for one penalty for all; no path for too few rows."""
 
     strength: float | None
-    chosen: ShrinkagePath
+    chosen: ShrinkagePath | None
     seconds: float
 
     @property
     def steps(self) -> int:
         """The hypergradients that the choice took, those of single folds counted."""
-        return self.chosen.steps
+        return 0 if self.chosen is None else self.chosen.steps
 
     def path(self) -> dict[str, Any]:
         """What the path was worth: by its criterion, and on the outer folds, which chose."""
+        if self.chosen is None:
+            return {}
         gains = self.chosen.gains
         return {
             "strengths": [None if np.isinf(x) else x for x in self.chosen.strengths],
@@ -50,6 +52,9 @@ def hold_back(job: Job, hyper: PyTree, criterion: float, *, say: Callable[[str],
     assert job.problem is not None  # folds alone are held back
     began = time.perf_counter()
     folds, unit = job.recipe.split.folds, abs(criterion) or 1.0
+    if len(job.problem.labels()) < 2 * folds**2:
+        say("too few rows for nested folds: one penalty for all")
+        return HeldBack(None, None, 0.0)
     found = shrinkage_path(
         job.problem,
         hyper,

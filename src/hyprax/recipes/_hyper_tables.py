@@ -74,8 +74,10 @@ class Penalty(Leaf):
 
     place = "hyper.penalty"
 
-    shape: Literal["global", "class", "feature", "weight", "group", "kind", "layer"] = Field(
-        default="global", description="what each strength acts on; kind: columns, squares and products of data.expand"
+    shape: Literal["global", "class", "feature", "weight", "group", "column", "kind", "layer"] = Field(
+        default="global",
+        description="what each strength acts on; column: one of a table, with all its categories; kind: columns, "
+        "squares and products of data.expand",
     )
     groups: (
         Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]

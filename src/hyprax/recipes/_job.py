@@ -36,6 +36,7 @@ class Job:
     - `problem`: the training problem on all rows but those of the test part, where folds of it are the criterion.
     - `held_back`: whether a prior holds the penalties together, its strength chosen on nested folds.
     - `refit`: hyperparameters to the fit on all rows but those of the test part, the prior kept; of linear models.
+    - `penalties`: hyperparameters to the penalty of each weight; of linear models.
     - `losses`: `(outputs, targets)` to the loss of each row, and `constant`: targets to the best constant output; of
         linear models.
     """
@@ -50,6 +51,7 @@ class Job:
     problem: Foldable | None = None
     held_back: bool = False
     refit: Callable[[PyTree], Any] | None = None
+    penalties: Callable[[PyTree], np.ndarray] | None = None
     losses: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     constant: Callable[[np.ndarray], np.ndarray] | None = None
 
@@ -99,6 +101,12 @@ class Job:
         if self.splits is not None and self.splits.image_shape is not None:
             config["image_shape"] = list(self.splits.image_shape)
         return config
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The recipe as it was given: what a record needs to be gone on with."""
+        text, settings = self.source.text, list(self.source.given)
+        return {"recipe": {"path": str(self.source.path.resolve()), "text": text, "settings": settings}}
 
     def start_at(self, strength: float, *, bounded: bool = True) -> PyTree:
         """The hyperparameters with every strength at one value, inside its bounds, or without any."""

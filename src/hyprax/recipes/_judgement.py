@@ -149,7 +149,9 @@ def _of_grid(job: Job, simple: Simple) -> list[str]:
 def _of_gain(gain: Gain, over_constant: Gain, held: HeldBack | None, tuned: PyTree, simple: PyTree) -> list[str]:
     found = []
     if np.array_equal(tuned, simple):
-        why = " Nested folds prefer it to penalties of their own." if held is not None else ""
+        why = "" if held is None else " Nested folds prefer it to penalties of their own."
+        if held is not None and held.chosen is None:
+            why = " The rows are too few for nested folds, which would tell whether penalties of their own are better."
         found.append(f"Nothing to gain: the tuned model is that of the single penalty.{why}")
     elif gain.interval()[1] < 0:
         found.append("Tuning did harm: the single penalty is better on the test rows. Use that.")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._hyper import natural
 from ..implicit import ExampleNoise, Optimum, families
 from ..search import CrossValidated, refit as refitted
 from ._data import Splits
@@ -51,7 +53,9 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     if recipe.hyper.weights is not None:
         extra["weights"], groups = weights(recipe.hyper.weights, splits)
         settings |= {"weights": "weights", "weight_groups": groups}
-    grouped = np.asarray(splits.kinds) if penalty.shape == "kind" else feature_groups(penalty, splits.features)
+    free = [-1] if splits.intercept and recipe.method == "implicit" else None
+    names = splits.features if free is None else splits.features[:-1]
+    grouped = _groups(penalty, splits, names, free is not None)
     count = None if grouped is None else int(grouped.max()) + 1
 
     def with_penalty(strength: float, table: Penalty) -> PyTree:
@@ -63,7 +67,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     strength: Any = "penalty" if penalty.tuned else recipe.start
     inputs, targets = splits.train
     try:
-        family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, **settings)
+        family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, free=free, **settings)
         optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
         if splits.folded:
             objective = _folds(recipe, optimum)
@@ -83,6 +87,17 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         refit = functools.partial(refitted, optimum if splits.folded else objective)
     held_back = splits.folded and penalty.tuned and (asked == "path" or (asked == "auto" and number > HANDFUL))
 
+    def penalties(hyper: PyTree) -> np.ndarray:
+        """λ of each weight; 0 for an intercept."""
+        found = np.asarray(natural(hyper)["penalty"])
+        if grouped is not None and found.ndim:
+            found = found[grouped]
+            found = found[:, None] if kind == "softmax" else found
+        found = np.array(np.broadcast_to(found, optimum.params0.shape))
+        if free is not None:
+            found[free] = 0.0
+        return found
+
     def losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         return np.asarray(family.loss.value(jnp.asarray(outputs), family.loss.as_targets(targets, "targets")))
 
@@ -97,6 +112,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         problem=optimum if splits.folded else None,
         held_back=held_back and number > 1,
         refit=refit,
+        penalties=penalties,
         losses=losses,
         constant=lambda targets: _constant(kind, targets, len(splits.classes)),
     )
@@ -113,6 +129,19 @@ def _folds(recipe: Recipe, optimum: Optimum) -> CrossValidated:
         certifier=certifier_of(recipe.objective, "look-ahead"),
         noise=ExampleNoise() if size <= MEASURED else None,
     )
+
+
+def _groups(penalty: Penalty, splits: Splits, names: Sequence[str], free: bool) -> np.ndarray | None:
+    """The number of the penalty of each column, where there is not one for all or one for each."""
+    if penalty.shape == "kind":
+        found = np.asarray(splits.kinds[: len(names)])
+    elif penalty.shape == "column":
+        found = np.unique(splits.blocks, return_inverse=True)[1].reshape(-1)[: len(names)]
+    elif penalty.shape == "feature" and free:
+        found = np.arange(len(names))
+    else:
+        found = feature_groups(penalty, names)
+    return np.append(found, 0) if free and found is not None else found
 
 
 def _constant(kind: str, targets: np.ndarray, classes: int) -> np.ndarray:

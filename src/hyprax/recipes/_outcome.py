@@ -19,7 +19,10 @@ from ._errors import RecipeError, as_error
 from ._hold_back import HeldBack, hold_back
 from ._job import Job
 from ._judgement import Contestant, Judgement, Simple, judged, score_name, score_of
+from ._saved import Model, model_of
 from ._schema import SINGLE_LOOPS
+
+MOST_WEIGHTS = 20
 
 # The table of a recipe that a method is set by.
 TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implicit", *SINGLE_LOOPS), "objective")}
@@ -72,12 +75,37 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         shown = [{"title": "Comparison", "rows": table}, *tables]
         summary: dict[str, Any] = {"baselines": baselines, "value_name": outcome.value_name}
         if judgement is not None:
+            found_model = saved(job, judgement.models[-1].params, tuned.best, run)
+            shown.append({"title": "Largest weights, of prepared columns", "rows": weights_table(found_model)})
             shown.insert(0, judgement.table)
             summary |= {"gain": judgement.gain.meaning(), "warnings": list(judgement.warnings)}
         if held is not None:
             summary |= {"path": held.path()}
         run.write_summary(summary | {"tables": shown})
     return outcome
+
+
+def saved(job: Job, params: PyTree, best: PyTree, run: Run) -> Model:
+    """The refitted model, in the folder of the run."""
+    assert job.penalties is not None  # linear models alone are refitted
+    model = model_of(job, params, job.penalties(best))
+    model.save(run.folder)
+    return model
+
+
+def weights_table(model: Model) -> list[dict[str, str]]:
+    """The weights of the largest size with their penalties, by the names of their columns."""
+    flat, penalties = model.weights.ravel(), model.penalties.ravel()
+    each = model.weights.shape[1] if model.weights.ndim == 2 else 1
+    rows = []
+    for place in np.argsort(-np.abs(flat), kind="stable")[:MOST_WEIGHTS]:
+        column, output = divmod(int(place), each)
+        row = {"column": model.features[column]}
+        if each > 1:
+            row["class"] = model.classes[output]
+        penalty = "none" if penalties[place] == 0 else f"{penalties[place]:.3g}"
+        rows.append(row | {"weight": f"{flat[place]:.4g}", "penalty": penalty})
+    return rows
 
 
 def _searched(job: Job, hyper: PyTree, held: HeldBack | None, run: Run | None, *, progress: bool) -> TuneResult:

@@ -263,8 +263,8 @@ class Recipe(Table):
         if penalty is not None:
             shapes = (
                 ("global", "layer", "weight") if kind in NETWORKS
-                else ("global", "class", "feature", "weight", "group", "kind") if kind == "softmax"
-                else ("global", "feature", "group", "kind")
+                else ("global", "class", "feature", "weight", "group", "column", "kind") if kind == "softmax"
+                else ("global", "feature", "group", "column", "kind")
             )  # fmt: skip
             if penalty.shape not in shapes:
                 raise RecipeError(
