@@ -33,10 +33,10 @@ test: .venv/.dev ## Run the tests, the slow ones excepted
 	$(LIGHTLY) $(PYTEST) -m "not slow and not optimised"
 	$(PYTEST) -m "not slow and optimised"
 
-test-slow: .venv/.dev ## Run the slow tests
+test-slow: .venv/.dev ## Run the slow tests, and the properties on many more random problems
 	rm -rf $(CACHE)
-	$(LIGHTLY) $(PYTEST) -m "slow and not optimised"
-	$(PYTEST) -m "slow and optimised"
+	HYPRAX_THOROUGH=1 $(LIGHTLY) $(PYTEST) -m "(slow or hypothesis) and not optimised"
+	HYPRAX_THOROUGH=1 $(PYTEST) -m "(slow or hypothesis) and optimised"
 
 check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
 	$(BIN)/ruff check
