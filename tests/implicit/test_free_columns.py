@@ -92,7 +92,7 @@ def test_strengths_and_groups_of_free_columns_do_nothing():
     np.testing.assert_allclose(found.params, apart.params, rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "poisson"])
+@pytest.mark.parametrize("kind", [pytest.param("logistic", marks=pytest.mark.slow), "poisson"])
 def test_a_fold_with_free_columns_and_offsets_is_the_fit_on_its_rows(kind):
     x, y, exposure = data(kind)
     x, offset = with_ones(x), np.log(exposure)
@@ -152,7 +152,10 @@ def test_separation_by_several_columns_is_found():
     assert found == {True, False}
 
 
-@pytest.mark.parametrize("kind", ["squared", "logistic", "softmax", "poisson"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("squared", "logistic", "poisson")]
+
+
+@pytest.mark.parametrize("kind", ["softmax", *SLOW])
 def test_the_hessian_is_above_what_elimination_says(kind):
     """A - M has no negative eigenvalue, for any weights, strengths over decades, nearly dependent free columns."""
     rng = np.random.default_rng(1)

@@ -70,8 +70,9 @@ def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> Float[Ar
         return basis, image, error
 
     basis, image, error = jax.lax.map(column, places, batch_size=64)
-    left = jnp.sum(jnp.square(jnp.where(mask, 0, jnp.abs(image) + error)) / rest, axis=tuple(range(1, image.ndim)))
     flat, images, errors = (x.reshape(count, size) for x in (basis, image, error))
+    inverse = jnp.where(mask, 0, 1 / rest).reshape(1, size)
+    left = jnp.sum(jnp.square(jnp.abs(images) + errors) * inverse, axis=1)
     schur = product(flat, images.T)
     schur = 0.5 * (schur + schur.T)
     off = product(jnp.abs(flat), errors.T) + (size + 16) * UNIT * product(jnp.abs(flat), jnp.abs(images).T)
