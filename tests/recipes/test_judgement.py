@@ -20,6 +20,8 @@ shape = "feature"
 [split]
 test = 0.4
 seed = 4
+[objective]
+certificate = "none"
 [search]
 steps = 10
 [baseline]

@@ -13,12 +13,12 @@ from hyprax.recipes._data_tables import Split
 from hyprax.recipes._guess import recipe_for
 from hyprax.recipes._read import parse_recipe
 
-PER_FEATURE = "--set=hyper.penalty.shape=feature"
 SETTINGS = (
     "--set=split.test=0.4",
     "--set=search.steps=4",
     "--set=baseline.points=3",
     "--set=hyper.penalty.shape=feature",
+    "--set=objective.certificate=none",
 )
 
 
