@@ -87,10 +87,12 @@ def test_folds_are_the_criterion_and_refits_are_compared_on_test_rows(tmp_path):
 
     # The report begins with it.
     record = hx.runs.read(tmp_path / "run")
-    first, second = record.summary["tables"]
+    first, second, largest = record.summary["tables"]
     assert first["title"].startswith("On 40 test rows, each fitted on all 60 others")
     assert next(row[""] for row in first["rows"]) == "a constant"
     assert second["title"] == "Comparison"
+    assert {row["column"] for row in largest["rows"][:2]} == {"x0", "x1"}
+    assert {row["penalty"] for row in largest["rows"] if row["column"] == "intercept"} == {"none"}
     page = render(record)
     assert page.index("On 40 test rows") < page.index(gain.meaning()[:40]) < page.index("The objective")
 

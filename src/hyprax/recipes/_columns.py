@@ -105,7 +105,8 @@ def recognised(name: str, texts: np.ndarray, wanted: Kind | None, decimal: str |
     known = texts[~gone].tolist()
     missing = bool(gone.any())
     if wanted == "drop":
-        return Column(name=name, kind="drop", why="as asked")
+        usual = recognised(name, texts, None, decimal)
+        return usual if usual.kind == "drop" else Column(name=name, kind="drop", why="as asked")
     if not known:
         return Column(name=name, kind="drop", why="it is empty")
     levels = list(dict.fromkeys(known))

@@ -59,7 +59,10 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
     if job.held_back:
         assert simple is not None  # what is held back is held towards it
         hyper = job.start_at(simple.strength)
-        held = hold_back(job, hyper, simple.contestant.validation_loss, say=say)
+        try:
+            held = hold_back(job, hyper, simple.contestant.validation_loss, say=say)
+        except ValueError as error:
+            raise job.source.located(RecipeError(as_error(error), key="search.hold_back")) from error
     tuned = _searched(job, hyper, held, run, progress=progress)
     found = bool(np.isfinite(tuned.best_value))
     if found and simple is None and job.predict is not None and not job.objective.noisy:
