@@ -19,7 +19,7 @@ from hyprax.recipes._data_tables import SklearnData, Split
 from hyprax.recipes._models import network
 
 IRIS = '[data]\nsource = "sklearn"\nname = "iris"\nscale = "standard"\n'
-DIABETES = '[data]\nsource = "sklearn"\nname = "diabetes"\nscale = "standard"\n'
+DIABETES = '[data]\nsource = "sklearn"\nname = "diabetes"\nscale = "standard"\nintercept = false\n'
 
 
 def job_of(tmp_path, text, *settings):
@@ -84,7 +84,10 @@ def test_counts_and_robust_regression_with_groups_of_features(model, loss, tmp_p
 
 
 def test_cleaning_finds_wrong_labels_and_weights_are_those_of_the_family(tmp_path):
-    text = IRIS + 'corrupt = 0.2\n[model]\nkind = "softmax"\n[hyper.penalty]\nconstraint = "fixed"\nstart = 0.01\n'
+    text = (
+        IRIS
+        + 'corrupt = 0.2\nintercept = false\n[model]\nkind = "softmax"\n[hyper.penalty]\nconstraint = "fixed"\nstart = 0.01\n'
+    )
     job = job_of(
         tmp_path,
         text + "[hyper.weights]\n[objective]\ncertificate = 'free'\n[search]\nsteps = 20\nlearning_rate = 0.5\n",
@@ -144,7 +147,7 @@ def test_weights_of_groups_by_a_column(tmp_path):
 )
 def test_solvers_by_name_give_the_same_hypergradient(settings, tmp_path):
     text = DIABETES + 'scale_targets = true\n[model]\nkind = "ridge"\n[hyper.penalty]\nshape = "feature"\nstart = 0.5\n'
-    text += '[objective]\ncertificate = "none"\n'
+    text += '[split]\ncriterion = "hold-out"\n[objective]\ncertificate = "none"\n'
     job, usual = job_of(tmp_path, text, *settings), job_of(tmp_path, text)
     found, expected = (hx.hypergradient(j.objective, j.hyper)[0] for j in (job, usual))
     np.testing.assert_allclose(found.grad["penalty"].raw, expected.grad["penalty"].raw, rtol=1e-4, atol=1e-9)

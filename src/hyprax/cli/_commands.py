@@ -75,8 +75,10 @@ def tune(
         from .. import recipes
         from ..runs import Run
 
-        job = _prepared(recipe, target, settings, say)
+        job = _prepared(recipe, target, settings)
         run = Run(folder, config=job.config, about=job.about, resume=resume)
+        for note in () if job.splits is None else job.splits.notes:
+            say(note)
         return recipes.carry_out(job, run, progress=not quiet, say=say)
 
     _watched(made, folder, again, quiet=quiet, cache=cache)
@@ -144,8 +146,8 @@ def predict(
         _say(f"{out}: {len(found)} predictions")
 
 
-def _prepared(recipe: Path, target: str | None, settings: Sequence[str], say: Callable[[str], None]) -> Any:
-    """The job of a recipe, or of a table by itself; what the columns of a table were taken for is said."""
+def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
+    """The job of a recipe, or of a table by itself."""
     from ..recipes import RecipeError, prepare
     from ..recipes._build import prepare_text
     from ..recipes._guess import recipe_for
@@ -153,12 +155,8 @@ def _prepared(recipe: Path, target: str | None, settings: Sequence[str], say: Ca
     if recipe.suffix == ".toml" or (target is None and not TABLES.search(recipe.name)):
         if target is not None:
             raise RecipeError("must be left out for a recipe, which names it (data.target)", key="--target")
-        job = prepare(recipe, settings)
-    else:
-        job = prepare_text(recipe_for(recipe, target), recipe, settings)
-    for note in () if job.splits is None else job.splits.notes:
-        say(note)
-    return job
+        return prepare(recipe, settings)
+    return prepare_text(recipe_for(recipe, target), recipe, settings)
 
 
 def _watched(
