@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from hyprax.evidence import _plan
 from hyprax.evidence._kernel import MEMORY, _arguments, _kernel, kernel, kernel_matvec, kernels_by_tensor, uses
+from thoroughness import quickly
 
 TOLERANCE = 1e-10
 
@@ -91,7 +92,9 @@ def assert_agrees(kernel_of: Any, model: Model, cotangents: Array, variances: An
     assert_close(gradient, dense_gradient)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", quickly(ARCHITECTURES, *(ARCHITECTURES.keys() - {"lenet", "group_norm_resnet", "weight_norm"}))
+)
 def test_kernels_and_their_derivatives_are_those_of_the_dense_jacobian(name: str) -> None:
     assert_agrees(by_contraction("columns"), *problem(name, 0, 5, 2, "mixed"))
 
