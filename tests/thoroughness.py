@@ -21,8 +21,8 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def quickly(kinds: Iterable[Any], *quick: Any) -> list[Any]:
-    """All kinds, those that are not among `quick` as `slow` ones."""
+def quickly(kinds: Iterable[Any], *quick: Any, several: bool = False) -> list[Any]:
+    """All kinds, those that are not among `quick` as `slow` ones; `several`: each is a tuple, of several arguments."""
     kinds = list(kinds)
     assert all(kind in kinds for kind in quick), f"must be among the kinds {kinds}; got {quick}"
-    return [kind if kind in quick else slow(*(kind if isinstance(kind, tuple) else (kind,))) for kind in kinds]
+    return [kind if kind in quick else slow(*kind) if several else slow(kind) for kind in kinds]

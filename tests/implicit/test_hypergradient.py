@@ -22,7 +22,9 @@ def relative_error(problem, answer) -> float:
     return problem.error(answer) / float(np.sqrt(np.sum(problem.grad**2)) + 1e-12)
 
 
-@pytest.mark.parametrize(("kind", "index"), quickly(CASES, ("softmax", 3), ("logistic", 1), ("squared", 0)))
+@pytest.mark.parametrize(
+    ("kind", "index"), quickly(CASES, ("softmax", 3), ("logistic", 1), ("squared", 0), several=True)
+)
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_families_agree_with_a_dense_solve(kind, index, seed):
@@ -34,7 +36,8 @@ def test_families_agree_with_a_dense_solve(kind, index, seed):
 
 
 @pytest.mark.parametrize(
-    ("kind", "solver"), quickly(itertools.product(FAMILIES, SOLVERS), ("logistic", "newton"), ("softmax", "lbfgs"))
+    ("kind", "solver"),
+    quickly(itertools.product(FAMILIES, SOLVERS), ("logistic", "newton"), ("softmax", "lbfgs"), several=True),
 )
 def test_every_solver_reaches_its_gradient_norm(kind, solver):
     rng = np.random.default_rng(0)
