@@ -46,6 +46,11 @@ class RESULTS(core_results.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
         "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
     )
+    no_optimum = (
+        "The columns without penalty have no single optimum on these rows: they separate the classes (or a fold holds "
+        "one class alone, or counts of zero alone), or one of them is zero, or a combination of others. Drop or merge "
+        "such columns, give them a strength, or stratify the folds."
+    )
 
 
 class ImplicitStats(AbstractStats):

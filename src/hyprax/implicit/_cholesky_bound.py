@@ -70,7 +70,7 @@ def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> _Factor
     basis = jnp.eye(strengths.size, dtype=strengths.dtype).reshape(-1, *strengths.shape)
     hessian = jax.lax.map(loss.product(point, hyper), basis).reshape(strengths.size, -1)
     hessian = 0.5 * (hessian + hessian.T)
-    _, du = prediction_rounding(point.params, loss.norms, unit)
+    _, du = prediction_rounding(point.params, loss.norms, unit, loss.offset)
     ones = jnp.ones_like(statistic)
     relative = jnp.expm1(4 * loss.loss.self_concordance * du) + (n + 2 * d + 60) * unit
     columns = statistic[0].size
@@ -157,8 +157,8 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         rows_rho = INFLATION * family.self_concordance * rows * tau
         rho = jnp.max(rows_rho)
 
-        inputs, targets = e.outer_data
-        predicted = product(inputs, point.params)
+        inputs, targets = e.outer_data[:2]
+        predicted = outer.predict(point.params, e.outer_data)
         outer_rho = INFLATION * family.self_concordance * _row_norms(factor, inputs, predicted) * tau
         curved = outer.loss.top_curvature(outer.loss.statistic(predicted, targets)) * growth(outer_rho)
         curved = jnp.minimum(outer.loss.curvature, finite_or_infinite(curved * (1 + 1e-10)))

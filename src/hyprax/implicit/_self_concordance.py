@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ._constants import INFLATION, Rounding
 from ._inner_loss import Point
-from .families._design import Design, forward, forward_squared
+from .families._design import forward, forward_squared
 from .families._generalised_linear import GeneralisedLinear
-from .families._mean_loss import MeanLoss, prediction_rounding, unit_roundoff
+from .families._mean_loss import MeanLoss, OuterData, prediction_rounding, unit_roundoff
 from .families._norms import DesignNorms
 
 
@@ -73,9 +73,7 @@ def _times(constant: Array | float, x: Array) -> Array:
     return finite_or_infinite(constant * x)
 
 
-def geometry(
-    loss: GeneralisedLinear, outer_data: tuple[Design, Array], outer_norms: DesignNorms, hyper: PyTree
-) -> Geometry:
+def geometry(loss: GeneralisedLinear, outer_data: OuterData, outer_norms: DesignNorms, hyper: PyTree) -> Geometry:
     """The scaled norms, from one pass over each data matrix."""
     strengths = loss.strengths(hyper)
     inverse, smallest = 1 / strengths, jnp.min(strengths)
@@ -95,7 +93,7 @@ def geometry(
 def plain_residuals(
     loss: GeneralisedLinear,
     outer: MeanLoss,
-    outer_data: tuple[Design, Array],
+    outer_data: OuterData,
     outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
@@ -116,12 +114,12 @@ def inner_error(space: Geometry, residuals: Residuals) -> Float[Array, ""]:
 
 
 def outer_curvature(
-    space: Geometry, outer: MeanLoss, outer_data: tuple[Design, Array], params: Array, nu: Float[Array, ""]
+    space: Geometry, outer: MeanLoss, outer_data: OuterData, params: Array, nu: Float[Array, ""]
 ) -> Float[Array, ""]:
     """κ >= λ_max(Λ^-½ (mean of ∇²f on the segment to w*) Λ^-½), for ‖w* - ŵ‖_Λ <= ν."""
-    family, (inputs, targets) = outer.loss, outer_data
+    family, targets = outer.loss, outer_data[1]
     reach = family.self_concordance * family.oscillation_norm(space.outer_rows) * nu
-    curved = family.top_curvature(family.statistic(forward(inputs, params), targets)) * growth(reach)
+    curved = family.top_curvature(family.statistic(outer.predict(params, outer_data), targets)) * growth(reach)
     widest = jnp.max(space.outer_rows, axis=tuple(range(1, space.outer_rows.ndim)))
     local = jnp.mean(jnp.minimum(family.curvature, finite_or_infinite(curved)) * widest)
     return INFLATION * jnp.minimum(finite_or_infinite(local), _times(family.curvature, space.outer_design))
@@ -130,7 +128,7 @@ def outer_curvature(
 def free_bound(
     loss: GeneralisedLinear,
     outer: MeanLoss,
-    outer_data: tuple[Design, Array],
+    outer_data: OuterData,
     outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
@@ -242,7 +240,7 @@ def weights_bound(
     omega, rate = weights.values(hyper) / n, weights.spread(leaf_slope) / n
     parts = tuple(range(1, point.memory.ndim))
     unit = unit_roundoff(point.params)
-    size, du = prediction_rounding(point.params, loss.norms, unit)
+    size, du = prediction_rounding(point.params, loss.norms, unit, loss.offset)
     error = family.slope_rounding(point.memory, targets, size, du, unit)
     slope = jnp.abs(family.slope(point.memory, targets)) + error
     steep = jnp.sqrt(jnp.sum(jnp.square(slope), axis=parts))
