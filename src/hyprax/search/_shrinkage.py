@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Certificate
 from .._hyper import validated
+from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value
 from .._stats import Accuracy
-from .._keys import checked_key
 from ._cross_validated import CrossValidated, Foldable, drawn_folds, given_folds
 from ._lbfgs import LBFGS
 from ._tune import Stopping, tune

@@ -1,4 +1,4 @@
-"""Estimators for scikit-learn whose penalties are tuned by gradient: one, or one a feature, a group, a class, a weight."""
+"""Estimators for scikit-learn whose penalties are tuned: one, or one a feature, a group, a class, a weight."""
 
 import importlib.util
 

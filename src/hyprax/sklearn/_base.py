@@ -1,4 +1,4 @@
-"""What the tuned linear estimators share: a table in, strengths tuned on folds, coefficients in the user's units out."""
+"""What the tuned linear estimators share: a table in, strengths tuned on folds, coefficients in its units out."""
 
 import abc
 import math
@@ -6,7 +6,7 @@ import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
 
-from ..implicit import Optimum, families
+from ..implicit import Optimum
 from ..search import honest
 from ._columns import Columns, Design, columns, padded, with_blanks
 from ._folds import Masks, masks
@@ -104,7 +104,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         """The score in the user's units, greater is better; `held` are shares of the rows that judged, of sum 1."""
 
     @abc.abstractmethod
-    def _losses(self, X: Any, y: Any) -> np.ndarray:  # noqa: N803
+    def _losses(self, X: Any, y: Any) -> np.ndarray:
         """The loss of every row."""
 
     @abc.abstractmethod
@@ -115,18 +115,18 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         """The names of the columns of the weights, where they are several."""
         return None
 
-    def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:  # noqa: N803
+    def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
         return validate_data(
             self, X, y, accept_sparse="csr", dtype=np.float64, ensure_min_samples=2, y_numeric=not self.classes
         )
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> "AbstractTuned":
         """Tune the penalties, and fit all rows with them.
 
         - `X`: (n, d), an array, a data frame or a sparse matrix.
         - `y`: (n,), the targets.
-        - `sample_weight`: (n,), numbers >= 0. They weigh in the fit and in the criterion alike; n is their sum, and rows
-            of weight 0 count as if they were not there.
+        - `sample_weight`: (n,), numbers >= 0. They weigh in the fit and in the criterion alike; n is their sum, and
+            rows of weight 0 count as if they were not there.
         - `groups`: (n,), labels of rows that belong together, for `cv`.
 
         **Raises:** `ValueError` for settings, data or folds that do not fit.
@@ -137,8 +137,6 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         shares = None
         if sample_weight is not None:
             shares = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            if not shares.any():
-                raise ValueError("sample_weight must not be zero for every row.")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         own = self.cv is not None and not isinstance(self.cv, numbers.Integral)
         kept = np.ones(X.shape[0], bool) if shares is None else shares > 0
@@ -165,9 +163,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             raise ValueError(f"tol must be a number >= 0; got {self.tol!r}.")
         held_back(self.hold_back, 1)
 
-    def _folds(
-        self, own: bool, everything: Masks, kept: np.ndarray, y: np.ndarray, groups: Any, seed: int
-    ) -> Masks:
+    def _folds(self, own: bool, everything: Masks, kept: np.ndarray, y: np.ndarray, groups: Any, seed: int) -> Masks:
         if own:
             parts = [(training[kept], held[kept]) for training, held in everything]
             pairs = [(training, held) for training, held in parts if training.any() and held.any()]
@@ -175,28 +171,31 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         groups = None if groups is None else np.asarray(groups)[kept]
         return masks(self.cv, self.criterion, len(y), y, self.classes, groups, seed)
 
-    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks) -> None:  # noqa: N803
-        n, d = X.shape
+    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks) -> None:
+        n = X.shape[0]
         features = self._feature_names()
         kinds = strengths(self.penalties, features, self.groups, self.free, self._outputs(y))
         scaled = columns(X, shares, bool(self.fit_intercept), bool(self.standardize))
         targets = self._targets(y, shares)
         problem, rows = self._problem(scaled.apply(X), targets, y, shares, kinds)
+        weights = np.ones(n) if shares is None else shares
+        held = np.sum([each for _, each in folds], axis=0) * weights
+        ratio = float(np.sum([each.sum() for _, each in folds]) / held.sum())
+        unit = rows / n
         found = tuned(
             problem,
             folds,
             len(kinds.names),
+            unit=unit,
             hold_back=self.hold_back,
             max_iter=int(self.max_iter),
-            tol=float(self.tol),
+            tol=float(self.tol) / ratio,
             certify=bool(self.certify),
             of={"class": "one a class", "weight": "one a weight", "group": "one a group"}.get(
                 self.penalties, "one a feature"
             ),
         )
-        strength = found.strengths * (rows / n * targets.factor)
-        held = np.sum([each for _, each in folds], axis=0) * (np.ones(n) if shares is None else shares)
-        ratio = float(np.sum([each.sum() for _, each in folds]) / held.sum())
+        strength = found.strengths * (unit * targets.factor)
         self.cv_score_ = float(self._score_of(found.criterion * ratio, targets, y, held / held.sum()))
         self._keep(found, kinds, strength, scaled, targets)
         self._keep_covariance(scaled.apply(X), y, shares, found, kinds, targets)
@@ -204,11 +203,11 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             warnings.warn(f"{type(self).__name__}: {found.message}", ConvergenceWarning, stacklevel=3)
 
     def _problem(
-        self, X: Design, targets: Targets, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths  # noqa: N803
+        self, X: Design, targets: Targets, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths
     ) -> tuple[Rows, int]:
         """The family on the rows, with blank rows and columns up to a size that other tables have too."""
         n, d = X.shape
-        rows, width = padded(n, 16, 4), padded(d + bool(self.fit_intercept), 8, 8)
+        rows, width = padded(n, 64, 4), padded(d + bool(self.fit_intercept), 8, 8)
         ones = np.ones(n) if self.fit_intercept else None
         values, terms = targets.values, {}
         if shares is not None and self.weights_in_data:
@@ -224,13 +223,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         free = np.zeros(width, bool)
         free[:d], free[d : d + 1] = kinds.free, bool(self.fit_intercept)
         index[free] = -1
-        import inspect  # HACK
-        if free.any() and "free" in inspect.signature(families.Squared.__init__).parameters:  # HACK
+        if free.any():
             terms["free"] = free
-        else:  # HACK
-            index[free] = 0  # HACK
-            ones = None if ones is None else ones * 1000  # HACK
-            self._stretch = 1000.0  # HACK
         family = self._family(
             with_blanks(X, ones, rows, width),
             np.concatenate([values, blank]),
@@ -241,12 +235,9 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         judged = None if self.weights_in_data else shares
         return Rows(Optimum(family), y if self.classes else targets.values, self.classes, judged), rows
 
-    def _keep(
-        self, found: Tuned, kinds: Strengths, strength: np.ndarray, scaled: Columns, targets: Targets
-    ) -> None:
+    def _keep(self, found: Tuned, kinds: Strengths, strength: np.ndarray, scaled: Columns, targets: Targets) -> None:
         d = len(scaled.scale)
         weights = found.params[:d]
-        found.params[d:] *= getattr(self, "_stretch", 1.0)  # HACK
         intercept = found.params[d] if self.fit_intercept else np.zeros(weights.shape[1:])
         coef, intercept = scaled.coefficients(weights, intercept)
         self.coef_ = np.asarray(coef.T * targets.unit)
@@ -270,7 +261,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
 
     def _keep_covariance(
         self,
-        X: Design,  # noqa: N803
+        X: Design,
         y: np.ndarray,
         shares: np.ndarray | None,
         found: Tuned,
@@ -300,16 +291,16 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         names = getattr(self, "feature_names_in_", None)
         return [f"x{j}" for j in range(self.n_features_in_)] if names is None else [str(name) for name in names]
 
-    def _design(self, X: Any) -> Design:  # noqa: N803
+    def _design(self, X: Any) -> Design:
         check_is_fitted(self)
         return validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
 
-    def _predictor(self, X: Design) -> np.ndarray:  # noqa: N803
+    def _predictor(self, X: Design) -> np.ndarray:
         return np.asarray(X @ self.coef_.T) + self.intercept_
 
     def _judged(self, given: tuple[Any, ...], folds: Masks, kept: np.ndarray, seed: int) -> Bunch:
         """The whole procedure, judged on rows that it has not seen, beside a simple one."""
-        X, y, shares, groups = given  # noqa: N806
+        X, y, shares, groups = given
         rows = np.flatnonzero(kept)
         again = self.cv if self.cv is None or isinstance(self.cv, numbers.Integral) or hasattr(self.cv, "split") else 5
         simple = self.penalties != "one"
@@ -358,7 +349,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         return tags
 
 
-def mean_and_spread(y: np.ndarray, shares: np.ndarray | None, centred: bool) -> tuple[np.ndarray, float]:
+def mean_and_spread(y: np.ndarray, shares: np.ndarray | None, centred: bool) -> tuple[Any, float]:
     """Weighted means and the root of the mean variance; the means are 0 and the squares those of y without centring."""
     largest = float(np.max(np.abs(y))) or 1.0
     unit = y / largest

@@ -22,7 +22,7 @@ class Columns:
             return sparse.csr_array(x @ sparse.diags_array(1 / self.scale))
         return x / self.scale - self.centre / self.scale
 
-    def coefficients(self, weights: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def coefficients(self, weights: np.ndarray, intercept: Any) -> tuple[np.ndarray, Any]:
         """Those of the columns themselves: `weights` is (d,) or (d, C)."""
         scale, centre = (np.expand_dims(v, tuple(range(1, weights.ndim))) for v in (self.scale, self.centre))
         found = weights / scale

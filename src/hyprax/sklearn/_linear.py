@@ -23,7 +23,7 @@ class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
     def _encoded(self, y: np.ndarray) -> np.ndarray:
         return np.asarray(y, float)
 
-    def predict(self, X: Any, return_std: bool = False) -> Any:  # noqa: N803
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predictions, (n,) or (n, targets); with `return_std` a pair with their standard deviations."""
         design = self._design(X)
         found = self._mean(self._predictor(design))
@@ -81,7 +81,7 @@ class TunedRidge(AbstractTunedRegressor):
 
     weights_in_data = True
 
-    def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:  # noqa: N803
+    def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
         return validate_data(
             self, X, y, accept_sparse="csr", dtype=np.float64, ensure_min_samples=2, y_numeric=True, multi_output=True
         )
@@ -99,7 +99,7 @@ class TunedRidge(AbstractTunedRegressor):
     def _score_of(self, criterion: float, targets: Targets, y: np.ndarray, held: np.ndarray) -> float:
         return -2 * criterion * targets.unit**2 / (1 if y.ndim == 1 else y.shape[1])
 
-    def _losses(self, X: Any, y: Any) -> np.ndarray:  # noqa: N803
+    def _losses(self, X: Any, y: Any) -> np.ndarray:
         off = (np.asarray(y, float) - self.predict(X)) ** 2
         return off if off.ndim == 1 else off.mean(axis=1)
 
@@ -108,7 +108,7 @@ class TunedRidge(AbstractTunedRegressor):
 
     def _keep_covariance(
         self,
-        X: Design,  # noqa: N803
+        X: Design,
         y: np.ndarray,
         shares: np.ndarray | None,
         found: Tuned,
@@ -147,8 +147,8 @@ class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
 
     classes = True
 
-    def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:  # noqa: N803
-        X, y = super()._read(X, y)  # noqa: N806
+    def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
+        X, y = super()._read(X, y)
         check_classification_targets(y)
         return X, y
 
@@ -178,29 +178,29 @@ class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
         if len(self.classes_) == 2:
             self.coef_, self.intercept_ = self.coef_[None], np.atleast_1d(self.intercept_)
 
-    def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
+    def decision_function(self, X: Any) -> np.ndarray:
         """x_iᵀw + b: (n,) for two classes, where above 0 the second is predicted, else (n, classes)."""
         found = self._predictor(self._design(X))
         return found[:, 0] if len(self.classes_) == 2 else found
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of every row."""
         found = self.decision_function(X)
         return self.classes_[(found > 0).astype(int) if found.ndim == 1 else found.argmax(axis=1)]
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of every class, (n, classes), in the order of `classes_`."""
         return softmax(self._scores(X), axis=1)
 
-    def predict_log_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_log_proba(self, X: Any) -> np.ndarray:
         """The logarithms of `predict_proba`, exact where it is 0."""
         return log_softmax(self._scores(X), axis=1)
 
-    def _scores(self, X: Any) -> np.ndarray:  # noqa: N803
+    def _scores(self, X: Any) -> np.ndarray:
         found = self.decision_function(X)
         return np.stack([np.zeros_like(found), found], axis=1) if found.ndim == 1 else found
 
-    def _losses(self, X: Any, y: Any) -> np.ndarray:  # noqa: N803
+    def _losses(self, X: Any, y: Any) -> np.ndarray:
         logs = np.log(np.maximum(self.predict_proba(X), 1e-15))
         place = np.searchsorted(self.classes_, np.asarray(y))
         known = self.classes_[np.minimum(place, len(self.classes_) - 1)] == np.asarray(y)
@@ -245,7 +245,7 @@ class TunedPoissonRegressor(AbstractTunedRegressor):
     def _deviation(self, design: Design, mean: np.ndarray) -> np.ndarray:
         return mean * super()._deviation(design, mean)
 
-    def _losses(self, X: Any, y: Any) -> np.ndarray:  # noqa: N803
+    def _losses(self, X: Any, y: Any) -> np.ndarray:
         mean, y = self.predict(X), np.asarray(y, float)
         return 2 * (xlogy(y, y / mean) - y + mean)
 
@@ -254,7 +254,7 @@ class TunedPoissonRegressor(AbstractTunedRegressor):
 
     def _keep_covariance(
         self,
-        X: Design,  # noqa: N803
+        X: Design,
         y: np.ndarray,
         shares: np.ndarray | None,
         found: Tuned,
@@ -346,9 +346,12 @@ class TunedHuberRegressor(AbstractTunedRegressor):
     def _score_of(self, criterion: float, targets: Targets, y: np.ndarray, held: np.ndarray) -> float:
         return -criterion * targets.unit**2
 
-    def _losses(self, X: Any, y: Any) -> np.ndarray:  # noqa: N803
+    def _losses(self, X: Any, y: Any) -> np.ndarray:
         off = (np.asarray(y, float) - np.asarray(self.predict(X)).ravel()) / self.delta_
         return self.delta_**2 * off**2 / (1 + np.sqrt(1 + off**2))
+
+    def _constant(self) -> Any:
+        return DummyRegressor(strategy="median")
 
     def _deviation(self, design: Design, mean: np.ndarray) -> np.ndarray:
         raise ValueError(f"return_std must be false for {type(self).__name__}: the loss is no model of the noise.")

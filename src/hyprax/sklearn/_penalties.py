@@ -11,7 +11,7 @@ KINDS = ("one", "feature", "group", "class", "weight")
 
 @dataclasses.dataclass(frozen=True)
 class Strengths:
-    """The strength of each weight: `index` is (d,) or (d, C), -1 where there is none; `names` those of the strengths."""
+    """The strength of each weight: `index` is (d,) or (d, C), -1 where there is none; `names` are of the strengths."""
 
     index: np.ndarray
     names: tuple[str, ...]

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from .._noise import Noise
 from .._objective import AbstractObjective
 from .._result import message_of, result_name, succeeded
 from ..implicit import ExampleNoise, NoCertifier
-from ..search import LBFGS, CrossValidated, Stopping, TuningWarning, refit, shrinkage_path, tune
+from ..search import LBFGS, CrossValidated, Stopping, TuningWarning, shrinkage_path, tune
 from ..search._shrinkage import Together
 from ._folds import Masks
 
@@ -62,21 +61,31 @@ def natural_of(hyper: Any) -> np.ndarray:
 
 
 def tuned(
-    problem: Any, masks: Masks, count: int, *, hold_back: Any, max_iter: int, tol: float, certify: bool, of: str
+    problem: Any,
+    masks: Masks,
+    count: int,
+    *,
+    unit: float,
+    hold_back: Any,
+    max_iter: int,
+    tol: float,
+    certify: bool,
+    of: str,
 ) -> Tuned:
     """Tune `count` strengths of a problem on folds, and refit it on all rows.
 
+    - `unit`: the strengths of the user are so many times those of the family.
     - `hold_back`: whether many strengths start from one and leave it only where nested folds gain by more than so many
         standard errors; `False` for free ones.
     """
     errors = held_back(hold_back, count)
     plain = CrossValidated(problem, masks, certifier=NoCertifier())
     stop = Stopping(gradient=tol, patience=4, improvement=1e-9)
-    found, steps = single(plain, count, max_iter, stop)
+    found, steps = single(plain, count, unit, max_iter, stop)
     one = natural_of(plain_spread(plain, found.best, count))
     strengths, criterion, said = one, found.best_value, "One strength for all columns was tuned."
     if count > 1 and errors is None:
-        found = searched(plain, hyper_of(one), max_iter, stop)
+        found = searched(plain, hyper_of(one), unit, max_iter, stop)
         steps += len(found.history)
         strengths, criterion = natural_of(found.best), found.best_value
         said = f"{count} strengths ({of}) were tuned freely."
@@ -84,18 +93,18 @@ def tuned(
         strengths, criterion, more, said = on_path(problem, plain, masks, one, errors, max_iter, of)
         steps += more
     hyper = hyper_of(strengths)
-    fit = refit(plain, hyper)
+    params, fitted_result = problem.refit(hyper)
     certificate, noise = statements(problem, masks, hyper) if certify else ({}, {})
-    fitted = bool(succeeded(fit.result))
+    fitted = bool(succeeded(fitted_result))
     arrived = fitted and result_name(found.result) in ARRIVED
     return Tuned(
         strengths=strengths,
-        params=np.array(fit.params),
+        params=np.array(params),
         criterion=float(criterion),
         single=float(value_at(plain, one)),
         steps=max(steps, 1),
-        result=result_name(found.result if fitted else fit.result),
-        message=said if arrived else f"{said} {found.message if fitted else message_of(fit.result)}",
+        result=result_name(found.result if fitted else fitted_result),
+        message=said if arrived else f"{said} {found.message if fitted else message_of(fitted_result)}",
         arrived=arrived,
         certificate=certificate,
         noise=noise,
@@ -113,15 +122,20 @@ def held_back(hold_back: Any, count: int) -> float | None:
         return 1.0 if hold_back else None
     if isinstance(hold_back, int | float) and 0 < hold_back < math.inf:
         return float(hold_back)
-    raise ValueError(
-        f"hold_back must be 'auto', True, False or a number > 0 of standard errors; got {hold_back!r}."
-    )
+    raise ValueError(f"hold_back must be 'auto', True, False or a number > 0 of standard errors; got {hold_back!r}.")
 
 
-def searched(objective: AbstractObjective, hyper: Any, steps: int, stop: Stopping) -> Any:
+def searched(objective: AbstractObjective, hyper: Any, unit: float, steps: int, stop: Stopping) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)  # the message of the estimator says it
-        return tune(objective, hyper, search=LBFGS(strengths=RANGE), steps=steps, stop=stop, progress=False)
+        return tune(
+            objective,
+            hyper,
+            search=LBFGS(strengths=(RANGE[0] / unit, RANGE[1] / unit)),
+            steps=steps,
+            stop=stop,
+            progress=False,
+        )
 
 
 def value_at(objective: AbstractObjective, strengths: np.ndarray) -> float:
@@ -133,20 +147,21 @@ def plain_spread(objective: AbstractObjective, t: Any, count: int) -> Any:
     return Together(objective, hyper_of(np.ones(count))).spread(t) if count > 1 else t
 
 
-def single(objective: AbstractObjective, count: int, steps: int, stop: Stopping) -> tuple[Any, int]:
+def single(objective: AbstractObjective, count: int, unit: float, steps: int, stop: Stopping) -> tuple[Any, int]:
     """The best single strength: from the best of a coarse grid, since the criterion may have several valleys."""
     hyper = hyper_of(np.full(count, 1.0))
     state, values = objective.init(hyper), []
-    for strength in reversed(GRID):  # from the heaviest, each fit started from the last
+    grid = [strength / unit for strength in reversed(GRID)]
+    for strength in grid:  # from the heaviest, each fit started from the last
         answer, after = objective.value(hyper_of(np.full(count, strength)), state)
         good = bool(succeeded(answer.result)) and math.isfinite(float(answer.value))
         values.append(float(answer.value) if good else math.inf)
         state = after if good else state
-    best = GRID[::-1][int(np.argmin(values))]
+    best = grid[int(np.argmin(values))]
     if count == 1:
-        return searched(objective, hyper_of(np.full(1, best)), steps, stop), 1
-    together = Together(objective, hyper)
-    found = searched(together, jnp.log(jnp.full(1, best)), steps, stop)
+        found = searched(objective, hyper_of(np.full(1, best)), unit, steps, stop)
+    else:
+        found = searched(Together(objective, hyper), jnp.log(jnp.full(1, best)), unit, steps, stop)
     return found, len(found.history)
 
 

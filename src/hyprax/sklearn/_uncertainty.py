@@ -14,7 +14,7 @@ def covariance(x: Design, curves: np.ndarray, strengths: np.ndarray, intercept: 
 
     The last column is that of the intercept, where there is one. Directions that nothing determines have none.
     """
-    n, d = x.shape
+    n = x.shape[0]
     if sparse.issparse(x):
         fit = np.asarray((x.T @ sparse.diags_array(curves) @ x).todense()) / n
     else:
@@ -29,9 +29,7 @@ def covariance(x: Design, curves: np.ndarray, strengths: np.ndarray, intercept: 
     return inverse / n, float(np.sum(inverse * fit))
 
 
-def deviation(
-    x: Design, centre: np.ndarray, scale: np.ndarray, cov: np.ndarray, intercept: Any
-) -> np.ndarray:
+def deviation(x: Design, centre: np.ndarray, scale: np.ndarray, cov: np.ndarray, intercept: Any) -> np.ndarray:
     """√(xᵀ C x), row by row, for columns brought to (x - centre)/scale."""
     dense = np.asarray(x.todense()) if sparse.issparse(x) else x
     scaled = dense / scale - centre / scale
