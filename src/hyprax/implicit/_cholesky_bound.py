@@ -17,6 +17,7 @@ from ._family_bounds import AbstractFamilyCertifier, as_computed, convex_or_infi
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     adjoint_reach,
+    around,
     finite_or_infinite,
     free_bound,
     geometry,
@@ -37,8 +38,9 @@ class _Factor(eqx.Module):
     """Upper triangular R with RᵀR ≈ Â, and `scale` with ‖v‖_{Â⁻¹} <= scale ‖y‖ for every computed y = R⁻ᵀv.
 
     Let ‖RᵀR - Â‖₂ <= ε (rounding of Â, entry by entry, and of the factorisation, γ_{p+1}‖R‖²_F; Higham 2002, theorem
-    10.3) and θ = ε/min λ. As Â ⪰ min λ I, RᵀR ⪯ (1 + θ) Â, so ‖v‖²_{Â⁻¹} <= (1 + θ)‖R⁻ᵀv‖². A triangular solve is exact
-    for R + ΔR, ‖ΔR‖ <= γ_p‖R‖_F (theorem 8.5), so ‖R⁻ᵀv‖ <= (1 + γ_p‖R‖_F/(min λ - ε)^½)‖y‖.
+    10.3) and θ = ε/min M, Â ⪰ M: Λ, but for columns without penalty. As Â ⪰ min M I, RᵀR ⪯ (1 + θ) Â, so ‖v‖²_{Â⁻¹} <=
+    (1 + θ)‖R⁻ᵀv‖². A triangular solve is exact for R + ΔR, ‖ΔR‖ <= γ_p‖R‖_F (theorem 8.5), so ‖R⁻ᵀv‖ <= (1 +
+    γ_p‖R‖_F/(min M - ε)^½)‖y‖.
     """
 
     upper: Float[Array, "p p"]
@@ -64,7 +66,7 @@ class _Factor(eqx.Module):
         return INFLATION * self.scale * jnp.sqrt(size * jnp.trace(power) ** (1 / 32))
 
 
-def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> _Factor:
+def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree, below: Array) -> _Factor:
     strengths, statistic, unit = loss.strengths(hyper), point.memory, unit_roundoff(point.params)
     n, d = loss.inputs.shape
     basis = jnp.eye(strengths.size, dtype=strengths.dtype).reshape(-1, *strengths.shape)
@@ -76,8 +78,9 @@ def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> _Factor
     columns = statistic[0].size
     off = relative * loss.loss.curve_abs(statistic, ones) + columns * unit * loss.loss.curve_cancellation(statistic)
     off = jnp.max(loss.weighted(off, hyper), axis=tuple(range(1, off.ndim)))
-    smallest = jnp.min(strengths)
-    error = jnp.sum(jnp.square(loss.norms.rows) * off) / n + 4 * unit * jnp.max(strengths)
+    smallest = jnp.min(below)
+    pulled = jnp.max(loss.pull_rounding(strengths, jnp.ones_like(strengths), unit))
+    error = jnp.sum(jnp.square(loss.norms.rows) * off) / n + pulled
     upper = jnp.linalg.cholesky(hessian).T
     size = strengths.size
     whole = jnp.sum(jnp.square(upper))
@@ -139,13 +142,14 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         loss, outer = family_of(e)
         family, design = loss.loss, loss.inputs
         assert not isinstance(design, SparseDesign)  # `prepare` has refused it
-        space = geometry(loss, e.outer_data, outer_norms, hyper)
+        space = geometry(loss, e.outer_data, outer_norms, hyper, point)
         residuals = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, e.residual)
-        free = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, residuals, space)
-        factor = _factorised(loss, point, hyper)
+        near = around(space, loss, point, point, residuals.gradient, residuals.gradient_error)
+        free = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, residuals, near)
+        factor = _factorised(loss, point, hyper, space.below)
 
         def energy(vector: Array, error: Array) -> Array:
-            margin = jnp.sqrt(jnp.sum(jnp.square(error) / space.strengths))
+            margin = jnp.sqrt(jnp.sum(jnp.square(error) / space.below))
             return factor.norms(vector.reshape(-1, 1))[0] + INFLATION * margin
 
         nu = energy(residuals.gradient, residuals.gradient_error)
@@ -172,8 +176,7 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         residual = energy(residuals.adjoint, residuals.adjoint_error)
         zeta = INFLATION * jnp.exp(rho) * (residual + change + kappa * tau)
 
-        slope = loss.penalty.slope(hyper)
-        ratio = slope / loss.penalty.leaf(hyper)
+        ratio = loss.penalty.ratio(hyper)
         of_adjoint = _columns(loss, hyper, space.strengths * e.adjoint, ratio)
         of_params = _columns(loss, hyper, space.strengths * point.params, ratio)
         rounding = loss.rounding(point, hyper, e.adjoint, unit_roundoff(point.params))

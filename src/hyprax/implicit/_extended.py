@@ -49,10 +49,8 @@ def _pulled(loss: GeneralisedLinear, strengths: DoubleDouble, v: Array) -> Doubl
     if loss.free is None or loss.free.gauge is None:
         return own
     columns, gauge = loss.free.columns, loss.free.gauge
-    sums = _divided(total(lifted(v[columns]), 1), v.shape[1]) * lifted(gauge)
-    gauged = jax.tree.map(
-        lambda s: jnp.zeros_like(v).at[columns].set(jnp.broadcast_to(s[:, None], (len(s), v.shape[1]))), sums
-    )
+    means = _divided(total(lifted(v[columns]), 1), v.shape[1]) * lifted(gauge[:, None])
+    gauged = jax.tree.map(lambda x: jnp.zeros_like(v).at[columns].set(jnp.broadcast_to(x, v[columns].shape)), means)
     return own + gauged
 
 

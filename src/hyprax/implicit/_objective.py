@@ -17,6 +17,7 @@ from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
 from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
 from ._bounds import AbstractCertifier, Evaluation, OuterLoss, rayleigh_quotient
+from ._elimination import MOST_FREE, free_weights
 from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
@@ -319,7 +320,7 @@ def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
 
 def _default_certifier(optimum: Optimum, outer_loss: OuterLoss) -> AbstractCertifier:
     family = isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)
-    if isinstance(optimum.loss, GeneralisedLinear) and optimum.loss.free is not None:
+    if isinstance(optimum.loss, GeneralisedLinear) and free_weights(optimum.loss) > MOST_FREE:
         return LookAheadEstimate()
     return LookAhead() if family and jax.config.read("jax_enable_x64") else LookAheadEstimate()
 

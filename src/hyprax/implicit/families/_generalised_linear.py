@@ -221,12 +221,13 @@ class GeneralisedLinear(AbstractInnerLoss):
         """
         strengths = self.strengths(hyper)
         scale = jnp.mean(self.weighted(self.loss.curve_diagonal(point.memory), hyper), axis=0)
+        squares = self.gram if self.gram.ndim == 1 else jnp.diagonal(self.gram)
+        size = squares * scale if strengths.ndim == 1 else jnp.outer(squares, scale)
         if self.free is not None:
-            size = over(self.gram if self.gram.ndim == 1 else jnp.diagonal(self.gram), strengths) * scale
             least = 4 * self.shape[0] * float(jnp.finfo(self.dtype).eps) * (size + jnp.mean(size))
             strengths = self.pull_diagonal(strengths) + jnp.where(self.free.mask(self.shape), least, 0)
         if self.gram.ndim == 1:
-            inverse = 1 / (over(self.gram, strengths) * scale + strengths)
+            inverse = 1 / (size + strengths)
             return lambda v: inverse * v
         if strengths.ndim == 1:
             factor = jnp.linalg.cholesky(self.gram * scale + jnp.diag(strengths))
