@@ -98,7 +98,8 @@ def references(out: Path) -> dict[str, Reference]:
     for name in runs.RUNS:
         folder = out / f"whole {name}"
         shutil.rmtree(folder, ignore_errors=True)
-        live(name, folder)  # compiles
+        ending = live(name, folder)  # compiles
+        assert ending.status == 0, (name, ending)
         shutil.rmtree(folder)
         ending = live(name, folder)
         assert ending.status == 0, (name, ending)

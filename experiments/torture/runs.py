@@ -72,7 +72,7 @@ def unrolled() -> Made:
         loss=loss,
         init=lambda hyper, key: jnp.zeros(4),
         optimizer=lambda hyper: hx.unroll.MomentumSGD(0.05, 0.9),
-        batches=hx.Minibatches((X[:40], Y[:40]), 8),
+        batches=hx.Minibatches((X[:40], Y[:40]), 8, key=jax.random.key(1)),
         steps=30,
     )
     outer = lambda w, hyper, data: jnp.mean(jnp.square(data[0] @ w - data[1]))  # noqa: E731

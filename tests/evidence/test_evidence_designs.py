@@ -66,6 +66,7 @@ def test_pivotal_samples_are_those_of_the_duels(pi: list[float]):
         assert abs(seen.get(s, 0.0) - p) < 5 * np.sqrt(p * (1 - p) / draws) + 1e-12
 
 
+@pytest.mark.slow
 def test_pivotal_inclusion_in_float32_with_many_units():
     scores = jnp.asarray(np.exp(np.random.default_rng(2).normal(size=20_000)), jnp.float32)
     pi = inclusion_probabilities(scores, 300)
