@@ -187,8 +187,9 @@ def _carried_out(made: Callable[[Callable[[str], None]], Any], folder: Path, *, 
         jax.config.update("jax_compilation_cache_dir", str(_cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from .. import recipes, report
+    from .. import report
     from .._result import result_name
+    from ..recipes._outcome import table_header, table_rows
 
     say = (lambda _: None) if quiet else (lambda text: _console(stderr=True).print(_plain(text)))
     with _warnings_in_one_line():
@@ -199,8 +200,8 @@ def _carried_out(made: Callable[[Callable[[str], None]], Any], folder: Path, *, 
     if not quiet:
         if outcome.judgement is not None:
             _print_judgement(outcome.judgement.table, outcome.judgement.gain.meaning(), outcome.judgement.warnings)
-        header = recipes.table_header(outcome)
-        _print_comparison([dict(zip(header, row, strict=True)) for row in recipes.table_rows(outcome)])
+        header = table_header(outcome)
+        _print_comparison([dict(zip(header, row, strict=True)) for row in table_rows(outcome)])
         for table in outcome.tables:
             _print_rows(table)
         _say(f"report: {page}")
