@@ -28,9 +28,9 @@ from ._objective import (
 )
 from ._result import RESULTS as RESULTS
 from ._stats import Accuracy as Accuracy
+from .cli._resume import resume as resume
 from .evidence import EvidenceObjective as EvidenceObjective
 from .implicit import ImplicitObjective as ImplicitObjective, Optimum as Optimum, families as families
-from .recipes import resume as resume
 from .runs import Run as Run
 from .search import (
     CrossValidated as CrossValidated,

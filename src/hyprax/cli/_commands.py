@@ -94,9 +94,9 @@ def resume_run(
     """Go on with the run of a recipe, from its own record, to the bits of one that was never interrupted."""
 
     def made(say: Callable[[str], None]) -> Any:
-        from .. import recipes
+        from ._resume import resume
 
-        return recipes.resume(folder, setting or [], progress=not quiet, say=say)
+        return resume(folder, setting or [], progress=not quiet, say=say)
 
     again = ["hyprax", "resume", str(folder), *(f"--set={text}" for text in setting or [])]
     _watched(made, folder, again, quiet=quiet, cache=cache)

@@ -1,6 +1,6 @@
 """Recipes: a TOML file names data, model, what to tune and how; from it a job, and its outcome."""
 
-from ._build import prepare as prepare, resume as resume
+from ._build import prepare as prepare
 from ._data import Splits as Splits
 from ._errors import RecipeError as RecipeError
 from ._job import Job as Job

@@ -34,23 +34,8 @@ def prepare_text(text: str, path: Path, settings: Iterable[str] = ()) -> Job:
     return _made(*parse_recipe(text, path, settings))
 
 
-def resume(
-    folder: str | Path, settings: Iterable[str] = (), *, progress: bool = True, say: Callable[[str], None] = print
-) -> Outcome:
-    """Go on with the run of a recipe, from its own record, to the bits of a run that was never interrupted.
-
-    **Arguments:**
-
-    - `folder`: the folder of the run; its data must be where they were.
-    - `settings`: `key=value`: more steps, or another `stop`.
-    - `progress`, `say`: a bar on a terminal, and where to say what is found on the way.
-
-    **Returns:** an [`hyprax.recipes.Outcome`][].
-
-    A recipe that names a `"module:function"` is a program: resume the runs of others with care.
-
-    **Raises:** [`hyprax.runs.RunError`][] for a folder without the run of a recipe, or one of other data.
-    """
+def resume(folder: str | Path, settings: Iterable[str], *, progress: bool, say: Callable[[str], None]) -> Outcome:
+    """What `hyprax.resume` says."""
     about = read(folder).about.get("recipe")
     if not (isinstance(about, dict) and isinstance(about.get("text"), str) and isinstance(about.get("path"), str)):
         raise RunError(
