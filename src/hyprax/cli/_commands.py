@@ -196,7 +196,7 @@ def _carried_out(made: Callable[[Callable[[str], None]], Any], folder: Path, *, 
         outcome = made(say)
     page = report.write(folder)
     name, tuned = result_name(outcome.tuned.result), outcome.tuned
-    ending = f"{name}: {tuned.message}".rstrip(": ")
+    ending = f"{name}: {outcome.message}".rstrip(": ")
     if not quiet:
         if outcome.judgement is not None:
             _print_judgement(outcome.judgement.table, outcome.judgement.gain.meaning(), outcome.judgement.warnings)

@@ -23,6 +23,7 @@ from ._saved import Model, model_of
 from ._schema import SINGLE_LOOPS
 
 MOST_WEIGHTS = 20
+HELD_TO_ONE = "One penalty for all: nested folds do not prefer others, or have too few rows to tell; nothing was moved."
 
 # The table of a recipe that a method is set by.
 TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implicit", *SINGLE_LOOPS), "objective")}
@@ -41,6 +42,12 @@ class Outcome:
     value_name: str = "validation loss"
     tables: tuple[dict[str, Any], ...] = ()
     judgement: Judgement | None = None
+    held_to_one: bool = False
+
+    @property
+    def message(self) -> str:
+        """Why the search ended, in words."""
+        return HELD_TO_ONE if self.held_to_one else self.tuned.message
 
 
 def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -72,7 +79,8 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
     if found:
         contestants.append(_tuned(job, tuned, held, judgement))
     tables = tuple(_of_examples(job, tuned))
-    outcome = Outcome(tuned, tuple(contestants), score_name(job), job.objective.value_name, tables, judgement)
+    one = held is not None and held.strength is None
+    outcome = Outcome(tuned, tuple(contestants), score_name(job), job.objective.value_name, tables, judgement, one)
     if run is not None:
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
         shown = [{"title": "Comparison", "rows": table}, *tables]
@@ -84,6 +92,8 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
             summary |= {"gain": judgement.gain.meaning(), "warnings": list(judgement.warnings)}
         if held is not None:
             summary |= {"path": held.path()}
+        if one:
+            summary["message"] = outcome.message
         run.write_summary(summary | {"tables": shown})
     return outcome
 

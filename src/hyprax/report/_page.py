@@ -57,6 +57,9 @@ def _content(record: Record) -> dict[str, Any]:
             ("The hypergradient and its certificate", figures.gradient(record), _bound_note(infinite, len(history))),
             ("The work of each step", figures.work(record), ""),
         ]
+    if summary.get("path"):
+        note = "The outer folds chose the strength, so their loss is optimistic too; the test rows above are not."
+        drawings.append(("Holding back", figures.path(record), note))
     shape = record.config.get("image_shape")
     image_shape = (int(shape[0]), int(shape[1])) if shape else None
     scalars, pictures = [], []
