@@ -8,12 +8,13 @@ BIN := .venv/bin
 # The workers share one cache of compiled programs, made afresh by each target: what one has compiled no other compiles.
 CACHE := $(CURDIR)/.jax_cache
 PYTEST := JAX_COMPILATION_CACHE_DIR=$(CACHE) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2 \
-  $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile
+  $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=worksteal
 # Most tests run small programs once, so that the compiler is their cost: it does not optimise for them, nor does it cut
 # a program into parts to compile side by side.
 LIGHTLY = JAX_DISABLE_MOST_OPTIMIZATIONS=true $(shell XLA_FLAGS="$(FLAGS)" $(BIN)/python -c $(ASK) && echo 'XLA_FLAGS="$(FLAGS)"')
 FLAGS := --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 ASK := 'import jax; jax.devices()' >/dev/null 2>&1 # a flag that XLA does not know ends the process
+OPTIMISED = $(shell grep -rl --include='test_*.py' 'mark\.optimised' tests)
 comma := ,
 
 .DEFAULT_GOAL := help
@@ -31,12 +32,12 @@ demo: .venv/.cli ## Tune 640 penalties on the digits, and leave out/digits/repor
 test: .venv/.dev ## Run the tests, the slow ones excepted
 	rm -rf $(CACHE)
 	$(LIGHTLY) $(PYTEST) -m "not slow and not optimised"
-	$(PYTEST) -m "not slow and optimised"
+	$(PYTEST) -m "not slow and optimised" $(OPTIMISED)
 
-test-slow: .venv/.dev ## Run the slow tests
+test-slow: .venv/.dev ## Run the slow tests, and the properties on many more random problems
 	rm -rf $(CACHE)
-	$(LIGHTLY) $(PYTEST) -m "slow and not optimised"
-	$(PYTEST) -m "slow and optimised"
+	HYPRAX_THOROUGH=1 $(LIGHTLY) $(PYTEST) -m "(slow or hypothesis) and not optimised"
+	HYPRAX_THOROUGH=1 $(PYTEST) -m "(slow or hypothesis) and optimised" $(OPTIMISED)
 
 check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
 	$(BIN)/ruff check

@@ -5,7 +5,7 @@
 log |I + K| of M data with ten outputs, all of them or one for each datum, in float32: its value with its derivative in
 one log prior precision a tensor (`prior`), and with that in an offset of every input too (`input`). `dense` is
 vmap(vjp) in JAX for the Jacobians of all tensors and one product each, with a Cholesky factor differentiated by JAX,
-`hyprax` is `hyprax.evidence.kernel` with the library's own derivative of the log-determinant, both compiled and run
+`hyprax` is `hyprax`'s kernel with the library's own derivative of the log-determinant, both compiled and run
 in one process. With --torch, an interpreter that has PyTorch, `torch` is
 torch.func's vmap(vjp), and `kfac` is laplace-torch's KFAC of the same data, fitted and differentiated: another,
 cheaper quantity, without a kernel.
@@ -39,8 +39,8 @@ import numpy as np
 from jax import Array, lax
 
 from benchmarks import peak_memory
-from hyprax.evidence import kernel
 from hyprax.evidence._chain import log_determinant
+from hyprax.evidence._kernel import kernel
 
 C = 10
 RUN = 0.05

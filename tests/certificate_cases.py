@@ -21,6 +21,7 @@ from hyprax.implicit._answers import STATUS
 from hyprax.implicit.families._design import SparseDesign
 
 N, D, CLASSES, GROUPS = 40, 5, 3, np.array([0, 1, 1, 2, 0])
+FREE = np.array([1, 4])  # a column like the others, and one of ones; groups and strengths there must not matter
 FAMILIES = {
     "squared": hx.families.Squared,
     "logistic": hx.families.Logistic,
@@ -41,16 +42,18 @@ def select_weights(hyper):
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """`penalty`: one, class, feature, weight or group; `weights`: none, each or group."""
+    """`penalty`: one, class, feature, weight or group; `weights`: none, each or group; `free`: columns `FREE` and o."""
 
     kind: str
     penalty: str
     weights: str = "none"
     sparse: bool = False
     dtype: str = "float64"
+    free: bool = False
 
     def __str__(self) -> str:
-        words = [self.kind, self.penalty, f"weights-{self.weights}", "sparse" * self.sparse, self.dtype]
+        words = [self.kind, self.penalty, f"weights-{self.weights}"]
+        words += ["sparse" * self.sparse, "free" * self.free, self.dtype]
         return "-".join(word for word in words if word)
 
 
@@ -65,6 +68,11 @@ def structures() -> list[Structure]:
             found += [Structure(kind, penalty), Structure(kind, penalty, dtype="float32")]
         found += [Structure(kind, "feature", "each"), Structure(kind, "group", "group")]
         found += [Structure(kind, "one", "each", dtype="float32"), Structure(kind, "feature", "group", sparse=True)]
+        found += [Structure(kind, "feature", free=True), Structure(kind, "group", "each", free=True)]
+        found += [
+            Structure(kind, "one", dtype="float32", free=True),
+            Structure(kind, "feature", sparse=True, free=True),
+        ]
     return found
 
 
@@ -113,6 +121,8 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
         x[:, 1], xv[:, 1] = x[:, 0], xv[:, 0]
     if kind == "poisson":
         x, xv = x / np.abs(x).max(), xv / np.abs(xv).max()
+    if structure.free:
+        x[:, 4], xv[:, 4] = 1, 1
     x, xv = x.astype(dtype), xv.astype(dtype)
     both = np.concatenate([x, xv]).astype(float)
     w = rng.normal(size=D)
@@ -143,6 +153,11 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
         hyper["weights"] = hx.Interval(jnp.asarray(omega, dtype), 0.0, 1.0)
     if kind == "softmax":
         options["classes"] = c
+    offsets = None
+    if structure.free:
+        parts = (c,) if kind == "softmax" else ()
+        offsets = tuple(rng.uniform(-1, 1, (m, *parts)).astype(dtype) for m in (N, N // 2))
+        options.update(free=FREE, offset=offsets[0])
     inputs: Any = scipy.sparse.csr_array(x) if structure.sparse else x
     loss = FAMILIES[kind](inputs, y, **options)
 
@@ -152,12 +167,14 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
         full = natural[of_weight]
     else:
         full = np.array(np.broadcast_to(natural[:, None] if natural.shape == (D,) else natural, (D, c)))
+    full[FREE if structure.free else []] = 0
     weights = None
     if structure.weights != "none":
         weights = np.asarray(hyper["weights"].value).astype(float)[of_example]
     exact = [a.astype(float) for a in (x, xv)]
     exact_y = [a if kind == "softmax" else a.astype(float) for a in (y, yv)]
-    truth = oracles.reference(kind, exact[0], exact_y[0], exact[1], exact_y[1], full, weights)
+    added = None if offsets is None else tuple(offset.astype(float) for offset in offsets)
+    truth = oracles.reference(kind, exact[0], exact_y[0], exact[1], exact_y[1], full, weights, added)
 
     def leaves(per_weight: np.ndarray, per_example: np.ndarray) -> dict[str, np.ndarray]:
         if structure.penalty == "group":
@@ -173,13 +190,15 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
 
     def assembled(w: np.ndarray, q: np.ndarray) -> dict[str, np.ndarray]:
         xl, wl, ql = (a.astype(oracles.LONG) for a in (exact[0], w, q))
-        rows = oracles.slopes(kind, xl @ wl, exact_y[0]) * (xl @ ql)
+        base = 0 if added is None else added[0].reshape(N, -1).astype(oracles.LONG)
+        rows = oracles.slopes(kind, xl @ wl + base, exact_y[0]) * (xl @ ql)
         return leaves(-full.astype(oracles.LONG) * wl * ql, -np.sum(rows, axis=1) / N)
 
     grad = leaves(truth.per_weight, truth.per_example)
-    hessian = oracles.hessian(kind, exact[0], exact_y[0], truth.params.astype(float), full, weights)
+    base = 0 if added is None else added[0].reshape(N, -1)
+    hessian = oracles.hessian(kind, exact[0], exact_y[0], truth.params.astype(float), full, weights, base)
     outer_inputs: Any = SparseDesign.from_scipy(scipy.sparse.csr_array(xv)) if structure.sparse else xv
-    outer_data = jax.tree.map(jnp.asarray, (outer_inputs, yv))
+    outer_data = jax.tree.map(jnp.asarray, (outer_inputs, yv, *(() if offsets is None else offsets[1:])))
     return Case(structure, loss, outer_data, hyper, truth, grad, hessian, assembled)
 
 

@@ -18,6 +18,8 @@ import jax
 import jaxtyping
 import pytest
 
+from thoroughness import USUAL
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -26,8 +28,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jaxtyping.install_import_hook("hyprax", "type_checker.check")
 
 # The first example of a property compiles, so a deadline would measure the compiler.
-hypothesis.settings.register_profile("dev", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=USUAL)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=USUAL, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 ROOT = Path(__file__).resolve().parents[1]

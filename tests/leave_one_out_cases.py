@@ -9,7 +9,7 @@ import numpy as np
 
 import hyprax as hx
 import oracles
-from certificate_cases import GROUPS, Case, Structure, random_case
+from certificate_cases import FREE, GROUPS, Case, Structure, random_case
 
 LONG = oracles.LONG
 
@@ -19,7 +19,7 @@ def structures() -> list[Structure]:
     found = []
     for kind in ("squared", "logistic", "poisson", "huber"):
         found += [Structure(kind, "feature"), Structure(kind, "one", dtype="float32")]
-        found += [Structure(kind, "group", "each")]
+        found += [Structure(kind, "group", "each"), Structure(kind, "feature", free=True)]
     return found
 
 
@@ -40,7 +40,11 @@ def exact(case: Case, left: np.ndarray | None = None) -> Truth:
     n = len(x)
     left = np.arange(n) if left is None else left
     natural = np.asarray(case.hyper["penalty"].value, float)
-    full = natural[GROUPS] if structure.penalty == "group" else np.broadcast_to(natural, x.shape[1])
+    full = np.array(natural[GROUPS] if structure.penalty == "group" else np.broadcast_to(natural, x.shape[1]))
+    offset = np.zeros(n)
+    if structure.free:
+        full[FREE] = 0
+        offset = np.asarray(family.offset, float)
     omega = np.ones(n)
     if structure.weights == "each":
         omega = np.asarray(case.hyper["weights"].value, float)
@@ -50,7 +54,7 @@ def exact(case: Case, left: np.ndarray | None = None) -> Truth:
         kept = omega.copy()
         kept[i] = 0
         found = oracles.reference(
-            structure.kind, x, y, x[i : i + 1], y[i : i + 1], np.array(full, float)[:, None], kept
+            structure.kind, x, y, x[i : i + 1], y[i : i + 1], full[:, None], kept, (offset, offset[i : i + 1])
         )
         own = found.per_example.copy()
         own[i] = 0  # the row left out does not move its own fit
@@ -77,7 +81,10 @@ def exact(case: Case, left: np.ndarray | None = None) -> Truth:
 
 @dataclasses.dataclass
 class Outcome:
-    """What one case showed: how many rows there were, of how many a bound was violated, and how tight they are."""
+    """What one case showed: how many rows there were, how many bounds of losses were violated, how tight they are.
+
+    `grad_violated`: whether a bound of the gradient or of an entry of it was violated.
+    """
 
     rows: int
     violated: int
@@ -93,11 +100,13 @@ class Outcome:
 
 
 def check(case: Case, objective: hx.implicit.LeaveOneOut, truth: Truth) -> Outcome:
-    """Compare an answer with the truth: predictions row by row are judged by the losses, which they enclose."""
+    """Compare an answer with the truth: its value, its gradient, and the loss of every row left out."""
     answer, state = objective.value_and_grad(case.hyper, objective.init(case.hyper))
     value, _ = objective.value(case.hyper, state)
     error = max(abs(LONG(float(a.value)) - truth.value) for a in (answer, value))
     violated = int(error > LONG(float(value.certificate.bound)))
+    losses, bounds = (np.asarray(part).astype(LONG) for part in objective.losses(case.hyper, state))
+    violated += int(np.sum(np.abs(losses - truth.losses) > bounds))
     off = {
         k: np.asarray(getattr(answer.grad[k], "raw", answer.grad[k])).astype(LONG) - g for k, g in truth.grad.items()
     }

@@ -1,6 +1,7 @@
 """Dense references in NumPy, no code of the package: Newton and direct solves in float64, residuals in long double."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -86,23 +87,39 @@ def curvatures(kind: str, u: np.ndarray, y: np.ndarray) -> np.ndarray:
     return d[:, :, None]
 
 
-def gradient(kind: str, x: np.ndarray, y: np.ndarray, w: np.ndarray, omega: np.ndarray | None = None) -> np.ndarray:
+def gradient(
+    kind: str, x: np.ndarray, y: np.ndarray, w: np.ndarray, omega: np.ndarray | None = None, offset: Any = 0
+) -> np.ndarray:
     """The gradient of the unpenalised mean loss, (d, C), in the dtype of w; `omega` weighs the examples."""
-    rows = slopes(kind, x @ w, y)
+    rows = slopes(kind, x @ w + offset, y)
     return x.T @ (rows if omega is None else omega[:, None] * rows) / len(x)
 
 
 def hessian(
-    kind: str, x: np.ndarray, y: np.ndarray, w: np.ndarray, strengths: np.ndarray, omega: np.ndarray | None = None
+    kind: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    strengths: np.ndarray,
+    omega: np.ndarray | None = None,
+    offset: Any = 0,
 ) -> np.ndarray:
     """The dense (dC, dC) Hessian of the penalised loss, in the dtype of w."""
     d, c = w.shape
-    weight = curvatures(kind, x @ w, y)
+    weight = curvatures(kind, x @ w + offset, y)
     if omega is not None:
         weight = omega[:, None, None] * weight
     blocks = np.einsum("nie,nj->iej", (x[:, :, None, None] * weight[:, None]).reshape(len(x), d * c, c), x) / len(x)
     blocks = blocks.transpose(0, 2, 1) if c > 1 else blocks.reshape(d, d, 1)
-    return blocks.reshape(d * c, d * c) + np.diag(strengths.ravel())
+    return blocks.reshape(d * c, d * c) + penalty_matrix(strengths)
+
+
+def penalty_matrix(strengths: np.ndarray) -> np.ndarray:
+    """diag λ; for rows of several classes without any penalty also that of ½ (Σ_c W_jc)², which picks Σ_c W_jc = 0."""
+    matrix, c = np.diag(strengths.ravel()), strengths.shape[1]
+    for j in np.flatnonzero(np.all(strengths == 0, axis=1)) if c > 1 else ():
+        matrix[j * c : (j + 1) * c, j * c : (j + 1) * c] += 1
+    return matrix
 
 
 def reference(
@@ -113,41 +130,52 @@ def reference(
     yv: np.ndarray,
     strengths: np.ndarray,
     omega: np.ndarray | None = None,
+    offsets: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Reference:
-    """The truth: `strengths` (d, C) natural penalties; x, xv (n, d); `omega` (n,) example weights."""
+    """The truth: `strengths` (d, C) natural penalties, 0 for free columns; x, xv (n, d); `omega` (n,) example weights.
+
+    `offsets`: what is added to the predictions of x and of xv, (n,) and (m,), or a column for each part.
+    """
     shape = strengths.shape
+    o, ov = (0, 0) if offsets is None else (offset.reshape(len(offset), -1).astype(LONG) for offset in offsets)
+    od = 0 if offsets is None else offsets[0].reshape(len(x), -1)
+    matrix = penalty_matrix(strengths)
+
+    def penalised(w: np.ndarray) -> np.ndarray:
+        return (matrix.astype(w.dtype) @ w.ravel()).reshape(shape)
+
     omega = np.ones(len(x)) if omega is None else omega
     w = np.zeros(shape)
     xl, xvl, sl, ol = x.astype(LONG), xv.astype(LONG), strengths.astype(LONG), omega.astype(LONG)
 
     def objective(w: np.ndarray) -> float:
         with np.errstate(over="ignore"):
-            return float(np.mean(omega * losses(kind, x @ w, y)) + 0.5 * np.sum(strengths * w * w))
+            return float(np.mean(omega * losses(kind, x @ w + od, y)) + 0.5 * np.sum(w * penalised(w)))
 
     for _ in range(200):
-        g = gradient(kind, x, y, w, omega) + strengths * w
-        step = np.linalg.solve(hessian(kind, x, y, w, strengths, omega), g.ravel()).reshape(shape)
+        g = gradient(kind, x, y, w, omega, od) + penalised(w)
+        step = np.linalg.solve(hessian(kind, x, y, w, strengths, omega, od), g.ravel()).reshape(shape)
         t, before = 1.0, objective(w)
         while not objective(w - t * step) <= before + 1e-14 * abs(before) and t > 1e-10:
             t /= 2
         w = w - t * step
-        if np.linalg.norm(g) < 1e-13 * (1 + np.linalg.norm(strengths * w)):
+        if np.linalg.norm(g) < 1e-13 * (1 + np.linalg.norm(penalised(w))):
             break
     wl = w.astype(LONG)
-    a = hessian(kind, x, y, w, strengths, omega)
+    a = hessian(kind, x, y, w, strengths, omega, od)
     for _ in range(8):  # Newton with long-double residuals: each step gains what float64 can
-        g = gradient(kind, xl, y, wl, ol) + sl * wl
+        g = gradient(kind, xl, y, wl, ol, o) + penalised(wl)
         wl = wl - np.linalg.solve(a, g.astype(float).ravel()).reshape(shape).astype(LONG)
-    fl = gradient(kind, xvl, yv, wl)
-    a = hessian(kind, x, y, wl.astype(float), strengths, omega)
-    al = curvatures(kind, xl @ wl, y)
+    fl = gradient(kind, xvl, yv, wl, None, ov)
+    a = hessian(kind, x, y, wl.astype(float), strengths, omega, od)
+    al = curvatures(kind, xl @ wl + o, y)
     q = np.zeros(shape, LONG)
     for _ in range(8):
         rows = ol[:, None] * np.einsum("nce,ne->nc", al, xl @ q)
-        r = fl - xl.T @ rows / len(x) - sl * q
+        r = fl - xl.T @ rows / len(x) - penalised(q)
         q = q + np.linalg.solve(a, r.astype(float).ravel()).reshape(shape).astype(LONG)
-    per_example = -np.sum(slopes(kind, xl @ wl, y) * (xl @ q), axis=1) / len(x)
-    return Reference(wl, q, mean_loss(kind, xvl @ wl, yv), -sl * wl * q, per_example)
+    per_example = -np.sum(slopes(kind, xl @ wl + o, y) * (xl @ q), axis=1) / len(x)
+    return Reference(wl, q, mean_loss(kind, xvl @ wl + ov, yv), -sl * wl * q, per_example)
 
 
 def sum_to(per_weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

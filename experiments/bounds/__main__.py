@@ -21,6 +21,7 @@ from experiments._common import machine, pyplot, results_folder
 from jaxtyping import Array
 
 from hyprax import evidence as ev
+from hyprax.evidence._structures import Full
 
 from .data import CLASSES, MODELS, digits, trained
 
@@ -51,9 +52,9 @@ def stochastic(budget: int, order: tuple[int, ...], size: int) -> dict[str, tupl
     one = min(budget, size)
     found: dict[str, tuple[str, Any]] = {
         "chain, one row a datum": (f"{one}", ev.Chain(ev.designs.OneRow(one))),
-        "chain, scored rows": (f"{budget}", ev.Chain(ev.designs.ScoredRows(budget))),
-        "chain, scored rows, stick-breaking": (f"{budget}", ev.Chain(ev.designs.ScoredRows(budget), stick)),
-        "chain, two-phase": (f"{one}", ev.Chain(ev.designs.TwoPhase(one))),
+        "chain, scored rows": (f"{budget}", ev.Chain(ev.designs.Rows(budget))),
+        "chain, scored rows, stick-breaking": (f"{budget}", ev.Chain(ev.designs.Rows(budget), stick)),
+        "chain, two-phase": (f"{one}", ev.Chain(ev.designs.OneRow(one, first=4 * one))),
         "chain, blocks": (f"{data * ROWS}", ev.Chain(ev.designs.Blocks(data))),
         "tangent": ("none", ev.Tangent(one)),
         "subset, all outputs": (f"{data * ROWS}", ev.Partition(data)),
@@ -61,7 +62,7 @@ def stochastic(budget: int, order: tuple[int, ...], size: int) -> dict[str, tupl
         "subset, each output": (f"{ROWS} of {data}", ev.Partition(data, "each", stick)),
         "subset, one output, stick-breaking": (f"{one}", ev.Partition(one, "one", stick)),
         "subset, one output, rows": (f"{one}", ev.Partition(one, "one", ev.roots.Rows())),
-        "released one-output heuristic": (f"{one}", ev.Partition(one, "one", ev.roots.IgnoredCovariance())),
+        "released one-output heuristic": (f"{one}", ev.Partition(one, "one", ev.roots.Rows(covariance=False))),
         "doubly stochastic, tensor blocks": (
             f"{one}",
             ev.Partition(one, "one", stick, structure=ev.structures.TensorBlocks()),
@@ -73,7 +74,7 @@ def stochastic(budget: int, order: tuple[int, ...], size: int) -> dict[str, tupl
 
 
 DETERMINISTIC = {
-    "full": ev.structures.Full(),
+    "full": Full(),
     "tensor blocks": ev.structures.TensorBlocks(),
     "EKFAC": ev.structures.EKFAC(),
     "KFAC": ev.structures.KFAC(),
@@ -144,7 +145,7 @@ def run(name: str, data: tuple[Array, Array], budgets: list[int], precisions: np
                 found.violations = int(wrong_side(again, truth[flagged]).sum())
                 print(f"  {label}, {budget}: {flagged.sum()} flagged, {found.violations} confirmed", flush=True)
             curves.append(found)
-            if label == "chain, scored rows" and found.lower is not None:  # `ev.Midpoint` of the same draws
+            if label == "chain, scored rows" and found.lower is not None:  # the midpoint of the same draws
                 middle = (found.upper + found.lower) / 2
                 middle = Curve("midpoint of scored rows", "estimated", budget, kernel, middle, None, found.seconds)
                 middle.violations = int(wrong_side(middle, truth).sum())

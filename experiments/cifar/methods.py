@@ -77,16 +77,18 @@ class Settings:
     def apply(self) -> Any:
         return self.network.apply
 
-    def estimators(self) -> dict[str, tuple[ev.AbstractEstimator | ev.AbstractAdaptive, int, int]]:
+    def estimators(
+        self,
+    ) -> dict[str, tuple[ev.AbstractEstimator | ev.AdaptiveTangent | ev.OnlineKFAC, int, int]]:
         """Each with how often the precisions move, in epochs, and by how many steps: as many steps an epoch for all."""
         chain = ev.Chain(ev.designs.OneRow(self.one_row))
         usual = self.every, self.hyper_steps
         return {
             "KFAC, all data": (ev.OnlineKFAC(250), self.kfac_every, self.kfac_every * self.hyper_steps // self.every),
-            "released heuristic": (ev.Partition(self.one_row, "one", ev.roots.IgnoredCovariance()), *usual),
+            "released heuristic": (ev.Partition(self.one_row, "one", ev.roots.Rows(covariance=False)), *usual),
             "subset, one output": (ev.Partition(self.one_row, "one", ev.roots.Rows()), *usual),
             "chain, one row": (chain, *usual),
-            "chain, midpoint": (ev.Midpoint(chain), *usual),
+            "chain, midpoint": (ev.Chain(chain.design, chain.root, midpoint=True), *usual),
             "chain, all outputs": (ev.Chain(ev.designs.Blocks(self.all_rows)), *usual),
             "tangent": (ev.Tangent(self.tangent, self.tangent), *usual),
             "tangent of past draws": (ev.AdaptiveTangent(self.tangent), *usual),

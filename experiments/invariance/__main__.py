@@ -92,7 +92,7 @@ def measure(sizes: dict[str, int], name: str, version: str, method: str, seed: i
         params,
         data,
         hyper,
-        estimator=chain if method == BOUND else ev.Midpoint(chain),
+        estimator=chain if method == BOUND else ev.Chain(chain.design, chain.root, midpoint=True),
         epochs=sizes["epochs"],
         burn_in=SETTINGS["burn_in"],
         every=1,

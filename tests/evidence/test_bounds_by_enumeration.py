@@ -291,7 +291,9 @@ def test_the_derivative_of_the_chain_is_that_of_the_cholesky_factor(
     block: int, size: int, whole: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Against automatic differentiation of the definition, through a dense factorisation; triangles up to the side
-    `whole` taken whole, larger ones by halves."""
+    `whole` taken whole, larger ones by halves.
+
+    Beside fractions the worst of these errors are 2e-11 of the largest entry (dense), 2e-12 (chain), 4e-13 (rows)."""
     monkeypatch.setattr(_chain, "_WHOLE", whole)
 
     def dense(kernel: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -312,4 +314,4 @@ def test_the_derivative_of_the_chain_is_that_of_the_cholesky_factor(
             want = jax.grad(lambda f, w, s=place: dense(f @ f.T, w)[s])(phi, weights)
             for ours in (lambda f, w: chain(f @ f.T, w, block), lambda f, w: chain_of_rows(f, w, block)):
                 got = jax.grad(lambda f, w, s=side, ours=ours: getattr(ours(f, w), s))(phi, weights)
-                np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-7 * np.abs(want).max())
+                np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * np.abs(want).max())

@@ -11,7 +11,9 @@ import pytest
 from evidence_oracles import curvature, jacobian, softmax, square_root
 
 from hyprax import evidence as ev
+from hyprax.evidence._structures import Full
 from hyprax.evidence._tangent import draw, guess
+from thoroughness import slow
 
 N, D, H, C = 9, 3, 4, 3
 NAMES = ("b", "v", "w")
@@ -296,7 +298,7 @@ def test_online_kfac_is_kfac_at_its_weights():
 
 @pytest.mark.parametrize(
     "structure",
-    [ev.structures.KFAC(), ev.structures.EKFAC(), ev.structures.Diagonal(), ev.structures.Full()],
+    [slow(ev.structures.KFAC()), slow(ev.structures.EKFAC()), ev.structures.Diagonal(), Full()],
     ids=lambda s: type(s).__name__,
 )
 def test_chunks_unrolled_or_in_a_loop_change_nothing(structure, monkeypatch):

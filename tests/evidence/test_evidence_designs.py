@@ -11,15 +11,16 @@ from test_bounds_by_enumeration import duels, inclusion
 
 from hyprax import evidence as ev
 from hyprax.evidence._designs import inclusion_probabilities, pivotal, subset
+from hyprax.evidence._roots import AbstractRoot
 
 N, D, C = 12, 3, 3
 DESIGNS = {
-    "uniform": ev.designs.UniformRows(5),
+    "uniform": ev.designs.Rows(5, "uniform"),
     "one row": ev.designs.OneRow(5),
     "one row, scored": ev.designs.OneRow(5, scored=True),
-    "two-phase": ev.designs.TwoPhase(4, 8),
-    "pivotal": ev.designs.ScoredRows(5),
-    "poisson": ev.designs.ScoredRows(5, "poisson"),
+    "two-phase": ev.designs.OneRow(4, first=8),
+    "pivotal": ev.designs.Rows(5),
+    "poisson": ev.designs.Rows(5, "poisson"),
     "blocks": ev.designs.Blocks(4),
 }
 
@@ -65,6 +66,7 @@ def test_pivotal_samples_are_those_of_the_duels(pi: list[float]):
         assert abs(seen.get(s, 0.0) - p) < 5 * np.sqrt(p * (1 - p) / draws) + 1e-12
 
 
+@pytest.mark.slow
 def test_pivotal_inclusion_in_float32_with_many_units():
     scores = jnp.asarray(np.exp(np.random.default_rng(2).normal(size=20_000)), jnp.float32)
     pi = inclusion_probabilities(scores, 300)
@@ -86,7 +88,7 @@ def test_subsets_are_uniform_and_sorted():
 @pytest.mark.parametrize(
     ("name", "root"), [*((name, ev.roots.Eigen()) for name in DESIGNS), ("pivotal", ev.roots.Rows())]
 )
-def test_weighted_rows_are_unbiased_for_the_curvature(name: str, root: ev.roots.AbstractRoot):
+def test_weighted_rows_are_unbiased_for_the_curvature(name: str, root: AbstractRoot):
     """E Σ_j w_j φ_j φ_jᵀ = H, which holds exactly if weights are the inverse of the probabilities really used."""
     problem = small_problem()
     draws = 6000

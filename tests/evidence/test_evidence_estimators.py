@@ -11,6 +11,7 @@ import pytest
 from evidence_oracles import curvature, log_determinant, softmax, square_root
 
 from hyprax import evidence as ev
+from hyprax.evidence._structures import Full
 
 N, D, H, C = 14, 3, 4, 3
 ALL = N * (C - 1)
@@ -55,9 +56,9 @@ def dense(problem: ev.LinearisedModel) -> float:
 
 EXACT = {
     "full data": ev.FullData(),
-    "chain of all rows": ev.Chain(ev.designs.UniformRows(ALL)),
-    "chain of all rows, scored": ev.Chain(ev.designs.ScoredRows(ALL)),
-    "chain of all rows, stick-breaking": ev.Chain(ev.designs.UniformRows(ALL), ev.roots.StickBreaking((1, 2, 0))),
+    "chain of all rows": ev.Chain(ev.designs.Rows(ALL, "uniform")),
+    "chain of all rows, scored": ev.Chain(ev.designs.Rows(ALL)),
+    "chain of all rows, stick-breaking": ev.Chain(ev.designs.Rows(ALL, "uniform"), ev.roots.StickBreaking((1, 2, 0))),
     "all data as blocks": ev.Chain(ev.designs.Blocks(N)),
     "all data in one block": ev.Partition(N),
     "all data in one block, rows": ev.Partition(N, "all", ev.roots.Rows()),
@@ -160,7 +161,7 @@ def test_learned_noise_has_the_derivative_of_the_dense_evidence():
             problem.hyper,
             likelihood=ev.Gaussian(jnp.exp(log_scale)),
             prior=ev.GaussianPrior(0.5),
-            estimator=ev.Chain(ev.designs.UniformRows(N * C)),
+            estimator=ev.Chain(ev.designs.Rows(N * C, "uniform")),
             key=jax.random.key(0),
         ).value
 
@@ -182,10 +183,10 @@ BOUNDS = {
     "diagonal": ev.FullData(ev.structures.Diagonal()),
     "one row": ev.Chain(ev.designs.OneRow(6)),
     "one row, scored": ev.Chain(ev.designs.OneRow(6, scored=True)),
-    "two-phase": ev.Chain(ev.designs.TwoPhase(5, 10), ev.roots.StickBreaking()),
-    "scored": ev.Chain(ev.designs.ScoredRows(8)),
-    "poisson": ev.Chain(ev.designs.ScoredRows(8, "poisson"), ev.roots.Rows()),
-    "uniform": ev.Chain(ev.designs.UniformRows(8)),
+    "two-phase": ev.Chain(ev.designs.OneRow(5, first=10), ev.roots.StickBreaking()),
+    "scored": ev.Chain(ev.designs.Rows(8)),
+    "poisson": ev.Chain(ev.designs.Rows(8, "poisson"), ev.roots.Rows()),
+    "uniform": ev.Chain(ev.designs.Rows(8, "uniform")),
     "blocks": ev.Chain(ev.designs.Blocks(4)),
     "tangent": ev.Tangent(8),
     "tangent, reference": ev.Tangent(6, 10),
@@ -242,16 +243,16 @@ def test_what_is_no_bound_says_so():
     for estimator in (
         ev.FullData(ev.structures.KFAC()),
         ev.FullData(ev.structures.LastLayer(lambda p: p["head"])),
-        ev.Midpoint(),
+        ev.Chain(midpoint=True),
         ev.Lanczos(),
-        ev.Partition(5, "each", ev.roots.IgnoredCovariance()),
+        ev.Partition(5, "each", ev.roots.Rows(covariance=False)),
         ev.Partition(5, structure=ev.structures.KFAC()),
-        ev.Chain(ev.designs.OneRow(5), ev.roots.IgnoredCovariance()),
-        ev.Choice((ev.Chain(), ev.Midpoint())).estimators[1],
+        ev.Chain(ev.designs.OneRow(5), ev.roots.Rows(covariance=False)),
+        ev.Choice((ev.Chain(), ev.Chain(midpoint=True))).estimators[1],
     ):
         assert estimator.kind == "estimated"
     assert ev.Choice().kind == "bound"
-    assert ev.Choice((ev.Chain(), ev.Midpoint())).kind == "estimated"
+    assert ev.Choice((ev.Chain(), ev.Chain(midpoint=True))).kind == "estimated"
 
 
 def test_the_released_heuristic_falls_below_the_truth_where_outputs_oppose_each_other():
@@ -267,7 +268,7 @@ def test_the_released_heuristic_falls_below_the_truth_where_outputs_oppose_each_
         opposed, jnp.asarray(rng.normal(size=D)), data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(50.0)
     )
     truth = estimate(ev.FullData(), problem, jax.random.key(0)).upper
-    heuristic = estimate(ev.Partition(N, "each", ev.roots.IgnoredCovariance()), problem, jax.random.key(0)).upper
+    heuristic = estimate(ev.Partition(N, "each", ev.roots.Rows(covariance=False)), problem, jax.random.key(0)).upper
     assert heuristic < 0.9 * truth
     for root in (ev.roots.Rows(), ev.roots.StickBreaking()):
         assert estimate(ev.Partition(N, "each", root), problem, jax.random.key(0)).upper > truth * (1 - 1e-10)
@@ -319,7 +320,7 @@ def test_laplace_torch_agrees(entry: tuple[str, str, float]):
         likelihood=ev.Categorical() if kind == "classification" else ev.Gaussian(frozen.SIGMA),
         prior=ev.GaussianPrior(precision),
         estimator=ev.FullData(
-            {"full": ev.structures.Full(), "kron": ev.structures.KFAC(), "diag": ev.structures.Diagonal()}[structure]
+            {"full": Full(), "kron": ev.structures.KFAC(), "diag": ev.structures.Diagonal()}[structure]
         ),
     )
     np.testing.assert_allclose(answer.value, frozen.LAPLACE_TORCH[entry], rtol=1e-6)

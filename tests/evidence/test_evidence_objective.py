@@ -209,7 +209,7 @@ LOOSE: Any = ev  # arguments of a wrong type, to be refused
         ({"params": {}}, "without weights"),
         ({"apply": lambda p, h, x: (x @ p)[:1], "data": (X, LABELS * 0)}, "use Bernoulli"),
         ({"estimator": ev.Chain(ev.designs.OneRow(N + 1))}, f"from 1 to {N} .*got {N + 1}"),
-        ({"estimator": ev.Chain(ev.designs.ScoredRows(2 * N + 1))}, f"integer from 1 to {2 * N}"),
+        ({"estimator": ev.Chain(ev.designs.Rows(2 * N + 1))}, f"integer from 1 to {2 * N}"),
         ({"estimator": ev.Partition(N + 1)}, "Partition: size must"),
         ({"estimator": ev.Chain}, "the class Chain"),
         ({"estimator": ev.Tangent(2 * N + 2)}, "Tangent: size must"),
@@ -245,7 +245,7 @@ def test_a_precision_is_positive(precision):
     [
         lambda: ev.Partition(5, "some"),  # pyright: ignore[reportArgumentType]  # to be refused
         lambda: ev.Tangent(5),
-        lambda: ev.designs.ScoredRows(5, "systematic"),
+        lambda: ev.designs.Rows(5, "systematic"),
         lambda: ev.Lanczos(0),
         lambda: ev.Choice(()),
         lambda: ev.Choice(decay=1.0),
@@ -253,7 +253,7 @@ def test_a_precision_is_positive(precision):
         lambda: LOOSE.Chain(64),
         lambda: LOOSE.Chain(ev.designs.OneRow),
         lambda: LOOSE.Chain(ev.designs.OneRow(5), "eigen"),
-        lambda: LOOSE.Midpoint(ev.Tangent(4)),
+        lambda: ev.designs.OneRow(4, scored=True, first=8),
         lambda: LOOSE.FullData("kfac"),
         lambda: LOOSE.FullData(ev.structures.KFAC),
         lambda: LOOSE.Partition(5, structure="kfac"),

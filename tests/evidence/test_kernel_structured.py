@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from hyprax.evidence import _plan
 from hyprax.evidence._kernel import MEMORY, _arguments, _kernel, kernel, kernel_matvec, kernels_by_tensor, uses
+from thoroughness import quickly
 
 TOLERANCE = 1e-10
 
@@ -82,6 +83,10 @@ def by_contraction(contraction: Any, memory: int = MEMORY) -> Any:
     return kernel_of
 
 
+FAST = ("mlp", "strange_cnn", "transformer", "tied", "rnn", "scanned_layers", "equinox_module", "custom_rule")
+"""The kinds of networks that stand for the others in the quick tests."""
+
+
 def assert_agrees(kernel_of: Any, model: Model, cotangents: Array, variances: Any) -> None:
     (value, k), gradient = value_and_gradient(kernel_of, model, cotangents, variances)
     (expected, dense_k), dense_gradient = value_and_gradient(dense, model, cotangents, variances)
@@ -91,7 +96,7 @@ def assert_agrees(kernel_of: Any, model: Model, cotangents: Array, variances: An
     assert_close(gradient, dense_gradient)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", quickly(ARCHITECTURES, *FAST))
 def test_kernels_and_their_derivatives_are_those_of_the_dense_jacobian(name: str) -> None:
     assert_agrees(by_contraction("columns"), *problem(name, 0, 5, 2, "mixed"))
 

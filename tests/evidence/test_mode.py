@@ -47,7 +47,7 @@ def test_the_decrement_is_that_of_the_dense_newton_step(way: str, monkeypatch: p
         monkeypatch.setattr(_mode, "exact_side", lambda *_: way)
     elif way == "conjugate gradients":
         monkeypatch.setattr(_mode, "exact_side", lambda *_: None)
-    found, want = ev.decrement(problem), dense(problem)
+    found, want = _mode.decrement(problem), dense(problem)
     assert found.way == way
     assert found.value - found.slack <= want * (1 + 1e-9)
     assert found.value >= want * (1 - 1e-9)
@@ -63,9 +63,9 @@ def test_a_sampled_decrement_is_near_the_whole(monkeypatch: pytest.MonkeyPatch):
         lambda p, h, x: x @ p[:D] + p[D], jnp.zeros((D + 1, 1)), data,
         likelihood=ev.Gaussian(1.0), prior=ev.GaussianPrior(1.0),
     )  # fmt: skip
-    found = ev.decrement(problem, jax.random.key(0))
+    found = _mode.decrement(problem, jax.random.key(0))
     assert found.way == "sampled"
-    np.testing.assert_allclose(found.value, ev.decrement(problem).value, rtol=0.3)
+    np.testing.assert_allclose(found.value, _mode.decrement(problem).value, rtol=0.3)
 
 
 def test_a_linear_model_arrives_in_one_step_and_lacks_its_decrement():
@@ -96,9 +96,9 @@ def test_a_linear_model_arrives_in_one_step_and_lacks_its_decrement():
 def test_a_network_arrives_where_no_step_is_left():
     problem = built(2.0, 0.3)
     arrival = ev.to_mode(problem, steps=200)
-    left = ev.decrement(eqx.tree_at(lambda p: p.params, problem, arrival.params))
+    left = _mode.decrement(eqx.tree_at(lambda p: p.params, problem, arrival.params))
     assert left.value < 1e-3
-    assert ev.decrement(problem).value > 0.1
+    assert _mode.decrement(problem).value > 0.1
 
 
 def test_a_last_layer_is_one_set_of_weights_in_one_formula():

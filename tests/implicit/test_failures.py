@@ -13,6 +13,7 @@ import oracles
 from hyprax.implicit import AdjointSystem, LinearSolution
 from hyprax.implicit._objective import ImplicitState
 from problems import random_problem, select_penalty
+from thoroughness import slow
 
 BOUNDS: dict[str, Callable[[], hx.implicit.AbstractCertifier]] = {
     "look-ahead": hx.implicit.LookAhead,
@@ -280,8 +281,8 @@ def test_float32_stops_at_its_rounding_floor_and_says_so(name):
     ("kind", "bound"),
     [
         ("softmax", hx.implicit.LookAhead),
-        ("softmax", hx.implicit.EhrhardtRoberts),
-        ("logistic", hx.implicit.EhrhardtRoberts),
+        slow("softmax", hx.implicit.EhrhardtRoberts),
+        slow("logistic", hx.implicit.EhrhardtRoberts),
         ("squared", hx.implicit.EhrhardtRoberts),
     ],
 )
@@ -348,10 +349,10 @@ def test_one_example_has_one_class_and_is_refused(make):
 @pytest.mark.parametrize(
     ("make", "bound"),
     [
-        (hx.families.Softmax, hx.implicit.LookAhead),
+        slow(hx.families.Softmax, hx.implicit.LookAhead),
         (hx.families.Logistic, hx.implicit.EhrhardtRoberts),
         (hx.families.Softmax, hx.implicit.NoCertifier),
-        (hx.families.Logistic, hx.implicit.NoCertifier),
+        slow(hx.families.Logistic, hx.implicit.NoCertifier),
     ],
 )
 def test_separable_classes_without_penalty_have_no_optimum(make, bound):
@@ -394,7 +395,7 @@ def test_strong_convexity_claimed_for_separable_classes_is_disproved():
 # A truncated adjoint
 
 
-@pytest.mark.parametrize("terms", [1, 3])
+@pytest.mark.parametrize("terms", [1, slow(3)])
 def test_a_truncated_adjoint_that_solves_next_to_nothing_is_reported(terms):
     """Features in units of 1 and of 10,000: a step of 1/L moves nothing but the largest, and h is 100 % wrong."""
     rng = np.random.default_rng(11)

@@ -8,6 +8,7 @@ import pytest
 
 import hyprax as hx
 from problems import random_problem
+from thoroughness import slow
 
 
 def damped_newton(value_and_grad, params, tolerance, max_steps):
@@ -139,7 +140,7 @@ FIRST_ORDER = [hx.implicit.GradientDescent, hx.implicit.HeavyBall, hx.implicit.F
 
 
 @pytest.mark.parametrize("method", FIRST_ORDER)
-@pytest.mark.parametrize("kind", ["softmax", "logistic", "squared"])
+@pytest.mark.parametrize("kind", [slow("softmax"), "logistic", slow("squared")])
 def test_first_order_methods_on_families_use_their_constants(kind, method):
     """No estimate is made, every gradient counts as one product, and the answer is that of the dense reference."""
     rng = np.random.default_rng(2)
@@ -258,11 +259,11 @@ def test_a_callable_that_stops_early_is_found_out():
     ("adjoint", "words"),
     [
         (hx.implicit.Neumann(terms=3), "3 terms of the Neumann series"),
-        (hx.implicit.Neumann(terms=1), "1 terms of the Neumann series"),
+        slow(hx.implicit.Neumann(terms=1), "1 terms of the Neumann series"),
         (hx.implicit.Neumann(terms=1, preconditioned=True), "1 preconditioned steps"),
         (hx.implicit.Nystrom(rank=2, damping=0.1, key=jax.random.key(0)), "A_r + 0.1 I"),
         (hx.implicit.CG(damping=0.3), "A + 0.3 I"),
-        (hx.implicit.MINRES(damping=0.3), "A + 0.3 I"),
+        slow(hx.implicit.MINRES(damping=0.3), "A + 0.3 I"),
     ],
 )
 def test_a_certificate_names_the_system_that_was_solved_and_covers_what_it_left_out(adjoint, words):

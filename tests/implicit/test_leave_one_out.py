@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import hyprax as hx
 import leave_one_out_cases as cases
 import oracles
-from certificate_cases import select_penalty
+from certificate_cases import FREE, select_penalty
 from conformance import CHECKS, Case
 from hyprax.implicit import GCV, RESULTS, LeaveOneOut
 
@@ -57,6 +57,21 @@ def test_loss_and_hypergradient_are_those_of_refits(kind):
     assert outcome.grad_error <= 1e-8 * outcome.grad_norm
     assert outcome.value_bound <= 1e-6 * outcome.mean
     assert outcome.grad_bound <= 1e-4 * outcome.grad_norm
+
+
+def test_columns_without_penalty_and_offsets():
+    case = cases.random_case(np.random.default_rng(4), cases.Structure("logistic", "feature", free=True))
+    held(cases.check(case, LeaveOneOut(hx.Optimum(case.loss)), cases.exact(case)))
+    # Where a free column separates the classes, there is no optimum: with any row left out, or with one.
+    inputs = X.copy()
+    inputs[:, 4] = 1
+    inputs[:, 1] = 2 * LABELS - 1
+    inputs[7, 1] *= -1  # only row 7 stands in the way
+    family = hx.families.Logistic(inputs, LABELS, penalty=select_penalty, free=FREE, offset=np.zeros(N))
+    objective = LeaveOneOut(hx.Optimum(family))
+    answer, _ = hx.hypergradient(objective, START, throw=False)
+    assert bool(answer.result == RESULTS.no_optimum)
+    assert not np.isfinite(answer.certificate.bound)
 
 
 @settings(max_examples=12)

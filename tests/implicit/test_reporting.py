@@ -12,6 +12,7 @@ import pytest
 import hyprax as hx
 from hyprax.implicit import Constants
 from problems import random_problem, select_penalty
+from thoroughness import slow
 
 
 def half_form(w, hyper, matrix):
@@ -30,7 +31,7 @@ def quadratic(matrix, target, **options) -> hx.ImplicitObjective:
 
 
 @pytest.mark.parametrize(
-    "solver", [hx.implicit.Newton(tolerance=1e-13, max_steps=1), hx.implicit.LBFGS(tolerance=1e-13, max_steps=3)]
+    "solver", [hx.implicit.Newton(tolerance=1e-13, max_steps=1), slow(hx.implicit.LBFGS(tolerance=1e-13, max_steps=3))]
 )
 def test_an_unconverged_inner_solve_is_reported(solver):
     problem = random_problem(np.random.default_rng(0), "softmax", 3)

@@ -16,6 +16,7 @@ from hyprax.implicit._single_loop._base import SingleLoopState
 from hyprax.implicit._single_loop._blocks import Blocks
 from hyprax.search import Optax, Stopping
 from problems import Problem, random_problem, select_penalty
+from thoroughness import slow
 
 KEY = jax.random.key(7)
 KINDS = [("logistic", 1), ("softmax", 3), ("squared", 0)]
@@ -71,7 +72,7 @@ def full_directions(problem: Problem, w: np.ndarray, v: np.ndarray) -> tuple[np.
     return d_w.reshape(w.shape), d_v.reshape(v.shape), d_hyper
 
 
-SIZES = [(12, 4, 6), (11, 4, 5), *(pytest.param(*s, marks=pytest.mark.slow) for s in ((7, 3, 2), (3, 1, 1), (9, 9, 4)))]
+SIZES = [(12, 4, 6), (11, 4, 5), *(slow(*sizes) for sizes in ((7, 3, 2), (3, 1, 1), (9, 9, 4)))]
 """Examples, and batch sizes of the inner and the outer loss: dividing them, not dividing them, one, all."""
 
 
@@ -126,10 +127,8 @@ def test_blocks_are_a_partition_and_every_epoch_visits_each_once(size, batch):
     assert blocks.count < 10 or list(orders[0]) != list(orders[1])
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("kind", "shape_index"), [KINDS[0], *(pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
-)
+@pytest.mark.parametrize("seed", [0, slow(1)])
+@pytest.mark.parametrize(("kind", "shape_index"), [KINDS[0], *(slow(*kind) for kind in KINDS[1:])])
 def test_saba_at_fixed_hyperparameters_ends_at_the_exact_hypergradient(kind, shape_index, seed):
     problem = random_problem(np.random.default_rng(seed), kind, shape_index, n=40, smallest=0.3)
     for form, options in forms(problem):
@@ -189,7 +188,7 @@ def regular_problem(seed: int) -> Problem:
     return Problem("logistic", objective, hyper, truth)
 
 
-@pytest.mark.parametrize("seed", REGULAR)
+@pytest.mark.parametrize("seed", [REGULAR[0], *map(slow, REGULAR[1:])])
 def test_saba_finds_the_optimum_with_constant_steps(seed):
     problem = regular_problem(seed)
     objective = hx.implicit.SABA(*as_family(problem), batch_size=10, outer_batch_size=40, key=jax.random.key(seed))
@@ -219,7 +218,7 @@ def test_soba_settles_with_decreasing_steps_and_hovers_with_constant_ones():
     assert np.mean(ends[0.6]) < 0.02
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, slow(1)])
 def test_amigo_with_many_steps_on_all_data_is_the_hypergradient(seed):
     problem = random_problem(np.random.default_rng(seed), "logistic", 1, n=30, smallest=0.3)
     for form, options in forms(problem):
@@ -261,9 +260,9 @@ def test_a_better_certificate_is_asked_of_the_full_batch():
 
 METHODS = [
     (hx.implicit.SOBA, {"steps": 2}),
-    (hx.implicit.SABA, {"steps": 2}),
+    slow(hx.implicit.SABA, {"steps": 2}),
     (hx.implicit.SABA, {"donate": True}),
-    (hx.implicit.AmIGO, {"inner_steps": 2, "adjoint_steps": 3}),
+    slow(hx.implicit.AmIGO, {"inner_steps": 2, "adjoint_steps": 3}),
 ]
 
 
@@ -302,7 +301,7 @@ def test_nothing_is_traced_again(method, options):
     assert int(state.step) == 10 * options.get("steps", 1)
 
 
-@pytest.mark.parametrize("method", [hx.implicit.SOBA, hx.implicit.SABA])
+@pytest.mark.parametrize("method", [hx.implicit.SOBA, slow(hx.implicit.SABA)])
 def test_many_steps_in_one_call_see_the_batches_of_as_many_calls(method):
     problem = random_problem(np.random.default_rng(3), "logistic", 1, n=23, smallest=0.3)
     thrice, singly = (method(*as_family(problem), batch_size=5, steps=n, key=KEY) for n in (3, 1))
@@ -347,7 +346,7 @@ def test_the_memory_of_saba_is_as_stated():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [hx.implicit.SOBA, hx.implicit.SABA, hx.implicit.AmIGO])
+@pytest.mark.parametrize("method", [hx.implicit.SOBA, slow(hx.implicit.SABA), slow(hx.implicit.AmIGO)])
 def test_inside_a_compiled_loop_and_over_many_starts(method):
     problem = random_problem(np.random.default_rng(4), "logistic", 1, n=30, smallest=0.1)
     objective = method(*as_family(problem), batch_size=7, key=KEY)
@@ -375,7 +374,7 @@ def test_inside_a_compiled_loop_and_over_many_starts(method):
     np.testing.assert_allclose(both["penalty"].raw[0], hyper["penalty"].raw, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", [hx.implicit.SOBA, hx.implicit.SABA, hx.implicit.AmIGO])
+@pytest.mark.parametrize("method", [hx.implicit.SOBA, slow(hx.implicit.SABA), slow(hx.implicit.AmIGO)])
 def test_a_step_that_is_not_finite_says_so_and_moves_nothing(method):
     problem = random_problem(np.random.default_rng(4), "logistic", 1, n=30, smallest=0.1)
     objective = method(*as_family(problem), batch_size=7, key=KEY)

@@ -17,6 +17,7 @@ from hyprax.recipes import RecipeError, carry_out, prepare
 from hyprax.recipes._data import load_splits
 from hyprax.recipes._data_tables import SklearnData, Split
 from hyprax.recipes._models import network
+from thoroughness import slow
 
 IRIS = '[data]\nsource = "sklearn"\nname = "iris"\nscale = "standard"\n'
 DIABETES = '[data]\nsource = "sklearn"\nname = "diabetes"\nscale = "standard"\n'
@@ -338,8 +339,10 @@ def hx_report(record):
 # The evidence
 
 
-@pytest.mark.parametrize("shape", ["layer", "parameter"])
-@pytest.mark.parametrize("targets", ["classes", "numbers"])
+@pytest.mark.parametrize(
+    ("targets", "shape"),
+    [("classes", "layer"), ("numbers", "parameter"), slow("classes", "parameter"), slow("numbers", "layer")],
+)
 def test_the_evidence_is_that_of_dense_algebra(shape, targets, tmp_path):
     data = IRIS if targets == "classes" else DIABETES + "rows = 80\nscale_targets = true\n"
     text = f"""{data}[split]\ntrain = 0.4\nvalidation = 0.0\ntest = 0.3

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from hyprax.tasks import Task, elastic_net_dual, elastic_net_path, lasso_dual, ridge_dual
+from thoroughness import examples
 
 DOMAIN = (1e-3, 1e2)
 
@@ -37,7 +38,7 @@ def random_task(rng, outputs=1, labels=False):
 
 
 @given(seed=st.integers(0, 2**32), intercept=st.booleans())
-@settings(max_examples=12, deadline=None)
+@examples(12, 60)
 def test_ridge_dual_contains_the_direct_solve(seed, intercept):
     rng = np.random.default_rng(seed)
     task = random_task(rng, outputs=int(rng.integers(1, 4)))
@@ -53,7 +54,7 @@ def test_ridge_dual_contains_the_direct_solve(seed, intercept):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=12, deadline=None)
+@examples(12, 40)
 def test_ridge_zero_one_counts_the_wrong_signs(seed):
     rng = np.random.default_rng(seed)
     task = random_task(rng, labels=True)
@@ -94,7 +95,7 @@ def violation(X, y, w, l1, l2, intercept):
 
 
 @given(seed=st.integers(0, 2**32), penalty2=st.sampled_from([0.0, 1e-3, 1.0]), intercept=st.booleans())
-@settings(max_examples=120, deadline=None)
+@examples(120, 400)
 def test_paths_survive_ties_and_fulfil_the_optimality_conditions(seed, penalty2, intercept):
     rng = np.random.default_rng(seed)
     X, y = awkward(rng)
@@ -107,7 +108,7 @@ def test_paths_survive_ties_and_fulfil_the_optimality_conditions(seed, penalty2,
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=8, deadline=None)
+@examples(8, 25)
 def test_elastic_net_against_coordinate_descent(seed):
     from sklearn.linear_model import ElasticNet
 
@@ -122,7 +123,7 @@ def test_elastic_net_against_coordinate_descent(seed):
 
 
 @given(seed=st.integers(0, 2**32), penalty2=st.sampled_from([0.0, 0.01, 0.5]))
-@settings(max_examples=8, deadline=None)
+@examples(8, 60)
 def test_elastic_net_dual_is_the_loss_of_the_path(seed, penalty2):
     rng = np.random.default_rng(seed)
     task = random_task(rng)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from hyprax.tasks import PiecewiseFunction
+from thoroughness import examples
 
 A, B = 0.5, 3.0
 
@@ -48,7 +49,7 @@ def sides(f, points=400):
 
 @pytest.mark.parametrize("make", [random_function, random_rational])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@examples(25, 150)
 def test_value_and_enclosure(make, seed):
     f, plain = make(np.random.default_rng(seed))
     x = np.linspace(A, B, 101)
@@ -63,7 +64,7 @@ def test_value_and_enclosure(make, seed):
 
 @pytest.mark.parametrize("make", [random_function, random_rational])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@examples(25, 150)
 def test_extrema_bound_every_value_and_are_attained(make, seed):
     f, _ = make(np.random.default_rng(seed))
     x = sides(f)
@@ -81,7 +82,7 @@ def test_extrema_bound_every_value_and_are_attained(make, seed):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@examples(15, 100)
 def test_arithmetic_is_pointwise_and_its_radius_holds(seed):
     rng = np.random.default_rng(seed)
     (f, pf), (g, pg), (r, pr) = random_function(rng), random_function(rng), random_rational(rng)
@@ -126,7 +127,7 @@ def test_thousands_of_merged_pieces_lose_no_digits():
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@examples(25, 150)
 def test_level_set_is_where_the_function_is_below(seed):
     rng = np.random.default_rng(seed)
     f, plain = random_function(rng)
@@ -170,7 +171,7 @@ def test_shape_of_known_functions():
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@examples(15, 100)
 def test_oscillations_against_counting_on_a_grid(seed):
     f, _ = random_function(np.random.default_rng(seed), degree=2)
     values = f(sides(f, 4000))

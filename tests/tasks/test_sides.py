@@ -5,9 +5,10 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from hyprax.tasks import PiecewiseFunction, Task, dispersion, erm, play, svm_dual, svm_path
+from thoroughness import examples
 
 KEY = jax.random.key(0)
 
@@ -44,7 +45,7 @@ def test_every_hidden_jump_is_bracketed_and_counted(width):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@examples(20, 100)
 def test_counts_in_random_enclosures_are_from_below(seed):
     rng = np.random.default_rng(seed)
     _, exact, _ = hidden(rng, 1e-3)

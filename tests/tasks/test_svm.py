@@ -4,9 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from hyprax.tasks import Task, svm_dual, svm_path
+from thoroughness import examples
 
 DOMAIN = (0.01, 10.0)
 
@@ -31,7 +32,7 @@ def objective(X, y, w, cost):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=70, deadline=None)
+@examples(70, 200)
 def test_path_survives_ties_and_is_optimal(seed):
     """Zero is in the subdifferential of the objective at w: some dual variables in [0, C] show it."""
     from scipy.optimize import lsq_linear
@@ -54,7 +55,7 @@ def test_path_survives_ties_and_is_optimal(seed):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=12, deadline=None)
+@examples(12, 30)
 def test_path_against_liblinear(seed):
     from sklearn.svm import LinearSVC
 
@@ -76,7 +77,7 @@ def test_path_against_liblinear(seed):
 
 
 @given(seed=st.integers(0, 2**32), folds=st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@examples(20, 60)
 def test_duals_are_the_losses_of_the_path(seed, folds):
     rng = np.random.default_rng(seed)
     X, y = awkward(rng)

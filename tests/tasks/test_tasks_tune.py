@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, erm, ridge_dual
+from thoroughness import examples
 
 DOMAIN = (0.01, 2.0)
 
@@ -28,7 +29,7 @@ def duals(rng, n):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=6, deadline=None)
+@examples(6, 25)
 def test_sweep_is_below_every_value_of_the_mean(seed):
     rng = np.random.default_rng(seed)
     found = duals(rng, int(rng.integers(1, 7)))
@@ -51,7 +52,7 @@ def test_sweep_is_below_every_value_of_the_mean(seed):
 
 @pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=8, deadline=None)
+@examples(8, 25)
 def test_branch_and_bound_agrees_with_the_sweep(seed):
     rng = np.random.default_rng(seed)
     found = duals(rng, 3)

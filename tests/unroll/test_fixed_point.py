@@ -6,17 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from hyprax.unroll._fixed_point import Seen, decode, encode, watch, wide
 from hyprax.unroll._scales import SHIFT_BITS, Store, make_scale
+from thoroughness import examples
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
 FINEST = 2.0**-50
 
 
-@settings(max_examples=50)
+@examples(50, 150)
 @given(seed=st.integers(0, 2**32 - 1), above=st.booleans())
 def test_units_take_every_factor_as_it_is_and_stay_in_their_range(seed, above):
     """U_{t+1} = γ_t U_t to the last place; after a step between 2^-F and 2^(8 - F)."""
@@ -35,7 +36,7 @@ def test_units_take_every_factor_as_it_is_and_stay_in_their_range(seed, above):
             assert scale.units[t, group] == scale.after[t - 1, group] * 2.0 ** moved.get(t, 0)
 
 
-@settings(max_examples=15)
+@examples(15, 100)
 @given(seed=st.integers(0, 2**32 - 1), place=st.sampled_from(["device", "host"]))
 def test_a_state_under_factors_and_increments_comes_back_bit_for_bit(seed, place):
     """v ← γ v + g over 60 steps, undone; and v is what the recursion gives, to within the units."""
@@ -81,7 +82,7 @@ def test_short_runs_are_as_fine_as_they_can_be():
     assert scale.shifts == ((),)
 
 
-@settings(max_examples=100)
+@examples(100, 100)
 @given(st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=20))
 def test_encoding_is_exact_to_the_last_place(values):
     x = jnp.asarray(values, jnp.float64)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 import hyprax as hx
 from hyprax.unroll._fixed_point import decode, encode
 from hyprax.unroll._scales import fixed_scale, make_scale
+from thoroughness import examples
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
 
@@ -89,7 +90,7 @@ def exact_step(name, data):
 
 
 @pytest.mark.parametrize("name", ["paper", "polyak", "adam", "adamw"])
-@settings(max_examples=15)
+@examples(15, 25)
 @given(data=st.data())
 def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name, data):
     """To within the units of the words: no factor is rounded."""

@@ -7,17 +7,11 @@ from ._certificate import (
     EvidenceStats as EvidenceStats,
 )
 from ._chain import LogDeterminant as LogDeterminant
-from ._estimator import (
-    AbstractAdaptive as AbstractAdaptive,
-    AbstractEstimator as AbstractEstimator,
-    Chain as Chain,
-    Midpoint as Midpoint,
-)
+from ._estimator import AbstractEstimator as AbstractEstimator, Chain as Chain
 from ._invariance import (
     AffineInvariance as AffineInvariance,
     InputScales as InputScales,
 )
-from ._kernel import kernel as kernel
 from ._likelihoods import (
     AbstractLikelihood as AbstractLikelihood,
     Bernoulli as Bernoulli,
@@ -26,13 +20,13 @@ from ._likelihoods import (
     Poisson as Poisson,
 )
 from ._log_evidence import LogEvidence as LogEvidence, linearise as linearise, log_evidence as log_evidence
-from ._mode import Decrement as Decrement, decrement as decrement, to_mode as to_mode
+from ._mode import to_mode as to_mode
 from ._objective import EvidenceObjective as EvidenceObjective
 from ._online import Schedule as Schedule
 from ._partitions import FullData as FullData, Lanczos as Lanczos, OnlineKFAC as OnlineKFAC, Partition as Partition
 from ._plan import kernel_plan as kernel_plan
 from ._posterior import Posterior as Posterior, posterior as posterior
-from ._predictive import calibration_error as calibration_error, predictive_entropy as predictive_entropy
+from ._predictive import calibration_error as calibration_error
 from ._problem import GaussianPrior as GaussianPrior, LinearisedModel as LinearisedModel
 from ._standardise import precisions as precisions
 from ._tangent import AdaptiveTangent as AdaptiveTangent, Choice as Choice, Tangent as Tangent

@@ -110,26 +110,6 @@ def pivotal(probabilities: Float[Array, " n"], size: int, key: Array) -> tuple[I
     return order[taken].astype(jnp.int32), used
 
 
-class UniformRows(AbstractDesign):
-    """`size` of all N R rows, uniform without replacement: π = size/(N R). No pass over the data.
-
-    **Arguments:**
-
-    - `size`: B, the rows, which are as many backward passes and the size of the kernel.
-    """
-
-    size: int = eqx.field(static=True)
-
-    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
-        count = root.count(problem.likelihood, problem.outputs, problem.dtype)
-        total = problem.size * count
-        check_size("UniformRows", self.size, total, f"{problem.size} data with {count} rows each")
-        data, row = jnp.divmod(subset(self.size, total, key), count)
-        _, rotations = roots_at(problem, root, data)
-        weights = jnp.full(self.size, total / self.size, rotations.dtype)
-        return Sample(data, _column(rotations, row), weights)
-
-
 class Blocks(AbstractDesign):
     """`size` data, uniform without replacement, all rows of a datum as one block: π = size/N, size R passes.
 
@@ -159,11 +139,19 @@ class OneRow(AbstractDesign):
     - `scored`: draw the data by pivotal sampling on their total score, at one forward pass over all data, instead of
         uniformly.
     - `pilot`: the rows of the pilot; as many more passes.
+    - `first`: two phases: first so many data, uniformly and by forward passes only; of these `size` by pivotal sampling
+        on their total score. π = (first/N) π_{n|first} ρ_nk, and the order is by falling score, which does not depend
+        on the first sample.
     """
 
     size: int = eqx.field(static=True)
     scored: bool = eqx.field(static=True, default=False)
     pilot: int = eqx.field(static=True, default=16)
+    first: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.scored and self.first is not None:
+            raise ValueError("OneRow: scored must be False where there is a first phase; got both.")
 
     def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         check_size("OneRow", self.size, problem.size, "data, one row each")
@@ -175,34 +163,19 @@ class OneRow(AbstractDesign):
             data, used = pivotal(inclusion_probabilities(jnp.sum(scores, 1), self.size), self.size, data_key)
             data = jnp.sort(data)
             return _one_row(scores[data], rotations[data], data, used[data], row_key)
+        if self.first is not None:
+            return self._two_phase(problem, root, factor, self.first, *jax.random.split(data_key), row_key)
         data = subset(self.size, problem.size, data_key)
         matrix, rotations = roots_at(problem, root, data)
         probability = jnp.full(self.size, self.size / problem.size, matrix.dtype)
         return _one_row(row_scores(matrix, rotations, factor), rotations, data, probability, row_key)
 
-
-class TwoPhase(AbstractDesign):
-    """First `first` data, uniformly and by forward passes only; of these `size` by pivotal sampling, one row each.
-
-    π = (first/N) π_{n|first} ρ_nk. The order is by falling score, which does not depend on the first sample.
-
-    **Arguments:**
-
-    - `size`: B, the rows and the backward passes.
-    - `first`: the data of the first phase; default four times as many.
-    - `pilot`: the rows of the pilot.
-    """
-
-    size: int = eqx.field(static=True)
-    first: int | None = eqx.field(static=True, default=None)
-    pilot: int = eqx.field(static=True, default=16)
-
-    def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
-        first = min(4 * self.size, problem.size) if self.first is None else self.first
-        check_size("TwoPhase: first", first, problem.size, "data")
-        check_size("TwoPhase", self.size, first, "data of the first phase")
-        first_key, data_key, row_key, pilot_key = jax.random.split(key, 4)
-        factor = pilot_factor(problem, root, self.pilot, pilot_key)
+    def _two_phase(
+        self, problem: LinearisedModel, root: AbstractRoot, factor: Array, first: int, *keys: Array
+    ) -> Sample:
+        first_key, data_key, row_key = keys
+        check_size("OneRow: first", first, problem.size, "data")
+        check_size("OneRow", self.size, first, "data of the first phase")
         candidates = subset(first, problem.size, first_key)
         matrix, rotations = roots_at(problem, root, candidates)
         scores = row_scores(matrix, rotations, factor)
@@ -212,11 +185,12 @@ class TwoPhase(AbstractDesign):
         return _one_row(scores[place], rotations[place], candidates[place], probability, row_key, by_score=True)
 
 
-class ScoredRows(AbstractDesign):
+class Rows(AbstractDesign):
     """`size` of all N R rows by their scores: π = min(1, κ' s), the tightest; one forward pass over all data.
 
-    The score and the order are those of [`hyprax.evidence.designs.OneRow`][]. `method` is "pivotal" (fixed size) or
-    "poisson" (each row by itself; the size is random).
+    The score and the order are those of [`hyprax.evidence.designs.OneRow`][]. `method` is "pivotal" (fixed size),
+    "poisson" (each row by itself; the size is random), or "uniform": π = size/(N R), without any score or pass over the
+    data.
 
     **Arguments:**
 
@@ -233,12 +207,18 @@ class ScoredRows(AbstractDesign):
     pilot: int = eqx.field(static=True, default=16)
 
     def __check_init__(self):
-        if self.method not in ("pivotal", "poisson"):
-            raise ValueError(f"ScoredRows: method must be 'pivotal' or 'poisson'; got {self.method!r}.")
+        if self.method not in ("pivotal", "poisson", "uniform"):
+            raise ValueError(f"Rows: method must be 'pivotal', 'poisson' or 'uniform'; got {self.method!r}.")
 
     def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         count = root.count(problem.likelihood, problem.outputs, problem.dtype)
-        check_size("ScoredRows", self.size, problem.size * count, f"{problem.size} data with {count} rows each")
+        total = problem.size * count
+        check_size("Rows", self.size, total, f"{problem.size} data with {count} rows each")
+        if self.method == "uniform":
+            data, row = jnp.divmod(subset(self.size, total, key), count)
+            _, rotations = roots_at(problem, root, data)
+            weights = jnp.full(self.size, total / self.size, rotations.dtype)
+            return Sample(data, _column(rotations, row), weights)
         row_key, pilot_key = jax.random.split(key)
         factor = pilot_factor(problem, root, self.pilot, pilot_key)
         matrix, rotations = roots_at(problem, root, None)

@@ -163,10 +163,12 @@ class Chain(AbstractEstimator):
 
     - `design`: which rows; default [`hyprax.evidence.designs.OneRow`][] of 256 data. All satisfy π_ij <= π_i π_j.
     - `root`: of the likelihood's curvature; default [`hyprax.evidence.roots.Eigen`][].
+    - `midpoint`: (U + Lo)/2 in place of U: nearer to log|I + K| than either, and a bound of nothing.
     """
 
     design: AbstractDesign = OneRow(256)
     root: AbstractRoot = Eigen()
+    midpoint: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         check_part("Chain: design", self.design, AbstractDesign, "OneRow(64)")
@@ -174,35 +176,17 @@ class Chain(AbstractEstimator):
 
     @property
     def kind(self) -> EstimatorKind:
-        return "bound" if self.root.exact else "estimated"
+        return "bound" if self.root.exact and not self.midpoint else "estimated"
 
     def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
         sample = jax.lax.stop_gradient(self.design.draw(problem.constant(), self.root, key))
         rows = cotangents(problem, self.root, sample.data, sample.directions)
         m, block = rows.shape[:2]
         if problem.count <= m * block:
-            return chain_of_rows(problem.rows(sample.data, rows), sample.weights, block)
-        return chain(problem.kernel(sample.data, rows), sample.weights, block)
-
-
-class Midpoint(AbstractEstimator):
-    """(U + Lo)/2 of a chain: nearer to log|I + K| than either, and a bound of nothing.
-
-    **Arguments:**
-
-    - `chain`: the [`hyprax.evidence.Chain`][].
-    """
-
-    chain: Chain = Chain()
-
-    def __check_init__(self):
-        check_part("Midpoint: chain", self.chain, Chain, "Chain(OneRow(64))")
-
-    @property
-    def kind(self) -> EstimatorKind:
-        return "estimated"
-
-    def __call__(self, problem: LinearisedModel, key: Array) -> LogDeterminant:
-        sides = self.chain(problem, key)
-        assert sides.lower is not None
-        return LogDeterminant((sides.upper + sides.lower) / 2, None, sides.rounding)
+            found = chain_of_rows(problem.rows(sample.data, rows), sample.weights, block)
+        else:
+            found = chain(problem.kernel(sample.data, rows), sample.weights, block)
+        if not self.midpoint:
+            return found
+        assert found.lower is not None
+        return LogDeterminant((found.upper + found.lower) / 2, None, found.rounding)

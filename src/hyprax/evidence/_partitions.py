@@ -32,8 +32,8 @@ class FullData(AbstractEstimator):
 
     **Arguments:**
 
-    - `structure`: of `hyprax.evidence.structures`: `Full` (the default), `TensorBlocks`, `EKFAC`, `Diagonal`
-        (bounds), `KFAC`, `LastLayer` (estimated).
+    - `structure`: of `hyprax.evidence.structures`: default none; `TensorBlocks`, `EKFAC`, `Diagonal` (bounds), `KFAC`,
+        `LastLayer` (estimated).
     """
 
     structure: AbstractStructure = Full()
@@ -70,7 +70,7 @@ class Partition(AbstractEstimator):
     - `outputs`: "all" for all outputs of the data in one block; "each" for one block for each row of the root; "one"
         for one of these at random, times their number.
     - `root`: which rows; default [`hyprax.evidence.roots.StickBreaking`][].
-        [`hyprax.evidence.roots.IgnoredCovariance`][] gives the estimator of released code, which is no bound.
+        `roots.Rows(covariance=False)` gives the estimator of released code, which is no bound.
     - `grouped`: draw the data from one class, itself drawn at random: correlated data in a block are tighter. For the
         categorical likelihood.
     - `structure`: reduce each block further in the space of weights ("doubly stochastic"); default none.

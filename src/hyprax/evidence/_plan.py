@@ -299,7 +299,7 @@ def kernel_plan(
     - `rows`: the number of rows R for each example; the number of outputs if not given.
     - `per_parameter`: whether the prior has a variance for each parameter, rather than one for the tensor.
 
-    **Raises:** `ValueError` for a model that has no such kernels, as for [`hyprax.evidence.kernel`][].
+    **Raises:** `ValueError` for a model that has no such kernels, such as one whose output is not an array (C,).
     """
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), x)
     whole = [not per_parameter] * len(jax.tree.leaves(params))

@@ -173,14 +173,3 @@ def calibration_error(
     place = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
     gaps = jax.ops.segment_sum(right - confidence, place, bins)  # m_b (accuracy_b - confidence_b)
     return jnp.sum(jnp.abs(gaps)) / p.shape[0]
-
-
-def predictive_entropy(probabilities: Float[Array, "m c"]) -> Float[Array, " m"]:
-    """-Σ_c p_c log p_c: how unlike the training data an input seems, by its prediction alone.
-
-    With `sklearn.metrics.roc_auc_score` it tells inputs of another distribution from known ones.
-
-    **Raises:** `ValueError` for rows that are not probabilities.
-    """
-    p = _probabilities("predictive_entropy", probabilities)
-    return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=1)

@@ -1,7 +1,7 @@
 """Roots of the curvature: vectors ℓ_k with Λ = Σ_k ℓ_k ℓ_kᵀ, each a row of the kernel by one backward pass."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,8 +18,10 @@ class AbstractRoot(eqx.Module):
     The rows are the columns of S Q. Any orthogonal Q gives a bound, so its derivative is not part of the gradient.
     """
 
-    exact: ClassVar[bool]
-    """Whether the rows give Λ, which the proofs need."""
+    @property
+    @abc.abstractmethod
+    def exact(self) -> bool:
+        """Whether the rows give Λ, which the proofs need."""
 
     @abc.abstractmethod
     def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
@@ -36,12 +38,26 @@ class AbstractRoot(eqx.Module):
 
 
 class Rows(AbstractRoot):
-    """ℓ_c = √p_c (e_c - p) for the softmax, √Λ_cc e_c for independent outputs: C rows in closed form."""
+    """ℓ_c = √p_c (e_c - p) for the softmax, √Λ_cc e_c for independent outputs: C rows in closed form.
 
-    exact = True
+    **Arguments:**
+
+    - `covariance`: whether outputs covary. Without, ℓ_c = √Λ_cc e_c, as in the released code of Immer et al. (2023):
+        for the softmax the rest of Λ that is dropped is indefinite, so nothing built on it is a bound. For comparison.
+    """
+
+    covariance: bool = eqx.field(static=True, default=True)
+
+    @property
+    def exact(self) -> bool:
+        return self.covariance
 
     def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
-        return likelihood.root(f)
+        if self.covariance or not isinstance(likelihood, Categorical):
+            return likelihood.root(f)
+        log_p = jax.nn.log_softmax(f)
+        others = jnp.where(jnp.eye(f.size, dtype=bool), -jnp.inf, log_p[None])
+        return jnp.diag(jnp.exp(0.5 * (log_p + jax.nn.logsumexp(others, axis=1))))
 
     def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
         return jnp.eye(f.size, dtype=f.dtype)
@@ -54,7 +70,9 @@ class Eigen(AbstractRoot):
     Independent outputs are their own eigenvectors.
     """
 
-    exact = True
+    @property
+    def exact(self) -> bool:
+        return True
 
     def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
         return likelihood.root(f)
@@ -81,7 +99,9 @@ class StickBreaking(AbstractRoot):
 
     order: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
-    exact = True
+    @property
+    def exact(self) -> bool:
+        return True
 
     @classmethod
     def ordered(cls, f: Float[Array, "n c"]) -> "StickBreaking":
@@ -115,22 +135,3 @@ class StickBreaking(AbstractRoot):
 
     def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
         return jnp.eye(f.size if likelihood.independent else f.size - 1, dtype=f.dtype)
-
-
-class IgnoredCovariance(AbstractRoot):
-    """ℓ_c = √Λ_cc e_c: the diagonal of Λ, the rest dropped, as in the released code of Immer et al. (2023).
-
-    Not a root for the softmax: what is dropped is indefinite, so nothing built on it is a bound. For comparison.
-    """
-
-    exact = False
-
-    def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
-        if not isinstance(likelihood, Categorical):
-            return likelihood.root(f)
-        log_p = jax.nn.log_softmax(f)
-        others = jnp.where(jnp.eye(f.size, dtype=bool), -jnp.inf, log_p[None])
-        return jnp.diag(jnp.exp(0.5 * (log_p + jax.nn.logsumexp(others, axis=1))))
-
-    def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
-        return jnp.eye(f.size, dtype=f.dtype)

@@ -185,7 +185,7 @@ class LastLayer(AbstractStructure):
     **Arguments:**
 
     - `where`: picks the tensors from the weights, as `lambda params: params["head"]`.
-    - `within`: the structure of the chosen tensors; default [`hyprax.evidence.structures.Full`][].
+    - `within`: the structure of the chosen tensors; default all of it.
     """
 
     where: Callable[[Any], Any] = eqx.field(static=True)

@@ -21,7 +21,6 @@ from .._result import Result, explain, result_name, succeeded
 from .._stats import scalars
 from ..evidence import (
     RESULTS,
-    AbstractAdaptive,
     AbstractEstimator,
     AbstractLikelihood,
     Categorical,
@@ -36,6 +35,7 @@ from ..evidence import (
     posterior,
     precisions,
 )
+from ..evidence._estimator import AbstractAdaptive
 from ..evidence._standardise import standardised
 from ..search import AbstractRecord, Callback, Optax, Step, Stopping, TuneResult, TuningWarning, tune
 

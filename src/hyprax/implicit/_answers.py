@@ -55,6 +55,11 @@ class RESULTS(core_results.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "`loose_rows` says how many, `loosest_row` which is the worst. Raise the smallest strengths, scale the "
         "features, look at the row, or use `approximate=False`."
     )
+    no_optimum = (
+        "The columns without penalty have no single optimum on these rows: they separate the classes (or a fold holds "
+        "one class alone, or counts of zero alone), or one of them is zero, or a combination of others. Drop or merge "
+        "such columns, give them a strength, or stratify the folds."
+    )
 
 
 class ImplicitStats(AbstractStats):

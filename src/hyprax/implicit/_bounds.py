@@ -160,6 +160,11 @@ class EhrhardtRoberts(AbstractCertifier):
                 "EhrhardtRoberts requires a family (hx.families) or `constants=`; got an inner loss of unknown "
                 "structure. Without either use certifier=hx.implicit.LookAheadEstimate()."
             )
+        if self.constants is None and isinstance(loss, GeneralisedLinear) and loss.free is not None:
+            raise ValueError(
+                "EhrhardtRoberts requires a penalty on every column, since its constants are global; got free columns. "
+                "Use hx.implicit.LookAhead() or hx.implicit.ResidualCertifier()."
+            )
         if self.lipschitz_outer is None:
             if not isinstance(outer, MeanLoss):
                 raise ValueError(

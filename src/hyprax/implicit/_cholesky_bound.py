@@ -17,6 +17,7 @@ from ._family_bounds import AbstractFamilyCertifier, as_computed, convex_or_infi
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     adjoint_reach,
+    around,
     finite_or_infinite,
     free_bound,
     geometry,
@@ -37,13 +38,15 @@ class Factor(eqx.Module):
     """Upper triangular R with RᵀR ≈ Â, and `scale` with ‖v‖_{Â⁻¹} <= scale ‖y‖ for every computed y = R⁻ᵀv.
 
     Let ‖RᵀR - Â‖₂ <= ε (rounding of Â, entry by entry, and of the factorisation, γ_{p+1}‖R‖²_F; Higham 2002, theorem
-    10.3) and θ = ε/min λ. As Â ⪰ min λ I, RᵀR ⪯ (1 + θ) Â, so ‖v‖²_{Â⁻¹} <= (1 + θ)‖R⁻ᵀv‖²; likewise Â ⪰ (1 - ε‖R⁻¹‖²)
-    RᵀR, and the better of the two is taken. A triangular solve is exact for R + ΔR, ‖ΔR‖ <= γ_p‖R‖_F (theorem 8.5), so
-    ‖R⁻ᵀv‖ <= (1 + γ_p‖R‖_F/σ)‖y‖ with σ the larger of (min λ - ε)^½ and 1/‖R⁻¹‖.
+    10.3) and θ = ε/min M, Â ⪰ M: Λ, but for columns without penalty. As Â ⪰ min M I, RᵀR ⪯ (1 + θ) Â, so ‖v‖²_{Â⁻¹} <=
+    (1 + θ)‖R⁻ᵀv‖²; likewise Â ⪰ (1 - ε‖R⁻¹‖²) RᵀR, and the better of the two is taken. A triangular solve is exact for
+    R + ΔR, ‖ΔR‖ <= γ_p‖R‖_F (theorem 8.5), so ‖R⁻ᵀv‖ <= (1 + γ_p‖R‖_F/σ)‖y‖ with σ the larger of (min M - ε)^½ and
+    1/‖R⁻¹‖. `widest` is an upper bound of ‖Â^-½‖₂.
     """
 
     upper: Float[Array, "p p"]
     scale: Float[Array, ""]
+    widest: Float[Array, ""]
 
     def solve(self, v: Float[Array, "p k"]) -> Float[Array, "p k"]:
         """R⁻ᵀv."""
@@ -65,24 +68,25 @@ class Factor(eqx.Module):
         return INFLATION * self.scale * jnp.sqrt(size * jnp.trace(power) ** (1 / 32))
 
 
-def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> Factor:
+def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree, below: Array) -> Factor:
     strengths, statistic, unit = loss.strengths(hyper), point.memory, unit_roundoff(point.params)
     n, d = loss.inputs.shape
     basis = jnp.eye(strengths.size, dtype=strengths.dtype).reshape(-1, *strengths.shape)
     hessian = jax.lax.map(loss.product(point, hyper), basis).reshape(strengths.size, -1)
     hessian = 0.5 * (hessian + hessian.T)
-    _, du = prediction_rounding(point.params, loss.norms, unit)
+    _, du = prediction_rounding(point.params, loss.norms, unit, loss.offset)
     ones = jnp.ones_like(statistic)
     relative = jnp.expm1(4 * loss.loss.self_concordance * du) + (n + 2 * d + 60) * unit
     columns = statistic[0].size
     off = relative * loss.loss.curve_abs(statistic, ones) + columns * unit * loss.loss.curve_cancellation(statistic)
     off = jnp.max(loss.weighted(off, hyper), axis=tuple(range(1, off.ndim)))
-    error = jnp.sum(jnp.square(loss.norms.rows) * off) / n + 4 * unit * jnp.max(strengths)
-    return factor_of(hessian, error, jnp.min(strengths), unit)
+    pulled = jnp.max(loss.pull_rounding(strengths, jnp.ones_like(strengths), unit))
+    error = jnp.sum(jnp.square(loss.norms.rows) * off) / n + pulled
+    return factor_of(hessian, error, jnp.min(below), unit)
 
 
 def factor_of(hessian: Float[Array, "p p"], error: Array, smallest: Array, unit: float) -> Factor:
-    """The factor of a computed Â, off by at most `error` in norm, with Â ⪰ `smallest` I."""
+    """The factor of a computed Â, off by at most `error` in norm, with Â ⪰ `smallest` I; 0 where nothing is known."""
     size = len(hessian)
     upper = jnp.linalg.cholesky(hessian).T
     whole = jnp.sum(jnp.square(upper))
@@ -95,11 +99,12 @@ def factor_of(hessian: Float[Array, "p p"], error: Array, smallest: Array, unit:
     missing = INFLATION * missing + (size + 13) * unit * jnp.sqrt(whole) * norm
     reach = finite_or_infinite(jnp.where(missing < 1, INFLATION * norm / (1 - missing), jnp.inf))
     own = finite_or_infinite(error * jnp.square(reach))
-    grown = jnp.minimum(1 + error / smallest, jnp.where(own < 1, 1 / (1 - own), jnp.inf))
+    grown = jnp.minimum(finite_or_infinite(1 + error / smallest), jnp.where(own < 1, 1 / (1 - own), jnp.inf))
     root = jnp.maximum(jnp.sqrt(jnp.maximum(smallest - error, 0)), 1 / reach)
     slack = (size + 12) * unit * jnp.sqrt(whole) / root
     scale = INFLATION * jnp.sqrt(grown) * (1 + slack)
-    return Factor(upper, finite_or_infinite(scale))
+    widest = jnp.minimum(1 / jnp.sqrt(smallest), reach / jnp.sqrt(jnp.where(own < 1, 1 - own, 0)))
+    return Factor(upper, finite_or_infinite(scale), INFLATION * finite_or_infinite(widest))
 
 
 def _row_norms(factor: Factor, inputs: Array, like: Array) -> Float[Array, " n"]:
@@ -153,13 +158,14 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         loss, outer = family_of(e)
         family, design = loss.loss, loss.inputs
         assert not isinstance(design, SparseDesign)  # `prepare` has refused it
-        space = geometry(loss, e.outer_data, outer_norms, hyper)
+        space = geometry(loss, e.outer_data, outer_norms, hyper, point)
         residuals = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, e.residual)
-        free = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, residuals, space)
-        factor = _factorised(loss, point, hyper)
+        near = around(space, loss, point, point, residuals.gradient, residuals.gradient_error)
+        free = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, residuals, near)
+        factor = _factorised(loss, point, hyper, space.below)
 
         def energy(vector: Array, error: Array) -> Array:
-            margin = jnp.sqrt(jnp.sum(jnp.square(error) / space.strengths))
+            margin = jnp.sqrt(jnp.sum(jnp.square(error) / space.below))
             return factor.norms(vector.reshape(-1, 1))[0] + INFLATION * margin
 
         nu = energy(residuals.gradient, residuals.gradient_error)
@@ -171,8 +177,8 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         rows_rho = INFLATION * family.self_concordance * rows * tau
         rho = jnp.max(rows_rho)
 
-        inputs, targets = e.outer_data
-        predicted = product(inputs, point.params)
+        inputs, targets = e.outer_data[:2]
+        predicted = outer.predict(point.params, e.outer_data)
         outer_rho = INFLATION * family.self_concordance * _row_norms(factor, inputs, predicted) * tau
         curved = outer.loss.top_curvature(outer.loss.statistic(predicted, targets)) * growth(outer_rho)
         curved = jnp.minimum(outer.loss.curvature, finite_or_infinite(curved * (1 + 1e-10)))
@@ -186,8 +192,7 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         residual = energy(residuals.adjoint, residuals.adjoint_error)
         zeta = INFLATION * jnp.exp(rho) * (residual + change + kappa * tau)
 
-        slope = loss.penalty.slope(hyper)
-        ratio = slope / loss.penalty.leaf(hyper)
+        ratio = loss.penalty.ratio(hyper)
         of_adjoint = _columns(loss, hyper, space.strengths * e.adjoint, ratio)
         of_params = _columns(loss, hyper, space.strengths * point.params, ratio)
         rounding = loss.rounding(point, hyper, e.adjoint, unit_roundoff(point.params))

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._constants import INFLATION, UNIT
-from ._double_double import DoubleDouble, lifted
+from ._double_double import DoubleDouble, lifted, total
 from ._inner_loss import Point
 from ._self_concordance import Residuals
-from .families._design import Design
 from .families._exact_products import exact_backward, exact_forward, extended_unit
 from .families._generalised_linear import GeneralisedLinear
-from .families._mean_loss import MeanLoss, over
+from .families._mean_loss import MeanLoss, OuterData, offset_of, over
 from .families._norms import DesignNorms
 
 
@@ -44,10 +43,21 @@ def _split(x: DoubleDouble, point: Point) -> tuple[DoubleDouble, DoubleDouble]:
     return jax.tree.map(lambda a: a[:, :columns], x), jax.tree.map(lambda a: a[:, columns:], x)
 
 
+def _pulled(loss: GeneralisedLinear, strengths: DoubleDouble, v: Array) -> DoubleDouble:
+    """`loss.pull`."""
+    own = strengths * lifted(v)
+    if loss.free is None or loss.free.gauge is None:
+        return own
+    columns, gauge = loss.free.columns, loss.free.gauge
+    means = _divided(total(lifted(v[columns]), 1), v.shape[1]) * lifted(gauge[:, None])
+    gauged = jax.tree.map(lambda x: jnp.zeros_like(v).at[columns].set(jnp.broadcast_to(x, v[columns].shape)), means)
+    return own + gauged
+
+
 def extended_residuals(
     loss: GeneralisedLinear,
     outer: MeanLoss,
-    outer_data: tuple[Design, Array],
+    outer_data: OuterData,
     outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
@@ -62,6 +72,11 @@ def extended_residuals(
     n, m = loss.inputs.shape[0], outer_data[0].shape[0]
     predicted, reach = _split(exact_forward(loss.inputs, _joined(lifted(point.params), lifted(adjoint), axis=1)), point)
     outer_predicted = exact_forward(outer_data[0], lifted(point.params))
+    if loss.offset is not None:
+        predicted = predicted + lifted(loss.offset)
+    outer_offset = offset_of(outer_data)
+    if outer_offset is not None:
+        outer_predicted = outer_predicted + lifted(outer_offset)
     if outer.loss == loss.loss:  # one evaluation of the same function for both data sets: half the code to compile
         both = _joined(predicted, outer_predicted, axis=0)
         none = lifted(jnp.zeros_like(outer_predicted.hi))
@@ -75,8 +90,8 @@ def extended_residuals(
         outer_slope, _ = outer.loss.extended(outer_predicted, outer_predicted, outer_data[1])
     rows = _joined(_weighted(loss, slope, hyper), _weighted(loss, curved, hyper), axis=1)
     of_slope, of_curved = _split(exact_backward(loss.inputs, rows), point)
-    gradient = _divided(of_slope, n) + strengths * lifted(point.params)
-    product = _divided(of_curved, n) + strengths * lifted(adjoint)
+    gradient = _divided(of_slope, n) + _pulled(loss, strengths, point.params)
+    product = _divided(of_curved, n) + _pulled(loss, strengths, adjoint)
     residual = product - _divided(exact_backward(outer_data[0], outer_slope), m)
 
     unit = extended_unit(max(n, m, point.params.shape[0]))

@@ -20,9 +20,11 @@ from ._bounds import (
     OuterLoss,
 )
 from ._constants import INFLATION
+from ._elimination import MOST_FREE, free_weights
 from ._inner_loss import AbstractInnerLoss, Point
 from ._self_concordance import (
     Enclosure,
+    around,
     finite_or_infinite,
     free_bound,
     geometry,
@@ -59,11 +61,17 @@ class AbstractFamilyCertifier(AbstractCertifier):
                 "losses of unknown structure. Use hx.implicit.LookAheadEstimate(), "
                 "hx.implicit.EhrhardtRoberts(constants=...) or hx.implicit.NoCertifier()."
             )
+        if free_weights(loss) > MOST_FREE:
+            raise ValueError(
+                f"{type(self).__name__} requires at most {MOST_FREE} weights without penalty, whose block is "
+                f"factorised; got {free_weights(loss)}. Use hx.implicit.LookAheadEstimate()."
+            )
         return eqx.tree_at(lambda c: c.outer_norms, self, measured(outer_data[0])[0], is_leaf=lambda x: x is None)
 
     def assumed_convexity(self, point: Point, hyper: PyTree, loss: AbstractInnerLoss) -> Float[Array, ""]:
         assert isinstance(loss, GeneralisedLinear)  # `prepare` has refused anything else
-        return loss.strong_convexity(hyper)
+        mu = loss.strong_convexity(hyper)
+        return mu if loss.free is None else jnp.zeros_like(mu)
 
     def certify(self, evaluation: Evaluation) -> Certified:
         assert self.outer_norms is not None  # `prepare` has filled it in
@@ -74,7 +82,7 @@ class AbstractFamilyCertifier(AbstractCertifier):
         return _narrowed(self.certify_double(_widened(evaluation), norms), evaluation)
 
     def value(self, evaluation: Evaluation) -> Certificate:
-        """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖_{Λ⁻¹} ν + ½ κ ν², ν >= ‖w* - ŵ‖_Λ, κ the curvature of f there; rounding."""
+        """|f(ŵ) - f(w*)| <= ‖∇f(ŵ)‖_{M⁻¹} ν + ½ κ ν², ν >= ‖w* - ŵ‖_M, κ the curvature of f there; rounding."""
         assert self.outer_norms is not None
         e, (loss, outer) = evaluation, family_of(evaluation)
         hyper, point, outer_data, outer_grad = e.hyper, e.point, e.outer_data, e.outer_grad
@@ -84,14 +92,15 @@ class AbstractFamilyCertifier(AbstractCertifier):
             loss, outer_data = loss.resolved(hyper, jnp.float64), tree_cast(outer_data, jnp.float64)
             point = loss.at(point.params.astype(jnp.float64), hyper)
             outer_grad = outer.gradient(point.params, outer_data)
-        space = geometry(loss, outer_data, norms, hyper)
         zero = jnp.zeros_like(point.params)
         residuals = plain_residuals(loss, outer, outer_data, norms, hyper, point, zero, zero)
+        space = geometry(loss, outer_data, norms, hyper, point)
+        space = around(space, loss, point, point, residuals.gradient, residuals.gradient_error)
         nu = inner_error(space, residuals)
         slope = jnp.abs(outer_grad) + outer.gradient_rounding(
             point.params, outer_data, norms, unit_roundoff(point.params)
         )
-        steep = jnp.sqrt(jnp.sum(jnp.square(slope) / space.strengths))
+        steep = jnp.sqrt(jnp.sum(jnp.square(slope) / space.below))
         kappa = outer_curvature(space, outer, outer_data, point.params, nu)
         own = outer.value_rounding(point.params, outer_data, norms, unit)
         bound = INFLATION * (steep * nu + 0.5 * kappa * jnp.square(nu)) + own
@@ -122,8 +131,9 @@ class ResidualCertifier(AbstractFamilyCertifier):
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         e = evaluation
         loss, outer = family_of(e)
-        space = geometry(loss, e.outer_data, outer_norms, e.hyper)
         residuals = plain_residuals(loss, outer, e.outer_data, outer_norms, e.hyper, e.point, e.adjoint, e.residual)
+        space = geometry(loss, e.outer_data, outer_norms, e.hyper, e.point)
+        space = around(space, loss, e.point, e.point, residuals.gradient, residuals.gradient_error)
         bound = free_bound(loss, outer, e.outer_data, outer_norms, e.hyper, e.point, e.adjoint, residuals, space)
         certificate = Certificate(
             convex_or_infinite(bound.total, loss, e.hyper),

@@ -18,7 +18,7 @@ from .._trees import tree_all_finite
 from ._answers import RESULTS
 from ._leave_one_out import checked_family
 from ._objective import promoted
-from ._optimum import Optimum, Refit, family_of
+from ._optimum import Optimum, Refit, family_of, undetermined
 from .families._losses import SquaredLoss
 
 NOISE = NoNoise("generalised cross-validation is no mean over examples", "")
@@ -85,7 +85,8 @@ class GCV(AbstractObjective[Array]):
 
     def _criterion(self, hyper: PyTree) -> tuple[Array, tuple[Array, Array]]:
         family = family_of(self.optimum)
-        x, y, strengths = family.inputs, family.targets, family.strengths(hyper)
+        x, strengths = family.inputs, family.strengths(hyper)
+        y = family.targets if family.offset is None else family.targets - family.offset
         n, weights = x.shape[0], family.weighted(jnp.ones_like(y), hyper)
         weighted = (x * weights[:, None]).T / n
         gram = product(weighted, x)
@@ -100,6 +101,7 @@ class GCV(AbstractObjective[Array]):
         whole = jnp.sum(family_of(self.optimum).weighted(jnp.ones_like(family_of(self.optimum).targets), hyper))
         result = RESULTS.where(self.gamma * freedom < whole, RESULTS.successful, RESULTS.no_freedom)
         result = RESULTS.where(finite, result, RESULTS.diverged)
+        result = RESULTS.where(undetermined(family_of(self.optimum)), RESULTS.no_optimum, result)
         positive = family_of(self.optimum).strong_convexity(hyper) > 0
         return RESULTS.where(positive, result, RESULTS.unpenalised)
 

@@ -18,7 +18,7 @@ from ._answers import TwoSidedCertificate
 from ._noise import ExampleNoise
 from ._objective import ImplicitObjective, ImplicitState
 from ._optimum import Optimum, family_of
-from ._rows import kept, without
+from ._rows import kept, masked, without
 from .families._mean_loss import MeanLoss
 
 NOT_ASKED = NoNoise(
@@ -62,9 +62,9 @@ class HeldOut(AbstractObjective[ImplicitState]):
                 raise ValueError(
                     f"HeldOut: {name} must be booleans ({n},), some of them true; got {mask.dtype}{list(mask.shape)}."
                 )
-        judged = jnp.asarray(held_out)
-        targets = jnp.where(jnp.expand_dims(judged, tuple(range(1, family.targets.ndim))), family.targets, 0)
-        data = (kept(family.inputs, held_out), targets.astype(family.targets.dtype))
+        data = (kept(family.inputs, held_out), masked(family.targets, held_out))
+        if family.offset is not None:
+            data = (*data, masked(family.offset, held_out))
         self.problem = ImplicitObjective(without(optimum, training), family.mean_loss, data, **settings)
         self.held_out = jnp.asarray(held_out, family.inputs.dtype)
         self.noise = noise
@@ -78,7 +78,7 @@ class HeldOut(AbstractObjective[ImplicitState]):
     def _scale(self) -> tuple[Array, Array]:
         """n/m, and what the rows that are not held out add to the mean: (n - m)/m times ℓ(0; 0)."""
         n, m = self.held_out.size, jnp.sum(self.held_out)
-        inputs, targets = self.problem.outer_data
+        inputs, targets = self.problem.outer_data[:2]
         outputs = self.problem.optimum.params0.shape[1:]
         mean = self.problem.outer_loss
         assert isinstance(mean, MeanLoss)  # __init__ has made it that of the family

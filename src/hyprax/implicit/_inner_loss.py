@@ -77,7 +77,10 @@ class AbstractInnerLoss(eqx.Module):
 
     @abc.abstractmethod
     def strong_convexity(self, hyper: PyTree) -> Float[Array, ""] | None:
-        """μ with A ⪰ μ I everywhere; not above 0 where the loss need not have a minimum."""
+        """μ with A ⪰ μ I everywhere; not above 0 where the loss need not have a minimum.
+
+        For a family with columns without penalty, of the block of the others alone.
+        """
 
     @abc.abstractmethod
     def spectrum(self, hyper: PyTree) -> tuple[Array, Array] | None:

@@ -27,7 +27,7 @@ from ._left_out_rounds import ROUNDS, all_left_out, enclosed
 from ._left_out_sums import Gradient, Judged, corrected, gradient, judged
 from ._objective import promoted
 from ._one_step import one_step, one_step_slopes
-from ._optimum import Optimum, Refit, family_of
+from ._optimum import Optimum, Refit, family_of, undetermined
 from .families._design import SparseDesign
 from .families._generalised_linear import GeneralisedLinear
 from .families._losses import SquaredLoss
@@ -77,8 +77,8 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     **Arguments:**
 
     - `optimum`: an [`hyprax.Optimum`][] of a family with one output, dense data and at most 2,000 weights. Rows whose
-        example weight is 0 take no part. Strengths must be > 0: then every w_(-i) exists, also where leaving out a row
-        leaves a single class or classes that a plane separates.
+        example weight is 0 take no part. Where all strengths are > 0 every w_(-i) exists, also where leaving out a row
+        leaves a single class; with columns without penalty one need not, which is the result `no_optimum`.
     - `subset`: how many rows to leave out in turn, drawn by `key`, or their numbers; the others are always fitted on.
         Default all; required for more than 10,000 rows, since the work grows with rows times rows left out.
     - `key`: a JAX random key, for a number in `subset`.
@@ -132,19 +132,29 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         self, hyper: PyTree, state: LeaveOneOutState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, LeaveOneOutState]:
         refuse_accuracy(self, accuracy)
-        return self._evaluated(hyper, state)[1:]
+        _, answer, after, _ = self._evaluated(hyper, state)
+        return answer, after
 
     def value(
         self, hyper: PyTree, state: LeaveOneOutState, accuracy: Accuracy | None = None
     ) -> tuple[Value, LeaveOneOutState]:
         refuse_accuracy(self, accuracy)
-        value, _, state = self._evaluated(hyper, state)
-        return value, state
+        value, _, after, _ = self._evaluated(hyper, state)
+        return value, after
+
+    def losses(self, hyper: PyTree, state: LeaveOneOutState) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+        """ℓ(x_iᵀw_(-i); y_i) for each row left out, and bounds of their errors.
+
+        Of the one step where `approximate`, with the distance to the exact loss as the bound.
+        """
+        return self._evaluated(hyper, state)[3]
 
     @eqx.filter_jit
-    def _evaluated(self, hyper: PyTree, state: LeaveOneOutState) -> tuple[Value, Hypergradient, LeaveOneOutState]:
-        """The value, the hypergradient and the next state, in one program: compiling a second takes longer than it
-        saves."""
+    def _evaluated(
+        self, hyper: PyTree, state: LeaveOneOutState
+    ) -> tuple[Value, Hypergradient, LeaveOneOutState, tuple[Array, Array]]:
+        """Value, hypergradient, next state and single losses in one program: a second would take longer to compile
+        than it saves."""
         family = family_of(self.optimum)
         hyper = promoted(hyper, self.optimum.params0)
         dtype = self.optimum.params0.dtype
@@ -194,6 +204,9 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         missed = (stats.loose_rows > 0) & (not self._by_steps)
         result = RESULTS.where(missed, RESULTS.rows_not_enclosed, RESULTS.successful)
         result = RESULTS.where(jnp.isfinite(value) & tree_all_finite((params, grad)), result, RESULTS.diverged)
+        if family.free is not None:  # a decrement below 1 proves that there is an optimum
+            lost = jnp.logical_not(fits.nearness < 1) & (seen.shares > 0) & (not self._by_steps)
+            result = RESULTS.where(jnp.any(lost) | undetermined(family), RESULTS.no_optimum, result)
         result = RESULTS.where(positive, result, RESULTS.unpenalised)
         after = LeaveOneOutState(jnp.where(jnp.all(jnp.isfinite(params)), params, state.params))
         spread = Noise(seen.standard_error().astype(dtype), seen.used - 1, OVER)
@@ -201,6 +214,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
             Value(value, of_value, spread, result, stats),
             Hypergradient(value, grad, of_grad, noise, result, stats),
             after,
+            _losses(seen, dtype),
         )
 
     def _fits(self, rows: Rows, start: Array) -> tuple[Centre, LeftOut, Int[Array, ""]]:
@@ -300,13 +314,14 @@ def _rows(family: GeneralisedLinear, hyper: PyTree) -> tuple[Rows, Float[Array, 
     count = family.inputs.shape[0]
     ones = jnp.ones(count, family.dtype)
     weights = ones if family.weights is None else family.weights.values(hyper)
-    arrays = (family.inputs, family.targets, family.strengths(hyper), weights, family.norms)
-    inputs, targets, strengths, weights, norms = tree_cast(arrays, dtype)
+    offset = jnp.zeros(count, family.dtype) if family.offset is None else family.offset
+    arrays = (family.inputs, family.targets, family.strengths(hyper), weights, offset, family.norms)
+    inputs, targets, strengths, weights, offset, norms = tree_cast(arrays, dtype)
     scale = jnp.where(norms.columns > 0, jnp.ldexp(jnp.ones_like(norms.columns), jnp.frexp(norms.columns)[1]), 1)
     inputs, columns = inputs / scale[None], norms.columns / scale
     lengths = INFLATION * jnp.sqrt(jnp.sum(jnp.square(inputs), axis=1))
     norms = DesignNorms(norms.gram, lengths, columns)
-    return Rows(inputs, targets, strengths / jnp.square(scale), weights, norms, family.loss), scale
+    return Rows(inputs, targets, strengths / jnp.square(scale), weights, offset, norms, family.loss), scale
 
 
 def _pull(family: GeneralisedLinear, hyper: PyTree, dtype: Any) -> tuple[Callable[..., PyTree], bool]:
@@ -335,6 +350,13 @@ def _pull(family: GeneralisedLinear, hyper: PyTree, dtype: Any) -> tuple[Callabl
         return back((strengths.astype(family.dtype), given))[0]
 
     return pulled, False
+
+
+def _losses(seen: Judged, dtype: Any) -> tuple[Array, Array]:
+    error = seen.losses_error
+    if dtype != error.dtype:
+        error = INFLATION * (error + NARROWING * jnp.abs(seen.losses))
+    return seen.losses.astype(dtype), error.astype(dtype)
 
 
 def _as_given(grad: PyTree, entries: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:

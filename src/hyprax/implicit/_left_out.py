@@ -31,6 +31,7 @@ class Rows(eqx.Module):
     targets: Float[Array, " n"]
     strengths: Float[Array, " p"]
     weights: Float[Array, " n"]
+    offset: Float[Array, " n"]
     norms: DesignNorms
     loss: AbstractPointLoss
 
@@ -42,9 +43,18 @@ class Rows(eqx.Module):
     def unit(self) -> float:
         return unit_roundoff(self.inputs)
 
+    @property
+    def inverse(self) -> Float[Array, " p"]:
+        """1/λ, infinite for a column without penalty."""
+        return jnp.where(self.strengths > 0, 1 / jnp.where(self.strengths > 0, self.strengths, 1), jnp.inf)
+
+    def predict(self, params: Float[Array, "p *B"]) -> Float[Array, "n *B"]:
+        """Xw + o."""
+        return product(self.inputs, params) + jnp.expand_dims(self.offset, tuple(range(1, params.ndim)))
+
     def gradient(self, params: Float[Array, " p"]) -> tuple[Array, Array]:
         """The statistic of every row, and ∇g."""
-        statistic = self.loss.statistic(product(self.inputs, params), self.targets)
+        statistic = self.loss.statistic(self.predict(params), self.targets)
         slope = self.weights * self.loss.slope(statistic, self.targets)
         return statistic, product(self.inputs.T, slope) / self.count + self.strengths * params
 
@@ -52,10 +62,16 @@ class Rows(eqx.Module):
         curves = self.weights * self.loss.curve_diagonal(statistic) / self.count
         return product((self.inputs * curves[:, None]).T, self.inputs) + jnp.diag(self.strengths)
 
-    def prediction_error(self, params: Float[Array, "p B"]) -> tuple[Array, Array]:
+    def product_error(self, params: Float[Array, "p B"]) -> tuple[Array, Array]:
         """Bounds, for each row and column, of |Xw| and of the rounding of Xw."""
         size = self.norms.rows[:, None] * jnp.sqrt(jnp.sum(jnp.square(params), axis=0))[None]
         return size, (self.inputs.shape[1] + 12) * self.unit * size
+
+    def prediction_error(self, params: Float[Array, "p B"]) -> tuple[Array, Array]:
+        """The same for Xw + o."""
+        size, off = self.product_error(params)
+        size = size + jnp.abs(self.offset)[:, None]
+        return size, off + 2 * self.unit * size
 
     def curve_error(self, statistic: Array, du: Array) -> Array:
         """A bound of the error of the computed ℓ'', rows whose predictions are off by du; and of sums with it."""
@@ -105,7 +121,7 @@ class Centre(eqx.Module):
 def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
     """The centre at `params`, any point: a better one makes tighter bounds."""
     n, p = rows.inputs.shape
-    predictions = product(rows.inputs, params)
+    predictions = rows.predict(params)
     statistic = rows.loss.statistic(predictions, rows.targets)
     curves = rows.weights * rows.loss.curve_diagonal(statistic) / n
     du = rows.prediction_error(params[:, None])[1][:, 0]
@@ -113,9 +129,9 @@ def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
     hessian = rows.hessian(statistic)
     off = jnp.sum(jnp.square(rows.norms.rows) * error) + 4 * rows.unit * jnp.max(rows.strengths)
     factor = factor_of(hessian, off, jnp.min(rows.strengths), rows.unit)
-    plain = INFLATION * product(jnp.square(rows.inputs), 1 / rows.strengths)
+    plain = finite_or_infinite(INFLATION * product(jnp.square(rows.inputs), rows.inverse))
     squares = jnp.minimum(jnp.square(factor.norms(rows.inputs.T)), plain)
-    axes = jnp.minimum(factor.norms(jnp.eye(p, dtype=params.dtype)), INFLATION / jnp.sqrt(rows.strengths))
+    axes = jnp.minimum(factor.norms(jnp.eye(p, dtype=params.dtype)), INFLATION * jnp.sqrt(rows.inverse))
 
     def largest(of: Array) -> Array:
         counted = jnp.where(rows.weights > 0, of, 0)
@@ -123,7 +139,7 @@ def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
         return jnp.where(jnp.arange(n) == first, jnp.max(counted.at[first].set(0)), counted[first])
 
     columns = rows.norms.columns
-    penalty = INFLATION * jnp.sqrt(jnp.sum(jnp.square(columns) / rows.strengths))
+    penalty = finite_or_infinite(INFLATION * jnp.sqrt(jnp.sum(jnp.square(columns) * rows.inverse)))
     return Centre(
         params=params,
         predictions=predictions,
@@ -214,10 +230,12 @@ def record(
     zeta = INFLATION * jnp.exp(growth) * (of_adjoint + jnp.expm1(growth) * (norms.own + of_adjoint))
     zeta = finite_or_infinite(zeta)
     own_penalty = jnp.sqrt(centre.plain_squares[left])
-    radius = jnp.minimum(finite_or_infinite(norms.own * tau), INFLATION * own_penalty * nu_penalty)
-    inverse_root = INFLATION / jnp.sqrt(rows.strengths)
+    radius = finite_or_infinite(INFLATION * own_penalty * nu_penalty)
+    radius = jnp.minimum(finite_or_infinite(norms.own * tau), radius)
+    inverse_root = INFLATION * jnp.sqrt(rows.inverse)
     axes = jnp.minimum(norms.wider[:, None] * centre.axes[None], inverse_root[None])
-    params_error = jnp.minimum(finite_or_infinite(axes * tau[:, None]), inverse_root[None] * nu_penalty[:, None])
+    by_penalty = finite_or_infinite(inverse_root[None] * nu_penalty[:, None])
+    params_error = jnp.minimum(finite_or_infinite(axes * tau[:, None]), by_penalty)
     everything = finite_or_infinite(norms.wider * jnp.sqrt(jnp.max(centre.squares)))
     return LeftOut(
         params=params.T,

@@ -35,19 +35,20 @@ class _Block(eqx.Module):
 
 
 class _Residual(eqx.Module):
-    """Vectors as columns, and what rounding has done to them: at most `off`, a norm to be multiplied by a `spread`, and
-    `more` in the norm of Λ⁻¹."""
+    """Vectors as columns, and what rounding has done to them: Xᵀe with ‖e‖₂ <= `off`, and `more`, entry by entry."""
 
     vector: Float[Array, "p B"]
     off: Float[Array, " B"]
-    more: Float[Array, " B"]
+    more: Float[Array, "p B"]
 
     def penalty_norm(self, rows: Rows, centre: Centre) -> Float[Array, " B"]:
-        own = jnp.sqrt(jnp.sum(jnp.square(self.vector) / rows.strengths[:, None], axis=0))
-        return INFLATION * (own + centre.spread_penalty * self.off + self.more)
+        """An upper bound of the norm of Λ⁻¹."""
+        size = jnp.square(jnp.abs(self.vector) + self.more) * rows.inverse[:, None]
+        total = jnp.sqrt(jnp.sum(size, axis=0)) + centre.spread_penalty * self.off
+        return finite_or_infinite(INFLATION * total)
 
     def rounding(self, centre: Centre) -> Float[Array, " B"]:
-        return INFLATION * (centre.spread * self.off + self.more)
+        return INFLATION * (centre.spread * self.off + product(centre.axes, self.more))
 
     def norm(self, rows: Rows, centre: Centre) -> Float[Array, " B"]:
         """An upper bound of the norm of H⁻¹."""
@@ -65,7 +66,7 @@ def _block(rows: Rows, centre: Centre, left: Int[Array, " B"]) -> _Block:
 
 def _gradients(rows: Rows, block: _Block, params: Float[Array, "p B"]) -> tuple[Array, Array]:
     """Predictions, and the residual of every column's own problem."""
-    u = product(rows.inputs, params)
+    u = rows.predict(params)
     y = rows.targets[:, None]
     slope = block.kept * rows.loss.slope(rows.loss.statistic(u, y), y)
     return u, product(rows.inputs.T, slope) / rows.count + rows.strengths[:, None] * params
@@ -78,7 +79,7 @@ def _gradient_rounding(rows: Rows, block: _Block, params: Array, u: Array) -> tu
     error = rows.loss.slope_rounding(statistic, y, size, du, rows.unit)
     error = block.kept * (error + (rows.count + 12) * rows.unit * jnp.abs(rows.loss.slope(statistic, y)))
     off = jnp.sqrt(jnp.sum(jnp.square(error), axis=0)) / rows.count
-    return off, 4 * rows.unit * jnp.sqrt(jnp.sum(rows.strengths[:, None] * jnp.square(params), axis=0))
+    return off, 4 * rows.unit * rows.strengths[:, None] * jnp.abs(params)
 
 
 def _curved(rows: Rows, block: _Block, curve: Array, adjoint: Array) -> Array:
@@ -90,13 +91,12 @@ def _curved(rows: Rows, block: _Block, curve: Array, adjoint: Array) -> Array:
 def _curved_rounding(rows: Rows, block: _Block, params: Array, u: Array, adjoint: Array) -> tuple[Array, Array]:
     statistic = rows.loss.statistic(u, rows.targets[:, None])
     _, du = rows.prediction_error(params)
-    size, dv = rows.prediction_error(adjoint)
+    size, dv = rows.product_error(adjoint)
     reach = jnp.minimum(jnp.abs(product(rows.inputs, adjoint)) + dv, size)
     error = rows.curve_error(statistic, du) * reach + rows.loss.curve_diagonal(statistic) * dv
     off = jnp.sqrt(jnp.sum(jnp.square(block.kept * error), axis=0)) / rows.count
-    own = jnp.square(rows.inputs[block.left].T) / rows.strengths[:, None]
-    more = jnp.sum(rows.strengths[:, None] * jnp.square(adjoint) + own, axis=0)
-    return off, 4 * rows.unit * jnp.sqrt(2 * more)
+    more = rows.strengths[:, None] * jnp.abs(adjoint) + jnp.abs(rows.inputs[block.left].T)
+    return off, 4 * rows.unit * more
 
 
 def _refined(
@@ -144,7 +144,7 @@ def enclosed(rows: Rows, centre: Centre, left: Int[Array, " B"], *, rounds: int 
         return block.solve(centre, r)
 
     params, r = _refined(solve, gradient, weigh, start, rounds)
-    u = product(rows.inputs, params)
+    u = rows.predict(params)
     residual = _Residual(r, *_gradient_rounding(rows, block, params, u))
     at_centre = rows.prediction_error(centre.params[:, None])[1]
     apart = jnp.abs(u - centre.predictions[:, None]) + at_centre + rows.prediction_error(params)[1]
@@ -174,7 +174,7 @@ def minimised(rows: Rows, start: Float[Array, " p"]) -> Float[Array, " p"]:
     n = rows.count
 
     def value(w: Array) -> Array:
-        losses = rows.weights * rows.loss.value(product(rows.inputs, w), rows.targets)
+        losses = rows.weights * rows.loss.value(rows.predict(w), rows.targets)
         return jnp.sum(losses) / n + 0.5 * jnp.sum(rows.strengths * jnp.square(w))
 
     def direction(w: Array) -> tuple[Array, Array]:

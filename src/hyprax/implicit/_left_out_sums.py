@@ -45,10 +45,10 @@ def judged(rows: Rows, left: Int[Array, " N"], fits: LeftOut) -> Judged:
     """|ℓ(u*) - ℓ(ũ)| <= |ℓ'| r + ½ ℓ'' e^(Mr) r² for |u* - ũ| <= r, with the global curvature where that is smaller."""
     loss, unit, m = rows.loss, rows.unit, rows.loss.self_concordance
     x, y, weights = rows.inputs[left], rows.targets[left], rows.weights[left]
-    p, count = x.shape[1], left.shape[0]
-    u = jnp.sum(x * fits.params, axis=1)
-    size = rows.norms.rows[left] * jnp.sqrt(jnp.sum(jnp.square(fits.params), axis=1))
-    du = (p + 12) * unit * size
+    p, count, offset = x.shape[1], left.shape[0], rows.offset[left]
+    u = jnp.sum(x * fits.params, axis=1) + offset
+    size = rows.norms.rows[left] * jnp.sqrt(jnp.sum(jnp.square(fits.params), axis=1)) + jnp.abs(offset)
+    du = (p + 14) * unit * size
     r = fits.radius + du
     statistic = loss.statistic(u, y)
     losses, slopes = loss.value(u, y), loss.slope(statistic, y)
@@ -152,8 +152,8 @@ def _with_weights(
         other = (jnp.arange(n)[:, None] != left[places][None]).astype(params.dtype)
         y = rows.targets[:, None]
         sizes, du = rows.prediction_error(params)
-        _, dv = rows.prediction_error(adjoint)
-        statistic = rows.loss.statistic(product(rows.inputs, params), y)
+        _, dv = rows.product_error(adjoint)
+        statistic = rows.loss.statistic(rows.predict(params), y)
         v = product(rows.inputs, adjoint)
         steep = rows.loss.slope(statistic, y)
         found = -other * slope[None] * v * steep / n

@@ -16,12 +16,12 @@ from ._constants import INFLATION
 from ._extended import extended_residuals
 from ._family_bounds import AbstractFamilyCertifier, convex_or_infinite, entries_of, family_of
 from ._inner_loss import Point
-from ._self_concordance import Enclosure, Residuals, free_bound, geometry, plain_residuals
+from ._self_concordance import Enclosure, Residuals, around, free_bound, geometry, plain_residuals
 from .families._norms import DesignNorms
 
 
 class _ScaledNorm(eqx.Module):
-    """‖v‖_{Λ⁻¹}; a module, so that its array is an argument of the solver that uses it, not a captured constant."""
+    """‖v‖_{M⁻¹}; a module, so that its array is an argument of the solver that uses it, not a captured constant."""
 
     inverse: Array
 
@@ -101,8 +101,8 @@ class LookAhead(AbstractFamilyCertifier):
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         e, hyper = evaluation, evaluation.hyper
         loss, outer = family_of(e)
-        space = geometry(loss, e.outer_data, outer_norms, hyper)
-        scaled = _ScaledNorm(1 / space.strengths)
+        space = geometry(loss, e.outer_data, outer_norms, hyper, e.point)
+        scaled = _ScaledNorm(1 / space.below)
 
         def residuals(extended: Bool[Array, ""], point: Point, adjoint: Array, residual: Array) -> Residuals:
             arguments = (loss, outer, e.outer_data, outer_norms, hyper, point, adjoint)
@@ -114,7 +114,8 @@ class LookAhead(AbstractFamilyCertifier):
 
         def measured(point: Point, adjoint: Array, found: Residuals) -> _Round:
             strengths, weights = loss.mixed_parts(point, hyper, adjoint)
-            bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, adjoint, found, space)
+            here = around(space, loss, e.point, point, found.gradient, found.gradient_error)
+            bound = free_bound(loss, outer, e.outer_data, outer_norms, hyper, point, adjoint, found, here)
             return _Round(point, adjoint, found, strengths, weights, bound)
 
         def adjoint_residual(adjoint: Array) -> Callable[[Array], Array]:
@@ -123,7 +124,7 @@ class LookAhead(AbstractFamilyCertifier):
             )
 
         def shortened(start: Point, step: Array, tiny: Bool[Array, ""]) -> tuple[Array, Point]:
-            """The step, halved until ‖∇g‖_{Λ⁻¹} falls; at the rounding floor it cannot tell, and takes it whole."""
+            """The step, halved until ‖∇g‖_{M⁻¹} falls; at the rounding floor it cannot tell, and takes it whole."""
 
             def rises(tried: tuple[Array, Point]) -> Bool[Array, ""]:
                 return jnp.logical_not(tiny | (scaled(tried[1].grad) < scaled(start.grad))) & (tried[0] > 1e-6)
@@ -186,8 +187,10 @@ class LookAhead(AbstractFamilyCertifier):
             )
             adjoint = now.adjoint - correction.value
             new = measured(point, adjoint, residuals(carry.extended, point, adjoint, product(adjoint) - outer_grad))
-            better = new.bound.total < now.bound.total
-            gained = new.bound.total < 0.9 * now.bound.total
+            # From too far off nothing is proved where columns have no penalty: then the gradient norm is to fall.
+            nearer = jnp.isinf(now.bound.total) & (scaled(new.point.grad) < scaled(now.point.grad))
+            better = (new.bound.total < now.bound.total) | nearer
+            gained = (new.bound.total < 0.9 * now.bound.total) | nearer
             new = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, now)
             wanted = jnp.clip(0.15 * shift(new) / new.bound.total, 1e-8, 0.1)
             stuck = jnp.logical_not(gained)

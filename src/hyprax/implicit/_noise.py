@@ -14,7 +14,7 @@ from .._noise import AbstractNoise, Noise, NoNoise
 from .._trees import tree_norm
 from ._adjoint_solvers._cg import conjugate_gradients
 from ._inner_loss import AbstractInnerLoss
-from .families._design import SparseDesign, backward, forward
+from .families._design import SparseDesign, backward
 from .families._mean_loss import MeanLoss, over
 
 OVER = "validation examples, given the fit"
@@ -68,10 +68,10 @@ class ExampleNoise(eqx.Module):
         held: Float[Array, " m"] | None = None,
     ) -> AbstractNoise:
         """The spread at `params`; over the rows where `held` is 1 alone, for a mean over those."""
-        inputs, targets = data
+        inputs, targets = data[:2]
         point = loss.at(params, hyper)
         product = loss.product(point, hyper)
-        rows = outer.loss.slope(outer.loss.statistic(forward(inputs, params), targets), targets)
+        rows = outer.loss.slope(outer.loss.statistic(outer.predict(params, data), targets), targets)
         held = jnp.ones(rows.shape[0], rows.dtype) if held is None else held
         rows, count = over(held, rows) * rows, jnp.sum(held)
         mean = backward(inputs, rows) / count

@@ -17,12 +17,13 @@ from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
 from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
 from ._bounds import AbstractCertifier, Evaluation, OuterLoss, rayleigh_quotient
+from ._elimination import MOST_FREE, free_weights
 from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
 from ._noise import ExampleNoise
-from ._optimum import Optimum, Refit, default_tolerance, matched
+from ._optimum import Optimum, Refit, default_tolerance, matched, undetermined
 from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
@@ -156,7 +157,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             strong_convexity=assumed,
         )
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
-        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), _unpenalised(loss, hyper))
+        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), loss, hyper)
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
         judged = tree_norm(tree_axpy(solved.damping, solved.value, residual))
         result = _first_failure(
@@ -198,8 +199,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             products=minimum.products,
         )
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
-        unpenalised = _unpenalised(self.optimum.loss, hyper)
-        result = _inner_result(stats, finite, unpenalised)
+        result = _inner_result(stats, finite, self.optimum.loss, hyper)
         stats = dataclasses.replace(stats, inaccurate=result == RESULTS.inner_not_converged)
         after = _next_state(finite, ImplicitState(point.params, state.adjoint), state)
         return Value(value, certificate, NOISE, result, stats), after
@@ -313,13 +313,15 @@ def _labelled(certificate: AbstractCertificate, adjoint: AbstractAdjointSolver) 
 
 
 def _unpenalised(loss: AbstractInnerLoss, hyper: PyTree) -> Bool[Array, ""]:
-    """Whether a family's strong convexity is not above zero; a loss of unknown structure says nothing."""
+    """Whether a strength that should be above zero is not; a loss of unknown structure says nothing."""
     mu = loss.strong_convexity(hyper)
     return jnp.asarray(False) if mu is None else mu <= 0
 
 
 def _default_certifier(optimum: Optimum, outer_loss: OuterLoss) -> AbstractCertifier:
     family = isinstance(optimum.loss, GeneralisedLinear) and isinstance(outer_loss, MeanLoss)
+    if isinstance(optimum.loss, GeneralisedLinear) and free_weights(optimum.loss) > MOST_FREE:
+        return LookAheadEstimate()
     return LookAhead() if family and jax.config.read("jax_enable_x64") else LookAheadEstimate()
 
 
@@ -346,10 +348,11 @@ def _check_assumptions(certifier: AbstractCertifier, optimum: Optimum) -> None:
         )
 
 
-def _inner_result(stats: ImplicitStats, finite: Bool[Array, ""], unpenalised: Bool[Array, ""]) -> RESULTS:
+def _inner_result(stats: ImplicitStats, finite: Bool[Array, ""], loss: AbstractInnerLoss, hyper: PyTree) -> RESULTS:
     return _first_failure(
         RESULTS.successful,
-        (unpenalised, RESULTS.unpenalised),
+        (_unpenalised(loss, hyper), RESULTS.unpenalised),
+        (undetermined(loss), RESULTS.no_optimum),
         (jnp.logical_not(finite), RESULTS.diverged),
         (jnp.logical_not(stats.inner_gradient_norm <= stats.inner_tolerance), RESULTS.inner_not_converged),
     )

@@ -31,16 +31,16 @@ def one_step(rows: Rows, centre: Centre, left: Int[Array, " N"]) -> LeftOut:
     adjoint = z / room[None]
 
     norm_x, norm_z = (jnp.sqrt(jnp.sum(jnp.square(v), axis=0)) for v in (x, z))
-    smallest, whole = jnp.sqrt(jnp.min(rows.strengths)), jnp.linalg.norm(centre.hessian)
+    whole = jnp.linalg.norm(centre.hessian)
     defect = product(centre.hessian, z) - x
     blur = (centre.off + (p + 12) * unit * whole) * norm_z + 4 * unit * norm_x
-    of_solve = INFLATION * (centre.factor.norms(defect) + blur / smallest)
+    of_solve = INFLATION * (centre.factor.norms(defect) + blur * centre.factor.widest)
     statistic, gradient = rows.gradient(centre.params)
     size, du = rows.prediction_error(centre.params[:, None])
     of_slope = rows.weights * rows.loss.slope_rounding(statistic, rows.targets, size[:, 0], du[:, 0], unit)
     of_curve = rows.weights * rows.curve_error(statistic, du[:, 0]) / n
     error = jnp.linalg.norm(of_slope + (n + 12) * unit * jnp.abs(centre.slopes)) / n
-    more = 4 * unit * jnp.sqrt(jnp.sum(rows.strengths * jnp.square(centre.params)))
+    more = 4 * unit * jnp.sum(centre.axes * rows.strengths * jnp.abs(centre.params))
     start = INFLATION * (centre.factor.norms(gradient[:, None])[0] + centre.spread * error + more)
 
     lost = of_curve[left] * jnp.abs(along) + curve * (p + 12) * unit * norm_x * norm_z  # of s_i x_iᵀz_i
@@ -80,7 +80,7 @@ def one_step_slopes(rows: Rows, params: Float[Array, " p"], left: Int[Array, " N
 
     def criterion(w: Array, strengths: Array, weights: Array) -> Array:
         here = eqx.tree_at(lambda r: (r.strengths, r.weights), rows, (strengths, weights))
-        u = product(rows.inputs, w)
+        u = rows.predict(w)
         statistic = rows.loss.statistic(u, rows.targets)
         factor = jnp.linalg.cholesky(here.hessian(statistic))
         y = jsl.solve_triangular(factor, rows.inputs[left].T, lower=True)

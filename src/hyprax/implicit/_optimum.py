@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._hyper import validated
 from .._objective import AbstractObjective
@@ -126,7 +126,15 @@ def _refit(optimum: Optimum, hyper: PyTree) -> Refit:
     found = optimum.find(hyper, optimum.params0, tolerance)
     norm = tree_norm(found.point.grad)
     result = RESULTS.where(norm <= tolerance, RESULTS.successful, RESULTS.inner_not_converged)
+    result = RESULTS.where(undetermined(optimum.loss), RESULTS.no_optimum, result)
     return Refit(found.point.params, norm, tolerance, result)
+
+
+def undetermined(loss: AbstractInnerLoss) -> Bool[Array, ""]:
+    """Whether a family's columns without penalty are known to have no single optimum."""
+    if isinstance(loss, GeneralisedLinear) and loss.free is not None:
+        return jnp.logical_not(loss.free.determined)
+    return jnp.asarray(False)
 
 
 def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Optimum, PyTree]:
@@ -136,6 +144,13 @@ def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Opti
     """
     if isinstance(outer_loss, MeanLoss):
         outer_data = outer_loss.arrays(outer_data, optimum.params0)
+        added = isinstance(optimum.loss, GeneralisedLinear) and optimum.loss.offset is not None
+        if added != (len(outer_data) == 3):
+            had, found = ("an offset", "none") if added else ("no offset", "one")
+            raise ValueError(
+                f"outer_data must be as the family is: the family has {had}, outer_data {found}. Give (inputs, "
+                "targets, offset) beside a family with offset=, and (inputs, targets) beside one without."
+            )
         loss, params0 = optimum.loss.begin(optimum.params0.astype(outer_data[0].dtype))
         return eqx.tree_at(lambda o: (o.loss, o.params0), optimum, (loss, params0)), outer_data
 

@@ -5,10 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ._optimum import Optimum, family_of
 from .families._design import SparseDesign
+from .families._free import free_columns
+from .families._generalised_linear import GeneralisedLinear
 from .families._norms import measured
 from .families._selection import selection
 
@@ -30,7 +32,23 @@ def without(optimum: Optimum, training: np.ndarray) -> Optimum:
     gram = jnp.square(norms.columns) if family.gram.ndim == 1 else products
     gram = jnp.asarray(gram, family.gram.dtype) / len(training)
     loss = eqx.tree_at(lambda f: (f.inputs, f.norms, f.gram), family, (inputs, norms, gram))
-    return eqx.tree_at(lambda o: o.loss, optimum, loss)
+    if family.offset is not None:
+        loss = eqx.tree_at(lambda f: f.offset, loss, masked(family.offset, training))
+    return eqx.tree_at(lambda o: o.loss, optimum, _looked_at(loss))
+
+
+def masked(x: Array, rows: np.ndarray) -> Array:
+    """Zeros in all other rows."""
+    return jnp.where(jnp.expand_dims(jnp.asarray(rows), tuple(range(1, x.ndim))), x, 0).astype(x.dtype)
+
+
+def _looked_at(family: GeneralisedLinear) -> GeneralisedLinear:
+    """The family with its free columns judged by the rows that it has now."""
+    if family.free is None:
+        return family
+    outputs = family.shape[1] if len(family.shape) == 2 else None
+    free = free_columns(np.asarray(family.free.columns), family.loss, family.inputs, family.targets, outputs)
+    return eqx.tree_at(lambda f: f.free, family, free)
 
 
 def joined(optimum: Optimum, outer_data: PyTree) -> Optimum:
@@ -39,7 +57,7 @@ def joined(optimum: Optimum, outer_data: PyTree) -> Optimum:
     g(w) = (1/n) Σ_{i <= n + m} ℓ_i + ½ Σ_j λ_j w_j²: the mean over all rows times (n + m)/n, by example weights.
     """
     family = family_of(optimum)
-    inputs, targets = outer_data
+    inputs, targets = outer_data[:2]
     if isinstance(family.inputs, SparseDesign) or isinstance(inputs, SparseDesign) or family.weights is not None:
         raise ValueError(
             "refit joins dense training and validation rows without example weights; for others, make a family of all "
@@ -58,4 +76,6 @@ def joined(optimum: Optimum, outer_data: PyTree) -> Optimum:
         (both, labels, norms, gram, weights),
         is_leaf=lambda x: x is None,
     )
-    return eqx.tree_at(lambda o: o.loss, optimum, loss)
+    if family.offset is not None:  # `matched` has seen to it that both have one, or neither
+        loss = eqx.tree_at(lambda f: f.offset, loss, jnp.concatenate([family.offset, outer_data[2]]))
+    return eqx.tree_at(lambda o: o.loss, optimum, _looked_at(loss))

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._constants import INFLATION, Rounding
+from ._elimination import eliminated
 from ._inner_loss import Point
-from .families._design import Design, forward, forward_squared
+from .families._design import forward, forward_squared
 from .families._generalised_linear import GeneralisedLinear
-from .families._mean_loss import MeanLoss, prediction_rounding, unit_roundoff
+from .families._mean_loss import MeanLoss, OuterData, prediction_rounding, unit_roundoff
 from .families._norms import DesignNorms
 
 
@@ -27,13 +28,17 @@ class Residuals(eqx.Module):
 
 
 class Geometry(eqx.Module):
-    """What a bound knows of the problem in the norms ‖·‖_Λ and ‖·‖_{Λ⁻¹}; everything but `strengths` an upper bound.
+    """What a bound knows of the problem in the norms ‖·‖_M and ‖·‖_{M⁻¹}; all but the first two are upper bounds.
 
-    - `rows`, `outer_rows`: ‖x_i‖²_{Λ⁻¹} for each part of a prediction, on the data of g and of f.
-    - `design`: ‖Ω^½XΛ^-½‖₂²/n; `outer_design`: ‖VΛ^-½‖₂²/m; `plain_design`: ‖XΛ^-½‖₂²/n.
+    - `strengths`: Λ.
+    - `below`: the diagonal of M, A ⪰ M: Λ itself where every weight has a penalty; with columns that have none, M of
+        `eliminated` at the point that the geometry was made at. `around` makes it hold on the way to the optimum.
+    - `rows`, `outer_rows`: ‖x_i‖²_{M⁻¹} for each part of a prediction, on the data of g and of f.
+    - `design`: ‖Ω^½XM^-½‖₂²/n; `outer_design`: ‖VM^-½‖₂²/m; `plain_design`: ‖XM^-½‖₂²/n.
     """
 
     strengths: Float[Array, "d *C"]
+    below: Float[Array, "d *C"]
     rows: Float[Array, "n *C"]
     outer_rows: Float[Array, "m *C"]
     design: Float[Array, ""]
@@ -74,11 +79,12 @@ def _times(constant: Array | float, x: Array) -> Array:
 
 
 def geometry(
-    loss: GeneralisedLinear, outer_data: tuple[Design, Array], outer_norms: DesignNorms, hyper: PyTree
+    loss: GeneralisedLinear, outer_data: OuterData, outer_norms: DesignNorms, hyper: PyTree, point: Point
 ) -> Geometry:
-    """The scaled norms, from one pass over each data matrix."""
+    """The scaled norms, from one pass over each data matrix; with free columns M is that at the point."""
     strengths = loss.strengths(hyper)
-    inverse, smallest = 1 / strengths, jnp.min(strengths)
+    below = strengths if loss.free is None else eliminated(loss, point, hyper)
+    inverse, smallest = 1 / below, jnp.min(below)
     n, m = loss.inputs.shape[0], outer_data[0].shape[0]
     rows, outer_rows = forward_squared(loss.inputs, inverse), forward_squared(outer_data[0], inverse)
 
@@ -89,13 +95,37 @@ def geometry(
     design = plain
     if loss.weights is not None:
         design = norm(loss.weighted(rows, hyper), loss.norms.gram, n, jnp.max(loss.weights.leaf(hyper)))
-    return Geometry(strengths, rows, outer_rows, design, plain, norm(outer_rows, outer_norms.gram, m, 1.0))
+    return Geometry(strengths, below, rows, outer_rows, design, plain, norm(outer_rows, outer_norms.gram, m, 1.0))
+
+
+def around(
+    space: Geometry, loss: GeneralisedLinear, origin: Point, point: Point, gradient: Array, error: Array
+) -> Geometry:
+    """The geometry made at `origin` with a smaller M: one that A is above between `point` and the optimum.
+
+    Λ is below A everywhere, so nothing changes without free columns. With them, and with c the constant of
+    self-concordance, δ = max_i osc(x_iᵀ(ŵ - origin)) gives A(ŵ) ⪰ e^-cδ M₀ =: M₁. In the norms of M₁ let
+    R >= sup osc(x_iᵀv)/‖v‖, ν >= ‖∇g(ŵ)‖_{M₁⁻¹}. Where c R ν < 1 the optimum exists and lies in the ball of radius
+    r = -log(1 - c R ν)/(c R) about ŵ, since ⟨∇g(w), w - ŵ⟩ >= 0 on its boundary; there A ⪰ e^-cRr M₁ =
+    (1 - c R ν) M₁. NaN where c R ν >= 1: nothing is proved.
+    """
+    family = loss.loss
+    if loss.free is None or family.self_concordance == 0:
+        return space
+    moved = INFLATION * family.self_concordance * adjoint_reach(loss, point.params - origin.params)
+    nu = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(gradient) + error) / space.below))
+    reach = family.self_concordance * jnp.max(family.oscillation_norm(space.rows))
+    near = INFLATION**2 * jnp.exp(moved) * reach * nu
+    factor = jnp.where(near < 1, jnp.exp(-moved) * (1 - near) / INFLATION, jnp.nan)
+    grown = INFLATION / factor
+    wider = (grown * x for x in (space.rows, space.outer_rows, space.design, space.plain_design, space.outer_design))
+    return Geometry(space.strengths, factor * space.below, *wider)
 
 
 def plain_residuals(
     loss: GeneralisedLinear,
     outer: MeanLoss,
-    outer_data: tuple[Design, Array],
+    outer_data: OuterData,
     outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
@@ -110,18 +140,18 @@ def plain_residuals(
 
 
 def inner_error(space: Geometry, residuals: Residuals) -> Float[Array, ""]:
-    """ν >= ‖w* - ŵ‖_Λ: with Ā ⪰ Λ the mean Hessian on the segment, Ā(w* - ŵ) = -∇g(ŵ), so ν = ‖∇g(ŵ)‖_{Λ⁻¹}."""
+    """ν >= ‖w* - ŵ‖_Ā: with Ā ⪰ M the mean Hessian on the segment, Ā(w* - ŵ) = -∇g(ŵ), so ν = ‖∇g(ŵ)‖_{M⁻¹}."""
     square = jnp.square(jnp.abs(residuals.gradient) + residuals.gradient_error)
-    return INFLATION * jnp.sqrt(jnp.sum(square / space.strengths))
+    return INFLATION * jnp.sqrt(jnp.sum(square / space.below))
 
 
 def outer_curvature(
-    space: Geometry, outer: MeanLoss, outer_data: tuple[Design, Array], params: Array, nu: Float[Array, ""]
+    space: Geometry, outer: MeanLoss, outer_data: OuterData, params: Array, nu: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """κ >= λ_max(Λ^-½ (mean of ∇²f on the segment to w*) Λ^-½), for ‖w* - ŵ‖_Λ <= ν."""
-    family, (inputs, targets) = outer.loss, outer_data
+    """κ >= λ_max(M^-½ (mean of ∇²f on the segment to w*) M^-½), for ‖w* - ŵ‖_M <= ν."""
+    family, targets = outer.loss, outer_data[1]
     reach = family.self_concordance * family.oscillation_norm(space.outer_rows) * nu
-    curved = family.top_curvature(family.statistic(forward(inputs, params), targets)) * growth(reach)
+    curved = family.top_curvature(family.statistic(outer.predict(params, outer_data), targets)) * growth(reach)
     widest = jnp.max(space.outer_rows, axis=tuple(range(1, space.outer_rows.ndim)))
     local = jnp.mean(jnp.minimum(family.curvature, finite_or_infinite(curved)) * widest)
     return INFLATION * jnp.minimum(finite_or_infinite(local), _times(family.curvature, space.outer_design))
@@ -130,7 +160,7 @@ def outer_curvature(
 def free_bound(
     loss: GeneralisedLinear,
     outer: MeanLoss,
-    outer_data: tuple[Design, Array],
+    outer_data: OuterData,
     outer_norms: DesignNorms,
     hyper: PyTree,
     point: Point,
@@ -141,13 +171,14 @@ def free_bound(
     """A bound of ‖h - dF/dλ‖₂ at (ŵ, q) that needs no solve.
 
     With e = w* - ŵ, z = q - q*, Â the Hessian at ŵ, A* at w*, Λ = diag λ, ω' = ω/n the example weights, M and osc as in
-    the losses:
+    the losses, and N a diagonal matrix with A ⪰ N (and A ⪰ Λ) on the segment: Λ itself, or with columns without penalty
+    that of `around`, which is called M in the geometry:
 
-    1. ‖e‖_Λ <= ν = ‖∇g(ŵ)‖_{Λ⁻¹}.
-    2. ρ_i = M ν sup{osc(x_iᵀv) : ‖v‖_Λ <= 1} bounds M osc(x_iᵀe); with ρ = max ρ_i, e^-ρ Â ⪯ A(w) ⪯ e^ρ Â on the
+    1. ‖e‖_N <= ν and ‖e‖_Λ <= ν = ‖∇g(ŵ)‖_{N⁻¹}.
+    2. ρ_i = M ν sup{osc(x_iᵀv) : ‖v‖_N <= 1} bounds M osc(x_iᵀe); with ρ = max ρ_i, e^-ρ Â ⪯ A(w) ⪯ e^ρ Â on the
        segment.
-    3. ‖e‖_Â <= τ = ν min(ρ/(1 - e^-ρ), (1 + c‖Ω'^½XΛ^-½‖²)^½), c = sup ∇²ℓ.
-    4. ‖z‖_Λ <= ‖z‖_{A*} <= ζ = ‖r‖_{Λ⁻¹} + min(M e^{ρ/2} Q τ, c₃ Q ‖Ω'^½XΛ^-½‖² ν) + κ ν, with r = Âq - ∇f(ŵ),
+    3. ‖e‖_Â <= τ = ν min(ρ/(1 - e^-ρ), (1 + c‖Ω'^½XN^-½‖²)^½), c = sup ∇²ℓ.
+    4. ‖z‖_N, ‖z‖_Λ <= ‖z‖_{A*} <= ζ = ‖r‖_{N⁻¹} + min(M e^{ρ/2} Q τ, c₃ Q ‖Ω'^½XN^-½‖² ν) + κ ν, with r = Âq - ∇f(ŵ),
        Q = max_i osc(x_iᵀq), κ of `outer_curvature`: A*z = r + (A* - Â)q + ∇f(ŵ) - ∇f(w*); the change of A in the
        direction q is M Q e^{ρ/2}‖·‖_{A*}‖e‖_Â by Cauchy-Schwarz on the third cumulant.
     5. Strengths, t_k = |dλ_k/d raw_k|/λ_k: w_j q_j - w*_j q*_j = -q_j e_j + ŵ_j z_j + e_j z_j (signs aside), so
@@ -173,10 +204,9 @@ def free_bound(
     )
     kappa = outer_curvature(space, outer, outer_data, point.params, nu)
     residual = jnp.square(jnp.abs(residuals.adjoint) + residuals.adjoint_error)
-    zeta = INFLATION * jnp.sqrt(jnp.sum(residual / strengths)) + reach * change + kappa * nu
+    zeta = INFLATION * jnp.sqrt(jnp.sum(residual / space.below)) + reach * change + kappa * nu
 
-    slope = loss.penalty.slope(hyper)
-    ratio = slope / loss.penalty.leaf(hyper)
+    slope, ratio = loss.penalty.slope(hyper), loss.penalty.ratio(hyper)
     of_adjoint = ratio * jnp.sqrt(loss.penalty.summed(strengths * jnp.square(adjoint), slope))
     of_params = ratio * jnp.sqrt(loss.penalty.summed(strengths * jnp.square(point.params), slope))
     entries = INFLATION * (of_adjoint * nu + of_params * zeta + ratio * nu * zeta) + rounding.strengths
@@ -242,7 +272,7 @@ def weights_bound(
     omega, rate = weights.values(hyper) / n, weights.spread(leaf_slope) / n
     parts = tuple(range(1, point.memory.ndim))
     unit = unit_roundoff(point.params)
-    size, du = prediction_rounding(point.params, loss.norms, unit)
+    size, du = prediction_rounding(point.params, loss.norms, unit, loss.offset)
     error = family.slope_rounding(point.memory, targets, size, du, unit)
     slope = jnp.abs(family.slope(point.memory, targets)) + error
     steep = jnp.sqrt(jnp.sum(jnp.square(slope), axis=parts))

@@ -11,7 +11,6 @@ from jaxtyping import PyTree
 
 from .._hyper import natural
 from ..evidence import (
-    AbstractAdaptive,
     AbstractEstimator,
     AdaptiveTangent,
     Categorical,
@@ -22,7 +21,6 @@ from ..evidence import (
     Gaussian,
     GaussianPrior,
     Lanczos,
-    Midpoint,
     Partition,
     Schedule,
     Tangent,
@@ -89,7 +87,7 @@ def _hyper(recipe: Recipe, params: PyTree) -> dict[str, Any]:
     return {"precision": precision, "noise": leaf(noise, noise.start)}
 
 
-def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | AbstractAdaptive | None:
+def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | AdaptiveTangent | Choice | None:
     """The estimator by its name, `None` for the engine's own choice.
 
     For a training part of so many examples, and a network with this last layer.
@@ -104,7 +102,7 @@ def estimator(asked: Evidence, examples: int, last: str) -> AbstractEstimator | 
         case "chain":
             return chain
         case "midpoint":
-            return Midpoint(chain)
+            return Chain(OneRow(size), midpoint=True)
         case "partition":
             return Partition(size)
         case "tangent":

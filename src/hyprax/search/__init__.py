@@ -24,6 +24,7 @@ from ._results import RESULTS as RESULTS
 from ._search import AbstractSearch as AbstractSearch, Move as Move
 from ._shrinkage import ShrinkagePath as ShrinkagePath, Towards as Towards, shrinkage_path as shrinkage_path
 from ._step import FIELDS as FIELDS, Step as Step
+from ._trust_region import TrustRegion as TrustRegion
 from ._tune import (
     Callback as Callback,
     Stopping as Stopping,

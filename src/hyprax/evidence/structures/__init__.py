@@ -1,11 +1,9 @@
-"""Structures of the curvature: what log|I + K| is reduced to."""
+"""Structures of the curvature: what log|I + K| is reduced to, and what the covariance of a posterior is taken to be."""
 
 from .._structures import (
     EKFAC as EKFAC,
     KFAC as KFAC,
-    AbstractStructure as AbstractStructure,
     Diagonal as Diagonal,
-    Full as Full,
     LastLayer as LastLayer,
     TensorBlocks as TensorBlocks,
 )

@@ -159,9 +159,9 @@ class LinearInner(AbstractSum):
         return Terms(product(inputs.T, code.slope), product(inputs.T, code.second), _zeros(hyper))
 
     def exact(self, params, hyper, adjoint):
-        strengths, along = self.family.strengths(hyper), params * adjoint
+        strengths, along, pull = self.family.strengths(hyper), params * adjoint, self.family.pull
         mixed = jax.grad(lambda h: jnp.sum(self.family.strengths(h) * along))(hyper)
-        return Terms(strengths * params, strengths * adjoint, mixed)
+        return Terms(pull(strengths, params), pull(strengths, adjoint), mixed)
 
     def smoothness(self, hyper: PyTree) -> Float[Array, "d *C"]:
         """s_j = 𝓛 + λ_j, with 𝓛 = c [(n(b-1)/(b(n-1))) ‖XᵀX‖₂/n + ((n-b)/(b(n-1))) max_i‖x_i‖²], c = sup ‖∇²ℓ‖.
@@ -210,6 +210,8 @@ def inner_sum(name: str, loss: AbstractInnerLoss, batch_size: SupportsIndex, key
     """
     if isinstance(loss, GeneralisedLinear):
         inputs = _dense(name, loss.inputs)
+        if loss.offset is not None:
+            raise ValueError(f"{name}: the family must be without an offset; got one. Use hx.ImplicitObjective.")
         blocks = Blocks(name, inputs.shape[0], batch_size, key)
         if loss.weights is None:
             return LinearInner(blocks, loss, inputs)
@@ -252,7 +254,7 @@ class _WeightedLoss(eqx.Module):
         inputs, targets, places = batch
         assert self.family.weights is not None  # `inner_sum` uses it for no other
         losses = self.family.weights.values(hyper)[places] * self.family.loss.value(product(inputs, params), targets)
-        return jnp.mean(losses) + 0.5 * jnp.sum(self.family.strengths(hyper) * jnp.square(params))
+        return jnp.mean(losses) + 0.5 * jnp.sum(params * self.family.pull(self.family.strengths(hyper), params))
 
 
 def _dense(name: str, inputs: Any) -> Array:

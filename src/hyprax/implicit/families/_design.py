@@ -178,3 +178,20 @@ def as_design(inputs: Any, name: str) -> Design:
     else:
         check_finite(inputs, name)
     return inputs
+
+
+def as_offset(offset: Any, shape: tuple[int, ...], name: str) -> Array | None:
+    """Numbers to add to predictions of `shape`, one a row or one for each of its parts, checked.
+
+    **Raises:** `ValueError` for another shape, and for what is not finite.
+    """
+    if offset is None:
+        return None
+    found = real_numbers(offset, name)
+    check_finite(found, name)
+    if found.shape not in (shape, shape[:1]):
+        allowed = f"{shape[:1]} or {shape}" if len(shape) > 1 else f"{shape}"
+        raise ValueError(f"{name} must have the shape {allowed}; got {tuple(found.shape)}.")
+    if getattr(offset, "dtype", np.asarray(offset).dtype).kind in "biu":
+        found = narrowest(found)
+    return jnp.broadcast_to(found.reshape(found.shape + (1,) * (len(shape) - found.ndim)), shape)

@@ -36,12 +36,12 @@ def _two_classes(name: str, targets: Array) -> None:
 class Softmax(GeneralisedLinear):
     """Multinomial logistic regression with an l2 penalty.
 
-        g(W, λ, ω) = -(1/n) Σ_i ω_i log softmax(Wᵀx_i)_{y_i} + ½ Σ_jc λ_jc W_jc²
+        g(W, λ, ω) = -(1/n) Σ_i ω_i log softmax(Wᵀx_i + o_i)_{y_i} + ½ Σ_jc λ_jc W_jc²
 
     **Arguments:**
 
-    - `inputs`: X, `(n, d)`, finite; an array or a `scipy.sparse` matrix. A column of ones makes an intercept; it is
-        penalised like any feature.
+    - `inputs`: X, `(n, d)`, finite; an array or a `scipy.sparse` matrix. No intercept is added: append a column of
+        ones, and name it in `free`, or it is penalised like any feature.
     - `targets`: y, `(n,)`, integers 0..C-1, at least two classes.
     - `penalty`: the strengths: a key or attribute of the hyperparameters (`"penalty"`), or a function of them that
         returns a leaf, applied to natural values and to the constrained tree alike. Its shape broadcasts to `(d, C)`:
@@ -52,6 +52,14 @@ class Softmax(GeneralisedLinear):
         `hx.Interval(x, 0, 1)`; default 1.
     - `weight_groups`: integers `(n,)`, the group of each example (its source, say); the leaf is then `(groups,)`.
     - `classes`: C; default the largest label plus one.
+    - `free`: the columns without penalty, as booleans `(d,)` or as places (`free=[-1]` for the last): λ is exactly 0
+        there for all classes. The leaf of strengths is spread over all d columns as ever, and the entries that fall on
+        free columns alone act on nothing and have a derivative of exactly 0; of `penalty_groups` the numbers at free
+        columns are not looked at. Moving all classes of a free column alike changes no prediction: of these optima the
+        one with Σ_c W_jc = 0 is taken. The free columns must be independent, and must not separate the classes: else
+        there is no optimum, and answers have the result `no_optimum`.
+    - `offset`: o, `(n,)` or one for each part of a prediction, added to the predictions; validation data then bring
+        their own, `(inputs, targets, offset)`.
 
     Its parameters are `(d, C)`. Problems of equal shapes share one compiled program where strengths are picked by key
     or by one named function; every new `lambda` compiles anew.
@@ -69,22 +77,26 @@ class Softmax(GeneralisedLinear):
         penalty_groups: Any = None,
         weights: Selector | None = None,
         weight_groups: Any = None,
+        free: Any = None,
+        offset: Any = None,
         classes: int | None = None,
     ):
         inputs, targets = _checked("Softmax", inputs, targets, SoftmaxLoss(), outputs=classes)
         _two_classes("Softmax", targets)
         classes = int(targets.max()) + 1 if classes is None else classes
-        super().__init__((inputs, targets), SoftmaxLoss(), classes, (penalty, penalty_groups, weights, weight_groups))
+        super().__init__(
+            (inputs, targets), SoftmaxLoss(), classes, (penalty, penalty_groups, weights, weight_groups), free, offset
+        )
 
 
 class Logistic(GeneralisedLinear):
     """Binary logistic regression with an l2 penalty.
 
-        g(w, λ, ω) = (1/n) Σ_i ω_i [log(1 + e^{u_i}) - y_i u_i] + ½ Σ_j λ_j w_j²,    u = Xw
+        g(w, λ, ω) = (1/n) Σ_i ω_i [log(1 + e^{u_i}) - y_i u_i] + ½ Σ_j λ_j w_j²,    u = Xw + o
 
     **Arguments:**
 
-    - `inputs`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`, `free`, `offset`: as in [`hyprax.families.Softmax`][].
     - `targets`: y, `(n,)`, each 0 or 1, both present.
     - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
 
@@ -100,20 +112,23 @@ class Logistic(GeneralisedLinear):
         penalty_groups: Any = None,
         weights: Selector | None = None,
         weight_groups: Any = None,
+        free: Any = None,
+        offset: Any = None,
     ):
         data = _checked("Logistic", inputs, targets, LogisticLoss())
         _two_classes("Logistic", data[1])
-        super().__init__(data, LogisticLoss(), None, (penalty, penalty_groups, weights, weight_groups))
+        super().__init__(data, LogisticLoss(), None, (penalty, penalty_groups, weights, weight_groups), free, offset)
 
 
 class Squared(GeneralisedLinear):
     """Ridge regression.
 
-        g(w, λ, ω) = (1/2n) Σ_i ω_i |x_iᵀw - y_i|² + ½ Σ_j λ_j w_j²
+        g(w, λ, ω) = (1/2n) Σ_i ω_i |x_iᵀw + o_i - y_i|² + ½ Σ_j λ_j w_j²
 
     **Arguments:**
 
-    - `inputs`, `penalty`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `inputs`, `penalty`, `penalty_groups`, `weights`, `weight_groups`, `free`, `offset`: as in
+        [`hyprax.families.Softmax`][].
     - `targets`: y, `(n,)` or `(n, C)`, finite.
 
     Its parameters are `(d,)` or `(d, C)`.
@@ -128,21 +143,24 @@ class Squared(GeneralisedLinear):
         penalty_groups: Any = None,
         weights: Selector | None = None,
         weight_groups: Any = None,
+        free: Any = None,
+        offset: Any = None,
     ):
         data = _checked("Squared", inputs, targets, SquaredLoss(), (1, 2))
         outputs = None if data[1].ndim == 1 else data[1].shape[1]
-        super().__init__(data, SquaredLoss(), outputs, (penalty, penalty_groups, weights, weight_groups))
+        super().__init__(data, SquaredLoss(), outputs, (penalty, penalty_groups, weights, weight_groups), free, offset)
 
 
 class Poisson(GeneralisedLinear):
     """Poisson regression with a log link and an l2 penalty.
 
-        g(w, λ, ω) = (1/n) Σ_i ω_i [e^{u_i} - y_i u_i] + ½ Σ_j λ_j w_j²,    u = Xw
+        g(w, λ, ω) = (1/n) Σ_i ω_i [e^{u_i} - y_i u_i] + ½ Σ_j λ_j w_j²,    u = Xw + o
 
     **Arguments:**
 
-    - `inputs`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
-    - `targets`: y, `(n,)`, numbers >= 0 (counts).
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`, `free`, `offset`: as in [`hyprax.families.Softmax`][].
+    - `targets`: y, `(n,)`, numbers >= 0 (counts); for counts over unequal exposures give the logarithms of the
+        exposures as `offset`.
     - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
 
     Its parameters are `(d,)`; a cold start predicts the logarithm of the mean count. The curvature e^u has no global
@@ -158,19 +176,21 @@ class Poisson(GeneralisedLinear):
         penalty_groups: Any = None,
         weights: Selector | None = None,
         weight_groups: Any = None,
+        free: Any = None,
+        offset: Any = None,
     ):
         data = _checked("Poisson", inputs, targets, PoissonLoss())
-        super().__init__(data, PoissonLoss(), None, (penalty, penalty_groups, weights, weight_groups))
+        super().__init__(data, PoissonLoss(), None, (penalty, penalty_groups, weights, weight_groups), free, offset)
 
 
 class PseudoHuber(GeneralisedLinear):
     """Robust regression by the pseudo-Huber loss, with an l2 penalty.
 
-        g(w, λ, ω) = (δ²/n) Σ_i ω_i [√(1 + ((u_i - y_i)/δ)²) - 1] + ½ Σ_j λ_j w_j²,    u = Xw
+        g(w, λ, ω) = (δ²/n) Σ_i ω_i [√(1 + ((u_i - y_i)/δ)²) - 1] + ½ Σ_j λ_j w_j²,    u = Xw + o
 
     **Arguments:**
 
-    - `inputs`, `penalty_groups`, `weights`, `weight_groups`: as in [`hyprax.families.Softmax`][].
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`, `free`, `offset`: as in [`hyprax.families.Softmax`][].
     - `targets`: y, `(n,)`, finite.
     - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
     - `delta`: δ > 0, the residual beyond which the loss grows linearly, in units of y.
@@ -187,10 +207,12 @@ class PseudoHuber(GeneralisedLinear):
         penalty_groups: Any = None,
         weights: Selector | None = None,
         weight_groups: Any = None,
+        free: Any = None,
+        offset: Any = None,
         delta: float = 1.0,
     ):
         if not (math.isfinite(delta) and delta > 0):
             raise ValueError(f"PseudoHuber: delta must be a finite number > 0; got {delta}.")
         loss = PseudoHuberLoss(float(delta))
         data = _checked("PseudoHuber", inputs, targets, loss)
-        super().__init__(data, loss, None, (penalty, penalty_groups, weights, weight_groups))
+        super().__init__(data, loss, None, (penalty, penalty_groups, weights, weight_groups), free, offset)

@@ -14,9 +14,10 @@ from ..._products import product
 from ..._trees import tree_add, tree_cast, tree_norm
 from .._constants import Constants, Rounding
 from .._inner_loss import AbstractInnerLoss, Point, Product
-from ._design import Design, SparseDesign, backward, common_dtype, forward, forward_squared
+from ._design import Design, SparseDesign, as_offset, backward, common_dtype, forward, forward_squared
+from ._free import FreeColumns, as_columns, free_columns
 from ._losses import AbstractPointLoss
-from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, slope_rounding
+from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, shifted, slope_rounding
 from ._norms import DesignNorms, measured
 from ._selection import Selection, Selector, selection
 
@@ -27,12 +28,13 @@ Terms: TypeAlias = tuple[Selector, Any, Selector | None, Any]
 
 
 class GeneralisedLinear(AbstractInnerLoss):
-    """g(w, λ, ω) = (1/n) Σ_i ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j²: what the families share.
+    """g(w, λ, ω) = (1/n) Σ_i ω_i ℓ(x_iᵀw + o_i; y_i) + ½ Σ_j λ_j w_j²: what the families share.
 
-    λ = penalty(hyper) spread over the shape of w, ω = weights(hyper) spread over the examples (1 where not given). For
-    λ > 0 and ω >= 0 it is strongly convex with the constant min λ_j, which is what makes certificates possible: no
-    constant is asked of the user, and the rounding of every product is bounded. Inputs and targets are kept in the
-    widest of their dtypes.
+    λ = penalty(hyper) spread over the shape of w, ω = weights(hyper) spread over the examples (1 where not given), o
+    the offset (0 where not given). For λ > 0 and ω >= 0 it is strongly convex with the constant min λ_j, which is what
+    makes certificates possible: no constant is asked of the user, and the rounding of every product is bounded. λ is
+    exactly 0 in the free columns: there the data must determine the weights, see `FreeColumns`. Inputs, targets and
+    offset are kept in the widest of their dtypes.
     """
 
     inputs: Design
@@ -42,15 +44,32 @@ class GeneralisedLinear(AbstractInnerLoss):
     weights: Selection | None
     gram: Array
     norms: DesignNorms
+    free: FreeColumns | None
+    offset: Array | None
 
-    def __init__(self, data: tuple[Design, Array], loss: AbstractPointLoss, outputs: int | None, terms: Terms):
+    def __init__(
+        self,
+        data: tuple[Design, Array],
+        loss: AbstractPointLoss,
+        outputs: int | None,
+        terms: Terms,
+        free: Any = None,
+        offset: Any = None,
+    ):
+        name = type(self).__name__
         penalty, penalty_groups, weights, weight_groups = terms
         inputs, targets = data
         n, d = inputs.shape
-        dtype = common_dtype(inputs) if loss.labels else common_dtype(inputs, targets)
+        columns = as_columns(free, d, name)
+        added = as_offset(offset, (n,) if outputs is None else (n, outputs), f"{name}: offset")
+        numbers = (inputs, *(() if loss.labels else (targets,)), *(() if added is None else (added,)))
+        dtype = common_dtype(*numbers)
         self.inputs, self.targets = inputs.astype(dtype), targets if loss.labels else targets.astype(dtype)
+        self.offset = None if added is None else added.astype(dtype)
         self.loss = loss
-        self.penalty = selection(penalty, (d,) if outputs is None else (d, outputs), penalty_groups, "penalty", dtype)
+        shape = (d,) if outputs is None else (d, outputs)
+        self.penalty = selection(penalty, shape, penalty_groups, "penalty", dtype, columns)
+        self.free = None if columns is None else free_columns(columns, loss, self.inputs, self.targets, outputs)
         if weights is None and weight_groups is not None:
             raise ValueError("weight_groups requires weights.")
         self.weights = None if weights is None else selection(weights, (n,), weight_groups, "weights", dtype)
@@ -93,6 +112,15 @@ class GeneralisedLinear(AbstractInnerLoss):
         dtype = common_dtype(start, self)
         return (self if dtype == self.dtype else self.astype(dtype)), start.astype(dtype)
 
+    def predict(self, params: Array) -> Float[Array, "n *C"]:
+        """X w + o."""
+        return shifted(forward(self.inputs, params), self.offset)
+
+    def centre(self, shape: tuple[int, ...]) -> Float[Array, "n *C"]:
+        """The X w of a constant prediction near the middle of the targets, offset aside."""
+        added = jnp.zeros((), self.dtype) if self.offset is None else self.offset
+        return jnp.broadcast_to(self.loss.centre(self.targets, added), shape).astype(self.dtype)
+
     def start(self) -> Float[Array, "d *C"]:
         """w = 0; for counts and robust losses the w whose predictions are nearest to the centre of the targets.
 
@@ -102,7 +130,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         if not self.loss.starts_at_centre or self.gram.ndim == 1:
             return zero
         n, d = self.inputs.shape
-        right = backward(self.inputs, jnp.broadcast_to(self.loss.centre(self.targets), (n,))) / n
+        right = backward(self.inputs, self.centre((n,))) / n
         ridge = self.gram + 1e-8 * jnp.trace(self.gram) * jnp.eye(d, dtype=self.dtype)
         found = jsl.cho_solve((jnp.linalg.cholesky(ridge), True), right)
         return jnp.where(jnp.all(jnp.isfinite(found)), found, zero)
@@ -119,8 +147,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         def slope(u: Array) -> Array:
             return jnp.abs(self.loss.slope(self.loss.statistic(u, self.targets), self.targets))
 
-        zero = jnp.zeros(shape, self.dtype)
-        centre = jnp.broadcast_to(self.loss.centre(self.targets), shape).astype(self.dtype)
+        centre, zero = (shifted(x, self.offset) for x in (self.centre(shape), jnp.zeros(shape, self.dtype)))
         rows = slope(centre) + 100 * eps**0.5 * slope(zero) + eps
         columns = self.norms.columns.astype(self.dtype) * tree_norm(self.weighted(rows, hyper)) / n
         largest = jnp.max(columns)
@@ -143,18 +170,37 @@ class GeneralisedLinear(AbstractInnerLoss):
         fixed = jax.tree.map(lambda s: s.resolved(hyper), where(self), is_leaf=lambda s: isinstance(s, Selection))
         return tree_cast(eqx.tree_at(where, self, fixed), dtype)
 
+    def pull(self, strengths: Array, v: Array) -> Float[Array, "d *C"]:
+        """Λ v, and the gauge of free columns of several classes."""
+        pulled = strengths * v
+        return pulled if self.free is None or self.free.gauge is None else pulled + self.free.gauged(v)
+
+    def pull_diagonal(self, strengths: Array) -> Float[Array, "d *C"]:
+        """The diagonal of `pull`."""
+        if self.free is None or self.free.gauge is None:
+            return strengths
+        return strengths + self.free.gauged(jnp.ones_like(strengths)) / strengths.shape[-1]
+
+    def pull_rounding(self, strengths: Array, v: Array, unit: float) -> Float[Array, "d *C"]:
+        """A bound of the rounding of `pull`, and of adding it to something of the size of the result."""
+        rounded = 4 * unit * strengths * jnp.abs(v)
+        if self.free is None or self.free.gauge is None:
+            return rounded
+        return rounded + (v.shape[-1] + 8) * unit * self.free.gauged(jnp.abs(v))
+
     def value(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
-        losses = self.weighted(self.loss.value(forward(self.inputs, params), self.targets), hyper)
-        return jnp.mean(losses) + 0.5 * jnp.sum(self.strengths(hyper) * jnp.square(params))
+        losses = self.weighted(self.loss.value(self.predict(params), self.targets), hyper)
+        return jnp.mean(losses) + 0.5 * jnp.sum(params * self.pull(self.strengths(hyper), params))
 
     def at(self, params: PyTree, hyper: PyTree) -> Point:
         strengths = self.strengths(hyper)
-        u = forward(self.inputs, params)
+        u = self.predict(params)
         statistic = self.loss.statistic(u, self.targets)
         losses = self.weighted(self.loss.value(u, self.targets), hyper)
-        value = jnp.mean(losses) + 0.5 * jnp.sum(strengths * jnp.square(params))
+        pulled = self.pull(strengths, params)
+        value = jnp.mean(losses) + 0.5 * jnp.sum(params * pulled)
         slope = self.weighted(self.loss.slope(statistic, self.targets), hyper)
-        grad = backward(self.inputs, slope) / self.inputs.shape[0] + strengths * params
+        grad = backward(self.inputs, slope) / self.inputs.shape[0] + pulled
         return Point(params, value, grad, statistic)
 
     def product(self, point: Point, hyper: PyTree) -> Product:
@@ -163,7 +209,7 @@ class GeneralisedLinear(AbstractInnerLoss):
 
         def apply(v: Array) -> Array:
             rows = self.weighted(self.loss.curve(point.memory, forward(self.inputs, v)), hyper)
-            return backward(self.inputs, rows) / n + strengths * v
+            return backward(self.inputs, rows) / n + self.pull(strengths, v)
 
         return apply
 
@@ -171,12 +217,17 @@ class GeneralisedLinear(AbstractInnerLoss):
         """The inverse of diag_c(s_c XᵀX/n + Λ_c), s_c the mean over examples of ω times the c-th diagonal entry of D.
 
         A is close to block diagonal over outputs. The blocks are factorised where XᵀX is at hand (at most 512
-        features), and replaced by their diagonals beyond.
+        features), and replaced by their diagonals beyond. Free weights get some units of rounding in place of λ.
         """
         strengths = self.strengths(hyper)
         scale = jnp.mean(self.weighted(self.loss.curve_diagonal(point.memory), hyper), axis=0)
+        squares = self.gram if self.gram.ndim == 1 else jnp.diagonal(self.gram)
+        size = squares * scale if strengths.ndim == 1 else jnp.outer(squares, scale)
+        if self.free is not None:
+            least = 4 * self.shape[0] * float(jnp.finfo(self.dtype).eps) * (size + jnp.mean(size))
+            strengths = self.pull_diagonal(strengths) + jnp.where(self.free.mask(self.shape), least, 0)
         if self.gram.ndim == 1:
-            inverse = 1 / (over(self.gram, strengths) * scale + strengths)
+            inverse = 1 / (size + strengths)
             return lambda v: inverse * v
         if strengths.ndim == 1:
             factor = jnp.linalg.cholesky(self.gram * scale + jnp.diag(strengths))
@@ -229,15 +280,15 @@ class GeneralisedLinear(AbstractInnerLoss):
         return jnp.sum(slope * reach, axis=tuple(range(1, slope.ndim))) / self.inputs.shape[0]
 
     def strong_convexity(self, hyper: PyTree) -> Float[Array, ""]:
-        """min_j λ_j; -infinite where an example weight is negative, since nothing is known then."""
-        smallest = jnp.min(self.strengths(hyper))
+        """min_j λ_j, free columns aside; -infinite where an example weight is negative: nothing is known then."""
+        smallest = self.penalty.least(hyper)
         if self.weights is None:
             return smallest
         return jnp.where(jnp.min(self.weights.leaf(hyper)) >= 0, smallest, -jnp.inf)
 
     def spectrum(self, hyper: PyTree) -> tuple[Array, Array] | None:
-        """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j; `None` where ∇²ℓ has no bound (Poisson)."""
-        if not math.isfinite(self.loss.curvature):
+        """μ = min λ_j, L = max ω_i sup ∇²ℓ ‖XᵀX‖₂/n + max λ_j; `None` for free columns, and where ∇²ℓ has no bound."""
+        if not math.isfinite(self.loss.curvature) or self.free is not None:
             return None
         strengths = self.strengths(hyper)
         fit = self.loss.curvature * self.norms.gram.astype(strengths.dtype) / self.inputs.shape[0]
@@ -252,7 +303,7 @@ class GeneralisedLinear(AbstractInnerLoss):
     def diagonal(self, point: Point, hyper: PyTree) -> Float[Array, "d *C"]:
         """Σ_i ω_i D_icc x_ij²/n + λ_jc."""
         backward_squared = jax.linear_transpose(lambda v: forward_squared(self.inputs, v), point.params)
-        return backward_squared(self._curves(point, hyper))[0] + self.strengths(hyper)
+        return backward_squared(self._curves(point, hyper))[0] + self.pull_diagonal(self.strengths(hyper))
 
     def hessian(self, point: Point, hyper: PyTree) -> Float[Array, "d d"] | None:
         """Xᵀ ω D X/n + Λ for one output, dense data and at most 512 features: about d/10 products."""
@@ -311,15 +362,15 @@ class GeneralisedLinear(AbstractInnerLoss):
         params, statistic, norms, targets = point.params, point.memory, self.norms, self.targets
         n, d = self.inputs.shape
         strengths, slope = self.strengths(hyper), self.penalty.slope(hyper)
-        rows = slope_rounding(self.loss, statistic, targets, params, norms, unit)
-        gradient = per_feature(norms, self.weighted(rows, hyper)) / n + 4 * unit * strengths * jnp.abs(params)
-        _, du = prediction_rounding(params, norms, unit)
+        rows = slope_rounding(self.loss, statistic, targets, params, norms, unit, self.offset)
+        gradient = per_feature(norms, self.weighted(rows, hyper)) / n + self.pull_rounding(strengths, params, unit)
+        _, du = prediction_rounding(params, norms, unit, self.offset)
         relative = jnp.expm1(4 * self.loss.self_concordance * du) + (n + 2 * d + 60) * unit
         reach, reach_error = prediction_rounding(adjoint, norms, unit)
         reach = jnp.broadcast_to(reach, statistic.shape)
         curved = relative * self.loss.curve_abs(statistic, reach)
         curved = self.weighted(curved + unit * self.loss.curve_cancellation(statistic) * reach, hyper)
-        of_product = per_feature(norms, curved) / n + 4 * unit * strengths * jnp.abs(adjoint)
+        of_product = per_feature(norms, curved) / n + self.pull_rounding(strengths, adjoint, unit)
         summed = self.penalty.summed(jnp.abs(params * adjoint), slope)
         strengths_error = (params.size + 22) * unit * slope * summed
         weights_error = None

@@ -67,8 +67,8 @@ class AbstractPointLoss(eqx.Module):
         """What targets must be and what was found instead; empty where there is nothing to say."""
 
     @abc.abstractmethod
-    def centre(self, y: Array) -> Float[Array, "*C"]:
-        """A constant prediction near the middle of the targets."""
+    def centre(self, y: Array, offset: Array) -> Float[Array, "*C"]:
+        """The constant c whose predictions c + offset are near the middle of the targets."""
 
     @abc.abstractmethod
     def value(self, u: Float[Array, "n *C"], y: Array) -> Float[Array, " n"]:
@@ -143,8 +143,8 @@ class SquaredLoss(AbstractPointLoss):
     def complaint(self, y, outputs):
         return ""
 
-    def centre(self, y):
-        return jnp.mean(y, axis=0)
+    def centre(self, y, offset):
+        return jnp.mean(y - offset, axis=0)
 
     def value(self, u, y):
         return 0.5 * jnp.sum(jnp.square(u - y), axis=tuple(range(1, u.ndim)))
@@ -220,7 +220,7 @@ class LogisticLoss(_ScalarLoss):
         bad = y[(y != 0) & (y != 1)] if y.ndim == 1 else y.ravel()
         return f"0 or 1, of shape (n,); got {bad[0]} among {list(y.shape)}." if bad.size else ""
 
-    def centre(self, y):
+    def centre(self, y, offset):
         return jnp.zeros(())
 
     def value(self, u, y):
@@ -275,8 +275,8 @@ class PoissonLoss(_ScalarLoss):
 
     starts_at_centre: ClassVar[bool] = True
 
-    def centre(self, y):
-        return jnp.log(jnp.maximum(jnp.mean(y), 1e-3))
+    def centre(self, y, offset):
+        return jnp.log(jnp.maximum(jnp.mean(y), 1e-3)) - jnp.log(jnp.mean(jnp.exp(offset)))
 
     def value(self, u, y):
         return jnp.exp(u) - y * u
@@ -327,8 +327,8 @@ class PseudoHuberLoss(_ScalarLoss):
 
     starts_at_centre: ClassVar[bool] = True
 
-    def centre(self, y):
-        return jnp.median(y)
+    def centre(self, y, offset):
+        return jnp.median(y - offset)
 
     def value(self, u, y):
         square = jnp.square((u - y) / self.delta)
@@ -381,7 +381,7 @@ class SoftmaxLoss(AbstractPointLoss):
             return f"labels {allowed}; got {y.min()} to {y.max()}."
         return ""
 
-    def centre(self, y):
+    def centre(self, y, offset):
         return jnp.zeros(())
 
     def value(self, u, y):

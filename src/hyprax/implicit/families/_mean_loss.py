@@ -1,12 +1,22 @@
 """The unpenalised mean loss of linear predictions, and the rounding of its derivatives."""
 
+from typing import TypeAlias
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._design import Design, as_design, backward, common_dtype, forward
+from ._design import Design, as_design, as_offset, backward, common_dtype, forward
 from ._losses import AbstractPointLoss
 from ._norms import DesignNorms
+
+OuterData: TypeAlias = tuple[Design, Array] | tuple[Design, Array, Array]
+"""Inputs, targets, and an offset where there is one."""
+
+
+def offset_of(data: OuterData) -> Array | None:
+    """The third of outer data."""
+    return data[2] if len(data) == 3 else None
 
 
 def unit_roundoff(x: Array) -> float:
@@ -19,11 +29,23 @@ def over(rows: Float[Array, " n"], like: Array) -> Array:
     return jnp.expand_dims(rows, tuple(range(1, like.ndim)))
 
 
-def prediction_rounding(params: Array, norms: DesignNorms, unit: float) -> tuple[Array, Array]:
-    """|Xw| <= size and |fl(Xw) - Xw| <= γ_d size, row by row: size_i = ‖x_i‖ max_c‖w_c‖, γ_k = (k + 12) u."""
+def shifted(u: Float[Array, "n *C"], offset: Array | None) -> Float[Array, "n *C"]:
+    """u + offset."""
+    return u if offset is None else u + offset
+
+
+def prediction_rounding(
+    params: Array, norms: DesignNorms, unit: float, offset: Array | None = None
+) -> tuple[Array, Array]:
+    """|u| <= size and |fl(u) - u| <= γ_d size for u = Xw + o, row by row: size_i = ‖x_i‖ max_c‖w_c‖ + |o_i|.
+
+    γ_k = (k + 12) u.
+    """
     largest = jnp.max(jnp.sqrt(jnp.sum(jnp.square(params), axis=0)))
     size = over(norms.rows, params) * largest
-    return size, (norms.columns.size + 12) * unit * size
+    if offset is not None:
+        size = size + jnp.max(jnp.abs(offset), axis=tuple(range(1, offset.ndim)), keepdims=True)
+    return size, (norms.columns.size + 12 + 2 * (offset is not None)) * unit * size
 
 
 def per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
@@ -35,19 +57,23 @@ def per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, 
 class MeanLoss(eqx.Module):
     """f(w) = (1/m) Σ_i ℓ(v_iᵀw; y_i): the unpenalised mean loss on given data, as an outer loss.
 
-    Called as `outer_loss(params, hyper, data)` with `data = (V, y)`, V an array or a `scipy.sparse` matrix; `hyper` is
-    not used. Integers and narrower floats are promoted to what holds them, never the other way.
+    Called as `outer_loss(params, hyper, data)` with `data = (V, y)`, V an array or a `scipy.sparse` matrix, or
+    `(V, y, offset)`, the offset added to the predictions; `hyper` is not used. Integers and narrower floats are
+    promoted to what holds them, never the other way.
     """
 
     loss: AbstractPointLoss
 
-    def arrays(self, data: PyTree, params: Array) -> tuple[Design, Array]:
+    def arrays(self, data: PyTree, params: Array) -> OuterData:
         """Outer data as arrays of one dtype that holds them and the parameters; looked at where they are concrete.
 
         **Raises:** `ValueError` for data that are no pair, or of shapes, dtypes or targets that do not fit the loss.
         """
-        if not (isinstance(data, tuple | list) and len(data) == 2):
-            raise ValueError(f"outer_data of a mean loss must be a pair (inputs, targets); got {type(data).__name__}.")
+        if not (isinstance(data, tuple | list) and len(data) in (2, 3)):
+            raise ValueError(
+                "outer_data of a mean loss must be a pair (inputs, targets), or three with an offset; got "
+                f"{type(data).__name__}."
+            )
         inputs = as_design(data[0], "outer_data: inputs")
         targets = self.loss.as_targets(
             data[1], "outer_data: targets", params.shape[1] if params.ndim == 2 and self.loss.labels else None
@@ -60,38 +86,42 @@ class MeanLoss(eqx.Module):
                 f"targets {('m', *params.shape[1:]) if not self.loss.labels else ('m',)}; got {tuple(inputs.shape)} "
                 f"and {tuple(targets.shape)}.".replace("'", "")
             )
-        dtype = common_dtype(inputs, params, *(() if self.loss.labels else (targets,)))
-        return inputs.astype(dtype), targets if self.loss.labels else targets.astype(dtype)
+        added = as_offset(data[2] if len(data) == 3 else None, (rows, *params.shape[1:]), "outer_data: offset")
+        numbers = (*(() if self.loss.labels else (targets,)), *(() if added is None else (added,)))
+        dtype = common_dtype(inputs, params, *numbers)
+        found = inputs.astype(dtype), targets if self.loss.labels else targets.astype(dtype)
+        return found if added is None else (*found, added.astype(dtype))
 
-    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array]) -> Float[Array, ""]:
-        inputs, targets = data
-        return jnp.mean(self.loss.value(forward(inputs, params), targets))
+    def predict(self, params: Array, data: OuterData) -> Float[Array, "m *C"]:
+        """V w, and the offset."""
+        return shifted(forward(data[0], params), offset_of(data))
 
-    def gradient(self, params: Array, data: tuple[Design, Array]) -> Float[Array, "d *C"]:
+    def __call__(self, params: PyTree, hyper: PyTree, data: OuterData) -> Float[Array, ""]:
+        return jnp.mean(self.loss.value(self.predict(params, data), data[1]))
+
+    def gradient(self, params: Array, data: OuterData) -> Float[Array, "d *C"]:
         """∇f = Vᵀ ∇ℓ/m."""
-        inputs, targets = data
-        slope = self.loss.slope(self.loss.statistic(forward(inputs, params), targets), targets)
+        inputs, targets = data[:2]
+        slope = self.loss.slope(self.loss.statistic(self.predict(params, data), targets), targets)
         return backward(inputs, slope) / inputs.shape[0]
 
     def gradient_rounding(
-        self, params: Array, data: tuple[Design, Array], norms: DesignNorms, unit: float
+        self, params: Array, data: OuterData, norms: DesignNorms, unit: float
     ) -> Float[Array, "d *C"]:
         """|fl(∇f) - ∇f| <= |V|ᵀ(|δ∇ℓ| + γ_m |∇ℓ|)/m, entry by entry, in arithmetic of unit roundoff `unit`."""
-        inputs, targets = data
-        statistic = self.loss.statistic(forward(inputs, params), targets)
-        rows = slope_rounding(self.loss, statistic, targets, params, norms, unit)
+        inputs, targets = data[:2]
+        statistic = self.loss.statistic(self.predict(params, data), targets)
+        rows = slope_rounding(self.loss, statistic, targets, params, norms, unit, offset_of(data))
         return per_feature(norms, rows) / inputs.shape[0]
 
-    def value_rounding(
-        self, params: Array, data: tuple[Design, Array], norms: DesignNorms, unit: float
-    ) -> Float[Array, ""]:
+    def value_rounding(self, params: Array, data: OuterData, norms: DesignNorms, unit: float) -> Float[Array, ""]:
         """A bound on the rounding of f: the mean of (Σ_c|∇ℓ|_c + D e^{2M du} du) du + γ_m size(ℓ), D = ‖∇²ℓ‖."""
-        inputs, targets = data
-        u = forward(inputs, params)
+        inputs, targets = data[:2]
+        u = self.predict(params, data)
         parts = tuple(range(1, u.ndim))
         statistic = self.loss.statistic(u, targets)
         slope = jnp.sum(jnp.abs(self.loss.slope(statistic, targets)), axis=parts)
-        size, du = (jnp.max(x, axis=parts) for x in prediction_rounding(params, norms, unit))
+        size, du = (jnp.max(x, axis=parts) for x in prediction_rounding(params, norms, unit, offset_of(data)))
         curved = self.loss.top_curvature(statistic) * jnp.exp(2 * self.loss.self_concordance * du)
         columns = u.shape[-1] ** (u.ndim - 1)
         relative = (inputs.shape[0] + 12 + 8 * columns) * unit
@@ -100,9 +130,15 @@ class MeanLoss(eqx.Module):
 
 
 def slope_rounding(
-    loss: AbstractPointLoss, statistic: Array, targets: Array, params: Array, norms: DesignNorms, unit: float
+    loss: AbstractPointLoss,
+    statistic: Array,
+    targets: Array,
+    params: Array,
+    norms: DesignNorms,
+    unit: float,
+    offset: Array | None = None,
 ) -> Float[Array, "n *C"]:
     """|δ∇ℓ| + γ_n |∇ℓ|, row by row: what summing n rows of the computed ∇ℓ adds up, before |X|ᵀ."""
-    size, du = prediction_rounding(params, norms, unit)
+    size, du = prediction_rounding(params, norms, unit, offset)
     error = loss.slope_rounding(statistic, targets, size, du, unit)
     return error + (norms.rows.size + 12) * unit * jnp.abs(loss.slope(statistic, targets))

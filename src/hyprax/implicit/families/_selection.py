@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._hyper import AbstractConstrained, AbstractElementwise, is_constrained, natural
 
@@ -25,6 +25,7 @@ class Selection(eqx.Module):
     - `shape`: of what the leaf is spread over.
     - `groups`: for each entry of `shape` the index along the first axis of the leaf; `None` for broadcasting.
     - `name`: for messages.
+    - `free`: where `shape` is true nothing is selected: x is 0 there, whatever the leaf is.
     - `fixed`: the leaf and its slope, once they have been resolved at given hyperparameters.
     """
 
@@ -37,6 +38,7 @@ class Selection(eqx.Module):
     name: str = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
     fixed: tuple[Array, Array] | None = None
+    free: Bool[Array, "..."] | None = None
 
     def resolved(self, hyper: PyTree) -> "Selection":
         """The same selection at these hyperparameters, whatever it is asked for afterwards."""
@@ -118,7 +120,21 @@ class Selection(eqx.Module):
 
     def values(self, hyper: PyTree) -> Float[Array, "..."]:
         """x, of `shape`."""
-        return self.spread(self.leaf(hyper))
+        spread = self.spread(self.leaf(hyper))
+        return spread if self.free is None else jnp.where(self.free, 0, spread)
+
+    def least(self, hyper: PyTree) -> Float[Array, ""]:
+        """The smallest x that is selected."""
+        spread = self.spread(self.leaf(hyper))
+        return jnp.min(spread if self.free is None else jnp.where(self.free, jnp.inf, spread))
+
+    def ratio(self, hyper: PyTree) -> Array:
+        """|d log leaf_k/d raw_k|; 0 for an entry that is not spread anywhere."""
+        slope, leaf = self.slope(hyper), self.leaf(hyper)
+        if self.free is None:
+            return slope / leaf
+        used = self.summed(jnp.ones(self.shape, slope.dtype), slope) > 0
+        return jnp.where(used, slope / jnp.where(used, leaf, 1), 0)
 
     def slope(self, hyper: PyTree) -> Array:
         """|d leaf_k/d raw_k| in the shape of the leaf; 0 for a constant.
@@ -142,6 +158,7 @@ class Selection(eqx.Module):
 
     def summed(self, x: Float[Array, "..."], leaf: Array) -> Array:
         """Σ_{j spread from k} x_j, for each entry k of the leaf."""
+        x = x if self.free is None else jnp.where(self.free, 0, x)
         if self.groups is not None and leaf.ndim:
             return jax.ops.segment_sum(x.ravel(), self.groups.ravel(), num_segments=self.group_count)
         return jnp.sum(x, axis=self._axes(leaf), keepdims=True).reshape(leaf.shape)
@@ -173,8 +190,15 @@ class Selection(eqx.Module):
         )
 
 
-def selection(selector: Selector, shape: tuple[int, ...], groups: Any, name: str, dtype: Any) -> Selection:
-    """A selection with its groups checked.
+def selection(
+    selector: Selector,
+    shape: tuple[int, ...],
+    groups: Any,
+    name: str,
+    dtype: Any,
+    free: np.ndarray | None = None,
+) -> Selection:
+    """A selection with its groups checked; places along the first axis that are `free` are in no group.
 
     **Raises:** `ValueError` for another selector, or groups of another shape, or with numbers left out.
     """
@@ -191,6 +215,9 @@ def selection(selector: Selector, shape: tuple[int, ...], groups: Any, name: str
             )
         chosen = jnp.asarray(float(selector), dtype)
     wide, count, largest = None, 0, 0
+    left = np.ones(shape[0], bool)
+    if free is not None:
+        left[free] = False
     if groups is not None:
         groups = np.asarray(groups)
         if groups.shape != shape[: groups.ndim] or groups.ndim == 0 or groups.dtype.kind not in "iu":
@@ -198,9 +225,15 @@ def selection(selector: Selector, shape: tuple[int, ...], groups: Any, name: str
             raise ValueError(
                 f"{name}_groups must be integers of shape {allowed}; got {groups.dtype}{list(groups.shape)}."
             )
-        count = int(groups.max()) + 1
-        if groups.min() < 0 or len(np.unique(groups)) != count:
-            raise ValueError(f"{name}_groups must be 0, 1, ... with none left out; got {np.unique(groups)}.")
+        used = np.unique(groups[left])
+        count = int(used[-1]) + 1
+        if used[0] < 0 or len(used) != count:
+            raise ValueError(f"{name}_groups must be 0, 1, ... with none left out; got {used}.")
+        groups = np.where(np.expand_dims(left, tuple(range(1, groups.ndim))), groups, 0)
         spread = np.broadcast_to(groups.reshape(groups.shape + (1,) * (len(shape) - groups.ndim)), shape)
         wide, largest = jnp.asarray(spread, jnp.int32), int(np.bincount(spread.ravel()).max())
-    return Selection(key, chosen, shape, wide, count, largest, name, np.dtype(dtype))  # pyright: ignore[reportArgumentType]  # a number is an array by now
+    absent = None
+    if free is not None:
+        absent = jnp.asarray(np.broadcast_to(np.expand_dims(~left, tuple(range(1, len(shape)))), shape))
+    kind = np.dtype(dtype)
+    return Selection(key, chosen, shape, wide, count, largest, name, kind, free=absent)  # pyright: ignore[reportArgumentType]  # a number is an array by now
