@@ -61,13 +61,13 @@ def test_what_is_no_mean_over_examples_says_so():
     answer, _ = hx.hypergradient(
         objective(lambda w, hyper, data: jnp.sum((data[0] @ w - data[1]) ** 2), noise=2), START
     )
-    assert isinstance(answer.noise, hx.core.NoNoise)
+    assert isinstance(answer.noise, hx.NoNoise)
     assert "not the mean" in answer.noise.reason
     plain, _ = hx.hypergradient(objective(), START)
     assert "not asked for" in plain.noise.meaning()
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused(unchecked):
     for bad in (-1, True, 1.5):
         with pytest.raises(ValueError, match="noise must be a number of probes"):
             objective(noise=bad)

@@ -180,7 +180,7 @@ def minimised(rows: Rows, start: Float[Array, " p"]) -> Float[Array, " p"]:
     def direction(w: Array) -> tuple[Array, Array]:
         statistic, grad = rows.gradient(w)
         step = jsl.cho_solve((jnp.linalg.cholesky(rows.hessian(statistic)), True), grad)
-        return step, jnp.dot(grad, step)
+        return step, jnp.sum(grad * step)
 
     def unfinished(carry: tuple) -> Bool[Array, ""]:
         _, _, going, steps = carry

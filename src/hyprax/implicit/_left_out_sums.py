@@ -116,13 +116,14 @@ def gradient(
     if not weighted:
         pulled = jax.vmap(lambda term: pull(term, None))(terms)
         square = jax.tree.map(lambda x: jnp.sum(jnp.square(x), axis=0), pulled)
-        each = jax.tree.map(lambda x: jnp.tensordot(seen.shares, x.astype(unit_of(seen)), axes=1), pulled)
+        each = jax.tree.map(lambda x: _weighed(seen.shares, x), pulled)
         return Gradient(strengths, strengths_error, None, None, each, square)
     return _with_weights(rows, left, fits, seen, pull, terms, strengths, strengths_error)
 
 
-def unit_of(seen: Judged) -> jnp.dtype:
-    return seen.shares.dtype
+def _weighed(shares: Float[Array, " N"], x: Array) -> Array:
+    """Σ_i c_i x_i."""
+    return jnp.sum(jnp.expand_dims(shares, tuple(range(1, x.ndim))) * x.astype(shares.dtype), axis=0)
 
 
 def _with_weights(
@@ -169,7 +170,7 @@ def _with_weights(
         placed = found + (1 - other) * (real * direct[places])[None]
         pulled = jax.vmap(pull)(real[:, None] * terms[places], placed.T)
         shares = real * seen.shares[places]
-        each = jax.tree.map(lambda x: jnp.tensordot(shares, x.astype(shares.dtype), axes=1), pulled)
+        each = jax.tree.map(lambda x: _weighed(shares, x), pulled)
         square = jax.tree.map(lambda x: jnp.sum(jnp.square(x), axis=0), pulled)
         sums = (jnp.sum(placed, axis=1), jnp.sum(off, axis=1), jnp.sum(jnp.abs(placed), axis=1), each, square)
         return jax.tree.map(jnp.add, sofar, sums), None

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Certificate
 from .._hyper import validated
+from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value
 from .._stats import Accuracy
-from ._cross_validated import CrossValidated, Foldable, drawn_folds
+from ._cross_validated import CrossValidated, Foldable, drawn_folds, given_folds
 from ._lbfgs import LBFGS
 from ._tune import Stopping, tune
 
@@ -213,9 +214,9 @@ def shrinkage_path(
     problem: Foldable,
     hyper: PyTree,
     *,
-    key: Array,
+    key: Array | None = None,
     strengths: Sequence[float] = STRENGTHS,
-    folds: int = 5,
+    folds: Any = 5,
     outer_folds: int = 5,
     errors: float = 1.0,
     groups: Any = None,
@@ -233,9 +234,12 @@ def shrinkage_path(
 
     - `problem`: an [`hyprax.Optimum`][] of a family.
     - `hyper`: where to start: the mean of its coordinates is what counts.
-    - `key`: a JAX random key, for the folds.
+    - `key`: a JAX random key, for numbers of folds.
     - `strengths`: τ, falling.
-    - `folds`, `outer_folds`: inner and outer.
+    - `folds`, `outer_folds`: inner and outer, numbers. Given `folds` (pairs of index arrays or masks, or a splitter, as
+        in [`hyprax.search.CrossValidated`][]) are outer and inner at once: inside fold k the others are used, less its
+        rows; a fold that leaves none to judge on is not an outer one, and with fewer than two outer folds the single
+        strength is kept.
     - `errors`: 1 for the rule of one standard error; 2 leaves the single strength more rarely.
     - `groups`: integers, one a coordinate.
     - `steps`: the most steps at each τ.
@@ -246,19 +250,27 @@ def shrinkage_path(
     hyper = validated(hyper)
     rows = len(problem.labels())
     labels = problem.labels() if problem.stratify() else None
-    outer_key, inner_key = jax.random.split(key)
-    inner = drawn_folds(folds, rows, labels, inner_key)
-    outer = drawn_folds(outer_folds, rows, labels, outer_key)
-    taken, gains = 0, []
+    if isinstance(folds, int):
+        outer_key, inner_key = jax.random.split(checked_key("shrinkage_path", key))
+        inner = drawn_folds(folds, rows, labels, inner_key)
+        outer = drawn_folds(outer_folds, rows, labels, outer_key)
+    else:
+        inner = outer = given_folds(folds, problem.labels(), None)
+    nested = []
     for training, held in outer:
         parts = [(training & fit, training & judge) for fit, judge in inner]
+        parts = [(fit, judge) for fit, judge in parts if fit.any() and judge.any()]
+        if parts:
+            nested.append((training, held, parts))
+    taken, gains = 0, []
+    for training, held, parts in nested:
         hypers, _, count = _path(problem, parts, hyper, strengths, groups, steps, settings)
         judge = problem.held_out(training, held, **settings)
         losses = [float(judge.value(each, judge.init(each))[0].value) for each in hypers]
         gains.append(losses[0] - np.asarray(losses))
         taken += count
     hypers, criteria, count = _path(problem, inner, hyper, strengths, groups, steps, settings)
-    table = np.stack(gains)
+    table = np.stack(gains) if len(gains) > 1 else np.zeros((2, len(hypers)))
     return ShrinkagePath((np.inf, *strengths), hypers, criteria, table, choose(table, errors), taken + count)
 
 

@@ -1,0 +1,15 @@
+"""Estimators for scikit-learn whose penalties are tuned: one, or one a feature, a group, a class, a weight."""
+
+import importlib.util
+
+if importlib.util.find_spec("sklearn") is None:
+    raise ModuleNotFoundError(
+        'hyprax.sklearn needs scikit-learn, which is not installed: pip install "hyprax[sklearn]"', name="sklearn"
+    )
+
+from ._linear import (
+    TunedHuberRegressor as TunedHuberRegressor,
+    TunedLogisticRegression as TunedLogisticRegression,
+    TunedPoissonRegressor as TunedPoissonRegressor,
+    TunedRidge as TunedRidge,
+)

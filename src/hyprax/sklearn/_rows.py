@@ -1,0 +1,106 @@
+"""A family on the rows of a table, as folds need it: blank rows and columns, and weights of rows."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
+from .._result import Result
+from .._stats import Accuracy
+from ..implicit import ImplicitObjective, LookAheadEstimate, NoCertifier, Optimum
+from ..implicit._optimum import family_of
+from ..implicit._rows import kept, without
+from ..implicit.families._design import Design, forward
+from ..implicit.families._losses import AbstractPointLoss
+
+
+class Known(eqx.Module):
+    """Weights of examples that are given, not tuned: an array, so that tables of one shape share a program."""
+
+    values: Float[Array, " n"]
+
+    def __call__(self, hyper: PyTree) -> Float[Array, " n"]:
+        return self.values
+
+
+class WeightedLoss(eqx.Module):
+    """f(w) = Σ_i v_i ℓ(x_iᵀw; y_i), as an outer loss with data (X, y, v)."""
+
+    loss: AbstractPointLoss
+
+    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array, Array]) -> Float[Array, ""]:
+        inputs, targets, shares = data
+        return jnp.sum(shares * self.loss.value(forward(inputs, params), targets))
+
+
+class AsItIs(AbstractObjective[PyTree]):
+    """F at its own tolerances: a search that would choose them, and cannot without certificates, compiles once less."""
+
+    objective: AbstractObjective
+    noisy: bool = eqx.field(static=True, default=False)
+    adaptive: bool = eqx.field(static=True, default=False)
+    value_name: str = eqx.field(static=True, default="held-out loss")
+
+    def init(self, hyper: PyTree) -> PyTree:
+        return self.objective.init(hyper)
+
+    def value_and_grad(
+        self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, PyTree]:
+        refuse_accuracy(self, accuracy)
+        return self.objective.value_and_grad(hyper, state)
+
+    def value(self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None) -> tuple[Value, PyTree]:
+        refuse_accuracy(self, accuracy)
+        return self.objective.value(hyper, state)
+
+    def params(self, state: PyTree) -> PyTree:
+        return self.objective.params(state)
+
+    def final(self, hyper: PyTree, state: PyTree) -> tuple[Value, PyTree]:
+        return self.value(hyper, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A problem that is fitted without some of its rows, for [`hyprax.CrossValidated`][].
+
+    - `optimum`: of a family on the rows and some blank ones after them.
+    - `targets`: of the rows themselves.
+    - `shares`: weights of the rows with the mean 1 that judge as well as fit; `None` for equal ones, or where they are
+        in the data already.
+    """
+
+    optimum: Optimum
+    targets: np.ndarray
+    classes: bool
+    shares: np.ndarray | None
+
+    def labels(self) -> np.ndarray:
+        return self.targets
+
+    def stratify(self) -> bool:
+        return self.classes
+
+    def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
+        blank = np.zeros(family_of(self.optimum).inputs.shape[0] - len(training), bool)
+        training, held_out = np.concatenate([training, blank]), np.concatenate([held_out, blank])
+        if self.shares is None:
+            return AsItIs(self.optimum.held_out(training, held_out, **settings))
+        family = family_of(self.optimum)
+        settings = {"certifier": LookAheadEstimate(), **settings}
+        settings.pop("noise", None)  # the spread of weighted examples is not known
+        shares = np.where(held_out, np.concatenate([self.shares, np.zeros(len(blank))]), 0) / held_out.sum()
+        data = (kept(family.inputs, held_out), family.targets, jnp.asarray(shares, family.dtype))
+        return AsItIs(ImplicitObjective(without(self.optimum, training), WeightedLoss(family.loss), data, **settings))
+
+    def refit(self, hyper: PyTree) -> tuple[Array, Result]:
+        """The weights fitted on all rows, and whether they arrived: by the program of the folds' values."""
+        every = np.ones(len(self.targets), bool)
+        objective = self.held_out(every, every, certifier=NoCertifier())
+        answer, state = objective.value(hyper, objective.init(hyper))
+        return objective.params(state), answer.result
