@@ -79,7 +79,7 @@ def main() -> None:
         "Each torment falls on one of six runs: implicit by L-BFGS and by MAID, folds redrawn at each step, a single "
         "loop, a reversed training, evidence in training. Resumed means: until it has ended, and then compared bit for "
         "bit with the unbroken run (hyperparameters, state of the search, rows of the history without seconds).",
-        "\n".join([*HEADER, *rows]),
+        "\n".join(["<!-- --8<-- [start:table] -->", *HEADER, *rows, "<!-- --8<-- [end:table] -->"]),
     ]
     if not arguments.only:
         (results_folder(__file__) / "RESULTS.md").write_text("\n\n".join(page) + "\n")
