@@ -89,8 +89,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = []
         for kind in APPROXIMATIONS:
             found = np.array([row["scores"][kind] for row in own])
-            error = found.std(0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.full(2, np.nan)
-            cells.append(f"{found[:, 0].mean():.3f} ± {error[0]:.3f}, {found[:, 1].mean():.3f}")
+            spread = f" ± {found[:, 0].std(ddof=1) / np.sqrt(len(found)):.3f}" if len(found) > 1 else ""
+            cells.append(f"{found[:, 0].mean():.3f}{spread}, {found[:, 1].mean():.3f}")
         scales = ", ".join(f"{row['scale']:.2g}" for row in own)
         lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + f" | {scales} |")
     return "\n".join(lines)
@@ -98,6 +98,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def write(folder: Path, rows: Sequence[dict[str, Any]], options: str) -> None:
     seconds = sum(row["seconds"] for row in rows)
+    missing = [name for name in SETS if name not in {row["cell"][0] for row in rows}]
+    late = f"Cut off before {', '.join(missing)}: run it again for the rest." if missing else ""
     size = f"{SETTINGS['hidden']} hidden units, {SETTINGS['epochs']} epochs, {SETTINGS['mode_steps']} steps at the mode"
     (folder / "RESULTS.md").write_text(
         f"""# Predictions of classes
@@ -107,7 +109,7 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], options: str) -> None:
 Held-out log-likelihood (mean ± standard error over the splits) and expected calibration error. One `fit_evidence` a
 split ({size}); all columns are predictions of the same
 posterior. `scale` is what leave-one-out predictions of the training part chose for the variances, split by split.
-{machine()}, {seconds:.0f} CPU seconds in all.
+{machine()}, {seconds:.0f} CPU seconds in all. {late}
 
 {table(rows)}
 """
