@@ -77,9 +77,9 @@ def structures() -> list[Structure]:
 
 
 def few_structures() -> list[Structure]:
-    """A choice that meets both kinds of weights, both precisions, sparse data, several shapes of penalties."""
+    """A choice that meets both kinds of weights, both precisions, sparse data, free columns, shapes of penalties."""
     return [
-        Structure("softmax", "class", "each"),
+        Structure("softmax", "class", "each", free=True),
         Structure("poisson", "one", "group", dtype="float32"),
         Structure("huber", "feature", "each", sparse=True),
     ]

@@ -25,8 +25,8 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 LOADER, NAMES = (loaded := load())[0], public_names(loaded[1])
 
 # How many public names each part may have: it is lowered when names go, and raised only with a reason.
-MOST = {"implicit": 47, "unroll": 25, "evidence": 45, "tasks": 56}
-MOST_IN_ALL = 264
+MOST = {"implicit": 48, "unroll": 25, "evidence": 45, "tasks": 56}
+MOST_IN_ALL = 265
 MOST_AT_THE_FRONT_DOOR = 40
 
 
@@ -229,7 +229,7 @@ def test_whoever_extends_the_library_finds_the_types_that_abstract_bases_speak_o
 
 PRODUCTS = ("dot", "vdot", "matmul", "inner", "tensordot", "einsum", "dot_general")
 # In NumPy, whose products are at full precision.
-PLAIN_PRODUCTS = {"implicit/families/_norms.py"}
+PLAIN_PRODUCTS = {"implicit/families/_norms.py", "implicit/_splines.py"}
 
 
 def test_products_of_the_library_are_at_full_precision():

@@ -54,3 +54,4 @@ from ._single_loop import (
     SOBA as SOBA,
     AmIGO as AmIGO,
 )
+from ._splines import SplineTerms as SplineTerms

@@ -190,7 +190,8 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         bound = jnp.minimum(convex_or_infinite(dense.total, loss, hyper), free.total)
         terms = {"cholesky": dense.total, "free": free.total, "inner_error": tau, "adjoint_error": zeta}
         bound = convex_or_infinite(bound, loss, hyper)
-        return as_computed(e, Certificate(bound, "certified", HYPERGRADIENT, self.METHOD, terms))
+        certificate = Certificate(bound, "certified", HYPERGRADIENT, self.METHOD, terms)
+        return as_computed(e, certificate, space.products)
 
 
 def _columns(loss: GeneralisedLinear, hyper: PyTree, product: Array, ratio: Array) -> Float[Array, "p k"]:

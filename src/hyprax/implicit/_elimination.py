@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import product
 from ._adjoint_solvers import conjugate_gradients
@@ -21,8 +21,10 @@ def free_weights(loss: GeneralisedLinear) -> int:
     return 0 if loss.free is None else loss.free.columns.size * math.prod(loss.shape[1:])
 
 
-def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> Float[Array, "d *C"]:
-    """A diagonal M with A(ŵ) ⪰ M: θΛ at the weights with a penalty, θ = ½; NaN at the others where none is proved.
+def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> tuple[Float[Array, "d *C"], Int[Array, ""]]:
+    """A diagonal M with A(ŵ) ⪰ M, and how many products with A it took.
+
+    θΛ at the weights with a penalty, θ = ½; NaN at the others where none is proved.
 
     With p and f the weights with and without penalty, P = A_pp - θΛ ⪰ (1 - θ)Λ, and any matrix K, which is to be near
     P⁻¹A_pf: put B = (-K; I), T = (A - θΛ)B, so that -T_p = A_pf - PK is a residual. For every v, completing the square,
@@ -51,7 +53,7 @@ def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> Float[Ar
 
     places = jnp.flatnonzero(mask, size=count)
 
-    def column(place: Array) -> tuple[Array, Array, Array]:
+    def column(place: Array) -> tuple[Array, Array, Array, Array]:
         unit = jnp.zeros(size, strengths.dtype).at[place].set(1).reshape(mask.shape)
         image = apply(unit)
         found = conjugate_gradients(
@@ -67,9 +69,9 @@ def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> Float[Ar
         image = whole - kept * basis
         rounding = loss.rounding(point, hyper, basis, UNIT).product
         error = rounding + 2 * UNIT * (jnp.abs(image) + kept * jnp.abs(basis))
-        return basis, image, error
+        return basis, image, error, found.steps + 2
 
-    basis, image, error = jax.lax.map(column, places, batch_size=64)
+    basis, image, error, products = jax.lax.map(column, places, batch_size=64)
     flat, images, errors = (x.reshape(count, size) for x in (basis, image, error))
     inverse = jnp.where(mask, 0, 1 / rest).reshape(1, size)
     left = jnp.sum(jnp.square(jnp.abs(images) + errors) * inverse, axis=1)
@@ -85,4 +87,4 @@ def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> Float[Ar
     least = (guess - lost) / INFLATION
     proved = jnp.where((least > 0) & jnp.all(jnp.isfinite(factor)), least, jnp.nan)
     own = proved / (INFLATION * jnp.square(scale))
-    return kept.ravel().at[places].set(own).reshape(mask.shape)
+    return kept.ravel().at[places].set(own).reshape(mask.shape), jnp.sum(products)

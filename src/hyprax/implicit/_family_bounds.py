@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._certificate import AbstractCertificate, Certificate
 from .._trees import tree_cast, tree_dtype, tree_norm, tree_sub
@@ -142,7 +142,7 @@ class ResidualCertifier(AbstractFamilyCertifier):
             "self-concordance, no solve, rounding included",
             {"inner_error": bound.inner_error, "adjoint_error": bound.adjoint_error},
         )
-        return as_computed(e, certificate)
+        return as_computed(e, certificate, space.products)
 
 
 def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
@@ -152,12 +152,12 @@ def family_of(e: Evaluation) -> tuple[GeneralisedLinear, MeanLoss]:
     return e.loss, e.outer
 
 
-def as_computed(e: Evaluation, certificate: AbstractCertificate) -> Certified:
-    """h itself, with its certificate."""
+def as_computed(e: Evaluation, certificate: AbstractCertificate, products: Int[Array, ""]) -> Certified:
+    """h itself, with its certificate, which took so many products."""
     loss, _ = family_of(e)
     strengths, weights = loss.mixed_parts(e.point, e.hyper, e.adjoint)
     grad = tree_sub(e.direct, loss.placed(e.hyper, strengths, weights))
-    return Certified(grad, certificate, e.point.params, e.adjoint, jnp.asarray(0))
+    return Certified(grad, certificate, e.point.params, e.adjoint, products)
 
 
 def entries_of(e: Evaluation, bound: Enclosure) -> PyTree:

@@ -204,7 +204,7 @@ class LookAhead(AbstractFamilyCertifier):
             )
 
         zero = jnp.asarray(0)
-        start = _Carry(first, jnp.asarray(1e-2, jnp.float64), zero, zero, never, never)
+        start = _Carry(first, jnp.asarray(1e-2, jnp.float64), zero, space.products, never, never)
         carry = jax.lax.while_loop(unfinished, ahead, start)
         last = carry.current
         status = STATUS.rounds_spent

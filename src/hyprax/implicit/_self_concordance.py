@@ -7,7 +7,7 @@ Hessian, and the direction that the Hessian acts on is the computed adjoint, who
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._constants import INFLATION, Rounding
 from ._elimination import eliminated
@@ -28,13 +28,16 @@ class Residuals(eqx.Module):
 
 
 class Geometry(eqx.Module):
-    """What a bound knows of the problem in the norms ‖·‖_M and ‖·‖_{M⁻¹}; all but the first two are upper bounds.
+    """What a bound knows of the problem in the norms ‖·‖_M and ‖·‖_{M⁻¹}.
+
+    All but the first two and the last are upper bounds.
 
     - `strengths`: Λ.
     - `below`: the diagonal of M, A ⪰ M: Λ itself where every weight has a penalty; with columns that have none, M of
         `eliminated` at the point that the geometry was made at. `around` makes it hold on the way to the optimum.
     - `rows`, `outer_rows`: ‖x_i‖²_{M⁻¹} for each part of a prediction, on the data of g and of f.
     - `design`: ‖Ω^½XM^-½‖₂²/n; `outer_design`: ‖VM^-½‖₂²/m; `plain_design`: ‖XM^-½‖₂²/n.
+    - `products`: how many with A it took.
     """
 
     strengths: Float[Array, "d *C"]
@@ -44,6 +47,7 @@ class Geometry(eqx.Module):
     design: Float[Array, ""]
     plain_design: Float[Array, ""]
     outer_design: Float[Array, ""]
+    products: Int[Array, ""]
 
 
 class Enclosure(eqx.Module):
@@ -83,7 +87,7 @@ def geometry(
 ) -> Geometry:
     """The scaled norms, from one pass over each data matrix; with free columns M is that at the point."""
     strengths = loss.strengths(hyper)
-    below = strengths if loss.free is None else eliminated(loss, point, hyper)
+    below, products = (strengths, jnp.asarray(0)) if loss.free is None else eliminated(loss, point, hyper)
     inverse, smallest = 1 / below, jnp.min(below)
     n, m = loss.inputs.shape[0], outer_data[0].shape[0]
     rows, outer_rows = forward_squared(loss.inputs, inverse), forward_squared(outer_data[0], inverse)
@@ -95,7 +99,8 @@ def geometry(
     design = plain
     if loss.weights is not None:
         design = norm(loss.weighted(rows, hyper), loss.norms.gram, n, jnp.max(loss.weights.leaf(hyper)))
-    return Geometry(strengths, below, rows, outer_rows, design, plain, norm(outer_rows, outer_norms.gram, m, 1.0))
+    outer_design = norm(outer_rows, outer_norms.gram, m, 1.0)
+    return Geometry(strengths, below, rows, outer_rows, design, plain, outer_design, products)
 
 
 def around(
@@ -119,7 +124,7 @@ def around(
     factor = jnp.where(near < 1, jnp.exp(-moved) * (1 - near) / INFLATION, jnp.nan)
     grown = INFLATION / factor
     wider = (grown * x for x in (space.rows, space.outer_rows, space.design, space.plain_design, space.outer_design))
-    return Geometry(space.strengths, factor * space.below, *wider)
+    return Geometry(space.strengths, factor * space.below, *wider, space.products)
 
 
 def plain_residuals(
