@@ -94,7 +94,8 @@ def details(certificate: AbstractCertificate) -> dict[str, str | float | bool]:
 class Certificate(AbstractCertificate):
     """A bound of the error of an answer, `|answer - truth| <= bound`, with how it was obtained.
 
-    `terms` holds the parts or the alternatives of the bound by name, for whoever wants to know what dominates it.
+    `terms` holds the parts or the alternatives of the bound by name, for whoever wants to know what dominates it;
+    `entries` bounds of the single entries of the answer, in its structure, where they are known.
     """
 
     bound: Float[Array, "..."]
@@ -102,8 +103,17 @@ class Certificate(AbstractCertificate):
     quantity: str = eqx.field(static=True)
     method: str = eqx.field(static=True)
     terms: dict[str, Array]
+    entries: PyTree | None
 
-    def __init__(self, bound: Array, kind: Kind, quantity: str, method: str, terms: dict[str, Array] | None = None):
+    def __init__(
+        self,
+        bound: Array,
+        kind: Kind,
+        quantity: str,
+        method: str,
+        terms: dict[str, Array] | None = None,
+        entries: PyTree | None = None,
+    ):
         if kind not in ("certified", "estimated"):
             raise ValueError(f"Certificate: kind must be 'certified' or 'estimated'; got {kind!r}.")
         self.bound = bound
@@ -111,6 +121,7 @@ class Certificate(AbstractCertificate):
         self.quantity = quantity
         self.method = method
         self.terms = {} if terms is None else terms
+        self.entries = entries
 
     def meaning(self) -> str:
         return right(self.kind)

@@ -77,6 +77,27 @@ def test_degrees_of_freedom_and_intervals_are_those_of_the_hat_matrix(fitted):
     np.testing.assert_allclose(effect.value + Y.mean(), columns @ np.asarray(weights), rtol=1e-9)
 
 
+def test_the_optimum_of_gcv_is_that_of_mgcv():
+    """mgcv 1.8-41 on these rows: gam(y ~ s(a, bs="ps", k=18) + ..., method="GCV.Cp"), our knots, scalePenalty=FALSE."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(0, 10, (300, 3))
+    y = np.sin(x[:, 0]) + 0.02 * (x[:, 1] - 5) ** 2 + 0.5 * rng.normal(size=300)
+    terms = hx.implicit.SplineTerms(x, segments=15)
+    strengths = np.array([1.85150809838, 341.08151853093, 2474.48578147177]) * terms.scales / 300
+    columns = np.asarray(terms.columns)
+    matrix = columns.T @ columns / 300 + np.diag(np.where(terms.free, 0, strengths[terms.groups]))
+    params = np.linalg.solve(matrix, columns.T @ y / 300)
+    family = hx.families.Squared(terms.columns, y, penalty="penalty", penalty_groups=terms.groups, free=terms.free)
+    fit = terms.fitted(family, {"penalty": hx.Positive(strengths)}, params)
+    residual = np.sum((y - columns @ params) ** 2)
+    assert 300 * residual / (300 - fit.total) ** 2 == pytest.approx(0.255803354596, rel=1e-9)
+    np.testing.assert_allclose(fit.degrees_of_freedom, [8.02148660032, 2.55415586842, 1.56453978845], rtol=1e-5)
+    assert fit.dispersion == pytest.approx(0.244599012258, rel=1e-8)
+    effect = fit.effect(0, [2.0, 5.0])
+    np.testing.assert_allclose(effect.value, [0.775724531043, -0.984531983771], rtol=1e-6)
+    np.testing.assert_allclose(effect.standard_error, [0.0812155634098, 0.0692268575985], rtol=1e-6)
+
+
 def test_new_rows_follow_the_same_functions_and_straight_lines_beyond(fitted):
     terms, _, _, params = fitted
     np.testing.assert_allclose(terms.transform(X[:5]), terms.columns[:5], rtol=1e-12)

@@ -36,6 +36,7 @@ from ._first_order import (
     Neumann as Neumann,
 )
 from ._gauss_newton import GaussNewton as GaussNewton
+from ._gcv import GCV as GCV
 from ._held_out import HeldOut as HeldOut
 from ._inner_loss import AbstractInnerLoss as AbstractInnerLoss, Point as Point
 from ._inner_solvers import (
@@ -44,6 +45,7 @@ from ._inner_solvers import (
     Minimum as Minimum,
     Newton as Newton,
 )
+from ._leave_one_out import LeaveOneOut as LeaveOneOut
 from ._lookahead import LookAhead as LookAhead
 from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._noise import ExampleNoise as ExampleNoise

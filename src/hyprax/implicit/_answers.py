@@ -46,6 +46,15 @@ class RESULTS(core_results.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
         "have a minimum: with separable classes the weights grow without end, and the point found is where the solver "
         "stopped. Give every weight a strength above zero (`hx.Positive` keeps it there)."
     )
+    no_freedom = (
+        "The fit uses up every row: gamma times its effective number of parameters (`freedom`) is not below the number "
+        "of rows, so generalised cross-validation means nothing. Raise the strengths, or lower `gamma`."
+    )
+    rows_not_enclosed = (
+        "The loss of some rows left out is not enclosed to 1 % of the mean, or the hypergradient not at all: "
+        "`loose_rows` says how many, `loosest_row` which is the worst. Raise the smallest strengths, scale the "
+        "features, look at the row, or use `approximate=False`."
+    )
     no_optimum = (
         "The columns without penalty have no single optimum on these rows: they separate the classes (or a fold holds "
         "one class alone, or counts of zero alone), or one of them is zero, or a combination of others. Drop or merge "

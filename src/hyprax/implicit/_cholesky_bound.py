@@ -34,17 +34,19 @@ from .families._norms import DesignNorms
 LARGEST = 2000  # weights: the factor takes their cube
 
 
-class _Factor(eqx.Module):
+class Factor(eqx.Module):
     """Upper triangular R with RᵀR ≈ Â, and `scale` with ‖v‖_{Â⁻¹} <= scale ‖y‖ for every computed y = R⁻ᵀv.
 
     Let ‖RᵀR - Â‖₂ <= ε (rounding of Â, entry by entry, and of the factorisation, γ_{p+1}‖R‖²_F; Higham 2002, theorem
     10.3) and θ = ε/min M, Â ⪰ M: Λ, but for columns without penalty. As Â ⪰ min M I, RᵀR ⪯ (1 + θ) Â, so ‖v‖²_{Â⁻¹} <=
-    (1 + θ)‖R⁻ᵀv‖². A triangular solve is exact for R + ΔR, ‖ΔR‖ <= γ_p‖R‖_F (theorem 8.5), so ‖R⁻ᵀv‖ <= (1 +
-    γ_p‖R‖_F/(min M - ε)^½)‖y‖.
+    (1 + θ)‖R⁻ᵀv‖²; likewise Â ⪰ (1 - ε‖R⁻¹‖²) RᵀR, and the better of the two is taken. A triangular solve is exact for
+    R + ΔR, ‖ΔR‖ <= γ_p‖R‖_F (theorem 8.5), so ‖R⁻ᵀv‖ <= (1 + γ_p‖R‖_F/σ)‖y‖ with σ the larger of (min M - ε)^½ and
+    1/‖R⁻¹‖. `widest` is an upper bound of ‖Â^-½‖₂.
     """
 
     upper: Float[Array, "p p"]
     scale: Float[Array, ""]
+    widest: Float[Array, ""]
 
     def solve(self, v: Float[Array, "p k"]) -> Float[Array, "p k"]:
         """R⁻ᵀv."""
@@ -66,7 +68,7 @@ class _Factor(eqx.Module):
         return INFLATION * self.scale * jnp.sqrt(size * jnp.trace(power) ** (1 / 32))
 
 
-def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree, below: Array) -> _Factor:
+def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree, below: Array) -> Factor:
     strengths, statistic, unit = loss.strengths(hyper), point.memory, unit_roundoff(point.params)
     n, d = loss.inputs.shape
     basis = jnp.eye(strengths.size, dtype=strengths.dtype).reshape(-1, *strengths.shape)
@@ -78,20 +80,34 @@ def _factorised(loss: GeneralisedLinear, point: Point, hyper: PyTree, below: Arr
     columns = statistic[0].size
     off = relative * loss.loss.curve_abs(statistic, ones) + columns * unit * loss.loss.curve_cancellation(statistic)
     off = jnp.max(loss.weighted(off, hyper), axis=tuple(range(1, off.ndim)))
-    smallest = jnp.min(below)
     pulled = jnp.max(loss.pull_rounding(strengths, jnp.ones_like(strengths), unit))
     error = jnp.sum(jnp.square(loss.norms.rows) * off) / n + pulled
+    return factor_of(hessian, error, jnp.min(below), unit)
+
+
+def factor_of(hessian: Float[Array, "p p"], error: Array, smallest: Array, unit: float) -> Factor:
+    """The factor of a computed Â, off by at most `error` in norm, with Â ⪰ `smallest` I; 0 where nothing is known."""
+    size = len(hessian)
     upper = jnp.linalg.cholesky(hessian).T
-    size = strengths.size
     whole = jnp.sum(jnp.square(upper))
     error = INFLATION * (error + (size + 13) * unit * whole)
-    theta = error / smallest
-    slack = (size + 12) * unit * jnp.sqrt(whole / jnp.where(smallest > error, smallest - error, jnp.nan))
-    scale = INFLATION * jnp.sqrt(1 + theta) * (1 + slack)
-    return _Factor(upper, finite_or_infinite(scale))
+    # ‖R⁻¹‖ <= ‖Y‖/(1 - ‖I - RY‖) for Y ≈ R⁻¹: where the data themselves hold Â up, ε is small beside R's own smallest
+    # eigenvalue, and not beside that of the penalty.
+    inverse = jsl.solve_triangular(upper, jnp.eye(size, dtype=upper.dtype))
+    norm = jnp.linalg.norm(inverse)
+    missing = jnp.linalg.norm(jnp.eye(size, dtype=upper.dtype) - product(upper, inverse))
+    missing = INFLATION * missing + (size + 13) * unit * jnp.sqrt(whole) * norm
+    reach = finite_or_infinite(jnp.where(missing < 1, INFLATION * norm / (1 - missing), jnp.inf))
+    own = finite_or_infinite(error * jnp.square(reach))
+    grown = jnp.minimum(finite_or_infinite(1 + error / smallest), jnp.where(own < 1, 1 / (1 - own), jnp.inf))
+    root = jnp.maximum(jnp.sqrt(jnp.maximum(smallest - error, 0)), 1 / reach)
+    slack = (size + 12) * unit * jnp.sqrt(whole) / root
+    scale = INFLATION * jnp.sqrt(grown) * (1 + slack)
+    widest = jnp.minimum(1 / jnp.sqrt(smallest), reach / jnp.sqrt(jnp.where(own < 1, 1 - own, 0)))
+    return Factor(upper, finite_or_infinite(scale), INFLATION * finite_or_infinite(widest))
 
 
-def _row_norms(factor: _Factor, inputs: Array, like: Array) -> Float[Array, " n"]:
+def _row_norms(factor: Factor, inputs: Array, like: Array) -> Float[Array, " n"]:
     """Upper bounds of sup osc(x_iᵀv) over ‖v‖_Â <= 1: ‖x_i‖_{Â⁻¹}, or the two largest classes' norms added."""
     columns = like.size // like.shape[0]
 

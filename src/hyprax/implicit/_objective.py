@@ -116,7 +116,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, ImplicitState]:
         self._check(state)
-        hyper = _promoted(hyper, self.optimum.params0)
+        hyper = promoted(hyper, self.optimum.params0)
         tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point = minimum.point
@@ -184,7 +184,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Value, ImplicitState]:
         self._check(state)
-        hyper = _promoted(hyper, self.optimum.params0)
+        hyper = promoted(hyper, self.optimum.params0)
         tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point: Point = minimum.point
@@ -290,7 +290,7 @@ def _left(residual: PyTree, rhs: PyTree, preconditioner: Product | None) -> Floa
     return jnp.where(whole > 0, tree_norm(solve(residual)) / jnp.where(whole > 0, whole, 1), 0)
 
 
-def _promoted(hyper: PyTree, params: PyTree) -> PyTree:
+def promoted(hyper: PyTree, params: PyTree) -> PyTree:
     """The hyperparameters in the dtype of the weights, where theirs is narrower: an answer must hold its digits."""
     dtype = tree_dtype(params)
 

@@ -17,10 +17,11 @@ from .._stats import Accuracy
 from .._trees import tree_norm
 from ._checkpointed import Checkpointed
 from ._mode import RESULTS, AbstractMode, Outer, UnrollReport
+from ._noise import checked_probes, of_gradient, of_value
 from ._step import Program, check_program, unused
 from ._training import Training, check_scalar
 
-NOISE = NoNoise("the spread over validation examples was not computed", "validation examples")
+NOISE = NoNoise("the spread over validation examples was not asked for (noise=8)", "validation examples")
 
 
 class ChaosGauge(eqx.Module):
@@ -77,6 +78,10 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         where the batches are [`hyprax.Minibatches`][]; F is then noisy, and its mean over keys is what a search
         minimises. Without it, F is one deterministic function.
     - `gauge`: when to call a training chaotic, a [`hyprax.unroll.ChaosGauge`][].
+    - `noise`: k >= 1, for the spread of the hypergradient over validation examples by k random signs, at one more
+        evaluation each: with signs s_i = ±1 on the examples, the derivative of (1/m) Σ_i (s_i - s̄) f_i(w_T) has the
+        variance of the hypergradient as its mean square; k degrees of freedom. For an outer loss that is a mean over
+        the examples along the first axis of `outer_data`. Default 0: not computed.
 
     The certificate is that of the mode; `Hypergradient.stats` is an [`hyprax.unroll.UnrollStats`][]. The weights at the
     end stand in the returned state, and the metrics of the training in `report`. An `accuracy` is refused: a run of T
@@ -92,6 +97,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     mode: AbstractMode
     key: Array
     gauge: ChaosGauge
+    noise: int = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
@@ -106,6 +112,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         mode: AbstractMode | None = None,
         resample: bool = False,
         gauge: ChaosGauge | None = None,
+        noise: int = 0,
     ):
         if not isinstance(training, Training):
             raise ValueError(f"UnrolledObjective: training must be an hx.Training; got {described(training)}.")
@@ -123,6 +130,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         self.outer = Outer(outer_loss, jax.tree.map(jnp.asarray, outer_data))
         self.mode, self.key = mode, checked_key("UnrolledObjective", key)
         self.gauge = ChaosGauge() if gauge is None else gauge
+        self.noise = checked_probes(noise, self.outer.data)
 
     def init(self, hyper: PyTree) -> UnrolledState:
         plain = natural(hyper)
@@ -162,7 +170,14 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         result = report.result
         if bool(result == RESULTS.successful) and self.gauge.passed(report.stats.amplification):
             result = RESULTS.chaotic
-        answer = Hypergradient(value, grad, report.certificate, NOISE, result, report.stats)
+        noise = NOISE
+        if self.noise:
+
+            def derivative(signed: Outer) -> PyTree:
+                return pull(self.mode.value_and_grad(training, signed, plain, key, report.attempt)[1])[0]
+
+            noise = of_gradient(outer, plain, value, report.params, derivative, key, self.noise)
+        answer = Hypergradient(value, grad, report.certificate, noise, result, report.stats)
         return answer, self._after(state, report, state.evaluations + 1)
 
     def value(
@@ -172,7 +187,8 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         plain = natural(hyper)
         training, outer, key = self._drawn(plain, state)
         value, report = self.mode.value(training, outer, plain, key, int(state.attempt))
-        answer = Value(value, report.certificate, NOISE, report.result, report.stats)
+        noise = of_value(outer, plain, value, report.params) if self.noise else NOISE
+        answer = Value(value, report.certificate, noise, report.result, report.stats)
         return answer, self._after(state, report, state.evaluations)
 
     def params(self, state: UnrolledState) -> PyTree:

@@ -20,7 +20,7 @@ class FreeColumns(eqx.Module):
     - `columns`: their places, ascending.
     - `gauge`: for several classes a number κ_j > 0 a column. Their losses do not change when all classes of a free
         column move alike, so g gets ½ Σ_j κ_j C (mean_c W_jc)², which is 0 at the optimum, and makes it the one with
-        Σ_c W_jc = 0. Mean square of the column.
+        Σ_c W_jc = 0. Half the mean square of the column: as much curvature as the loss has at most.
     - `determined`: whether the data give the free weights one optimum: the columns are independent and, where a loss
         has no minimum of its own, do not separate the targets.
     """
@@ -78,7 +78,7 @@ def free_columns(
     block = _block(inputs, columns)
     gauge = None
     if isinstance(loss, SoftmaxLoss):
-        size = np.mean(np.square(block), axis=0)
+        size = loss.curvature * np.mean(np.square(block), axis=0)
         gauge = jnp.asarray(np.where(size > 0, size, 1.0), inputs.dtype)
     determined = _independent(block) and not _separates(loss, block, np.asarray(targets), outputs)
     return FreeColumns(jnp.asarray(columns, jnp.int32), gauge, jnp.asarray(determined))
