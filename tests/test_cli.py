@@ -21,6 +21,10 @@ RECIPE = """
 source = "sklearn"
 name = "iris"
 scale = "standard"
+intercept = false
+
+[split]
+criterion = "hold-out"
 
 [model]
 kind = "softmax"
@@ -36,6 +40,7 @@ start = "grid"
 
 [search]
 steps = 4
+learning_rate = 0.05
 """
 
 
@@ -79,6 +84,8 @@ def test_tune_show_report(recipe, tmp_path, capsys):
     status, text, err = call(capsys, "tune", recipe, "--out", out)
     assert status == 0, err
     assert "12 tuned" in text
+    assert "On 36 test rows, each fitted on all 114 others" in " ".join(text.split())
+    assert "held-out rows the loss of the model of 12 tuned penalties" in text
     assert "largest relative error" in text
     record = hx.runs.read(out)
     assert len(record.history) == 4

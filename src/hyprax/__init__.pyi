@@ -28,6 +28,7 @@ from ._objective import (
 )
 from ._result import RESULTS as RESULTS
 from ._stats import Accuracy as Accuracy
+from .cli._resume import resume as resume
 from .evidence import EvidenceObjective as EvidenceObjective
 from .implicit import ImplicitObjective as ImplicitObjective, Optimum as Optimum, families as families
 from .runs import Run as Run

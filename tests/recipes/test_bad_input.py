@@ -10,6 +10,7 @@ import pytest
 from hyprax import cli
 
 CSV = '[data]\nsource = "csv"\npath = "{}"\ntarget = "label"\n'
+REFUSE = 'missing = "refuse"\n'
 NPZ = '[data]\nsource = "npz"\npath = "{}.npz"\n'
 IRIS = '[data]\nsource = "sklearn"\nname = "iris"\n'
 SOFTMAX = '[model]\nkind = "softmax"\n'
@@ -35,13 +36,13 @@ CASES = {
     IRIS + SOFTMAX + "[serch]\n": f"R:6: serch: unknown key, did you mean search? there are {TABLES}",
     IRIS
     + SOFTMAX
-    + "[search]\nstep = 3\n": "R:7: search.step: unknown key, did you mean steps? there are optimizer, learning_rate, schedule, inner, adjoint, step_size, steps",
+    + "[search]\nstep = 3\n": "R:7: search.step: unknown key, did you mean steps? there are optimizer, learning_rate, schedule, inner, adjoint, step_size, steps, hold_back",
     IRIS
     + SOFTMAX
     + '[search]\noptimizer = "maid"\nlearning_rate = 0.1\n': 'R:8: search.learning_rate must be left out for optimizer = "maid": it is for "adam", "sgd", "momentum", "rmsprop"',
     IRIS
     + SOFTMAX
-    + '[search]\nschedule = "cubic"\n': 'R:7: search.schedule must be left out for optimizer = "adam": it is for "hoag"',
+    + '[search]\nschedule = "cubic"\n': 'R:7: search.schedule must be left out for optimizer = "auto": it is for "hoag"',
     IRIS
     + SOFTMAX
     + '[search]\noptimizer = "fixed"\ninner = 1e-3\n': 'R:6: search.adjoint must be given with optimizer = "fixed"',
@@ -50,7 +51,7 @@ CASES = {
     + '[objective]\ncertificate = "none"\n[search]\noptimizer = "maid"\n': 'R:9: search.optimizer must not be "maid" with certificate = "none": it goes by certificates',
     IRIS
     + "featuers = 3\n"
-    + SOFTMAX: "R:4: data.featuers: unknown key, there are scale, intercept, rows, corrupt, scale_targets, source, name",
+    + SOFTMAX: "R:4: data.featuers: unknown key, there are scale, intercept, rows, corrupt, scale_targets, expand, source, name",
     IRIS
     + SOFTMAX
     + PENALTY
@@ -79,8 +80,9 @@ CASES = {
     IRIS + SOFTMAX + PENALTY + 'start = "grdi"\n': 'R:7: hyper.penalty.start must be a number or "grid"; got "grdi"',
     IRIS
     + SOFTMAX
+    + '[objective]\nmethod = "soba"\n'
     + PENALTY
-    + 'start = "grid"\n': 'R:7: hyper.penalty.start must be a number without a table [baseline]; got "grid"',
+    + 'start = "grid"\n': 'R:9: hyper.penalty.start must be a number without a table [baseline]; got "grid"',
     IRIS
     + SOFTMAX
     + PENALTY
@@ -102,11 +104,11 @@ CASES = {
     + LOG
     + "lo = 0.1\nhi = 1\nstart = 3\n": "R:10: hyper.penalty.start must be between lo = 0.1 and hi = 1; got 3",
     IRIS + SOFTMAX + PENALTY + LOG + "lo = 0.1\nhi = inf\n": "R:9: hyper.penalty.hi must be a finite number; got inf",
-    IRIS + SOFTMAX + "[baseline]\nlo = 2\n": "R:7: baseline.lo must be below hi = 1; got 2",
+    IRIS + SOFTMAX + "[baseline]\nlo = 20\n": "R:7: baseline.lo must be below hi = 10; got 20",
     CSV.format("good.csv")
     + '[model]\nkind = "logistic"\n'
     + PENALTY
-    + 'shape = "class"\n': 'R:8: hyper.penalty.shape must be "global", "feature", "group" for kind = "logistic"; got "class"',
+    + 'shape = "class"\n': 'R:8: hyper.penalty.shape must be "global", "feature", "group", "column", "kind" for kind = "logistic"; got "class"',
     # Data
     CSV.format("gone.csv") + SOFTMAX: "R:3: data.path must be a file; there is no F/gone.csv",
     CSV.format("$HYPRAX_NOWHERE/a.csv")
@@ -126,8 +128,11 @@ CASES = {
     + SOFTMAX: "R:3: data.path must have one column of each name; F/twice.csv has 2 columns 'a'",
     CSV.format("only.csv") + SOFTMAX: "R:3: data.path must have a column besides the target; F/only.csv has none",
     CSV.format("nothing.csv") + SOFTMAX: "R:3: data.path must have rows under a header; F/nothing.csv has none",
-    CSV.format("nan.csv") + SOFTMAX: "R:3: data.path must hold finite numbers; got nan in column 'b' at F/nan.csv:3",
+    CSV.format("nan.csv")
+    + REFUSE
+    + SOFTMAX: "R:3: data.path must hold finite numbers; got nan in column 'b' at F/nan.csv:3",
     CSV.format("blank.csv")
+    + REFUSE
     + SOFTMAX: "R:3: data.path must hold finite numbers; got nothing in column 'b' at F/blank.csv:3",
     CSV.format("text.csv")
     + SOFTMAX: "R:3: data.path must hold finite numbers; got 'red' in column 'b' at F/text.csv:3 (data.features names the columns to use)",
@@ -149,6 +154,17 @@ CASES = {
     + SOFTMAX
     + "[split]\ntrain = 0.5\nvalidation = 0.499\ntest = 0.001\n": "R:9: split.test must be more of 150 rows: that part is empty; got 0.001",
     IRIS + SOFTMAX + "[split]\ntrain = 0.9\n": "R:6: split must be fractions with a sum of at most 1; got 1.4",
+    IRIS
+    + SOFTMAX
+    + '[hyper.weights]\n[split]\ncriterion = "folds"\n': 'R:8: split.criterion must be "hold-out" or "auto": folds are for linear models with method = "implicit", without [hyper.weights] and data.corrupt',
+    IRIS
+    + SOFTMAX
+    + '[search]\nhold_back = "path"\n': 'R:7: search.hold_back must be "auto" or "none" without split.criterion = "folds"',
+    IRIS + SOFTMAX + "[split]\nfolds = 200\n": "R:7: split.folds must be at most 114, the rows to fold; got 200",
+    IRIS
+    + SOFTMAX
+    + PENALTY
+    + 'shape = "kind"\n': 'R:7: hyper.penalty.shape must not be "kind" with data.expand = "none"',
     NPZ.format("good")
     + 'inputs = "Z"\n'
     + SOFTMAX: "R:4: data.inputs must name an array of F/good.npz, which has X, m, y; got 'Z'",
@@ -290,12 +306,12 @@ def test_bad_input_meets_one_line(text, folder, capsys):
         (["serch.steps=1"], f"--set: serch: unknown key, did you mean search? there are {TABLES}"),
         (["data.name.x=1"], "--set: data.name.x must not be below name, which is a value and no table"),
         (["data.rows=151"], "--set: data.rows must be at most 150, the rows there are; got 151"),
-        (["baseline.lo=2"], "--set: baseline.lo must be below hi = 1; got 2"),
+        (["baseline.lo=20"], "--set: baseline.lo must be below hi = 10; got 20"),
         (
             ["search.steps=2", "model.kind=logistic"],
             '--set: model.kind must be "softmax" for more than two classes; got "logistic" and 3 of them',
         ),
-        (["split.test=0.5"], "--set: split must be fractions with a sum of at most 1; got 1.25"),
+        (["split.test=0.8"], "--set: split must be fractions with a sum of at most 1; got 1.05"),
     ],
 )
 def test_bad_settings_are_told_from_a_bad_file(settings, line, tmp_path, capsys):

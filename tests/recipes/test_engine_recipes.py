@@ -20,7 +20,7 @@ from hyprax.recipes._models import network
 from thoroughness import slow
 
 IRIS = '[data]\nsource = "sklearn"\nname = "iris"\nscale = "standard"\n'
-DIABETES = '[data]\nsource = "sklearn"\nname = "diabetes"\nscale = "standard"\n'
+DIABETES = '[data]\nsource = "sklearn"\nname = "diabetes"\nscale = "standard"\nintercept = false\n'
 
 
 def job_of(tmp_path, text, *settings):
@@ -67,7 +67,10 @@ def test_counts_and_robust_regression_with_groups_of_features(model, loss, tmp_p
     y = rng.poisson(np.exp(X @ [0.5, -1, 0.3, 0]))
     np.savez(tmp_path / "counts.npz", X=X, y=y)
     table = '[hyper.penalty]\nshape = "group"\ngroups = [["x0", "x2..x3"]]\nstart = 0.2\n'
-    job = job_of(tmp_path, f'[data]\nsource = "npz"\npath = "counts.npz"\n[model]\n{model}\n{table}')
+    job = job_of(
+        tmp_path,
+        f'[data]\nsource = "npz"\npath = "counts.npz"\nintercept = false\n[split]\ncriterion = "hold-out"\n[model]\n{model}\n{table}',
+    )
     assert job.splits is not None
     hyper = {"penalty": hx.Positive(np.array([0.2, 0.9]))}
     (X, y), (V, z) = job.splits.train, job.splits.validation
@@ -82,7 +85,10 @@ def test_counts_and_robust_regression_with_groups_of_features(model, loss, tmp_p
 
 
 def test_cleaning_finds_wrong_labels_and_weights_are_those_of_the_family(tmp_path):
-    text = IRIS + 'corrupt = 0.2\n[model]\nkind = "softmax"\n[hyper.penalty]\nconstraint = "fixed"\nstart = 0.01\n'
+    text = (
+        IRIS
+        + 'corrupt = 0.2\nintercept = false\n[model]\nkind = "softmax"\n[hyper.penalty]\nconstraint = "fixed"\nstart = 0.01\n'
+    )
     job = job_of(
         tmp_path,
         text + "[hyper.weights]\n[objective]\ncertificate = 'free'\n[search]\nsteps = 20\nlearning_rate = 0.5\n",
@@ -121,7 +127,7 @@ def test_corruption_changes_training_labels_alone(tmp_path):
 def test_weights_of_groups_by_a_column(tmp_path):
     rows = [f"{i % 7},{i * i % 11},{'AB'[i % 2]},{i % 3}" for i in range(60)]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,source,label", *rows]) + "\n")
-    text = '[data]\nsource = "csv"\npath = "t.csv"\ntarget = "label"\ngroups = "source"\n[model]\nkind = "softmax"\n'
+    text = '[data]\nsource = "csv"\npath = "t.csv"\ntarget = "label"\ngroups = "source"\nintercept = false\n[model]\nkind = "softmax"\n'
     job = job_of(tmp_path, text + '[hyper.weights]\nshape = "group"\n')
     assert job.splits is not None
     assert job.splits.features == ("a", "b")
@@ -142,7 +148,7 @@ def test_weights_of_groups_by_a_column(tmp_path):
 )
 def test_solvers_by_name_give_the_same_hypergradient(settings, tmp_path):
     text = DIABETES + 'scale_targets = true\n[model]\nkind = "ridge"\n[hyper.penalty]\nshape = "feature"\nstart = 0.5\n'
-    text += '[objective]\ncertificate = "none"\n'
+    text += '[split]\ncriterion = "hold-out"\n[objective]\ncertificate = "none"\n'
     job, usual = job_of(tmp_path, text, *settings), job_of(tmp_path, text)
     found, expected = (hx.hypergradient(j.objective, j.hyper)[0] for j in (job, usual))
     np.testing.assert_allclose(found.grad["penalty"].raw, expected.grad["penalty"].raw, rtol=1e-4, atol=1e-9)

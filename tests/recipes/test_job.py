@@ -15,6 +15,7 @@ scale = "standard"
 intercept = true
 [split]
 seed = 3
+criterion = "hold-out"
 [model]
 kind = "{kind}"
 [hyper.penalty]
@@ -33,10 +34,14 @@ points = 6
 
 
 def fitted(kind: str, X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """The weights (d, C) that minimise the mean loss + strength/2 |w|^2, by a normal equation or by scipy."""
+    """The weights (d, C) that minimise the mean loss + strength/2 |w|^2, by a normal equation or by scipy.
+
+    The last column, an intercept, is not penalised.
+    """
     n, d = X.shape
+    strengths = np.where(np.arange(d) < d - 1, strength, 0.0)
     if kind == "ridge":
-        return np.linalg.solve(X.T @ X / n + strength * np.eye(d), X.T @ y / n)[:, None]
+        return np.linalg.solve(X.T @ X / n + np.diag(strengths), X.T @ y / n)[:, None]
     targets = np.eye(int(y.max()) + 1)[y.astype(int)] if kind == "softmax" else y[:, None].astype(float)
     shape = (d, targets.shape[1])
 
@@ -44,8 +49,8 @@ def fitted(kind: str, X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarr
         w = flat.reshape(shape)
         u = X @ w
         p = scipy.special.softmax(u, axis=1) if kind == "softmax" else scipy.special.expit(u)
-        grad = X.T @ (p - targets) / n + strength * w
-        return mean_loss(kind, u, y) + strength / 2 * np.sum(w**2), grad.ravel()
+        grad = X.T @ (p - targets) / n + strengths[:, None] * w
+        return mean_loss(kind, u, y) + np.sum(strengths[:, None] * w**2) / 2, grad.ravel()
 
     options = {"maxiter": 10_000, "gtol": 1e-10, "ftol": 1e-16}
     found = scipy.optimize.minimize(loss, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options=options)
@@ -98,3 +103,17 @@ def test_the_comparison_holds_against_models_fitted_by_other_means(kind, name, t
     assert tuned.evaluations == len(outcome.tuned.history)
     relative = outcome.tuned.column("certificate_bound") / outcome.tuned.column("gradient_norm")
     np.testing.assert_allclose(tuned.relative_bound, relative.max(), rtol=1e-12)
+
+    # Refitted on training and validation rows with the prior kept: a strength a row of the training part.
+    assert outcome.judgement is not None
+    both, known = np.concatenate([X, validation]), np.concatenate([y, targets])
+    losses = []
+    for model, strength in zip(outcome.judgement.models[1:], (best, float(found.value)), strict=True):
+        w = fitted(kind, both, known, strength * len(X) / len(both))
+        losses.append(np.array([mean_loss(kind, test[i : i + 1] @ w, labels[i : i + 1]) for i in range(len(test))]))
+        np.testing.assert_allclose(model.losses, losses[-1], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(model.score, score(kind, test @ w, labels), atol=1e-6)
+    gains = losses[0] - losses[1]
+    error = gains.std(ddof=1) / len(gains) ** 0.5
+    np.testing.assert_allclose(outcome.judgement.gain.value, gains.mean(), rtol=1e-3, atol=1e-8)
+    np.testing.assert_allclose(outcome.judgement.gain.standard_error, error, rtol=1e-3, atol=1e-8)

@@ -16,6 +16,7 @@ GOOD = """
 source = "sklearn"
 name = "iris"
 scale = "standard"
+intercept = false
 
 [model]
 kind = "softmax"
@@ -46,14 +47,45 @@ def refused(path: Path, *settings: str) -> str:
 def test_a_recipe_becomes_a_job(tmp_path):
     job = prepare(write(tmp_path, GOOD))
     assert job.splits is not None
-    assert isinstance(job.objective, hx.ImplicitObjective)
-    assert isinstance(job.objective.certifier, hx.implicit.LookAhead)
+    assert isinstance(job.objective, hx.CrossValidated)
+    assert len(job.objective.parts) == 5
     assert job.hyper is not None
     assert job.hyper["penalty"].value.shape == (4, 3)
     np.testing.assert_allclose(job.hyper["penalty"].value, 0.01)
     sizes = [len(part[1]) for part in (job.splits.train, job.splits.validation, job.splits.test)]
-    assert sizes == [75, 39, 36] or sum(sizes) == 150
+    assert sizes[1] == 0  # folds are made of all rows but those of the test part
+    assert sizes[0] + sizes[2] == 150
     np.testing.assert_allclose(job.splits.train[0].mean(axis=0), 0, atol=1e-12)
+
+
+def test_a_validation_part_that_is_asked_for_is_the_criterion(tmp_path):
+    for settings in (["split.validation=0.25"], ["split.criterion=hold-out"]):
+        job = prepare(write(tmp_path, GOOD), settings)
+        assert job.splits is not None
+        assert isinstance(job.objective, hx.ImplicitObjective)
+        assert isinstance(job.objective.certifier, hx.implicit.LookAhead)
+        sizes = [len(part[1]) for part in (job.splits.train, job.splits.validation, job.splits.test)]
+        assert sum(sizes) == 150
+        assert min(sizes) > 30
+        assert len(job.splits.fitted[1]) == sizes[0] + sizes[1]
+    # The test part is the same whatever judges the hyperparameters.
+    folded = prepare(write(tmp_path, GOOD)).splits
+    assert folded is not None
+    np.testing.assert_array_equal(folded.test[1], job.splits.test[1])
+
+
+def test_squares_and_products_are_columns_of_their_own(tmp_path):
+    job = prepare(write(tmp_path, GOOD), ["data.expand=products", "hyper.penalty.shape=kind"])
+    assert job.splits is not None
+    assert job.hyper is not None
+    X = job.splits.train[0]
+    assert X.shape[1] == 4 + 4 + 6 == len(job.splits.features)
+    assert job.splits.kinds == (0,) * 4 + (1,) * 4 + (2,) * 6
+    assert job.hyper["penalty"].value.shape == (3,)
+    assert job.splits.features[8] == "sepal length (cm)*sepal width (cm)"
+    product = X[:, 0] * X[:, 1]
+    np.testing.assert_allclose(X[:, 8], (product - product.mean()) / product.std(), atol=1e-12)
+    np.testing.assert_allclose(X.std(axis=0), 1)
 
 
 def test_settings_override_the_file(tmp_path):
@@ -104,8 +136,8 @@ def test_constraints_hold_the_bounds(tmp_path):
         ("data.intercepts=true", ["data.intercepts", "unknown key", "intercept"]),
         ("split.train=1.5", ["split.train must be", "got 1.5"]),
         ("split.train=0.8", ["split", "at most 1"]),
+        ("split.criterion=fold", ['split.criterion must be "auto", "folds" or "hold-out"']),
         ("split.test=0.001", ["split.test", "empty"]),
-        ("hyper.penalty.start=grid", ["grid", "baseline"]),
         ("hyper.penalty.lo=0.1", ["hyper.penalty", "lo"]),
         ("hyper.penalty.start=-1", ['hyper.penalty.start must be a number >= 1e-100 or "grid"']),
         ("model.function=a:b", ["model", "custom"]),
@@ -123,16 +155,19 @@ def test_bad_settings(tmp_path, setting, words):
 
 def test_errors_name_file_and_line(tmp_path):
     path = write(tmp_path, GOOD.replace("steps = 3", 'steps = "three"'))
-    assert refused(path).startswith(f'{path}:15: search.steps must be a whole number; got "three"')
+    assert refused(path).startswith(f'{path}:16: search.steps must be a whole number; got "three"')
     path = write(tmp_path, GOOD.replace("start = 0.01", "begin = 0.01"))
-    assert refused(path).startswith(f"{path}:12: hyper.penalty.begin: unknown key")
+    assert refused(path).startswith(f"{path}:13: hyper.penalty.begin: unknown key")
     path = write(tmp_path, GOOD + "[data\n")
-    assert refused(path).startswith(f"{path}:16: not TOML")
+    assert refused(path).startswith(f"{path}:17: not TOML")
     assert "no such file" in refused(tmp_path / "missing.toml")
     assert "model must be given" in refused(write(tmp_path, '[data]\nsource = "sklearn"\nname = "iris"\n'))
 
 
 CSV = "a,b,label\n" + "".join(f"{i % 7},{i % 3}.5,{'yes' if i % 2 else 'no'}\n" for i in range(40))
+
+
+REFUSE = 'missing = "refuse"'
 
 
 def csv_recipe(folder: Path, table: str, extra: str = "", kind: str = "softmax") -> Path:
@@ -147,7 +182,7 @@ def test_csv_is_loaded(tmp_path):
     splits = prepare(csv_recipe(tmp_path, CSV)).splits
     assert splits is not None
     assert splits.classes == ("no", "yes")
-    assert splits.features == ("a", "b")
+    assert splits.features == ("a", "b", "intercept")
     splits = prepare(csv_recipe(tmp_path, CSV, 'features = ["b"]\nintercept = true')).splits
     assert splits is not None
     assert splits.features == ("b", "intercept")
@@ -159,8 +194,8 @@ def test_csv_is_loaded(tmp_path):
     [
         (CSV.replace("label", "lable"), "", ["got 'label'", "a, b, lable", "data.target"]),
         (CSV, 'features = ["a", "z"]', ["got 'z'", "data.features"]),
-        (CSV.replace("\n3,", "\n,", 1), "", ["table.csv:5", "got nothing in column 'a'", "finite numbers"]),
-        (CSV.replace("\n3,", "\nnan,", 1), "", ["table.csv:5", "got nan in column 'a'", "finite numbers"]),
+        (CSV.replace("\n3,", "\n,", 1), REFUSE, ["table.csv:5", "got nothing in column 'a'", "finite numbers"]),
+        (CSV.replace("\n3,", "\nnan,", 1), REFUSE, ["table.csv:5", "got nan in column 'a'", "finite numbers"]),
         (CSV.replace("\n3,", "\ninf,", 1), "", ["table.csv:5", "got inf in column 'a'"]),
         (CSV.replace("\n3,", "\nthree,", 1), "", ["table.csv:5", "'three'", "numbers"]),
         (CSV.replace("\n3,", "\n3,9,", 1), "", ["table.csv:5 has 4"]),
@@ -182,7 +217,8 @@ def test_a_class_missing_from_training_is_refused(tmp_path):
     path = csv_recipe(tmp_path, table)
     assert "three rows at least of each class, to be split; got 1 of class rare" in refused(path, "split.train=0.3")
     path = csv_recipe(tmp_path, table + "1,1,rare\n" * 2)
-    assert "got none of class rare, in 3 of 43 rows" in refused(path, "split.train=0.1")
+    held_out = ("split.train=0.1", "split.criterion=hold-out")
+    assert "got none of class rare, in 3 of 43 rows" in refused(path, *held_out)
 
 
 def test_targets_must_fit_the_model(tmp_path):

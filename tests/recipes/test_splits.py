@@ -36,7 +36,7 @@ def test_parts_are_disjoint_and_proportional(tmp_path_factory, seed, classes, tr
         np.testing.assert_array_equal(x, inputs[x[:, 0].astype(int)])
         np.testing.assert_array_equal(y, targets[x[:, 0].astype(int)])
         for label in range(classes):
-            assert abs(np.sum(y == label) - getattr(split, name) * np.sum(targets == label)) <= 1 + 1e-9
+            assert abs(np.sum(y == label) - split.fractions[name] * np.sum(targets == label)) <= 1 + 1e-9
 
 
 def test_fractions_below_one_leave_rows_out_and_a_seed_decides_all(tmp_path):

@@ -12,12 +12,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+TABLES = re.compile(r"\.(csv|tsv|tab|txt)(\.gz)?$", re.IGNORECASE)
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 app = typer.Typer(
@@ -46,29 +47,130 @@ def _options(
     pass
 
 
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe; may be repeated.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")]
+Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep compiled programs for the next run.")]
+Target = Annotated[str | None, typer.Option(help="Of a table: the column to predict.")]
+
+
 @app.command()
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="A TOML file: data, model, what to tune, how.")],
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe; may be repeated.")
-    ] = None,
+    recipe: Annotated[Path, typer.Argument(help="A TOML file: data, model, what to tune, how; or a table (CSV).")],
+    setting: Settings = None,
+    target: Target = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")] = False,
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep compiled programs for the next run.")] = True,
+    quiet: Quiet = False,
+    cache: Cache = True,
 ) -> None:
-    """Tune the hyperparameters that a recipe lists, record the run, and write its report."""
+    """Tune the hyperparameters that a recipe lists, record the run, write its report, and save the model."""
+    folder = Path("runs") / recipe.name.split(".")[0] if out is None else out
+    settings = setting or []
+    words = [str(recipe), *([] if target is None else [f"--target={target}"]), *(f"--set={text}" for text in settings)]
+    again = ["hyprax", "tune", *words, f"--out={folder}", "--resume"]
+
+    def made(say: Callable[[str], None]) -> Any:
+        from .. import recipes
+        from ..runs import Run
+
+        job = _prepared(recipe, target, settings)
+        run = Run(folder, config=job.config, about=job.about, resume=resume)
+        for note in () if job.splits is None else job.splits.notes:
+            say(note)
+        return recipes.carry_out(job, run, progress=not quiet, say=say)
+
+    _watched(made, folder, again, quiet=quiet, cache=cache)
+
+
+@app.command("resume")
+def resume_run(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that was interrupted, or may make more steps.")],
+    setting: Settings = None,
+    quiet: Quiet = False,
+    cache: Cache = True,
+) -> None:
+    """Go on with the run of a recipe, from its own record, to the bits of one that was never interrupted."""
+
+    def made(say: Callable[[str], None]) -> Any:
+        from ._resume import resume
+
+        return resume(folder, setting or [], progress=not quiet, say=say)
+
+    again = ["hyprax", "resume", str(folder), *(f"--set={text}" for text in setting or [])]
+    _watched(made, folder, again, quiet=quiet, cache=cache)
+
+
+@app.command()
+def init(
+    table: Annotated[Path, typer.Argument(help="A table (CSV, any dialect and encoding, gzipped or not).")],
+    target: Target = None,
+    out: Annotated[Path | None, typer.Option(help="The recipe; default NAME.toml beside the table.")] = None,
+) -> None:
+    """Look at a table, and write a recipe for it: what each column was taken for, as keys to change."""
+    from ..recipes._guess import recipe_for
+
+    path = table.with_name(f"{table.name.split('.')[0]}.toml") if out is None else out
+    if path.exists():
+        _say(f"{path}: must be a new file; it is there already (--out names another)", err=True)
+        raise typer.Exit(BAD_INPUT)
+    source = os.path.relpath(table, path.parent)
+    path.write_text(recipe_for(table, target, source), encoding="utf-8")
+    _say(f"{path}: look at it, then: {shlex.join(['hyprax', 'tune', str(path)])}")
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run of a linear model.")],
+    table: Annotated[Path, typer.Argument(help="A table with the columns that the model was trained on.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default the terminal.")] = None,
+) -> None:
+    """Predict the rows of a table by the model of a run: a CSV of predictions, and of probabilities for classes."""
+    import csv
+    import io
+
+    from ..recipes import load
+
+    model = load(folder)
+    found, chances = model.predict(table), model.predict_proba(table) if model.classes else None
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([model.target, *(f"P({name})" for name in model.classes)])
+    for row, value in enumerate(found.tolist()):
+        writer.writerow([value, *([] if chances is None else [f"{x:.6g}" for x in chances[row]])])
+    if out is None:
+        typer.echo("\n".join(map(_plain, stream.getvalue().splitlines())))
+    else:
+        out.write_text(stream.getvalue(), encoding="utf-8")
+        _say(f"{out}: {len(found)} predictions")
+
+
+def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
+    """The job of a recipe, or of a table by itself."""
+    from ..recipes import RecipeError, prepare
+    from ..recipes._build import prepare_text
+    from ..recipes._guess import recipe_for
+
+    if recipe.suffix == ".toml" or (target is None and not TABLES.search(recipe.name)):
+        if target is not None:
+            raise RecipeError("must be left out for a recipe, which names it (data.target)", key="--target")
+        return prepare(recipe, settings)
+    return prepare_text(recipe_for(recipe, target), recipe, settings)
+
+
+def _watched(
+    made: Callable[[Callable[[str], None]], Any], folder: Path, again: Sequence[str], *, quiet: bool, cache: bool
+) -> None:
+    """Carry a job out; a signal ends it between two steps, and a line says how to go on."""
     from .._interrupt import Terminated, terminate
 
     main = threading.current_thread() is threading.main_thread()
     usual = signal.signal(signal.SIGTERM, terminate) if main else None
-    folder = Path("runs") / recipe.stem if out is None else out
-    settings = setting or []
     try:
-        _tune(recipe, settings, folder, resume=resume, quiet=quiet, cache=cache)
+        _carried_out(made, folder, quiet=quiet, cache=cache)
     except KeyboardInterrupt as caught:
         asked = isinstance(caught, Terminated)
-        again = ["hyprax", "tune", str(recipe), *(f"--set={text}" for text in settings), f"--out={folder}", "--resume"]
         _say(f"{'terminated' if asked else 'interrupted'}; to go on: {shlex.join(again)}", err=True)
         raise typer.Exit(TERMINATED if asked else INTERRUPTED) from None
     finally:
@@ -76,7 +178,7 @@ def tune(
             signal.signal(signal.SIGTERM, usual)
 
 
-def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, quiet: bool, cache: bool) -> None:
+def _carried_out(made: Callable[[Callable[[str], None]], Any], folder: Path, *, quiet: bool, cache: bool) -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)  # certificates of kind `certified` need float64
@@ -85,24 +187,26 @@ def _tune(recipe: Path, settings: Sequence[str], folder: Path, *, resume: bool, 
         jax.config.update("jax_compilation_cache_dir", str(_cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from .. import recipes, report
+    from .. import report
     from .._result import result_name
-    from ..runs import Run
+    from ..recipes._outcome import table_header, table_rows
 
-    job = recipes.prepare(recipe, settings)
-    run = Run(folder, config=job.config, resume=resume)
     say = (lambda _: None) if quiet else (lambda text: _console(stderr=True).print(_plain(text)))
     with _warnings_in_one_line():
-        outcome = recipes.carry_out(job, run, progress=not quiet, say=say)
+        outcome = made(say)
     page = report.write(folder)
     name, tuned = result_name(outcome.tuned.result), outcome.tuned
-    ending = f"{name}: {tuned.message}".rstrip(": ")
+    ending = f"{name}: {outcome.message}".rstrip(": ")
     if not quiet:
-        header = recipes.table_header(outcome)
-        _print_comparison([dict(zip(header, row, strict=True)) for row in recipes.table_rows(outcome)])
+        if outcome.judgement is not None:
+            _print_judgement(outcome.judgement.table, outcome.judgement.gain.meaning(), outcome.judgement.warnings)
+        header = table_header(outcome)
+        _print_comparison([dict(zip(header, row, strict=True)) for row in table_rows(outcome)])
         for table in outcome.tables:
             _print_rows(table)
         _say(f"report: {page}")
+        if outcome.judgement is not None:
+            _say(f"model: {shlex.join(['hyprax', 'predict', str(folder), 'NEW.csv'])}")
     if math.isinf(tuned.best_value):
         _say(f"{folder}: no step was as accurate as asked, so nothing was found. {ending}", err=True)
         raise typer.Exit(FAILED)
@@ -154,6 +258,8 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -
     for table in record.summary.get("tables", []):
         if table["title"] == "Comparison":
             _print_comparison(table["rows"])
+        elif "gain" in record.summary and table is record.summary["tables"][0]:
+            _print_judgement(table, record.summary["gain"], record.summary.get("warnings", []))
         else:
             _print_rows(table)
     if "message" in record.summary:
@@ -200,6 +306,13 @@ def _print_comparison(contestants: list[dict[str, str]]) -> None:
         name, *measures = contestants[0]
         rows = [(measure, *(contestant[measure] for contestant in contestants)) for measure in measures]
         _print_table("", (name, *(contestant[name] for contestant in contestants)), rows)
+
+
+def _print_judgement(table: dict[str, Any], gain: str, warned: Sequence[str]) -> None:
+    """The models on the test rows, what tuning gained there, and what to know before trusting it."""
+    _print_rows(table)
+    for text in (gain, *warned):
+        _say(text)
 
 
 def _print_rows(table: dict[str, Any]) -> None:

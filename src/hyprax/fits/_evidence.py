@@ -252,7 +252,11 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
     kept = state.kept
     if math.isfinite(float(kept.value)):
         hyper, state = kept.hyper, eqx.tree_at(lambda s: s.params, state, kept.params)
-    value, after = objective.final(hyper, state)
+        value, after = objective.final(hyper, state)
+    elif tuned.final is not None:  # of these hyperparameters and weights already
+        value, after = tuned.final, state
+    else:
+        value, after = objective.final(hyper, state)
     result, numbers = value.result, scalars(value.stats)
     if bool(succeeded(result)):
         moving = _gradient_nats(objective, last, size)

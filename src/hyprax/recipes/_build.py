@@ -1,8 +1,9 @@
 """From a recipe to a job: the table [model] and the method say which file builds it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ..runs import Run, RunError, read
 from ..search._search import check_fits
 from ._data import Splits, load_splits
 from ._engine_tables import LINEAR
@@ -10,8 +11,9 @@ from ._errors import RecipeError, Source, as_error
 from ._evidenced import evidenced
 from ._job import Job
 from ._linear import linear
+from ._outcome import Outcome, carry_out
 from ._own import custom, loss
-from ._read import read_recipe
+from ._read import parse_recipe, read_recipe
 from ._schema import Recipe
 from ._unrolled import unrolled, unrolled_loss
 
@@ -21,11 +23,42 @@ def prepare(path: Path, settings: Iterable[str] = ()) -> Job:
 
     **Raises:** `RecipeError`, with file, line and key.
     """
-    recipe, source = read_recipe(path, settings)
+    return _made(*read_recipe(path, settings))
+
+
+def prepare_text(text: str, path: Path, settings: Iterable[str] = ()) -> Job:
+    """The same of a recipe's text; `path` is what it stands for, beside which its data are found.
+
+    **Raises:** `RecipeError`.
+    """
+    return _made(*parse_recipe(text, path, settings))
+
+
+def resume(folder: str | Path, settings: Iterable[str], *, progress: bool, say: Callable[[str], None]) -> Outcome:
+    """What `hyprax.resume` says."""
+    about = read(folder).about.get("recipe")
+    if not (isinstance(about, dict) and isinstance(about.get("text"), str) and isinstance(about.get("path"), str)):
+        raise RunError(
+            f"{folder}: must hold the run of a recipe; it holds another. Go on with it where it was begun: call "
+            "hx.tune again, with run=hx.Run(folder)."
+        )
+    job = prepare_text(about["text"], Path(about["path"]), [*map(str, about.get("settings", [])), *settings])
+    run = Run(folder, config=job.config, about=job.about, resume=True)
+    return carry_out(job, run, progress=progress, say=say)
+
+
+def _made(recipe: Recipe, source: Source) -> Job:
     try:
         splits = None
         if recipe.data is not None:
-            splits = load_splits(recipe.data, recipe.split, source.path.parent, classify=recipe.model.classifies)
+            splits = load_splits(
+                recipe.data,
+                recipe.split,
+                source.path.parent,
+                classify=recipe.model.classifies,
+                folds=recipe.folds,
+                intercept=recipe.model.kind in LINEAR and recipe.method == "implicit",
+            )
         job = _build(source, recipe, splits)
         try:
             check_fits(job.search, job.objective)

@@ -1,13 +1,16 @@
 """Data for a recipe: loaded, checked, split, scaled."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ._columns import Column
 from ._data_tables import DataSource, Split
 from ._errors import RecipeError
-from ._sources import load
+from ._preparation import Preparation, Scaling, expanded, pairs_of, scaling
+from ._sources import MOST_ENTRIES, load
 
 PARTS = ("train", "validation", "test")
 
@@ -22,6 +25,13 @@ class Splits:
     - `rows`: where each training row stands in the data, from 0.
     - `corrupted`: which training rows were given a wrong class.
     - `groups`: the group of each training row, numbered from 0 as in `group_names`; `None` without `data.groups`.
+    - `intercept`: whether the last column is one of ones.
+    - `blocks`: the number of the column of the table that each feature comes from; squares and products have their own.
+    - `kinds`: of each feature 0 for a column itself, 1 for a square, 2 for a product.
+    - `prepare`: from inputs as they are read to these columns; `read`: the names of those inputs; `units`: how targets
+        were scaled.
+    - `columns`, `notes`: of a table, what its columns were taken for, and that in words.
+    - `folded`: training and validation rows are one part, `train`, of which folds are made.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -34,6 +44,22 @@ class Splits:
     corrupted: np.ndarray
     groups: np.ndarray | None = None
     group_names: tuple[str, ...] = ()
+    intercept: bool = False
+    blocks: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
+    folded: bool = False
+    prepare: Preparation | None = None
+    read: tuple[str, ...] = ()
+    units: Scaling | None = None
+    columns: tuple[Column, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fitted(self) -> tuple[np.ndarray, np.ndarray]:
+        """All rows but those of the test part: what a model is fitted on in the end."""
+        pairs = (self.train,) if self.folded else (self.train, self.validation)
+        inputs, targets = zip(*pairs, strict=True)
+        return np.concatenate(inputs), np.concatenate(targets)
 
 
 def check_batch_size(asked: int | None, rows: int, key: str) -> None:
@@ -45,13 +71,25 @@ def check_batch_size(asked: int | None, rows: int, key: str) -> None:
         raise RecipeError(f"must be at most {rows}, the rows of the training part; got {asked}", key=key)
 
 
-def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool) -> Splits:
+def load_splits(
+    data: DataSource,
+    split: Split,
+    folder: Path,
+    *,
+    classify: bool,
+    folds: Callable[[int, int], bool] = lambda rows, columns: False,
+    intercept: bool = False,
+) -> Splits:
     """Load what a recipe names, refuse what cannot be used, split it and scale it by its training part.
+
+    `folds(rows, columns)` says whether training and validation part are one, for so many of both; `intercept`, whether
+    inputs that are no images get a column of ones where the table does not say.
 
     **Raises:** `RecipeError`.
     """
-    inputs, targets, features, image_shape, groups = load(data, folder)
-    _check_numbers(inputs, features)
+    loaded = load(data, folder)
+    inputs, targets, features, image_shape, groups = loaded[:5]
+    _check_numbers(inputs, features, missing=bool(loaded.columns))
     if len(inputs) != len(targets):
         raise RecipeError(f"must have a target for each input; got {len(inputs)} and {len(targets)}", key="data")
     random = np.random.default_rng(split.seed)
@@ -63,14 +101,24 @@ def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool)
         inputs, targets = inputs[rows], targets[rows]
     targets, classes = _labels(targets) if classify else (_numbers(targets), ())
     parts = _indices(targets, split, random, classify=classify)
+    known = len(parts["train"]) + len(parts["validation"])
+    if folded := folds(known, inputs.shape[1]):
+        if split.folds > known:
+            raise RecipeError(f"must be at most {known}, the rows to fold; got {split.folds}", key="split.folds")
+        parts["train"] = np.concatenate([parts["train"], parts["validation"]])
+        parts["validation"] = parts["validation"][:0]
+    units = None
     if classify:
-        _check_classes(targets, classes, parts["train"])
+        _check_classes(targets, classes, parts["train"], least=2 if folded else 1)
     elif data.scale_targets:
-        targets = _scale(targets[:, None], parts["train"], "standard")[:, 0]
-    scaled = _scale(inputs, parts["train"], data.scale)
-    if data.intercept:
-        scaled = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
-        features, image_shape = (*features, "intercept"), None
+        units = scaling(targets[parts["train"]][:, None], "standard")
+        targets = units(targets[:, None])[:, 0]
+    ones = intercept and image_shape is None if data.intercept is None else data.intercept
+    read = features
+    prepare, features, kinds = _prepared(data, inputs, features, parts["train"], intercept=ones)
+    scaled = prepare(inputs)
+    if scaled.shape[1] != inputs.shape[1]:
+        image_shape = None
     pieces = {name: (scaled[part], targets[part]) for name, part in parts.items()}
     corrupted = np.zeros(len(parts["train"]), bool)
     if data.corrupt:
@@ -89,7 +137,43 @@ def load_splits(data: DataSource, split: Split, folder: Path, *, classify: bool)
         corrupted=corrupted,
         groups=numbers,
         group_names=names,
+        intercept=ones,
+        blocks=_blocks(loaded.columns, len(features)),
+        kinds=tuple(kinds),
+        folded=folded,
+        prepare=prepare,
+        read=read,
+        units=units,
+        columns=loaded.columns,
+        notes=loaded.notes,
     )
+
+
+def _prepared(
+    data: DataSource, inputs: np.ndarray, features: tuple[str, ...], train: np.ndarray, *, intercept: bool
+) -> tuple[Preparation, tuple[str, ...], list[int]]:
+    """How inputs become columns, the names of the columns, and their kinds."""
+    count = inputs.shape[1]
+    first, second, kinds = scaling(inputs[train], data.scale), None, [0] * count
+    if data.expand != "none":
+        pairs = pairs_of(count, data.expand)
+        if (size := len(inputs) * (2 * count + len(pairs))) > MOST_ENTRIES:
+            raise RecipeError(f"must give at most {MOST_ENTRIES} entries; got {size}", key="data.expand")
+        both = expanded(first(inputs), data.expand)
+        if not np.all(np.isfinite(both)):
+            raise RecipeError('must be "none" for columns so large: products overflow (data.scale)', key="data.expand")
+        second = scaling(both[train], data.scale)
+        products = [f"{features[i]}*{features[j]}" for i, j in pairs]
+        features = (*features, *(f"{name}^2" for name in features), *products)
+        kinds += [1] * count + [2] * len(pairs)
+    if intercept:
+        features, kinds = (*features, "intercept"), [*kinds, 0]
+    return Preparation(first, data.expand, second, intercept), features, kinds
+
+
+def _blocks(columns: Sequence[Column], count: int) -> tuple[int, ...]:
+    found = [number for number, column in enumerate(columns) for _ in column.features]
+    return (*found, *range(len(columns), len(columns) + count - len(found)))
 
 
 def _corrupted(
@@ -103,10 +187,10 @@ def _corrupted(
     return wrong, wrong != labels
 
 
-def _check_numbers(inputs: np.ndarray, features: tuple[str, ...]) -> None:
+def _check_numbers(inputs: np.ndarray, features: tuple[str, ...], *, missing: bool) -> None:
     if not inputs.size:
         raise RecipeError("must have a row and a column at least; got none", key="data")
-    bad = ~np.isfinite(inputs)
+    bad = np.isinf(inputs) if missing else ~np.isfinite(inputs)
     if np.any(bad):
         row, column = np.argwhere(bad)[0]
         more = f" (and {bad.sum() - 1} more entries like it)" if bad.sum() > 1 else ""
@@ -140,9 +224,9 @@ def _numbers(targets: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _check_classes(targets: np.ndarray, classes: tuple[str, ...], train: np.ndarray) -> None:
+def _check_classes(targets: np.ndarray, classes: tuple[str, ...], train: np.ndarray, *, least: int) -> None:
     counts, trained = (np.bincount(labels, minlength=len(classes)) for labels in (targets, targets[train]))
-    if np.all(trained):
+    if np.all(trained >= least):
         return
     lost = int(np.argmin(trained))
     if counts[lost] < 3:  # no split can have it in every part
@@ -171,33 +255,14 @@ def _indices(
     for group in groups:
         order, first = random.permutation(group), 0.0
         for name in PARTS:
-            last = first + getattr(split, name)
+            last = first + split.fractions[name]
             found[name].append(order[round(first * len(group)) : round(last * len(group))])
             first = last
     parts = {name: random.permutation(np.concatenate(rows)) for name, rows in found.items()}
     for name, rows in parts.items():
-        if not len(rows) and getattr(split, name) > 0:  # the evidence needs no validation part
+        if not len(rows) and split.fractions[name] > 0:  # the evidence needs no validation part
             raise RecipeError(
-                f"must be more of {len(targets)} rows: that part is empty; got {getattr(split, name):g}",
+                f"must be more of {len(targets)} rows: that part is empty; got {split.fractions[name]:g}",
                 key=f"split.{name}",
             )
     return parts
-
-
-def _scale(inputs: np.ndarray, train: np.ndarray, scale: str) -> np.ndarray:
-    """Columns scaled by their training rows, whatever their size; constant ones are moved alone.
-
-    Not the scalers of scikit-learn: their variances overflow from 1e154 on, and a range below 2e-15 counts as none.
-    """
-    if scale == "unit":
-        return inputs / (np.max(np.abs(inputs[train])) or 1.0)
-    if scale == "none":
-        return inputs
-    size = np.frexp(np.max(np.abs(inputs[train]), axis=0))[1]
-    with np.errstate(over="ignore"):
-        inputs = np.ldexp(inputs, -size)  # exact: a power of two for each column
-    known = inputs[train]
-    low, high = known.min(axis=0), known.max(axis=0)
-    middle, spread = (low, high - low) if scale == "minmax" else (known.mean(axis=0), known.std(axis=0))
-    constant = low == high
-    return (inputs - np.where(constant, low, middle)) / np.where(constant, 1.0, spread)

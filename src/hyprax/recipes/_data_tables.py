@@ -21,13 +21,20 @@ class _Data(Table):
         description="by the training part: standard, each column to mean 0 and deviation 1; minmax, each column to "
         "[0, 1]; unit, all divided by the largest entry",
     )
-    intercept: bool = Field(default=False, description="add a column of ones, penalised like any feature")
+    intercept: bool | None = Field(
+        default=None,
+        description="add a column of ones, which linear models do not penalise; left out, for these, but for images",
+    )
     rows: Count | None = Field(default=None, description="use so many rows, drawn at random")
     corrupt: float = Field(
         default=0.0, ge=0, lt=1, description="give so large a part of the training rows a wrong class, drawn at random"
     )
     scale_targets: bool = Field(
         default=False, description="of numbers: to mean 0 and deviation 1, by the training part"
+    )
+    expand: Literal["none", "squares", "products"] = Field(
+        default="none",
+        description="add the squares of the scaled columns, or these and their pairwise products, scaled alike",
     )
 
 
@@ -39,7 +46,7 @@ class SklearnData(_Data):
 
 
 class CsvData(_Data):
-    """A table with a header line; numbers everywhere but in the target."""
+    """A table with a header line: numbers, categories, dates; of any dialect and encoding, gzipped or not."""
 
     source: Literal["csv"]
     path: str
@@ -48,6 +55,18 @@ class CsvData(_Data):
         default=None, description="the columns to predict from; default all others"
     )
     groups: str | None = Field(default=None, description="the column that says which group a row belongs to")
+    drop: list[str] | None = Field(default=None, description="columns to leave out")
+    kinds: dict[str, Literal["number", "category", "date", "drop"]] | None = Field(
+        default=None, description="what columns are; left out, what they look like"
+    )
+    missing: Literal["impute", "refuse"] = Field(
+        default="impute", description="impute: the mean of the training part, and an indicator"
+    )
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        default=None, description="between columns; left out, what cuts the first lines evenly"
+    )
+    decimal: Literal[".", ","] | None = Field(default=None, description="of numbers; left out, as they are written")
+    encoding: str | None = Field(default=None, description="left out: UTF-8, else Windows-1252")
 
 
 class NpzData(_Data):
@@ -91,14 +110,28 @@ DataSource = Annotated[
 class Split(Table):
     """Fractions of the rows, drawn at random; classes in proportion."""
 
-    train: float = Field(default=0.5, gt=0, lt=1)
+    train: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="left out, what the others leave"
+    )
     validation: float = Field(default=0.25, ge=0, lt=1, description="0 with the evidence alone")
     test: float = Field(default=0.25, gt=0, lt=1)
+    criterion: Literal["auto", "folds", "hold-out"] = Field(
+        default="auto",
+        description="what hyperparameters of linear models are tuned for: the loss on the validation part, or on folds "
+        "of the training and validation rows together",
+    )
+    folds: Annotated[int, Field(ge=2, le=1000)] = 5
     seed: Seed = 0
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Of the three parts, by name."""
+        train = 1 - self.validation - self.test if self.train is None else self.train
+        return {"train": train, "validation": self.validation, "test": self.test}
 
     @model_validator(mode="after")
     def _at_most_everything(self) -> "Split":
-        total = self.train + self.validation + self.test
-        if total > 1 + 1e-9:
+        total = (self.train or 0.0) + self.validation + self.test
+        if total > 1 + 1e-9 or (self.train is None and total > 1 - 1e-9):
             raise ValueError(f"must be fractions with a sum of at most 1; got {total:g}")
         return self

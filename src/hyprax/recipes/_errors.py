@@ -42,6 +42,8 @@ class Source:
     path: Path
     text: str
     settings: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    """The settings as they were given, `key=value`."""
 
     def located(self, error: RecipeError) -> RecipeError:
         """The same error with the place of its key; one that names a file already is left alone."""

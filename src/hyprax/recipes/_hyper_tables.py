@@ -74,8 +74,10 @@ class Penalty(Leaf):
 
     place = "hyper.penalty"
 
-    shape: Literal["global", "class", "feature", "weight", "group", "layer"] = Field(
-        default="global", description="what each strength acts on"
+    shape: Literal["global", "class", "feature", "weight", "group", "column", "kind", "layer"] = Field(
+        default="global",
+        description="what each strength acts on; column: one of a table, with all its categories; kind: columns, "
+        "squares and products of data.expand",
     )
     groups: (
         Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -86,8 +88,9 @@ class Penalty(Leaf):
         description='of shape "group": lists of features by name, "a..c" for those from a to c, the rest being one '
         "more group; or the number of the group of each feature",
     )
-    start: Strength | Literal["grid"] = Field(
-        default=1e-3, description='a strength, or "grid" for the best single one of the baseline'
+    start: Strength | Literal["grid"] | None = Field(
+        default=None,
+        description='a strength, or "grid" for the best single one; left out, that where there is a grid',
     )
 
     @model_validator(mode="after")

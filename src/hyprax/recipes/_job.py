@@ -9,7 +9,7 @@ import optax
 from jaxtyping import PyTree
 
 from .._objective import AbstractObjective
-from ..search import HOAG, MAID, AbstractSearch, FixedTolerance, Optax, Stopping
+from ..search import HOAG, LBFGS, MAID, AbstractSearch, FixedTolerance, Foldable, Optax, Stopping
 from ._data import Splits
 from ._errors import Source
 from ._hyper_tables import Penalty
@@ -33,6 +33,12 @@ class Job:
     - `predict`: `(params, inputs)` to what the model says of examples; `None` where that is not known.
     - `with_penalty`: the hyperparameters with every penalty at one strength, spread and held as a table says; of linear
         models.
+    - `problem`: the training problem on all rows but those of the test part, where folds of it are the criterion.
+    - `held_back`: whether a prior holds the penalties together, its strength chosen on nested folds.
+    - `refit`: hyperparameters to the fit on all rows but those of the test part, the prior kept; of linear models.
+    - `penalties`: hyperparameters to the penalty of each weight; of linear models.
+    - `losses`: `(outputs, targets)` to the loss of each row, and `constant`: targets to the best constant output; of
+        linear models.
     """
 
     source: Source
@@ -42,12 +48,28 @@ class Job:
     hyper: PyTree | None
     predict: Callable[[PyTree, np.ndarray], np.ndarray] | None = None
     with_penalty: Callable[[float, Penalty], PyTree] | None = None
+    problem: Foldable | None = None
+    held_back: bool = False
+    refit: Callable[[PyTree], Any] | None = None
+    penalties: Callable[[PyTree], np.ndarray] | None = None
+    losses: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    constant: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer of the search, resolved."""
+        asked = self.recipe.search
+        if asked.optimizer != "auto":
+            return asked.optimizer
+        return "adam" if self.objective.noisy or "learning_rate" in asked.model_fields_set else "lbfgs"
 
     @property
     def search(self) -> AbstractSearch:
         """How the hyperparameters move."""
         asked = self.recipe.search
-        match asked.optimizer:
+        match self.optimizer:
+            case "lbfgs":
+                return LBFGS()
             case "maid":
                 return MAID()
             case "hoag":
@@ -70,16 +92,27 @@ class Job:
         config = self.recipe.model_dump(mode="json")
         config["search"].pop("steps")
         config.pop("stop")
+        config["search"]["optimizer"] = self.optimizer
+        config["search"]["hold_back"] = "path" if self.held_back else "none"
         config["objective"]["method"] = self.recipe.method
+        config["split"] |= self.recipe.split.fractions | {"criterion": "folds" if self.problem else "hold-out"}
         if self.recipe.penalty is not None:
             config["hyper"]["penalty"] = self.recipe.penalty.model_dump(mode="json")
         if self.splits is not None and self.splits.image_shape is not None:
             config["image_shape"] = list(self.splits.image_shape)
         return config
 
-    def start_at(self, strength: float, penalty: Penalty | None = None) -> PyTree:
-        """The hyperparameters with every strength at one value, inside its bounds; spread as another table says."""
-        table = self.recipe.penalty if penalty is None else penalty
+    @property
+    def about(self) -> dict[str, Any]:
+        """The recipe as it was given: what a record needs to be gone on with."""
+        text, settings = self.source.text, list(self.source.given)
+        return {"recipe": {"path": str(self.source.path.resolve()), "text": text, "settings": settings}}
+
+    def start_at(self, strength: float, *, bounded: bool = True) -> PyTree:
+        """The hyperparameters with every strength at one value, inside its bounds, or without any."""
+        table = self.recipe.penalty
         assert self.with_penalty is not None  # linear models alone have a baseline
         assert table is not None
+        if not bounded:
+            table = table.model_copy(update={"constraint": "positive", "lo": None, "hi": None})
         return self.with_penalty(strength, table)

@@ -1,19 +1,25 @@
 """Linear models: families with penalties and example weights, differentiated at their optimum or along the way."""
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..implicit import Optimum, families
+from .._hyper import natural
+from ..implicit import ExampleNoise, Optimum, families
+from ..search import CrossValidated, refit as refitted
 from ._data import Splits
 from ._errors import RecipeError, Source, as_error
 from ._hyper_tables import Penalty
 from ._job import Job
 from ._leaves import feature_groups, inside, leaf, weights
 from ._schema import Recipe
-from ._solvers import full_or_stochastic, inner_solver
+from ._solvers import adjoint_solver, certifier_of, full_or_stochastic, inner_solver
 
 FAMILIES: dict[str, Any] = {
     "softmax": families.Softmax,
@@ -22,10 +28,15 @@ FAMILIES: dict[str, Any] = {
     "poisson": families.Poisson,
     "pseudo-huber": families.PseudoHuber,
 }
+HANDFUL = 5
+"""So many hyperparameters are left to themselves where folds judge them."""
+MEASURED = 400
+"""Weights up to which the noise of hypergradients is measured at every step."""
 
 
 def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
-    """The problem of a linear model: F(λ, ω) is the mean validation loss of the weights that fit the training part.
+    """The problem of a linear model: F(λ, ω) is the mean loss on validation rows, or on folds, of the weights that fit
+    the others.
 
     **Raises:** `RecipeError`.
     """
@@ -41,8 +52,10 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     extra: dict[str, Any] = {}
     if recipe.hyper.weights is not None:
         extra["weights"], groups = weights(recipe.hyper.weights, splits)
-        settings |= {"weights": lambda hyper: hyper["weights"], "weight_groups": groups}
-    grouped = feature_groups(penalty, splits.features)
+        settings |= {"weights": "weights", "weight_groups": groups}
+    free = [-1] if splits.intercept and recipe.method == "implicit" else None
+    names = splits.features if free is None else splits.features[:-1]
+    grouped = _groups(penalty, splits, names, free is not None)
     count = None if grouped is None else int(grouped.max()) + 1
 
     def with_penalty(strength: float, table: Penalty) -> PyTree:
@@ -51,28 +64,100 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         shape = _shape(table.shape, splits, kind == "softmax", count)
         return {"penalty": leaf(table, np.full(shape, inside(table, strength)))} | extra
 
-    strength: Any = (lambda hyper: hyper["penalty"]) if penalty.tuned else penalty.start
+    strength: Any = "penalty" if penalty.tuned else recipe.start
     inputs, targets = splits.train
     try:
-        family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, **settings)
-        held, wanted = splits.validation
-        held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
+        family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, free=free, **settings)
         optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
-        objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
+        if splits.folded:
+            objective = _folds(recipe, optimum)
+        else:
+            held, wanted = splits.validation
+            held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
+            objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
     except RecipeError:
         raise
     except ValueError as error:
         raise RecipeError(as_error(error), key="model.kind") from None
-    start = None if penalty.start == "grid" else with_penalty(float(penalty.start), penalty)
+    start = None if recipe.start is None else with_penalty(recipe.start, penalty)
+    number = math.prod(_shape(penalty.shape, splits, kind == "softmax", count))
+    asked = recipe.search.hold_back
+    refit = None
+    if recipe.method == "implicit" and not extra:
+        refit = functools.partial(refitted, optimum if splits.folded else objective)
+    held_back = splits.folded and penalty.tuned and (asked == "path" or (asked == "auto" and number > HANDFUL))
+
+    def penalties(hyper: PyTree) -> np.ndarray:
+        """λ of each weight; 0 for an intercept."""
+        found = np.asarray(natural(hyper)["penalty"])
+        if grouped is not None and found.ndim:
+            found = found[grouped]
+            found = found[:, None] if kind == "softmax" else found
+        found = np.array(np.broadcast_to(found, optimum.params0.shape))
+        if free is not None:
+            found[free] = 0.0
+        return found
+
+    def losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return np.asarray(family.loss.value(jnp.asarray(outputs), family.loss.as_targets(targets, "targets")))
+
     return Job(
-        source, recipe, splits, objective, start, lambda params, inputs: inputs @ np.asarray(params), with_penalty
+        source,
+        recipe,
+        splits,
+        objective,
+        start,
+        lambda params, inputs: inputs @ np.asarray(params),
+        with_penalty,
+        problem=optimum if splits.folded else None,
+        held_back=held_back and number > 1,
+        refit=refit,
+        penalties=penalties,
+        losses=losses,
+        constant=lambda targets: _constant(kind, targets, len(splits.classes)),
     )
+
+
+def _folds(recipe: Recipe, optimum: Optimum) -> CrossValidated:
+    """The loss on folds, and the noise of its hypergradients where few weights make it cheap."""
+    size = math.prod(optimum.params0.shape)
+    return CrossValidated(
+        optimum,
+        recipe.split.folds,
+        key=jax.random.key(recipe.split.seed),
+        adjoint=adjoint_solver(recipe.objective),
+        certifier=certifier_of(recipe.objective, "look-ahead"),
+        noise=ExampleNoise() if size <= MEASURED else None,
+    )
+
+
+def _groups(penalty: Penalty, splits: Splits, names: Sequence[str], free: bool) -> np.ndarray | None:
+    """The number of the penalty of each column, where there is not one for all or one for each."""
+    if penalty.shape == "kind":
+        found = np.asarray(splits.kinds[: len(names)])
+    elif penalty.shape == "column":
+        found = np.unique(splits.blocks, return_inverse=True)[1].reshape(-1)[: len(names)]
+    elif penalty.shape == "feature" and free:
+        found = np.arange(len(names))
+    else:
+        found = feature_groups(penalty, names)
+    return np.append(found, 0) if free and found is not None else found
+
+
+def _constant(kind: str, targets: np.ndarray, classes: int) -> np.ndarray:
+    """The output that fits the targets best without any column."""
+    if kind in ("softmax", "logistic"):
+        shares = np.bincount(targets.astype(int), minlength=max(classes, 2)) / len(targets)
+        logs = np.log(np.maximum(shares, 0.5 / len(targets)))
+        return logs if kind == "softmax" else np.asarray(logs[1] - logs[0])
+    if kind == "poisson":
+        return np.asarray(np.log(np.maximum(np.mean(targets), 0.5 / len(targets))))
+    return np.asarray(np.median(targets) if kind == "pseudo-huber" else np.mean(targets))
 
 
 def _shape(shape: str, splits: Splits, softmax: bool, groups: int | None) -> tuple[int, ...]:
     features, classes = len(splits.features), len(splits.classes)
-    if shape == "group":
-        assert groups is not None  # the schema asks for them
+    if groups is not None and shape != "global":
         return (groups,)
     if shape == "feature":
         return (features, 1) if softmax else (features,)

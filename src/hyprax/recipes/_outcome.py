@@ -13,65 +13,124 @@ from .._hyper import natural
 from .._progress import ProgressBar
 from .._result import succeeded
 from ..runs import HistoryError, Run, RunError, StateError
-from ..search import TuneResult, tune
+from ..search import Towards, TuneResult, tune
 from ._cleaning import least_weights, wrong_labels
 from ._errors import RecipeError, as_error
-from ._hyper_tables import Penalty
+from ._hold_back import HeldBack, hold_back
 from ._job import Job
+from ._judgement import Contestant, Judgement, Simple, judged, score_name, score_of
+from ._saved import Model, model_of
 from ._schema import SINGLE_LOOPS
+
+MOST_WEIGHTS = 20
+HELD_TO_ONE = "One penalty for all: nested folds do not prefer others, or have too few rows to tell; nothing was moved."
 
 # The table of a recipe that a method is set by.
 TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implicit", *SINGLE_LOOPS), "objective")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Contestant:
-    """One line of the comparison.
-
-    - `validation_loss`, `test_score`: at the hyperparameters found; the loss is the outer objective, whatever
-        `Outcome.value_name` calls it, the score the accuracy, R², or D² of counts.
-    - `seconds`, `compile_seconds`: of computation, and apart from it of the first call, compilation included.
-    - `evaluations`: of the hypergradient; `solves`: of the inner problem alone.
-    - `relative_bound`: the largest bound / ‖h‖ over all hypergradients; NaN where none was computed.
-    """
-
-    name: str
-    validation_loss: float
-    test_score: float
-    seconds: float
-    compile_seconds: float
-    evaluations: int
-    solves: int
-    relative_bound: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column)."""
+    """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column).
+
+    `judgement` is what the models, refitted on all rows but those of the test part, are worth there; of linear models.
+    """
 
     tuned: TuneResult
     contestants: tuple[Contestant, ...]
     score_name: str
     value_name: str = "validation loss"
     tables: tuple[dict[str, Any], ...] = ()
+    judgement: Judgement | None = None
+    held_to_one: bool = False
+
+    @property
+    def message(self) -> str:
+        """Why the search ended, in words."""
+        return HELD_TO_ONE if self.held_to_one else self.tuned.message
 
 
 def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
-    """Evaluate the baseline's grid, or else the start; tune; write the comparison into the run's summary."""
+    """Evaluate the baseline's grid, or else the start; tune, held back where there is much to tune; refit, and compare
+    on the test part. What is found goes into the run's summary."""
     contestants: list[Contestant] = []
+    simple: Simple | None = None
     hyper = job.hyper
-    if job.recipe.baseline is not None and job.splits is not None:
-        strength, contestant = _grid(job, progress=progress)
-        contestants.append(contestant)
-        say(f"{contestant.name}: {job.objective.value_name} {contestant.validation_loss:.4f}")
-        hyper = job.start_at(strength) if hyper is None else hyper
-    assert hyper is not None  # the schema asks for a baseline where the start is the grid's
+    if job.recipe.grid is not None and job.splits is not None:
+        simple = _grid(job, progress=progress)
+        contestants.append(simple.contestant)
+        say(f"{simple.contestant.name}: {job.objective.value_name} {simple.contestant.validation_loss:.4f}")
+        hyper = job.start_at(simple.strength) if hyper is None else hyper
+    assert hyper is not None  # the schema asks for a grid where the start is the grid's
+    held: HeldBack | None = None
+    if job.held_back:
+        assert simple is not None  # what is held back is held towards it
+        hyper = job.start_at(simple.strength)
+        try:
+            held = hold_back(job, hyper, simple.contestant.validation_loss, say=say)
+        except ValueError as error:
+            raise job.source.located(RecipeError(as_error(error), key="search.hold_back")) from error
+    tuned = _searched(job, hyper, held, run, progress=progress)
+    found = bool(np.isfinite(tuned.best_value))
+    if found and simple is None and job.predict is not None and not job.objective.noisy:
+        contestants.append(_at_start(job, hyper))
+    baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants]
+    judgement = judged(job, simple, tuned.best, held) if found and simple is not None and job.refit else None
+    if found:
+        contestants.append(_tuned(job, tuned, held, judgement))
+    tables = tuple(_of_examples(job, tuned))
+    one = held is not None and held.strength is None
+    outcome = Outcome(tuned, tuple(contestants), score_name(job), job.objective.value_name, tables, judgement, one)
+    if run is not None:
+        table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
+        shown = [{"title": "Comparison", "rows": table}, *tables]
+        summary: dict[str, Any] = {"baselines": baselines, "value_name": outcome.value_name}
+        if judgement is not None:
+            found_model = saved(job, judgement.models[-1].params, tuned.best, run)
+            shown.append({"title": "Largest weights, of prepared columns", "rows": weights_table(found_model)})
+            shown.insert(0, judgement.table)
+            summary |= {"gain": judgement.gain.meaning(), "warnings": list(judgement.warnings)}
+        if held is not None:
+            summary |= {"path": held.path()}
+        if one:
+            summary["message"] = outcome.message
+        run.write_summary(summary | {"tables": shown})
+    return outcome
+
+
+def saved(job: Job, params: PyTree, best: PyTree, run: Run) -> Model:
+    """The refitted model, in the folder of the run."""
+    assert job.penalties is not None  # linear models alone are refitted
+    model = model_of(job, params, job.penalties(best))
+    model.save(run.folder)
+    return model
+
+
+def weights_table(model: Model) -> list[dict[str, str]]:
+    """The weights of the largest size with their penalties, by the names of their columns."""
+    flat, penalties = model.weights.ravel(), model.penalties.ravel()
+    each = model.weights.shape[1] if model.weights.ndim == 2 else 1
+    rows = []
+    for place in np.argsort(-np.abs(flat), kind="stable")[:MOST_WEIGHTS]:
+        column, output = divmod(int(place), each)
+        row = {"column": model.features[column]}
+        if each > 1:
+            row["class"] = model.classes[output]
+        penalty = "none" if penalties[place] == 0 else f"{penalties[place]:.3g}"
+        rows.append(row | {"weight": f"{flat[place]:.4g}", "penalty": penalty})
+    return rows
+
+
+def _searched(job: Job, hyper: PyTree, held: HeldBack | None, run: Run | None, *, progress: bool) -> TuneResult:
+    """The recorded search; where nothing is to be moved, its first step alone, which says what the sample knows."""
+    held_to_one = held is not None and held.strength is None
+    objective = job.objective if held is None or held.strength is None else Towards(job.objective, held.strength)
     try:
-        tuned = tune(
-            job.objective,
+        return tune(
+            objective,
             hyper,
             search=job.search,
-            steps=job.recipe.search.steps,
+            steps=1 if held_to_one else job.recipe.search.steps,
             stop=job.stop,
             run=run,
             progress=progress,
@@ -84,28 +143,6 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
         if run is not None:
             run.forget()
         raise job.source.located(RecipeError(as_error(error), key=TABLES[job.recipe.method])) from error
-    found = bool(np.isfinite(tuned.best_value))
-    if found and job.recipe.baseline is None and job.predict is not None and not job.objective.noisy:
-        contestants.append(_at_start(job, hyper))
-    baselines = [{"name": c.name, "value": c.validation_loss} for c in contestants]
-    if found:
-        contestants.append(_tuned(job, tuned))
-    tables = tuple(_of_examples(job, tuned))
-    outcome = Outcome(tuned, tuple(contestants), score_name(job), job.objective.value_name, tables)
-    if run is not None:
-        table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
-        shown = [{"title": "Comparison", "rows": table}, *tables]
-        run.write_summary({"baselines": baselines, "tables": shown, "value_name": outcome.value_name})
-    return outcome
-
-
-def score_name(job: Job) -> str:
-    """What the score on the test part is called."""
-    if job.predict is None:
-        return "test score"
-    if job.recipe.model.classifies:
-        return "test accuracy"
-    return "test D²" if job.recipe.model.kind == "poisson" else "test R²"
 
 
 def _at_start(job: Job, hyper: PyTree) -> Contestant:
@@ -114,7 +151,9 @@ def _at_start(job: Job, hyper: PyTree) -> Contestant:
     value, state = job.objective.value(hyper, job.objective.init(hyper))
     found = float(value.value)
     seconds = time.perf_counter() - began
-    return Contestant("at the start", found, _score(job, job.objective.params(state)), 0.0, seconds, 0, 1, float("nan"))
+    return Contestant(
+        "at the start", found, score_of(job, job.objective.params(state)), 0.0, seconds, 0, 1, float("nan")
+    )
 
 
 def _of_examples(job: Job, tuned: TuneResult) -> list[dict[str, Any]]:
@@ -129,30 +168,28 @@ def _of_examples(job: Job, tuned: TuneResult) -> list[dict[str, Any]]:
     return found
 
 
-def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
+def _grid(job: Job, *, progress: bool) -> Simple:
     """Solve for every strength of the grid, from the strongest down, each from the last optimum."""
-    asked, objective = job.recipe.baseline, job.objective
+    asked, objective = job.recipe.grid, job.objective
     assert asked is not None
-    assert job.recipe.penalty is not None  # a linear model has one
-    # One free strength: the grid is not held to the bounds of the tuned ones.
-    single = Penalty()
+    # The grid is not held to the bounds of the tuned ones.
     strengths = np.geomspace(asked.hi, asked.lo, asked.points)
     state: Any = None
-    best: tuple[float, float, Any] | None = None
+    best: tuple[int, float, Any] | None = None
     laps: list[float] = []
     bar = ProgressBar(asked.points) if progress else None
-    for number, strength in enumerate(strengths, 1):
+    for number, strength in enumerate(strengths):
         began = time.perf_counter()
-        hyper = job.start_at(float(strength), single)
+        hyper = job.start_at(float(strength), bounded=False)
         state = objective.init(hyper) if state is None else state
         value, state = objective.final(hyper, state)
         found = float(value.value)
         laps.append(time.perf_counter() - began)
         converged = bool(succeeded(value.result))
         if converged and (best is None or found < best[1]):
-            best = (float(strength), found, state)
+            best = (number, found, state)
         if bar is not None:
-            bar.show(number, f"single penalty {strength:.2g}: F={found:.6g}")
+            bar.show(number + 1, f"single penalty {strength:.2g}: F={found:.6g}")
     if bar is not None:
         bar.close()
     if best is None:
@@ -163,61 +200,47 @@ def _grid(job: Job, *, progress: bool) -> tuple[float, Contestant]:
             key="objective.inner_tolerance",
         )
         raise job.source.located(error)
-    strength, found, state = best
+    place, found, state = best
+    strength = float(strengths[place])
+    hyper = job.start_at(strength, bounded=False)
+    refit = None if job.refit is None else job.refit(hyper)
+    params = refit.params if job.problem is not None and refit is not None else objective.params(state)
     name = f"best of {asked.points} single penalties ({strength:.2g})"
-    score = _score(job, job.objective.params(state))
-    return strength, Contestant(name, found, score, sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
+    contestant = Contestant(name, found, score_of(job, params), sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
+    return Simple(strength, place in (0, asked.points - 1), refit, contestant)
 
 
-def _tuned(job: Job, tuned: TuneResult) -> Contestant:
+def _tuned(job: Job, tuned: TuneResult, held: HeldBack | None, judgement: Judgement | None) -> Contestant:
     count = sum(leaf.size for leaf in jax.tree.leaves(tuned.best))
     norms, bounds, seconds = (tuned.column(name) for name in ("gradient_norm", "certificate_bound", "seconds"))
     known = np.isfinite(norms) & (norms > 0)
     relative = bounds[known] / norms[known]
     bounded = tuned.history[0]["certificate_kind"] != "none"
-    best_value, params = _found(job, tuned)
-    score = float("nan") if params is None else _score(job, params)
+    value = tuned.best_value
+    if held is not None and held.strength is not None:  # without the prior
+        value = float(job.objective.value(tuned.best, tuned.state.objective_state)[0].value)
     return Contestant(
         f"{count} tuned hyperparameters" if count > 1 else "1 tuned hyperparameter",
-        best_value,
-        score,
-        float(np.sum(seconds[1:])),
+        value,
+        _score_found(job, tuned, judgement),
+        float(np.sum(seconds[1:])) + (0.0 if held is None else held.seconds),
         float(seconds[0]),
-        len(tuned.history),
+        len(tuned.history) + (0 if held is None else held.steps),
         0,
         float(np.max(relative)) if bounded and relative.size else float("nan"),
     )
 
 
-def _found(job: Job, tuned: TuneResult) -> tuple[float, PyTree | None]:
-    """The value and the weights that a run found."""
+def _score_found(job: Job, tuned: TuneResult, judgement: Judgement | None) -> float:
+    """The score of the weights that a run found; where folds judge, of those refitted on all rows."""
     objective, state = job.objective, tuned.state.objective_state
     if job.predict is None:
-        return tuned.best_value, None
+        return float("nan")
+    if job.problem is not None:
+        return float("nan") if judgement is None else judgement.models[-1].score
     if not objective.noisy:  # the last evaluation was of other hyperparameters
         _, state = objective.final(tuned.best, state)
-    return tuned.best_value, objective.params(state)
-
-
-def _score(job: Job, params: PyTree) -> float:
-    """Accuracy on the test part, or R², or D² of counts; NaN where it is not defined."""
-    from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
-
-    assert job.splits is not None
-    assert job.predict is not None
-    inputs, targets = job.splits.test
-    predicted = np.asarray(job.predict(params, inputs))
-    if not np.all(np.isfinite(predicted)):
-        return float("nan")
-    if job.recipe.model.classifies:  # of one output the sign decides, of several the largest
-        return float(accuracy_score(targets, predicted > 0 if predicted.ndim == 1 else np.argmax(predicted, axis=1)))
-    predicted = predicted.reshape(targets.shape)
-    if len(targets) < 2 or np.ptp(targets) == 0:
-        return float("nan")
-    if job.recipe.model.kind == "poisson":
-        means = np.exp(np.clip(predicted, -700, 700))
-        return float(d2_tweedie_score(targets, means, power=1))
-    return float(r2_score(targets, predicted))
+    return score_of(job, objective.params(state))
 
 
 def table_header(outcome: Outcome) -> Sequence[str]:

@@ -35,6 +35,15 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Sourc
         raise RecipeError(
             f"cannot be read ({getattr(error, 'strerror', None) or error})", file=str(path)[:200]
         ) from None
+    return parse_recipe(text, path, settings)
+
+
+def parse_recipe(text: str, path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Source]:
+    """The recipe in a text; `path` is the file that it stands for, beside which its data are found.
+
+    **Raises:** `RecipeError`.
+    """
+    settings = tuple(settings)
     try:
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # beside its own, of numbers that are too long and of depth
@@ -44,7 +53,7 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Sourc
     if _deep(tree):
         raise RecipeError(f"not a recipe: tables within tables, more than {MOST_LEVELS} deep", file=path)
     given = tuple(_set(tree, *_setting(setting)) for setting in settings)
-    source = Source(path, text, given)
+    source = Source(path, text, given, settings)
     try:
         return Recipe.model_validate(tree), source
     except pydantic.ValidationError as error:

@@ -11,12 +11,16 @@ from ._hyper_tables import Hyper, Leaf, Penalty, Strength
 
 # Which optimizers take which keys of the table [search]; the others are for all.
 TAKEN_BY = {
-    "learning_rate": ("adam", "sgd", "momentum", "rmsprop"),
+    "learning_rate": ("auto", "adam", "sgd", "momentum", "rmsprop"),
     "schedule": ("hoag",),
     "inner": ("fixed",),
     "adjoint": ("fixed",),
     "step_size": ("fixed",),
 }
+
+# Below so many rows, of so many columns, folds are the criterion of linear models.
+FOLDS_BELOW, FOLDS_COLUMNS = 5000, 1000
+USUAL_STRENGTH = 1e-3
 
 SINGLE_LOOPS = ("soba", "saba", "amigo")
 OF_SOLVERS = ("solver", "adjoint", "preconditioner", "terms", "rank", "adjoint_tolerance", "certificate")
@@ -40,11 +44,13 @@ TAKEN_BY_METHODS = {
 class Search(Table):
     """How the hyperparameters move, in unconstrained coordinates.
 
-    `maid` finds accuracies and step sizes by the certificates; `hoag` has the accuracies of a schedule; `fixed` those
-    given.
+    `lbfgs` takes quasi-Newton steps and needs no rate; `maid` finds accuracies and step sizes by the certificates;
+    `hoag` has the accuracies of a schedule; `fixed` those given.
     """
 
-    optimizer: Literal["adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = "adam"
+    optimizer: Literal["auto", "lbfgs", "adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = Field(
+        default="auto", description="auto: lbfgs; adam where values are noisy or a learning rate is given"
+    )
     learning_rate: float = Field(default=0.05, gt=0, description="of adam, sgd, momentum and rmsprop")
     schedule: Literal["exponential", "quadratic", "cubic"] = Field(default="exponential", description="of hoag")
     inner: Annotated[float, Field(gt=0)] | None = Field(default=None, description="of fixed: gradient norm")
@@ -53,13 +59,19 @@ class Search(Table):
         default=None, description="of fixed; backtracking where not given"
     )
     steps: Count = 100
+    hold_back: Literal["auto", "path", "none"] = Field(
+        default="auto",
+        description="path: a prior holds penalties together, its strength chosen on nested folds; auto: where folds "
+        "judge more than a handful",
+    )
 
     @model_validator(mode="after")
     def _keys_of_the_optimizer(self) -> "Search":
         for key, takers in TAKEN_BY.items():
             given = key in self.model_fields_set and getattr(self, key) is not None
             if given and self.optimizer not in takers:
-                raise left_out(f"search.{key}", f'optimizer = "{self.optimizer}"', quoted(takers))
+                shown = quoted(name for name in takers if name != "auto")
+                raise left_out(f"search.{key}", f'optimizer = "{self.optimizer}"', shown)
         for key in ("inner", "adjoint"):
             if self.optimizer == "fixed" and getattr(self, key) is None:
                 raise RecipeError('must be given with optimizer = "fixed"', key=f"search.{key}")
@@ -78,7 +90,7 @@ class Baseline(Table):
     """The best single strength of a grid, log-spaced from `lo` to `hi`: what the tuned ones are compared with."""
 
     lo: Strength = 1e-6
-    hi: Strength = 1.0
+    hi: Strength = 10.0
     points: Annotated[int, Field(ge=2, lt=2**20)] = 25
 
     @model_validator(mode="after")
@@ -110,6 +122,33 @@ class Recipe(Table):
         return "unroll" if self.model.kind in NETWORKS else "implicit"
 
     @property
+    def grid(self) -> Baseline | None:
+        """The grid of single penalties that the tuned ones are compared with: that asked for, or the usual one."""
+        penalty = self.penalty
+        usual = self.model.kind in LINEAR and self.method == "implicit" and self.hyper.weights is None
+        return (
+            Baseline() if self.baseline is None and usual and penalty is not None and penalty.tuned else self.baseline
+        )
+
+    def folds(self, rows: int, columns: int) -> bool:
+        """Whether hyperparameters are tuned for the loss on folds of so many rows."""
+        asked, outputs = self.split.criterion, 1 if self.model.kind != "softmax" else 2
+        able = self.model.kind in LINEAR and self.method == "implicit" and self.hyper.weights is None
+        if asked != "auto" or not able or self.data is None or self.data.corrupt:
+            return asked == "folds"
+        plain = "validation" not in self.split.model_fields_set
+        return plain and rows < FOLDS_BELOW and columns * outputs <= FOLDS_COLUMNS
+
+    @property
+    def start(self) -> float | None:
+        """Where penalties start; `None` for the best single one of the grid."""
+        penalty = self.penalty
+        assert penalty is not None  # of models with a penalty
+        if penalty.start is None:
+            return USUAL_STRENGTH if self.grid is None else None
+        return None if penalty.start == "grid" else penalty.start
+
+    @property
     def penalty(self) -> Penalty | None:
         """The penalty asked for; a linear model has one in any case."""
         return Penalty() if self.hyper.penalty is None and self.model.kind in LINEAR else self.hyper.penalty
@@ -134,7 +173,17 @@ class Recipe(Table):
             raise RecipeError(f'must be false for kind = "{kind}": inputs are images', key="data.intercept")
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
             raise RecipeError("must be false where targets are classes or counts", key="data.scale_targets")
-        if self.split.validation == 0 and self.method != "evidence":
+        if self.split.criterion == "folds":
+            able = kind in LINEAR and self.method == "implicit"
+            if not able or self.hyper.weights is not None or (self.data is not None and self.data.corrupt):
+                raise RecipeError(
+                    'must be "hold-out" or "auto": folds are for linear models with method = "implicit", without '
+                    "[hyper.weights] and data.corrupt",
+                    key="split.criterion",
+                )
+        if self.search.hold_back == "path" and self.split.criterion != "folds":
+            raise RecipeError('must be "auto" or "none" without split.criterion = "folds"', key="search.hold_back")
+        if self.split.validation == 0 and self.method != "evidence" and self.split.criterion != "folds":
             raise RecipeError(f'must be above 0 with method = "{self.method}"; got 0.0', key="split.validation")
         return self
 
@@ -214,16 +263,18 @@ class Recipe(Table):
         if penalty is not None:
             shapes = (
                 ("global", "layer", "weight") if kind in NETWORKS
-                else ("global", "class", "feature", "weight", "group") if kind == "softmax"
-                else ("global", "feature", "group")
+                else ("global", "class", "feature", "weight", "group", "column", "kind") if kind == "softmax"
+                else ("global", "feature", "group", "column", "kind")
             )  # fmt: skip
             if penalty.shape not in shapes:
                 raise RecipeError(
                     f'must be {quoted(shapes)} for kind = "{kind}"; got "{penalty.shape}"',
                     key="hyper.penalty.shape",
                 )
-            if penalty.start == "grid" and self.baseline is None:
+            if penalty.start == "grid" and self.grid is None:
                 raise RecipeError('must be a number without a table [baseline]; got "grid"', key="hyper.penalty.start")
+            if penalty.shape == "kind" and (self.data is None or self.data.expand == "none"):
+                raise RecipeError('must not be "kind" with data.expand = "none"', key="hyper.penalty.shape")
             if self.baseline is not None and not penalty.tuned:
                 raise left_out("baseline", "a penalty that is fixed", "one that is tuned")
         if weights is not None:

@@ -51,7 +51,7 @@ def full_or_stochastic(
         outer,
         outer_data,
         adjoint=adjoint_solver(asked),
-        certifier=bound(certificate if asked.certificate == "auto" else asked.certificate),
+        certifier=certifier_of(asked, certificate),
     )
     if recipe.method == "implicit":
         return exact
@@ -106,7 +106,7 @@ def adjoint_solver(asked: Objective) -> AbstractAdjointSolver:
             return Nystrom(asked.rank, key=jax.random.key(asked.seed))
 
 
-def bound(name: str) -> AbstractCertifier:
+def certifier_of(asked: Objective, usual: str) -> AbstractCertifier:
     """The certificate, by its name."""
     bounds: dict[str, type[AbstractCertifier]] = {
         "look-ahead": LookAhead,
@@ -115,4 +115,4 @@ def bound(name: str) -> AbstractCertifier:
         "estimate": LookAheadEstimate,
         "none": NoCertifier,
     }
-    return bounds[name]()
+    return bounds[usual if asked.certificate == "auto" else asked.certificate]()

@@ -1,6 +1,5 @@
 """Where data come from: tables, arrays, images, sets with a name. Nothing is unpickled; sizes are looked at first."""
 
-import csv
 import decimal
 import gzip
 import math
@@ -13,19 +12,31 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._columns import Column, is_missing, number, recognised
 from ._data_tables import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData
 from ._errors import RecipeError
+from ._tables import SHOWN, faults_of, read_table
 
 OPENML_SECONDS = 60.0
 MOST_ENTRIES = 2**28  # 2 GiB in float64, in which everything is computed
 MOST_DIGITS = 400
 
-Loaded = tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[int, int] | None, np.ndarray | None]
-"""Inputs, targets, the names of the columns, the shape of an image, and the group of each row."""
+
+class Loaded(NamedTuple):
+    """Inputs, targets, the names of the columns, the shape of an image, and the group of each row; of a table also what
+    its columns were taken for, and that in words. Inputs are NaN where a value of a table is missing."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    features: tuple[str, ...]
+    image_shape: tuple[int, int] | None = None
+    groups: np.ndarray | None = None
+    columns: tuple[Column, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load(data: DataSource, folder: Path) -> Loaded:
@@ -35,20 +46,19 @@ def load(data: DataSource, folder: Path) -> Loaded:
     """
     match data:
         case SklearnData():
-            return (*_sklearn(data.name), None)
+            return Loaded(*_sklearn(data.name))
         case CsvData():
-            inputs, targets, features, groups = read_csv(_path(folder, data.path, "data.path"), data)
-            return inputs, targets, features, None, groups
+            return read_csv(_path(folder, data.path, "data.path"), data)
         case NpzData():
             return read_npz(_path(folder, data.path, "data.path"), data)
         case IdxData():
             inputs = read_idx(_path(folder, data.inputs, "data.inputs"), "data.inputs")
             targets = read_idx(_path(folder, data.targets, "data.targets"), "data.targets")
-            return (*_images(inputs, targets, folder, (data.inputs, data.targets)), None)
+            return Loaded(*_images(inputs, targets, folder, (data.inputs, data.targets)))
         case OpenmlData():
-            return (*_openml(data.name, data.version), None)
+            return Loaded(*_openml(data.name, data.version))
         case NamedData():
-            return (*_named(data.name), None)
+            return Loaded(*_named(data.name))
 
 
 def _path(folder: Path, name: str, key: str) -> Path:
@@ -90,46 +100,76 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
     return bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), shape
 
 
-def read_csv(path: Path, data: CsvData) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray | None]:
-    """A table by Python's own reader: that of pandas fills up rows that are too short, and keeps no line numbers."""
-    header, rows = _rows(path)
-    places = {name: place for place, name in enumerate(header)}
+def read_csv(path: Path, data: CsvData) -> Loaded:
+    """A table whose columns are taken for what they are, or for what `data.kinds` says.
+
+    **Raises:** `RecipeError` that names every fault: cells that are no numbers, targets that are missing.
+    """
+    table = read_table(path, data.delimiter, data.encoding)
+    header = table.header
     features = data.features or [name for name in header if name not in (data.target, data.groups)]
     _check_columns(path, header, data, features)
-    for line, row in rows:
-        if len(row) != len(header):
-            raise RecipeError(f"must have {len(header)} fields a row; {path}:{line} has {len(row)}", key="data.path")
-    lines = [line for line, _ in rows]
-    table = np.asarray([row for _, row in rows], dtype=object)
-    columns = [_column(path, name, table[:, places[name]], lines) for name in features]
-    targets = np.asarray([field.strip() for field in table[:, places[data.target]]])
-    for line, target in zip(lines, targets, strict=True):
-        if target.lower() in ("", "nan"):
-            raise RecipeError(
-                f"must be a column of values; got {target or 'nothing'} at {path}:{line}", key="data.target"
-            )
-    groups = None
-    if data.groups is not None:
-        groups = np.asarray([field.strip() for field in table[:, places[data.groups]]])
-    return np.asarray(columns).T, _whole_numbers(targets), tuple(features), groups
+    kinds: dict[str, Any] = {**(data.kinds or {}), **dict.fromkeys(data.drop or [], "drop")}
+    _check_kinds(path, header, data, kinds)
+    faults: list[tuple[str, str, int]] = []
+    columns, numbers = [], []
+    for name in features:
+        texts = table.column(name)
+        column = recognised(name, texts, kinds.get(name), data.decimal)
+        faults += _faults(column, texts, table.lines, refuse=data.missing == "refuse")
+        columns.append(column)
+        numbers.append(column.numbers(texts) if column.kind != "drop" else np.zeros((len(texts), 0)))
+    targets = table.column(data.target)
+    lost = np.flatnonzero(is_missing(targets))
+    if faults:
+        hint = " (data.features names the columns to use)" if any(repr("")[0] in held for _, held, _ in faults) else ""
+        text = f"must hold finite numbers; got {faults_of(faults, path)}{hint}"
+        if lost.size:
+            text += f"; the target is missing at {path}:{table.lines[lost[0]]}"
+        raise RecipeError(text, key="data.path")
+    if lost.size:
+        rows = [("target", str(targets[i]) or "nothing", table.lines[i]) for i in lost]
+        said = ", ".join(f"{held} at {path}:{line}" for _, held, line in rows[:SHOWN])
+        more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+        raise RecipeError(f"must be a column of values; got {said}{more}", key="data.target")
+    if not any(column.features for column in columns):
+        said = "; ".join(f"{column.name} {column.said}" for column in columns)
+        raise RecipeError(f"must have a column to learn from; {path} has {said}", key="data.path")
+    notes = [f"{path.name}: {table.said}", *(f"{column.name}: {column.said}" for column in columns)]
+    groups = None if data.groups is None else table.column(data.groups).astype(str)
+    names = tuple(name for column in columns for name in column.features)
+    if data.decimal != "." and not any("." in text for text in targets.tolist()):
+        commas = np.asarray([text.replace(",", ".") for text in targets.tolist()], dtype=object)
+        read = _whole_numbers(commas)
+        targets = read if read.dtype.kind == "f" else _whole_numbers(targets)
+    else:
+        targets = _whole_numbers(targets)
+    return Loaded(np.concatenate(numbers, axis=1), targets, names, None, groups, tuple(columns), tuple(notes))
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header of a table, and its rows with their lines in the file; empty lines are left out."""
-    rows, line = [], 0
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            for row in reader:
-                line = reader.line_num
-                if row:
-                    rows.append((line, row))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        text = f"{path}:{line + 1}: {error}" if isinstance(error, csv.Error) else f"{path} cannot be read ({error})"
-        raise RecipeError(f"must be a CSV file in UTF-8; {text}", key="data.path") from None
-    if len(rows) < 2:
-        raise RecipeError(f"must have rows under a header; {path} has none", key="data.path")
-    return [name.strip() for name in rows[0][1]], rows[1:]
+def _faults(column: Column, texts: np.ndarray, lines: Sequence[int], *, refuse: bool) -> list[tuple[str, str, int]]:
+    """Cells of a column that are neither finite numbers nor missing."""
+    if column.kind not in ("number", "date"):
+        return []
+    values = column.numbers(texts)[:, 0]
+    gone = is_missing(texts)
+    bad = np.flatnonzero(~np.isfinite(values) & (refuse | ~gone))
+
+    def held(text: str) -> str:
+        plain = text.lower() in ("", "nan") or not math.isnan(number(text, column.decimal))
+        return (text or "nothing") if plain else repr(text[:60])
+
+    return [(column.name, held(texts[i]), lines[i]) for i in bad]
+
+
+def _check_kinds(path: Path, header: Sequence[str], data: CsvData, kinds: dict[str, Any]) -> None:
+    for key, names in (("kinds", data.kinds or {}), ("drop", data.drop or [])):
+        for name in names:
+            if name not in header:
+                shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
+                raise RecipeError(f"must name columns of {path}, which has {shown}; got {name!r}", key=f"data.{key}")
+            if name == data.target:
+                raise RecipeError(f"must not name the target; got {name!r}", key=f"data.{key}")
 
 
 def _check_columns(path: Path, header: Sequence[str], data: CsvData, features: Sequence[str]) -> None:
@@ -153,31 +193,6 @@ def _check_columns(path: Path, header: Sequence[str], data: CsvData, features: S
         if name in seen:
             raise RecipeError(f"must name columns once; got {name!r}{seen[name]}", key="data.features")
         seen[name] = " more than once"
-
-
-def _column(path: Path, name: str, texts: np.ndarray, lines: Sequence[int]) -> np.ndarray:
-    """The numbers in a column."""
-    try:
-        numbers = texts.astype(np.float64)
-    except ValueError:
-        numbers = np.asarray([_number(text) for text in texts])
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if not bad.size:
-        return numbers
-    text = str(texts[bad[0]]).strip()
-    hint = " (data.features names the columns to use)" if text and math.isnan(_number(text)) else ""
-    hint = "" if text.lower() == "nan" else hint
-    held = repr(text[:60]) if hint else text or "nothing"
-    raise RecipeError(
-        f"must hold finite numbers; got {held} in column {name!r} at {path}:{lines[bad[0]]}{hint}", key="data.path"
-    )
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _whole_numbers(texts: np.ndarray) -> np.ndarray:
@@ -221,7 +236,7 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
             f"{groups.dtype}{list(groups.shape)}",
             key="data.groups",
         )
-    return (*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
+    return Loaded(*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
 
 
 def _npy(stream: Any, where: str, key: str) -> np.ndarray:

@@ -199,8 +199,8 @@ def _hyper(recipe: Recipe, splits: Splits, net: Network, layers: list[str]) -> t
     """Every hyperparameter by its name, tuned or not; and the group of each example, where weights have groups."""
     asked, found, groups = recipe.hyper, _rates(recipe, layers), None
     if asked.penalty is not None:
-        assert isinstance(asked.penalty.start, float)  # a network has no baseline
-        table, strength = asked.penalty, asked.penalty.start
+        table, strength = asked.penalty, recipe.start
+        assert strength is not None  # a network has no grid
         if asked.penalty.shape == "weight":
             shapes = jax.eval_shape(net.init, jax.random.key(0))
             found["penalty"] = jax.tree.map(lambda x: leaf(table, np.full(x.shape, strength)), shapes)

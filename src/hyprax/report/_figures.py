@@ -88,6 +88,24 @@ def objective(record: Record) -> str:
 
 
 @_styled
+def path(record: Record) -> str:
+    """Along the prior's strength: by how much the criterion falls, and the held-out loss on the outer folds."""
+    figure, axes = _axes()
+    found = record.summary["path"]
+    places = np.arange(len(found["strengths"]))
+    criterion, gains, errors = (np.asarray(found[name], float) for name in ("criterion", "gains", "errors"))
+    axes.plot(places, criterion - criterion[0], color=BLUE, marker="o", label=f"{_value_name(record)} (optimistic)")
+    axes.errorbar(places, -gains, errors, color=ORANGE, marker="o", capsize=3, label="held-out loss, outer folds")
+    axes.axvline(found["chosen"], color=GREEN, linestyle=":", label="chosen")
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set_xticks(places, ["one penalty" if x is None else f"{x:.2g}" for x in found["strengths"]])
+    axes.set_xlabel("strength of the prior that holds the penalties together")
+    axes.set_ylabel("change beside one penalty")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+@_styled
 def gradient(record: Record) -> str:
     """‖h‖ against steps, with ‖h‖ ± bound as a band where the bound is finite."""
     figure, axes = _axes()

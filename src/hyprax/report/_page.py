@@ -57,6 +57,9 @@ def _content(record: Record) -> dict[str, Any]:
             ("The hypergradient and its certificate", figures.gradient(record), _bound_note(infinite, len(history))),
             ("The work of each step", figures.work(record), ""),
         ]
+    if summary.get("path"):
+        note = "The outer folds chose the strength, so their loss is optimistic too; the test rows above are not."
+        drawings.append(("Holding back", figures.path(record), note))
     shape = record.config.get("image_shape")
     image_shape = (int(shape[0]), int(shape[1])) if shape else None
     scalars, pictures = [], []
@@ -82,6 +85,8 @@ def _content(record: Record) -> dict[str, Any]:
             ("first step, with compilation", f"{seconds[0]:.2f} s" if len(history) else "–"),
             ("largest relative bound", _relative(bounds, norms)),
         ],
+        "gain": summary.get("gain", ""),
+        "warnings": summary.get("warnings", []),
         "failures": counts,
         "kinds": kinds,
         "meaning": [one["meaning"] for one in (ending, summary.get("noise", {})) if "meaning" in one],

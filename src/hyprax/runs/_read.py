@@ -15,7 +15,7 @@ from ._run import BEST, CONFIG, HISTORY, START, SUMMARY, RunError, read_config, 
 class Record:
     """A run as it stands on disk.
 
-    - `config`, `environment`: what was asked, and where it ran.
+    - `config`, `environment`: what was asked, and where it ran; `about`: what was kept beside it.
     - `history`: one row (a dictionary) a step.
     - `start`, `best`: hyperparameters before and after, natural values by name; `best` is empty before the first save.
     - `summary`: how it ended; empty for a run that has not.
@@ -28,6 +28,7 @@ class Record:
     start: dict[str, np.ndarray]
     best: dict[str, np.ndarray]
     summary: dict[str, Any]
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -41,13 +42,15 @@ class Record:
 
 NUMBER = (int, float)
 SHAPE_OF_SUMMARY: dict[str, Any] = {
-    **dict.fromkeys(("result", "message", "value_name"), str),
+    **dict.fromkeys(("result", "message", "value_name", "gain"), str),
+    "warnings": [str],
     **dict.fromkeys(("best_value", "best_step", "steps", "seconds", "hyperparameters"), NUMBER),
     "tables": [{"title": str, "rows": [{}]}],
     "baselines": [{"name": str, "value": NUMBER}],
     "certificate": {"meaning": str},
     "noise": {"meaning": str, "over": str},
     "constraints": {},
+    "path": {"criterion": [NUMBER], "gains": [NUMBER], "errors": [NUMBER], "strengths": list, "chosen": int},
 }
 
 
@@ -98,4 +101,6 @@ def read(folder: str | Path) -> Record:
             raise RunError(f"{folder / SUMMARY}: the table {table['title']!r} is damaged.")
     _check(folder / CONFIG, config["config"], {"image_shape": [int]})
     _check(folder / CONFIG, config["environment"], dict.fromkeys(config["environment"], str))
-    return Record(folder, config["config"], config["environment"], history, arrays(START), arrays(BEST), summary)
+    about = config.get("about", {})
+    _check(folder / CONFIG, about, {})
+    return Record(folder, config["config"], config["environment"], history, arrays(START), arrays(BEST), summary, about)

@@ -117,6 +117,7 @@ class Run(AbstractRecord):
 
     - `folder`: made if missing; must be empty, or hold a run of the same configuration.
     - `config`: what was asked, JSON values; compared on resumption.
+    - `about`: more JSON values to keep beside it, not compared.
     - `every`: seconds between saved states.
     - `resume`: whether a folder that holds a run already is continued, rather than refused.
 
@@ -130,11 +131,13 @@ class Run(AbstractRecord):
         folder: str | Path,
         *,
         config: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
         every: float = 10.0,
         resume: bool = True,
     ):
         self.folder = Path(folder)
         self._config: dict[str, Any] = json.loads(json.dumps(dict(config or {})))
+        self._about: dict[str, Any] = json.loads(json.dumps(dict(about or {})))
         self._every = every
         self._history: History | None = None
         self._lock: Lock | None = None
@@ -142,6 +145,8 @@ class Run(AbstractRecord):
         self._saved = time.monotonic()
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder}: must be a folder; got a file.")
+        if parent := next((path for path in self.folder.parents if path.is_file()), None):
+            raise RunError(f"{self.folder}: must be in a folder; {parent} is a file.")
         if self.folder.is_dir():
             self._check_resumable(resume)
 
@@ -181,6 +186,7 @@ class Run(AbstractRecord):
             self._check_problem(hashes)
         else:
             config = {"format": FORMAT, "config": self._config, "environment": _environment(), "arrays": hashes}
+            config["about"] = self._about
             write_atomically(self.folder / CONFIG, json.dumps(config, indent=1).encode())
         self._history = History(self.folder / HISTORY, write=True)
         if not any((self.folder / name).exists() for name in (STATE, PREVIOUS)):

@@ -25,6 +25,7 @@ class Gain(AbstractGain):
     - `value`, `standard_error`: in units of the loss.
     - `degrees_of_freedom`: of the standard error, for Student's t.
     - `of`: what was judged; `against`: the baseline; `rows`: how many held-out rows judged it.
+    - `caution`: why the interval is approximate.
     """
 
     value: float
@@ -33,6 +34,7 @@ class Gain(AbstractGain):
     of: str
     against: str
     rows: int
+    caution: str = "it rests on few means and on training rows that they share"
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """The interval of Student's t, approximate: value ± t standard errors."""
@@ -52,7 +54,7 @@ class Gain(AbstractGain):
         return (
             f"On {self.rows} held-out rows the loss of {self.of} is lower than that of {self.against} by "
             f"{self.value:.3g} ± {self.standard_error:.2g} (standard error); 95 % interval {low:.3g} to {high:.3g}. "
-            f"{verdict}. The interval is approximate: it rests on few means and on training rows that they share."
+            f"{verdict}. The interval is approximate: {self.caution}."
         )
 
 
