@@ -1,7 +1,7 @@
 """`python -m experiments.torture [--quick]`: what runs and inputs go through, and that they come out of it.
 
 An hour on two cores; five minutes with `--quick`. Writes RESULTS.md beside itself (a quick run: in
-out/experiments/torture), and ends with status 1 if anything was wrong: it is kept in out/torture, with its seed.
+out/experiments/torture), and ends with status 1 if anything was wrong, which is kept in out/torture (`--out`).
 """
 
 import argparse
@@ -39,11 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five minutes, for the tests")
     parser.add_argument("--only", choices=list(COUNTS), action="append", help="one kind of torment; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("out/torture"), help="where runs and faults are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     counts = QUICK if arguments.quick else COUNTS
-    out = Path("out/torture").resolve()
+    out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "programs"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -79,7 +80,7 @@ def main() -> None:
         "Each torment falls on one of six runs: implicit by L-BFGS and by MAID, folds redrawn at each step, a single "
         "loop, a reversed training, evidence in training. Resumed means: until it has ended, and then compared bit for "
         "bit with the unbroken run (hyperparameters, state of the search, rows of the history without seconds).",
-        "\n".join([*HEADER, *rows]),
+        "\n".join(["<!-- --8<-- [start:table] -->", *HEADER, *rows, "<!-- --8<-- [end:table] -->"]),
     ]
     if not arguments.only:
         (results_folder(__file__) / "RESULTS.md").write_text("\n\n".join(page) + "\n")

@@ -130,6 +130,7 @@ def features(params, hyper, x):
     return jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]
 
 
+@pytest.mark.slow  # the quick fact: test_tuning_finds_noise_and_relevant_inputs_from_the_training_data
 def test_scales_of_inputs_that_do_not_matter_fall():
     rng = np.random.default_rng(0)
     n, d = 120, 5

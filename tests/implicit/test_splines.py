@@ -93,6 +93,10 @@ def test_the_optimum_of_gcv_is_that_of_mgcv():
     assert 300 * residual / (300 - fit.total) ** 2 == pytest.approx(0.255803354596, rel=1e-9)
     np.testing.assert_allclose(fit.degrees_of_freedom, [8.02148660032, 2.55415586842, 1.56453978845], rtol=1e-5)
     assert fit.dispersion == pytest.approx(0.244599012258, rel=1e-8)
+    objective, hyper = hx.implicit.GCV(hx.Optimum(family)), {"penalty": hx.Positive(strengths)}
+    answer, _ = hx.hypergradient(objective, hyper)
+    assert float(answer.value) == pytest.approx(0.255803354596 / 2, rel=1e-9)
+    np.testing.assert_allclose(answer.grad["penalty"].raw, 0, atol=1e-7)
     effect = fit.effect(0, [2.0, 5.0])
     np.testing.assert_allclose(effect.value, [0.775724531043, -0.984531983771], rtol=1e-6)
     np.testing.assert_allclose(effect.standard_error, [0.0812155634098, 0.0692268575985], rtol=1e-6)
