@@ -80,6 +80,23 @@ def test_a_linear_model_ends_at_the_answer_of_bayesian_ridge_whatever_the_units(
     assert fitted.standard_error == 0
 
 
+def test_a_network_that_is_given_goes_to_its_mode_and_precisions_follow():
+    """No epochs: nothing is standardised, and the answer is BayesianRidge's on the data as they are."""
+    x, y = data()
+    y = y - y.mean()
+    model = BayesianRidge(
+        fit_intercept=False, compute_score=True, alpha_1=0, alpha_2=0, lambda_1=0, lambda_2=0, tol=1e-12, max_iter=5000
+    ).fit(x, y[:, 0])
+    fitted = regression(points=[(x[:40], y[:40]), (x[40:], y[40:])], epochs=0)
+    found = hx.natural(fitted.hyper)
+    np.testing.assert_allclose(found["noise"], 1 / np.sqrt(model.alpha_), rtol=1e-4)
+    np.testing.assert_allclose(found["precision"]["w"], model.lambda_, rtol=1e-4)
+    np.testing.assert_allclose(fitted.params["w"][:, 0], model.coef_, rtol=1e-4)
+    np.testing.assert_allclose(fitted.log_evidence, model.scores_[-1], rtol=1e-4)
+    assert fitted.result == ev.RESULTS.successful
+    assert fitted.stats.trained == 0
+
+
 def test_the_final_estimate_is_a_bound_within_its_standard_error():
     fitted = drawn()
     kept = fitted.model
@@ -189,6 +206,7 @@ def test_a_number_that_is_not_finite_ends_the_run():
     ("changes", "text"),
     [
         ({"epochs": 10}, "burn_in 10, epochs 10"),
+        ({"epochs": 0, "mode_steps": 0}, "got 0 for both"),
         ({"burn_in": -1}, "burn_in -1"),
         ({"every": 0}, "every must be an integer >= 1; got 0"),
         ({"hyper_steps": 0}, "hyper_steps must be"),

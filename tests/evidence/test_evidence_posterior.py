@@ -1,5 +1,6 @@
 """The posterior and its predictions against dense float64 references, and the scores against their definitions."""
 
+import functools
 from typing import Any, cast
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import integrate, stats
 
 from hyprax import evidence as ev
-from hyprax.evidence._predictive import Outputs
+from hyprax.evidence._predictive import Outputs, Prediction, log_predictive, predicted
 from hyprax.fits import fit_evidence
 
 N, D, H, C = 12, 3, 4, 3
@@ -71,7 +72,7 @@ NEW = np.random.default_rng(9).normal(size=(7, D))
 def test_outputs_have_the_mean_and_covariance_of_the_dense_posterior(kind, form):
     for seed in range(3):
         problem = built(kind, seed)
-        got = ev.posterior(problem, form=form).outputs(NEW, chunk=3)
+        got = ev.posterior(problem, form=form, scale=1.0).outputs(NEW, chunk=3)
         _, mean, covariance = dense(problem, kind, NEW)
         np.testing.assert_allclose(got.mean, mean, rtol=1e-10)
         np.testing.assert_allclose(got.covariance, covariance, rtol=1e-8, atol=1e-10 * np.abs(covariance).max())
@@ -80,7 +81,7 @@ def test_outputs_have_the_mean_and_covariance_of_the_dense_posterior(kind, form)
 @pytest.mark.parametrize("form", ["weights", "functions"])
 def test_a_last_layer_posterior_is_that_of_its_block_alone(form):
     problem = built("categorical")
-    found = ev.posterior(problem, where=lambda p: p["head"], form=form)
+    found = ev.posterior(problem, where=lambda p: p["head"], form=form, scale=1.0)
     _, mean, covariance = dense(problem, "categorical", NEW, only=slice(H + D * H, None))
     got = found.outputs(NEW)
     np.testing.assert_allclose(got.mean, mean, rtol=1e-10)
@@ -92,9 +93,9 @@ def test_a_last_layer_posterior_is_that_of_its_block_alone(form):
 
 def test_tensors_may_be_picked_through_a_view_made_afresh():
     problem = built("categorical")
-    want = ev.posterior(problem, where=lambda p: p["body"]).outputs(NEW)
-    got = ev.posterior(problem, where=lambda p: list(p["body"].values())).outputs(NEW)
-    again = ev.posterior(problem, where=lambda p: dict(p["body"])).outputs(NEW)
+    want = ev.posterior(problem, where=lambda p: p["body"], scale=1.0).outputs(NEW)
+    got = ev.posterior(problem, where=lambda p: list(p["body"].values()), scale=1.0).outputs(NEW)
+    again = ev.posterior(problem, where=lambda p: dict(p["body"]), scale=1.0).outputs(NEW)
     np.testing.assert_array_equal(got.covariance, want.covariance)
     np.testing.assert_array_equal(again.covariance, want.covariance)
 
@@ -103,7 +104,7 @@ def test_tensors_may_be_picked_through_a_view_made_afresh():
 def test_draws_of_the_weights_have_the_posterior_mean_and_covariance(form):
     problem = built("categorical")
     count = 40_000
-    drawn = ev.posterior(problem, form=form).sample(count, key=jax.random.key(1))
+    drawn = ev.posterior(problem, form=form, scale=1.0).sample(count, key=jax.random.key(1))
     flat = np.concatenate([np.reshape(x, (count, -1)) for x in jax.tree.leaves(drawn)], axis=1)
     mode = np.concatenate([np.ravel(x) for x in jax.tree.leaves(problem.params)])
     want, _, _ = dense(problem, "categorical", NEW)
@@ -116,14 +117,140 @@ def test_draws_of_the_weights_have_the_posterior_mean_and_covariance(form):
 def test_a_subset_stands_for_the_whole_and_its_variance_is_on_average_not_too_small():
     problem = built("categorical")
     key = jax.random.key(3)
-    found = ev.posterior(problem, size=5, key=key)
+    found = ev.posterior(problem, size=5, scale=1.0, key=key)
     assert found.problem.size == 5
     part = eqx.tree_at(lambda p: (p.inputs, p.targets), problem, (found.problem.inputs, found.problem.targets))
     _, _, want = dense(part, "categorical", NEW, weight=N / 5)
     np.testing.assert_allclose(found.outputs(NEW).covariance, want, rtol=1e-8, atol=1e-10)
-    whole = ev.posterior(problem).outputs(NEW).variances
-    some = np.array([ev.posterior(problem, size=5, key=jax.random.key(k)).outputs(NEW).variances for k in range(60)])
+    whole = ev.posterior(problem, scale=1.0).outputs(NEW).variances
+    some = np.array(
+        [ev.posterior(problem, size=5, scale=1.0, key=jax.random.key(k)).outputs(NEW).variances for k in range(60)]
+    )
     assert np.all(some.mean(0) > whole - 3 * some.std(0) / np.sqrt(60))
+
+
+def plain(params, hyper, x):
+    return jnp.tanh(x @ params["body"]) @ params["head"]
+
+
+@functools.cache
+def plain_model():
+    """Without biases: every weight is in one product, so the factors of KFAC are written down by hand."""
+    rng = np.random.default_rng(3)
+    params = {"body": jnp.asarray(rng.normal(size=(D, H))), "head": jnp.asarray(rng.normal(size=(H, C)))}
+    data = (rng.normal(size=(N, D)), rng.integers(0, C, N))
+    return ev.linearise(plain, params, data, likelihood=ev.Categorical(), prior=ev.GaussianPrior(PRECISION))
+
+
+def plain_parts():
+    """J [N, C, P], Λ, the diagonal of P0 and J at new inputs."""
+    model = plain_model()
+    f = np.asarray(jax.vmap(lambda x: plain(model.params, None, x))(model.inputs))
+    j, star = (np.asarray(jacobian(plain, model.params, None, x)) for x in (model.inputs, NEW))
+    return j, curvature("categorical", f), np.repeat([2.0, 0.5], [D * H, H * C]), star
+
+
+def kfac_by_hand():
+    """A ⊗ G + P0 for both layers."""
+    model, (_, bend, _, _) = plain_model(), plain_parts()
+    x, body, head = (np.asarray(a) for a in (model.inputs, model.params["body"], model.params["head"]))
+    hidden = np.tanh(x @ body)
+    slope = head.T[None] * (1 - hidden**2)[:, None]  # [N, C, H]: from the product with `body` to the outputs
+    inner = np.einsum("nch,ncd,ndk->hk", slope, bend, slope)
+    blocks = [np.kron(x.T @ x / N, inner), np.kron(hidden.T @ hidden / N, bend.sum(0))]
+    return np.block([
+        [blocks[0] + 2.0 * np.eye(D * H), np.zeros((D * H, H * C))],
+        [np.zeros((H * C, D * H)), blocks[1] + 0.5 * np.eye(H * C)],
+    ])  # fmt: skip
+
+
+def in_blocks(matrix, sizes):
+    kept, start = np.zeros_like(matrix), 0
+    for size in sizes:
+        kept[start : start + size, start : start + size] = matrix[start : start + size, start : start + size]
+        start += size
+    return kept
+
+
+@pytest.mark.parametrize("name", ["Diagonal", "TensorBlocks", "KFAC", "EKFAC", "LastLayer"])
+def test_structures_give_the_posterior_that_they_give_the_evidence_of(name: str):
+    """By dense matrices; and log|A| of the same matrix is the structure's log-determinant."""
+    model, (j, bend, prior, star) = plain_model(), plain_parts()
+    whole = np.diag(prior) + np.einsum("ncp,ncd,ndq->pq", j, bend, j)
+    structure = ev.structures.LastLayer(lambda p: p["head"]) if name == "LastLayer" else getattr(ev.structures, name)()
+    found = ev.posterior(model, structure=structure, scale=1.0)
+    got = found.outputs(NEW).covariance
+    if name == "LastLayer":
+        precision, star = whole[D * H :, D * H :], star[..., D * H :]
+    elif name == "EKFAC":
+        units = jax.vmap(lambda k: found.factor.draw(found.problem, k))(jax.random.split(jax.random.key(0), 20_000))
+        flat = np.concatenate([np.reshape(x, (20_000, -1)) for x in jax.tree.leaves(units)], axis=1)
+        covariance = np.cov(flat.T) / np.sqrt(np.outer(prior, prior))
+        want = np.einsum("ncp,pq,ndq->ncd", star, covariance, star)
+        np.testing.assert_allclose(got, want, atol=0.05 * np.abs(want).max())
+        log_det = ev.FullData(structure)(model, jax.random.key(0)).upper
+        pivots = [np.log(block.pivots).sum() for block in found.factor.blocks]
+        np.testing.assert_allclose(sum(pivots), log_det, rtol=1e-9)
+        return
+    else:
+        precision = {
+            "Diagonal": np.diag(np.diag(whole)), "TensorBlocks": in_blocks(whole, [D * H, H * C]),
+            "KFAC": kfac_by_hand() if name == "KFAC" else None,
+        }[name]  # fmt: skip
+    want = np.einsum("ncp,pq,ndq->ncd", star, np.linalg.inv(precision), star)
+    np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
+    drawn = found.sample(4000, key=jax.random.key(1))
+    flat = np.concatenate([np.reshape(drawn[k], (4000, -1)) for k in ("body", "head")], axis=1)
+    flat = flat[:, D * H :] if name == "LastLayer" else flat
+    covariance = np.linalg.inv(precision)
+    deviation = np.sqrt(np.diag(covariance))
+    assert (np.abs(np.cov(flat.T) - covariance) / np.outer(deviation, deviation)).max() < 0.12
+
+
+def test_the_scale_is_chosen_by_predictions_without_the_datum():
+    """Each datum's own term taken from P0 + H, its Newton step back, and the best scale of a grid, densely."""
+    model, (j, bend, prior, _) = plain_model(), plain_parts()
+    whole = np.diag(prior) + np.einsum("ncp,ncd,ndq->pq", j, bend, j)
+    f = np.asarray(jax.vmap(lambda x: plain(model.params, None, x))(model.inputs))
+    labels, means, variances = np.asarray(model.targets), [], []
+    for n in range(N):
+        covariance = np.linalg.inv(whole - j[n].T @ bend[n] @ j[n])
+        slope = np.eye(C)[labels[n]] - softmax(f[n : n + 1])[0]
+        means.append(f[n] - j[n] @ covariance @ j[n].T @ slope)
+        variances.append(np.diag(j[n] @ covariance @ j[n].T))
+    grid = np.concatenate([[0.0], np.geomspace(1e-3, 10, 41)])
+    scores = [
+        np.log(softmax(means / np.sqrt(1 + np.pi / 8 * t * np.array(variances)))[np.arange(N), labels]).sum()
+        for t in grid
+    ]
+    found = ev.posterior(model)
+    np.testing.assert_allclose(found.scale, grid[np.argmax(scores)], rtol=1e-12)
+    outputs = found.outputs(NEW)
+    want = softmax(outputs.mean / np.sqrt(1 + np.pi / 8 * found.scale * outputs.variances))
+    np.testing.assert_allclose(found.predict(NEW), want, rtol=1e-10)
+
+
+def test_predictions_come_with_their_deviation():
+    outputs = ev.posterior(built("gaussian")).outputs(NEW)
+    _, deviation = ev.posterior(built("gaussian")).predict(NEW, return_std=True)
+    np.testing.assert_allclose(deviation, np.sqrt(np.asarray(outputs.variances) + 0.09), rtol=1e-10)
+    found = ev.posterior(plain_model(), scale=0.5)
+    outputs = found.outputs(NEW)
+    mean, deviation = found.predict(NEW, return_std=True, samples=4000)
+    np.testing.assert_array_equal(mean, found.predict(NEW))
+    rng = np.random.default_rng(0)
+    drawn = [rng.multivariate_normal(m, v, 4000) for m, v in zip(outputs.mean, 0.5 * outputs.covariance, strict=True)]
+    np.testing.assert_allclose(deviation, softmax(np.stack(drawn)).std(1), atol=0.02)
+    _, nothing = found.predict(NEW, "map", return_std=True)
+    np.testing.assert_allclose(nothing, 0, atol=1e-12)
+
+
+def how(approximation, samples=1, scale=1.0):
+    return Prediction(approximation, samples, jax.random.key(0), jnp.asarray(scale))
+
+
+def mean_prediction(likelihood, outputs, way):
+    return predicted(likelihood, outputs, way, False)[0]
 
 
 def gaussians(seed, outputs, m=10):
@@ -135,10 +262,8 @@ def gaussians(seed, outputs, m=10):
 @given(st.integers(0, 10_000))
 @settings(max_examples=5)
 def test_two_classes_by_probit_are_near_the_integral(seed):
-    from hyprax.evidence._predictive import mean_prediction
-
     outputs = gaussians(seed, 1)
-    got = mean_prediction(ev.Bernoulli(), outputs, "probit", 1, jax.random.key(0))
+    got = mean_prediction(ev.Bernoulli(), outputs, how("probit"))
     for mean, variance, p in zip(outputs.mean[:, 0], outputs.covariance[:, 0, 0], got[:, 0], strict=True):
         deviation = float(np.sqrt(variance))
         want = integrate.quad(lambda t, m=mean, s=deviation: stats.norm.pdf(t) / (1 + np.exp(-(m + s * t))), -12, 12)[0]
@@ -147,8 +272,6 @@ def test_two_classes_by_probit_are_near_the_integral(seed):
 
 @pytest.mark.parametrize("outputs_count", [2, 3, 10])
 def test_monte_carlo_is_the_mean_over_draws_and_the_others_are_near_it(outputs_count):
-    from hyprax.evidence._predictive import log_predictive, mean_prediction
-
     outputs = gaussians(outputs_count, outputs_count)
     rng = np.random.default_rng(0)
     draws = np.stack(
@@ -156,7 +279,7 @@ def test_monte_carlo_is_the_mean_over_draws_and_the_others_are_near_it(outputs_c
     )
     want = softmax(draws).mean(1)
     got = {
-        a: np.asarray(mean_prediction(ev.Categorical(), outputs, a, 10_000, jax.random.key(0)))
+        a: np.asarray(mean_prediction(ev.Categorical(), outputs, how(a, 10_000)))
         for a in ("monte_carlo", "probit", "bridge", "map")
     }
     np.testing.assert_allclose(got["monte_carlo"], want, atol=0.025)
@@ -167,15 +290,13 @@ def test_monte_carlo_is_the_mean_over_draws_and_the_others_are_near_it(outputs_c
     assert gaps["probit"] < gaps["map"]
     labels = jnp.asarray(rng.integers(0, outputs_count, len(want)))
     for a in ("monte_carlo", "probit", "bridge"):
-        log_p = log_predictive(ev.Categorical(), outputs, labels, a, 10_000, jax.random.key(0))
+        log_p = log_predictive(ev.Categorical(), outputs, labels, how(a, 10_000))
         np.testing.assert_allclose(np.exp(log_p), got[a][np.arange(len(want)), labels], rtol=1e-8)
 
 
 def test_the_bridge_is_its_formula():
-    from hyprax.evidence._predictive import mean_prediction
-
     outputs = gaussians(5, 4)
-    got = mean_prediction(ev.Categorical(), outputs, "bridge", 1, jax.random.key(0))
+    got = mean_prediction(ev.Categorical(), outputs, how("bridge"))
     for mean, v, p in zip(np.asarray(outputs.mean), np.asarray(outputs.covariance), got, strict=True):
         ones = np.ones(4)
         f = mean - v @ ones * mean.sum() / (ones @ v @ ones)
@@ -217,12 +338,10 @@ def test_counts_are_integrated_by_draws_and_their_mean_is_exact():
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e6])
 def test_certain_and_wild_outputs_give_finite_probabilities(scale):
-    from hyprax.evidence._predictive import mean_prediction
-
     mean = jnp.asarray([[300.0, -300.0, 0.0], [0.0, 0.0, 0.0]], jnp.float32)
     outputs = Outputs(mean, jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32) * scale, (2, 3, 3)).astype(jnp.float32))
     for a in ("monte_carlo", "probit", "bridge", "map"):
-        p = mean_prediction(ev.Categorical(), outputs, a, 10, jax.random.key(0))
+        p = mean_prediction(ev.Categorical(), outputs, how(a, 10))
         assert np.all(np.isfinite(p)), a
         np.testing.assert_allclose(np.sum(p, 1), 1, rtol=1e-5)
 

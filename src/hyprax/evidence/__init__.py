@@ -17,6 +17,7 @@ from ._likelihoods import (
     Bernoulli as Bernoulli,
     Categorical as Categorical,
     Gaussian as Gaussian,
+    HeteroscedasticGaussian as HeteroscedasticGaussian,
     Poisson as Poisson,
 )
 from ._log_evidence import LogEvidence as LogEvidence, linearise as linearise, log_evidence as log_evidence

@@ -52,9 +52,12 @@ def subset(size: int, total: int, key: Array) -> Int[Array, " size"]:
 def roots_at(
     problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"] | None
 ) -> tuple[Float[Array, "m c s"], Float[Array, "m s r"]]:
-    """S and Q for the examples `data`, or for all."""
+    """S and Q for the examples `data`, or for all; S counts with the weight of the example."""
     f = problem.logits(data)
     matrix = jax.vmap(lambda one: root.matrix(problem.likelihood, one))(f)
+    if problem.weights is not None:
+        weights = problem.weights if data is None else problem.weights[data]
+        matrix = jnp.sqrt(weights).astype(f.dtype)[:, None, None] * matrix
     return matrix, jax.vmap(lambda one: root.rotation(problem.likelihood, one))(f)
 
 

@@ -145,11 +145,10 @@ def cotangents(
     data: Int[Array, " m"] | None,
     directions: Float[Array, "m s r"],
 ) -> Float[Array, "m r c"]:
-    """The rows S(f_n) q / √T, differentiable in what f depends on; the directions q are constants."""
+    """The rows S(f_n) q √(w_n/T), differentiable in what f depends on; the directions q are constants."""
     f = problem.logits(data)
     matrix = jax.vmap(lambda one: root.matrix(problem.likelihood, one))(f)
-    scale = jax.lax.rsqrt(problem.temperature.astype(f.dtype))
-    return scale * jnp.swapaxes(product(matrix, directions), 1, 2)
+    return problem.shares(data).astype(f.dtype)[:, None, None] * jnp.swapaxes(product(matrix, directions), 1, 2)
 
 
 class Chain(AbstractEstimator):

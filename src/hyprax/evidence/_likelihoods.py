@@ -51,15 +51,30 @@ def _one_per_output(name: str, targets: np.ndarray, outputs: int) -> None:
 class Categorical(AbstractLikelihood):
     """log p(y|f) = f_y - log Σ_c exp f_c; Λ = diag(p) - p pᵀ with p = softmax(f), L = diag(√p) - p √pᵀ.
 
-    Targets are labels 0..C-1, C >= 2.
+    Targets are labels 0..C-1, C >= 2, or soft labels: rows y of C probabilities, log p(y|f) = Σ_c y_c log p_c.
+
+    **Arguments:**
+
+    - `smoothing`: s in [0, 1): labels are smoothed to (1 - s) y + s/C.
     """
+
+    smoothing: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"Categorical: smoothing must be a number in [0, 1); got {self.smoothing}.")
 
     @property
     def independent(self) -> bool:
         return False
 
     def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
-        return jnp.take(jax.nn.log_softmax(f), target.astype(jnp.int32))
+        log_p = jax.nn.log_softmax(f)
+        if target.ndim:
+            found = jnp.sum(jnp.where(target == 0, 0.0, target.astype(f.dtype) * log_p))
+        else:
+            found = jnp.take(log_p, target.astype(jnp.int32))
+        return found if self.smoothing == 0 else (1 - self.smoothing) * found + self.smoothing * jnp.mean(log_p)
 
     def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
         log_p = jax.nn.log_softmax(f)
@@ -72,8 +87,15 @@ class Categorical(AbstractLikelihood):
                 f"Categorical: the model must have at least 2 outputs; got {outputs}. For one logit use Bernoulli."
             )
         targets = np.asarray(targets)
+        if targets.ndim == 2 and targets.shape[1] == outputs:
+            if not np.all(targets >= 0) or np.any(np.abs(targets.sum(1) - 1) > 1e-3):
+                raise ValueError("Categorical: rows of soft labels must be >= 0 with sum 1; got others.")
+            return
         if targets.ndim != 1:
-            raise ValueError(f"Categorical: targets must have shape (N,), one label each; got {targets.shape}.")
+            raise ValueError(
+                f"Categorical: targets must have shape (N,), one label each, or (N, {outputs}) for soft labels; got "
+                f"{targets.shape}."
+            )
         _whole_numbers("Categorical", targets)
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= outputs:
@@ -117,6 +139,40 @@ class Gaussian(AbstractLikelihood):
             raise ValueError("Gaussian: targets must be finite; got NaN or infinite entries.")
         if self.scale.ndim and self.scale.shape != (outputs,):
             raise ValueError(f"Gaussian: scale must be one number or {outputs} of them; got shape {self.scale.shape}.")
+
+
+class HeteroscedasticGaussian(AbstractLikelihood):
+    """log p(y|f) = -Σ_k (y_k - μ_k)²/(2σ_k²) + log σ_k + ½ log 2π: the model gives mean and noise of each target.
+
+    The outputs are f = (μ_1..μ_K, log σ_1..log σ_K), so C = 2K. Λ = diag(1/σ², 2) is the expected curvature (Fisher):
+    the curvature at one y need not be positive. Targets are (N, K).
+
+    Source: Nix and Weigend 1994; with Laplace approximations, Immer et al. 2023 (arXiv 2310.19093).
+    """
+
+    @property
+    def independent(self) -> bool:
+        return True
+
+    def log_likelihood(self, f: Float[Array, " c"], target: Array) -> Float[Array, ""]:
+        mean, log_scale = jnp.split(f, 2)
+        standard = (target.astype(f.dtype) - mean) * jnp.exp(-log_scale)
+        return -0.5 * jnp.sum(jnp.square(standard)) - jnp.sum(log_scale) - 0.5 * mean.size * float(np.log(2 * np.pi))
+
+    def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
+        _, log_scale = jnp.split(f, 2)
+        return jnp.diag(jnp.concatenate([jnp.exp(-log_scale), jnp.full_like(log_scale, float(np.sqrt(2)))]))
+
+    def validate(self, targets: Any, outputs: int) -> None:
+        targets = np.asarray(targets)
+        if outputs % 2:
+            raise ValueError(
+                "HeteroscedasticGaussian: the model must have two outputs for each target, its mean and the logarithm "
+                f"of its noise; got {outputs}."
+            )
+        _one_per_output("HeteroscedasticGaussian", targets, outputs // 2)
+        if targets.dtype.kind not in "fiu" or not np.all(np.isfinite(targets)):
+            raise ValueError("HeteroscedasticGaussian: targets must be real and finite; got others.")
 
 
 class Bernoulli(AbstractLikelihood):

@@ -6,7 +6,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._hyper import as_floating
@@ -15,11 +14,12 @@ from .._result import Result, explain
 from .._stats import scalars
 from ._certificate import RESULTS, EvidenceCertificate, EvidenceStats
 from ._chain import LogDeterminant
+from ._data import as_data, by_token
 from ._designs import check_size, subset
 from ._estimator import AbstractEstimator, check_part, or_default
 from ._likelihoods import AbstractLikelihood, Gaussian, positive
 from ._mode import Decrement, decrement
-from ._problem import GaussianPrior, LinearisedModel, widened
+from ._problem import GaussianPrior, LinearisedModel, OneToken, output_shape, widened
 
 NATS, NATS_A_DATUM = 0.1, 1e-3
 """The nats by which weights may lack of their mode: together, and for each datum."""
@@ -57,27 +57,10 @@ class LogEvidence(eqx.Module):
         return explain(self.result, scalars(self.stats))
 
 
-def pair(data: Any) -> tuple[PyTree, Array]:
-    """(inputs, targets) as arrays, half precision in single.
-
-    **Raises:** `ValueError` for anything but a pair.
-    """
-    if not (isinstance(data, tuple) and len(data) == 2):
-        raise ValueError(f"evidence: data must be a pair, the tuple (inputs, targets); got a {type(data).__name__}.")
-    for name, part in zip(("inputs", "targets"), data, strict=True):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(part):
-            where = f"evidence: {name}{jax.tree_util.keystr(path)}"
-            if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind in "OSUMm":
-                raise ValueError(f"{where} must be numbers; got values of type {np.asarray(leaf).dtype}.")
-            if np.ndim(leaf) == 0:
-                raise ValueError(f"{where} must be an array; got a single number (a list is a container of arrays).")
-    return widened(jax.tree.map(jnp.asarray, data))
-
-
 def linearise(
     apply: Callable[[Any, Any, Any], Array],
     params: PyTree,
-    data: tuple[PyTree, Any],
+    data: Any,
     hyper: PyTree = None,
     *,
     likelihood: AbstractLikelihood,
@@ -90,20 +73,29 @@ def linearise(
     """
     check_part("evidence: likelihood", likelihood, AbstractLikelihood, "Categorical()")
     check_part("evidence: prior", prior, GaussianPrior, "GaussianPrior(1.0)")
-    inputs, targets = pair(data)
+    inputs, targets, *rest = as_data(data)
+    weights = rest[0] if rest else None
     temperature = positive(as_floating(temperature, "evidence: temperature"), "evidence: temperature")
     if temperature.ndim:
         raise ValueError(f"evidence: temperature must be one number; got shape {temperature.shape}.")
     params, hyper = widened((params, hyper))
-    built = LinearisedModel(apply, likelihood, prior, params, hyper, inputs, targets, temperature)
-    built.validate()
+    built = LinearisedModel(apply, likelihood, prior, params, hyper, inputs, targets, temperature, weights)
+    built.validate_numbers()
+    shape = output_shape(apply, params, hyper, built.example)
+    if len(shape) == 2:
+        targets, weights = by_token(targets, weights, shape, likelihood)
+        apply = OneToken(apply)
+        built = LinearisedModel(
+            apply, likelihood, prior, params, hyper, inputs, targets, built.temperature, weights, shape[0]
+        )
+    built.validate(shape[-1])
     return built
 
 
 def log_evidence(
     apply: Callable[[Any, Any, Any], Array],
     params: PyTree,
-    data: tuple[PyTree, Any],
+    data: Any,
     hyper: PyTree = None,
     *,
     likelihood: AbstractLikelihood,
@@ -121,14 +113,16 @@ def log_evidence(
 
     **Arguments:**
 
-    - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example. Whatever is to have a derivative must come
-        in through `hyper`, not by closure.
+    - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example, or (S, C) of a sequence of S tokens, each
+        of which is then an example. Whatever is to have a derivative must come in through `hyper`, not by closure.
     - `params`: the weights w, a pytree of floating arrays, at a maximum of the posterior. Half-precision arrays are
         computed with in float32.
-    - `data`: (inputs, targets), with a common leading axis of length N.
+    - `data`: (inputs, targets), with a common leading axis of length N, or (inputs, targets, weights) with what each
+        example counts; or batches of these, which are joined. Targets of sequences are (N, S, ...), and labels below 0
+        are padding.
     - `hyper`: a pytree of arrays handed to `apply`, in natural units.
-    - `likelihood`: [`hyprax.evidence.Categorical`][], [`hyprax.evidence.Gaussian`][], [`hyprax.evidence.Bernoulli`][]
-        or [`hyprax.evidence.Poisson`][].
+    - `likelihood`: [`hyprax.evidence.Categorical`][], [`hyprax.evidence.Gaussian`][],
+        [`hyprax.evidence.HeteroscedasticGaussian`][], [`hyprax.evidence.Bernoulli`][] or [`hyprax.evidence.Poisson`][].
     - `prior`: a [`hyprax.evidence.GaussianPrior`][].
     - `temperature`: T.
     - `estimator`: of log|I + K|; default [`hyprax.evidence.FullData`][] where the matrix of the smaller side is cheap,

@@ -80,12 +80,10 @@ def _scaled_gradient(problem: LinearisedModel, data: Int[Array, " m"] | None = N
 def _rows_times(problem: LinearisedModel, rows: Float[Array, "m r c"], data: Int[Array, " m"] | None) -> tuple:
     """v -> Φ v, and its transpose, Φ the rows scaled by P0^-½."""
     scales = _scales(problem)
-    inputs = problem.examples(data)
 
     def contracted(scaled: PyTree) -> Array:
         w = jax.tree.map(jnp.multiply, scaled, scales)
-        f = jax.vmap(lambda x: problem.apply(w, problem.hyper, x))(inputs)
-        return einsum("mrc,mc->mr", rows, f).ravel()
+        return einsum("mrc,mc->mr", rows, problem.logits(data, w)).ravel()
 
     at = jax.tree.map(jnp.divide, problem.params, scales)
     _, forward = jax.linearize(contracted, at)
@@ -164,8 +162,7 @@ def newton(
 def _unrolled(problem: LinearisedModel) -> bool:
     if jax.default_backend() != "cpu":
         return False
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), problem.inputs)
-    closed = eqx.filter_make_jaxpr(problem.apply)(problem.params, problem.hyper, one)[0]
+    closed = eqx.filter_make_jaxpr(problem.apply)(problem.params, problem.hyper, problem.example)[0]
     return any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
 
 

@@ -19,10 +19,11 @@ from .._stats import Accuracy
 from .._trees import tree_all_finite
 from ._certificate import RESULTS, EvidenceCertificate
 from ._chain import LogDeterminant
+from ._data import Data, as_data
 from ._designs import check_size
 from ._estimator import AbstractAdaptive, AbstractEstimator, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
-from ._log_evidence import judged, linearise, measured, pair, tempered_fit
+from ._log_evidence import judged, linearise, measured, tempered_fit
 from ._mode import decrement, to_mode
 from ._online import OVER, Moments, Schedule
 from ._problem import GaussianPrior, LinearisedModel, widened
@@ -73,9 +74,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     **Arguments:**
 
-    - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example, hyper in natural units.
+    - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example, or (S, C) of a sequence of S tokens; hyper
+        in natural units.
     - `params`: the first weights.
-    - `data`: (inputs, targets).
+    - `data`: as for [`hyprax.evidence.log_evidence`][]: (inputs, targets), with weights, or batches of these.
     - `likelihood`: a likelihood, or a function of hyper (in natural units) to one, for learned noise.
     - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][]; default one precision for each tensor,
         `hyper["precision"]` ([`hyprax.evidence.precisions`][]).
@@ -99,7 +101,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     apply: Callable[[Any, Any, Any], Array]
     initial: PyTree
-    data: tuple[PyTree, Array]
+    data: Data
     likelihood: Callable[[Any], AbstractLikelihood]
     prior: Callable[[Any], GaussianPrior]
     temperature: Callable[[Any], Any]
@@ -118,7 +120,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         self,
         apply: Callable[[Any, Any, Any], Array],
         params: PyTree,
-        data: tuple[PyTree, Any],
+        data: Any,
         *,
         likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
         prior: Callable[[Any], GaussianPrior] | None = None,
@@ -148,7 +150,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
                 f'one: lambda hyper: Gaussian(hyper["noise"]); got {described(likelihood)}.'
             )
         self.apply, self.initial = apply, widened(jax.tree.map(jnp.asarray, params))
-        self.data = pair(data)
+        batch_size = data.batch_size if batch_size is None and isinstance(data, Minibatches) else batch_size
+        self.data = as_data(data)
         leaves = jax.tree.leaves(self.data)
         size = leaves[0].shape[0]
         self.likelihood = Constant(likelihood) if isinstance(likelihood, AbstractLikelihood) else likelihood
@@ -159,7 +162,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             estimator,
             sum(w.size for w in jax.tree.leaves(self.initial)),
             size,
-            _outputs(self.data[1]),
+            _outputs(self.data[1], isinstance(likelihood, Categorical)),
             (AbstractEstimator, AbstractAdaptive),
         )
         self.optimizer, self.schedule, self.decay = optimizer, schedule, decay
@@ -195,6 +198,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             past=past,
             kept=Kept(self.initial, hyper, jnp.full_like(zero, jnp.inf), count),
         )
+
+    def examples(self, hyper: PyTree) -> int:
+        """N: the examples, or all tokens of the sequences."""
+        return self._linearised(self.initial, hyper).size
 
     def train(self, hyper: PyTree, state: EvidenceState, steps: int) -> EvidenceState:
         """The state after `steps` minibatch steps of the weights at fixed hyperparameters."""
@@ -239,9 +246,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     ) -> tuple[Value, EvidenceState]:
         refuse_accuracy(self, accuracy)
         value, (sides, _) = self._value(hyper, state)
-        certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(self.batches.size)
+        size = self.model(hyper, state).size
+        certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(size)
         stats = self._measured(hyper, state, sides, certificate.slack)
-        result = judged(stats, self.batches.size, jnp.isfinite(value), training=not self.schedule.frozen)
+        result = judged(stats, size, jnp.isfinite(value), training=not self.schedule.frozen)
         noise = NoNoise("one draw has no spread: compare several" if self.draws else "nothing is drawn")
         return Value(value, certificate, noise, result, stats), state
 
@@ -299,12 +307,12 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         """The model linearised at the weights of `state`: what [`hyprax.evidence.posterior`][] takes."""
         return self._linearised(state.params, hyper)
 
-    def _linearised(self, params: PyTree, hyper: PyTree) -> LinearisedModel:
+    def _linearised(self, params: PyTree, hyper: PyTree, data: Any = None) -> LinearisedModel:
         plain = natural(hyper)
         return linearise(
             self.apply,
             params,
-            self.data,
+            self.data if data is None else data,
             plain,
             likelihood=self.likelihood(plain),
             prior=self.prior(plain),
@@ -334,14 +342,14 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     @eqx.filter_jit
     def _gradient(self, hyper: PyTree, state: EvidenceState, training: bool) -> tuple[Hypergradient, EvidenceState]:
         (value, (sides, past)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
-        certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(self.batches.size)
+        size = self.model(hyper, state).size
+        certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(size)
         two_sided = sides.lower is not None
         slack = certificate.slack if two_sided else jnp.zeros_like(value)
         moments = state.moments.updated(self.decay, grad, value, slack)
         smoothed = moments.slack / moments.total if two_sided else jnp.full_like(value, jnp.inf)
         stats = self._measured(hyper, state, sides, smoothed)
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
-        size = self.batches.size
         result = judged(stats, size, finite, training)
         kept = Kept(state.params, hyper, (moments.value / moments.total).astype(value.dtype), state.draws)
         better = (judged(stats, size, finite) == RESULTS.successful) & (kept.value < state.kept.value)
@@ -355,15 +363,13 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     @eqx.filter_jit
     def _train_step(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
-        plain = natural(hyper)
-        likelihood, prior = self.likelihood(plain), self.prior(plain)
-        temperature = jnp.asarray(self.temperature(plain))
-        inputs, targets = self.batches(state.trained)
+        batch = self._linearised(state.params, hyper, self.batches(state.trained))
+        factor = self.batches.size / self.batches.batch_size
 
         def loss(params: PyTree) -> Float[Array, ""]:
-            f = jax.vmap(lambda x: self.apply(params, plain, x))(inputs)
-            fit = jnp.mean(jax.vmap(likelihood.log_likelihood)(f, targets))
-            return 0.5 * temperature.astype(f.dtype) * prior.penalty(params) / self.batches.size - fit
+            fit = eqx.tree_at(lambda b: b.params, batch, params).log_likelihood()
+            penalty = batch.prior.penalty(params).astype(fit.dtype)
+            return (0.5 * batch.temperature.astype(fit.dtype) * penalty / factor - fit) / batch.size
 
         grad = jax.grad(loss)(state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
@@ -381,8 +387,9 @@ def tensor_prior(hyper: Any) -> GaussianPrior:
     return GaussianPrior(hyper["precision"])
 
 
-def _outputs(targets: Array) -> int:
-    """About the outputs of a model of these targets."""
-    if targets.ndim > 1:
-        return targets.shape[1]
-    return int(np.max(np.asarray(targets), initial=0)) + 1 if targets.size else 1
+def _outputs(targets: Array, labels: bool) -> int:
+    """About the outputs of a model of these targets, for all tokens of one example."""
+    places = int(np.prod(targets.shape[1:]))
+    if not labels or not jnp.issubdtype(targets.dtype, jnp.integer):
+        return places if targets.ndim > 1 else int(np.max(np.asarray(targets), initial=0)) + 1
+    return places * (int(np.max(np.asarray(targets), initial=0)) + 1)

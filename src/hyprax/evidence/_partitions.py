@@ -125,7 +125,7 @@ class Partition(AbstractEstimator):
                 f"Partition: grouped needs a Categorical likelihood; got {type(problem.likelihood).__name__}."
             )
         class_key, data_key = jax.random.split(key)
-        labels = problem.targets
+        labels = problem.targets if problem.targets.ndim == 1 else jnp.argmax(problem.targets, axis=1)
         same = labels == labels[jax.random.randint(class_key, (), 0, problem.size)]
         # The M largest of random numbers, members of the class before all others.
         _, data = jax.lax.top_k(
@@ -179,7 +179,13 @@ class Lanczos(AbstractEstimator):
             params, hyper, inputs, rows, variances = parameters
             return vector + kernel_matvec(problem.apply, params, hyper, inputs, rows, variances, vector)
 
-        parameters = (problem.params, problem.hyper, problem.inputs, rows, problem.prior.variances(problem.params))
+        parameters = (
+            problem.params,
+            problem.hyper,
+            problem.examples(None),
+            rows,
+            problem.prior.variances(problem.params),
+        )
         integrand = funm.monte_carlo_funm_sym_logdet(decomp.tridiag_sym(self.steps))
         sampler = stochtrace.sampler_signs(jnp.ones(total, problem.dtype), num=self.samples)
         return LogDeterminant(stochtrace.estimator_monte_carlo(integrand, sampler)(product, key, parameters))

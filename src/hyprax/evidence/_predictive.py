@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._products import einsum
-from ._likelihoods import AbstractLikelihood, Bernoulli, Categorical, Gaussian, Poisson
+from ._likelihoods import AbstractLikelihood, Bernoulli, Categorical, Gaussian, HeteroscedasticGaussian, Poisson
 
-Approximation: TypeAlias = Literal["probit", "bridge", "monte_carlo", "map"]
+Approximation: TypeAlias = Literal["scaled", "probit", "bridge", "monte_carlo", "map"]
 
 
 class Outputs(eqx.Module):
@@ -57,71 +57,126 @@ def bridge(outputs: Outputs) -> Float[Array, "m c"]:
     return jnp.logaddexp(jnp.full_like(sharp, flat), sharp) - jnp.log(jnp.maximum(v, floor))
 
 
-def _known(approximation: str, samples: int) -> None:
-    """Refuse what no likelihood has."""
-    if approximation not in get_args(Approximation):
-        raise ValueError(f"posterior: approximation must be one of {get_args(Approximation)}; got {approximation!r}.")
-    if samples < 1:
-        raise ValueError(f"posterior: samples must be an integer >= 1; got {samples}.")
+class Prediction(eqx.Module):
+    """How outputs become predictions: by which approximation, draws, and scale of the variances."""
+
+    approximation: Approximation = eqx.field(static=True)
+    samples: int = eqx.field(static=True)
+    key: Array
+    scale: Float[Array, ""]
+
+    def __check_init__(self):
+        known = get_args(Approximation)
+        if self.approximation not in known:
+            raise ValueError(f"posterior: approximation must be one of {known}; got {self.approximation!r}.")
+        if self.samples < 1:
+            raise ValueError(f"posterior: samples must be an integer >= 1; got {self.samples}.")
+
+    def believed(self, outputs: Outputs) -> Outputs:
+        """The Gaussian that the approximation believes in."""
+        factor = {"scaled": self.scale, "map": jnp.zeros_like(self.scale)}.get(self.approximation)
+        return (
+            outputs if factor is None else Outputs(outputs.mean, factor.astype(outputs.mean.dtype) * outputs.covariance)
+        )
 
 
-def effective_logits(
-    likelihood: AbstractLikelihood, outputs: Outputs, approximation: Approximation
-) -> Float[Array, "m c"]:
+def default_approximation(likelihood: AbstractLikelihood) -> Approximation:
+    """That of `predict` where none is asked for."""
+    return "scaled" if isinstance(likelihood, Categorical | Bernoulli) else "probit"
+
+
+def effective_logits(likelihood: AbstractLikelihood, outputs: Outputs, how: Prediction) -> Float[Array, "m c"]:
     """Outputs at which the likelihood itself is about its mean under the Gaussian."""
-    name = type(likelihood).__name__
-    if approximation == "map":
+    if how.approximation == "map":
         return outputs.mean
-    if approximation == "probit" and isinstance(likelihood, Categorical | Bernoulli):
-        return probit(outputs)
-    if approximation == "bridge" and isinstance(likelihood, Categorical):
+    if how.approximation in ("probit", "scaled") and isinstance(likelihood, Categorical | Bernoulli):
+        return probit(how.believed(outputs))
+    if how.approximation == "bridge" and isinstance(likelihood, Categorical):
         return bridge(outputs)
     raise ValueError(
-        f"posterior: approximation must be 'monte_carlo' or 'map', for Bernoulli and Categorical also 'probit', for "
-        f"Categorical also 'bridge'; got {approximation!r} for {name}."
+        "posterior: approximation must be 'monte_carlo' or 'map', for Bernoulli and Categorical also 'scaled' or "
+        f"'probit', for Categorical also 'bridge'; got {how.approximation!r} for {type(likelihood).__name__}."
     )
 
 
-def _mean(likelihood: AbstractLikelihood, f: Float[Array, "... c"]) -> Float[Array, "... c"]:
+def _mean(likelihood: AbstractLikelihood, f: Float[Array, "... c"]) -> Float[Array, "... k"]:
     """E[y|f]."""
     if isinstance(likelihood, Categorical):
         return jax.nn.softmax(f, axis=-1)
     if isinstance(likelihood, Bernoulli):
         return jax.nn.sigmoid(f)
+    if isinstance(likelihood, HeteroscedasticGaussian):
+        return f[..., : f.shape[-1] // 2]
     return jnp.exp(f) if isinstance(likelihood, Poisson) else f
 
 
-def mean_prediction(
-    likelihood: AbstractLikelihood, outputs: Outputs, approximation: Approximation, samples: int, key: Array
-) -> Float[Array, "m c"]:
-    """E[y], f being integrated out."""
-    _known(approximation, samples)
+def predicted(
+    likelihood: AbstractLikelihood, outputs: Outputs, how: Prediction, deviations: bool
+) -> tuple[Float[Array, "m k"], Float[Array, "m k"]]:
+    """E[y], f being integrated out, and a standard deviation (0 where none is asked for)."""
+    mean = _mean_prediction(likelihood, outputs, how)
+    if not deviations:
+        return mean, jnp.zeros_like(mean)
+    believed = how.believed(outputs)
+    v = believed.variances
     if isinstance(likelihood, Gaussian):
-        return outputs.mean
-    if isinstance(likelihood, Poisson) and approximation != "map":
+        return mean, jnp.sqrt(v + jnp.square(likelihood.scale).astype(v.dtype))
+    if isinstance(likelihood, HeteroscedasticGaussian):
+        _, log_scale = jnp.split(outputs.mean, 2, axis=1)
+        of_mean, of_scale = jnp.split(v, 2, axis=1)
+        return mean, jnp.sqrt(of_mean + jnp.exp(2 * log_scale + 2 * of_scale))
+    if isinstance(likelihood, Poisson):
+        return mean, jnp.sqrt(mean + jnp.square(mean) * jnp.expm1(v))
+    return mean, jnp.std(_mean(likelihood, believed.sample(how.key, how.samples)), axis=0)
+
+
+def _mean_prediction(likelihood: AbstractLikelihood, outputs: Outputs, how: Prediction) -> Float[Array, "m k"]:
+    if isinstance(likelihood, Gaussian | HeteroscedasticGaussian):
+        return _mean(likelihood, outputs.mean)
+    if isinstance(likelihood, Poisson) and how.approximation != "map":
         return jnp.exp(outputs.mean + 0.5 * outputs.variances)
-    if approximation == "monte_carlo":
-        return jnp.mean(_mean(likelihood, outputs.sample(key, samples)), axis=0)
-    return _mean(likelihood, effective_logits(likelihood, outputs, approximation))
+    if how.approximation == "monte_carlo":
+        return jnp.mean(_mean(likelihood, outputs.sample(how.key, how.samples)), axis=0)
+    return _mean(likelihood, effective_logits(likelihood, outputs, how))
 
 
 def log_predictive(
-    likelihood: AbstractLikelihood,
-    outputs: Outputs,
-    targets: Array,
-    approximation: Approximation,
-    samples: int,
-    key: Array,
+    likelihood: AbstractLikelihood, outputs: Outputs, targets: Array, how: Prediction
 ) -> Float[Array, " m"]:
-    """log ∫ p(y|f) N(f; mean, covariance) df for each datum."""
-    _known(approximation, samples)
+    """log ∫ p(y|f) N(f; mean, covariance) df for each datum; Σ_c y_c log E p_c for labels, hard or soft."""
+    if isinstance(likelihood, Categorical):
+        likelihood = Categorical()  # a new label is not smoothed
     log_likelihood = jax.vmap(likelihood.log_likelihood)
-    if isinstance(likelihood, Gaussian) and approximation != "map":
+    if isinstance(likelihood, Gaussian) and how.approximation != "map":
         return jax.vmap(lambda m, v, y: _gaussian(likelihood, m, v, y))(outputs.mean, outputs.covariance, targets)
-    if approximation == "monte_carlo":
-        each = jax.vmap(log_likelihood, in_axes=(0, None))(outputs.sample(key, samples), targets)
-        return jax.nn.logsumexp(each, axis=0) - float(np.log(samples))
-    return log_likelihood(effective_logits(likelihood, outputs, approximation), targets)
+    if isinstance(likelihood, HeteroscedasticGaussian) and how.approximation not in ("map", "monte_carlo"):
+        return jax.vmap(_of_unknown_noise)(outputs.mean, outputs.covariance, targets)
+    if how.approximation == "monte_carlo" and isinstance(likelihood, Categorical):
+        draws = jax.nn.log_softmax(outputs.sample(how.key, how.samples), axis=-1)
+        return log_likelihood(jax.nn.logsumexp(draws, axis=0), targets)
+    if how.approximation == "monte_carlo":
+        each = jax.vmap(log_likelihood, in_axes=(0, None))(outputs.sample(how.key, how.samples), targets)
+        return jax.nn.logsumexp(each, axis=0) - float(np.log(how.samples))
+    return log_likelihood(effective_logits(likelihood, outputs, how), targets)
+
+
+def _of_unknown_noise(mean: Array, covariance: Array, target: Array) -> Float[Array, ""]:
+    """Σ_k log ∫ N(y_k; μ_k, σ_k²), over log σ_k by 20 nodes of Gauss and Hermite, over μ_k given it in closed form.
+
+    What different targets have in common is left out.
+    """
+    count = target.size
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    index = jnp.arange(count)
+    v_mean, v_log = (jnp.maximum(covariance[index + k, index + k], 0.0) for k in (0, count))
+    both = covariance[index, index + count]
+    slope = jnp.where(v_log > 0, both / jnp.where(v_log > 0, v_log, 1.0), 0.0)
+    away = jnp.sqrt(v_log)[:, None] * jnp.asarray(nodes, mean.dtype)[None]
+    center = mean[:count, None] + slope[:, None] * away
+    variance = jnp.maximum(v_mean - slope * both, 0.0)[:, None] + jnp.exp(2 * (mean[count:, None] + away))
+    square = jnp.square(target.astype(mean.dtype)[:, None] - center)
+    each = -0.5 * (square / variance + jnp.log(2 * np.pi * variance))
+    return jnp.sum(jax.nn.logsumexp(each + jnp.log(jnp.asarray(weights / weights.sum(), mean.dtype))[None], axis=1))
 
 
 def _gaussian(likelihood: Gaussian, mean: Array, covariance: Array, target: Array) -> Float[Array, ""]:

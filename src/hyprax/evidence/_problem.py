@@ -77,6 +77,9 @@ class LinearisedModel(eqx.Module):
 
     J in R^{NC x P} is the Jacobian of the outputs in the weights, Λ = L Lᵀ the curvature of the likelihood, T the
     temperature. `inputs` is a pytree of arrays, `targets` an array, with a common leading axis of length N.
+
+    Where the model has an output for each of S tokens, an example is a token: `apply` takes (sequence, place), `inputs`
+    are the sequences, one for S examples, and `targets` has a leading axis of all tokens.
     """
 
     apply: Callable[[Any, Any, Any], Array]
@@ -87,11 +90,15 @@ class LinearisedModel(eqx.Module):
     inputs: PyTree
     targets: Array
     temperature: Float[Array, ""]
+    weights: Float[Array, " n"] | None = None
+    """What each example counts; `None` for 1."""
+    tokens: int = eqx.field(static=True, default=0)
+    """S, where an example is one of S tokens of a sequence; else 0."""
 
     @property
     def size(self) -> int:
         """N."""
-        return jax.tree.leaves(self.inputs)[0].shape[0]
+        return jax.tree.leaves(self.inputs)[0].shape[0] * max(self.tokens, 1)
 
     @property
     def count(self) -> int:
@@ -101,26 +108,56 @@ class LinearisedModel(eqx.Module):
     @property
     def outputs(self) -> int:
         """C."""
+        return output_shape(self.apply, self.params, self.hyper, self.example)[-1]
+
+    @property
+    def example(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of one example."""
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs)
-        found = eqx.filter_eval_shape(self.apply, self.params, self.hyper, one)
-        shape = getattr(found, "shape", None)
-        if shape is None or len(shape) != 1:
-            what = f"is a {type(found).__name__}" if shape is None else f"has shape {shape}"
-            raise ValueError(f"evidence: apply must return one array (C,) for one example; its output {what}.")
-        return shape[0]
+        return (one, jax.ShapeDtypeStruct((), jnp.int32)) if self.tokens else one
 
     @property
     def dtype(self) -> Any:
         """The dtype of the weights."""
         return jnp.result_type(*jax.tree.leaves(self.params))
 
-    def logits(self, data: Int[Array, " m"] | None = None) -> Float[Array, "m c"]:
-        """The outputs for the examples `data`, or for all."""
-        return jax.vmap(lambda x: self.apply(self.params, self.hyper, x))(self.examples(data))
+    def logits(self, data: Int[Array, " m"] | None = None, params: PyTree | None = None) -> Float[Array, "m c"]:
+        """The outputs for the examples `data`, or for all, at the weights of the model or at others."""
+        params = self.params if params is None else params
+        if (
+            data is None and self.tokens and isinstance(self.apply, OneToken)
+        ):  # every sequence once, and not once for each token
+            whole = self.apply.apply
+            found = jax.vmap(lambda x: whole(params, self.hyper, x))(self.inputs)
+            return found.reshape(self.size, -1)
+        return jax.vmap(lambda x: self.apply(params, self.hyper, x))(self.examples(data))
 
     def examples(self, data: Int[Array, " m"] | None) -> PyTree:
         """The inputs of the examples `data`, or of all."""
-        return self.inputs if data is None else jax.tree.map(lambda x: x[data], self.inputs)
+        if not self.tokens:
+            return self.inputs if data is None else jax.tree.map(lambda x: x[data], self.inputs)
+        data = jnp.arange(self.size, dtype=jnp.int32) if data is None else data
+        sequence, place = jnp.divmod(data, self.tokens)
+        return jax.tree.map(lambda x: x[sequence], self.inputs), place.astype(jnp.int32)
+
+    def some(self, data: Int[Array, " m"] | None) -> "LinearisedModel":
+        """The model of the examples `data` alone, or of all, each an example of its own."""
+        targets, weights = self.targets, self.weights
+        if data is not None:
+            targets, weights = targets[data], None if weights is None else weights[data]
+        return LinearisedModel(
+            self.apply, self.likelihood, self.prior, self.params, self.hyper, self.examples(data), targets,
+            self.temperature, weights,
+        )  # fmt: skip
+
+    def shares(self, data: Int[Array, " m"] | None) -> Float[Array, " m"]:
+        """√(w_n/T) for the examples `data`, or for all: what multiplies a root of their curvature."""
+        count = self.size if data is None else data.shape[0]
+        temperature = self.temperature.astype(self.dtype)
+        if self.weights is None:
+            return jnp.broadcast_to(jax.lax.rsqrt(temperature), (count,))
+        weights = self.weights if data is None else self.weights[data]
+        return jnp.sqrt(weights.astype(self.dtype) / temperature)
 
     def kernel(
         self,
@@ -164,20 +201,24 @@ class LinearisedModel(eqx.Module):
         return jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
 
     def log_likelihood(self, data: Int[Array, " m"] | None = None) -> Float[Array, ""]:
-        """Σ_n log p(y_n|f_n) over the examples `data`, or over all."""
+        """Σ_n w_n log p(y_n|f_n) over the examples `data`, or over all."""
         targets = self.targets if data is None else self.targets[data]
-        return jnp.sum(jax.vmap(self.likelihood.log_likelihood)(self.logits(data), targets))
+        each = jax.vmap(self.likelihood.log_likelihood)(self.logits(data), targets)
+        if self.weights is not None:
+            each = each * (self.weights if data is None else self.weights[data]).astype(each.dtype)
+        return jnp.sum(each)
 
     def constant(self) -> "LinearisedModel":
         """The same problem, through which no derivative flows: for what a draw may depend on."""
         return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, self)
 
-    def validate(self) -> None:
-        """Refuse data and weights that do not fit together.
+    def validate_numbers(self) -> None:
+        """Refuse what is no finite array.
 
         **Raises:** `ValueError`.
         """
-        for name, tree in (("params", self.params), ("inputs", self.inputs), ("targets", self.targets)):
+        data = (("inputs", self.inputs), ("targets", self.targets), ("weights", self.weights))
+        for name, tree in (("params", self.params), *data):
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 where = f"evidence: {name}{jax.tree_util.keystr(path)}"
                 if not eqx.is_array(leaf):
@@ -195,14 +236,55 @@ class LinearisedModel(eqx.Module):
                     raise ValueError(f"{where} must be finite; got NaN or infinite entries.")
         if not jax.tree.leaves(self.params):
             raise ValueError("evidence: params must hold at least one tensor; got a model without weights.")
-        lengths = {leaf.shape[:1] for leaf in jax.tree.leaves((self.inputs, self.targets))}
+
+    def validate(self, outputs: int) -> None:
+        """Refuse data and weights that do not fit together, or not C outputs.
+
+        **Raises:** `ValueError`.
+        """
+        each = [leaf.shape[:1] for leaf in jax.tree.leaves((self.targets, self.weights))]
+        each = [shape if not self.tokens else (shape[0] // self.tokens,) for shape in each]
+        lengths = {*each, *(leaf.shape[:1] for leaf in jax.tree.leaves(self.inputs))}
         if len(lengths) != 1 or lengths <= {(), (0,)}:
             raise ValueError(
                 f"evidence: inputs and targets must have leading axes of one common length >= 1; got {sorted(lengths)}."
             )
+        if self.weights is not None and _looked_at(self.weights):
+            values = np.asarray(self.weights)
+            if values.ndim != 1 or np.any(values < 0) or not np.any(values > 0):
+                raise ValueError(
+                    "evidence: weights must be one number >= 0 for each example, not all 0; got weights of shape "
+                    f"{values.shape} from {values.min():.6g} to {values.max():.6g}."
+                )
         if _looked_at(self.targets):
-            self.likelihood.validate(self.targets, self.outputs)
+            self.likelihood.validate(self.targets, outputs)
         self.prior.variances(self.params)
+
+
+def output_shape(apply: Callable[[Any, Any, Any], Array], params: PyTree, hyper: PyTree, one: PyTree) -> tuple:
+    """(C,), or (S, C) of a model with an output for each token.
+
+    **Raises:** `ValueError` for any other output.
+    """
+    found = eqx.filter_eval_shape(apply, params, hyper, one)
+    shape = getattr(found, "shape", None)
+    if shape is None or len(shape) not in (1, 2):
+        what = f"is a {type(found).__name__}" if shape is None else f"has shape {shape}"
+        raise ValueError(
+            "evidence: apply must return one array for one example, (C,), or (S, C) for a sequence of S tokens; its "
+            f"output {what}."
+        )
+    return shape
+
+
+class OneToken(eqx.Module):
+    """The outputs (C,) at one place of a sequence, of a model that gives (S, C)."""
+
+    apply: Callable[[Any, Any, Any], Array]
+
+    def __call__(self, params: PyTree, hyper: PyTree, x: tuple[PyTree, Array]) -> Array:
+        sequence, place = x
+        return self.apply(params, hyper, sequence)[place]
 
 
 def picked(name: str, params: PyTree, where: Callable[[Any], Any]) -> PyTree[bool]:

@@ -42,9 +42,9 @@ class Standardised(eqx.Module):
 
 
 def standardised(
-    apply: Callable[[Any, Any, Any], Array], inputs: PyTree, targets: Array | None
+    apply: Callable[[Any, Any, Any], Array], inputs: PyTree, targets: Array | None, noisy: bool = False
 ) -> tuple[Standardised, float]:
-    """The model, and the spread of the targets (1 for none given).
+    """The model, and the spread of the targets (1 for none given); a model is `noisy` if it gives log noises as well.
 
     Columns of matrices of inputs are shifted and scaled, but for constant ones; images and integers are left alone.
 
@@ -74,5 +74,7 @@ def standardised(
             "to learn from them, and the evidence grows without end as the noise vanishes."
         )
     dtype = jnp.result_type(float) if targets.dtype.kind != "f" else targets.dtype
-    offset, width = jnp.asarray(offset, dtype), jnp.asarray(scale, dtype)
-    return Standardised(apply, mean, spread, offset, width), float(np.sqrt(np.mean(np.square(scale))))
+    size = float(np.sqrt(np.mean(np.square(scale))))
+    if noisy:
+        offset, scale = np.concatenate([offset, np.log(scale)]), np.concatenate([scale, np.ones_like(scale)])
+    return Standardised(apply, mean, spread, jnp.asarray(offset, dtype), jnp.asarray(scale, dtype)), size

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from .._batches import Minibatches
 from .._hyper import AbstractConstrained, Positive, natural
 from .._noise import AbstractNoise
 from .._objective import described
@@ -29,12 +30,14 @@ from ..evidence import (
     EvidenceStats,
     Gaussian,
     GaussianPrior,
+    HeteroscedasticGaussian,
     LinearisedModel,
     Posterior,
     Schedule,
     posterior,
     precisions,
 )
+from ..evidence._data import as_data
 from ..evidence._estimator import AbstractAdaptive
 from ..evidence._standardise import standardised
 from ..search import AbstractRecord, Callback, Optax, Step, Stopping, TuneResult, TuningWarning, tune
@@ -79,7 +82,7 @@ class EvidenceFit:
         """The Laplace posterior of the weights; the options are those of [`hyprax.evidence.posterior`][]."""
         return posterior(self.model, **options)
 
-    def predict(self, inputs: PyTree, **options: Any) -> Array:
+    def predict(self, inputs: PyTree, **options: Any) -> Any:
         """E[y | x, D] of new examples, in the units of the data: that of [`hyprax.evidence.Posterior`][]."""
         return self.posterior().predict(inputs, **options)
 
@@ -122,14 +125,14 @@ def default_hyper_optimizer(online: int, at_mode: int, draws: bool) -> optax.Gra
 def fit_evidence(
     apply: Callable[[Any, Any, Any], Array],
     params: PyTree,
-    data: tuple[PyTree, Any],
+    data: Any,
     hyper: PyTree = None,
     *,
     likelihood: AbstractLikelihood | Callable[[Any], AbstractLikelihood] = Categorical(),
     prior: Callable[[Any], GaussianPrior] | None = None,
     temperature: float | Callable[[Any], Any] = 1.0,
     estimator: AbstractEstimator | AbstractAdaptive | None = None,
-    standardise: bool = True,
+    standardise: bool | None = None,
     epochs: int = 100,
     burn_in: int = 10,
     every: int = 5,
@@ -155,8 +158,9 @@ def fit_evidence(
     **Arguments:**
 
     - `apply`: `apply(params, hyper, x)` to the outputs (C,) of one example, hyper in natural units.
-    - `params`: the first weights.
-    - `data`: (inputs, targets), with a common leading axis of length N.
+    - `params`: the first weights; those of a trained network with `epochs=0`.
+    - `data`: (inputs, targets), with a common leading axis of length N; (inputs, targets, weights) with what each
+        example counts; or batches of these such as a loader gives, which are joined.
     - `hyper`: where the hyperparameters start, a pytree of arrays and constrained leaves.
     - `likelihood`: a likelihood, or a function of hyper to one: `lambda h: Gaussian(h["noise"])`.
     - `prior`: a function of hyper to a [`hyprax.evidence.GaussianPrior`][]. By default one precision for each tensor,
@@ -165,8 +169,10 @@ def fit_evidence(
     - `estimator`: of log|I + K|; default as for [`hyprax.evidence.log_evidence`][]: exact where that is cheap.
     - `standardise`: give `apply` the columns of a matrix of inputs with mean 0 and spread 1, and turn its outputs into
         the units of Gaussian targets: priors and rates then mean the same whatever the units. The start of an entry
-        "noise" of `hyper` counts spreads of the targets; what is found is in the units of the targets.
-    - `epochs`, `burn_in`, `every`, `hyper_steps`: of online training; 0 <= burn_in < epochs.
+        "noise" of `hyper` counts spreads of the targets; what is found is in the units of the targets. By default done
+        where weights are trained, and not for a network that was trained on the data as they are (`epochs=0`).
+    - `epochs`, `burn_in`, `every`, `hyper_steps`: of online training; 0 <= burn_in < epochs. With 0 epochs nothing is
+        trained: the weights go to their mode, and the hyperparameters follow at it.
     - `mode_steps`: the most steps of the hyperparameters at the mode; 0 for none.
     - `finish`: whether the weights go to their mode at the end where `mode_steps` is 0. For networks whose curvature of
         all data is too dear: the result then says how far they are from it.
@@ -190,18 +196,23 @@ def fit_evidence(
     for name, number, least in (("every", every, 1), ("hyper_steps", hyper_steps, 1), ("mode_steps", mode_steps, 0)):
         if number < least:
             raise ValueError(f"fit_evidence: {name} must be an integer >= {least}; got {number}.")
-    if not 0 <= burn_in < epochs:
+    if epochs == 0 and mode_steps == 0:
+        raise ValueError("fit_evidence: epochs or mode_steps must be an integer >= 1; got 0 for both.")
+    if epochs != 0 and not 0 <= burn_in < epochs:
         raise ValueError(
             f"fit_evidence: burn_in must be >= 0 and below epochs; got burn_in {burn_in}, epochs {epochs}."
         )
     params = jax.tree.map(jnp.asarray, params)
     hyper = _with_precision(hyper, params, prior)
-    if standardise:
+    if batch_size is None and isinstance(data, Minibatches):
+        batch_size = data.batch_size
+    data = as_data(data)
+    if epochs > 0 if standardise is None else standardise:
         apply, hyper = _standardised(apply, data, hyper, likelihood)
-    size = len(jax.tree.leaves(data)[-1]) if isinstance(data, tuple) and jax.tree.leaves(data) else 0
+    size = len(jax.tree.leaves(data)[-1])
     batch_size = min(size, 128) if batch_size is None else batch_size
     steps = max(size // max(batch_size, 1), 1)
-    stages = len(range(burn_in + 1, epochs + 1, every))
+    stages = len(range(burn_in + 1, epochs + 1, every)) if epochs else 0
     online = stages * hyper_steps
     schedule = Schedule(
         burn_in=(burn_in + 1) * steps,
@@ -219,12 +230,12 @@ def fit_evidence(
         temperature=temperature,
         estimator=estimator,
         schedule=schedule,
-        optimizer=default_optimizer(epochs * steps) if optimizer is None else optimizer,
+        optimizer=default_optimizer(max(epochs * steps, 1)) if optimizer is None else optimizer,
         batch_size=batch_size,
         likelihood_batch=likelihood_batch,
         key=key,
     )
-    draws = objective.draws
+    draws, size = objective.draws, objective.examples(hyper)
     if hyper_optimizer is None:
         hyper_optimizer = default_hyper_optimizer(online, mode_steps, draws)
 
@@ -315,16 +326,15 @@ def _with_precision(hyper: PyTree, params: PyTree, prior: Any) -> PyTree:
 
 def _standardised(apply: Any, data: Any, hyper: PyTree, likelihood: Any) -> tuple[Any, PyTree]:
     """The model of standardised inputs and targets, and the start of the noise in the units of the targets."""
-    if not (isinstance(data, tuple) and len(data) == 2):
-        return apply, hyper  # refused by the objective, in its words
-    inputs, targets = data
+    inputs, targets = data[:2]
     made = likelihood if isinstance(likelihood, AbstractLikelihood) else likelihood(natural(hyper))
-    gaussian = isinstance(made, Gaussian)
+    noisy = isinstance(made, HeteroscedasticGaussian)
+    gaussian = isinstance(made, Gaussian) or noisy
     numbers = np.asarray(targets)
     known = gaussian and numbers.ndim == 2 and numbers.dtype.kind in "fiu" and bool(np.all(np.isfinite(numbers)))
     if not all(np.asarray(x).dtype.kind in "fiub" for x in jax.tree.leaves(inputs)):
         return apply, hyper
-    apply, spread = standardised(apply, jax.tree.map(jnp.asarray, inputs), jnp.asarray(targets) if known else None)
+    apply, spread = standardised(apply, inputs, targets if known else None, noisy)
     if known and isinstance(hyper, Mapping) and "noise" in hyper:
         hyper = {**hyper, "noise": _times(hyper["noise"], spread)}
     return apply, hyper
