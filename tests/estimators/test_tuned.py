@@ -345,9 +345,22 @@ CHECKED = [
 ]
 
 
+AT_THE_BOUND = (
+    "the classes of this check are separable, so strengths end at the lower bound of the search, where weights are "
+    "known to 1e-5: whole weights are compared with repeated rows above, on other data"
+)
+
+
+def known(estimator):
+    """The checks that are expected to fail, and why."""
+    if not isinstance(estimator, TunedLogisticRegression):
+        return {}
+    return {f"check_sample_weight_equivalence_on_{kind}_data": AT_THE_BOUND for kind in ("dense", "sparse")}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-@parametrize_with_checks(CHECKED)
+@parametrize_with_checks(CHECKED, expected_failed_checks=known)
 def test_checks_of_scikit_learn(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -212,3 +212,18 @@ def test_any_bytes_are_a_table_or_refused(tmp_path_factory, raw):
         found = read_table(path)
         for name in dict.fromkeys(found.header):
             recognised(name, found.column(name), None, None)
+
+
+def test_bytes_that_are_no_text_hide_no_column(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfa,b\n1,\x81\n2,\xff\n")
+    for encoding in (None, "Windows-1252"):
+        found = read_table(path, encoding=encoding)
+        assert found.encoding == "Windows-1252"
+        assert found.column("b")[1] == "ÿ"
+    assert read_table(path).header == ["a", "b"]
+
+
+@pytest.mark.parametrize(("texts", "kind"), [(["1.5", "2.5", "1.5"], "ridge"), (["1", "2", "1"], "logistic")])
+def test_two_numbers_are_classes_where_they_are_whole(texts, kind):
+    assert target_kind(texts)[0] == kind

@@ -12,7 +12,6 @@ of w̃ from w_i, in the norm of the Hessian at w̃, is at most -log(1 - Mρν)/(
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, Float, Int
 
 from .._products import product
@@ -114,8 +113,11 @@ class Centre(eqx.Module):
     off: Float[Array, ""]
 
     def solve(self, v: Float[Array, "p B"]) -> Float[Array, "p B"]:
-        """H⁻¹v, as computed."""
-        return jsl.cho_solve((self.factor.upper, False), v)
+        """H⁻¹v by products, which are many times faster than triangular solves; refined once."""
+        inverse = self.factor.inverse
+        first = product(inverse, product(inverse.T, v))
+        left = v - product(self.hessian, first)
+        return first + product(inverse, product(inverse.T, left))
 
 
 def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
@@ -130,8 +132,8 @@ def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
     off = jnp.sum(jnp.square(rows.norms.rows) * error) + 4 * rows.unit * jnp.max(rows.strengths)
     factor = factor_of(hessian, off, jnp.min(rows.strengths), rows.unit)
     plain = finite_or_infinite(INFLATION * product(jnp.square(rows.inputs), rows.inverse))
-    squares = jnp.minimum(jnp.square(factor.norms(rows.inputs.T)), plain)
-    axes = jnp.minimum(factor.norms(jnp.eye(p, dtype=params.dtype)), INFLATION * jnp.sqrt(rows.inverse))
+    squares = jnp.minimum(jnp.square(factor.energies(rows.inputs.T)), plain)
+    axes = jnp.minimum(factor.energies(jnp.eye(p, dtype=params.dtype)), INFLATION * jnp.sqrt(rows.inverse))
 
     def largest(of: Array) -> Array:
         counted = jnp.where(rows.weights > 0, of, 0)

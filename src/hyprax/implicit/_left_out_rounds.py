@@ -52,7 +52,7 @@ class _Residual(eqx.Module):
 
     def norm(self, rows: Rows, centre: Centre) -> Float[Array, " B"]:
         """An upper bound of the norm of H⁻¹."""
-        energy = centre.factor.norms(self.vector) + self.rounding(centre)
+        energy = centre.factor.energies(self.vector) + self.rounding(centre)
         return jnp.minimum(finite_or_infinite(energy), self.penalty_norm(rows, centre))
 
 
@@ -135,7 +135,7 @@ def enclosed(rows: Rows, centre: Centre, left: Int[Array, " B"], *, rounds: int 
     start = centre.params[:, None] + block.z * scale[None]
 
     def weigh(r: Array) -> Array:
-        return jnp.sqrt(jnp.sum(jnp.square(centre.factor.solve(r)), axis=0))
+        return jnp.sqrt(jnp.sum(jnp.square(product(centre.factor.inverse.T, r)), axis=0))
 
     def gradient(w: Array) -> Array:
         return _gradients(rows, block, w)[1]

@@ -34,14 +34,14 @@ def one_step(rows: Rows, centre: Centre, left: Int[Array, " N"]) -> LeftOut:
     whole = jnp.linalg.norm(centre.hessian)
     defect = product(centre.hessian, z) - x
     blur = (centre.off + (p + 12) * unit * whole) * norm_z + 4 * unit * norm_x
-    of_solve = INFLATION * (centre.factor.norms(defect) + blur * centre.factor.widest)
+    of_solve = INFLATION * (centre.factor.energies(defect) + blur * centre.factor.widest)
     statistic, gradient = rows.gradient(centre.params)
     size, du = rows.prediction_error(centre.params[:, None])
     of_slope = rows.weights * rows.loss.slope_rounding(statistic, rows.targets, size[:, 0], du[:, 0], unit)
     of_curve = rows.weights * rows.curve_error(statistic, du[:, 0]) / n
     error = jnp.linalg.norm(of_slope + (n + 12) * unit * jnp.abs(centre.slopes)) / n
     more = 4 * unit * jnp.sum(centre.axes * rows.strengths * jnp.abs(centre.params))
-    start = INFLATION * (centre.factor.norms(gradient[:, None])[0] + centre.spread * error + more)
+    start = INFLATION * (centre.factor.energies(gradient[:, None])[0] + centre.spread * error + more)
 
     lost = of_curve[left] * jnp.abs(along) + curve * (p + 12) * unit * norm_x * norm_z  # of s_i x_iᵀz_i
     left_over = jnp.abs(c - slope / n - curve * c * along) + of_slope[left] / n + jnp.abs(c) * lost
@@ -82,9 +82,8 @@ def one_step_slopes(rows: Rows, params: Float[Array, " p"], left: Int[Array, " N
         here = eqx.tree_at(lambda r: (r.strengths, r.weights), rows, (strengths, weights))
         u = rows.predict(w)
         statistic = rows.loss.statistic(u, rows.targets)
-        factor = jnp.linalg.cholesky(here.hessian(statistic))
-        y = jsl.solve_triangular(factor, rows.inputs[left].T, lower=True)
-        along = jnp.sum(jnp.square(y), axis=0)
+        inverse = jnp.linalg.inv(here.hessian(statistic))  # triangular solves of many columns are slow on CPUs
+        along = jnp.sum(product(rows.inputs[left], inverse) * rows.inputs[left], axis=1)
         curve = (weights * rows.loss.curve_diagonal(statistic))[left] / n
         slope = (weights * rows.loss.slope(statistic, rows.targets))[left] / n
         moved = u[left] + along * slope / (1 - curve * along)

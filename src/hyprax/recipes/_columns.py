@@ -157,10 +157,11 @@ def target_kind(texts: Sequence[str], decimal: str | None = None) -> tuple[str, 
     sign = _decimal(texts) if decimal is None else decimal
     values = np.asarray([number(text, sign) for text in texts])
     numbers = bool(np.all(np.isfinite(values)))
-    if len(levels) == 2 or (not numbers and len(levels) > 2):
+    whole = numbers and bool(np.all(values == np.round(values)))
+    if (len(levels) == 2 and (whole or not numbers)) or (not numbers and len(levels) > 2):
         shown = ", ".join(levels[:4]) + (", ..." if len(levels) > 4 else "")
         return ("logistic" if len(levels) == 2 else "softmax"), f"{len(levels)} classes ({shown})"
-    if numbers and np.all((values >= 0) & (values == np.round(values))) and values.min() == 0 and values.max() < 100:
+    if whole and values.min() == 0 and values.max() < 100:
         return "poisson", "counts (model.kind for another choice)"
     return "ridge", "numbers"
 

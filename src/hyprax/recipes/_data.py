@@ -208,6 +208,8 @@ def _labels(targets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     names, labels = np.unique(targets, return_inverse=True)
     if len(names) < 2:
         raise RecipeError(f"must have two classes at least; got one alone, {names[0]}", key="data")
+    if len(names) == len(targets) > 2:
+        raise RecipeError("must have classes of several rows as targets; got another for each row", key="data")
     shown = (str(int(name)) if targets.dtype.kind == "f" else str(name) for name in names)
     return labels.reshape(-1), tuple(shown)
 

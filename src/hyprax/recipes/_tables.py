@@ -13,6 +13,7 @@ from ._errors import RecipeError
 
 DELIMITERS = (",", ";", "\t", "|")
 NAMES_OF_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+WINDOWS = ("windows-1252", "cp1252")  # the last resort, which leaves no byte unread
 MOST_BYTES = 2**31
 SNIFFED = 50
 SHOWN = 3
@@ -81,7 +82,7 @@ def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
         if len(raw) > MOST_BYTES:
             raise RecipeError(f"must have at most {MOST_BYTES} bytes; {path} has more", key=key)
         if encoding is not None:
-            return raw.decode(encoding), encoding
+            return raw.decode(encoding, "replace" if encoding.lower() in WINDOWS else "strict"), encoding
         if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             return raw.decode("utf-16"), "UTF-16"
         try:
@@ -89,7 +90,7 @@ def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
         except UnicodeDecodeError:
             if b"\x00" in raw[:4096]:
                 raise
-            return raw.decode("cp1252", errors="replace"), "Windows-1252"
+            return raw.removeprefix(b"\xef\xbb\xbf").decode("cp1252", "replace"), "Windows-1252"
     except (OSError, EOFError, LookupError, UnicodeError, gzip.zlib.error) as error:
         said = getattr(error, "strerror", None) or error
         raise RecipeError(f"must be a CSV file; {path} cannot be read ({said})", key=key) from None

@@ -7,6 +7,10 @@ if importlib.util.find_spec("sklearn") is None:
         'hyprax.sklearn needs scikit-learn, which is not installed: pip install "hyprax[sklearn]"', name="sklearn"
     )
 
+from ._evidence import (
+    EvidenceMLPClassifier as EvidenceMLPClassifier,
+    EvidenceMLPRegressor as EvidenceMLPRegressor,
+)
 from ._linear import (
     TunedHuberRegressor as TunedHuberRegressor,
     TunedLogisticRegression as TunedLogisticRegression,

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
 
+from .._stats import Accuracy
 from ..implicit import Optimum
 from ..search import honest
 from ._columns import Columns, Design, columns, padded, with_blanks
@@ -233,7 +234,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             **terms,
         )
         judged = None if self.weights_in_data else shares
-        return Rows(Optimum(family), y if self.classes else targets.values, self.classes, judged), rows
+        labels = y if self.classes else targets.values
+        return Rows(Optimum(family), labels, self.classes, judged, accuracy(X)), rows
 
     def _keep(self, found: Tuned, kinds: Strengths, strength: np.ndarray, scaled: Columns, targets: Targets) -> None:
         d = len(scaled.scale)
@@ -347,6 +349,14 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def accuracy(x: Design) -> Accuracy:
+    """Norms for fits and adjoints to stop at: by the smallest column, and above the rounding of the largest."""
+    squares = np.asarray((x.multiply(x) if sparse.issparse(x) else x * x).mean(axis=0)).ravel()
+    sizes = np.sqrt(squares[squares > 0]) if np.any(squares > 0) else np.ones(1)
+    least, most = float(sizes.min()), float(sizes.max())
+    return Accuracy(max(1e-11 * least, 1e-13 * most), max(1e-9 * least, 1e-12 * most))
 
 
 def mean_and_spread(y: np.ndarray, shares: np.ndarray | None, centred: bool) -> tuple[Any, float]:

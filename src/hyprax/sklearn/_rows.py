@@ -38,9 +38,10 @@ class WeightedLoss(eqx.Module):
 
 
 class AsItIs(AbstractObjective[PyTree]):
-    """F at its own tolerances: a search that would choose them, and cannot without certificates, compiles once less."""
+    """F at one accuracy: a search that would choose it, and cannot without certificates, compiles once less."""
 
     objective: AbstractObjective
+    accuracy: Accuracy
     noisy: bool = eqx.field(static=True, default=False)
     adaptive: bool = eqx.field(static=True, default=False)
     value_name: str = eqx.field(static=True, default="held-out loss")
@@ -52,11 +53,11 @@ class AsItIs(AbstractObjective[PyTree]):
         self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, PyTree]:
         refuse_accuracy(self, accuracy)
-        return self.objective.value_and_grad(hyper, state)
+        return self.objective.value_and_grad(hyper, state, self.accuracy)
 
     def value(self, hyper: PyTree, state: PyTree, accuracy: Accuracy | None = None) -> tuple[Value, PyTree]:
         refuse_accuracy(self, accuracy)
-        return self.objective.value(hyper, state)
+        return self.objective.value(hyper, state, self.accuracy)
 
     def params(self, state: PyTree) -> PyTree:
         return self.objective.params(state)
@@ -73,12 +74,14 @@ class Rows:
     - `targets`: of the rows themselves.
     - `shares`: weights of the rows with the mean 1 that judge as well as fit; `None` for equal ones, or where they are
         in the data already.
+    - `accuracy`: of fits and adjoints.
     """
 
     optimum: Optimum
     targets: np.ndarray
     classes: bool
     shares: np.ndarray | None
+    accuracy: Accuracy
 
     def labels(self) -> np.ndarray:
         return self.targets
@@ -90,13 +93,14 @@ class Rows:
         blank = np.zeros(family_of(self.optimum).inputs.shape[0] - len(training), bool)
         training, held_out = np.concatenate([training, blank]), np.concatenate([held_out, blank])
         if self.shares is None:
-            return AsItIs(self.optimum.held_out(training, held_out, **settings))
+            return AsItIs(self.optimum.held_out(training, held_out, **settings), self.accuracy)
         family = family_of(self.optimum)
         settings = {"certifier": LookAheadEstimate(), **settings}
         settings.pop("noise", None)  # the spread of weighted examples is not known
         shares = np.where(held_out, np.concatenate([self.shares, np.zeros(len(blank))]), 0) / held_out.sum()
         data = (kept(family.inputs, held_out), family.targets, jnp.asarray(shares, family.dtype))
-        return AsItIs(ImplicitObjective(without(self.optimum, training), WeightedLoss(family.loss), data, **settings))
+        weighted = ImplicitObjective(without(self.optimum, training), WeightedLoss(family.loss), data, **settings)
+        return AsItIs(weighted, self.accuracy)
 
     def refit(self, hyper: PyTree) -> tuple[Array, Result]:
         """The weights fitted on all rows, and whether they arrived: by the program of the folds' values."""

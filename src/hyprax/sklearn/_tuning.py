@@ -21,7 +21,7 @@ from ._folds import Masks
 
 KEY = "penalty"
 GRID = tuple(10.0**k for k in (-5, -4, -3, -2, -1, 0, 1, 2))
-RANGE = (1e-8, 1e5)
+RANGE = (1e-7, 1e4)
 TAUS = (0.1, 0.01, 0.001, 0.0)
 HANDFUL = 3
 """As many strengths are tuned freely by default."""

@@ -1,0 +1,56 @@
+"""The networks tuned by the evidence: what they refuse, what they find, and their uncertainty."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+from hyprax.sklearn import EvidenceMLPClassifier, EvidenceMLPRegressor
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-3, 3, size=(60, 1))
+Y = 5 * np.sin(X[:, 0]) + 3 + 0.5 * RNG.normal(size=60)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be integers >= 1"),
+        ({"activation": "relu"}, "activation must be one of 'tanh', 'gelu', 'softplus'; got 'relu'"),
+        ({"max_iter": 1}, "max_iter must be an integer >= 2; got 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EvidenceMLPRegressor(**settings).fit(X, Y)
+    with pytest.raises(ValueError, match="two classes or more"):
+        EvidenceMLPClassifier().fit(X, np.zeros(60))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_curve_is_found_with_its_noise_and_is_less_sure_beyond_the_data():
+    model = EvidenceMLPRegressor((10,), random_state=0, max_iter=30, mode_steps=20).fit(X, Y)
+    assert model.score(X, Y) > 0.95
+    assert 0.35 < model.noise_level_ < 0.7  # 0.5
+    _, (inside, outside) = model.predict([[0.0], [9.0]], return_std=True)
+    assert inside < 1.3 * model.noise_level_ < outside
+    assert set(model.penalties_) == {"w0", "b0", "w1", "b1"}
+    again = copy.deepcopy(model)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    assert not any(isinstance(value, jax.Array) for value in vars(model).values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_classes_are_found_and_probabilities_are_softer_than_at_the_mode():
+    labels = np.where(X[:, 0] > 0.5, "up", "down")
+    model = EvidenceMLPClassifier((4,), random_state=0, max_iter=30, mode_steps=5).fit(X, labels)
+    assert list(model.classes_) == ["down", "up"]
+    assert model.score(X, labels) > 0.9
+    soft = model.predict_proba(X)
+    np.testing.assert_allclose(soft.sum(axis=1), 1)
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), soft)
+    del model.covariance_
+    np.testing.assert_array_less(soft.max(axis=1), model.predict_proba(X).max(axis=1) + 1e-12)
