@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.interpolate
 import scipy.linalg
 import scipy.special
 from jaxtyping import Array, Float, PyTree
@@ -137,7 +136,9 @@ class _Term:
         _, values, right = np.linalg.svd(np.diff(np.eye(size), n=order, axis=0))
         coefficients = right[: len(values)].T / values
         self.wiggly = len(values)
-        self.spline = scipy.interpolate.BSpline(knots, coefficients, degree)
+        from scipy.interpolate import BSpline  # slow to import
+
+        self.spline = BSpline(knots, coefficients, degree)
         self.slope = self.spline.derivative()
         self.scale = np.ones(self.plain + self.wiggly)
         self.means = np.zeros(self.plain + self.wiggly)

@@ -5,7 +5,6 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Bool, Float, Int
 
 from ._design import Design, SparseDesign
@@ -156,7 +155,9 @@ def _reaches(rows: np.ndarray, equal: np.ndarray | None) -> bool:
     if equal is not None and equal.size:
         triangle = np.linalg.qr(equal / scale, mode="r")
         fixed = {"A_eq": triangle, "b_eq": np.zeros(len(triangle))}
-    found = scipy.optimize.linprog(
+    from scipy.optimize import linprog  # slow to import, and seldom needed
+
+    found = linprog(
         -np.sum(rows, axis=0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1), method="highs", **fixed
     )
     return bool(found.status == 0 and -found.fun > 1e-7)
