@@ -173,7 +173,7 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
         weights = np.asarray(hyper["weights"].value).astype(float)[of_example]
     exact = [a.astype(float) for a in (x, xv)]
     exact_y = [a if kind == "softmax" else a.astype(float) for a in (y, yv)]
-    added = None if offsets is None else tuple(offset.astype(float) for offset in offsets)
+    added = None if offsets is None else (offsets[0].astype(float), offsets[1].astype(float))
     truth = oracles.reference(kind, exact[0], exact_y[0], exact[1], exact_y[1], full, weights, added)
 
     def leaves(per_weight: np.ndarray, per_example: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,13 +3,13 @@
 import copy
 import functools
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -17,6 +17,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hyprax.sklearn import TunedHuberRegressor, TunedLogisticRegression, TunedPoissonRegressor, TunedRidge
+from hyprax.sklearn._base import copied
 from hyprax.sklearn._columns import columns, padded
 from hyprax.sklearn._folds import masks
 from hyprax.sklearn._penalties import strengths
@@ -95,11 +96,11 @@ def test_strengths_minimise_the_loss_over_folds(penalties):
 
 def test_weights_count_in_fit_and_criterion_and_rows_of_weight_zero_are_not_there():
     weights = np.where(np.arange(N) < 30, np.arange(N) % 3 + 1.0, 0.0)
-    model = clone(ridge()).fit(X, Y, weights)
+    model = copied(ridge()).fit(X, Y, weights)
     kept = weights > 0
     places = np.cumsum(kept) - 1
     pairs = [(places[fit[kept[fit]]], places[judge[kept[judge]]]) for fit, judge in PAIRS]
-    without = clone(ridge()).set_params(cv=pairs).fit(X[kept], Y[kept], weights[kept])
+    without = copied(ridge()).set_params(cv=pairs).fit(X[kept], Y[kept], weights[kept])
     np.testing.assert_allclose(model.strengths_, without.strengths_, rtol=1e-9)
     np.testing.assert_allclose(model.coef_, without.coef_, rtol=1e-9)
     mean = np.average(X[kept], axis=0, weights=weights[kept])
@@ -125,9 +126,9 @@ def test_a_second_fit_of_about_the_same_size_compiles_nothing():
     ridge()
     compiled = []
 
-    def listen(name, *_, **__):
-        if name == "/jax/core/compile/backend_compile_duration":
-            compiled.append(name)
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -140,25 +141,25 @@ def test_a_second_fit_of_about_the_same_size_compiles_nothing():
 
 def test_the_settings_of_the_user_are_as_they_were_and_float32_is_taken_at_its_value():
     with jax.enable_x64(False):
-        model = clone(ridge()).fit(X.astype(np.float32), Y.astype(np.float32))
+        model = copied(ridge()).fit(X.astype(np.float32), Y.astype(np.float32))
         assert not jax.config.read("jax_enable_x64")
-    wide = clone(ridge()).fit(X.astype(np.float32).astype(float), Y.astype(np.float32).astype(float))
+    wide = copied(ridge()).fit(X.astype(np.float32).astype(float), Y.astype(np.float32).astype(float))
     assert model.coef_.dtype == np.float64
     np.testing.assert_array_equal(model.coef_, wide.coef_)
 
 
 def test_units_do_not_matter():
-    model = clone(ridge()).fit(X * 1e150, Y * 1e-120)
+    model = copied(ridge()).fit(X * 1e150, Y * 1e-120)
     np.testing.assert_allclose(model.strengths_, ridge().strengths_, rtol=1e-6)
     np.testing.assert_allclose(model.predict(X * 1e150), ridge().predict(X) * 1e-120, rtol=1e-6)
 
 
 def test_sparse_columns_and_constant_ones():
     wide = np.column_stack([X, np.full(N, 7.0), np.zeros(N)])
-    dense = clone(ridge()).fit(wide, Y)
+    dense = copied(ridge()).fit(wide, Y)
     np.testing.assert_allclose(dense.coef_[:D], ridge().coef_, rtol=1e-7)
     np.testing.assert_array_equal(dense.coef_[D:], 0)
-    found = clone(ridge()).fit(sparse.csr_array(X), Y)
+    found = copied(ridge()).fit(sparse.csr_array(X), Y)
     np.testing.assert_allclose(found.coef_, ridge().coef_, rtol=1e-4)
     assert found.predict(sparse.csr_array(X)).shape == (N,)
 

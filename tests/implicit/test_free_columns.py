@@ -1,5 +1,7 @@
 """Columns without penalty and offsets: the same fits as elsewhere, the named results, and what the Hessian is above."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def with_ones(x: np.ndarray) -> np.ndarray:
     return np.column_stack([x, np.ones(len(x))])
 
 
-def fit(family, strength=0.1):
+def fit(family, strength: Any = 0.1):
     optimum = hx.Optimum(family, solver=hx.implicit.Newton(tolerance=1e-11))
     return optimum.refit({"penalty": hx.Positive(strength)})
 
@@ -114,7 +116,9 @@ def test_a_fold_with_free_columns_and_offsets_is_the_fit_on_its_rows(kind):
 def result(family, training=None) -> str:
     optimum = hx.Optimum(family)
     if training is not None:
-        optimum = optimum.held_out(training, ~training).problem.optimum
+        fold = optimum.held_out(training, ~training)
+        assert isinstance(fold, hx.implicit.HeldOut)
+        optimum = fold.problem.optimum
     return hx.implicit.RESULTS[optimum.refit({"penalty": hx.Positive(0.1)}).result]
 
 
@@ -147,6 +151,7 @@ def test_separation_by_several_columns_is_found():
             hx.families.Logistic(columns, y, penalty=0.1, free=[0, 1]),
             hx.families.Softmax(columns, y, penalty=0.1, free=[0, 1]),
         ):
+            assert family.free is not None
             assert bool(family.free.determined) == (not truth)
         found.add(truth)
     assert found == {True, False}

@@ -133,6 +133,7 @@ def test_example_weights_and_rows_of_weight_zero():
     np.testing.assert_allclose(answer.value, value, rtol=1e-9)
     np.testing.assert_allclose(raw(answer.grad), per_weight, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(answer.grad["weights"], per_example, rtol=1e-8, atol=1e-12)
+    assert isinstance(answer.noise, hx.Noise)
     assert float(answer.noise.degrees_of_freedom) == N - 3  # two rows take no part
 
 

@@ -54,6 +54,7 @@ def test_signs_on_the_examples_estimate_the_variances():
     assert "of 3 entries above noise" in repr(answer)
     value, _ = objective(noise=1).value(START, state)
     losses = (XV @ np.asarray(state.params) - YV) ** 2
+    assert isinstance(value.noise, hx.Noise)
     np.testing.assert_allclose(value.noise.standard_errors, losses.std(ddof=1) / 20**0.5, rtol=1e-9)
 
 

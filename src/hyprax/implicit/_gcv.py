@@ -85,7 +85,7 @@ class GCV(AbstractObjective[Array]):
 
     def _criterion(self, hyper: PyTree) -> tuple[Array, tuple[Array, Array]]:
         family = family_of(self.optimum)
-        x, strengths = family.inputs, family.strengths(hyper)
+        x, strengths = jnp.asarray(family.inputs), family.strengths(hyper)
         y = family.targets if family.offset is None else family.targets - family.offset
         n, weights = x.shape[0], family.weighted(jnp.ones_like(y), hyper)
         weighted = (x * weights[:, None]).T / n

@@ -173,7 +173,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
             first = one_step_slopes(rows, centre.params, self.left)
             bounds = (bounds[0] + jnp.abs(first.strengths - strengths), bounds[1])
             strengths = first.strengths
-            if weights is not None:
+            if weights is not None and bounds[1] is not None:
                 bounds = (bounds[0], bounds[1] + jnp.abs(first.weights - weights))
                 weights = first.weights
         grad = pull(strengths, weights)

@@ -123,8 +123,9 @@ def around(
     near = INFLATION**2 * jnp.exp(moved) * reach * nu
     factor = jnp.where(near < 1, jnp.exp(-moved) * (1 - near) / INFLATION, jnp.nan)
     grown = INFLATION / factor
-    wider = (grown * x for x in (space.rows, space.outer_rows, space.design, space.plain_design, space.outer_design))
-    return Geometry(space.strengths, factor * space.below, *wider, space.products)
+    norms = lambda s: (s.rows, s.outer_rows, s.design, s.plain_design, s.outer_design)  # noqa: E731
+    wider = tuple(grown * x for x in norms(space))
+    return eqx.tree_at(lambda s: (s.below, *norms(s)), space, (factor * space.below, *wider))
 
 
 def plain_residuals(

@@ -118,8 +118,8 @@ def recognised(name: str, texts: np.ndarray, wanted: Kind | None, decimal: str |
             if wanted is None and whole and IDENTIFIER.search(name):
                 return Column(name=name, kind="drop", why="an identifier, another for each row")
             return Column(name=name, kind="number", decimal=sign, missing=missing)
-    if wanted in (None, "date") and (wanted or (found := _dates(known)) is not None):
-        found = _dates(known) if wanted else found
+    found = _dates(known) if wanted in (None, "date") else None
+    if wanted == "date" or found is not None:
         return Column(name=name, kind="date", format=found or "", missing=missing)
     if wanted is None:
         if len(levels) == 1 and not missing:

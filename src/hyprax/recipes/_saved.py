@@ -101,7 +101,7 @@ class Model:
             found = column.numbers(given)
             if column.kind != "category":
                 bad = np.flatnonzero(~np.isfinite(found[:, 0]) & ~is_missing(given))
-                faults += [(column.name, repr(given[i][:60]), lines[i]) for i in bad]
+                faults += [(column.name, repr(given[i][:60]), lines[i]) for i in bad.tolist()]
             numbers.append(found)
         if faults:
             raise RecipeError(f"must hold finite numbers; got {faults_of(faults, path)}")

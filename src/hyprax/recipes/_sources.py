@@ -100,8 +100,8 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
     return bunch.data, bunch.target, tuple(map(str, bunch.feature_names)), shape
 
 
-def read_csv(path: Path, data: CsvData) -> Loaded:
-    """A table whose columns are taken for what they are, or for what `data.kinds` says.
+def read_csv(path: Path, data: CsvData, usual: str | None = None) -> Loaded:
+    """A table whose columns are taken for what they are, or for what `data.kinds` says; `usual`: what the others are.
 
     **Raises:** `RecipeError` that names every fault: cells that are no numbers, targets that are missing.
     """
@@ -115,7 +115,7 @@ def read_csv(path: Path, data: CsvData) -> Loaded:
     columns, numbers = [], []
     for name in features:
         texts = table.column(name)
-        column = recognised(name, texts, kinds.get(name), data.decimal)
+        column = recognised(name, texts, kinds.get(name, usual), data.decimal)
         faults += _faults(column, texts, table.lines, refuse=data.missing == "refuse")
         columns.append(column)
         numbers.append(column.numbers(texts) if column.kind != "drop" else np.zeros((len(texts), 0)))
@@ -159,7 +159,7 @@ def _faults(column: Column, texts: np.ndarray, lines: Sequence[int], *, refuse: 
         plain = text.lower() in ("", "nan") or not math.isnan(number(text, column.decimal))
         return (text or "nothing") if plain else repr(text[:60])
 
-    return [(column.name, held(texts[i]), lines[i]) for i in bad]
+    return [(column.name, held(texts[i]), lines[i]) for i in bad.tolist()]
 
 
 def _check_kinds(path: Path, header: Sequence[str], data: CsvData, kinds: dict[str, Any]) -> None:

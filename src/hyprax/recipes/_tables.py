@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import gzip
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
             if b"\x00" in raw[:4096]:
                 raise
             return raw.removeprefix(b"\xef\xbb\xbf").decode("cp1252", "replace"), "Windows-1252"
-    except (OSError, EOFError, LookupError, UnicodeError, gzip.zlib.error) as error:
+    except (OSError, EOFError, LookupError, UnicodeError, zlib.error) as error:
         said = getattr(error, "strerror", None) or error
         raise RecipeError(f"must be a CSV file; {path} cannot be read ({said})", key=key) from None
 

@@ -124,10 +124,10 @@ def load_tasks(data: DataTable, base: Path) -> list[Raw]:
     """Every task as read, in the order of first appearance in a table, or of the names of the files in a folder."""
     path = base / data.path
     if not path.is_dir():
-        inputs, targets, _, task = read_csv(path, _csv_data(data, groups=data.task))
+        found = read_csv(path, _csv_data(data, groups=data.task), usual="number")
+        task, numbers = found.groups, _numbers(path, data.target, found.targets)
         assert task is not None
-        numbers = _numbers(path, data.target, targets)
-        return [(str(name), inputs[task == name], numbers[task == name]) for name in dict.fromkeys(task.tolist())]
+        return [(str(name), found.inputs[task == name], numbers[task == name]) for name in dict.fromkeys(task.tolist())]
     files = sorted(f for f in path.iterdir() if f.suffix in (".csv", ".npz"))
     if not files:
         raise RecipeError(f"{path} holds no .csv or .npz file", key="data.path")
@@ -135,13 +135,15 @@ def load_tasks(data: DataTable, base: Path) -> list[Raw]:
 
 
 def _csv_data(data: DataTable, groups: str | None) -> CsvData:
-    return CsvData(source="csv", path=data.path, target=data.target, features=data.features, groups=groups)
+    return CsvData(
+        source="csv", path=data.path, target=data.target, features=data.features, groups=groups, missing="refuse"
+    )
 
 
 def _from_file(file: Path, data: DataTable) -> Raw:
     if file.suffix == ".csv":
-        inputs, targets, *_ = read_csv(file, _csv_data(data, groups=None))
-        return file.stem, inputs, _numbers(file, data.target, targets)
+        table = read_csv(file, _csv_data(data, groups=None), usual="number")
+        return file.stem, table.inputs, _numbers(file, data.target, table.targets)
     inputs, targets, *_ = read_npz(file, NpzData(source="npz", path=file.name))
     X, y = np.asarray(inputs, dtype=np.float64), _numbers(file, "y", np.asarray(targets))
     if X.ndim != 2 or y.shape != X.shape[:1]:

@@ -133,7 +133,7 @@ class LBFGS(AbstractQuasiNewton):
             asked = self.armijo * predicted
             wanted = 0.3 * max(abs(fall - asked), 0.1 * predicted)
             if best is None and abs(fall - asked) <= width and walk.tightened(trial, wanted):
-                base = walk.base
+                base = walk.begun()
                 continue
             if fall >= asked and fall > rounding:
                 if fall > most:

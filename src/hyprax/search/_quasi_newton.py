@@ -228,24 +228,27 @@ class Walk:
         self._tightenings, self._narrowest = 0, math.inf
         return self.base
 
+    def begun(self) -> Measured:
+        """The value where the step begins, as it is known by now."""
+        assert self.base is not None  # `begin` has made it
+        return self.base
+
     def width(self, trial: Measured) -> tuple[float, float]:
         """To what the fall from the beginning to a trial is known, in all and by rounding alone."""
-        assert self.base is not None  # `begin` comes first
-        unit = float(jnp.finfo(self.spent.dtype).eps)
-        rounding = 2 * unit * (abs(self.base.value) + abs(trial.value))
-        bounds = self.base.bound + trial.bound
+        base, unit = self.begun(), float(jnp.finfo(self.spent.dtype).eps)
+        rounding = 2 * unit * (abs(base.value) + abs(trial.value))
+        bounds = base.bound + trial.bound
         return rounding + (bounds if math.isfinite(bounds) else 0.0), rounding
 
     def tightened(self, trial: Measured, wanted: float) -> bool:
         """Whether the tolerances could be tightened, towards a width of `wanted`: the trial is then made again."""
-        assert self.base is not None  # `begin` comes first
-        width, rounding = self.width(trial)
+        base, (width, rounding) = self.begun(), self.width(trial)
         if not (width > rounding and self.inner > 0 and self._tightenings < MOST_TIGHTENINGS):
             return False
-        if not (width < 0.9 * self._narrowest and trial.solved and self.base.solved):
+        if not (width < 0.9 * self._narrowest and trial.solved and base.solved):
             self._tightenings = MOST_TIGHTENINGS
             return False
         self._narrowest, self._tightenings = width, self._tightenings + 1
-        self.inner = tightening(wanted, width) * min(self.inner, max(self.base.inner, trial.inner))
+        self.inner = tightening(wanted, width) * min(self.inner, max(base.inner, trial.inner))
         self.base, self.state = self.value(self.hyper, self.state)
         return True

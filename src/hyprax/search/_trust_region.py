@@ -178,8 +178,7 @@ class TrustRegion(AbstractQuasiNewton):
             asked = self.acceptance * predicted
             wanted = 0.3 * max(abs(fall - asked), 0.1 * predicted)
             if abs(fall - asked) <= width and walk.tightened(trial, wanted):
-                assert walk.base is not None  # `begin` has made it
-                base = walk.base
+                base = walk.begun()
                 continue
             accepted = fall >= asked and fall > rounding
             if fall < 0.25 * predicted:

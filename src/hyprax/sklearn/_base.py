@@ -6,7 +6,7 @@ import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -54,6 +54,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
 
     classes = False
     """Whether targets are classes."""
+    n_features_in_: int
     weights_in_data = False
     """Whether rows times the root of their weights are the weighted problem."""
 
@@ -117,11 +118,12 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         return None
 
     def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
-        return validate_data(
+        read: Any = validate_data(
             self, X, y, accept_sparse="csr", dtype=np.float64, ensure_min_samples=2, y_numeric=not self.classes
         )
+        return read
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> "AbstractTuned":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Tune the penalties, and fit all rows with them.
 
         - `X`: (n, d), an array, a data frame or a sparse matrix.
@@ -157,10 +159,9 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     def _check_settings(self) -> None:
         if self.criterion not in CRITERIA:
             raise ValueError(f"criterion must be one of {', '.join(map(repr, CRITERIA))}; got {self.criterion!r}.")
-        integral = isinstance(self.max_iter, numbers.Integral) and not isinstance(self.max_iter, bool)
-        if not (integral and self.max_iter >= 1):
+        if not whole(self.max_iter, 1):
             raise ValueError(f"max_iter must be an integer >= 1; got {self.max_iter!r}.")
-        if not (isinstance(self.tol, numbers.Real) and self.tol >= 0):
+        if not (isinstance(self.tol, numbers.Real) and float(self.tol) >= 0):
             raise ValueError(f"tol must be a number >= 0; got {self.tol!r}.")
         held_back(self.hold_back, 1)
 
@@ -242,8 +243,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         weights = found.params[:d]
         intercept = found.params[d] if self.fit_intercept else np.zeros(weights.shape[1:])
         coef, intercept = scaled.coefficients(weights, intercept)
-        self.coef_ = np.asarray(coef.T * targets.unit)
-        self.intercept_ = np.asarray(intercept * targets.unit + targets.shift)
+        self.coef_: np.ndarray = np.asarray(coef.T * targets.unit)
+        self.intercept_: Any = np.asarray(intercept * targets.unit + targets.shift)
         self.strengths_ = strength
         self.strength_names_ = list(kinds.names)
         self.centre_, self.scale_ = scaled.centre, scaled.scale
@@ -307,8 +308,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         again = self.cv if self.cv is None or isinstance(self.cv, numbers.Integral) or hasattr(self.cv, "split") else 5
         simple = self.penalties != "one"
         quiet = {"honest": False, "certify": False, "cv": again, "random_state": seed}
-        tuned_model = clone(self).set_params(**quiet)
-        baseline = clone(self).set_params(**quiet, penalties="one") if simple else self._constant()
+        tuned_model = copied(self).set_params(**quiet)
+        baseline = copied(self).set_params(**quiet, penalties="one") if simple else self._constant()
 
         def losses(model: Any, fit: np.ndarray, judge: np.ndarray) -> np.ndarray:
             fit, judge = rows[fit], rows[judge]
@@ -319,7 +320,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
                 more["groups"] = np.asarray(groups)[fit]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                model = clone(model).fit(_safe_indexing(X, fit), _safe_indexing(y, fit), **more)
+                model = copied(model).fit(_safe_indexing(X, fit), _safe_indexing(y, fit), **more)
             each = type(self)._losses(model, _safe_indexing(X, judge), _safe_indexing(y, judge))
             return each if shares is None else each * np.asarray(shares)[judge] / np.mean(np.asarray(shares)[rows])
 
@@ -357,6 +358,16 @@ def accuracy(x: Design) -> Accuracy:
     sizes = np.sqrt(squares[squares > 0]) if np.any(squares > 0) else np.ones(1)
     least, most = float(sizes.min()), float(sizes.max())
     return Accuracy(max(1e-11 * least, 1e-13 * most), max(1e-9 * least, 1e-12 * most))
+
+
+def whole(value: Any, least: int) -> bool:
+    """Whether a setting is an integer >= `least`, and no truth value."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def copied(model: Any) -> Any:
+    """An estimator of the same settings, not fitted."""
+    return clone(model)
 
 
 def mean_and_spread(y: np.ndarray, shares: np.ndarray | None, centred: bool) -> tuple[Any, float]:

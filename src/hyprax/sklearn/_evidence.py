@@ -23,7 +23,7 @@ from .._hyper import Positive, natural
 from .._result import result_name
 from ..evidence import Categorical, Gaussian
 from ..fits import fit_evidence
-from ._base import LARGEST, arithmetic, mean_and_spread
+from ._base import LARGEST, arithmetic, mean_and_spread, whole
 from ._columns import Columns, columns
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "softplus": jax.nn.softplus}
@@ -64,13 +64,13 @@ class AbstractEvidenceMLP(BaseEstimator):
     def _sizes(self) -> tuple[int, ...]:
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if isinstance(sizes, numbers.Integral) else tuple(sizes)
-        if not all(isinstance(size, numbers.Integral) and size >= 1 for size in sizes):
+        if not all(whole(size, 1) for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be integers >= 1; got {self.hidden_layer_sizes!r}.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.activation!r}.")
         for name, least in (("max_iter", 2), ("mode_steps", 0)):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Integral) and value >= least):
+            if not whole(value, least):
                 raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
         return tuple(map(int, sizes))
 

@@ -33,12 +33,13 @@ class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
         return predictor
 
     def _deviation(self, design: Design, mean: np.ndarray) -> np.ndarray:
-        if not hasattr(self, "covariance_"):
+        covariance = getattr(self, "covariance_", None)
+        if covariance is None:
             raise ValueError(
                 f"return_std requires one target and at most {LARGEST} coefficients; got coefficients of the shape "
                 f"{self.coef_.shape}."
             )
-        return deviation(design, self.centre_, self.scale_, self.covariance_, self.fit_intercept)
+        return deviation(design, self.centre_, self.scale_, covariance, self.fit_intercept)
 
 
 class TunedRidge(AbstractTunedRegressor):
@@ -82,9 +83,10 @@ class TunedRidge(AbstractTunedRegressor):
     weights_in_data = True
 
     def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
-        return validate_data(
+        read: Any = validate_data(
             self, X, y, accept_sparse="csr", dtype=np.float64, ensure_min_samples=2, y_numeric=True, multi_output=True
         )
+        return read
 
     def _outputs(self, y: np.ndarray) -> tuple[str, ...] | None:
         return None if y.ndim == 1 else tuple(f"y{k}" for k in range(y.shape[1]))

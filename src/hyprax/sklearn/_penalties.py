@@ -43,7 +43,7 @@ def strengths(kind: Any, features: Sequence[str], groups: Any, free: Any, output
     if kind == "weight" and outputs is not None:
         index = np.full((d, len(outputs)), -1)
         index[kept] = np.arange(len(kept) * len(outputs)).reshape(len(kept), -1)
-        names = tuple(f"{features[j]}, {output}" for j in kept for output in outputs)
+        names = tuple(f"{features[j]}, {output}" for j in kept.tolist() for output in outputs)
         return Strengths(index, names, unpenalised)
     if kind == "class" and outputs is not None:
         index = np.where(unpenalised[:, None], -1, np.arange(len(outputs)))
@@ -54,7 +54,7 @@ def strengths(kind: Any, features: Sequence[str], groups: Any, free: Any, output
     elif kind == "group":
         index, names = grouped(groups, features, unpenalised)
     else:
-        index[kept], names = np.arange(len(kept)), tuple(features[j] for j in kept)
+        index[kept], names = np.arange(len(kept)), tuple(features[j] for j in kept.tolist())
     if outputs is not None:
         index = np.repeat(index[:, None], len(outputs), axis=1)
     return Strengths(index, names, unpenalised)
@@ -70,7 +70,7 @@ def places(columns: Any, features: Sequence[str], what: str) -> np.ndarray:
         columns = [columns]
     if isinstance(columns, slice):
         columns = range(*columns.indices(d))
-    columns = np.asarray(list(columns), object)
+    columns = np.asarray(list(columns), object)  # pyright: ignore[reportArgumentType]
     if columns.size == d and all(isinstance(column, bool | np.bool_) for column in columns):
         return np.flatnonzero(columns.astype(bool))
     numbers = {name: number for number, name in enumerate(features)}

@@ -189,7 +189,7 @@ def on_path(
 
 def statements(problem: Any, masks: Masks, hyper: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Certificate and noise of the hypergradient at the strengths found, as names and numbers."""
-    noise = {} if _sparse(problem) else {"noise": ExampleNoise()}
+    noise: dict[str, Any] = {} if _sparse(problem) else {"noise": ExampleNoise()}
     objective = CrossValidated(problem, masks, **noise)
     answer, _ = objective.value_and_grad(hyper, objective.init(hyper))
     spread = answer.noise
