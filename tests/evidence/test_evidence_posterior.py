@@ -226,7 +226,7 @@ def test_the_scale_is_chosen_by_predictions_without_the_datum():
     found = ev.posterior(model)
     np.testing.assert_allclose(found.scale, grid[np.argmax(scores)], rtol=1e-12)
     outputs = found.outputs(NEW)
-    want = softmax(outputs.mean / np.sqrt(1 + np.pi / 8 * found.scale * outputs.variances))
+    want = softmax(np.asarray(outputs.mean / np.sqrt(1 + np.pi / 8 * found.scale * outputs.variances)))
     np.testing.assert_allclose(found.predict(NEW), want, rtol=1e-10)
 
 

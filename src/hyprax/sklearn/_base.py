@@ -55,6 +55,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     classes = False
     """Whether targets are classes."""
     n_features_in_: int
+    feature_names_in_: np.ndarray
     weights_in_data = False
     """Whether rows times the root of their weights are the weighted problem."""
 

@@ -93,14 +93,14 @@ class Rows:
         blank = np.zeros(family_of(self.optimum).inputs.shape[0] - len(training), bool)
         training, held_out = np.concatenate([training, blank]), np.concatenate([held_out, blank])
         if self.shares is None:
-            return AsItIs(self.optimum.held_out(training, held_out, **settings), self.accuracy)
+            return AsItIs(objective=self.optimum.held_out(training, held_out, **settings), accuracy=self.accuracy)
         family = family_of(self.optimum)
         settings = {"certifier": LookAheadEstimate(), **settings}
         settings.pop("noise", None)  # the spread of weighted examples is not known
         shares = np.where(held_out, np.concatenate([self.shares, np.zeros(len(blank))]), 0) / held_out.sum()
         data = (kept(family.inputs, held_out), family.targets, jnp.asarray(shares, family.dtype))
         weighted = ImplicitObjective(without(self.optimum, training), WeightedLoss(family.loss), data, **settings)
-        return AsItIs(weighted, self.accuracy)
+        return AsItIs(objective=weighted, accuracy=self.accuracy)
 
     def refit(self, hyper: PyTree) -> tuple[Array, Result]:
         """The weights fitted on all rows, and whether they arrived: by the program of the folds' values."""
