@@ -25,9 +25,9 @@ help: ## List the targets
 
 setup: .venv/.dev ## Make .venv with everything that the other targets need for development
 
-demo: .venv/.cli ## Tune 640 penalties on the digits, and leave out/digits/report.html
-	rm -rf out/digits
-	$(BIN)/hyprax tune examples/digits.toml --out out/digits
+demo: .venv/.cli ## Tune 65 penalties on diabetes with squares and products, and leave out/products/report.html
+	rm -rf out/products
+	$(BIN)/hyprax tune examples/products.toml --out out/products
 
 test: .venv/.dev ## Run the tests, the slow ones excepted
 	rm -rf $(CACHE)

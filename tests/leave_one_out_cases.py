@@ -110,7 +110,8 @@ def check(case: Case, objective: hx.implicit.LeaveOneOut, truth: Truth) -> Outco
     off = {
         k: np.asarray(getattr(answer.grad[k], "raw", answer.grad[k])).astype(LONG) - g for k, g in truth.grad.items()
     }
-    assert isinstance(answer.certificate, hx.Certificate) and answer.certificate.entries is not None
+    assert isinstance(answer.certificate, hx.Certificate)
+    assert answer.certificate.entries is not None
     entries = {k: np.asarray(getattr(e, "raw", e)) for k, e in answer.certificate.entries.items()}
     grad_error = np.sqrt(sum(np.sum(d**2) for d in off.values()))
     wrong = grad_error > LONG(float(answer.certificate.bound))
