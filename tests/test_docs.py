@@ -6,12 +6,15 @@ from pathlib import Path
 import jax
 import pytest
 
+from thoroughness import quickly
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if BLOCK.search(page.read_text())]
+QUICK = [page for page in PAGES if page.name in ("README.md", "quickstart.md", "extending.md", "hyperparameters.md")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", quickly(PAGES, *QUICK), ids=lambda page: str(page.relative_to(ROOT)))
 @pytest.mark.usefixtures("unchecked")
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

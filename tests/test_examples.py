@@ -10,6 +10,7 @@ import pytest
 
 import hyprax as hx
 from hyprax import cli
+from thoroughness import slow
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -55,8 +56,8 @@ def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "kind", "settings"),
     [
-        ("cleaning", "certified", ["search.steps=6"]),
-        ("schedules", "none", ["search.steps=4", "training.steps=12"]),
+        slow("cleaning", "certified", ["search.steps=6"]),
+        slow("schedules", "none", ["search.steps=4", "training.steps=12"]),
         ("evidence", "none", ["search.steps=30"]),
     ],
 )

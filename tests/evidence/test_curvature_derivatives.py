@@ -298,7 +298,7 @@ def test_online_kfac_is_kfac_at_its_weights():
 
 @pytest.mark.parametrize(
     "structure",
-    [slow(ev.structures.KFAC()), slow(ev.structures.EKFAC()), ev.structures.Diagonal(), Full()],
+    [slow(ev.structures.KFAC()), slow(ev.structures.EKFAC()), slow(ev.structures.Diagonal()), Full()],
     ids=lambda s: type(s).__name__,
 )
 def test_chunks_unrolled_or_in_a_loop_change_nothing(structure, monkeypatch):

@@ -16,6 +16,7 @@ from scipy import integrate, stats
 from hyprax import evidence as ev
 from hyprax.evidence._predictive import Outputs, Prediction, log_predictive, predicted
 from hyprax.fits import fit_evidence
+from thoroughness import slow
 
 N, D, H, C = 12, 3, 4, 3
 
@@ -172,7 +173,7 @@ def in_blocks(matrix, sizes):
     return kept
 
 
-@pytest.mark.parametrize("name", ["Diagonal", "TensorBlocks", "KFAC", "EKFAC", "LastLayer"])
+@pytest.mark.parametrize("name", ["Diagonal", "TensorBlocks", "KFAC", slow("EKFAC"), "LastLayer"])
 def test_structures_give_the_posterior_that_they_give_the_evidence_of(name: str):
     """By dense matrices; and log|A| of the same matrix is the structure's log-determinant."""
     model, (j, bend, prior, star) = plain_model(), plain_parts()
@@ -270,7 +271,7 @@ def test_two_classes_by_probit_are_near_the_integral(seed):
         assert abs(p - want) < 0.02  # MacKay's approximation: at most about 0.018 away
 
 
-@pytest.mark.parametrize("outputs_count", [2, 3, 10])
+@pytest.mark.parametrize("outputs_count", [slow(2), 3, slow(10)])
 def test_monte_carlo_is_the_mean_over_draws_and_the_others_are_near_it(outputs_count):
     outputs = gaussians(outputs_count, outputs_count)
     rng = np.random.default_rng(0)

@@ -83,7 +83,7 @@ def by_contraction(contraction: Any, memory: int = MEMORY) -> Any:
     return kernel_of
 
 
-FAST = ("mlp", "strange_cnn", "transformer", "tied", "rnn", "scanned_layers", "equinox_module", "custom_rule")
+FAST = ("mlp", "strange_cnn", "transformer", "tied", "custom_rule")
 """The kinds of networks that stand for the others in the quick tests."""
 
 

@@ -10,6 +10,7 @@ from evidence_oracles import softmax
 
 from hyprax import evidence as ev
 from hyprax.evidence import _estimator, _mode
+from thoroughness import slow
 
 N, D, H, C = 12, 3, 5, 3
 
@@ -40,7 +41,7 @@ def dense(problem: ev.LinearisedModel) -> float:
     return 0.5 * float(g @ np.linalg.solve(h, g))
 
 
-@pytest.mark.parametrize("way", ["functions", "weights", "conjugate gradients"])
+@pytest.mark.parametrize("way", [slow("functions"), "weights", "conjugate gradients"])
 def test_the_decrement_is_that_of_the_dense_newton_step(way: str, monkeypatch: pytest.MonkeyPatch):
     problem = built()
     if way in ("weights", "functions"):

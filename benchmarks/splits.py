@@ -1,4 +1,4 @@
-"""The examples `products` and `digits` on ten splits: python -m benchmarks.products_splits [products|digits]
+"""The examples `products` and `digits` on ten splits: python -m benchmarks.splits [products|digits]
 
 What many tuned penalties gain on test rows that nothing touched, beside the best single penalty, both fitted on the
 same rows: for each split (seeds 0 to 9), and on average.
