@@ -256,6 +256,7 @@ def test_a_diverged_run_ends_with_status_one_and_a_report(tmp_path, capsys):
     assert re.search(r"certificates: estimated", page.text)
 
 
+@pytest.mark.slow
 def test_the_digits_example_is_a_good_recipe(tmp_path, capsys):
     words = ("--set", "search.steps=2", "--set", "baseline.points=3", "--quiet")
     assert call(capsys, "tune", ROOT / "examples" / "digits.toml", "--out", tmp_path / "run", *words)[0] == 0

@@ -11,7 +11,7 @@ from thoroughness import quickly
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if BLOCK.search(page.read_text())]
-QUICK = [page for page in PAGES if page.name in ("README.md", "quickstart.md", "extending.md", "hyperparameters.md")]
+QUICK = [page for page in PAGES if page.name in ("README.md", "extending.md", "hyperparameters.md")]
 
 
 @pytest.mark.parametrize("page", quickly(PAGES, *QUICK), ids=lambda page: str(page.relative_to(ROOT)))

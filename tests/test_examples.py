@@ -25,6 +25,7 @@ def test_the_python_example_fits_a_screen_and_lowers_the_loss(capsys):
     assert "certified" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
     for name in ("custom.toml", "custom.py"):
         shutil.copy(EXAMPLES / name, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 THOROUGH = bool(os.environ.get("HYPRAX_THOROUGH"))
-USUAL = 100 if THOROUGH else 30
+USUAL = 100 if THOROUGH else 20
 
 
 def examples(quick: int, thorough: int) -> settings:

@@ -12,6 +12,7 @@ from evidence_oracles import curvature, log_determinant, softmax, square_root
 
 from hyprax import evidence as ev
 from hyprax.evidence._structures import Full
+from thoroughness import slow
 
 N, D, H, C = 14, 3, 4, 3
 ALL = N * (C - 1)
@@ -221,9 +222,9 @@ def test_bounds_are_on_their_side_within_three_standard_errors(name: str):
 @pytest.mark.parametrize(
     ("where", "names"),
     [
-        (lambda p: p["head"], {"head"}),
+        slow(lambda p: p["head"], {"head"}),
         (lambda p: dict(p["first"]), {"b", "w"}),  # a view made afresh, as models of Flax hand out
-        (lambda p: (p["head"], p["first"]), {"head", "b", "w"}),  # more weights than rows: by the kernel
+        slow(lambda p: (p["head"], p["first"]), {"head", "b", "w"}),  # more weights than rows: by the kernel
     ],
     ids=("head", "a view", "all"),
 )

@@ -131,6 +131,7 @@ def test_a_batch_of_the_likelihood_is_unbiased():
     assert abs(np.mean(values) - whole) < 4 * np.std(values) / np.sqrt(len(values))
 
 
+@pytest.mark.slow
 def test_a_choice_runs_inside_the_objective():
     objective, hyper, _, _ = regression(estimator=ev.Choice((ev.Chain(ev.designs.OneRow(4)), ev.FullData()), refresh=2))
     state = objective.init(hyper)

@@ -115,6 +115,7 @@ def test_draws_of_the_weights_have_the_posterior_mean_and_covariance(form):
     assert error.max() < 6 / np.sqrt(count) * np.sqrt(2)
 
 
+@pytest.mark.slow
 def test_a_subset_stands_for_the_whole_and_its_variance_is_on_average_not_too_small():
     problem = built("categorical")
     key = jax.random.key(3)
@@ -262,6 +263,7 @@ def gaussians(seed, outputs, m=10):
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=5)
+@pytest.mark.slow
 def test_two_classes_by_probit_are_near_the_integral(seed):
     outputs = gaussians(seed, 1)
     got = mean_prediction(ev.Bernoulli(), outputs, how("probit"))
@@ -347,6 +349,7 @@ def test_certain_and_wild_outputs_give_finite_probabilities(scale):
         np.testing.assert_allclose(np.sum(p, 1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fit_hands_its_posterior_over():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 2))

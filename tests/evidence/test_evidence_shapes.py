@@ -78,6 +78,7 @@ def test_every_token_is_an_example_and_padding_counts_nothing():
         found(sequences, (X, LABELS[:, 0]), ev.Categorical())
 
 
+@pytest.mark.slow
 def test_rows_of_tokens_are_sampled():
     """One row of each of some tokens: in the mean at least the truth, and with all rows the truth itself."""
     value, _ = of_tokens()
@@ -92,6 +93,7 @@ def test_rows_of_tokens_are_sampled():
     assert np.mean(values) < value + 3 * np.std(values) / np.sqrt(30)
 
 
+@pytest.mark.slow
 def test_sequences_are_predicted_token_by_token():
     model = ev.linearise(sequences, PARAMS, (X, LABELS), likelihood=ev.Categorical(), prior=PRIOR)
     _, covariance = of_tokens()
@@ -110,6 +112,7 @@ def test_sequences_are_predicted_token_by_token():
     assert scores[0, 1] == 0
 
 
+@pytest.mark.slow
 def test_a_language_head_is_trained_by_its_tokens():
     objective = hx.EvidenceObjective(
         sequences, PARAMS, (X, LABELS), schedule=ev.Schedule(every=2), batch_size=3, key=jax.random.key(0)
@@ -158,6 +161,7 @@ def test_batches_are_joined():
     assert found(network, hx.Minibatches((x, y), 2, key=jax.random.key(0)), ev.Categorical()).value == want
 
 
+@pytest.mark.slow
 def test_the_model_may_give_its_noise():
     def heads(params, hyper, x):
         return network(params, hyper, x)[:2]
@@ -187,6 +191,7 @@ def test_the_model_may_give_its_noise():
     np.testing.assert_allclose(deviation, [[np.sqrt(v[0, 0] + np.exp(2 * m[1] + 2 * v[1, 1]))]], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_random_and_the_rest_is_fixed():
     """LoRA: the evidence of A and B in x (W + A B), W a constant of the model."""
     base = jnp.asarray(RNG.normal(size=(D, C)))

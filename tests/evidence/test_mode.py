@@ -55,6 +55,7 @@ def test_the_decrement_is_that_of_the_dense_newton_step(way: str, monkeypatch: p
     np.testing.assert_allclose(found.value, want, rtol=1e-2 if way == "conjugate gradients" else 1e-9)
 
 
+@pytest.mark.slow
 def test_a_sampled_decrement_is_near_the_whole(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_mode, "exact_side", lambda *_: None)
     monkeypatch.setattr(_mode, "MOST_EXAMPLES", 200)

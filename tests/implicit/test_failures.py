@@ -280,7 +280,7 @@ def test_float32_stops_at_its_rounding_floor_and_says_so(name):
 @pytest.mark.parametrize(
     ("kind", "bound"),
     [
-        ("softmax", hx.implicit.LookAhead),
+        slow("softmax", hx.implicit.LookAhead),
         slow("softmax", hx.implicit.EhrhardtRoberts),
         slow("logistic", hx.implicit.EhrhardtRoberts),
         ("squared", hx.implicit.EhrhardtRoberts),

@@ -13,6 +13,7 @@ import oracles
 from certificate_cases import FREE, select_penalty
 from conformance import CHECKS, Case
 from hyprax.implicit import GCV, RESULTS, LeaveOneOut
+from thoroughness import slow
 
 # All problems have the shape of those of `certificate_cases`, so that those of one family share one program.
 RNG = np.random.default_rng(2)
@@ -49,7 +50,7 @@ def held(outcome):
     assert outcome.loose == 0, outcome
 
 
-@pytest.mark.parametrize("kind", ["squared", "logistic", "poisson"])
+@pytest.mark.parametrize("kind", [slow("squared"), "logistic", slow("poisson")])
 def test_loss_and_hypergradient_are_those_of_refits(kind):
     case = cases.random_case(np.random.default_rng(1), cases.Structure(kind, "feature"))
     outcome = cases.check(case, LeaveOneOut(hx.Optimum(case.loss)), cases.exact(case))
@@ -182,7 +183,9 @@ def whole_numbers():
     return np.round(10 * X).astype(int), LABELS.astype(int), 1e-2
 
 
-@pytest.mark.parametrize("data", [separable, doubled, one_of_its_class, of_very_different_units, whole_numbers])
+@pytest.mark.parametrize(
+    "data", [separable, slow(doubled), slow(one_of_its_class), of_very_different_units, slow(whole_numbers)]
+)
 def test_hard_data_are_enclosed(data):
     inputs, labels, strength = data()
     hyper = {"penalty": hx.Positive(np.full(D, strength))}

@@ -76,6 +76,7 @@ def test_the_residual_is_the_true_one():
     np.testing.assert_allclose(answer.stats.adjoint_residual, np.linalg.norm(residual), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_lbfgs_goes_below_where_the_plain_line_search_stalls():
     """At ‖∇g‖ of 1e-8 the decrease of g is below its rounding: Armijo's rule alone would stop about there."""
     problem = random_problem(np.random.default_rng(3), "softmax", 0, smallest=0.1)
@@ -85,6 +86,7 @@ def test_lbfgs_goes_below_where_the_plain_line_search_stalls():
     assert float(answer.stats.inner_gradient_norm) <= 1e-12
 
 
+@pytest.mark.slow
 def test_the_rounding_floor_ends_newton():
     problem = random_problem(np.random.default_rng(4), "logistic", 0)
     optimum = hx.Optimum(problem.objective.optimum.loss, solver=hx.implicit.Newton(tolerance=1e-40))

@@ -84,6 +84,7 @@ def test_counts_and_robust_regression_with_groups_of_features(model, loss, tmp_p
     assert answer.certificate.kind == "certified"
 
 
+@pytest.mark.slow
 def test_cleaning_finds_wrong_labels_and_weights_are_those_of_the_family(tmp_path):
     text = (
         IRIS
@@ -275,6 +276,7 @@ momentum = 0.6
 """
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_as_a_plain_loop_would(tmp_path):
     job = job_of(tmp_path, UNROLLED)
     assert job.splits is not None
@@ -304,6 +306,7 @@ def test_a_network_is_trained_as_a_plain_loop_would(tmp_path):
     np.testing.assert_allclose(answer.value, jnp.mean(cross_entropy(p, V, z)), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_tuned_training_data_and_augmentation(tmp_path):
     text = IRIS + '[model]\nkind = "mlp"\nwidth = 5\nactivation = "tanh"\n[hyper.inputs]\nrows_per_class = 2\n'
     text += '[hyper.augmentation]\nshape = "feature"\n[training]\nsteps = 3\nlearning_rate = 0.05\n'

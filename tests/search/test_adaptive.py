@@ -156,7 +156,7 @@ def data_of(problem):
     [
         pytest.param(certificate, kind, id=f"{name}-{kind}", marks=() if kind == ordinary else pytest.mark.slow)
         for name, certificate, ordinary in (
-            ("look-ahead", hx.implicit.LookAhead(), "squared"),
+            ("look-ahead", hx.implicit.LookAhead(), None),
             ("Ehrhardt-Roberts", hx.implicit.EhrhardtRoberts(), "logistic"),
         )
         for kind in ("squared", "logistic", "softmax")

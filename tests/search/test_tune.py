@@ -111,6 +111,7 @@ def test_other_reasons_to_stop(options, stop, expected):
     assert tuned.message
 
 
+@pytest.mark.slow
 def test_hyperparameters_without_effect_are_said_to_have_none():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20, 2)), rng.permutation(np.repeat([0, 1], 10))
