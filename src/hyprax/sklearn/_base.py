@@ -6,7 +6,7 @@ import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -124,8 +124,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         )
         return read
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
-        """Tune the penalties, and fit all rows with them.
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Any:
+        """Tune the penalties, and fit all rows with them; gives back itself.
 
         - `X`: (n, d), an array, a data frame or a sparse matrix.
         - `y`: (n,), the targets.
