@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hyprax import cli
+from hyprax.recipes import RecipeError
 
 CSV = '[data]\nsource = "csv"\npath = "{}"\ntarget = "label"\n'
 REFUSE = 'missing = "refuse"\n'
@@ -385,3 +386,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
     line = capsys.readouterr().err
     assert str(tmp_path / "file" / "run") in line
     assert line.count("\n") == 1
+
+
+def test_messages_are_of_a_bearable_length_and_without_escapes():
+    error = RecipeError(
+        f"must be one of a, b; got {'x' * 3000} and \x1b[2J", key="y" * 5000, file="recipe.toml", line=3
+    )
+    assert len(str(error)) < 400
+    assert "\x1b" not in str(error)
+    assert "(3,000 characters)" in str(error)
+    assert len(str(RecipeError("word " * 3000))) < 1600

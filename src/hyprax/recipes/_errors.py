@@ -6,18 +6,27 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SETTINGS = "--set"
+LONGEST = 1500
 
 
 class RecipeError(ValueError):
     """Something in a recipe, or in the data that it names, cannot be used."""
 
     def __init__(self, message: str, *, key: str = "", file: Path | str = "", line: int | None = None):
-        self.message, self.key, self.file, self.line = " ".join(message.split()), key, str(file), line
+        key = _readable(key)
+        self.message, self.key, self.file, self.line = _readable(" ".join(message.split())), key, str(file), line
         where = f"{self.file}:{line}" if line is not None else self.file
         # "search.steps must be ...", but "search.stepps: unknown key"
         said = f"{key} {self.message}" if key and self.message.startswith("must ") else self.message
         key = "" if said != self.message else key
         super().__init__(": ".join(part for part in (where, key, said) if part))
+
+
+def _readable(text: str) -> str:
+    """What comes from a file, without what a terminal would obey, and with words and lists of a bearable length."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    text = re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}… ({len(found[0]):,} characters)", text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -281,6 +281,7 @@ class Run(AbstractRecord):
 
     def finish(self, tuned: TuneResult) -> None:
         self._save()
+        save_arrays(self.folder / BEST, natural_arrays(tuned.best))  # whole again, whatever became of it
         self._close()
         ending = {"result": result_name(tuned.result), "message": tuned.message}
         if self._latest is None and self._summary().get("result") == ending["result"]:
