@@ -36,6 +36,7 @@ def test_a_curve_is_found_with_its_noise_and_is_less_sure_beyond_the_data():
     assert 0.35 < model.noise_level_ < 0.7  # 0.5
     _, (inside, outside) = model.predict([[0.0], [9.0]], return_std=True)
     assert inside < 1.3 * model.noise_level_ < outside
+    assert model.variance_scale_ == 1
     assert set(model.penalties_) == {"w0", "b0", "w1", "b1"}
     again = copy.deepcopy(model)
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
@@ -50,6 +51,13 @@ def test_classes_are_found_and_probabilities_are_softer_than_at_the_mode():
     assert list(model.classes_) == ["down", "up"]
     assert model.score(X, labels) > 0.9
     soft = model.predict_proba(X)
+    assert 0 <= model.variance_scale_ <= 1
+    scale, model.variance_scale_ = model.variance_scale_, 1.0
+    wide = model.predict_proba(X)
+    model.variance_scale_ = scale
+    truth = labels == "up"
+    losses = [-np.log(p[np.arange(60), truth.astype(int)]).mean() for p in (soft, wide)]
+    assert losses[0] <= losses[1] + 1e-12  # the labels chose the scale
     np.testing.assert_allclose(soft.sum(axis=1), 1)
     np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), soft)
     del model.covariance_

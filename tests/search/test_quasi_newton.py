@@ -155,7 +155,7 @@ def test_noisy_objectives_are_refused_and_keep_adam():
     for bad, words in (({"memory": 0}, "memory must be an integer >= 1; got 0"), ({"longest": 0.0}, "longest must be")):
         for rule in (LBFGS, TrustRegion):
             with pytest.raises(ValueError, match=f"{rule.__name__}: {words}"):
-                rule(**bad)  # pyright: ignore[reportArgumentType]
+                rule(**bad)  # pyright: ignore[reportArgumentType]  # to be refused
     with pytest.raises(ValueError, match=r"acceptance must lie between 0 and 0\.25; got 0\.5"):
         TrustRegion(acceptance=0.5)
     with pytest.raises(ValueError, match=r"armijo must lie between 0 and 0\.5; got 0\.9"):

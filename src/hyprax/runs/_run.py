@@ -281,7 +281,8 @@ class Run(AbstractRecord):
 
     def finish(self, tuned: TuneResult) -> None:
         self._save()
-        save_arrays(self.folder / BEST, natural_arrays(tuned.best))  # whole again, whatever became of it
+        if self._latest is None:  # no step was made: the best is written again, whatever became of its file
+            save_arrays(self.folder / BEST, natural_arrays(tuned.best))
         self._close()
         ending = {"result": result_name(tuned.result), "message": tuned.message}
         if self._latest is None and self._summary().get("result") == ending["result"]:

@@ -1,5 +1,6 @@
 """Networks whose weight decay and noise are found by the evidence of the training rows: no validation rows needed."""
 
+import abc
 import functools
 import itertools
 import numbers
@@ -43,7 +44,7 @@ def network(depth: int, activation: str) -> Callable[[Any, Any, Any], Any]:
     return apply
 
 
-class AbstractEvidenceMLP(BaseEstimator):
+class AbstractEvidenceMLP(BaseEstimator, abc.ABC):
     """What the networks share; see [`hyprax.sklearn.EvidenceMLPRegressor`][] for the arguments."""
 
     def __init__(
@@ -74,7 +75,8 @@ class AbstractEvidenceMLP(BaseEstimator):
                 raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
         return tuple(map(int, sizes))
 
-    def _train(self, X: np.ndarray, targets: np.ndarray, outputs: int, likelihood: Any, hyper: Any) -> None:
+    def _train(self, X: np.ndarray, targets: np.ndarray, outputs: int, likelihood: Any, hyper: Any) -> Any:
+        """Fit weights and hyperparameters, which are given back in natural units."""
         sizes = (X.shape[1], *self._sizes(), outputs)
         rng = check_random_state(self.random_state)
         scaled = columns(X, None, True, True)
@@ -102,7 +104,8 @@ class AbstractEvidenceMLP(BaseEstimator):
             found = jax.tree.map(np.asarray, natural(fit.hyper))
             self.coefs_ = [np.asarray(fit.params[f"w{layer}"]) for layer in range(len(sizes) - 1)]
             self.intercepts_ = [np.asarray(fit.params[f"b{layer}"]) for layer in range(len(sizes) - 1)]
-            self._keep_covariance(inputs, found)
+            if self._keep_covariance(inputs, found):
+                self.variance_scale_ = float(fit.posterior().scale)
             self.certificate_ = Bunch(**details(fit.certificate))
             self.noise_ = Bunch(type=type(fit.noise).__name__, meaning=fit.noise.meaning())
         self.centre_, self.scale_ = scaled.centre, scaled.scale
@@ -112,6 +115,7 @@ class AbstractEvidenceMLP(BaseEstimator):
         self.result_, self.message_ = result_name(fit.result), fit.message
         if fit.message:
             warnings.warn(f"{type(self).__name__}: {fit.message}", ConvergenceWarning, stacklevel=3)
+        return found
 
     def _params(self) -> dict[str, Any]:
         pairs = enumerate(zip(self.coefs_, self.intercepts_, strict=True))
@@ -130,22 +134,24 @@ class AbstractEvidenceMLP(BaseEstimator):
             jax.vmap(jax.jacrev(outputs), (None, 0))(flat, each)
         )
 
+    @abc.abstractmethod
     def _curvature(self, outputs: np.ndarray, found: Any) -> np.ndarray:
         """The Hessian of the negative log likelihood in the outputs, (n, C, C)."""
-        raise NotImplementedError
 
-    def _keep_covariance(self, inputs: np.ndarray, found: Any) -> None:
+    def _keep_covariance(self, inputs: np.ndarray, found: Any) -> bool:
+        """Whether there are few enough weights for it."""
         params = self._params()
         if sum(x.size for x in params.values()) > LARGEST:
-            return
+            return False
         outputs, slopes = self._jacobian(inputs)
         prior = ravel_pytree({name: np.full(x.shape, found["precision"][name]) for name, x in params.items()})[0]
         curved = np.einsum("ncp,ncd->ndp", slopes, self._curvature(outputs, found))
         precision = np.einsum("ndp,ndq->pq", curved, slopes) + np.diag(np.asarray(prior))
         self.covariance_ = np.linalg.inv(precision)
+        return True
 
     def _outputs(self, X: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Outputs at the mode, and their variances where the covariance is kept."""
+        """Outputs at the mode, and their variances where the covariance is kept, times `variance_scale_`."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         inputs = Columns(self.centre_, self.scale_).apply(X)
@@ -158,7 +164,8 @@ class AbstractEvidenceMLP(BaseEstimator):
             return inputs, None
         with arithmetic():
             outputs, slopes = self._jacobian(inputs)
-        return outputs, np.einsum("ncp,pq,ncq->nc", slopes, self.covariance_, slopes, optimize=True)
+        variances = np.einsum("ncp,pq,ncq->nc", slopes, self.covariance_, slopes, optimize=True)
+        return outputs, self.variance_scale_ * variances
 
 
 class EvidenceMLPRegressor(RegressorMixin, AbstractEvidenceMLP):
@@ -190,11 +197,11 @@ class EvidenceMLPRegressor(RegressorMixin, AbstractEvidenceMLP):
         y = np.asarray(y, float)
         self.shift_, self.unit_ = (float(x) for x in mean_and_spread(y, None, True))
         hyper = {"noise": Positive(np.asarray(1.0))}
-        self._train(X, ((y - self.shift_) / self.unit_)[:, None], 1, _gaussian, hyper)
+        found = self._train(X, ((y - self.shift_) / self.unit_)[:, None], 1, _gaussian, hyper)
+        self.noise_level_ = float(found["noise"]) * self.unit_
         return self
 
     def _curvature(self, outputs: np.ndarray, found: Any) -> np.ndarray:
-        self.noise_level_ = float(found["noise"]) * self.unit_
         return np.full((len(outputs), 1, 1), 1 / float(found["noise"]) ** 2)
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -212,8 +219,10 @@ class EvidenceMLPClassifier(ClassifierMixin, AbstractEvidenceMLP):
     """A network for classes, its weight decay found by the evidence of the training rows.
 
     As [`hyprax.sklearn.EvidenceMLPRegressor`][], with a softmax. `predict_proba` is that of the linearised posterior by
-    the probit approximation, softmax(f_c/√(1 + π v_c/8)), v_c the variance of output c: less sure far from the data.
-    For more than 2,000 weights it is that of the mode.
+    the probit approximation, softmax(f_c/√(1 + π τ v_c/8)), v_c the variance of output c: less sure far from the data.
+    τ, `variance_scale_`, is that under which the training labels, each left out in turn, are most likely (see
+    [`hyprax.evidence.posterior`][]): by itself, τ = 1, the approximation is too unsure on small sets. For more than
+    2,000 weights the prediction is that of the mode.
 
     **Attributes:** those of [`hyprax.sklearn.EvidenceMLPRegressor`][] but for the noise, and `classes_`.
     """

@@ -70,7 +70,7 @@ def places(columns: Any, features: Sequence[str], what: str) -> np.ndarray:
         columns = [columns]
     if isinstance(columns, slice):
         columns = range(*columns.indices(d))
-    columns = np.asarray(list(columns), object)  # pyright: ignore[reportArgumentType]
+    columns = np.asarray(list(columns), object)  # pyright: ignore[reportArgumentType]  # whatever the user gave
     if columns.size == d and all(isinstance(column, bool | np.bool_) for column in columns):
         return np.flatnonzero(columns.astype(bool))
     numbers = {name: number for number, name in enumerate(features)}
