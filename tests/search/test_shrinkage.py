@@ -52,6 +52,8 @@ def test_the_strength_is_left_at_infinity_unless_a_gain_exceeds_its_error():
     assert choose(gains, 1.0) == 1  # the last is larger, and not above one error of 0.88
     assert choose(gains * [0, -1, 1], 1.0) == 0
     assert choose(np.zeros((5, 3)), 1.0) == 0
+    small = np.asarray([[0.0, 1e-6], [0.0, 1.1e-6], [0.0, 0.9e-6]])  # sure, and next to nothing
+    assert (choose(small, 1.0), choose(small, 1.0, least=1e-3)) == (1, 0)
 
 
 def test_the_path_frees_strengths_where_few_columns_matter():

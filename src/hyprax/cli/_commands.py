@@ -18,6 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .._text import escaped
+
 TABLES = re.compile(r"\.(csv|tsv|tab|txt)(\.gz)?$", re.IGNORECASE)
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -140,7 +142,7 @@ def predict(
     for row, value in enumerate(found.tolist()):
         writer.writerow([value, *([] if chances is None else [f"{x:.6g}" for x in chances[row]])])
     if out is None:
-        typer.echo("\n".join(map(_plain, stream.getvalue().splitlines())))
+        typer.echo("\n".join(map(escaped, stream.getvalue().splitlines())))
     else:
         out.write_text(stream.getvalue(), encoding="utf-8")
         _say(f"{out}: {len(found)} predictions")
@@ -191,7 +193,7 @@ def _carried_out(made: Callable[[Callable[[str], None]], Any], folder: Path, *, 
     from .._result import result_name
     from ..recipes._outcome import table_header, table_rows
 
-    say = (lambda _: None) if quiet else (lambda text: _console(stderr=True).print(_plain(text)))
+    say = (lambda _: None) if quiet else (lambda text: _console(stderr=True).print(escaped(text)))
     with _warnings_in_one_line():
         outcome = made(say)
     page = report.write(folder)
@@ -274,13 +276,8 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     _say(str(pages.write(folder)))
 
 
-def _plain(text: str) -> str:
-    """A text without what a terminal would obey: names may come from anybody's table."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
 def _say(text: str, *, err: bool = False) -> None:
-    typer.echo(_plain(text), err=err)
+    typer.echo(escaped(text), err=err)
 
 
 def _number(value: float, form: str) -> str:
@@ -327,11 +324,11 @@ def _print_rows(table: dict[str, Any]) -> None:
 def _print_table(title: str, header: Any, rows: Any) -> None:
     from rich.table import Table
 
-    table = Table(title=_plain(title) or None, show_header=any(header))
+    table = Table(title=escaped(title) or None, show_header=any(header))
     for i, name in enumerate(header):
-        table.add_column(_plain(name), justify="left" if i == 0 or not any(header) else "right")
+        table.add_column(escaped(name), justify="left" if i == 0 or not any(header) else "right")
     for row in rows:
-        table.add_row(*map(_plain, row))
+        table.add_row(*map(escaped, row))
     _console().print(table)
 
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .._text import escaped
+
 SETTINGS = "--set"
 LONGEST = 1500
 
@@ -14,7 +16,7 @@ class RecipeError(ValueError):
 
     def __init__(self, message: str, *, key: str = "", file: Path | str = "", line: int | None = None):
         key = _readable(key)
-        self.message, self.key, self.file, self.line = _readable(" ".join(message.split())), key, str(file), line
+        self.message, self.key, self.file, self.line = _readable(message), key, str(file), line
         where = f"{self.file}:{line}" if line is not None else self.file
         # "search.steps must be ...", but "search.stepps: unknown key"
         said = f"{key} {self.message}" if key and self.message.startswith("must ") else self.message
@@ -23,8 +25,8 @@ class RecipeError(ValueError):
 
 
 def _readable(text: str) -> str:
-    """What comes from a file, without what a terminal would obey, and with words and lists of a bearable length."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    """One line of what comes from a file, without what a terminal would obey, its words and all of it not too long."""
+    text = escaped(" ".join(text.split()))
     text = re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}… ({len(found[0]):,} characters)", text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 

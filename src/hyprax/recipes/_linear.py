@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from .._hyper import natural
 from ..implicit import ExampleNoise, Optimum, families
 from ..search import CrossValidated, refit as refitted
+from ..search._shrinkage import HANDFUL
 from ._data import Splits
 from ._errors import RecipeError, Source, as_error
 from ._hyper_tables import Penalty
@@ -28,8 +29,6 @@ FAMILIES: dict[str, Any] = {
     "poisson": families.Poisson,
     "pseudo-huber": families.PseudoHuber,
 }
-HANDFUL = 5
-"""So many hyperparameters are left to themselves where folds judge them."""
 MEASURED = 400
 """Weights up to which the noise of hypergradients is measured at every step."""
 

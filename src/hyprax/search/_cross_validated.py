@@ -256,11 +256,15 @@ class CrossValidated(AbstractObjective[FoldsState]):
 
 def drawn_folds(folds: int, rows: int, labels: np.ndarray | None, key: Array) -> list[tuple[np.ndarray, np.ndarray]]:
     """Masks (training, held out) of shuffled folds; with `labels`, each class is dealt out over the folds in turn."""
-    order = np.asarray(jax.random.permutation(key, rows))
+    return dealt_folds(folds, np.asarray(jax.random.permutation(key, rows)), labels)
+
+
+def dealt_folds(folds: int, order: np.ndarray, labels: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rows in their order dealt out over the folds; with `labels`, class after class."""
     if labels is not None:
         order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
-    fold = np.empty(rows, int)
-    fold[order] = np.arange(rows) % folds
+    fold = np.empty(len(order), int)
+    fold[order] = np.arange(len(order)) % folds
     return [(fold != k, fold == k) for k in range(folds)]
 
 

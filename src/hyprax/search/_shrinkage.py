@@ -21,6 +21,10 @@ from ._cross_validated import CrossValidated, Foldable, drawn_folds, given_folds
 from ._lbfgs import LBFGS
 from ._tune import Stopping, tune
 
+HANDFUL = 3
+"""So many hyperparameters are tuned freely where folds judge them; more are held back by default."""
+LEAST_GAIN = 1e-3
+"""A smaller share of the held-out loss is no reason for many strengths."""
 STRENGTHS = (10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 0.0)
 
 
@@ -201,11 +205,11 @@ class ShrinkagePath:
         return self.hypers[self.chosen]
 
 
-def choose(gains: np.ndarray, errors: float) -> int:
-    """The column with the largest mean gain among those whose mean exceeds `errors` standard errors; else 0."""
+def choose(gains: np.ndarray, errors: float, least: float = 0.0) -> int:
+    """The column with the largest mean gain among those above `errors` standard errors and `least`; else 0."""
     folds = len(gains)
     mean, error = gains.mean(axis=0), gains.std(axis=0, ddof=1) / folds**0.5
-    good = mean - errors * error > 0
+    good = (mean - errors * error > 0) & (mean >= least)
     good[0] = False
     return int(np.argmax(np.where(good, mean, -np.inf))) if good.any() else 0
 
@@ -240,7 +244,8 @@ def shrinkage_path(
         in [`hyprax.search.CrossValidated`][]) are outer and inner at once: inside fold k the others are used, less its
         rows; a fold that leaves none to judge on is not an outer one, and with fewer than two outer folds the single
         strength is kept.
-    - `errors`: 1 for the rule of one standard error; 2 leaves the single strength more rarely.
+    - `errors`: 1 for the rule of one standard error; 2 leaves the single strength more rarely. A gain below a
+        thousandth of the held-out loss is none in any case.
     - `groups`: integers, one a coordinate.
     - `steps`: the most steps at each τ.
     - `settings`: of each fold's objective.
@@ -262,16 +267,18 @@ def shrinkage_path(
         parts = [(fit, judge) for fit, judge in parts if fit.any() and judge.any()]
         if parts:
             nested.append((training, held, parts))
-    taken, gains = 0, []
+    taken, gains, simple = 0, [], []
     for training, held, parts in nested:
         hypers, _, count = _path(problem, parts, hyper, strengths, groups, steps, settings)
         judge = problem.held_out(training, held, **settings)
         losses = [float(judge.value(each, judge.init(each))[0].value) for each in hypers]
         gains.append(losses[0] - np.asarray(losses))
+        simple.append(losses[0])
         taken += count
     hypers, criteria, count = _path(problem, inner, hyper, strengths, groups, steps, settings)
     table = np.stack(gains) if len(gains) > 1 else np.zeros((2, len(hypers)))
-    return ShrinkagePath((np.inf, *strengths), hypers, criteria, table, choose(table, errors), taken + count)
+    least = LEAST_GAIN * abs(float(np.mean(simple))) if simple else 0.0
+    return ShrinkagePath((np.inf, *strengths), hypers, criteria, table, choose(table, errors, least), taken + count)
 
 
 def _path(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..search._cross_validated import given_folds
+from ..search._cross_validated import dealt_folds, given_folds
 
 Masks = list[tuple[np.ndarray, np.ndarray]]
 """Pairs (training, held out) of booleans, one a row."""
@@ -21,7 +21,7 @@ def masks(cv: Any, criterion: str, rows: int, labels: np.ndarray, classes: bool,
     rng = np.random.default_rng(seed)
     strata = labels if classes else None
     if criterion == "holdout":
-        found = dealt(min(3, rows), rows, strata, rng)[:1]
+        found = dealt_folds(min(3, rows), rng.permutation(rows), strata)[:1]
     elif cv is None or (isinstance(cv, numbers.Integral) and not isinstance(cv, bool)):
         count = 5 if cv is None else int(cv)
         if count < 2:
@@ -29,7 +29,7 @@ def masks(cv: Any, criterion: str, rows: int, labels: np.ndarray, classes: bool,
         if groups is not None:
             found = by_group(min(count, rows), groups, rows, rng)
         else:
-            found = dealt(min(count, rows), rows, strata, rng)
+            found = dealt_folds(min(count, rows), rng.permutation(rows), strata)
     else:
         found = given_folds(cv, labels, groups)
     if not classes:
@@ -54,16 +54,6 @@ def masks(cv: Any, criterion: str, rows: int, labels: np.ndarray, classes: bool,
     return found
 
 
-def dealt(folds: int, rows: int, labels: np.ndarray | None, rng: np.random.Generator) -> Masks:
-    """Masks of shuffled folds; with labels each class is dealt out over the folds in turn."""
-    order = rng.permutation(rows)
-    if labels is not None:
-        order = order[np.argsort(labels[order], kind="stable")]
-    fold = np.empty(rows, int)
-    fold[order] = np.arange(rows) % folds
-    return [(fold != k, fold == k) for k in range(folds)]
-
-
 def by_group(count: int, groups: Any, rows: int, rng: np.random.Generator) -> Masks:
     """Whole groups of rows dealt out over the folds."""
     labels, index = np.unique(np.asarray(groups), return_inverse=True)
@@ -71,5 +61,5 @@ def by_group(count: int, groups: Any, rows: int, rng: np.random.Generator) -> Ma
         raise ValueError(f"groups must hold a label for each of the {rows} rows; got the shape {index.shape}.")
     if len(labels) < 2:
         raise ValueError("groups must hold two labels or more; got one.")
-    parts = dealt(min(count, len(labels)), len(labels), None, rng)
+    parts = dealt_folds(min(count, len(labels)), rng.permutation(len(labels)), None)
     return [(training[index], held[index]) for training, held in parts]

@@ -16,17 +16,13 @@ from .._objective import AbstractObjective
 from .._result import message_of, result_name, succeeded
 from ..implicit import ExampleNoise, NoCertifier
 from ..search import LBFGS, CrossValidated, Stopping, TuningWarning, shrinkage_path, tune
-from ..search._shrinkage import Together
+from ..search._shrinkage import HANDFUL, Together
 from ._folds import Masks
 
 KEY = "penalty"
 GRID = tuple(10.0**k for k in (-5, -4, -3, -2, -1, 0, 1, 2))
 RANGE = (1e-7, 1e4)
 TAUS = (0.1, 0.01, 0.001, 0.0)
-HANDFUL = 3
-"""As many strengths are tuned freely by default."""
-LEAST_GAIN = 1e-3
-"""A smaller share of the held-out loss is no reason for many strengths."""
 ARRIVED = ("successful", "gradient_small_uncertified", "precision_reached", "no_progress")
 
 
@@ -177,7 +173,7 @@ def on_path(
     found = natural_of(path.hyper)
     base = value_at(plain, one)
     gain = float(path.gains.mean(axis=0)[path.chosen])
-    if path.chosen == 0 or gain < LEAST_GAIN * abs(base):
+    if path.chosen == 0:
         said = f"Nothing to gain from {len(one)} strengths ({of}) over one for all on nested folds: one was kept."
         return one, base, path.steps, said
     said = (
