@@ -366,3 +366,12 @@ def test_checks_of_scikit_learn(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
+
+
+@pytest.mark.slow
+def test_a_second_fit_keeps_nothing_of_the_first():
+    model = copied(ridge()).fit(X, Y)
+    assert len(model.predict(X, return_std=True)) == 2
+    model.fit(X, np.stack([Y, -Y], axis=1))  # no deviations for several targets: those of the first fit are not theirs
+    with pytest.raises(ValueError, match="return_std requires one target"):
+        model.predict(X, return_std=True)

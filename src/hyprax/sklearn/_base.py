@@ -136,6 +136,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         **Raises:** `ValueError` for settings, data or folds that do not fit.
         """
         self._check_settings()
+        forget(self, "honest_", "covariance_", "noise_variance_")
         given = X, y, sample_weight, groups
         X, y = self._read(X, y)
         shares = None
@@ -180,7 +181,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         kinds = strengths(self.penalties, features, self.groups, self.free, self._outputs(y))
         scaled = columns(X, shares, bool(self.fit_intercept), bool(self.standardize))
         targets = self._targets(y, shares)
-        problem, rows = self._problem(scaled.apply(X), targets, y, shares, kinds)
+        inputs = scaled.apply(X)
+        problem, rows = self._problem(inputs, targets, y, shares, kinds)
         weights = np.ones(n) if shares is None else shares
         held = np.sum([each for _, each in folds], axis=0) * weights
         ratio = float(np.sum([each.sum() for _, each in folds]) / held.sum())
@@ -201,7 +203,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         strength = found.strengths * (unit * targets.factor)
         self.cv_score_ = float(self._score_of(found.criterion * ratio, targets, y, held / held.sum()))
         self._keep(found, kinds, strength, scaled, targets)
-        self._keep_covariance(scaled.apply(X), y, shares, found, kinds, targets)
+        self._keep_covariance(inputs, y, shares, kinds)
         if not found.arrived:
             warnings.warn(f"{type(self).__name__}: {found.message}", ConvergenceWarning, stacklevel=3)
 
@@ -263,15 +265,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         if self.intercept_.ndim == 0:
             self.intercept_ = float(self.intercept_)
 
-    def _keep_covariance(
-        self,
-        X: Design,
-        y: np.ndarray,
-        shares: np.ndarray | None,
-        found: Tuned,
-        kinds: Strengths,
-        targets: Targets,
-    ) -> None:
+    def _keep_covariance(self, X: Design, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths) -> None:
         """Nothing, where predictions have no standard deviation."""
 
     @property
@@ -359,6 +353,12 @@ def accuracy(x: Design) -> Accuracy:
     sizes = np.sqrt(squares[squares > 0]) if np.any(squares > 0) else np.ones(1)
     least, most = float(sizes.min()), float(sizes.max())
     return Accuracy(max(1e-11 * least, 1e-13 * most), max(1e-9 * least, 1e-12 * most))
+
+
+def forget(model: Any, *names: str) -> None:
+    """Drop what an earlier fit has kept and this one may not: it would speak of other data."""
+    for name in names:
+        vars(model).pop(name, None)
 
 
 def whole(value: Any, least: int) -> bool:

@@ -24,7 +24,7 @@ from .._hyper import Positive, natural
 from .._result import result_name
 from ..evidence import Categorical, Gaussian
 from ..fits import fit_evidence
-from ._base import LARGEST, arithmetic, mean_and_spread, whole
+from ._base import LARGEST, arithmetic, forget, mean_and_spread, whole
 from ._columns import Columns, columns
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "softplus": jax.nn.softplus}
@@ -77,6 +77,7 @@ class AbstractEvidenceMLP(BaseEstimator, abc.ABC):
 
     def _train(self, X: np.ndarray, targets: np.ndarray, outputs: int, likelihood: Any, hyper: Any) -> Any:
         """Fit weights and hyperparameters, which are given back in natural units."""
+        forget(self, "covariance_", "variance_scale_")
         sizes = (X.shape[1], *self._sizes(), outputs)
         rng = check_random_state(self.random_state)
         scaled = columns(X, None, True, True)

@@ -13,7 +13,6 @@ from ..implicit import families
 from ._base import LARGEST, AbstractTuned, Targets, mean_and_spread
 from ._columns import Design
 from ._penalties import Strengths
-from ._tuning import Tuned
 from ._uncertainty import covariance, deviation
 
 
@@ -31,6 +30,10 @@ class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
 
     def _mean(self, predictor: np.ndarray) -> np.ndarray:
         return predictor
+
+    def _standardised_predictor(self, X: Design) -> np.ndarray:
+        """The linear predictor, (n,), of rows whose columns are standardised already."""
+        return np.asarray(X @ (self.coef_ * self.scale_)) + self.intercept_ + float(np.sum(self.centre_ * self.coef_))
 
     def _deviation(self, design: Design, mean: np.ndarray) -> np.ndarray:
         covariance = getattr(self, "covariance_", None)
@@ -108,21 +111,12 @@ class TunedRidge(AbstractTunedRegressor):
     def _constant(self) -> Any:
         return DummyRegressor()
 
-    def _keep_covariance(
-        self,
-        X: Design,
-        y: np.ndarray,
-        shares: np.ndarray | None,
-        found: Tuned,
-        kinds: Strengths,
-        targets: Targets,
-    ) -> None:
+    def _keep_covariance(self, X: Design, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths) -> None:
         if y.ndim > 1 or X.shape[1] > LARGEST:
             return
         n = len(y)
         cov, freedom = covariance(X, np.ones(n) if shares is None else shares, self._each(kinds), self.fit_intercept)
-        w = (self.coef_ * self.scale_) if y.ndim == 1 else None
-        off = y - (np.asarray(X @ w) + self.intercept_ + float(np.sum(self.centre_ * self.coef_)))
+        off = y - self._standardised_predictor(X)
         squares = float(np.sum(off**2 if shares is None else shares * off**2))
         self.noise_variance_ = squares / max(n - freedom, 1e-3 * n)
         self.covariance_ = self.noise_variance_ * cov
@@ -254,19 +248,11 @@ class TunedPoissonRegressor(AbstractTunedRegressor):
     def _constant(self) -> Any:
         return DummyRegressor()
 
-    def _keep_covariance(
-        self,
-        X: Design,
-        y: np.ndarray,
-        shares: np.ndarray | None,
-        found: Tuned,
-        kinds: Strengths,
-        targets: Targets,
-    ) -> None:
+    def _keep_covariance(self, X: Design, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths) -> None:
         if X.shape[1] > LARGEST:
             return
-        u = np.asarray(X @ (self.coef_ * self.scale_)) + self.intercept_ + float(np.sum(self.centre_ * self.coef_))
-        curves = np.exp(u) if shares is None else shares * np.exp(u)
+        means = np.exp(self._standardised_predictor(X))
+        curves = means if shares is None else shares * means
         self.covariance_, _ = covariance(X, curves, self._each(kinds), self.fit_intercept)
 
     def __sklearn_tags__(self) -> Any:
