@@ -54,6 +54,10 @@ Settings = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep compiled programs for the next run.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", metavar="NAME", help="Log steps in the folder: csv, jsonl, tensorboard, mlflow, wandb."),
+]
 Target = Annotated[str | None, typer.Option(help="Of a table: the column to predict.")]
 
 
@@ -64,6 +68,7 @@ def tune(
     target: Target = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")] = False,
+    log: Log = None,
     quiet: Quiet = False,
     cache: Cache = True,
 ) -> None:
@@ -71,17 +76,19 @@ def tune(
     folder = Path("runs") / recipe.name.split(".")[0] if out is None else out
     settings = setting or []
     words = [str(recipe), *([] if target is None else [f"--target={target}"]), *(f"--set={text}" for text in settings)]
+    words += [f"--log={name}" for name in log or []]
     again = ["hyprax", "tune", *words, f"--out={folder}", "--resume"]
 
     def made(say: Callable[[str], None]) -> Any:
         from .. import recipes
         from ..runs import Run
 
+        callbacks = _loggers(log, folder)
         job = _prepared(recipe, target, settings)
         run = Run(folder, config=job.config, about=job.about, resume=resume)
         for note in () if job.splits is None else job.splits.notes:
             say(note)
-        return recipes.carry_out(job, run, progress=not quiet, say=say)
+        return recipes.carry_out(job, run, progress=not quiet, say=say, callbacks=callbacks)
 
     _watched(made, folder, again, quiet=quiet, cache=cache)
 
@@ -90,6 +97,7 @@ def tune(
 def resume_run(
     folder: Annotated[Path, typer.Argument(help="The folder of a run that was interrupted, or may make more steps.")],
     setting: Settings = None,
+    log: Log = None,
     quiet: Quiet = False,
     cache: Cache = True,
 ) -> None:
@@ -98,9 +106,11 @@ def resume_run(
     def made(say: Callable[[str], None]) -> Any:
         from ._resume import resume
 
-        return resume(folder, setting or [], progress=not quiet, say=say)
+        callbacks = _loggers(log, folder)
+        return resume(folder, setting or [], progress=not quiet, say=say, callbacks=callbacks)
 
     again = ["hyprax", "resume", str(folder), *(f"--set={text}" for text in setting or [])]
+    again += [f"--log={name}" for name in log or []]
     _watched(made, folder, again, quiet=quiet, cache=cache)
 
 
@@ -155,6 +165,17 @@ def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
             raise RecipeError("must be left out for a recipe, which names it (data.target)", key="--target")
         return prepare(recipe, settings)
     return prepare_text(recipe_for(recipe, target), recipe, settings)
+
+
+def _loggers(names: Sequence[str] | None, folder: Path) -> list[Any]:
+    """The loggers asked for; bad input where one is not known, or not installed."""
+    from ..callbacks._named import named
+
+    try:
+        return [named(name, folder) for name in names or ()]
+    except (ValueError, ModuleNotFoundError) as error:
+        _say(f"hyprax: --log: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def _watched(
