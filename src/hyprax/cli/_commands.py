@@ -151,11 +151,7 @@ def predict(
     writer.writerow([model.target, *(f"P({name})" for name in model.classes)])
     for row, value in enumerate(found.tolist()):
         writer.writerow([value, *([] if chances is None else [f"{x:.6g}" for x in chances[row]])])
-    if out is None:
-        typer.echo("\n".join(map(escaped, stream.getvalue().splitlines())))
-    else:
-        out.write_text(stream.getvalue(), encoding="utf-8")
-        _say(f"{out}: {len(found)} predictions")
+    _written(stream.getvalue(), out)
 
 
 def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
@@ -295,6 +291,49 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     from .. import report as pages
 
     _say(str(pages.write(folder)))
+
+
+@app.command()
+def compare(folders: Annotated[list[Path], typer.Argument(help="The folders of two runs or more.")]) -> None:
+    """Print runs beside each other: how they ended, their values, what their models are worth on the test rows."""
+    from ._looking import compared
+
+    rows, said = compared(folders)
+    _print_comparison(rows)
+    for text in said:
+        _say(text, err=True)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run of a linear model.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default the terminal.")] = None,
+) -> None:
+    """Write the weights of a linear model as a CSV, in the units of the table."""
+    from ..recipes import load
+    from ._looking import weights_as_csv
+
+    _written(weights_as_csv(load(folder)), out)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, also of one that goes on.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the loopback; 0 takes a free one.")] = 8000,
+) -> None:
+    """Show the report of a run in a browser as the run goes: a page on the loopback that renews itself."""
+    from ._looking import serve
+
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(folder, port, _say)
+
+
+def _written(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo("\n".join(map(escaped, text.splitlines())))
+    else:
+        out.write_text(text, encoding="utf-8")
+        _say(f"{out}: {len(text.splitlines()) - 1} rows")
 
 
 def _say(text: str, *, err: bool = False) -> None:

@@ -97,6 +97,7 @@ def carry_out(
             shown.append({"title": "Largest weights, of prepared columns", "rows": weights_table(found_model)})
             shown.insert(0, judgement.table)
             summary |= {"gain": judgement.gain.meaning(), "warnings": list(judgement.warnings)}
+            summary |= {"drawn": judgement.drawn, "columns": list(found_model.features)}
         if held is not None:
             summary |= {"path": held.path()}
         if one:

@@ -69,6 +69,8 @@ SHAPE_OF_SUMMARY: dict[str, Any] = {
     "certificate": {"meaning": str},
     "noise": {"meaning": str, "over": str},
     "constraints": {},
+    "drawn": {},
+    "columns": [str],
     "path": {"criterion": [NUMBER], "gains": [NUMBER], "errors": [NUMBER], "strengths": list, "chosen": int},
 }
 
