@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import time
 import warnings
 
 import jax
@@ -339,9 +340,11 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     assert len(found.history) == 3
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (log,) = folder.glob("*.wandb")
-    text = log.read_bytes()
-    assert b"gradient_norm" in text
-    assert b"steps_spent" in text
+    for _ in range(50):  # its own process writes the file
+        if b"steps_spent" in (text := log.read_bytes()) and b"gradient_norm" in text:
+            return
+        time.sleep(0.2)
+    raise AssertionError(text)
 
 
 @pytest.mark.parametrize("name", NAMES)

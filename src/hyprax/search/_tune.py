@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._hyper import validated
+from .. import _html as page
+from .._hyper import natural, validated
 from .._interrupt import deferred_interrupt
 from .._logging import logger
 from .._objective import AbstractObjective, Hypergradient, Value, as_objective, described
@@ -123,6 +124,9 @@ class TuneResult:
         noise = None if self.hypergradient is None else self.hypergradient.noise
         count = sum(leaf.size for leaf in jax.tree.leaves(self.best))
         return " ".join(part for part in (text, self.cause, bound_words(last), sample_words(count, noise)) if part)
+
+    def _repr_html_(self) -> str:
+        return page.shown(lambda: _result_card(self), self)
 
     def column(self, name: str) -> np.ndarray:
         """One column of the history as an array, NaN where a row has no such number.
@@ -290,6 +294,25 @@ def tune(
     logger.info("ended at step %d: %s. %s", len(history), result_name(result), tuned.message)
     watchers.end(tuned)
     return tuned
+
+
+def _result_card(tuned: TuneResult) -> str:
+    """A run for a notebook: how it ended, its best, and what the last answer said of itself."""
+    facts = {"best value": f"{tuned.best_value:.6g}", "at step": tuned.best_step, "steps": len(tuned.history)}
+    facts["seconds"] = f"{sum(row['seconds'] for row in tuned.history):.3g}"
+    badges, statements = page.badge(result_name(tuned.result)), ""
+    if (answer := tuned.hypergradient) is not None:
+        badges += page.badge(answer.certificate.kind)
+        statements = page.paragraphs(f"Certificate. {answer.certificate.meaning()}", f"Noise. {answer.noise.meaning()}")
+    return page.card(
+        "Tuning run",
+        badges,
+        page.table(list(facts.items())),
+        page.curve([row["value"] for row in tuned.history], "value"),
+        page.paragraphs(tuned.message),
+        page.table(page.of_tree(natural(tuned.best)), ("best hyperparameters", "shape", "natural units")),
+        statements,
+    )
 
 
 def _start(objective: AbstractObjective, search: AbstractSearch, hyper: PyTree) -> TuneState:
