@@ -186,17 +186,22 @@ class ElasticNet(eqx.Module):
         n, unit = len(y), np.finfo(x.dtype).eps
         rows = np.asarray(training, x.dtype)
         counted = np.sum(rows)
-        centre, level = (rows @ z / counted * self.intercept for z in (x, y))
-        off, shift = (unit * (n + 6) * (rows @ np.abs(z)) / counted * self.intercept for z in (x, y))
+        centre, level = (np.dot(rows, z) / counted * self.intercept for z in (x, y))
+        off, shift = (unit * (n + 6) * np.dot(rows, np.abs(z)) / counted * self.intercept for z in (x, y))
         left, right = rows[:, None] * (x - centre), rows * (y - level)
         slip = rows[:, None] * (off + 2 * unit * (np.abs(x) + np.abs(centre)))
         miss = rows * (shift + 2 * unit * (np.abs(y) + np.abs(level)))
-        own = (n + 16) * unit * np.abs(left) + slip  # of the sums, and of what is summed
-        gram_error = INFLATION * (own.T @ np.abs(left) + np.abs(left).T @ slip + slip.T @ slip) / n
-        cross_error = INFLATION * (own.T @ np.abs(right) + np.abs(left).T @ miss + slip.T @ miss) / n
-        gram = left.T @ left / n
+
+        def error(other: np.ndarray, its: np.ndarray) -> np.ndarray:
+            """Of the sums of products with `other`, whose entries are off by `its`."""
+            rounding = (n + 16) * unit * np.dot(np.abs(left).T, np.abs(other))
+            moved = np.dot(slip.T, np.abs(other)) + np.dot(np.abs(left).T, its) + np.dot(slip.T, its)
+            return INFLATION * (rounding + moved) / n
+
+        gram, cross = np.dot(left.T, left) / n, np.dot(left.T, right) / n
+        gram_error = error(left, slip)
         least = _least(gram, gram_error)
-        parts = gram, gram_error, left.T @ right / n, cross_error, centre, off, level, shift, least
+        parts = gram, gram_error, cross, error(right, miss), centre, off, level, shift, least
         return Moments(*(jnp.asarray(part, self.inputs.dtype) for part in parts))
 
 
