@@ -1,6 +1,7 @@
 """Callbacks watch a run, may stop it, and can neither change nor break it; what is logged is what was recorded."""
 
 import csv
+import importlib
 import json
 import logging
 import math
@@ -300,11 +301,10 @@ def installed(*modules):
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_reads_what_was_written(tmp_path):
     installed("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
+    make_ndarray = importlib.import_module("tensorboard.util.tensor_util").make_ndarray
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     found = go(callbacks=[TensorBoard(tmp_path)])
-    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events = reader.EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
     events.Reload()
     tags = events.Tags()["tensors"]
     assert {"value", "gradient_norm", "seconds", "hyper/x[0]"} <= set(tags)
@@ -315,8 +315,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_reads_what_was_written(tmp_path):
     installed("mlflow", "sqlalchemy", "alembic")
-    import mlflow
-
+    mlflow = importlib.import_module("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     go(3, callbacks=[MLflow(uri)], run=hx.Run(tmp_path / "run"))
     found = go(5, callbacks=[MLflow(uri)], run=hx.Run(tmp_path / "run"))
