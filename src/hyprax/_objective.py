@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._certificate import AbstractCertificate, NoCertificate, show
+from ._forks import refuse_forked
 from ._hyper import natural, validated
 from ._noise import AbstractNoise, Noise, NoNoise
 from ._result import RESULTS, Result, explain, succeeded
@@ -175,6 +176,7 @@ def hypergradient(
 
     **Returns:** a [`hyprax.Hypergradient`][], and the state to pass to the next call.
     """
+    refuse_forked()
     objective, hyper = as_objective(objective), validated(hyper)
     state = objective.init(hyper) if state is None else state
     answer, state = objective.value_and_grad(hyper, state, accuracy)

@@ -108,7 +108,7 @@ def test_changed_data_are_named(tmp_path):
     go(tmp_path / "run", 2, objective=Data(rows=jnp.asarray(rows)))
     go(tmp_path / "run", 3, objective=Data(rows=jnp.asarray(rows)))
     for changed in (rows + np.eye(5)[2], rows[:4], rows.astype(np.float32)):
-        with pytest.raises(RunError, match=r"arrays of the objective .* rows was float64\[5\] \w+ and is now"):
+        with pytest.raises(RunError, match=r"arrays of the objective .* objective/rows was float64\[5\] \w+ and is now"):
             go(tmp_path / "run", 4, objective=Data(rows=jnp.asarray(changed)))
     assert len(read(tmp_path / "run").history) == 3
 
@@ -125,7 +125,7 @@ def test_other_versions_are_warned_of_and_other_formats_refused(tmp_path):
         go(tmp_path / "run", 3)
     edit(config, lambda c: {name: x for name, x in c.items() if name != "format"})
     for use in (read, Run):
-        with pytest.raises(RunError, match="must be of format 2; got format 1"):
+        with pytest.raises(RunError, match="must be of format 3; got format 1"):
             use(tmp_path / "run")
 
 

@@ -1,5 +1,6 @@
 """Long evaluations: interrupted anywhere and gone on with, they end with the bits of an evaluation in one go."""
 
+import dataclasses
 import io
 import signal
 
@@ -74,7 +75,7 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
     assert isinstance(resumed[2].certificate, ReversalCertificate) == (mode is hx.unroll.Reversible)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    # Saved by the clock alone, the file of another run is refused.
+    # Saved by the clock alone, the file at other hyperparameters is warned of, and that of another training refused.
     def stopped(journal, *arguments):
         passed(journal, *arguments)
         raise RuntimeError("the machine went down")
@@ -84,8 +85,15 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
     with pytest.raises(RuntimeError, match="went down"):
         evaluate(problem, training, mode(long=often))
     other = problem.hyper | {"scale": problem.hyper["scale"] * 1.1}
-    with pytest.raises(ValueError, match="got one of another run"):
+    with pytest.warns(UserWarning, match="at other hyperparameters"), pytest.raises(RuntimeError, match="went down"):
         evaluate(problem, training, mode(long=often), other)
+    shorter = dataclasses.replace(training, steps=training.steps - 1)
+    with pytest.raises(ValueError, match="got one of another training"):
+        evaluate(problem, shorter, mode(long=often), other)
+    saved = tmp_path / "state" / FILE
+    saved.write_bytes(saved.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(RuntimeError, match="went down"):
+        evaluate(problem, training, mode(long=often))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._forks import refuse_forked
 from .._hyper import validated
 from .._interrupt import deferred_interrupt
 from .._objective import AbstractObjective, Hypergradient, Value, as_objective, described
@@ -172,6 +173,7 @@ def tune(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"tune: steps must be an integer >= 1; got {steps!r}.")
+    refuse_forked()
     objective = as_objective(objective)
     if search is None:
         search = Optax(optax.adam(0.05)) if objective.noisy else LBFGS()
@@ -186,7 +188,7 @@ def tune(
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
     history: list[dict[str, Any]] = []
-    resumed = None if run is None else run.begin(state, objective)
+    resumed = None if run is None else run.begin(state, {"objective": objective, "search": search})
     if resumed is not None:
         state, history = resumed
     noisy = objective.noisy
