@@ -108,7 +108,7 @@ def test_changed_data_are_named(tmp_path):
     go(tmp_path / "run", 2, objective=Data(rows=jnp.asarray(rows)))
     go(tmp_path / "run", 3, objective=Data(rows=jnp.asarray(rows)))
     for changed in (rows + np.eye(5)[2], rows[:4], rows.astype(np.float32)):
-        with pytest.raises(RunError, match=r"arrays of the objective .* objective/rows was float64\[5\] \w+ and is now"):
+        with pytest.raises(RunError, match=r"arrays of .* objective/rows was float64\[5\] \w+ and is now"):
             go(tmp_path / "run", 4, objective=Data(rows=jnp.asarray(changed)))
     assert len(read(tmp_path / "run").history) == 3
 

@@ -93,8 +93,8 @@ def _environment() -> dict[str, str]:
 class Run(AbstractRecord):
     """A run on disk, in a folder of its own: `hx.tune(..., run=hx.Run("runs/digits"))`.
 
-    - `config.json`: the resolved configuration, the environment, hashes of the arrays of the objective, and the settings
-        and hashes of the code of objective and search.
+    - `config.json`: the resolved configuration, the environment, hashes of the arrays of the objective, and
+        settings and hashes of the code of objective and search.
     - `history.sqlite`: one row a step (value, gradient norm, certificate kind and bound, noise, work, seconds, result,
         what the engine and the search measured as JSON), committed as it is made, with a checksum of it and of the rows
         before it. Others may read it meanwhile.
@@ -253,14 +253,16 @@ class Run(AbstractRecord):
             return loaded
         raise damaged[self.folder / STATE]
 
-    def step(self, step: Step, state: PyTree) -> None:
+    def step(self, step: Step, state: PyTree) -> Path | None:
         assert self._history is not None  # `begin` comes first
         (self.folder / SUMMARY).unlink(missing_ok=True)  # of a run that had ended, and goes on for more steps
         self._history.append(step.row())
         self._latest = state
         self._steps += 1
-        if time.monotonic() - self._saved >= self._every or self._steps >= self._every_steps:
-            self._save()
+        if time.monotonic() - self._saved < self._every and self._steps < self._every_steps:
+            return None
+        self._save()
+        return self.folder
 
     def _save(self) -> None:
         """Write the state, and the best; on a full disk, in the room of the states before it."""
