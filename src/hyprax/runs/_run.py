@@ -160,21 +160,27 @@ class Run(AbstractRecord):
 
     def _check_resumable(self, resume: bool) -> None:
         path = self.folder / CONFIG
+        there = set(self.folder.iterdir())  # before the next line: another process may be beginning the run
         if not path.exists():
             # A process that was killed at its very start leaves its lock, and a configuration that is not whole.
-            left = {self.folder / LOCK, *temporary_files(self.folder, [CONFIG])}
-            if set(self.folder.iterdir()) - left:
-                raise RunError(f"{self.folder}: must be an empty or a new folder, or one of a run; it has other files.")
+            left = [self.folder / LOCK, self.folder / f"{LOCK}-journal", *temporary_files(there, [CONFIG])]
+            if others := sorted(path.name for path in there - set(left)):
+                raise RunError(
+                    f"{self.folder}: must be an empty or a new folder, or one of a run; it has other files "
+                    f"({others[0][:60]})."
+                )
             return
         if not resume:
             raise RunError(f"{self.folder}: holds a run already. Resume it, or name another folder.")
-        saved = read_config(path)["config"]
+        self._check_config(read_config(path)["config"])
+
+    def _check_config(self, saved: dict[str, Any]) -> None:
         if saved != self._config:
             keys = sorted(saved.keys() | self._config.keys())
             first = next(key for key in keys if saved.get(key) != self._config.get(key))
             raise RunError(
-                f"{path}: {first} was {json.dumps(saved.get(first))} and is now {json.dumps(self._config.get(first))}: "
-                "a run goes on with the configuration that it began with."
+                f"{self.folder / CONFIG}: {first} was {json.dumps(saved.get(first))} and is now "
+                f"{json.dumps(self._config.get(first))}: a run goes on with the configuration that it began with."
             )
 
     def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
@@ -187,7 +193,7 @@ class Run(AbstractRecord):
             raise
 
     def _begin(self, template: PyTree, problem: PyTree) -> tuple[PyTree, list[dict[str, Any]]] | None:
-        for path in temporary_files(self.folder, WRITTEN):
+        for path in temporary_files(self.folder.iterdir(), WRITTEN):
             path.unlink(missing_ok=True)
         asked = {"arrays": arrays_of(problem), "settings": settings_of(problem)}
         if (self.folder / CONFIG).exists():
@@ -219,6 +225,7 @@ class Run(AbstractRecord):
         """Refuse other data than the run began with, and warn of other software, settings and code."""
         path = self.folder / CONFIG
         saved = read_config(path)
+        self._check_config(saved["config"])
         if changed := _changed(saved.get("arrays"), arrays):
             raise RunError(
                 f"{path}: the arrays of the objective are not those that the run began with: {changed}. Did the data "
