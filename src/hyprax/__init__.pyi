@@ -7,6 +7,7 @@ from . import (
     runs as runs,
     search as search,
     tasks as tasks,
+    torch as torch,
     unroll as unroll,
 )
 from ._batches import FullBatch as FullBatch, Minibatches as Minibatches
@@ -39,6 +40,7 @@ from .search import (
     refit as refit,
     tune as tune,
 )
+from .torch import from_torch as from_torch
 from .unroll import Training as Training, UnrolledObjective as UnrolledObjective
 
 __version__: str
