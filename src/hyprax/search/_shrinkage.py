@@ -1,7 +1,7 @@
 """Holding back by a prior on hyperparameters: `Towards`, and the path of its strengths chosen on nested folds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +16,7 @@ from .._hyper import validated
 from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value
+from .._progress import ProgressBar
 from .._stats import Accuracy
 from ._cross_validated import CrossValidated, Foldable, drawn_folds, given_folds
 from ._lbfgs import LBFGS
@@ -225,6 +226,7 @@ def shrinkage_path(
     errors: float = 1.0,
     groups: Any = None,
     steps: int = 25,
+    progress: bool = True,
     **settings: Any,
 ) -> ShrinkagePath:
     """Tune many hyperparameters held together by a prior, whose strength τ is chosen on nested folds.
@@ -248,6 +250,7 @@ def shrinkage_path(
         thousandth of the held-out loss is none in any case.
     - `groups`: integers, one a coordinate.
     - `steps`: the most steps at each τ.
+    - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `settings`: of each fold's objective.
 
     Costs (outer_folds + 1) paths of inner folds. All folds share one compiled program.
@@ -268,17 +271,28 @@ def shrinkage_path(
         if parts:
             nested.append((training, held, parts))
     taken, gains, simple = 0, [], []
-    for training, held, parts in nested:
-        hypers, _, count = _path(problem, parts, hyper, strengths, groups, steps, settings)
+    each = 1 + len(strengths)
+    bar = ProgressBar((len(nested) + 1) * each) if progress else None
+    for part, (training, held, parts) in enumerate(nested):
+        told = _told(bar, part * each, f"outer fold {part + 1} of {len(nested)}")
+        hypers, _, count = _path(problem, parts, hyper, strengths, groups, steps, settings, told)
         judge = problem.held_out(training, held, **settings)
-        losses = [float(judge.value(each, judge.init(each))[0].value) for each in hypers]
+        losses = [float(judge.value(found, judge.init(found))[0].value) for found in hypers]
         gains.append(losses[0] - np.asarray(losses))
         simple.append(losses[0])
         taken += count
-    hypers, criteria, count = _path(problem, inner, hyper, strengths, groups, steps, settings)
+    told = _told(bar, len(nested) * each, "all rows")
+    hypers, criteria, count = _path(problem, inner, hyper, strengths, groups, steps, settings, told)
+    if bar is not None:
+        bar.close()
     table = np.stack(gains) if len(gains) > 1 else np.zeros((2, len(hypers)))
     least = LEAST_GAIN * abs(float(np.mean(simple))) if simple else 0.0
     return ShrinkagePath((np.inf, *strengths), hypers, criteria, table, choose(table, errors, least), taken + count)
+
+
+def _told(bar: ProgressBar | None, before: int, label: str) -> Callable[[int], None]:
+    """What a path tells of its searches: how many are done."""
+    return lambda done: None if bar is None else bar.show(before + done, f"held back: {label}")
 
 
 def _path(
@@ -289,6 +303,7 @@ def _path(
     groups: Any,
     steps: int,
     settings: dict[str, Any],
+    told: Callable[[int], None],
 ) -> tuple[list[PyTree], np.ndarray, int]:
     objective = CrossValidated(problem, masks, **settings)
     stop = Stopping(gradient=1e-6, patience=3, improvement=1e-4)
@@ -299,10 +314,12 @@ def _path(
     begin = together.summed(hyper, jnp.zeros(count, raw.dtype)) / sizes.astype(raw.dtype)
     found = tune(together, begin, search=LBFGS(), steps=steps, stop=stop, progress=False)
     hypers, criteria, taken = [together.spread(found.best)], [found.best_value], len(found.history)
-    for strength in strengths:
+    told(1)
+    for number, strength in enumerate(strengths):
         held = Towards(objective, strength, groups=groups)
         found = tune(held, hypers[-1], search=LBFGS(), steps=steps, stop=stop, progress=False)
         hypers.append(found.best)
         criteria.append(float(objective.value(found.best, objective.init(found.best))[0].value))
         taken += len(found.history)
+        told(number + 2)
     return hypers, np.asarray(criteria), taken * len(masks)

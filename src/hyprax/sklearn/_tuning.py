@@ -168,7 +168,14 @@ def on_path(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)
         path = shrinkage_path(
-            problem, hyper_of(one), folds=masks, strengths=TAUS, errors=errors, steps=steps, certifier=NoCertifier()
+            problem,
+            hyper_of(one),
+            folds=masks,
+            strengths=TAUS,
+            errors=errors,
+            steps=steps,
+            progress=False,
+            certifier=NoCertifier(),
         )
     found = natural_of(path.hyper)
     base = value_at(plain, one)
