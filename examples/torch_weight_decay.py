@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import hyprax as hx
+from hyprax.torch import arrays, batches
 
 STEPS, SEARCH_STEPS = 60, 25
 
@@ -48,10 +49,10 @@ training = hx.Training(
     training_loss,
     init=lambda hyper, key: net.params,
     optimizer=lambda hyper: hx.unroll.MomentumSGD(hx.unroll.Schedule(hyper["rate"]), 0.9, form="polyak"),
-    batches=hx.torch.batches(loader, STEPS),
+    batches=batches(loader, STEPS),
     steps=STEPS,
 )
-held_out = hx.torch.arrays(torch.utils.data.Subset(data, validation))
+held_out = arrays(torch.utils.data.Subset(data, validation))
 objective = hx.UnrolledObjective(training, cross_entropy, held_out, key=jax.random.key(0))
 start = {
     "decay": {name: hx.Positive(np.float32(1e-3)) for name in net.params},

@@ -8,7 +8,6 @@ from . import (
     runs as runs,
     search as search,
     tasks as tasks,
-    torch as torch,
     unroll as unroll,
 )
 from ._batches import FullBatch as FullBatch, Minibatches as Minibatches

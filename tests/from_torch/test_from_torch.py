@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
+from hyprax.torch import arrays
 from hyprax.torch._check import differences
 
 torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install "hyprax[torch]"')
@@ -151,7 +152,7 @@ def test_the_weights_are_those_of_a_training(net):
     def loss(params, hyper, data):
         return jnp.mean(jnp.square(f(params, data[0]) - data[1]))
 
-    data = hx.torch.arrays(torch.utils.data.TensorDataset(x, y))
+    data = arrays(torch.utils.data.TensorDataset(x, y))
     training = hx.Training(
         loss,
         init=lambda hyper, key: f.params,
