@@ -55,8 +55,8 @@ training = hx.Training(
 held_out = arrays(torch.utils.data.Subset(data, validation))
 objective = hx.UnrolledObjective(training, cross_entropy, held_out, key=jax.random.key(0))
 start = {
-    "decay": {name: hx.Positive(np.float32(1e-3)) for name in net.params},
-    "rate": hx.Positive(np.full(STEPS, 0.03, "float32")),
+    "decay": {name: hx.Positive(np.float32(1e-2)) for name in net.params},
+    "rate": hx.Positive(np.full(STEPS, 0.1, "float32")),
 }
 tuned = hx.tune(objective, start, steps=SEARCH_STEPS)
 best = hx.natural(tuned.best)
