@@ -2,7 +2,8 @@
 
 An hour on two quiet cores; minutes with `--quick`. Writes RESULTS.md beside itself (a quick run: in
 out/experiments/torture) after every batch, with what has been done so far, and ends with status 1 if anything was
-wrong, which is kept in out/torture (`--out`). Given the same folder again, it goes on where it was stopped.
+wrong, which is kept in out/torture (`--out`). Given the same folder again, it goes on where it was stopped, and begins
+anew if it had come to its end.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,14 @@ class Progress:
     def of(self, kind: str) -> dict[str, Any]:
         return self.done.setdefault(kind, {"batches": {}, "happened": {}, "wrong": [], "seconds": 0.0})
 
-    def left(self, kind: str) -> list[tuple[int, int]]:
-        """The batches to be done: their numbers and sizes."""
-        total, size = self.counts[kind], BATCH[kind]
-        batches = [(i, min(size, total - i * size)) for i in range(-(-total // size))]
-        return [(i, count) for i, count in batches if str(i) not in self.of(kind)["batches"]]
+    def left(self, kinds: Iterable[str]) -> list[tuple[str, int, int]]:
+        """The batches to be done, kind, number and size, so that all kinds come along together."""
+        order = []
+        for kind in kinds:
+            total, size = self.counts[kind], BATCH[kind]
+            batches = [(i, min(size, total - i * size)) for i in range(-(-total // size))]
+            order += [((i + 0.5) / len(batches), kind, i, count) for i, count in batches]
+        return [(kind, i, count) for _, kind, i, count in sorted(order) if str(i) not in self.of(kind)["batches"]]
 
     def add(self, kind: str, batch: int, count: int, found: Counter[str], wrong: list[str], seconds: float) -> None:
         entry = self.of(kind)
@@ -61,15 +66,15 @@ class Progress:
         temporary.write_text(json.dumps(self.done, indent=1))
         temporary.replace(self._path)
 
+    def row(self, kind: str) -> str:
+        entry = self.of(kind)
+        told = ", ".join(f"{n:,} {name}" for name, n in sorted(entry["happened"].items())) or "–"
+        done = entry["happened"].get("broken", sum(entry["batches"].values()))
+        numbers = f"{self.counts[kind]:,} | {done:,} | {told} | {len(entry['wrong'])} | {entry['seconds'] / 60:.0f}"
+        return f"| {SAID[kind]} | {numbers} |"
+
     def rows(self) -> list[str]:
-        rows = []
-        for kind, asked in self.counts.items():
-            entry = self.of(kind)
-            told = ", ".join(f"{n:,} {name}" for name, n in sorted(entry["happened"].items())) or "–"
-            done = entry["happened"].get("broken", sum(entry["batches"].values()))
-            minutes = entry["seconds"] / 60
-            rows.append(f"| {SAID[kind]} | {asked:,} | {done:,} | {told} | {len(entry['wrong'])} | {minutes:.0f} |")
-        return rows
+        return [self.row(kind) for kind in self.counts]
 
     def wrong(self) -> list[str]:
         return [text for kind in self.counts for text in self.of(kind)["wrong"]]
@@ -94,8 +99,12 @@ def main() -> None:
 
     progress = Progress(out / "progress.json", QUICK if arguments.quick else COUNTS)
     page = results_folder(__file__) / "RESULTS.md"
-    for kind in [] if arguments.page else arguments.only or progress.counts:
-        _work_through(kind, progress, out, arguments.seed, arguments.workers, page, quick=arguments.quick)
+    if not arguments.page:
+        left = progress.left(arguments.only or progress.counts)
+        if not left:  # all of it was done before: anew
+            progress.done = {}
+            left = progress.left(arguments.only or progress.counts)
+        _work_through(left, progress, out, arguments.seed, arguments.workers, page, quick=arguments.quick)
     _write(page, progress, quick=arguments.quick)
     print("\n".join([*HEADER, *progress.rows()]))
     print("\n".join(progress.wrong()), file=sys.stderr)
@@ -103,21 +112,27 @@ def main() -> None:
 
 
 def _work_through(
-    kind: str, progress: Progress, out: Path, seed: int, workers: int, page: Path, *, quick: bool
+    left: list[tuple[str, int, int]],
+    progress: Progress,
+    out: Path,
+    seed: int,
+    workers: int,
+    page: Path,
+    *,
+    quick: bool,
 ) -> None:
-    """All batches of a kind that are left, `workers` at a time; a worker that dies is a fault, and is replaced."""
-    left = progress.left(kind)
+    """All batches that are left, `workers` at a time; a worker that dies is a fault, and is replaced."""
     spawn = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
     while left:
         some, left = left[:workers], left[workers:]
         began = time.monotonic()
         shares: list[Any] = []
-        for number, (batch, count) in enumerate(some):
+        for number, (kind, batch, count) in enumerate(some):
             folder = out / f"worker {number}"
             folder.mkdir(exist_ok=True)
             shares.append(pool.submit(work, kind, count, f"{seed} {batch}", folder))
-        for share, (batch, count) in zip(shares, some, strict=True):
+        for share, (kind, batch, count) in zip(shares, some, strict=True):
             try:
                 found, wrong = share.result()
             except BrokenProcessPool:
@@ -125,14 +140,15 @@ def _work_through(
                 pool.shutdown()
                 pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
             progress.add(kind, batch, count, found, wrong, (time.monotonic() - began) / len(some))
+            print(
+                time.strftime("%H:%M:%S"),
+                progress.row(kind),
+                f"{len(left)} batches left",
+                *wrong,
+                sep="\n  ",
+                flush=True,
+            )
         _write(page, progress, quick=quick)
-        print(
-            time.strftime("%H:%M:%S"),
-            kind,
-            f"batches left: {len(left)}",
-            progress.rows()[[*progress.counts].index(kind)],
-        )
-        print("\n".join(progress.of(kind)["wrong"]), flush=True)
     pool.shutdown()
 
 

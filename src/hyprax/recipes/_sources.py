@@ -92,6 +92,8 @@ def _path(folder: Path, name: str, key: str) -> Path:
 
 def _check_size(shape: Sequence[int], size: int, where: str, key: str) -> None:
     """Refuse arrays of too many entries, or with entries of very many bytes."""
+    if any(length < 0 for length in shape):
+        raise RecipeError(f"must have a shape of whole numbers >= 0; got {where} of shape {list(shape)}", key=key)
     if math.prod(shape) > MOST_ENTRIES or math.prod(shape) * size > 8 * MOST_ENTRIES:
         raise RecipeError(
             f"must have at most {MOST_ENTRIES} entries in 2 GiB; got {where} of shape {list(shape)}", key=key
