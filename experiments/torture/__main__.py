@@ -33,7 +33,10 @@ SAID = {
     "damage": "files of finished records damaged: shown, reported, gone on with",
     "fuzz": "recipes, tables and archives at random, each within 20 s and 8 GiB",
 }
-HEADER = ("| torment | asked | done | what happened | wrong | minutes |", "| --- | ---: | ---: | --- | ---: | ---: |")
+HEADER = (
+    "| torment | asked | done | what happened | wrong | wall minutes |",
+    "| --- | ---: | ---: | --- | ---: | ---: |",
+)
 THREADS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
