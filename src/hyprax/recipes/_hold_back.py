@@ -52,6 +52,7 @@ def hold_back(job: Job, hyper: PyTree, criterion: float, *, say: Callable[[str],
     assert job.problem is not None  # folds alone are held back
     began = time.perf_counter()
     folds, unit = job.recipe.split.folds, abs(criterion) or 1.0
+    pairs = None if job.splits is None else job.splits.pairs
     if len(job.problem.labels()) < 2 * folds**2:
         say("too few rows for nested folds: one penalty for all")
         return HeldBack(None, None, 0.0)
@@ -60,7 +61,7 @@ def hold_back(job: Job, hyper: PyTree, criterion: float, *, say: Callable[[str],
         hyper,
         key=jax.random.key(job.recipe.split.seed),
         strengths=[unit * x for x in RELATIVE],
-        folds=folds,
+        folds=folds if pairs is None else pairs,
         outer_folds=folds,
         steps=STEPS,
         progress=progress,
