@@ -305,7 +305,10 @@ def _result_card(tuned: TuneResult) -> str:
     badges, statements = page.badge(result_name(tuned.result)), ""
     if (answer := tuned.hypergradient) is not None:
         badges += page.badge(answer.certificate.kind)
-        statements = page.paragraphs(f"Certificate. {answer.certificate.meaning()}", f"Noise. {answer.noise.meaning()}")
+        statements = page.paragraphs(
+            f"Certificate, at the last step. {answer.certificate.meaning()}",
+            f"Noise, at the last step. {answer.noise.meaning()}",
+        )
     return page.card(
         "Tuning run",
         badges,
