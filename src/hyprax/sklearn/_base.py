@@ -191,6 +191,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             problem,
             folds,
             len(kinds.names),
+            groups=kinds.kinds,
             unit=unit,
             hold_back=self.hold_back,
             max_iter=int(self.max_iter),

@@ -54,8 +54,9 @@ class TunedRidge(AbstractTunedRegressor):
 
     - `penalties`: `"one"` strength for all columns, one a `"feature"`, a `"group"` of features, a `"class"` (a target,
         of several), a `"weight"`.
-    - `groups`: for `"group"`: `"auto"` (the block of names like block__column, as a ColumnTransformer gives), a label
-        for each column, or a mapping of names to columns (names or numbers).
+    - `groups`: for `"group"`, and for `"feature"` as kinds of columns (columns and their products, say) towards whose
+        strengths those of features may be held: `"auto"` (the block of names like block__column, as a
+        ColumnTransformer gives), a label for each column, or a mapping of names to columns (names or numbers).
     - `free`: columns without a penalty, by name or number.
     - `cv`: a number of folds, which are shuffled and stratified for classes (default 5); a splitter; or pairs of index
         arrays.
