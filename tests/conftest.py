@@ -18,6 +18,7 @@ import jax
 import jaxtyping
 import pytest
 
+from costs import COSTLY
 from thoroughness import USUAL
 
 jax.config.update("jax_enable_x64", True)
@@ -33,6 +34,26 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=USUAL, de
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What costs much is slow: see costs.py."""
+    costly = set(COSTLY.read_text().splitlines())
+    for item in items:
+        if item.nodeid in costly:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Append what each test costs to the file that HYPRAX_COSTS names: seconds of processor time, its processes too."""
+    began = sum(os.times()[:4])
+    result = yield
+    if named := os.environ.get("HYPRAX_COSTS"):
+        with open(named, "a") as file:
+            file.write(f"{sum(os.times()[:4]) - began:.2f}\t{item.nodeid}\n")
+    return result
 
 
 # Each program holds memory maps, of which a process may have 65,530: one more, and XLA aborts.

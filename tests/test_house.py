@@ -14,6 +14,7 @@ import pytest
 from check_public_names import load, public_names
 
 import hyprax as hx
+from costs import COSTLY
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "hyprax"
@@ -25,8 +26,8 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 LOADER, NAMES = (loaded := load())[0], public_names(loaded[1])
 
 # How many public names each part may have: it is lowered when names go, and raised only with a reason.
-MOST = {"implicit": 50, "unroll": 25, "evidence": 45, "tasks": 56}
-MOST_IN_ALL = 270
+MOST = {"implicit": 51, "unroll": 25, "evidence": 45, "tasks": 56}
+MOST_IN_ALL = 283  # the last twelve: callbacks and what a run tells them, studies of Optuna
 MOST_AT_THE_FRONT_DOOR = 40
 
 
@@ -264,3 +265,13 @@ def test_the_version_is_said_once():
     assert version is not None
     assert cited is not None
     assert version.group(1) == cited.group(1)
+
+
+def test_what_is_left_to_the_slow_tests_exists():
+    lost = []
+    for name in COSTLY.read_text().splitlines():
+        file, test = name.split("[")[0].split("::", 1)
+        path = ROOT / file
+        if not path.is_file() or f"def {test.split('::')[-1]}(" not in path.read_text():
+            lost.append(name)
+    assert not lost

@@ -1,6 +1,7 @@
 # The public names. The package imports each where it is first used (see __init__.py); nothing else stands here.
 
 from . import (
+    callbacks as callbacks,
     core as core,
     evidence as evidence,
     implicit as implicit,

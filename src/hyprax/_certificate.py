@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from . import _html as page
 from ._result import Result, message_of
 
 Kind: TypeAlias = Literal["certified", "estimated", "none"]
@@ -48,6 +49,9 @@ class AbstractCertificate(eqx.Module):
     @abc.abstractmethod
     def meaning(self) -> str:
         """What the certificate says, and with what right, in plain sentences: for a reader of a report."""
+
+    def _repr_html_(self) -> str:
+        return page.shown(lambda: certificate_card(self), self)
 
 
 RIGHTS: dict[str, str] = {
@@ -89,6 +93,15 @@ def details(certificate: AbstractCertificate) -> dict[str, str | float | bool]:
         elif isinstance(x, jax.Array | np.ndarray | float | int) and np.size(x) == 1:
             found[field.name] = float(np.asarray(x).item())
     return found
+
+
+def certificate_card(certificate: AbstractCertificate) -> str:
+    """A certificate for a notebook: what it bounds, with what right, and its numbers."""
+    said = details(certificate)
+    named = {name: x for name, x in said.items() if name not in ("type", "meaning", "kind", "quantity", "bound")}
+    bound = f"{certificate.quantity} ≤ {show(certificate.bound)}" if certificate.kind != "none" else ""
+    inside = page.paragraphs(bound, certificate.meaning()) + page.folded("how it was obtained", page.numbers(named))
+    return page.card(str(said["type"]), page.badge(certificate.kind), inside)
 
 
 class Certificate(AbstractCertificate):

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.special import betainc
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from . import _html as page
 from ._certificate import show
 from ._trees import tree_norm
 
@@ -37,6 +38,16 @@ class AbstractNoise(eqx.Module):
     @abc.abstractmethod
     def meaning(self) -> str:
         """What the spread says, in plain sentences: for a reader of a report."""
+
+    def _repr_html_(self) -> str:
+        return page.shown(lambda: noise_card(self), self)
+
+
+def noise_card(noise: AbstractNoise) -> str:
+    """A spread for a notebook."""
+    known = show(noise.norm)
+    over = f"standard error {known} over {noise.over}" if noise.over and known != "nan" else ""
+    return page.card(type(noise).__name__, "", page.paragraphs(over, noise.meaning()))
 
 
 class Noise(AbstractNoise):

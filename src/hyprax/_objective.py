@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from . import _html as page
 from ._certificate import AbstractCertificate, NoCertificate, show
 from ._hyper import natural, validated
 from ._noise import AbstractNoise, Noise, NoNoise
-from ._result import RESULTS, Result, explain, succeeded
+from ._result import RESULTS, Result, explain, result_name, succeeded
 from ._stats import AbstractStats, Accuracy, NamedStats, scalars
 from ._trees import tree_all_finite, tree_norm
 
@@ -42,6 +43,9 @@ class Value(eqx.Module):
     def upper(self) -> Float[Array, ""]:
         """value + bound."""
         return self.value + self.certificate.bound
+
+    def _repr_html_(self) -> str:
+        return page.shown(lambda: _answer_card(self, "Value", {}, ""), self)
 
 
 class Hypergradient(eqx.Module):
@@ -81,6 +85,14 @@ class Hypergradient(eqx.Module):
             f"noise={self.noise!r}{self._above()})"
         )
 
+    def _repr_html_(self) -> str:
+        def make() -> str:
+            norms = {"norm of the gradient": show(self.norm), "relative bound": show(self.relative_bound)}
+            rows = page.table(page.of_tree(self.grad), ("gradient", "shape", "unconstrained coordinates"))
+            return _answer_card(self, "Hypergradient", norms, rows)
+
+        return page.shown(make, self)
+
     def _above(self) -> str:
         if not isinstance(self.noise, Noise):
             return ""
@@ -89,6 +101,28 @@ class Hypergradient(eqx.Module):
         except (TypeError, jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
             return ""  # under a transformation there is no number yet
         return f", {found} of {entries} entries above noise, {chance:.0f} by chance"
+
+
+def _answer_card(answer: Value | Hypergradient, title: str, more: dict[str, str], rows: str) -> str:
+    """An answer for a notebook: its numbers, then its two statements in their own words, never mixed."""
+    certificate, noise = answer.certificate, answer.noise
+    facts = {"value": show(answer.value), **more}
+    if certificate.kind != "none":
+        facts[certificate.quantity] = f"at most {show(certificate.bound)}"
+    if np.all(np.isfinite(np.asarray(noise.norm))):
+        facts["standard error"] = f"{show(noise.norm)} over {noise.over}"
+    measured = {name: np.asarray(x).item() for name, x in scalars(answer.stats).items()}
+    named = "several" if np.ndim(np.asarray(answer.value)) else result_name(answer.result)
+    message = "" if named in ("successful", "several") else explain(answer.result, {})
+    return page.card(
+        title,
+        page.badge(named) + page.badge(certificate.kind),
+        page.table(list(facts.items())),
+        page.paragraphs(message),
+        rows,
+        page.paragraphs(f"Certificate. {certificate.meaning()}", f"Noise. {noise.meaning()}"),
+        page.folded("measured", page.numbers(measured)),
+    )
 
 
 class HypergradientError(RuntimeError):

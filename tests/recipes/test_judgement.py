@@ -93,7 +93,14 @@ def test_folds_are_the_criterion_and_refits_are_compared_on_test_rows(tmp_path):
     assert second["title"] == "Comparison"
     assert {row["column"] for row in largest["rows"][:2]} == {"x0", "x1"}
     assert {row["penalty"] for row in largest["rows"] if row["column"] == "intercept"} == {"none"}
+    drawn = record.summary["drawn"]["predictions"]
+    assert drawn["rows"] == len(drawn["said"]) == 40
+    np.testing.assert_allclose(drawn["true"], z, rtol=1e-12)  # not scaled
+    left = np.subtract(drawn["true"], drawn["said"])
+    np.testing.assert_allclose(0.5 * left**2, losses[1], rtol=1e-4, atol=1e-8)
+    assert record.summary["columns"] == ["x0", "x1", "x2", "intercept"]
     page = render(record)
+    assert "Predictions on the test rows" in page
     assert page.index("On 40 test rows") < page.index(gain.meaning()[:40]) < page.index("The objective")
 
 

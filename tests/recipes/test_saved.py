@@ -1,16 +1,24 @@
 """A table goes in, a model comes out: from the command line, and back in Python; and runs go on from their records."""
 
 import csv
+import dataclasses
+import queue
+import threading
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 
 import hyprax as hx
 from hyprax import cli
-from hyprax.recipes import load
+from hyprax.cli._looking import serve, weights_as_csv
+from hyprax.recipes import Model, load
+from hyprax.recipes._columns import Column
 from hyprax.recipes._data import load_splits
 from hyprax.recipes._data_tables import Split
 from hyprax.recipes._guess import recipe_for
+from hyprax.recipes._preparation import Preparation, scaling
 from hyprax.recipes._read import parse_recipe
 
 SETTINGS = (
@@ -85,6 +93,14 @@ def test_a_table_is_tuned_predicted_and_resumed(folder, capsys):
     with pytest.raises(ValueError, match="must be of classes; got ridge"):
         model.predict_proba(texts)
 
+    # The weights in the units of the table are the same model.
+    status, text, _ = call(capsys, "export", out)
+    assert status == 0
+    _, first, *rest = csv.reader(text.splitlines())
+    assert [name for name, _ in rest] == ["größe", "b", "c"]
+    weights = np.asarray([float(x) for _, x in rest])
+    np.testing.assert_allclose(numbers[:, :3] @ weights + float(first[1]), found, rtol=1e-10)
+
     # A run that stopped early goes on from its own record to the same bits.
     short = folder / "short"
     assert call(capsys, "tune", table, "--target", "y", "--out", short, *SETTINGS, "--set=search.steps=2")[0] == 0
@@ -92,6 +108,11 @@ def test_a_table_is_tuned_predicted_and_resumed(folder, capsys):
     assert status == 0, err
     for name in ("best.safetensors", "model.safetensors"):
         assert (short / name).read_bytes() == (out / name).read_bytes()
+    status, text, err = call(capsys, "compare", out, short)
+    assert (status, err) == (0, "")
+    best = f"{hx.runs.read(out).summary['best_value']:.6g}"
+    assert text.count(best) == 2
+    assert "gain over the single penalty" in " ".join(text.split())
     outcome = hx.resume(short, ["search.steps=4"], progress=False, say=lambda _: None)
     assert len(outcome.tuned.history) == len(hx.runs.read(out).history)
 
@@ -105,6 +126,9 @@ def test_a_table_is_tuned_predicted_and_resumed(folder, capsys):
         (("tune", "F/recipe.toml", "--target", "y"), "--target must be left out for a recipe"),
         (("init", "F/set.csv", "--target", "z"), "--target must name a column"),
         (("predict", "F", "F/set.csv"), "must hold a model; it has no model.json"),
+        (("export", "F"), "must hold a model; it has no model.json"),
+        (("compare", "F", "F"), "must be the folder of a run"),
+        (("watch", "F", "--port=0"), "must be the folder of a run"),
         (("resume", "F"), "must be the folder of a run"),
     ],
 )
@@ -127,3 +151,48 @@ def test_a_recipe_is_written_once(folder, capsys):
     status, _, err = call(capsys, "init", folder / "set.csv", "--target", "y", "--out", out)
     assert status == 2
     assert "must be a new file" in err
+
+
+def test_weights_of_classes_are_exported_in_units_and_products_are_not():
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(50, 2)) * [1e-3, 1e5] + [7.0, -1e6]
+    first = scaling(inputs, "standard")
+    prepare = Preparation(first, "none", None, True)
+    columns = tuple(Column(name=name, kind="number") for name in ("a", "b"))
+    classes, features = ("x", "y", "z"), ("a", "b", "intercept")
+    weights = rng.normal(size=(3, 3))
+    model = Model("softmax", "y", classes, columns, features, prepare, None, weights, np.ones((3, 3)))
+    header, *rows = csv.reader(weights_as_csv(model).splitlines())
+    assert header == ["column", *classes]
+    intercept, *slopes = np.asarray([row[1:] for row in rows], float)
+    np.testing.assert_allclose(inputs @ slopes + intercept, model.outputs(inputs), rtol=1e-9, atol=1e-9)
+    squares = dataclasses.replace(model, prepare=Preparation(first, "squares", first, True))
+    with pytest.raises(ValueError, match=r'must be "none" for weights in the units of the table; got "squares"'):
+        weights_as_csv(squares)
+
+
+def test_a_run_is_watched_on_the_loopback(tmp_path):
+    """A page that renews itself while the run goes on, and stops doing so when it has ended."""
+    run, said = hx.Run(tmp_path / "run"), queue.SimpleQueue()
+    objective = hx.FunctionObjective(lambda hyper: (hyper["x"] - 1) ** 2)
+    hx.tune(objective, {"x": hx.Positive(2.0)}, steps=2, run=run)
+    summary = tmp_path / "run" / "summary.json"
+    ended = summary.read_bytes()
+    summary.unlink()
+    threading.Thread(target=serve, args=(tmp_path / "run", 0, said.put), daemon=True).start()
+    address = said.get(timeout=60).split()[0]
+    assert address.startswith("http://127.0.0.1:")
+
+    def page() -> str:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.read().decode()
+
+    assert "not finished" in page()
+    assert 'http-equiv="refresh"' in page()
+    summary.write_bytes(ended)
+    assert 'http-equiv="refresh"' not in page()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{address}../etc/passwd", timeout=60)
+    summary.write_text("{")
+    with pytest.raises(urllib.error.HTTPError, match="500"):
+        page()

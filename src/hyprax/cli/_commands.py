@@ -54,6 +54,10 @@ Settings = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar, no table.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep compiled programs for the next run.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", metavar="NAME", help="Log steps in the folder: csv, jsonl, tensorboard, mlflow, wandb."),
+]
 Target = Annotated[str | None, typer.Option(help="Of a table: the column to predict.")]
 
 
@@ -64,6 +68,7 @@ def tune(
     target: Target = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")] = False,
+    log: Log = None,
     quiet: Quiet = False,
     cache: Cache = True,
 ) -> None:
@@ -71,17 +76,19 @@ def tune(
     folder = Path("runs") / recipe.name.split(".")[0] if out is None else out
     settings = setting or []
     words = [str(recipe), *([] if target is None else [f"--target={target}"]), *(f"--set={text}" for text in settings)]
+    words += [f"--log={name}" for name in log or []]
     again = ["hyprax", "tune", *words, f"--out={folder}", "--resume"]
 
     def made(say: Callable[[str], None]) -> Any:
         from .. import recipes
         from ..runs import Run
 
+        callbacks = _loggers(log, folder)
         job = _prepared(recipe, target, settings)
         run = Run(folder, config=job.config, about=job.about, resume=resume)
         for note in () if job.splits is None else job.splits.notes:
             say(note)
-        return recipes.carry_out(job, run, progress=not quiet, say=say)
+        return recipes.carry_out(job, run, progress=not quiet, say=say, callbacks=callbacks)
 
     _watched(made, folder, again, quiet=quiet, cache=cache)
 
@@ -90,6 +97,7 @@ def tune(
 def resume_run(
     folder: Annotated[Path, typer.Argument(help="The folder of a run that was interrupted, or may make more steps.")],
     setting: Settings = None,
+    log: Log = None,
     quiet: Quiet = False,
     cache: Cache = True,
 ) -> None:
@@ -98,9 +106,11 @@ def resume_run(
     def made(say: Callable[[str], None]) -> Any:
         from ._resume import resume
 
-        return resume(folder, setting or [], progress=not quiet, say=say)
+        callbacks = _loggers(log, folder)
+        return resume(folder, setting or [], progress=not quiet, say=say, callbacks=callbacks)
 
     again = ["hyprax", "resume", str(folder), *(f"--set={text}" for text in setting or [])]
+    again += [f"--log={name}" for name in log or []]
     _watched(made, folder, again, quiet=quiet, cache=cache)
 
 
@@ -141,11 +151,7 @@ def predict(
     writer.writerow([model.target, *(f"P({name})" for name in model.classes)])
     for row, value in enumerate(found.tolist()):
         writer.writerow([value, *([] if chances is None else [f"{x:.6g}" for x in chances[row]])])
-    if out is None:
-        typer.echo("\n".join(map(escaped, stream.getvalue().splitlines())))
-    else:
-        out.write_text(stream.getvalue(), encoding="utf-8")
-        _say(f"{out}: {len(found)} predictions")
+    _written(stream.getvalue(), out)
 
 
 def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
@@ -159,6 +165,17 @@ def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
             raise RecipeError("must be left out for a recipe, which names it (data.target)", key="--target")
         return prepare(recipe, settings)
     return prepare_text(recipe_for(recipe, target), recipe, settings)
+
+
+def _loggers(names: Sequence[str] | None, folder: Path) -> list[Any]:
+    """The loggers asked for; bad input where one is not known, or not installed."""
+    from ..callbacks._named import named
+
+    try:
+        return [named(name, folder) for name in names or ()]
+    except (ValueError, ModuleNotFoundError) as error:
+        _say(f"hyprax: --log: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def _watched(
@@ -274,6 +291,49 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     from .. import report as pages
 
     _say(str(pages.write(folder)))
+
+
+@app.command()
+def compare(folders: Annotated[list[Path], typer.Argument(help="The folders of two runs or more.")]) -> None:
+    """Print runs beside each other: how they ended, their values, what their models are worth on the test rows."""
+    from ._looking import compared
+
+    rows, said = compared(folders)
+    _print_comparison(rows)
+    for text in said:
+        _say(text, err=True)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run of a linear model.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default the terminal.")] = None,
+) -> None:
+    """Write the weights of a linear model as a CSV, in the units of the table."""
+    from ..recipes import load
+    from ._looking import weights_as_csv
+
+    _written(weights_as_csv(load(folder)), out)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, also of one that goes on.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the loopback; 0 takes a free one.")] = 8000,
+) -> None:
+    """Show the report of a run in a browser as the run goes: a page on the loopback that renews itself."""
+    from ._looking import serve
+
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(folder, port, _say)
+
+
+def _written(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo("\n".join(map(escaped, text.splitlines())))
+    else:
+        out.write_text(text, encoding="utf-8")
+        _say(f"{out}: {len(text.splitlines()) - 1} rows")
 
 
 def _say(text: str, *, err: bool = False) -> None:

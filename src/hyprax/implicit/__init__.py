@@ -28,6 +28,7 @@ from ._bounds import (
 from ._cholesky_bound import CholeskyCertifier as CholeskyCertifier
 from ._constants import Constants as Constants
 from ._directional import DirectionalCertifier as DirectionalCertifier
+from ._elastic_net import ElasticNet as ElasticNet
 from ._family_bounds import ResidualCertifier as ResidualCertifier
 from ._first_order import (
     FISTA as FISTA,

@@ -1,9 +1,10 @@
 """From a recipe to a job: the table [model] and the method say which file builds it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..runs import Run, RunError, read
+from ..search import Callback
 from ..search._search import check_fits
 from ._data import Splits, load_splits
 from ._engine_tables import LINEAR
@@ -34,7 +35,14 @@ def prepare_text(text: str, path: Path, settings: Iterable[str] = ()) -> Job:
     return _made(*parse_recipe(text, path, settings))
 
 
-def resume(folder: str | Path, settings: Iterable[str], *, progress: bool, say: Callable[[str], None]) -> Outcome:
+def resume(
+    folder: str | Path,
+    settings: Iterable[str],
+    *,
+    progress: bool,
+    say: Callable[[str], None],
+    callbacks: Sequence[Callback],
+) -> Outcome:
     """What `hyprax.resume` says."""
     about = read(folder).about.get("recipe")
     if not (isinstance(about, dict) and isinstance(about.get("text"), str) and isinstance(about.get("path"), str)):
@@ -44,7 +52,7 @@ def resume(folder: str | Path, settings: Iterable[str], *, progress: bool, say: 
         )
     job = prepare_text(about["text"], Path(about["path"]), [*map(str, about.get("settings", [])), *settings])
     run = Run(folder, config=job.config, about=job.about, resume=True)
-    return carry_out(job, run, progress=progress, say=say)
+    return carry_out(job, run, progress=progress, say=say, callbacks=callbacks)
 
 
 def _made(recipe: Recipe, source: Source) -> Job:

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from .._noise import Noise
 from .._result import message_of, succeeded
 from ..search import Gain
+from ._diagnostics import area_under_curve, diagnosed
 from ._hold_back import HeldBack
 from ._job import Job
 
@@ -51,11 +52,15 @@ class Simple:
 
 @dataclasses.dataclass(frozen=True)
 class Refitted:
-    """A model fitted on all rows but those of the test part, and its losses on these, row by row."""
+    """A model fitted on all rows but those of the test part, and its losses on these, row by row.
+
+    `score` as in `Contestant`; `area` under the ROC curve, NaN for what is not of two classes.
+    """
 
     name: str
     losses: np.ndarray
     score: float
+    area: float = float("nan")
     params: PyTree = dataclasses.field(default=None, repr=False)
 
 
@@ -66,13 +71,14 @@ class Judgement:
     - `models`: in this order.
     - `gain`: of the last beside the one before, row by row, a [`hyprax.search.Gain`][].
     - `warnings`: what a reader should know before trusting it, in sentences.
-    - `table`: the same as texts.
+    - `table`: the same as texts; `drawn`: what the report draws of their outputs.
     """
 
     models: tuple[Refitted, ...]
     gain: Gain
     warnings: tuple[str, ...]
     table: dict[str, Any]
+    drawn: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
 
 def judged(job: Job, simple: Simple, best: PyTree, held: HeldBack | None) -> Judgement:
@@ -92,7 +98,9 @@ def judged(job: Job, simple: Simple, best: PyTree, held: HeldBack | None) -> Jud
     constant = np.broadcast_to(level, (len(targets), *level.shape))
     models = [Refitted("a constant", job.losses(constant, targets), score(job, constant))]
     for name, refit in refits.items():
-        models.append(Refitted(name, job.losses(outputs[name], targets), score(job, outputs[name]), refit.params))
+        area = area_under_curve(outputs[name], targets) if len(job.splits.classes) == 2 else float("nan")
+        losses = job.losses(outputs[name], targets)
+        models.append(Refitted(name, losses, score(job, outputs[name]), area, refit.params))
     gain = gain_of(models[2], models[1], len(known))
     over_constant = gain_of(models[2], models[0], len(known))
     warnings = [
@@ -106,7 +114,7 @@ def judged(job: Job, simple: Simple, best: PyTree, held: HeldBack | None) -> Jud
             if not bool(succeeded(refit.result))
         ),
     ]
-    return Judgement(tuple(models), gain, tuple(warnings), _table(job, models, len(known)))
+    return Judgement(tuple(models), gain, tuple(warnings), _table(job, models, len(known)), diagnosed(job, outputs))
 
 
 def gain_of(model: Refitted, against: Refitted, fitted: int) -> Gain:
@@ -181,6 +189,8 @@ def _of_noise(job: Job, simple: Simple, count: int) -> list[str]:
 
 
 def _table(job: Job, models: Sequence[Refitted], known: int) -> dict[str, Any]:
+    assert job.splits is not None
+    two = len(job.splits.classes) == 2
     rows = []
     for model in models:
         gain = gain_of(model, models[1], known)
@@ -189,12 +199,17 @@ def _table(job: Job, models: Sequence[Refitted], known: int) -> dict[str, Any]:
             {
                 "": model.name,
                 "test loss": _plus_minus(float(model.losses.mean()), model.losses),
-                score_name(job): "–" if np.isnan(model.score) else f"{model.score:.4f}",
+                score_name(job): _score_text(model.score),
+                **({"test AUC": _score_text(model.area)} if two else {}),
                 "gain over the single penalty": "–" if itself else f"{gain.value:.4f} ± {gain.standard_error:.4f}",
             }
         )
     title = f"On {len(models[0].losses)} test rows, each fitted on all {known} others (± one standard error)"
     return {"title": title, "rows": rows}
+
+
+def _score_text(score: float) -> str:
+    return "–" if np.isnan(score) else f"{score:.4f}"
 
 
 def _plus_minus(mean: float, each: np.ndarray) -> str:

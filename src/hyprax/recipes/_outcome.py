@@ -13,7 +13,7 @@ from .._hyper import natural
 from .._progress import ProgressBar
 from .._result import succeeded
 from ..runs import HistoryError, Run, RunError, StateError
-from ..search import Towards, TuneResult, tune
+from ..search import Callback, Towards, TuneResult, tune
 from ._cleaning import least_weights, wrong_labels
 from ._errors import RecipeError, as_error
 from ._hold_back import HeldBack, hold_back
@@ -50,7 +50,14 @@ class Outcome:
         return HELD_TO_ONE if self.held_to_one else self.tuned.message
 
 
-def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str], None] = lambda _: None) -> Outcome:
+def carry_out(
+    job: Job,
+    run: Run | None,
+    *,
+    progress: bool,
+    say: Callable[[str], None] = lambda _: None,
+    callbacks: Sequence[Callback] = (),
+) -> Outcome:
     """Evaluate the baseline's grid, or else the start; tune, held back where there is much to tune; refit, and compare
     on the test part. What is found goes into the run's summary."""
     contestants: list[Contestant] = []
@@ -70,7 +77,7 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
             held = hold_back(job, hyper, say=say)
         except ValueError as error:
             raise job.source.located(RecipeError(as_error(error), key="search.hold_back")) from error
-    tuned = _searched(job, hyper, held, run, progress=progress)
+    tuned = _searched(job, hyper, held, run, progress=progress, callbacks=callbacks)
     found = bool(np.isfinite(tuned.best_value))
     if found and simple is None and job.predict is not None and not job.objective.noisy:
         contestants.append(_at_start(job, hyper))
@@ -90,6 +97,7 @@ def carry_out(job: Job, run: Run | None, *, progress: bool, say: Callable[[str],
             shown.append({"title": "Largest weights, of prepared columns", "rows": weights_table(found_model)})
             shown.insert(0, judgement.table)
             summary |= {"gain": judgement.gain.meaning(), "warnings": list(judgement.warnings)}
+            summary |= {"drawn": judgement.drawn, "columns": list(found_model.features)}
         if held is not None:
             summary |= {"path": held.path()}
         if one:
@@ -121,7 +129,9 @@ def weights_table(model: Model) -> list[dict[str, str]]:
     return rows
 
 
-def _searched(job: Job, hyper: PyTree, held: HeldBack | None, run: Run | None, *, progress: bool) -> TuneResult:
+def _searched(
+    job: Job, hyper: PyTree, held: HeldBack | None, run: Run | None, *, progress: bool, callbacks: Sequence[Callback]
+) -> TuneResult:
     """The recorded search; where nothing is to be moved, its first step alone, which says what the sample knows."""
     held_to_one = held is not None and held.strength is None
     objective = job.objective if held is None or held.strength is None else Towards(job.objective, held.strength)
@@ -133,6 +143,7 @@ def _searched(job: Job, hyper: PyTree, held: HeldBack | None, run: Run | None, *
             steps=1 if held_to_one else job.recipe.search.steps,
             stop=job.stop,
             run=run,
+            callbacks=callbacks,
             progress=progress,
         )
     except (RunError, StateError, HistoryError):

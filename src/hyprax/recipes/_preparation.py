@@ -20,6 +20,10 @@ class Scaling:
         with np.errstate(over="ignore"):
             return (np.ldexp(inputs, -self.size) - self.low) / self.spread  # a power of two a column: exact
 
+    def undone(self, scaled: np.ndarray) -> np.ndarray:
+        """The numbers that were scaled to these."""
+        return np.ldexp(scaled * self.spread + self.low, self.size)
+
 
 def scaling(inputs: np.ndarray, scale: str) -> Scaling:
     """By training rows, whatever their size; constant columns are moved alone.

@@ -51,6 +51,22 @@ class Model:
         inputs = self._inputs(table)
         return self.prepare(inputs) @ self.weights
 
+    def in_units(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights `(d,)` or `(d, C)` of the columns as they are read, and the intercept: `predict` or log odds without
+        the preparation, where that has no squares and products."""
+        assert self.prepare.second is None  # squares and products of prepared columns
+        first = self.prepare.first
+        count = len(first.low)
+        weights, last = self.weights[:count], self.weights[count:].sum(axis=0)
+        across = (-1,) + (1,) * (weights.ndim - 1)
+        intercept = last - (weights * (first.low / first.spread).reshape(across)).sum(axis=0)
+        weights = np.ldexp(weights / first.spread.reshape(across), -first.size.reshape(across))
+        if self.units is not None:
+            shift = self.units.undone(np.zeros_like(self.units.spread))
+            scale = np.ldexp(self.units.spread, self.units.size)
+            weights, intercept = weights * scale, intercept * scale + shift
+        return weights, np.asarray(intercept).reshape(weights.shape[1:])
+
     def predict(self, table: Any) -> np.ndarray:
         """The class, or the number that is expected, of each row."""
         found = self.outputs(table)
@@ -59,9 +75,7 @@ class Model:
             return np.asarray(self.classes)[place]
         if self.kind == "poisson":
             return np.exp(found)
-        if self.units is None:
-            return found
-        return np.ldexp(found * self.units.spread + self.units.low, self.units.size)
+        return found if self.units is None else self.units.undone(found)
 
     def predict_proba(self, table: Any) -> np.ndarray:
         """The probability of each class, `(rows, C)`.

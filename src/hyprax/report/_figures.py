@@ -4,7 +4,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK = "#7f7f7f"  # of text and axes: replaced by the page's own colour of text, in light, in dark and in print
 WIDTH, HEIGHT = 8.0, 3.4
 COLUMNS = 10
+MOST_NAMES = 30
 
 
 STYLE: dict[Any, Any] = {
@@ -170,8 +171,13 @@ def _colour_bar(figure: Any, picture: Any, axes: list[Axes], fraction: float, pa
 
 
 @_styled
-def hyperparameter(name: str, start: np.ndarray, best: np.ndarray, image_shape: tuple[int, int] | None) -> str:
-    """Before and after: small images, heat maps, or lines, whichever the shape asks for."""
+def hyperparameter(
+    name: str, start: np.ndarray, best: np.ndarray, image_shape: tuple[int, int] | None, columns: Sequence[str] = ()
+) -> str:
+    """Before and after: small images, heat maps, points by name or a sorted curve, whichever the shape asks for.
+
+    `columns`: the names of the entries, if there are as many, or of the entries and one more, an intercept.
+    """
     name, start, best = plain(name), np.asarray(start, float), np.asarray(best, float)
     if best.ndim == 2 and image_shape is not None and best.shape[0] == math.prod(image_shape):
         return _images(name, start, best, image_shape)
@@ -179,6 +185,8 @@ def hyperparameter(name: str, start: np.ndarray, best: np.ndarray, image_shape: 
         return _images(name, start[:, None], best[:, None], image_shape)
     if best.ndim == 2 and min(best.shape) > 1:
         return _heat(name, start, best)
+    if best.size <= len(columns) <= best.size + 1:
+        return _named(name, np.ravel(start), np.ravel(best), columns[: best.size])
     return _lines(name, np.ravel(start), np.ravel(best))
 
 
@@ -220,14 +228,96 @@ def _heat(name: str, start: np.ndarray, best: np.ndarray) -> str:
     return _svg(figure)
 
 
+def _named(name: str, start: np.ndarray, best: np.ndarray, columns: Sequence[str]) -> str:
+    """A point for each column, the smallest at the top; of many the first and the last alone."""
+    order = np.argsort(best, kind="stable")
+    if len(order) > MOST_NAMES:
+        order = np.r_[order[: MOST_NAMES // 2], order[-(MOST_NAMES // 2) :]]
+    figure, axes = _axes(1.0 + 0.22 * len(order))
+    places = np.arange(len(order))
+    axes.plot(start[order], places, "|", color=INK, markersize=8, label="before")
+    axes.plot(best[order], places, "o", color=BLUE, markersize=4, label="after")
+    axes.set_yticks(places, [_short(columns[i]) for i in order])
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    if len(order) < best.size:
+        axes.axhline(MOST_NAMES // 2 - 0.5, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_title(f"the {MOST_NAMES // 2} smallest and the {MOST_NAMES // 2} largest of {best.size}", fontsize=10)
+    if np.all(best > 0) and np.all(start > 0):
+        axes.set_xscale("log")
+    axes.set_xlabel(name)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _short(name: str) -> str:
+    return plain(name if len(name) <= 28 else f"{name[:27]}…")
+
+
 def _lines(name: str, start: np.ndarray, best: np.ndarray) -> str:
+    """Both curves, their entries in the order of the values after."""
     figure, axes = _axes(3.0)
-    index = np.arange(best.size)
-    axes.plot(index, start, color=INK, linestyle="--", label="before")
-    axes.plot(index, best, color=BLUE, marker="o", markersize=3, linewidth=0.8, label="after")
+    index, order = np.arange(best.size), np.argsort(best, kind="stable")
+    axes.plot(index, start[order], color=INK, linestyle="--", label="before")
+    axes.plot(index, best[order], color=BLUE, marker="o" if best.size < 60 else None, markersize=3, label="after")
     if np.all(best > 0) and np.all(start > 0):
         axes.set_yscale("log")
-    axes.set_xlabel("entry")
+    axes.set_xlabel("entries, from the smallest to the largest")
     axes.set_ylabel(name)
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+@_styled
+def calibration(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """The share that came true against the probability said, in bins of equal numbers of rows, by model."""
+    figure, axes = _axes()
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
+    for (name, bins), colour in zip(curves.items(), (ORANGE, BLUE, GREEN) * 9, strict=False):
+        said, seen, rows = np.asarray(bins, float).T
+        share = (seen * rows + 1) / (rows + 2)  # Agresti and Coull: no error of 0 at the ends
+        error = np.sqrt(share * (1 - share) / (rows + 2))
+        axes.errorbar(said, seen, error, color=colour, marker="o", capsize=2, label=plain(name))
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("probability said")
+    axes.set_ylabel("share that came true")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+@_styled
+def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """How many rows of each class were taken for which."""
+    table = np.asarray(counts)
+    size = max(2.6, 0.45 * len(classes) + 1.2)
+    figure = Figure(figsize=(max(WIDTH / 2, size), size), layout="constrained")
+    axes = figure.add_subplot()
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.6)
+    for (i, j), count in np.ndenumerate(table):
+        axes.text(j, i, str(count), ha="center", va="center", color="white" if share[i, j] > 0.8 else "#222222")
+    names = [_short(name) for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=0 if len(names) < 5 else 90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _svg(figure)
+
+
+@_styled
+def predictions(pairs: Mapping[str, Any]) -> str:
+    """Truth against prediction, and what is left over."""
+    said, true = np.asarray(pairs["said"], float), np.asarray(pairs["true"], float)
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    left, right = figure.subplots(1, 2)
+    for axes, values, label in ((left, true, "truth"), (right, true - said, "truth less prediction")):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.plot(said, values, ".", color=BLUE, alpha=0.6)
+        axes.set_xlabel("prediction")
+        axes.set_ylabel(label)
+    ends = [float(min(said.min(), true.min())), float(max(said.max(), true.max()))]
+    left.plot(ends, ends, color=INK, linewidth=0.8)
+    right.axhline(0, color=INK, linewidth=0.8)
+    figure.tight_layout()
     return _svg(figure)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .._arrays import write_atomically
-from ..runs import FIELDS, Record, read
+from ..runs import FIELDS, Record, RunError, read
+from ..runs._run import SUMMARY
 
 PAGE = "report.html"
 
@@ -31,14 +32,16 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
     return path
 
 
-def render(record: Record) -> str:
-    """The page, as text."""
+def render(record: Record, *, refresh: int | None = None) -> str:
+    """The page, as text; with `refresh`, one that browsers load again after so many seconds, until the run ends."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hyprax.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("page.html.jinja").render(**_content(record))
+    return environment.get_template("page.html.jinja").render(
+        **_content(record), refresh=None if record.finished else refresh
+    )
 
 
 def _content(record: Record) -> dict[str, Any]:
@@ -60,16 +63,21 @@ def _content(record: Record) -> dict[str, Any]:
     if summary.get("path"):
         note = "The outer folds chose the strength, so their loss is optimistic too; the test rows above are not."
         drawings.append(("Holding back", figures.path(record), note))
+    try:
+        drawings += _of_the_model(summary.get("drawn", {}))
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{record.folder / SUMMARY}: what is drawn of the model is damaged.") from None
     shape = record.config.get("image_shape")
     image_shape = (int(shape[0]), int(shape[1])) if shape else None
     scalars, pictures = [], []
+    columns = tuple(summary.get("columns", ()))
     for name, start in record.start.items():
         best = record.best.get(name, start)
         if best.size == 1:
             scalars.append((name, f"{start.item():.6g}", f"{best.item():.6g}"))
         elif best.size:
             guess = image_shape or _square(best.shape)
-            pictures.append((name, figures.hyperparameter(name, start, best, guess), ""))
+            pictures.append((name, figures.hyperparameter(name, start, best, guess, columns), ""))
     seconds = record.column("seconds")
     ending = summary.get("certificate", {})
     return {
@@ -100,6 +108,24 @@ def _content(record: Record) -> dict[str, Any]:
         "environment": sorted(record.environment.items()),
         "folder": str(record.folder),
     }
+
+
+def _of_the_model(drawn: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What the refitted models say of the test rows beside what is true."""
+    from . import _figures as figures
+
+    found = []
+    if "calibration" in drawn:
+        note = "On the diagonal, what a model calls p comes true in a share p of the cases; bars: ± one standard error."
+        found.append(("Probabilities on the test rows", figures.calibration(drawn["calibration"]), note))
+    if "confusion" in drawn:
+        note = "Numbers of test rows, of the tuned model."
+        found.append(("Classes on the test rows", figures.confusion(**drawn["confusion"]), note))
+    if "predictions" in drawn:
+        shown, rows = len(drawn["predictions"]["true"]), drawn["predictions"]["rows"]
+        note = f"Of the tuned model; {shown} of {rows} test rows." if shown < rows else "Of the tuned model."
+        found.append(("Predictions on the test rows", figures.predictions(drawn["predictions"]), note))
+    return found
 
 
 def _measured(history: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _html as page
 from .._arrays import load_arrays
 from ._history import History
 from ._run import BEST, CONFIG, HISTORY, START, SUMMARY, RunError, read_config, read_json
@@ -39,6 +40,24 @@ class Record:
         """One numeric column of the history; NaN where a row has no such number."""
         return np.asarray([row.get(name, np.nan) for row in self.history], dtype=float)
 
+    def _repr_html_(self) -> str:
+        """The record for a notebook; `hyprax report` makes the whole page."""
+        summary, history = self.summary, self.history
+        facts = {"steps": len(history), "folder": self.folder}
+        if "best_value" in summary:
+            facts = {"best value": f"{summary['best_value']:.6g}", "at step": summary.get("best_step", "–"), **facts}
+        kinds = sorted({row.get("certificate_kind", "none") for row in history})
+        meanings = [summary.get(name, {}).get("meaning", "") for name in ("certificate", "noise")]
+        return page.card(
+            f"Run {self.folder.name}",
+            page.badge(summary.get("result", "not finished")) + "".join(map(page.badge, kinds)),
+            page.table(list(facts.items())),
+            page.curve(list(self.column("value")), summary.get("value_name", "value")),
+            page.paragraphs(summary.get("message", ""), summary.get("gain", ""), *summary.get("warnings", [])),
+            page.table(page.of_tree(self.best), ("best hyperparameters", "shape", "natural units")),
+            page.paragraphs(*meanings),
+        )
+
 
 NUMBER = (int, float)
 SHAPE_OF_SUMMARY: dict[str, Any] = {
@@ -50,6 +69,8 @@ SHAPE_OF_SUMMARY: dict[str, Any] = {
     "certificate": {"meaning": str},
     "noise": {"meaning": str, "over": str},
     "constraints": {},
+    "drawn": {},
+    "columns": [str],
     "path": {"criterion": [NUMBER], "gains": [NUMBER], "errors": [NUMBER], "strengths": list, "chosen": int},
 }
 

@@ -241,13 +241,15 @@ class Run(AbstractRecord):
             (self.folder / STATE).unlink(missing_ok=True)
             return loaded
 
-    def step(self, step: Step, state: PyTree) -> None:
+    def step(self, step: Step, state: PyTree) -> Path | None:
         assert self._history is not None  # `begin` comes first
         (self.folder / SUMMARY).unlink(missing_ok=True)  # of a run that had ended, and goes on for more steps
         self._history.append(step.row())
         self._latest = state
-        if time.monotonic() - self._saved >= self._every:
-            self._save()
+        if time.monotonic() - self._saved < self._every:
+            return None
+        self._save()
+        return self.folder
 
     def _save(self) -> None:
         if self._latest is not None:

@@ -1,5 +1,6 @@
 """Searches over hyperparameters, and `tune`, which runs them."""
 
+from ._callbacks import Callback as Callback, Start as Start
 from ._cross_validated import (
     CrossValidated as CrossValidated,
     Foldable as Foldable,
@@ -27,7 +28,6 @@ from ._shrinkage_path import ShrinkagePath as ShrinkagePath, shrinkage_path as s
 from ._step import FIELDS as FIELDS, Step as Step
 from ._trust_region import TrustRegion as TrustRegion
 from ._tune import (
-    Callback as Callback,
     Stopping as Stopping,
     TuneResult as TuneResult,
     TuningWarning as TuningWarning,

@@ -1,6 +1,7 @@
 """What `tune` asks of a record of a run; `hyprax.runs` keeps one on disk."""
 
 import abc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import PyTree
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 class AbstractRecord(abc.ABC):
     """Where a run writes what it does, and finds what it did before."""
 
+    folder: Path | None = None
+    """Where it writes, for those who are told of it."""
+
     @abc.abstractmethod
     def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
         """The saved state, in the structure of `template`, and the history up to it; `None` for a new run.
@@ -22,8 +26,8 @@ class AbstractRecord(abc.ABC):
         """
 
     @abc.abstractmethod
-    def step(self, step: Step, state: PyTree) -> None:
-        """One step was made; `state` is all that is needed to go on from here."""
+    def step(self, step: Step, state: PyTree) -> Path | None:
+        """One step was made; `state` is all that is needed to go on from here. Returns the folder if it was saved."""
 
     @abc.abstractmethod
     def interrupt(self) -> None:

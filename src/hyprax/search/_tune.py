@@ -14,21 +14,21 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._hyper import validated
+from .. import _html as page
+from .._hyper import natural, validated
 from .._interrupt import deferred_interrupt
+from .._logging import logger
 from .._objective import AbstractObjective, Hypergradient, Value, as_objective, described
 from .._progress import ProgressBar
 from .._result import Result, explain, message_of, result_name, succeeded
+from ._callbacks import Callback, Start, Watchers
 from ._lbfgs import LBFGS
 from ._optax import Optax
 from ._progress_words import bound_words, progress_words, sample_words
 from ._record import AbstractRecord
 from ._results import RESULTS
 from ._search import AbstractSearch, check_fits
-from ._step import Step, measure, step_text
-
-Callback = Callable[[Step], bool | None]
-"""Called after every step; a true answer stops the run."""
+from ._step import measure, step_text
 
 
 class TuningWarning(UserWarning):
@@ -95,7 +95,7 @@ class TuneResult:
     - `final`: the whole answer of `objective.final` at `best`, for a noisy objective; else `None`.
     - `history`: one row (a dictionary) a step.
     - `result`: why the run ended, a member of [`hyprax.search.RESULTS`][]: `successful` for a gradient proved small.
-    - `cause`: where an evaluation ended the run, what the objective said of it; else empty.
+    - `cause`: where an evaluation ended the run, what the objective said of it; where a callback did, why; else empty.
     - `state`: all that is needed to go on.
     """
 
@@ -124,6 +124,9 @@ class TuneResult:
         noise = None if self.hypergradient is None else self.hypergradient.noise
         count = sum(leaf.size for leaf in jax.tree.leaves(self.best))
         return " ".join(part for part in (text, self.cause, bound_words(last), sample_words(count, noise)) if part)
+
+    def _repr_html_(self) -> str:
+        return page.shown(lambda: _result_card(self), self)
 
     def column(self, name: str) -> np.ndarray:
         """One column of the history as an array, NaN where a row has no such number.
@@ -159,7 +162,8 @@ def tune(
     - `stop`: when to stop earlier, [`hyprax.search.Stopping`][].
     - `run`: a record on disk ([`hyprax.runs.Run`][]); a run that was interrupted goes on from its last saved state and
         gives the same bits as one that was not.
-    - `callbacks`: called with a [`hyprax.search.Step`][] after every step; a true answer stops the run.
+    - `callbacks`: who watches ([`hyprax.search.Callback`][]): functions called with a [`hyprax.search.Step`][] after
+        every step, a true answer stops the run; or objects such as those of `hyprax.callbacks`.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
 
     **Returns:** a [`hyprax.search.TuneResult`][].
@@ -183,6 +187,7 @@ def tune(
     if not isinstance(run, AbstractRecord | None):
         raise ValueError(f"tune: run must be hx.Run(folder); got {described(run)}.")
     check_fits(search, objective)
+    watchers = Watchers(callbacks)
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
     history: list[dict[str, Any]] = []
@@ -196,11 +201,19 @@ def tune(
     bar = ProgressBar(steps, len(history)) if progress else None
     warned: set[str] = {row["result"] for row in history}
     answer: Hypergradient | None = None
+    folder = None if run is None else run.folder
+    asked: str | None = None
+    names = type(objective).__name__, type(search).__name__
+    start = Start(*names, objective.value_name, steps, state.hyper, history, folder)
+    logger.info("%s by %s: %s at step %d of %d", *names, "goes on" if history else "begins", len(history), steps)
     try:
         if bar is not None:
             bar.wait("compiling the first step ...")
+        asked = watchers.start(start)
+        if asked is not None and ended is None:
+            result, cause = RESULTS.stopped_by_callback, asked
         with deferred_interrupt() as interrupted:
-            for number in range(len(history), steps if ended is None else 0):
+            for number in range(len(history), steps if ended is None and asked is None else 0):
                 began = time.perf_counter()
                 evaluated = state.hyper
                 move = search.step(objective, evaluated, state.search_state, state.objective_state)
@@ -210,8 +223,10 @@ def tune(
                 finite = math.isfinite(step.value) and math.isfinite(step.gradient_norm)
                 if step.result != "successful" and step.result not in warned:
                     warned.add(step.result)
+                    logger.warning("step %d: %s", number, answer.message)
                     warnings.warn(f"step {number}: {answer.message}", TuningWarning, stacklevel=2)
                 if number == 0 and step.gradient_norm == 0 and step.result == "successful":
+                    logger.warning("step 0: %s", _NO_EFFECT)
                     warnings.warn(f"step 0: {_NO_EFFECT}", TuningWarning, stacklevel=2)
                 best = float(state.best_value)
                 better = finite and (noisy or (step.result == "successful" and step.value < best))
@@ -229,18 +244,21 @@ def tune(
                     ended=state.ended if move.ended is None else _layered(move.ended)[0],
                 )
                 history.append(step.row())
-                if run is not None:
-                    run.step(step, state)
+                saved = None if run is None else run.step(step, state)
                 if bar is not None:
                     bar.show(step.step + 1, step_text(step))
-                asked = [callback(step) for callback in callbacks]
+                logger.debug("step %d: %s", number, step_text(step))
+                if saved is not None:
+                    logger.info("saved step %d in %s", number, saved)
+                    watchers.checkpoint(saved)
+                asked = watchers.step(step)
                 interrupted()
                 ended = _ended(state, history[-1], stop, noisy)
                 if ended is not None:
                     result, cause = _layered(move.ended if move.ended is not None and ended is state.ended else ended)
                     break
-                if any(asked):
-                    result = RESULTS.stopped_by_callback
+                if asked is not None:
+                    result, cause = RESULTS.stopped_by_callback, asked
                     break
             if noisy and math.isfinite(state.best_value):
                 final, objective_state = objective.final(state.best, state.objective_state)
@@ -249,8 +267,12 @@ def tune(
                 if not bool(succeeded(final.result)):
                     result, cause = _layered(final.result)
     except BaseException:
-        if run is not None:
-            run.interrupt()
+        logger.warning("left at step %d", len(history))
+        try:
+            if run is not None:
+                run.interrupt()
+        finally:
+            watchers.end(None)
         raise
     finally:
         if bar is not None:
@@ -269,7 +291,28 @@ def tune(
     )
     if run is not None:
         run.finish(tuned)
+    logger.info("ended at step %d: %s. %s", len(history), result_name(result), tuned.message)
+    watchers.end(tuned)
     return tuned
+
+
+def _result_card(tuned: TuneResult) -> str:
+    """A run for a notebook: how it ended, its best, and what the last answer said of itself."""
+    facts = {"best value": f"{tuned.best_value:.6g}", "at step": tuned.best_step, "steps": len(tuned.history)}
+    facts["seconds"] = f"{sum(row['seconds'] for row in tuned.history):.3g}"
+    badges, statements = page.badge(result_name(tuned.result)), ""
+    if (answer := tuned.hypergradient) is not None:
+        badges += page.badge(answer.certificate.kind)
+        statements = page.paragraphs(f"Certificate. {answer.certificate.meaning()}", f"Noise. {answer.noise.meaning()}")
+    return page.card(
+        "Tuning run",
+        badges,
+        page.table(list(facts.items())),
+        page.curve([row["value"] for row in tuned.history], "value"),
+        page.paragraphs(tuned.message),
+        page.table(page.of_tree(natural(tuned.best)), ("best hyperparameters", "shape", "natural units")),
+        statements,
+    )
 
 
 def _start(objective: AbstractObjective, search: AbstractSearch, hyper: PyTree) -> TuneState:

@@ -1,0 +1,432 @@
+"""The elastic net with strengths of its own for every column: folds, hypergradients on the support, bounds."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._certificate import Certificate
+from .._hyper import AbstractConstrained, AbstractElementwise, natural
+from .._noise import AbstractNoise, Noise
+from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
+from .._products import product
+from .._result import Result
+from .._stats import AbstractStats, Accuracy, Effort
+from .._trees import tree_norm
+from ._answers import RESULTS
+from ._constants import INFLATION
+from ._held_out import NOT_ASKED
+from ._noise import ExampleNoise
+
+SWEEPS, ROUNDS = 10, 200
+METHOD = "duality of the elastic net: residual over strong convexity, on a proved support"
+
+
+class ElasticNetFit(eqx.Module):
+    """An elastic net fitted at given strengths.
+
+    - `params`: the weights `(d,)`, zeros where a column is dropped; `intercept`.
+    - `residual`: the distance of 0 from the subdifferential; `result`: `successful` where it is rounding alone.
+    """
+
+    params: Float[Array, " d"]
+    intercept: Float[Array, ""]
+    residual: Float[Array, ""]
+    result: Result
+
+
+class ElasticNetStats(AbstractStats):
+    """What the fit took and reached.
+
+    - `support`: the number of weights that are not zero; `proved`: whether the support is that of the exact optimum.
+    - `residual`: the distance of 0 from the subdifferential at the weights.
+    - `rounds`: of ten sweeps over the coordinates and a solve on the support.
+    """
+
+    support: Int[Array, ""]
+    proved: Bool[Array, ""]
+    residual: Float[Array, ""]
+    rounds: Int[Array, ""]
+
+    def effort(self) -> Effort:
+        return Effort(self.rounds.astype(self.residual.dtype))
+
+
+class Moments(NamedTuple):
+    """Centred moments of the training rows, and bounds of their errors: entries that end in `_error`."""
+
+    gram: Array
+    gram_error: Array
+    cross: Array
+    cross_error: Array
+    centre: Array
+    centre_error: Array
+    level: Array
+    level_error: Array
+    curvature: Array
+    """A lower bound of the least eigenvalue of the exact Gram matrix."""
+
+
+class ElasticNet(eqx.Module):
+    """min_w (1/2n) Σ_i (y_i - b - x_iᵀw)² + Σ_j α_j |w_j| + ½ Σ_j λ_j w_j², its strengths in the hyperparameters.
+
+    A problem for [`hyprax.search.CrossValidated`][], which tunes α and λ by the loss of held-out rows. A fold keeps the
+    prior: 1/n counts all rows. Strengths above 0 in λ make the optimum unique; where it is differentiable, with S its
+    support and s its signs,
+
+        dF/dα_j = -s_j q_j,  dF/dλ_j = -w_j q_j  for j in S, and 0 elsewhere,   (XᵀX/n + Λ)_SS q = ∇_S F.
+
+    **Arguments:**
+
+    - `inputs`: `(n, d)`, dense; `targets`: `(n,)`.
+    - `l1`, `l2`: the names of α and λ in the hyperparameters, each a number for all columns, one for each column, or
+        one for each group.
+    - `groups`: the number of the group of each column, from 0.
+    - `intercept`: b, without a penalty: the columns and the targets are centred on the training rows.
+
+    **Certificate:** with r the distance of 0 from the subdifferential and μ a proved lower bound of the least
+    eigenvalue of XᵀX/n + Λ, ‖ŵ - w‖ <= r/μ. Where that leaves every active weight its sign and every inactive one
+    inside its threshold, the support is proved and the hypergradient `certified`; else it is `estimated`, since F may
+    have a kink there. Values are `certified` in any case. In float64 alone.
+
+    **Raises:** `ValueError` for inputs of other shapes, or numbers that are not finite.
+
+    Source: Zou and Hastie (JRSS B 67, 2005); hypergradients on the support: Bertrand et al. (JMLR 23, 2022).
+    """
+
+    inputs: Float[Array, "n d"]
+    targets: Float[Array, " n"]
+    groups: Int[Array, " d"] | None
+    l1: str = eqx.field(static=True)
+    l2: str = eqx.field(static=True)
+    intercept: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        l1: str = "l1",
+        l2: str = "l2",
+        groups: Any = None,
+        intercept: bool = True,
+    ):
+        x, y = np.asarray(inputs), np.asarray(targets)
+        for name, array in (("inputs", x), ("targets", y)):
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"ElasticNet: {name} must be real numbers; got an array of {array.dtype}.")
+        if x.ndim != 2 or y.shape != (len(x),) or x.size == 0:
+            raise ValueError(f"ElasticNet: inputs must be (n, d) and targets (n,); got {x.shape} and {y.shape}.")
+        if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
+            raise ValueError("ElasticNet: inputs and targets must be finite; got NaN or an infinite number.")
+        dtype = jnp.result_type(float)
+        self.inputs, self.targets = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
+        self.groups = None
+        if groups is not None:
+            numbers = np.asarray(groups)
+            if numbers.shape != x.shape[1:] or numbers.dtype.kind not in "iu" or numbers.min() < 0:
+                raise ValueError(f"ElasticNet: groups must be {x.shape[1]} whole numbers >= 0; got {numbers}.")
+            self.groups = jnp.asarray(numbers)
+        self.l1, self.l2, self.intercept = l1, l2, bool(intercept)
+
+    def labels(self) -> np.ndarray:
+        """The targets: as splitters take them."""
+        return np.asarray(self.targets)
+
+    def stratify(self) -> bool:
+        """Targets are numbers, no classes."""
+        return False
+
+    def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
+        """The loss on some rows of the net fitted on others; masks are booleans."""
+        return ElasticNetHeldOut(self, training, held_out, **settings)
+
+    def refit(self, hyper: PyTree) -> ElasticNetFit:
+        """The net fitted on all rows."""
+        self.check(hyper)
+        moments = self.moments(np.ones(len(self.targets), bool))
+        found = _solved(moments, *self.strengths(hyper), jnp.zeros_like(moments.cross))
+        result = RESULTS.where(found.converged, RESULTS.successful, RESULTS.inner_not_converged)
+        intercept = moments.level - jnp.sum(moments.centre * found.params)
+        return ElasticNetFit(found.params, intercept, found.residual, result)
+
+    def strengths(self, hyper: PyTree) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+        """α and λ of every column."""
+        values, columns = natural(hyper), self.inputs.shape[1]
+
+        def each(name: str) -> Array:
+            x = jnp.asarray(values[name], self.inputs.dtype)
+            if x.ndim and self.groups is not None:
+                return x[self.groups]
+            return jnp.broadcast_to(x, (columns,))
+
+        return each(self.l1), each(self.l2)
+
+    def check(self, hyper: PyTree) -> None:
+        """Refuse hyperparameters that are not those of the net."""
+        columns = self.inputs.shape[1]
+        groups = columns if self.groups is None else int(self.groups.max()) + 1
+        for name in (self.l1, self.l2):
+            if not isinstance(hyper, dict) or name not in hyper:
+                raise ValueError(f"ElasticNet: the hyperparameters must be a dictionary with {name!r}; got {hyper}.")
+            leaf = hyper[name]
+            if isinstance(leaf, AbstractConstrained) and not isinstance(leaf, AbstractElementwise):
+                raise ValueError(f"ElasticNet: {name!r} must be numbers, such as hx.Positive; got {leaf}.")
+            shape = np.shape(natural({name: leaf})[name])
+            if shape not in ((), (groups,)):
+                raise ValueError(f"ElasticNet: {name!r} must be one number or {groups}; got the shape {shape}.")
+
+    def moments(self, training: np.ndarray) -> Moments:
+        """Of the training rows, centred on them."""
+        x, y = np.asarray(self.inputs), np.asarray(self.targets)
+        n, unit = len(y), np.finfo(x.dtype).eps
+        rows = np.asarray(training, x.dtype)
+        counted = np.sum(rows)
+        centre, level = (np.dot(rows, z) / counted * self.intercept for z in (x, y))
+        off, shift = (unit * (n + 6) * np.dot(rows, np.abs(z)) / counted * self.intercept for z in (x, y))
+        left, right = rows[:, None] * (x - centre), rows * (y - level)
+        slip = rows[:, None] * (off + 2 * unit * (np.abs(x) + np.abs(centre)))
+        miss = rows * (shift + 2 * unit * (np.abs(y) + np.abs(level)))
+
+        def error(other: np.ndarray, its: np.ndarray) -> np.ndarray:
+            """Of the sums of products with `other`, whose entries are off by `its`."""
+            rounding = (n + 16) * unit * np.dot(np.abs(left).T, np.abs(other))
+            moved = np.dot(slip.T, np.abs(other)) + np.dot(np.abs(left).T, its) + np.dot(slip.T, its)
+            return INFLATION * (rounding + moved) / n
+
+        gram, cross = np.dot(left.T, left) / n, np.dot(left.T, right) / n
+        gram_error = error(left, slip)
+        least = _least(gram, gram_error)
+        parts = gram, gram_error, cross, error(right, miss), centre, off, level, shift, least
+        return Moments(*(jnp.asarray(part, self.inputs.dtype) for part in parts))
+
+
+def _least(gram: np.ndarray, error: np.ndarray) -> float:
+    """A proved lower bound of the least eigenvalue of the exact Gram matrix: by a Cholesky factor, or 0."""
+    unit, count = np.finfo(gram.dtype).eps, len(gram)
+    guess = 0.95 * float(np.linalg.eigvalsh(gram)[0])
+    try:
+        factor = np.linalg.cholesky(gram - guess * np.eye(count, dtype=gram.dtype))
+    except np.linalg.LinAlgError:
+        return 0.0
+    lost = (count + 16) * unit * np.sum(factor**2) + 4 * unit * abs(guess) + np.linalg.norm(error)
+    return max((guess - INFLATION * float(lost)) / INFLATION, 0.0)
+
+
+class Solved(NamedTuple):
+    """Weights, whether they are the optimum up to rounding, and the distance of 0 from the subdifferential."""
+
+    params: Array
+    converged: Array
+    residual: Array
+    rounds: Array
+    slope: Array
+    rounding: Array
+
+
+def _conditions(moments: Moments, l1: Array, l2: Array, w: Array) -> tuple[Array, Array, Array]:
+    """∇ of the smooth part; what is missing to an optimum, by column; the rounding of both."""
+    slope = product(moments.gram, w) + l2 * w - moments.cross
+    inactive = jnp.sign(slope) * jnp.maximum(jnp.abs(slope) - l1, 0)
+    missing = jnp.where(w != 0, slope + l1 * jnp.sign(w), inactive)
+    error = _rounded(moments, l2, w, jnp.abs(moments.cross) + l1) + moments.cross_error
+    return slope, missing, error
+
+
+def _rounded(moments: Moments, l2: Array, v: Array, more: Array) -> Array:
+    """How far (XᵀX/n + Λ)v and a sum with terms of the size `more` may be off."""
+    size, unit = jnp.abs(v), (v.size + 16) * jnp.finfo(v.dtype).eps
+    own = unit * (product(jnp.abs(moments.gram), size) + l2 * size + more)
+    return INFLATION * (own + product(moments.gram_error, size))
+
+
+def _on_support(moments: Moments, l2: Array, active: Array, right: Array) -> Array:
+    """(XᵀX/n + Λ)_SS v = right_S, zeros elsewhere; refined once."""
+    pairs = active[:, None] & active[None, :]
+    matrix = jnp.where(pairs, moments.gram, 0) + jnp.diag(jnp.where(active, l2, 1))
+    factor, right = (jnp.linalg.cholesky(matrix), True), jnp.where(active, right, 0)
+    found = jsl.cho_solve(factor, right)
+    left = right - product(matrix, found)
+    return found + jsl.cho_solve(factor, left)
+
+
+@jax.jit
+def _solved(moments: Moments, l1: Array, l2: Array, start: Array) -> Solved:
+    """Sweeps of coordinate descent find the support, a solve on it the weights."""
+    curvature = jnp.diagonal(moments.gram) + l2
+
+    def coordinate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        w, fitted = carry  # fitted = XᵀX/n w
+        pull = moments.cross[j] - fitted[j] + moments.gram[j, j] * w[j]
+        new = jnp.sign(pull) * jnp.maximum(jnp.abs(pull) - l1[j], 0) / curvature[j]
+        return w.at[j].set(new), fitted + moments.gram[:, j] * (new - w[j])
+
+    def sweep(_: Array, w: Array) -> Array:
+        return jax.lax.fori_loop(0, w.size, coordinate, (w, product(moments.gram, w)))[0]
+
+    def met(w: Array) -> Array:
+        _, missing, rounding = _conditions(moments, l1, l2, w)
+        return jnp.all(jnp.abs(missing) <= rounding)
+
+    def polished(w: Array) -> Array:
+        active = w != 0
+        found = _on_support(moments, l2, active, moments.cross - l1 * jnp.sign(w))
+        return jnp.where(active & (jnp.sign(found) == jnp.sign(w)), found, 0)
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        w, _, rounds = carry
+        w = jax.lax.fori_loop(0, SWEEPS, sweep, w)
+        better = polished(w)
+        done = met(better)
+        return jnp.where(done, better, w), done, rounds + 1
+
+    first = polished(start)
+    begin = jnp.where(met(first), first, start), met(first), jnp.asarray(0)
+    w, converged, rounds = jax.lax.while_loop(lambda c: ~c[1] & (c[2] < ROUNDS), step, begin)
+    slope, missing, rounding = _conditions(moments, l1, l2, w)
+    residual = jnp.linalg.norm(jnp.abs(missing) + rounding)
+    return Solved(w, converged | met(w), residual, rounds, slope, rounding)
+
+
+class ElasticNetHeldOut(AbstractObjective[Array]):
+    """F(α, λ) = (1/2m) Σ_{i in held} (y_i - b - x_iᵀw)² of an elastic net fitted on the training rows."""
+
+    problem: ElasticNet
+    fit: Moments
+    held: Float[Array, " n"]
+    noise: ExampleNoise | None
+    noisy: bool = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
+    value_name: str = eqx.field(static=True)
+
+    citations: ClassVar[tuple[str, ...]] = (
+        """@article{zou2005regularization, author = {Zou, Hui and Hastie, Trevor},
+  title = {Regularization and variable selection via the elastic net},
+  journal = {Journal of the Royal Statistical Society B}, volume = {67}, pages = {301--320}, year = {2005}}""",
+        """@article{bertrand2022implicit, author = {Bertrand, Quentin and Klopfenstein, Quentin and Massias, Mathurin
+  and Blondel, Mathieu and Vaiter, Samuel and Gramfort, Alexandre and Salmon, Joseph},
+  title = {Implicit differentiation for fast hyperparameter selection in non-smooth convex learning},
+  journal = {Journal of Machine Learning Research}, volume = {23}, year = {2022}}""",
+    )
+
+    def __init__(self, problem: ElasticNet, training: Any, held_out: Any, *, noise: ExampleNoise | None = None):
+        rows = len(problem.labels())
+        masks = [np.asarray(mask) for mask in (training, held_out)]
+        for name, mask in zip(("training", "held_out"), masks, strict=True):
+            if mask.dtype != bool or mask.shape != (rows,) or not mask.any():
+                raise ValueError(
+                    f"ElasticNet: {name} must be booleans ({rows},), some of them true; got {mask.dtype}"
+                    f"{list(mask.shape)}."
+                )
+        self.problem, self.fit, self.noise = problem, problem.moments(masks[0]), noise
+        self.held = jnp.asarray(masks[1], problem.inputs.dtype)
+        self.noisy, self.adaptive, self.value_name = False, False, "held-out loss"
+
+    def init(self, hyper: PyTree) -> Array:
+        self.problem.check(hyper)
+        return jnp.zeros_like(self.fit.cross)
+
+    def value_and_grad(
+        self, hyper: PyTree, state: Array, accuracy: Accuracy | None = None
+    ) -> tuple[Hypergradient, Array]:
+        refuse_accuracy(self, accuracy)
+        value, grad, entries, errors, stats, result, state = self._evaluated(hyper, state)
+        kind = "certified" if bool(stats.proved) and value.dtype == jnp.float64 else "estimated"
+        bound = INFLATION * tree_norm(entries)
+        certificate = Certificate(bound, kind, "|hypergradient - exact|", METHOD, None, entries)
+        noise: AbstractNoise = NOT_ASKED
+        if errors is not None:
+            noise = Noise(errors, jnp.sum(self.held) - 1, "held-out examples")
+        return Hypergradient(value, grad, certificate, noise, result, stats), state
+
+    @eqx.filter_jit
+    def _evaluated(self, hyper: PyTree, start: Array) -> tuple:
+        (l1, l2), back = jax.vjp(self.problem.strengths, hyper)
+        found = _solved(self.fit, l1, l2, start)
+        w, active = found.params, found.params != 0
+        value, _, slope, slope_error, away, off = self._judged(found, l2)
+        convex = self.fit.curvature + jnp.min(l2)
+        columns = jnp.linalg.norm(self.fit.gram, axis=0) + l2 + jnp.linalg.norm(self.fit.gram_error)
+        inside = jnp.abs(found.slope) + found.rounding + INFLATION * columns * away < l1
+        proved = jnp.all(jnp.where(active, jnp.abs(w) > away, inside)) & found.converged
+        q = _on_support(self.fit, l2, active, slope)
+        missing = jnp.where(active, product(self.fit.gram, q) + l2 * q - slope, 0)
+        error = jnp.abs(missing) + _rounded(self.fit, l2, q, jnp.abs(slope)) + slope_error
+        error = jnp.linalg.norm(jnp.where(active, error, 0))
+        error = INFLATION * error / convex  # of q
+        rounding = 8 * jnp.finfo(w.dtype).eps
+        of_l1 = jnp.where(active, error + rounding * jnp.abs(q), 0)
+        of_l2 = jnp.where(active, (jnp.abs(w) + away) * error + (away + rounding * jnp.abs(w)) * jnp.abs(q), 0)
+        (grad,) = back((-jnp.sign(w) * q, -w * q))
+        (entries,) = back((of_l1, of_l2))
+        (sizes,) = back((jnp.abs(q), jnp.abs(w * q)))
+        entries = jax.tree.map(lambda e, x: e + (w.size + 8) * rounding * x, entries, sizes)
+        errors = None if self.noise is None else self._spread(back, l2, active, w, off)
+        stats = ElasticNetStats(jnp.sum(active), proved, found.residual, found.rounds)
+        return value, grad, entries, errors, stats, self._result(found, l1, l2), w
+
+    def _judged(self, found: Solved, l2: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+        """F and its error, ∇F and its error, the distance of the weights from the optimum, the residuals."""
+        x, y, m = self.problem.inputs, self.problem.targets, jnp.sum(self.held)
+        away = INFLATION * found.residual / (self.fit.curvature + jnp.min(l2))
+        rows, level, centre = self.held[:, None], self.fit.level, self.fit.centre[None, :]
+        unit = jnp.finfo(y.dtype).eps
+        left, size = rows * (x - centre), jnp.abs(found.params)
+        slip = rows * (self.fit.centre_error[None, :] + 2 * unit * (jnp.abs(x) + jnp.abs(centre)))
+        target = self.held * (y - level)
+        miss = self.held * (self.fit.level_error + 2 * unit * (jnp.abs(y) + jnp.abs(level)))
+        off = target - product(left, found.params)
+        own = (size.size + 8) * unit * (jnp.abs(target) + product(jnp.abs(left), size))
+        reach = (jnp.linalg.norm(left, axis=1) + jnp.linalg.norm(slip, axis=1)) * away
+        errors = INFLATION * (own + product(slip, size) + miss + reach)
+        value = 0.5 * jnp.sum(jnp.square(off)) / m
+        rounding = (y.size + 8) * unit
+        value_error = jnp.sum(jnp.abs(off) * errors + 0.5 * jnp.square(errors)) / m + rounding * value
+        slope = -product(left.T, off) / m
+        slope_error = product(jnp.abs(left).T, errors + rounding * jnp.abs(off))
+        slope_error = (slope_error + product(slip.T, jnp.abs(off) + errors)) / m
+        return value, INFLATION * value_error, slope, INFLATION * slope_error, away, off
+
+    def _spread(self, back: Any, l2: Array, active: Array, w: Array, off: Array) -> PyTree:
+        """Standard errors of the entries over the held-out rows."""
+        m = jnp.sum(self.held)
+        left = self.held[:, None] * (self.problem.inputs - self.fit.centre[None, :])
+        each = jax.vmap(lambda row: _on_support(self.fit, l2, active, row))(-left * off[:, None])
+        found = jax.vmap(lambda q: back((-jnp.sign(w) * q, -w * q))[0])(each)
+
+        def error(h: Array) -> Array:
+            mask = self.held.reshape(-1, *(1,) * (h.ndim - 1))
+            mean = jnp.sum(mask * h, axis=0, keepdims=True) / m
+            return jnp.sqrt(jnp.sum(mask * jnp.square(h - mean), axis=0) / (m * (m - 1)))
+
+        return jax.tree.map(error, found)
+
+    def _result(self, found: Solved, l1: Array, l2: Array) -> RESULTS:
+        result = RESULTS.where(found.converged, RESULTS.successful, RESULTS.inner_not_converged)
+        return RESULTS.where(jnp.all(l2 > 0) & jnp.all(l1 >= 0), result, RESULTS.unpenalised)
+
+    def value(self, hyper: PyTree, state: Array, accuracy: Accuracy | None = None) -> tuple[Value, Array]:
+        refuse_accuracy(self, accuracy)
+        value, bound, stats, result, state = self._valued(hyper, state)
+        kind = "certified" if value.dtype == jnp.float64 else "estimated"
+        return Value(value, Certificate(bound, kind, "|value - exact|", METHOD), NOT_ASKED, result, stats), state
+
+    @eqx.filter_jit
+    def _valued(self, hyper: PyTree, start: Array) -> tuple:
+        l1, l2 = self.problem.strengths(hyper)
+        found = _solved(self.fit, l1, l2, start)
+        value, bound, *_ = self._judged(found, l2)
+        support = jnp.sum(found.params != 0)
+        stats = ElasticNetStats(support, jnp.asarray(False), found.residual, found.rounds)
+        return value, bound, stats, self._result(found, l1, l2), found.params
+
+    def params(self, state: Array) -> PyTree:
+        """The weights on the training rows."""
+        return state
+
+    def final(self, hyper: PyTree, state: Array) -> tuple[Value, Array]:
+        return self.value(hyper, state)
