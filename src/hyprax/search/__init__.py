@@ -20,6 +20,7 @@ from ._honest import Honest as Honest, Procedure as Procedure, honest as honest,
 from ._lbfgs import LBFGS as LBFGS
 from ._maid import MAID as MAID
 from ._optax import Optax as Optax
+from ._optimism import Optimism as Optimism
 from ._record import AbstractRecord as AbstractRecord
 from ._results import RESULTS as RESULTS
 from ._search import AbstractSearch as AbstractSearch, Move as Move
