@@ -3,9 +3,11 @@
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 SILENT_SECONDS = 2.0
+T = TypeVar("T")
 FORMAT = "{n}/{total} [{elapsed}<{remaining}] {desc}"
 
 
@@ -68,6 +70,19 @@ class ProgressBar:
             self._bar.refresh()
             self._bar.close()
             self._bar = None
+
+
+def counted(items: Iterable[T], total: int, label: str, progress: bool = True) -> Iterator[T]:
+    """The items, one by one, with a progress bar where `progress` is asked for."""
+    bar = ProgressBar(total) if progress else None
+    try:
+        for i, item in enumerate(items):
+            yield item
+            if bar is not None:
+                bar.show(i + 1, label)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _in_notebook() -> bool:

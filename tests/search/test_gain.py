@@ -126,3 +126,28 @@ def test_a_cross_fit_is_paired_and_corrected():
     assert "40 rows" in found.gain.meaning()
     with pytest.raises(ValueError, match="losses of the held-out rows"):
         honest(lambda fit, judge: np.zeros(3), baseline, 50, key=jax.random.key(0))
+
+
+def test_loops_over_folds_show_one_bar_and_close_it(monkeypatch):
+    shown = []
+
+    class Bar:
+        def __init__(self, total, done=0):
+            shown.append(("of", total))
+
+        def show(self, done, text):
+            shown.append((done, text))
+
+        def close(self):
+            shown.append(("closed", text_of(shown)))
+
+    def text_of(told):
+        return told[-1][1]
+
+    monkeypatch.setattr("hyprax._progress.ProgressBar", Bar)
+    losses = lambda fit, judge: np.ones(len(judge))  # noqa: E731
+    honest(losses, losses, 30, folds=3, key=jax.random.key(0))
+    assert shown == [("of", 3), (1, "outer folds"), (2, "outer folds"), (3, "outer folds"), ("closed", "outer folds")]
+    shown.clear()
+    honest(losses, losses, 30, folds=3, key=jax.random.key(0), progress=False)
+    assert shown == []

@@ -46,7 +46,7 @@ class HeldBack:
         }
 
 
-def hold_back(job: Job, hyper: PyTree, *, say: Callable[[str], None]) -> HeldBack:
+def hold_back(job: Job, hyper: PyTree, *, say: Callable[[str], None], progress: bool) -> HeldBack:
     """Walk from one penalty for all to freer ones, on nested folds, and take the largest gain beyond its error."""
     assert job.problem is not None  # folds alone are held back
     began = time.perf_counter()
@@ -62,6 +62,7 @@ def hold_back(job: Job, hyper: PyTree, *, say: Callable[[str], None]) -> HeldBac
         folds=folds,
         outer_folds=folds,
         steps=STEPS,
+        progress=progress,
         adjoint=adjoint_solver(job.recipe.objective),
         certifier=NoCertifier(),  # bounds cost products, and choose nothing here
     )

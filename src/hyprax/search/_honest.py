@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from .._keys import checked_key
 from .._objective import described
+from .._progress import counted
 from ._cross_validated import drawn_folds, given_folds
 from ._gain import Gain
 
@@ -45,6 +46,7 @@ def honest(
     groups: Any = None,
     of: str = "the tuned procedure",
     against: str = "the baseline",
+    progress: bool = True,
 ) -> Honest:
     """Judge a whole tuning procedure by outer cross-fitting, paired against a baseline refitted on the same rows.
 
@@ -63,6 +65,7 @@ def honest(
         `split`: repeated folds give more parts.
     - `labels`, `groups`: for splitters.
     - `of`, `against`: what to call the two.
+    - `progress`: a bar on standard error, after two seconds and on a terminal only.
 
     **Raises:** `ValueError` for fewer than two parts, or losses that are not one number a held-out row.
 
@@ -84,7 +87,7 @@ def honest(
     if len(masks) < 2:
         raise ValueError("honest: folds must be at least 2; got 1.")
     gains, tuned, simple, worse = [], [], [], []
-    for training, held in masks:
+    for training, held in counted(masks, len(masks), "outer folds", progress):
         fit, judge = np.flatnonzero(training), np.flatnonzero(held)
         losses, path = _losses("procedure", procedure(fit, judge), len(judge))
         others, _ = _losses("baseline", baseline(fit, judge), len(judge))

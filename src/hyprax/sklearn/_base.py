@@ -328,6 +328,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             folds=[(np.flatnonzero(training), np.flatnonzero(held)) for training, held in folds],
             of=type(self).__name__,
             against=against,
+            progress=False,
         )
         gain = found.gain
         return Bunch(

@@ -244,6 +244,7 @@ def on_path(
             groups=groups,
             errors=errors,
             steps=min(steps, PATH_STEPS),
+            progress=False,
             certifier=NoCertifier(),
         )
     found = natural_of(path.hyper)

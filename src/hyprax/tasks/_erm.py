@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._certificate import AbstractCertificate, Kind, show
+from .._progress import counted
 from ._bernstein import UNIT, Array
 from ._bounds import round_up
 from ._brackets import cell_ranges
-from ._parallel import counted
 from ._pieces import BoundedDual, Extremum
 from ._piecewise import PiecewiseFunction
 from ._plot import plot_optimum

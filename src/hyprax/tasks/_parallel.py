@@ -2,25 +2,14 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from .._progress import ProgressBar
+from .._progress import counted
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def counted(items: Iterable[T], total: int, label: str, progress: bool = True) -> Iterator[T]:
-    """The items, one by one, with a progress bar where `progress` is asked for."""
-    bar = ProgressBar(total) if progress else None
-    for i, item in enumerate(items):
-        yield item
-        if bar is not None:
-            bar.show(i + 1, label)
-    if bar is not None:
-        bar.close()
 
 
 def map_tasks(
