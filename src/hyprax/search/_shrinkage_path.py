@@ -1,7 +1,7 @@
 """The path from one strength for all to free ones, and how far along it nested folds allow to go."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._hyper import validated
 from .._keys import checked_key
+from .._progress import ProgressBar
 from ._cross_validated import CrossValidated, Foldable, drawn_folds, given_folds
 from ._lbfgs import LBFGS
 from ._lockstep import Held, Limits, minimised
@@ -76,6 +77,7 @@ def shrinkage_path(
     errors: float = 1.0,
     groups: Any = None,
     steps: int = 25,
+    progress: bool = True,
     **settings: Any,
 ) -> ShrinkagePath:
     """Tune many hyperparameters held together by a prior, whose strength τ is chosen on nested folds.
@@ -103,6 +105,7 @@ def shrinkage_path(
     - `groups`: integers, one a coordinate in the order of the leaves: kinds of columns, such as columns and their
         products, blocks of one-hot columns, lags.
     - `steps`: the most steps at each τ.
+    - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `settings`: of each fold's objective, where folds are fitted one by one.
 
     Costs (outer_folds + 1) paths of inner folds. Folds of a dense family of moderate size are fitted all at once, by
@@ -127,9 +130,12 @@ def shrinkage_path(
     plan = [(tau, None) for tau in (np.inf, *strengths)]
     if index is not None:
         plan += [(tau, index) for tau in (np.inf, *strengths)]
-    found = _all_at_once(problem, nested, inner, hyper, plan, steps)
+    bar = ProgressBar((len(nested) + 1) * len(plan)) if progress else None
+    found = _all_at_once(problem, nested, inner, hyper, plan, steps, _told(bar, 0, "all folds", len(nested) + 1))
     if found is None:
-        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings)
+        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, bar)
+    if bar is not None:
+        bar.close()
     hypers, criteria, losses, taken = found
     table = losses[:, :1] - losses if len(losses) > 1 else np.zeros((2, len(plan)))
     least = LEAST_GAIN * abs(float(np.mean(losses[:, 0]))) if len(losses) else 0.0
@@ -142,6 +148,11 @@ def shrinkage_path(
         chosen=choose(table, errors, least),
         steps=taken,
     )
+
+
+def _told(bar: ProgressBar | None, before: int, label: str, each: int = 1) -> Callable[[int], None]:
+    """What a path tells of its searches: how many are done."""
+    return lambda done: None if bar is None else bar.show(before + each * done, f"held back: {label}")
 
 
 def unit_of(criteria: Sequence[float] | np.ndarray) -> float:
@@ -165,7 +176,9 @@ Found = tuple[list[PyTree], np.ndarray, np.ndarray, int]
 """Hyperparameters and criteria of the plan on all rows, held-out losses (outer folds, plan), and hypergradients."""
 
 
-def _all_at_once(problem: Any, nested: Nested, inner: Masks, hyper: PyTree, plan: Plan, steps: int) -> Found | None:
+def _all_at_once(
+    problem: Any, nested: Nested, inner: Masks, hyper: PyTree, plan: Plan, steps: int, told: Callable[[int], None]
+) -> Found | None:
     """The paths of all outer folds and of all rows side by side; `None` for a problem that has no such program."""
     together = getattr(problem, "together", None)
     if together is None:
@@ -201,16 +214,26 @@ def _all_at_once(problem: Any, nested: Nested, inner: Masks, hyper: PyTree, plan
         criteria.append(float(values[-1]))
         losses.append(np.asarray(outer)[:-1])
         taken += int(np.sum(np.asarray(count))) * len(inner)
+        told(len(hypers))
     return hypers, np.asarray(criteria), np.stack(losses, axis=1), taken
 
 
 def _one_by_one(
-    problem: Foldable, nested: Nested, inner: Masks, hyper: PyTree, plan: Plan, steps: int, settings: dict[str, Any]
+    problem: Foldable,
+    nested: Nested,
+    inner: Masks,
+    hyper: PyTree,
+    plan: Plan,
+    steps: int,
+    settings: dict[str, Any],
+    bar: ProgressBar | None,
 ) -> Found:
-    found, criteria, taken = _path(problem, inner, hyper, plan, steps, settings, None)
+    told = _told(bar, 0, "all rows")
+    found, criteria, taken = _path(problem, inner, hyper, plan, steps, settings, None, told)
     unit, losses = unit_of(criteria), []
-    for (training, held), parts in nested:
-        hypers, _, count = _path(problem, parts, hyper, plan, steps, settings, unit)
+    for part, ((training, held), parts) in enumerate(nested):
+        told = _told(bar, (part + 1) * len(plan), f"outer fold {part + 1} of {len(nested)}")
+        hypers, _, count = _path(problem, parts, hyper, plan, steps, settings, unit, told)
         judge = problem.held_out(training, held, **settings)
         losses.append([float(judge.value(each, judge.init(each))[0].value) for each in hypers])
         taken += count
@@ -225,6 +248,7 @@ def _path(
     steps: int,
     settings: dict[str, Any],
     unit: float | None,
+    told: Callable[[int], None],
 ) -> tuple[list[PyTree], np.ndarray, int]:
     objective = CrossValidated(problem, masks, **settings)
     stop = Stopping(gradient=1e-6, patience=3, improvement=1e-4)
@@ -247,4 +271,5 @@ def _path(
             hypers.append(found.best)
             criteria.append(float(objective.value(found.best, objective.init(found.best))[0].value))
         taken += len(found.history)
+        told(len(hypers))
     return hypers, np.asarray(criteria), taken * len(masks)
