@@ -8,19 +8,21 @@ import pytest
 
 import hyprax as hx
 from hyprax._noise import Noise as Spread, NoNoise
-from hyprax._objective import Hypergradient
 from hyprax.search import Optimism, Step
 
 COLUMNS, RATE = 40, 0.02
 CURVES = np.geomspace(0.1, 1, COLUMNS)
 
 
+ANSWER, _ = hx.hypergradient(hx.FunctionObjective(lambda x: jnp.sum(x**2)), jnp.ones(2))
+BLANK = {"certificate_kind": "none", "result": "successful", "stats": {}}
+
+
 def step(number, hyper, value, grad, noise):
-    answer = Hypergradient.__new__(Hypergradient)
-    for name, what in (("value", value), ("grad", jnp.asarray(grad)), ("noise", noise)):
-        object.__setattr__(answer, name, what)
-    fields = {field.name: 0 for field in dataclasses.fields(Step)}
-    return Step(**fields | {"step": number, "hyper": jnp.asarray(hyper), "value": value, "hypergradient": answer})
+    answer = dataclasses.replace(ANSWER, value=jnp.asarray(value), grad=jnp.asarray(grad), noise=noise)
+    fields = {field.name: 0.0 for field in dataclasses.fields(Step)} | BLANK
+    fields |= {"step": number, "value": value, "hyper": jnp.asarray(hyper), "hypergradient": answer}
+    return Step(**fields)
 
 
 @pytest.mark.parametrize("kind", ["signs", "gradient"])

@@ -93,5 +93,10 @@ def test_groups_are_candidates_beside_one_strength_for_all():
     np.testing.assert_allclose(strengths[[0, 4]][groups], strengths, rtol=1e-12)
     assert strengths[4] > strengths[0] + 1
     assert found.criteria[0] > found.criteria[3] > found.criteria[5]
+    scored = shrinkage_path(
+        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, groups=groups,
+        score=lambda w, held: -float(np.mean((x[held] @ np.asarray(w) - y[held]) ** 2)) / 2,
+    )  # fmt: skip
+    np.testing.assert_allclose(scored.gains, found.gains, rtol=1e-5, atol=1e-9)
     with pytest.raises(ValueError, match="groups must be 8 integers from 0 to 7"):
         shrinkage_path(optimum, start, key=jax.random.key(0), groups=[0, 1])

@@ -97,6 +97,10 @@ class Optimum(eqx.Module):
 
         return folds_together(self.loss, hyper, sets)
 
+    def shaped(self, flat: Any) -> Any:
+        """Weights of `together` in the shape of the family's."""
+        return flat.reshape(family_of(self).shape)
+
     def refit(self, hyper: PyTree) -> "Refit":
         """The optimum on all rows, at strengths tuned on folds: the prior is kept, so they are as they were."""
         hyper = validated(hyper)

@@ -28,6 +28,9 @@ STRENGTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0)
 
 Masks = list[tuple[np.ndarray, np.ndarray]]
 
+Score = Callable[[Any, np.ndarray], float]
+"""`(weights, held-out rows) -> score`, greater is better; rows are booleans, one a row."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShrinkagePath:
@@ -37,7 +40,8 @@ class ShrinkagePath:
         group; `towards` says which, "one" or "groups".
     - `hypers`: the hyperparameters at each, tuned on all rows.
     - `criteria`: the cross-validated loss at each.
-    - `gains`: `(outer folds, strengths)`, held-out loss of the single strength less that at each; they chose, so they
+    - `gains`: `(outer folds, strengths)`, held-out loss of the single strength less that at each, or what a `score`
+      gains over that of the single strength; they chose, so they
       are optimistic and no honest number: that is `honest` around the whole rule.
     - `chosen`: the place of the one chosen.
     - `steps`: the hypergradients taken, of single folds.
@@ -77,6 +81,7 @@ def shrinkage_path(
     errors: float = 1.0,
     groups: Any = None,
     steps: int = 25,
+    score: Score | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> ShrinkagePath:
@@ -105,6 +110,8 @@ def shrinkage_path(
     - `groups`: integers, one a coordinate in the order of the leaves: kinds of columns, such as columns and their
         products, blocks of one-hot columns, lags.
     - `steps`: the most steps at each τ.
+    - `score`: a function of fitted weights and held-out rows (booleans) to a number, greater being better, by which
+        candidates are chosen instead of the loss. Gradients use the loss. A gain of any size counts then.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `settings`: of each fold's objective, where folds are fitted one by one.
 
@@ -131,14 +138,14 @@ def shrinkage_path(
     if index is not None:
         plan += [(tau, index) for tau in (np.inf, *strengths)]
     bar = ProgressBar((len(nested) + 1) * len(plan)) if progress else None
-    found = _all_at_once(problem, nested, inner, hyper, plan, steps, _told(bar, 0, "all folds", len(nested) + 1))
+    found = _all_at_once(problem, nested, inner, hyper, plan, steps, score, _told(bar, 0, "all folds", len(nested) + 1))
     if found is None:
-        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, bar)
+        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, score, bar)
     if bar is not None:
         bar.close()
     hypers, criteria, losses, taken = found
     table = losses[:, :1] - losses if len(losses) > 1 else np.zeros((2, len(plan)))
-    least = LEAST_GAIN * abs(float(np.mean(losses[:, 0]))) if len(losses) else 0.0
+    least = LEAST_GAIN * abs(float(np.mean(losses[:, 0]))) if len(losses) and score is None else 0.0
     return ShrinkagePath(
         strengths=tuple(tau * unit_of(criteria) if np.isfinite(tau) else tau for tau, _ in plan),
         towards=tuple("one" if owner is None else "groups" for _, owner in plan),
@@ -177,7 +184,14 @@ Found = tuple[list[PyTree], np.ndarray, np.ndarray, int]
 
 
 def _all_at_once(
-    problem: Any, nested: Nested, inner: Masks, hyper: PyTree, plan: Plan, steps: int, told: Callable[[int], None]
+    problem: Any,
+    nested: Nested,
+    inner: Masks,
+    hyper: PyTree,
+    plan: Plan,
+    steps: int,
+    score: Score | None,
+    told: Callable[[int], None],
 ) -> Found | None:
     """The paths of all outer folds and of all rows side by side; `None` for a problem that has no such program."""
     together = getattr(problem, "together", None)
@@ -213,6 +227,9 @@ def _all_at_once(
         hypers.append(restore(raw[-1]))
         criteria.append(float(values[-1]))
         losses.append(np.asarray(outer)[:-1])
+        if score is not None:
+            fits = np.asarray(judged[:-1, 0])
+            losses[-1] = [-score(problem.shaped(w), held) for w, ((_, held), _) in zip(fits, nested, strict=True)]
         taken += int(np.sum(np.asarray(count))) * len(inner)
         told(len(hypers))
     return hypers, np.asarray(criteria), np.stack(losses, axis=1), taken
@@ -226,6 +243,7 @@ def _one_by_one(
     plan: Plan,
     steps: int,
     settings: dict[str, Any],
+    score: Score | None,
     bar: ProgressBar | None,
 ) -> Found:
     told = _told(bar, 0, "all rows")
@@ -235,7 +253,11 @@ def _one_by_one(
         told = _told(bar, (part + 1) * len(plan), f"outer fold {part + 1} of {len(nested)}")
         hypers, _, count = _path(problem, parts, hyper, plan, steps, settings, unit, told)
         judge = problem.held_out(training, held, **settings)
-        losses.append([float(judge.value(each, judge.init(each))[0].value) for each in hypers])
+        row = []
+        for each in hypers:
+            answer, state = judge.value(each, judge.init(each))
+            row.append(float(answer.value) if score is None else -score(judge.params(state), held))
+        losses.append(row)
         taken += count
     return found, criteria, np.asarray(losses).reshape(-1, len(plan)), taken
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..search._lockstep import Held, Limits, minimised
+from ..search._shrinkage_path import Score
 from ._folds import Masks
 
 STARTS = 6
@@ -65,11 +66,15 @@ class AtOnce:
         """The criterion."""
         return float(self._at(self.sets, strengths)[1][0])
 
+    def scores(self, strengths: np.ndarray, masks: Masks, score: Score) -> list[float]:
+        """The score of each fold on its held-out rows."""
+        fits = np.asarray(self._at(self.sets, strengths)[2][0])
+        return [score(self.problem.shaped(w), held) for w, (_, held) in zip(fits, masks, strict=True)]
+
     def refit(self, strengths: np.ndarray) -> tuple[np.ndarray, bool]:
         """The weights fitted on all rows, and whether they arrived."""
         _, values, weights, _ = self._at(self.whole, strengths)
-        shape = self.problem.optimum.loss.shape
-        return np.asarray(weights[0, 0]).reshape(shape), bool(np.isfinite(values[0]))
+        return np.asarray(self.problem.shaped(weights[0, 0])), bool(np.isfinite(values[0]))
 
     def _at(self, sets: Any, strengths: np.ndarray) -> tuple:
         raw = jnp.asarray(np.tile(np.log(strengths), (self.width, 1)))

@@ -116,6 +116,10 @@ class Rows:
         weights = [[(weighted(fit), weighted(judge)) for fit, judge in masks] for masks in sets]
         return folds_together(plain, hyper, weights, fine)
 
+    def shaped(self, flat: Any) -> Any:
+        """Weights of `together` in the shape of the family's."""
+        return self.optimum.shaped(flat)
+
     def refit(self, hyper: PyTree) -> tuple[Array, Result]:
         """The weights fitted on all rows, and whether they arrived: by the program of the folds' values."""
         every = np.ones(len(self.targets), bool)

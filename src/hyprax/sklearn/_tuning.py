@@ -17,7 +17,7 @@ from .._result import message_of, result_name, succeeded
 from ..implicit import ExampleNoise, NoCertifier
 from ..search import LBFGS, RESULTS, CrossValidated, Stopping, TuningWarning, shrinkage_path, tune
 from ..search._shrinkage import Together
-from ..search._shrinkage_path import HANDFUL
+from ..search._shrinkage_path import HANDFUL, Score
 from ._at_once import AtOnce
 from ._folds import Masks
 
@@ -34,7 +34,7 @@ class Tuned:
 
     - `strengths`: (G,); `params`: of the refit on all rows.
     - `criterion`: the mean held-out loss; `single`: that of the best single strength.
-    - `certificate`, `noise`: as names and numbers.
+    - `certificate`, `noise`: as names and numbers; `scores`: of the folds, where a score was asked for.
     - `result`: its name; `message`: what was done, in words.
     """
 
@@ -48,6 +48,7 @@ class Tuned:
     arrived: bool
     certificate: dict[str, Any] = dataclasses.field(default_factory=dict)
     noise: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scores: list[float] | None = None
 
 
 def hyper_of(strengths: Any) -> dict[str, Positive]:
@@ -64,6 +65,7 @@ def tuned(
     count: int,
     *,
     groups: np.ndarray | None = None,
+    score: Score | None = None,
     unit: float,
     hold_back: Any,
     max_iter: int,
@@ -74,12 +76,21 @@ def tuned(
     """Tune `count` strengths of a problem on folds, and refit it on all rows.
 
     - `groups`: of the strengths, towards whose means they may be held.
+    - `score`: of fitted weights on held-out rows, greater being better: it chooses how freely strengths move.
     - `unit`: the strengths of the user are so many times those of the family.
     - `hold_back`: whether many strengths start from one and leave it only where nested folds gain by more than so many
         standard errors; `False` for free ones.
     """
     errors = held_back(hold_back, count)
-    settings = {"groups": groups, "unit": unit, "errors": errors, "max_iter": max_iter, "tol": tol, "of": of}
+    settings = {
+        "groups": groups,
+        "score": score,
+        "unit": unit,
+        "errors": errors,
+        "max_iter": max_iter,
+        "tol": tol,
+        "of": of,
+    }
     found = _at_once(problem, masks, count, **settings)
     found = _one_by_one(problem, masks, count, **settings) if found is None else found
     certificate, noise = statements(problem, masks, hyper_of(found.strengths)) if certify else ({}, {})
@@ -92,6 +103,7 @@ def _at_once(
     count: int,
     *,
     groups: np.ndarray | None,
+    score: Score | None,
     unit: float,
     errors: float | None,
     max_iter: int,
@@ -114,7 +126,7 @@ def _at_once(
         strengths, criterion, said = found.strengths, found.criterion, freely(count, of)
     elif count > 1 and errors is not None:
         strengths, criterion, more, said = on_path(
-            problem, masks, one.strengths, one.criterion, groups, errors, max_iter, of
+            problem, masks, one.strengths, one.criterion, groups, score, errors, max_iter, of
         )
         steps += more
     params, fitted = folds.refit(strengths)
@@ -130,6 +142,7 @@ def _at_once(
         result=result_name(result),
         message=f"{said} Stopped after {max_iter} steps (the limit). {message_of(result)}" if found.spent else said,
         arrived=not found.spent,
+        scores=None if score is None else folds.scores(strengths, masks, score),
     )
 
 
@@ -143,6 +156,7 @@ def _one_by_one(
     count: int,
     *,
     groups: np.ndarray | None,
+    score: Score | None,
     unit: float,
     errors: float | None,
     max_iter: int,
@@ -160,8 +174,12 @@ def _one_by_one(
         steps += len(found.history)
         strengths, criterion, said = natural_of(found.best), found.best_value, freely(count, of)
     elif count > 1 and errors is not None:
-        strengths, criterion, more, said = on_path(problem, masks, one, lone, groups, errors, max_iter, of)
+        strengths, criterion, more, said = on_path(problem, masks, one, lone, groups, score, errors, max_iter, of)
         steps += more
+    scores = None
+    if score is not None:
+        fits = plain.params(plain.value(hyper_of(strengths), plain.init(hyper_of(strengths)))[1])
+        scores = [score(w, held) for w, (_, held) in zip(fits, masks, strict=True)]
     params, fitted_result = problem.refit(hyper_of(strengths))
     fitted = bool(succeeded(fitted_result))
     arrived = fitted and result_name(found.result) in ARRIVED
@@ -174,6 +192,7 @@ def _one_by_one(
         result=result_name(found.result if fitted else fitted_result),
         message=said if arrived else f"{said} {found.message if fitted else message_of(fitted_result)}",
         arrived=arrived,
+        scores=scores,
     )
 
 
@@ -232,7 +251,15 @@ def single(objective: AbstractObjective, count: int, unit: float, steps: int, st
 
 
 def on_path(
-    problem: Any, masks: Masks, one: np.ndarray, base: float, groups: Any, errors: float, steps: int, of: str
+    problem: Any,
+    masks: Masks,
+    one: np.ndarray,
+    base: float,
+    groups: Any,
+    score: Score | None,
+    errors: float,
+    steps: int,
+    of: str,
 ) -> tuple[np.ndarray, float, int, str]:
     """The shrinkage path from the single strength, the strength of its prior chosen on nested folds."""
     with warnings.catch_warnings():
@@ -242,6 +269,7 @@ def on_path(
             hyper_of(one),
             folds=masks,
             groups=groups,
+            score=score,
             errors=errors,
             steps=min(steps, PATH_STEPS),
             progress=False,
@@ -252,6 +280,9 @@ def on_path(
     if path.chosen == 0:
         said = f"Nothing to gain from {len(one)} strengths ({of}) over one for all on nested folds: one was kept."
         return one, base, path.steps, said
+    if score is not None:
+        said = f"{len(one)} strengths ({of}): on nested folds the score was higher than with one for all by {gain:.2g}"
+        return found, float(path.criteria[path.chosen]), path.steps, f"{said}; that chose, so it is optimistic."
     said = (
         f"{len(one)} strengths ({of}): on nested folds the held-out loss was lower than with one for all by "
         f"{100 * gain / abs(base):.2g} %; that chose how freely they move, so it is optimistic."
