@@ -92,7 +92,7 @@ def test_tune_show_report(recipe, tmp_path, capsys):
     assert {row["certificate_kind"] for row in record.history} == {"certified"}
     page = Page((out / "report.html").read_text())
     assert all(source.startswith(("data:", "#")) for source in page.sources)
-    assert page.drawings == 4  # objective, gradient, work, one leaf
+    assert page.drawings == 6  # objective, gradient, work, probabilities, classes, one leaf
     assert "best of 4 single penalties" in page.text
     status, text, _ = call(capsys, "show", out)
     assert status == 0

@@ -153,6 +153,22 @@ def test_noise_is_the_spread_over_held_out_rows():
         np.testing.assert_allclose(answer.noise.standard_errors[name].raw, error, rtol=1e-9, atol=1e-14)
 
 
+def test_weights_are_repetitions():
+    x, y = problem(rows=30, columns=4)
+    weights = np.arange(30) % 3 + 1
+    again = np.repeat(np.arange(30), weights)
+    rows = np.arange(30) % 2 == 0
+    hyper = {"l1": hx.Positive(0.05), "l2": hx.Positive(0.02)}
+    weighted, repeated = ElasticNet(x, y, weights=weights), ElasticNet(x[again], y[again])
+    np.testing.assert_allclose(weighted.refit(hyper).params, repeated.refit(hyper).params, rtol=1e-10)
+    pair = weighted.held_out(rows, ~rows), repeated.held_out(rows[again], ~rows[again])
+    one, other = (objective.value_and_grad(hyper, objective.init(hyper))[0] for objective in pair)
+    share = weights[~rows].mean()  # a mean over rows, each by its weight
+    np.testing.assert_allclose(one.value, share * other.value, rtol=1e-12)
+    for name in ("l1", "l2"):
+        np.testing.assert_allclose(one.grad[name].raw, share * other.grad[name].raw, rtol=1e-9)
+
+
 def test_equal_shapes_share_a_program_and_everything_dropped_is_an_answer():
     x, y = problem(rows=30, columns=4)
     rows = np.arange(30) % 2 == 0
@@ -184,6 +200,7 @@ def test_equal_shapes_share_a_program_and_everything_dropped_is_an_answer():
         ({"inputs": np.full((3, 2), np.nan), "targets": np.ones(3)}, None, "must be finite"),
         ({"inputs": np.ones((3, 2), complex), "targets": np.ones(3)}, None, "must be real numbers; got an array of c"),
         ({"inputs": np.ones((3, 2)), "targets": np.ones(3), "groups": [0]}, None, "groups must be 2 whole numbers"),
+        ({"weights": np.zeros(30)}, None, "weights must be 30 finite numbers > 0"),
         ({}, {"l1": hx.Positive(1.0)}, "must be a dictionary with 'l2'"),
         ({}, {"l1": hx.Positive(np.ones(3)), "l2": hx.Positive(1.0)}, r"'l1' must be one number or 4; got the shape"),
         ({}, {"l1": hx.Simplex(np.ones(4) / 4), "l2": hx.Positive(1.0)}, "'l1' must be numbers, such as hx.Positive"),

@@ -6,6 +6,7 @@ from scipy.special import expit
 
 from hyprax.recipes._diagnostics import area_under_curve, calibration, probabilities
 from hyprax.report import _figures as figures
+from hyprax.report._page import _of_the_model
 
 
 def test_log_odds_and_logits_give_the_same_probabilities():
@@ -34,6 +35,16 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
     np.testing.assert_allclose(area_under_curve(outputs, true), np.mean(pairs))
     np.testing.assert_allclose(area_under_curve(np.c_[np.ones(5), 1 + outputs], true), np.mean(pairs))
     assert np.isnan(area_under_curve(outputs, np.ones(5, int)))
+
+
+def test_all_that_is_drawn_stands_on_the_page():
+    of_classes = {
+        "calibration": {"a": [[0.1, 0.0, 5]]},
+        "confusion": {"classes": ["x", "y"], "counts": [[2, 1], [0, 2]]},
+    }
+    of_numbers = {"predictions": {"said": [1.0, 2.0], "true": [1.5, 2.0], "rows": 2}}
+    titles = [title for drawn in (of_classes, of_numbers) for title, _, _ in _of_the_model(drawn)]
+    assert titles == [f"{what} on the test rows" for what in ("Probabilities", "Classes", "Predictions")]
 
 
 def test_pictures_bear_names_of_any_kind():

@@ -6,6 +6,7 @@ import pytest
 
 import hyprax as hx
 from hyprax.recipes import carry_out, prepare
+from hyprax.recipes._judgement import spread
 from hyprax.report import render
 from hyprax.search._cross_validated import drawn_folds
 
@@ -127,3 +128,28 @@ def test_few_of_many_that_matter_are_found(tmp_path):
     assert outcome.judgement.gain.value > 0
     found = np.asarray(hx.natural(outcome.tuned.best)["penalty"])
     assert found[:2].max() < np.median(found[2:])
+
+
+def test_standard_errors_of_clusters_count_them():
+    """Rows that are copies of one another are one."""
+    values = np.random.default_rng(0).normal(size=20)
+    plain = spread(values, None)
+    np.testing.assert_allclose(plain, (values.std(ddof=1) / 20**0.5, 19))
+    np.testing.assert_allclose(spread(np.repeat(values, 7), np.repeat(np.arange(20), 7)), plain, rtol=1e-12)
+    assert spread(values, np.zeros(20)) == (np.inf, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("by", "over"), [("groups", "groups"), ("time", "time")])
+def test_a_recipe_by_groups_or_in_time_is_judged_as_it_says(tmp_path, by, over):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 6))
+    groups = np.arange(200) // 8
+    y = X[:, 0] + rng.normal(size=25)[groups] + 0.3 * rng.normal(size=200)
+    np.savez(tmp_path / "set.npz", X=X, y=y, g=groups)
+    text = RECIPE.replace('path = "set.npz"', 'path = "set.npz"\ngroups = "g"')
+    (tmp_path / "recipe.toml").write_text(text)
+    outcome = carry_out(prepare(tmp_path / "recipe.toml", [f"split.by={by}"]), None, progress=False)
+    assert outcome.judgement is not None
+    assert over in outcome.judgement.gain.caution
+    assert outcome.judgement.gain.degrees_of_freedom < (20 if by == "groups" else 80)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from hyprax.recipes import RecipeError
 from hyprax.recipes._data import load_splits
 from hyprax.recipes._data_tables import CsvData, NpzData, SklearnData
 from hyprax.recipes._schema import Split
@@ -131,3 +132,59 @@ def test_classes_of_large_numbers_are_not_merged(tmp_path, names):
     np.savez(tmp_path / "set.npz", X=np.ones((40, 1)), y=floats)
     splits = load_splits(NpzData(source="npz", path="set.npz"), Split(), tmp_path, classify=True)
     assert splits.classes == (str(int(1e300)), str(int(2e300)))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_groups_stay_together(tmp_path, folded):
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 30, 240)
+    np.savez(
+        tmp_path / "set.npz",
+        X=np.column_stack([np.arange(240), rng.normal(size=240)]),
+        y=rng.normal(size=240),
+        g=groups,
+    )
+    data, split = NpzData(source="npz", path="set.npz", groups="g"), Split(by="groups", seed=3)
+    splits = load_splits(data, split, tmp_path, classify=False, folds=lambda *_: folded)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    owner = {}
+    for name, (x, _) in parts.items():
+        for group in groups[x[:, 0].astype(int)]:
+            assert owner.setdefault(group, name) == name
+        share = split.fractions[name] + (split.validation if name == "train" else -split.validation) * folded * (
+            name != "test"
+        )
+        assert abs(len(x) / 240 - share) < 0.1
+    np.testing.assert_array_equal(splits.clusters, groups[splits.test[0][:, 0].astype(int)])
+    assert (splits.pairs is not None) == folded
+    known = groups[splits.train[0][:, 0].astype(int)]
+    for fit, held in splits.pairs or ():
+        assert not set(known[fit]) & set(known[held])
+        np.testing.assert_array_equal(fit, ~held)
+    if folded:
+        assert np.all(np.sum([held for _, held in splits.pairs], axis=0) == 1)
+
+
+def test_in_time_what_judges_comes_after_what_is_fitted(tmp_path):
+    random_set(tmp_path, np.random.default_rng(0), 120, 2)
+    data, split = NpzData(source="npz", path="set.npz", rows=90), Split(by="time", folds=4)
+    splits = load_splits(data, split, tmp_path, classify=False, folds=lambda *_: True)
+    known, last = splits.train[0][:, 0], splits.test[0][:, 0]
+    assert np.all(np.diff(np.concatenate([known, last])) > 0)
+    assert splits.in_time
+    assert len(splits.pairs) == 4
+    for fit, held in splits.pairs:
+        assert known[fit].max() < known[held].min()
+        assert np.flatnonzero(held)[0] == np.flatnonzero(fit)[-1] + 1
+
+
+@pytest.mark.parametrize(
+    ("split", "key"),
+    [(Split(by="groups", folds=9), "split.folds"), (Split(by="time", folds=89), "split.folds")],
+)
+def test_too_few_to_fold_is_said(tmp_path, split, key):
+    np.savez(tmp_path / "set.npz", X=np.arange(100.0)[:, None], y=np.arange(100.0), g=np.arange(100) // 10)
+    data = NpzData(source="npz", path="set.npz", groups="g")
+    with pytest.raises(RecipeError, match="to fold") as caught:
+        load_splits(data, split, tmp_path, classify=False, folds=lambda *_: True)
+    assert caught.value.key == key

@@ -72,7 +72,7 @@ class Moments(NamedTuple):
 
 
 class ElasticNet(eqx.Module):
-    """min_w (1/2n) Σ_i (y_i - b - x_iᵀw)² + Σ_j α_j |w_j| + ½ Σ_j λ_j w_j², its strengths in the hyperparameters.
+    """min_w (1/2n) Σ_i ω_i (y_i - b - x_iᵀw)² + Σ_j α_j |w_j| + ½ Σ_j λ_j w_j², its strengths in the hyperparameters.
 
     A problem for [`hyprax.search.CrossValidated`][], which tunes α and λ by the loss of held-out rows. A fold keeps the
     prior: 1/n counts all rows. Strengths above 0 in λ make the optimum unique; where it is differentiable, with S its
@@ -87,6 +87,7 @@ class ElasticNet(eqx.Module):
         one for each group.
     - `groups`: the number of the group of each column, from 0.
     - `intercept`: b, without a penalty: the columns and the targets are centred on the training rows.
+    - `weights`: ω `(n,)`, numbers > 0; n is then their sum. Held-out rows count by them too.
 
     **Certificate:** with r the distance of 0 from the subdifferential and μ a proved lower bound of the least
     eigenvalue of XᵀX/n + Λ, ‖ŵ - w‖ <= r/μ. Where that leaves every active weight its sign and every inactive one
@@ -100,6 +101,7 @@ class ElasticNet(eqx.Module):
 
     inputs: Float[Array, "n d"]
     targets: Float[Array, " n"]
+    weights: Float[Array, " n"]
     groups: Int[Array, " d"] | None
     l1: str = eqx.field(static=True)
     l2: str = eqx.field(static=True)
@@ -114,6 +116,7 @@ class ElasticNet(eqx.Module):
         l2: str = "l2",
         groups: Any = None,
         intercept: bool = True,
+        weights: Any = None,
     ):
         x, y = np.asarray(inputs), np.asarray(targets)
         for name, array in (("inputs", x), ("targets", y)):
@@ -125,6 +128,10 @@ class ElasticNet(eqx.Module):
             raise ValueError("ElasticNet: inputs and targets must be finite; got NaN or an infinite number.")
         dtype = jnp.result_type(float)
         self.inputs, self.targets = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
+        omega = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+        if omega.shape != y.shape or not np.all((omega > 0) & (omega < np.inf)):
+            raise ValueError(f"ElasticNet: weights must be {len(y)} finite numbers > 0; got {omega}.")
+        self.weights = jnp.asarray(omega, dtype)
         self.groups = None
         if groups is not None:
             numbers = np.asarray(groups)
@@ -182,23 +189,23 @@ class ElasticNet(eqx.Module):
 
     def moments(self, training: np.ndarray) -> Moments:
         """Of the training rows, centred on them."""
-        x, y = np.asarray(self.inputs), np.asarray(self.targets)
-        n, unit = len(y), np.finfo(x.dtype).eps
-        rows = np.asarray(training, x.dtype)
-        counted = np.sum(rows)
+        x, y, omega = (np.asarray(z) for z in (self.inputs, self.targets, self.weights))
+        n, total, unit = len(y), np.sum(omega), np.finfo(x.dtype).eps
+        rows = np.asarray(training, x.dtype) * omega
+        root, counted = np.sqrt(rows), np.sum(rows)
         centre, level = (np.dot(rows, z) / counted * self.intercept for z in (x, y))
-        off, shift = (unit * (n + 6) * np.dot(rows, np.abs(z)) / counted * self.intercept for z in (x, y))
-        left, right = rows[:, None] * (x - centre), rows * (y - level)
-        slip = rows[:, None] * (off + 2 * unit * (np.abs(x) + np.abs(centre)))
-        miss = rows * (shift + 2 * unit * (np.abs(y) + np.abs(level)))
+        off, shift = (unit * (2 * n + 6) * np.dot(rows, np.abs(z)) / counted * self.intercept for z in (x, y))
+        left, right = root[:, None] * (x - centre), root * (y - level)
+        slip = root[:, None] * (off + 4 * unit * (np.abs(x) + np.abs(centre)))
+        miss = root * (shift + 4 * unit * (np.abs(y) + np.abs(level)))
 
         def error(other: np.ndarray, its: np.ndarray) -> np.ndarray:
             """Of the sums of products with `other`, whose entries are off by `its`."""
-            rounding = (n + 16) * unit * np.dot(np.abs(left).T, np.abs(other))
+            rounding = (2 * n + 16) * unit * np.dot(np.abs(left).T, np.abs(other))
             moved = np.dot(slip.T, np.abs(other)) + np.dot(np.abs(left).T, its) + np.dot(slip.T, its)
-            return INFLATION * (rounding + moved) / n
+            return INFLATION * (rounding + moved) / total
 
-        gram, cross = np.dot(left.T, left) / n, np.dot(left.T, right) / n
+        gram, cross = np.dot(left.T, left) / total, np.dot(left.T, right) / total
         gram_error = error(left, slip)
         least = _least(gram, gram_error)
         parts = gram, gram_error, cross, error(right, miss), centre, off, level, shift, least
@@ -293,7 +300,7 @@ def _solved(moments: Moments, l1: Array, l2: Array, start: Array) -> Solved:
 
 
 class ElasticNetHeldOut(AbstractObjective[Array]):
-    """F(α, λ) = (1/2m) Σ_{i in held} (y_i - b - x_iᵀw)² of an elastic net fitted on the training rows."""
+    """F(α, λ) = (1/2m) Σ_{i of m held out} ω_i (y_i - b - x_iᵀw)² of an elastic net fitted on the training rows."""
 
     problem: ElasticNet
     fit: Moments
@@ -323,7 +330,7 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
                     f"{list(mask.shape)}."
                 )
         self.problem, self.fit, self.noise = problem, problem.moments(masks[0]), noise
-        self.held = jnp.asarray(masks[1], problem.inputs.dtype)
+        self.held = jnp.where(jnp.asarray(masks[1]), problem.weights, 0)
         self.noisy, self.adaptive, self.value_name = False, False, "held-out loss"
 
     def init(self, hyper: PyTree) -> Array:
@@ -340,7 +347,7 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
         certificate = Certificate(bound, kind, "|hypergradient - exact|", METHOD, None, entries)
         noise: AbstractNoise = NOT_ASKED
         if errors is not None:
-            noise = Noise(errors, jnp.sum(self.held) - 1, "held-out examples")
+            noise = Noise(errors, jnp.sum(self.held > 0) - 1, "held-out examples")
         return Hypergradient(value, grad, certificate, noise, result, stats), state
 
     @eqx.filter_jit
@@ -369,22 +376,26 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
         stats = ElasticNetStats(jnp.sum(active), proved, found.residual, found.rounds)
         return value, grad, entries, errors, stats, self._result(found, l1, l2), w
 
+    def _count(self) -> Array:
+        return jnp.sum((self.held > 0).astype(self.held.dtype))
+
     def _judged(self, found: Solved, l2: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
         """F and its error, ∇F and its error, the distance of the weights from the optimum, the residuals."""
-        x, y, m = self.problem.inputs, self.problem.targets, jnp.sum(self.held)
+        x, y, m = self.problem.inputs, self.problem.targets, self._count()
         away = INFLATION * found.residual / (self.fit.curvature + jnp.min(l2))
-        rows, level, centre = self.held[:, None], self.fit.level, self.fit.centre[None, :]
+        root, level, centre = jnp.sqrt(self.held), self.fit.level, self.fit.centre[None, :]
+        rows = root[:, None]
         unit = jnp.finfo(y.dtype).eps
         left, size = rows * (x - centre), jnp.abs(found.params)
-        slip = rows * (self.fit.centre_error[None, :] + 2 * unit * (jnp.abs(x) + jnp.abs(centre)))
-        target = self.held * (y - level)
-        miss = self.held * (self.fit.level_error + 2 * unit * (jnp.abs(y) + jnp.abs(level)))
+        slip = rows * (self.fit.centre_error[None, :] + 4 * unit * (jnp.abs(x) + jnp.abs(centre)))
+        target = root * (y - level)
+        miss = root * (self.fit.level_error + 4 * unit * (jnp.abs(y) + jnp.abs(level)))
         off = target - product(left, found.params)
         own = (size.size + 8) * unit * (jnp.abs(target) + product(jnp.abs(left), size))
         reach = (jnp.linalg.norm(left, axis=1) + jnp.linalg.norm(slip, axis=1)) * away
         errors = INFLATION * (own + product(slip, size) + miss + reach)
         value = 0.5 * jnp.sum(jnp.square(off)) / m
-        rounding = (y.size + 8) * unit
+        rounding = (2 * y.size + 8) * unit
         value_error = jnp.sum(jnp.abs(off) * errors + 0.5 * jnp.square(errors)) / m + rounding * value
         slope = -product(left.T, off) / m
         slope_error = product(jnp.abs(left).T, errors + rounding * jnp.abs(off))
@@ -393,15 +404,15 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
 
     def _spread(self, back: Any, l2: Array, active: Array, w: Array, off: Array) -> PyTree:
         """Standard errors of the entries over the held-out rows."""
-        m = jnp.sum(self.held)
-        left = self.held[:, None] * (self.problem.inputs - self.fit.centre[None, :])
+        m, root = self._count(), jnp.sqrt(self.held)
+        left = root[:, None] * (self.problem.inputs - self.fit.centre[None, :])
         each = jax.vmap(lambda row: _on_support(self.fit, l2, active, row))(-left * off[:, None])
-        found = jax.vmap(lambda q: back((-jnp.sign(w) * q, -w * q))[0])(each)
+        found = jax.vmap(lambda q: back((-jnp.sign(w) * q, -w * q))[0])(each)  # each times the weight of its row
 
         def error(h: Array) -> Array:
-            mask = self.held.reshape(-1, *(1,) * (h.ndim - 1))
-            mean = jnp.sum(mask * h, axis=0, keepdims=True) / m
-            return jnp.sqrt(jnp.sum(mask * jnp.square(h - mean), axis=0) / (m * (m - 1)))
+            share = self.held.reshape(-1, *(1,) * (h.ndim - 1))
+            mean = jnp.sum(h, axis=0, keepdims=True) / jnp.sum(self.held)
+            return jnp.sqrt(jnp.sum(jnp.square(h - share * mean), axis=0) * m / (m - 1)) / m
 
         return jax.tree.map(error, found)
 

@@ -31,7 +31,9 @@ class Splits:
     - `prepare`: from inputs as they are read to these columns; `read`: the names of those inputs; `units`: how targets
         were scaled.
     - `columns`, `notes`: of a table, what its columns were taken for, and that in words.
-    - `folded`: training and validation rows are one part, `train`, of which folds are made.
+    - `folded`: training and validation rows are one part, `train`, of which folds are made; `pairs`: these, as masks
+        (training, held out), where rows belong together or follow each other.
+    - `clusters`: of the test part, the group of each row, where rows are split by groups; `in_time`: by time.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -48,6 +50,9 @@ class Splits:
     blocks: tuple[int, ...] = ()
     kinds: tuple[int, ...] = ()
     folded: bool = False
+    pairs: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None
+    clusters: np.ndarray | None = None
+    in_time: bool = False
     prepare: Preparation | None = None
     read: tuple[str, ...] = ()
     units: Scaling | None = None
@@ -98,15 +103,18 @@ def load_splits(
         if data.rows > len(inputs):
             raise RecipeError(f"must be at most {len(inputs)}, the rows there are; got {data.rows}", key="data.rows")
         rows = random.permutation(len(inputs))[: data.rows]
+        rows = np.sort(rows) if split.by == "time" else rows
         inputs, targets = inputs[rows], targets[rows]
     targets, classes = _labels(targets) if classify else (_numbers(targets), ())
-    parts = _indices(targets, split, random, classify=classify)
+    labels = groups[rows] if groups is not None and split.by == "groups" else None
+    parts = indices(targets, split, random, classify=classify, groups=labels)
     known = len(parts["train"]) + len(parts["validation"])
     if folded := folds(known, inputs.shape[1]):
         if split.folds > known:
             raise RecipeError(f"must be at most {known}, the rows to fold; got {split.folds}", key="split.folds")
         parts["train"] = np.concatenate([parts["train"], parts["validation"]])
         parts["validation"] = parts["validation"][:0]
+    pairs = _pairs(split, len(parts["train"]), labels, parts["train"], random) if folded else None
     units = None
     if classify:
         _check_classes(targets, classes, parts["train"], least=2 if folded else 1)
@@ -141,6 +149,9 @@ def load_splits(
         blocks=_blocks(loaded.columns, len(features)),
         kinds=tuple(kinds),
         folded=folded,
+        pairs=pairs,
+        clusters=None if labels is None else labels[parts["test"]],
+        in_time=split.by == "time",
         prepare=prepare,
         read=read,
         units=units,
@@ -243,13 +254,68 @@ def _check_classes(targets: np.ndarray, classes: tuple[str, ...], train: np.ndar
     )
 
 
-def _indices(
-    targets: np.ndarray, split: Split, random: np.random.Generator, *, classify: bool
+def indices(
+    targets: np.ndarray, split: Split, random: np.random.Generator, *, classify: bool, groups: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Rows of each part: of every class the same fraction, in random order.
+    """Rows of each part: of every class the same fraction, in random order; or whole groups; or one after the other.
 
     Not `train_test_split`, which refuses a class with a single row in any part.
     """
+    if groups is not None:
+        parts = _whole_groups(groups, split, random)
+    elif split.by == "time":
+        ends = np.round(np.cumsum([split.fractions[name] for name in PARTS]) * len(targets)).astype(int)
+        parts = dict(zip(PARTS, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+    else:
+        parts = _single_rows(targets, split, random, classify=classify)
+    for name, rows in parts.items():
+        if not len(rows) and split.fractions[name] > 0:  # the evidence needs no validation part
+            raise RecipeError(
+                f"must be more of {len(targets)} rows: that part is empty; got {split.fractions[name]:g}",
+                key=f"split.{name}",
+            )
+    return parts
+
+
+def _whole_groups(groups: np.ndarray, split: Split, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """The groups in random order, each in the part in which its middle row falls."""
+    names, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = random.permutation(len(names))
+    middles = (np.cumsum(counts[order]) - counts[order] / 2) / len(groups)
+    ends = np.cumsum([split.fractions[name] for name in PARTS])
+    part = np.empty(len(names), int)
+    part[order] = np.searchsorted(ends, middles, side="right")
+    return {name: random.permutation(np.flatnonzero(part[numbers] == place)) for place, name in enumerate(PARTS)}
+
+
+def _pairs(
+    split: Split, rows: int, groups: np.ndarray | None, train: np.ndarray, random: np.random.Generator
+) -> tuple[tuple[np.ndarray, np.ndarray], ...] | None:
+    """Folds of whole groups, or of blocks in time, each judged by a fit on what came before; `None` for single rows."""
+    if groups is not None:
+        names, numbers = np.unique(groups[train], return_inverse=True)
+        if len(names) < split.folds:
+            raise RecipeError(f"must be at most {len(names)}, the groups to fold; got {split.folds}", key="split.folds")
+        place = dealt(random.permutation(len(names)), split.folds)[numbers]
+        return tuple((place != k, place == k) for k in range(split.folds))
+    if split.by == "time":
+        if rows <= split.folds:
+            raise RecipeError(f"must be below {rows}, the rows to fold in time; got {split.folds}", key="split.folds")
+        block = np.arange(rows) * (split.folds + 1) // rows
+        return tuple((block < k, block == k) for k in range(1, split.folds + 1))
+    return None
+
+
+def dealt(order: np.ndarray, hands: int) -> np.ndarray:
+    """Which hand each gets, dealt out in turn in this order."""
+    found = np.empty(len(order), int)
+    found[order] = np.arange(len(order)) % hands
+    return found
+
+
+def _single_rows(
+    targets: np.ndarray, split: Split, random: np.random.Generator, *, classify: bool
+) -> dict[str, np.ndarray]:
     groups = (
         [np.flatnonzero(targets == label) for label in np.unique(targets)] if classify else [np.arange(len(targets))]
     )
@@ -260,11 +326,4 @@ def _indices(
             last = first + split.fractions[name]
             found[name].append(order[round(first * len(group)) : round(last * len(group))])
             first = last
-    parts = {name: random.permutation(np.concatenate(rows)) for name, rows in found.items()}
-    for name, rows in parts.items():
-        if not len(rows) and split.fractions[name] > 0:  # the evidence needs no validation part
-            raise RecipeError(
-                f"must be more of {len(targets)} rows: that part is empty; got {split.fractions[name]:g}",
-                key=f"split.{name}",
-            )
-    return parts
+    return {name: random.permutation(np.concatenate(rows)) for name, rows in found.items()}

@@ -108,7 +108,7 @@ DataSource = Annotated[
 
 
 class Split(Table):
-    """Fractions of the rows, drawn at random; classes in proportion."""
+    """Fractions of the rows: drawn at random, classes in proportion; or of whole groups; or in the order of time."""
 
     train: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="left out, what the others leave"
@@ -121,6 +121,11 @@ class Split(Table):
         "of the training and validation rows together",
     )
     folds: Annotated[int, Field(ge=2, le=1000)] = 5
+    by: Literal["rows", "groups", "time"] = Field(
+        default="rows",
+        description="what is kept together: nothing; the rows of each group of data.groups; in time, rows stand in its "
+        "order, the last are the test part, and every fold judges rows that come after those it is fitted on",
+    )
     seed: Seed = 0
 
     @property

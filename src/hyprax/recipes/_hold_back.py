@@ -51,6 +51,7 @@ def hold_back(job: Job, hyper: PyTree, *, say: Callable[[str], None], progress: 
     assert job.problem is not None  # folds alone are held back
     began = time.perf_counter()
     folds = job.recipe.split.folds
+    pairs = None if job.splits is None else job.splits.pairs
     if len(job.problem.labels()) < 2 * folds**2:
         say("too few rows for nested folds: one penalty for all")
         return HeldBack(None, None, 0.0)
@@ -59,7 +60,7 @@ def hold_back(job: Job, hyper: PyTree, *, say: Callable[[str], None], progress: 
         hyper,
         key=jax.random.key(job.recipe.split.seed),
         strengths=RELATIVE,
-        folds=folds,
+        folds=folds if pairs is None else pairs,
         outer_folds=folds,
         steps=STEPS,
         progress=progress,

@@ -101,8 +101,8 @@ def judged(job: Job, simple: Simple, best: PyTree, held: HeldBack | None) -> Jud
         area = area_under_curve(outputs[name], targets) if len(job.splits.classes) == 2 else float("nan")
         losses = job.losses(outputs[name], targets)
         models.append(Refitted(name, losses, score(job, outputs[name]), area, refit.params))
-    gain = gain_of(models[2], models[1], len(known))
-    over_constant = gain_of(models[2], models[0], len(known))
+    gain = gain_of(job, models[2], models[1], len(known))
+    over_constant = gain_of(job, models[2], models[0], len(known))
     warnings = [
         *_of_rows(job, len(targets), len(known)),
         *_of_grid(job, simple),
@@ -117,19 +117,41 @@ def judged(job: Job, simple: Simple, best: PyTree, held: HeldBack | None) -> Jud
     return Judgement(tuple(models), gain, tuple(warnings), _table(job, models, len(known)), diagnosed(job, outputs))
 
 
-def gain_of(model: Refitted, against: Refitted, fitted: int) -> Gain:
-    """The mean gain on the test rows, paired row by row."""
+def gain_of(job: Job, model: Refitted, against: Refitted, fitted: int) -> Gain:
+    """The mean gain on the test rows, paired row by row; its standard error over rows, or groups of them."""
     gains = against.losses - model.losses
     rows = len(gains)
+    error, freedom = spread(gains, None if job.splits is None else job.splits.clusters)
     return Gain(
         value=float(gains.mean()),
-        standard_error=float(gains.std(ddof=1) / rows**0.5) if rows > 1 else float("inf"),
-        degrees_of_freedom=max(rows - 1, 1),
+        standard_error=error,
+        degrees_of_freedom=freedom,
         of=f"the model of {model.name} (fitted on {fitted} rows)",
         against=against.name,
         rows=rows,
-        caution="it is that of one fit on one split, over the rows of its test part",
+        caution=_caution(job),
     )
+
+
+def _caution(job: Job) -> str:
+    assert job.splits is not None
+    if job.splits.in_time:
+        return "it is that of one fit, and rows that follow each other in time are taken for independent"
+    over = "rows" if job.splits.clusters is None else "groups"
+    return f"it is that of one fit on one split, over the {over} of its test part"
+
+
+def spread(values: np.ndarray, clusters: np.ndarray | None) -> tuple[float, int]:
+    """The standard error of a mean over rows, and its degrees of freedom; of clusters, whose rows may depend.
+
+    With d_i the deviations from the mean of n rows in G clusters, se² = G/(G - 1) Σ_g (Σ_{i in g} d_i)²/n².
+    """
+    numbers = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(numbers.reshape(-1), values - values.mean())
+    count = len(sums)
+    if count < 2:
+        return float("inf"), 1
+    return float(np.sqrt(count / (count - 1) * np.sum(sums**2)) / len(values)), count - 1
 
 
 def _of_rows(job: Job, test: int, known: int) -> list[str]:
@@ -193,12 +215,12 @@ def _table(job: Job, models: Sequence[Refitted], known: int) -> dict[str, Any]:
     two = len(job.splits.classes) == 2
     rows = []
     for model in models:
-        gain = gain_of(model, models[1], known)
+        gain = gain_of(job, model, models[1], known)
         itself = model is models[1]
         rows.append(
             {
                 "": model.name,
-                "test loss": _plus_minus(float(model.losses.mean()), model.losses),
+                "test loss": _plus_minus(model.losses, job.splits.clusters),
                 score_name(job): _score_text(model.score),
                 **({"test AUC": _score_text(model.area)} if two else {}),
                 "gain over the single penalty": "–" if itself else f"{gain.value:.4f} ± {gain.standard_error:.4f}",
@@ -212,8 +234,9 @@ def _score_text(score: float) -> str:
     return "–" if np.isnan(score) else f"{score:.4f}"
 
 
-def _plus_minus(mean: float, each: np.ndarray) -> str:
-    return f"{mean:.4f} ± {each.std(ddof=1) / len(each) ** 0.5:.4f}" if len(each) > 1 else f"{mean:.4f}"
+def _plus_minus(each: np.ndarray, clusters: np.ndarray | None) -> str:
+    error, _ = spread(each, clusters)
+    return f"{each.mean():.4f} ± {error:.4f}" if np.isfinite(error) else f"{each.mean():.4f}"
 
 
 def score_name(job: Job) -> str:

@@ -69,7 +69,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, free=free, **settings)
         optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
         if splits.folded:
-            objective = _folds(recipe, optimum)
+            objective = _folds(recipe, optimum, splits)
         else:
             held, wanted = splits.validation
             held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
@@ -98,7 +98,10 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         return found
 
     def losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        return np.asarray(family.loss.value(jnp.asarray(outputs), family.loss.as_targets(targets, "targets")))
+        found = jnp.asarray(outputs)
+        known = family.loss.as_targets(targets, "targets")
+        known = known if family.loss.labels else known.astype(found.dtype)  # they come in the narrowest that holds them
+        return np.asarray(family.loss.value(found, known))
 
     return Job(
         source,
@@ -117,12 +120,12 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     )
 
 
-def _folds(recipe: Recipe, optimum: Optimum) -> CrossValidated:
+def _folds(recipe: Recipe, optimum: Optimum, splits: Splits) -> CrossValidated:
     """The loss on folds, and the noise of its hypergradients where few weights make it cheap."""
     size = math.prod(optimum.params0.shape)
     return CrossValidated(
         optimum,
-        recipe.split.folds,
+        recipe.split.folds if splits.pairs is None else splits.pairs,
         key=jax.random.key(recipe.split.seed),
         adjoint=adjoint_solver(recipe.objective),
         certifier=certifier_of(recipe.objective, "look-ahead"),

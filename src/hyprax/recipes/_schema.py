@@ -277,6 +277,8 @@ class Recipe(Table):
                 raise RecipeError('must not be "kind" with data.expand = "none"', key="hyper.penalty.shape")
             if self.baseline is not None and not penalty.tuned:
                 raise left_out("baseline", "a penalty that is fixed", "one that is tuned")
+        if self.split.by == "groups" and getattr(self.data, "groups", None) is None:
+            raise RecipeError('must be "rows" or "time" without data.groups; got "groups"', key="split.by")
         if weights is not None:
             if weights.shape == "group" and getattr(self.data, "groups", None) is None:
                 raise RecipeError(

@@ -43,9 +43,11 @@ def _styled(draw: Callable[..., str]) -> Callable[..., str]:
     return styled
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, *, cropped: bool = True) -> str:
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+    figure.savefig(
+        stream, format="svg", bbox_inches="tight" if cropped else None, transparent=True, metadata={"Date": None}
+    )
     return stream.getvalue()
 
 
@@ -290,7 +292,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """How many rows of each class were taken for which."""
     table = np.asarray(counts)
     size = max(2.6, 0.45 * len(classes) + 1.2)
-    figure = Figure(figsize=(max(WIDTH / 2, size), size), layout="constrained")
+    figure = Figure(figsize=(max(WIDTH, size), size), layout="constrained")
     axes = figure.add_subplot()
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1.6)
@@ -301,7 +303,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return _svg(figure)
+    return _svg(figure, cropped=False)  # as wide as the others, so that all have letters of one size
 
 
 @_styled

@@ -54,7 +54,7 @@ def _content(record: Record) -> dict[str, Any]:
     failures = {row["result"] for row in history} - {"successful"}
     counts = {name: sum(row["result"] == name for row in history) for name in sorted(failures)}
     drawings = []
-    if history:
+    if len(history) > 1:  # of one step there is nothing to draw
         drawings = [
             ("The objective", figures.objective(record), ""),
             ("The hypergradient and its certificate", figures.gradient(record), _bound_note(infinite, len(history))),
@@ -93,6 +93,7 @@ def _content(record: Record) -> dict[str, Any]:
             ("first step, with compilation", f"{seconds[0]:.2f} s" if len(history) else "–"),
             ("largest relative bound", _relative(bounds, norms)),
         ],
+        "begun": bool(history),
         "gain": summary.get("gain", ""),
         "warnings": summary.get("warnings", []),
         "failures": counts,
@@ -119,8 +120,8 @@ def _of_the_model(drawn: dict[str, Any]) -> list[tuple[str, str, str]]:
         note = "On the diagonal, what a model calls p comes true in a share p of the cases; bars: ± one standard error."
         found.append(("Probabilities on the test rows", figures.calibration(drawn["calibration"]), note))
     if "confusion" in drawn:
-        note = "Numbers of test rows, of the tuned model."
-        found.append(("Classes on the test rows", figures.confusion(**drawn["confusion"]), note))
+        note, table = "Numbers of test rows, of the tuned model.", drawn["confusion"]
+        found.append(("Classes on the test rows", figures.confusion(table["classes"], table["counts"]), note))
     if "predictions" in drawn:
         shown, rows = len(drawn["predictions"]["true"]), drawn["predictions"]["rows"]
         note = f"Of the tuned model; {shown} of {rows} test rows." if shown < rows else "Of the tuned model."

@@ -51,10 +51,13 @@ class Gain(AbstractGain):
         verdict = (
             "A gain is established" if low > 0 else "A harm is established" if high < 0 else "No gain is established"
         )
+        if self.value == 0 and self.standard_error == 0:
+            return f"On {self.rows} held-out rows the losses of {self.of} and of {self.against} are the same."
+        word = "higher" if self.value < 0 else "lower"
         return (
-            f"On {self.rows} held-out rows the loss of {self.of} is lower than that of {self.against} by "
-            f"{self.value:.3g} ± {self.standard_error:.2g} (standard error); 95 % interval {low:.3g} to {high:.3g}. "
-            f"{verdict}. The interval is approximate: {self.caution}."
+            f"On {self.rows} held-out rows the loss of {self.of} is {word} than that of {self.against} by "
+            f"{abs(self.value):.3g} ± {self.standard_error:.2g} (standard error); 95 % interval of the gain {low:.3g} "
+            f"to {high:.3g}. {verdict}. The interval is approximate: {self.caution}."
         )
 
 

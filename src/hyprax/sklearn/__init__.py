@@ -7,6 +7,7 @@ if importlib.util.find_spec("sklearn") is None:
         'hyprax.sklearn needs scikit-learn, which is not installed: pip install "hyprax[sklearn]"', name="sklearn"
     )
 
+from ._elastic_net import TunedElasticNet as TunedElasticNet
 from ._evidence import (
     EvidenceMLPClassifier as EvidenceMLPClassifier,
     EvidenceMLPRegressor as EvidenceMLPRegressor,

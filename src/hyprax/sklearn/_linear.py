@@ -45,7 +45,25 @@ class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
         return deviation(design, self.centre_, self.scale_, covariance, self.fit_intercept)
 
 
-class TunedRidge(AbstractTunedRegressor):
+class AbstractLeastSquares(AbstractTunedRegressor):
+    """Regressors by squared loss."""
+
+    def _targets(self, y: np.ndarray, shares: np.ndarray | None) -> Targets:
+        mean, spread = mean_and_spread(y, shares, bool(self.fit_intercept))
+        return Targets(y / spread - mean / spread, spread, mean, 0.0)
+
+    def _score_of(self, criterion: float, targets: Targets, y: np.ndarray, held: np.ndarray) -> float:
+        return -2 * criterion * targets.unit**2 / (1 if y.ndim == 1 else y.shape[1])
+
+    def _losses(self, X: Any, y: Any) -> np.ndarray:
+        off = (np.asarray(y, float) - self.predict(X)) ** 2
+        return off if off.ndim == 1 else off.mean(axis=1)
+
+    def _constant(self) -> Any:
+        return DummyRegressor()
+
+
+class TunedRidge(AbstractLeastSquares):
     """Ridge regression, its penalties tuned on folds by gradient.
 
         w, b = argmin (1/2n) Σ_i ω_i (y_i - b - x_iᵀw)² + ½ Σ_j λ_j w_j²,    n = Σ ω_i, x standardised, b free
@@ -98,22 +116,8 @@ class TunedRidge(AbstractTunedRegressor):
     def _outputs(self, y: np.ndarray) -> tuple[str, ...] | None:
         return None if y.ndim == 1 else tuple(f"y{k}" for k in range(y.shape[1]))
 
-    def _targets(self, y: np.ndarray, shares: np.ndarray | None) -> Targets:
-        mean, spread = mean_and_spread(y, shares, bool(self.fit_intercept))
-        return Targets(y / spread - mean / spread, spread, mean, 0.0)
-
     def _family(self, inputs: Any, targets: np.ndarray, **terms: Any) -> Any:
         return families.Squared(inputs, targets, **terms)
-
-    def _score_of(self, criterion: float, targets: Targets, y: np.ndarray, held: np.ndarray) -> float:
-        return -2 * criterion * targets.unit**2 / (1 if y.ndim == 1 else y.shape[1])
-
-    def _losses(self, X: Any, y: Any) -> np.ndarray:
-        off = (np.asarray(y, float) - self.predict(X)) ** 2
-        return off if off.ndim == 1 else off.mean(axis=1)
-
-    def _constant(self) -> Any:
-        return DummyRegressor()
 
     def _keep_covariance(self, X: Design, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths) -> None:
         if y.ndim > 1 or X.shape[1] > LARGEST:
