@@ -77,7 +77,7 @@ def test_the_path_frees_strengths_where_few_columns_matter():
     assert used[0] < 0.1 * np.median(used[1:])
 
 
-def test_groups_are_candidates_beside_one_strength_for_all():
+def test_kinds_are_candidates_beside_one_strength_for_all():
     rng = np.random.default_rng(4)
     x = rng.normal(size=(60, 8))
     groups = np.repeat([0, 1], 4)
@@ -85,18 +85,18 @@ def test_groups_are_candidates_beside_one_strength_for_all():
     optimum = hx.Optimum(hx.families.Squared(x, y, penalty="penalty"))
     start = {"penalty": hx.Positive(np.full(8, 0.1))}
     found = shrinkage_path(
-        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, groups=groups
+        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, kinds=groups
     )
-    assert found.towards == ("one",) * 3 + ("groups",) * 3
+    assert found.towards == ("one",) * 3 + ("kinds",) * 3
     assert found.gains.shape == (3, 6)
     strengths = np.asarray(found.hypers[3]["penalty"].raw)
     np.testing.assert_allclose(strengths[[0, 4]][groups], strengths, rtol=1e-12)
     assert strengths[4] > strengths[0] + 1
     assert found.criteria[0] > found.criteria[3] > found.criteria[5]
     scored = shrinkage_path(
-        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, groups=groups,
+        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, kinds=groups,
         score=lambda w, held: -float(np.mean((x[held] @ np.asarray(w) - y[held]) ** 2)) / 2,
     )  # fmt: skip
     np.testing.assert_allclose(scored.gains, found.gains, rtol=1e-5, atol=1e-9)
-    with pytest.raises(ValueError, match="groups must be 8 integers from 0 to 7"):
-        shrinkage_path(optimum, start, key=jax.random.key(0), groups=[0, 1])
+    with pytest.raises(ValueError, match="kinds must be 8 integers from 0 to 7"):
+        shrinkage_path(optimum, start, key=jax.random.key(0), kinds=[0, 1])

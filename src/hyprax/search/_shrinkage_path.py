@@ -36,8 +36,8 @@ Score = Callable[[Any, np.ndarray], float]
 class ShrinkagePath:
     """Tuned hyperparameters from one strength for all (τ = ∞) to free ones, and the τ that nested folds chose.
 
-    - `strengths`: τ, falling, infinite first; with groups, once towards one number for all and once more towards one a
-        group; `towards` says which, "one" or "groups".
+    - `strengths`: τ, falling, infinite first; with kinds, once towards one number for all and once more towards one a
+        kind; `towards` says which, "one" or "kinds".
     - `hypers`: the hyperparameters at each, tuned on all rows.
     - `criteria`: the cross-validated loss at each.
     - `gains`: `(outer folds, strengths)`, held-out loss of the single strength less that at each, or what a `score`
@@ -80,6 +80,7 @@ def shrinkage_path(
     outer_folds: int = 5,
     errors: float = 1.0,
     groups: Any = None,
+    kinds: Any = None,
     steps: int = 25,
     score: Score | None = None,
     progress: bool = True,
@@ -89,11 +90,11 @@ def shrinkage_path(
 
         F(θ) + (τ/2) Σ_j (θ_j - m_j)²,    F the cross-validated loss, θ unconstrained coordinates, m_j their mean
 
-    The path goes from the best single strength to small τ, each warm-started from the last. With `groups` a second path
-    follows, from the best strengths of one a group, m_j being the mean of the group. Both are computed on each outer
-    training part and judged on its held-out part: the largest mean gain over the single strength that exceeds `errors`
-    standard errors over the outer folds is taken, and the single strength where there is none. Then the path is
-    computed on all rows.
+    The path goes from the best single strength (one a group, with `groups`) to small τ, each warm-started from the
+    last. With `kinds` a second path follows, from the best strengths of one a kind, m_j being the mean of the kind.
+    Both are computed on each outer training part and judged on its held-out part: the largest mean gain over the first
+    candidate that exceeds `errors` standard errors over the outer folds is taken, and the first where there is none.
+    Then the path is computed on all rows.
 
     **Arguments:**
 
@@ -107,8 +108,9 @@ def shrinkage_path(
         strength is kept.
     - `errors`: 1 for the rule of one standard error; 2 leaves the single strength more rarely. A gain below a
         thousandth of the held-out loss is none in any case.
-    - `groups`: integers, one a coordinate in the order of the leaves: kinds of columns, such as columns and their
-        products, blocks of one-hot columns, lags.
+    - `groups`: integers, one a coordinate in the order of the leaves, where coordinates are of different meaning (l1
+        and l2 strengths): each group has a number, and a mean, of its own throughout.
+    - `kinds`: integers likewise, for the second path: columns and their products, blocks of one-hot columns, lags.
     - `steps`: the most steps at each τ.
     - `score`: a function of fitted weights and held-out rows (booleans) to a number, greater being better, by which
         candidates are chosen instead of the loss. Gradients use the loss. A gain of any size counts then.
@@ -133,10 +135,10 @@ def shrinkage_path(
         parts = [(fit, judge) for fit, judge in parts if fit.any() and judge.any()]
         if parts:
             nested.append(((training, held), parts))
-    index = None if groups is None else _checked_groups(groups, hyper)
-    plan = [(tau, None) for tau in (np.inf, *strengths)]
-    if index is not None:
-        plan += [(tau, index) for tau in (np.inf, *strengths)]
+    owners = [np.zeros(ravel_pytree(hyper)[0].size, int) if groups is None else _checked("groups", groups, hyper)]
+    if kinds is not None:
+        owners.append(_checked("kinds", kinds, hyper))
+    plan = [(tau, owner) for owner in owners for tau in (np.inf, *strengths)]
     bar = ProgressBar((len(nested) + 1) * len(plan)) if progress else None
     found = _all_at_once(problem, nested, inner, hyper, plan, steps, score, _told(bar, 0, "all folds", len(nested) + 1))
     if found is None:
@@ -148,7 +150,7 @@ def shrinkage_path(
     least = LEAST_GAIN * abs(float(np.mean(losses[:, 0]))) if len(losses) and score is None else 0.0
     return ShrinkagePath(
         strengths=tuple(tau * unit_of(criteria) if np.isfinite(tau) else tau for tau, _ in plan),
-        towards=tuple("one" if owner is None else "groups" for _, owner in plan),
+        towards=tuple("one" if owner is owners[0] else "kinds" for _, owner in plan),
         hypers=hypers,
         criteria=criteria,
         gains=table,
@@ -167,17 +169,17 @@ def unit_of(criteria: Sequence[float] | np.ndarray) -> float:
     return abs(float(criteria[0])) or 1.0
 
 
-def _checked_groups(groups: Any, hyper: PyTree) -> np.ndarray:
+def _checked(name: str, groups: Any, hyper: PyTree) -> np.ndarray:
     index, count = np.asarray(groups), ravel_pytree(hyper)[0].size
     if index.shape != (count,) or index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= count:
         raise ValueError(
-            f"shrinkage_path: groups must be {count} integers from 0 to {count - 1}, one a coordinate; got "
+            f"shrinkage_path: {name} must be {count} integers from 0 to {count - 1}, one a coordinate; got "
             f"{index.dtype}{list(index.shape)}."
         )
     return np.unique(index, return_inverse=True)[1].astype(int)
 
 
-Plan = list[tuple[float, np.ndarray | None]]
+Plan = list[tuple[float, np.ndarray]]
 Nested = list[tuple[tuple[np.ndarray, np.ndarray], Masks]]
 Found = tuple[list[PyTree], np.ndarray, np.ndarray, int]
 """Hyperparameters and criteria of the plan on all rows, held-out losses (outer folds, plan), and hypergradients."""
@@ -206,17 +208,19 @@ def _all_at_once(
         return None
     flat, restore = ravel_pytree(hyper)
     low, high = (ravel_pytree(LBFGS()._bounds(hyper, end))[0] for end in (0, 1))
-    raw = jnp.broadcast_to(jnp.mean(flat), (len(nested) + 1, flat.size)).astype(flat.dtype)
+    owner = plan[0][1]
+    means = np.bincount(owner, np.asarray(flat)) / np.bincount(owner)
+    raw = jnp.asarray(np.tile(means[owner], (len(nested) + 1, 1)), flat.dtype)
     weights, judged = sets.start(), judging.start()
     first, taken, hypers, criteria, losses = raw, 0, [], [], []
     for tau, groups in plan:
         tied = np.isinf(tau)
-        if tied and groups is not None:
+        if tied and hypers:
             raw = first
         held = Held(
             strength=jnp.asarray(0.0 if tied else tau * unit_of(criteria), flat.dtype),
             tied=jnp.asarray(tied),
-            groups=jnp.zeros(flat.size, int) if groups is None else jnp.asarray(groups),
+            groups=jnp.asarray(groups),
             low=low,
             high=high,
         )
@@ -278,7 +282,7 @@ def _path(
     for tau, groups in plan:
         if np.isinf(tau):
             start = hyper if not hypers else hypers[0]
-            count = 1 if groups is None else int(np.max(groups)) + 1
+            count = int(np.max(groups)) + 1
             together = Together(objective, start, groups)
             raw = ravel_pytree(start)[0]
             sizes = together.summed(jax.tree.map(jnp.ones_like, start), jnp.zeros(count))
@@ -288,7 +292,7 @@ def _path(
             criteria.append(found.best_value)
         else:
             scale = unit_of(criteria) if unit is None else unit
-            held = Towards(objective, scale * tau, between=0.0 if groups is not None else None, groups=groups)
+            held = Towards(objective, scale * tau, between=0.0, groups=groups)
             found = tune(held, hypers[-1], search=LBFGS(), steps=steps, stop=stop, progress=False)
             hypers.append(found.best)
             criteria.append(float(objective.value(found.best, objective.init(found.best))[0].value))

@@ -268,7 +268,7 @@ def on_path(
             problem,
             hyper_of(one),
             folds=masks,
-            groups=groups,
+            kinds=groups,
             score=score,
             errors=errors,
             steps=min(steps, PATH_STEPS),
