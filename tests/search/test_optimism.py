@@ -67,5 +67,8 @@ def test_a_run_of_tune_is_followed_and_said():
     for number in range(2):
         bare(step(number, np.zeros(2), 1.0, np.ones(2), NoNoise("not asked for")))
     assert "not known" in bare.meaning()
+
+
+def test_other_steps_are_refused(unchecked):
     with pytest.raises(ValueError, match="steps must be 'signs' or 'gradient'; got 'newton'"):
         Optimism("newton")
