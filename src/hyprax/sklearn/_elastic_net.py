@@ -45,6 +45,8 @@ class TunedElasticNet(AbstractLeastSquares):
         super()._check_settings()
         if self.free is not None:
             raise ValueError("free must be left out for TunedElasticNet: every column has an l1 strength.")
+        if self.scoring is not None:
+            raise ValueError(f"scoring must be None for TunedElasticNet; got {self.scoring!r}.")
         if self.penalties not in ("one", "feature", "group"):
             raise ValueError(f"penalties must be 'one', 'feature' or 'group'; got {self.penalties!r}.")
 
