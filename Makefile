@@ -18,7 +18,7 @@ OPTIMISED = $(shell grep -rl --include='test_*.py' 'mark\.optimised' tests)
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check docs release-check bench clean
+.PHONY: help setup demo test test-slow torture check docs release-check bench clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -38,6 +38,9 @@ test-slow: .venv/.dev ## Run the slow tests, and the properties on many more ran
 	rm -rf $(CACHE)
 	HYPRAX_THOROUGH=1 $(LIGHTLY) $(PYTEST) -m "(slow or hypothesis) and not optimised"
 	HYPRAX_THOROUGH=1 $(PYTEST) -m "(slow or hypothesis) and optimised" $(OPTIMISED)
+
+torture: .venv/.dev ## Kill runs, fill disks, damage records, fuzz input for an hour; leaves experiments/torture/RESULTS.md
+	$(BIN)/python -m experiments.torture
 
 check: .venv/.dev ## Lint, format, types, import arrows, undocumented names
 	$(BIN)/ruff check

@@ -19,6 +19,8 @@ QUICK = [page for page in PAGES if page.name in ("README.md", "extending.md", "h
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = page.read_text()
+    if "import torch" in text:
+        pytest.importorskip("torch", reason='PyTorch is not installed: pip install "hyprax[torch]"')
     names: dict = {"__name__": "example"}
     # As a reader runs them: with JAX's own settings of promotion, which the rest of the tests tighten.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -26,6 +26,21 @@ def test_the_python_example_fits_a_screen_and_lowers_the_loss(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["gaussian_process", "kernel_ridge", "banded_ridge"])
+def test_many_strengths_are_better_than_one_in_these_examples(name, capsys):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        names = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    if name == "gaussian_process":
+        assert -names["tuned"].best_value > names["evidence"] + 0.005
+    elif name == "kernel_ridge":
+        assert names["many"].best_value < 0.98 * names["one"].best_value
+    else:
+        assert names["error"] < 0.8 * names["theirs"]
+        assert "certified" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_example_of_an_own_loss(tmp_path, capsys, monkeypatch):
     for name in ("custom.toml", "custom.py"):
         shutil.copy(EXAMPLES / name, tmp_path)

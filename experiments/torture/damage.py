@@ -5,6 +5,7 @@ import io
 import json
 import random
 import shutil
+import sqlite3
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 from hyprax.cli import main
 
 from . import runs
-from .kills import Reference, fingerprint
+from .kills import fingerprint, references
 
 
 def _flip(path: Path, draw: random.Random) -> None:
@@ -35,9 +36,23 @@ def _other(value: Any, draw: random.Random) -> Any:
 
 
 def _json(path: Path, draw: random.Random) -> None:
+    if path.suffix == ".sqlite":
+        return _row(path, draw)
     if path.suffix != ".json":
         return _flip(path, draw)
     return path.write_text(json.dumps(_other(json.loads(path.read_text()), draw))) and None
+
+
+def _row(path: Path, draw: random.Random) -> None:
+    """A history with one number, or one row, that is another: as somebody would write it by hand."""
+    step = draw.randrange(runs.STEPS)
+    changes = [f"SET {name} = {name} * 1.01" for name in ("value", "gradient_norm", "seconds")]
+    changes += ["SET result = 'diverged'", "SET stats = '{}'"]
+    statement = draw.choice([*(f"UPDATE steps {change}" for change in changes), "DELETE FROM steps"])
+    connection = sqlite3.connect(path)
+    connection.execute(f"{statement} WHERE step = ?", [step])
+    connection.commit()
+    connection.close()
 
 
 def _swap(path: Path, draw: random.Random) -> None:
@@ -74,14 +89,14 @@ def _command(arguments: list[str]) -> str | None:
     return None
 
 
-def damage(count: int, known: dict[str, Reference], out: Path, seed: int) -> tuple[Counter[str], list[str]]:
+def damage(count: int, batch: str, out: Path) -> tuple[Counter[str], list[str]]:
     """`count` mutations of finished runs: `show`, `report`, and going on for more steps."""
-    draw = random.Random(f"damage {seed}")
+    draw, known = random.Random(f"damage {batch}"), references(out)
     happened: Counter[str] = Counter()
     wrong: list[str] = []
     for i in range(count):
         name = draw.choice(list(known))
-        folder = out / f"damaged {seed} {i}"
+        folder = out / f"damaged {batch} {i}"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(out / f"whole {name}", folder)
         path = draw.choice(sorted(p for p in folder.iterdir() if p.is_file()))
@@ -97,7 +112,7 @@ def damage(count: int, known: dict[str, Reference], out: Path, seed: int) -> tup
                 warnings.simplefilter("always")
                 runs.carry_out(name, folder, 0.0)
             found, whole = fingerprint(folder), known[name].fingerprint
-            if any(found[part] != whole[part] for part in ("best", "state")) and not told:
+            if any(found[part] != whole[part] for part in ("best", "state", "rows")) and not told:
                 wrong.append(f"going on with {where}: other bits, and not a word")
             happened["went on"] += 1
         except runs.NAMED:

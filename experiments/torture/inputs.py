@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from hyprax.recipes import RecipeError, prepare
@@ -145,9 +146,9 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError(f"took more than {SECONDS} s")
 
 
-def fuzz(count: int, out: Path, seed: int) -> tuple[Counter[str], list[str]]:
+def fuzz(count: int, batch: str, out: Path) -> tuple[Counter[str], list[str]]:
     """`count` inputs, each with a limit of time, all with one of memory."""
-    draw = random.Random(f"inputs {seed}")
+    draw = random.Random(f"inputs {batch}")
     templates = [path.read_text() for path in sorted(Path("examples").glob("*.toml")) if path.stem != "custom"]
     happened: Counter[str] = Counter()
     wrong: list[str] = []
@@ -173,8 +174,8 @@ def fuzz(count: int, out: Path, seed: int) -> tuple[Counter[str], list[str]]:
                     if len(str(error)) > 2000 or "\x1b" in str(error):
                         wrong.append(f"{maker} {i}: a message of {len(str(error))} characters, or with an escape in it")
                 except Exception as error:
-                    wrong.append(f"{maker} {i} of seed {seed}: {type(error).__name__}: {str(error)[:200]}")
-                    kept = out / f"input {seed} {i}"
+                    wrong.append(f"{maker} {i} of batch {batch}: {type(error).__name__}: {str(error)[:200]}")
+                    kept = out / f"input {batch} {i}"
                     kept.mkdir(exist_ok=True)
                     for file in folder.iterdir():
                         file.rename(kept / file.name)
@@ -183,5 +184,6 @@ def fuzz(count: int, out: Path, seed: int) -> tuple[Counter[str], list[str]]:
                     signal.alarm(0)
     finally:
         signal.signal(signal.SIGALRM, usual)
+        jax.clear_caches()  # every shape has programs of its own
         resource.setrlimit(resource.RLIMIT_AS, limit)
     return happened, wrong

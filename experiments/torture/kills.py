@@ -1,14 +1,17 @@
 """Runs that are killed, whose disk is full, or whose files are torn: resumed, they must end in the same bits."""
 
 import dataclasses
+import json
 import math
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,11 @@ from hyprax.runs import read
 
 from . import runs
 
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-MOST_DEATHS = 3  # of one run, before it is let go to its end
+ONE = ((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT))
+MOST_DEATHS = 8  # of one run, before it is let go to its end
+SIDE_BY_SIDE = 8  # runs in threads of one process
+HANGS = 900.0  # seconds
+Told = Callable[[Any], None]
 
 
 @dataclasses.dataclass
@@ -28,26 +34,28 @@ class Ending:
     told: list[Any]
     seconds: float
 
-
-def server() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.torture.runs"])
-    return context
+    def steps(self, i: int) -> list[int]:
+        """The steps that the run in the i-th folder told of."""
+        return [said[1] for said in self.told if isinstance(said, tuple) and said[0] == i]
 
 
 def live(
     name: str,
-    folder: Path,
+    folders: Sequence[Path],
     *,
     every: float = 0.0,
     fatal: int | None = None,
-    room: int | None = None,
     kill: tuple[float, tuple[signal.Signals, ...]] | None = None,
+    hears: Told = lambda _: None,
 ) -> Ending:
-    """One process, to its end; `kill`: after how many seconds from when it is ready it gets which signals."""
-    context = server()
+    """One process, to its end; `kill`: after how many seconds from when it is ready it gets which signals.
+
+    It is forked from a server that has imported everything and started nothing.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.torture.runs"])
     ours, theirs = context.Pipe()
-    process = context.Process(target=runs.child, args=(name, str(folder), every, theirs, fatal, room))
+    process = context.Process(target=runs.child, args=(name, [*map(str, folders)], every, theirs, fatal))
     process.start()
     theirs.close()
     told, began = [], time.monotonic()
@@ -56,6 +64,7 @@ def live(
         while process.is_alive() or ours.poll():
             if ours.poll(max(0.0, min(0.05, deadline - time.monotonic()))):
                 told.append(ours.recv())
+                hears(told[-1])
                 if told[-1] == "ready":
                     began = time.monotonic()
                     deadline = began + kill[0] if kill is not None else math.inf
@@ -65,9 +74,9 @@ def live(
                     if process.pid is not None and process.is_alive():
                         os.kill(process.pid, number)
                         time.sleep(0.01)
-            if time.monotonic() - began > 600:
+            if time.monotonic() - began > HANGS:
                 process.kill()
-                raise TimeoutError(f"{name}: hangs in {folder}")
+                raise TimeoutError(f"{name}: hangs in {folders}")
     except EOFError:
         pass
     process.join()
@@ -86,70 +95,153 @@ def fingerprint(folder: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Reference:
+    """An unbroken run: what it found, and how long a process took for one, and for several side by side."""
+
     fingerprint: dict[str, Any]
-    seconds: float
+    seconds: dict[int, float]
     operations: int
-    largest: int
 
 
 def references(out: Path) -> dict[str, Reference]:
-    """Each run, unbroken."""
-    found = {}
-    for name in runs.RUNS:
-        folder = out / f"whole {name}"
-        shutil.rmtree(folder, ignore_errors=True)
-        ending = live(name, folder)  # compiles
-        assert ending.status == 0, (name, ending)
-        shutil.rmtree(folder)
-        ending = live(name, folder)
-        assert ending.status == 0, (name, ending)
-        largest = max(path.stat().st_size for path in folder.iterdir())
-        found[name] = Reference(fingerprint(folder), ending.seconds, ending.told[-1][1], largest)
-    return found
+    """Each run, unbroken, made once in this folder."""
+    return {name: _reference(name, out) for name in runs.RUNS}
 
 
-def _tells(ending: Ending) -> str | None:
-    """What is wrong with an ending that nobody forced, if anything."""
-    if ending.status in (0, runs.REFUSED, runs.INTERRUPTED) or ending.status in (-9, -15, -2, 137):
-        return None
-    return f"exit status {ending.status}"
+def _reference(name: str, out: Path) -> Reference:
+    folder, notes = out / f"whole {name}", out / f"whole {name}.json"
+    if not notes.exists():
+        seconds, operations = {}, 0
+        for count in (1, 1, SIDE_BY_SIDE) if name != runs.LONG else (1, 1):  # the first compiles
+            folders = [folder, *(out / f"whole {name} {i}" for i in range(1, count))]
+            for made in folders:
+                shutil.rmtree(made, ignore_errors=True)
+            ending = live(name, folders)
+            assert ending.status == 0, (name, ending)
+            seconds[count] = ending.seconds
+            operations = ending.told[-1][1] if count == 1 else operations
+            for other in folders[1:]:
+                assert fingerprint(other) == fingerprint(folder), f"{name}: other bits in a thread"
+                shutil.rmtree(other)
+        notes.write_text(json.dumps({"seconds": seconds, "operations": operations}))
+    noted = json.loads(notes.read_text())
+    seconds = {int(count): took for count, took in noted["seconds"].items()}
+    return Reference(fingerprint(folder), seconds, noted["operations"])
 
 
-def torment(kind: str, count: int, known: dict[str, Reference], out: Path, seed: int) -> tuple[Counter[str], list[str]]:
-    """`count` deaths of a kind (`kill`, `torn`, `full`), spread over the runs: what happened, and what was wrong."""
-    draw = random.Random(f"{kind} {seed}")
-    happened: Counter[str] = Counter()
-    wrong: list[str] = []
-    deaths = 0
-    while deaths < count:
-        name = draw.choice(list(runs.RUNS))
-        whole = known[name]
-        folder = out / f"{kind} {seed} {happened['runs']}"
-        shutil.rmtree(folder, ignore_errors=True)
-        every = draw.choice([0.0, 0.0, 0.2])
-        happened["runs"] += 1
-        for _ in range(draw.randint(1, MOST_DEATHS)):
-            if kind == "kill":
-                numbers = (draw.choice(SIGNALS),) if draw.random() < 0.9 else (signal.SIGINT, signal.SIGINT)
-                ending = live(name, folder, every=every, kill=(draw.uniform(0, 1.1) * whole.seconds, numbers))
-                died = ending.status != 0
-            elif kind == "torn":
-                ending = live(name, folder, every=every, fatal=draw.randint(1, whole.operations))
-                died = ending.status != 0
-            else:
-                ending = live(name, folder, every=every, room=int(draw.random() * whole.largest))
-                died = ending.status != 0
-            if problem := _tells(ending):
-                wrong.append(f"{kind}, {name}, {folder}: {problem}: {ending.told[-1:]}")
-            deaths += died
-            happened["deaths"] += died
-        ending = live(name, folder, every=every)
-        if ending.status != 0:
-            wrong.append(f"{kind}, {name}, {folder}: cannot go on: {ending.told[-1:]}")
-        elif (found := fingerprint(folder)) != whole.fingerprint:
-            other = [part for part in found if found[part] != whole.fingerprint[part]]
-            wrong.append(f"{kind}, {name}, {folder}: other bits in {', '.join(other)}")
+class Torment:
+    """Runs of one kind, broken again and again, then let go to their end and compared."""
+
+    def __init__(self, kind: str, batch: str, known: dict[str, Reference], out: Path):
+        self.kind, self.batch, self.known, self.out = kind, batch, known, out
+        self.draw = random.Random(f"{kind} {batch}")
+        self.happened: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.told: list[int] = []
+        """The last step that each run told of, all lives together; its state was saved after it if `every` is 0."""
+
+    def go(self, count: int) -> None:
+        """Break at least `count` runs."""
+        generation = 0
+        while self.happened["broken"] < count:
+            name = self.draw.choice(list(runs.RUNS))
+            together = SIDE_BY_SIDE if self.kind == "kill" and name != runs.LONG else 1
+            folders = [self.out / f"{self.kind} {self.batch} {generation} {i}" for i in range(together)]
+            generation += 1
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            self.told = [-1] * together
+            every = 10.0 if self.kind == "full" else self.draw.choice([0.0, 0.0, 0.2])
+            if self.kind == "full":
+                self._full(name, folders[0], every)
+            for _ in range(self.draw.randint(1, MOST_DEATHS) if self.kind != "full" else 0):
+                if all((folder / "summary.json").exists() for folder in folders):
+                    break
+                if self.happened["broken"] < count:
+                    self._break(name, folders, every)
+            self._end(name, folders, every)
+
+    def _break(self, name: str, folders: list[Path], every: float) -> None:
+        whole = self.known[name]
+        if self.kind == "torn":
+            options: dict[str, Any] = {"fatal": self.draw.randint(1, whole.operations)}
         else:
-            happened["same bits"] += 1
-            shutil.rmtree(folder)
-    return happened, wrong
+            numbers = self.draw.choice(ONE) if self.kind == "signal" else ONE[0]
+            # Half of the time of a process goes by before its first step is made.
+            after = self.draw.choice([self.draw.uniform(0, 1), self.draw.uniform(0.4, 1)])
+            options = {"kill": (after * whole.seconds[len(folders)], numbers)}
+        ending = live(name, folders, every=every, **options)
+        broken = sum(not (folder / "summary.json").exists() for folder in folders) if ending.status != 0 else 0
+        self.happened["broken"] += broken
+        self.happened["processes"] += broken > 0
+        self._check(name, folders, ending, every, allowed=(0, runs.REFUSED, runs.INTERRUPTED, -9, -15, -2, 137))
+
+    def _full(self, name: str, folder: Path, every: float) -> None:
+        """A disk of its own that others fill while the run goes on, and free again."""
+        folder.mkdir()
+        disk = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], capture_output=True)
+        if disk.returncode != 0:
+            raise PermissionError("to fill a disk, a small tmpfs is mounted: that is for root")
+        at, left = self.draw.randrange(-1, runs.STEPS - 1), self.draw.choice([0, 0, 4096, 16384, 65536])
+        run = folder / "run"
+
+        def hears(said: Any) -> None:
+            if said == (0, at) or (at < 0 and said == "ready"):
+                _fill(folder / "filler", left)
+
+        ending = live(name, [run], every=every, hears=hears)
+        (folder / "filler").unlink(missing_ok=True)
+        self.happened["broken"] += ending.status != 0
+        self.happened["processes"] += ending.status != 0
+        self._check(name, [run], ending, 0.0, allowed=(0, runs.REFUSED))
+
+    def _end(self, name: str, folders: list[Path], every: float) -> None:
+        inner = [folder / "run" if self.kind == "full" else folder for folder in folders]
+        whole = self.known[name].fingerprint
+        ending = live(name, inner, every=every)
+        self._check(name, inner, ending, 0.0 if self.kind == "full" else every, allowed=(0,))
+        for folder, run in zip(folders, inner, strict=True):
+            if not (run / "summary.json").exists():
+                self.wrong.append(f"{self.kind}, {name}, {folder}: did not end")
+                continue
+            found = fingerprint(run)
+            if found != whole:
+                other = [part for part in found if found[part] != whole[part]]
+                self.wrong.append(f"{self.kind}, {name}, {folder}: other bits in {', '.join(other)}")
+            else:
+                self.happened["ended in the same bits"] += 1
+            if self.kind == "full":
+                subprocess.run(["umount", str(folder)], check=True)
+            if found == whole:
+                shutil.rmtree(folder)
+
+    def _check(self, name: str, runs_: list[Path], ending: Ending, every: float, allowed: tuple[int, ...]) -> None:
+        """How a process ended, and that it made no step again whose state had been saved."""
+        if ending.status not in allowed:
+            place = f"{self.kind}, {name}, {runs_[0]}"
+            self.wrong.append(f"{place}: exit status {ending.status}: {ending.told[-1:]}")
+        for i in range(len(runs_)):
+            if steps := ending.steps(i):
+                if every == 0.0 and steps[0] != self.told[i] + 1:
+                    gone = f"step {steps[0]} comes after step {self.told[i]}"
+                    if steps[0] <= self.told[i] or steps[0] > self.told[i] + 2:
+                        self.wrong.append(f"{self.kind}, {name}, {runs_[i]}: {gone}")
+                self.told[i] = steps[-1]
+
+
+def _fill(path: Path, left: int) -> None:
+    """Take all room of a disk but for so many bytes."""
+    with open(path, "wb", buffering=0) as stream:
+        for size in (65536, 4096):
+            try:
+                while True:
+                    stream.write(b"\1" * size)
+            except OSError:
+                pass
+        stream.truncate(max(0, stream.tell() - left))
+
+
+def torment(kind: str, count: int, batch: str, out: Path) -> tuple[Counter[str], list[str]]:
+    """`count` runs broken in a way (`kill`, `signal`, `torn`, `full`): what happened, and what was wrong."""
+    made = Torment(kind, batch, references(out), out)
+    made.go(count)
+    return made.happened, made.wrong

@@ -4,10 +4,10 @@ A process is forked from a server that has imported the library and started noth
 """
 
 import os
-import resource
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def single_loop() -> Made:
     return objective, penalties(), hx.search.Optax(optax.sgd(0.05))
 
 
-def unrolled() -> Made:
+def unrolled(steps: int = 30, long: hx.unroll.LongRun | None = None) -> Made:
     def loss(w: Any, hyper: Any, batch: Any) -> Any:
         return jnp.mean(jnp.square(batch[0] @ w - batch[1])) + 0.5 * jnp.sum(hyper["penalty"] * jnp.square(w))
 
@@ -73,11 +73,11 @@ def unrolled() -> Made:
         init=lambda hyper, key: jnp.zeros(4),
         optimizer=lambda hyper: hx.unroll.MomentumSGD(0.05, 0.9),
         batches=hx.Minibatches((X[:40], Y[:40]), 8, key=jax.random.key(1)),
-        steps=30,
+        steps=steps,
     )
     outer = lambda w, hyper, data: jnp.mean(jnp.square(data[0] @ w - data[1]))  # noqa: E731
     objective = hx.UnrolledObjective(
-        training, outer, (X[40:], Y[40:]), mode=hx.unroll.Reversible(), key=jax.random.key(0)
+        training, outer, (X[40:], Y[40:]), mode=hx.unroll.Reversible(long=long), key=jax.random.key(0)
     )
     return objective, penalties(), hx.search.Optax(optax.adam(0.05))
 
@@ -96,6 +96,14 @@ def evidence() -> Made:
     return objective, {"precision": hx.Positive(0.8)}, None
 
 
+def made(name: str, folder: Path) -> Made:
+    """A run; one through a long training keeps the state of its evaluation beside the record, at every segment."""
+    if name == LONG:
+        return unrolled(600, hx.unroll.LongRun(str(folder / "evaluation"), progress=False, seconds=0.0))
+    return RUNS[name]()
+
+
+LONG = "unrolled, saved within the training"
 RUNS: dict[str, Callable[[], Made]] = {
     "implicit, L-BFGS": implicit,
     "implicit, MAID": adaptive,
@@ -103,15 +111,48 @@ RUNS: dict[str, Callable[[], Made]] = {
     "single loop, SABA": single_loop,
     "unrolled, reversed": unrolled,
     "evidence, in training": evidence,
+    LONG: unrolled,
 }
 
 
 def carry_out(name: str, folder: Path, every: float, tell: Callable[[int], None] = lambda _: None) -> None:
     """Begin the run in this folder, or go on with it, until it has ended."""
-    objective, start, search = RUNS[name]()
+    _carry_out(made(name, folder), folder, every, tell)
+
+
+def _carry_out(problem: Made, folder: Path, every: float, tell: Callable[[int], None]) -> None:
+    objective, start, search = problem
     watch = [lambda step: tell(step.step)]
     run = Run(folder, every=every)
     hx.tune(objective, start, search=search, steps=STEPS, stop=NEVER, run=run, progress=False, callbacks=watch)
+
+
+def carry_out_all(
+    name: str, folders: Sequence[Path], every: float, tell: Callable[[int, int], None], failed: list[BaseException]
+) -> None:
+    """The same run in several folders, each in a thread of its own, once the first has compiled its programs."""
+    shared = made(name, folders[0])
+    ready = threading.Event()
+
+    def one(i: int) -> None:
+        def heard(step: int) -> None:
+            tell(i, step)
+            ready.set()
+
+        try:
+            _carry_out(shared, folders[i], every, heard)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ready.set()
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(len(folders))]
+    threads[0].start()
+    ready.wait()
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class Faults:
@@ -168,20 +209,29 @@ class _Half:
         self.stream.close()
 
 
-def child(name: str, folder: str, every: float, pipe: Connection, fatal: int | None, room: int | None) -> None:
+def child(name: str, folders: Sequence[str], every: float, pipe: Connection, fatal: int | None) -> None:
     """The whole life of a process: tells of its steps, dies where it is told, ends with what a run is refused by."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_enable_x64", True)
     faults = Faults(fatal)
-    if room is not None:  # no file may grow beyond: what a quota or a full disk does, from within sqlite too
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    pipe.send("ready")
+    lock = threading.Lock()
+
+    def tell(said: Any) -> None:
+        with lock:
+            pipe.send(said)
+
+    tell("ready")
+    failed: list[BaseException] = []
     try:
-        carry_out(name, Path(folder), every, lambda step: pipe.send(step))
+        if len(folders) == 1:
+            carry_out(name, Path(folders[0]), every, lambda step: tell((0, step)))
+        else:
+            carry_out_all(name, [Path(x) for x in folders], every, lambda i, step: tell((i, step)), failed)
+        if failed:
+            raise failed[0]
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except NAMED as error:
-        pipe.send(f"{type(error).__name__}: {error}")
+        tell(f"{type(error).__name__}: {error}")
         sys.exit(REFUSED)
-    pipe.send(("operations", faults.count))
+    tell(("operations", faults.count))

@@ -40,6 +40,7 @@ from .search import (
     refit as refit,
     tune as tune,
 )
+from .torch import from_torch as from_torch
 from .unroll import Training as Training, UnrolledObjective as UnrolledObjective
 
 __version__: str

@@ -71,10 +71,10 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def temporary_files(folder: Path, names: Iterable[str]) -> list[Path]:
-    """What writers of files of these names have left behind in a folder, killed before they were done."""
+def temporary_files(paths: Iterable[Path], names: Iterable[str]) -> list[Path]:
+    """Which paths writers of files of these names have left behind, killed before they were done."""
     pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.tmp")
-    return [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
+    return [path for path in paths if pattern.fullmatch(path.name)]
 
 
 def digest(array: np.ndarray) -> str:

@@ -17,6 +17,7 @@ MARK = "#2f81c7"
 LINE = "rgba(127,127,127,.35)"
 CARD = f"border:1px solid {LINE};border-radius:6px;padding:.6em .9em;max-width:48em;line-height:1.45"
 BADGE = "border:1px solid {0};color:{0};border-radius:1em;padding:0 .55em;font-size:.85em;margin-left:.5em"
+TABLE = "border-collapse:collapse;background:none;color:inherit;font-size:inherit;margin:.4em 0"
 CELL = f"text-align:left;padding:.15em 1em .15em 0;border-bottom:1px solid {LINE};font-variant-numeric:tabular-nums"
 MOST_ROWS = 12
 
@@ -42,7 +43,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     more = [(f"and {len(rows) - MOST_ROWS} more", *[""] * (len(rows[0]) - 1))] if len(rows) > MOST_ROWS else []
     head = line(header, "th") if header else ""
     body = "".join(line(cells, "td") for cells in [*rows[:MOST_ROWS], *more])
-    return f'<table style="border-collapse:collapse;background:none;margin:.4em 0">{head}{body}</table>'
+    return f'<table style="{TABLE}">{head}{body}</table>'
 
 
 def paragraphs(*words: str) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from . import _html as page
 from ._certificate import AbstractCertificate, NoCertificate, show
+from ._forks import refuse_forked
 from ._hyper import natural, validated
 from ._noise import AbstractNoise, Noise, NoNoise
 from ._result import RESULTS, Result, explain, result_name, succeeded
@@ -209,6 +210,7 @@ def hypergradient(
 
     **Returns:** a [`hyprax.Hypergradient`][], and the state to pass to the next call.
     """
+    refuse_forked()
     objective, hyper = as_objective(objective), validated(hyper)
     state = objective.init(hyper) if state is None else state
     answer, state = objective.value_and_grad(hyper, state, accuracy)

@@ -2,13 +2,17 @@
 
 # ruff: noqa: E501  (the lines are as people meet them)
 
+import gzip
+import io
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hyprax import cli
-from hyprax.recipes import RecipeError
+from hyprax.recipes import RecipeError, _tables, prepare
 
 CSV = '[data]\nsource = "csv"\npath = "{}"\ntarget = "label"\n'
 REFUSE = 'missing = "refuse"\n'
@@ -396,3 +400,58 @@ def test_messages_are_of_a_bearable_length_and_without_escapes():
     assert "\x1b" not in str(error)
     assert "(3,000 characters)" in str(error)
     assert len(str(RecipeError("word " * 3000))) < 1600
+
+
+def refused(folder, text):
+    (folder / "r.toml").write_text(text)
+    with pytest.raises(RecipeError) as error:
+        prepare(folder / "r.toml")
+    return str(error.value)
+
+
+def test_what_a_variable_holds_is_not_shown(tmp_path, monkeypatch):
+    secret = tmp_path / "sesame"
+    secret.mkdir()
+    (secret / "t.csv").write_text("a,b\n1,2\n3,x\n")
+    np.savez(secret / "t.npz", X=np.zeros((3, 2)))
+    monkeypatch.setenv("HYPRAX_TEST_DATA", str(secret))
+    for name, source in (("t.csv", "csv"), ("none.csv", "csv"), ("t.npz", "npz"), ("t.csv", "npz")):
+        target = 'target = "y"\n' if source == "csv" else ""
+        text = f'[data]\nsource = "{source}"\npath = "$HYPRAX_TEST_DATA/{name}"\n{target}[model]\nkind = "ridge"\n'
+        said = refused(tmp_path, text)
+        assert "sesame" not in said
+        assert f"$HYPRAX_TEST_DATA/{name}" in said
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [((10**9, 10**9), "<f8"), ((-1, 5), "<f8"), ((2, 3), "<U500000000"), ((2**62, 4), "|u1"), ((0,), "<f8")],
+)
+def test_shapes_that_no_file_can_hold_are_refused_by_the_header(tmp_path, shape, kind):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("X.npy", header.getvalue() + bytes(1000))
+        archive.writestr("y.npy", header.getvalue())
+    said = refused(tmp_path, NPZ.format("d") + '[model]\nkind = "ridge"\n')
+    assert "data.inputs must" in said
+    assert str(list(shape)) in said
+
+
+def test_a_packed_table_that_grows_without_measure_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tables, "MOST_UNPACKED", 2**16)
+    monkeypatch.setattr(_tables, "MOST_CELLS", 2**14)
+    text = CSV.format("d.csv") + '[model]\nkind = "ridge"\n'
+    (tmp_path / "d.csv").write_bytes(gzip.compress(b"a,label\n" + b"0,0\n" * 2**15))
+    assert "must hold at most 65536 bytes if packed" in refused(tmp_path, text)
+    (tmp_path / "d.csv").write_bytes(b"a,label\n" + b"0,0\n" * 2**13)
+    assert "must have at most 16384 fields" in refused(tmp_path, text)
+
+
+def test_the_columns_of_a_wide_table_are_looked_up_once(tmp_path):
+    names = [f"c{i}" for i in range(10**5)]
+    (tmp_path / "d.csv").write_text(f"{','.join(names)},label\n" + f"{'1.5,' * 10**5}2\n" * 2)
+    found = _tables.read_table(tmp_path / "d.csv")
+    began = time.process_time()
+    assert [found.column(name)[0] for name in (*names, "label")] == ["1.5"] * 10**5 + ["2"]
+    assert time.process_time() - began < 20  # by the place of each name in a list: minutes

@@ -1,8 +1,13 @@
 """A run that goes on: nothing added, nothing lost, and what is not as it was is said."""
 
+import concurrent.futures
+import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -12,8 +17,9 @@ import optax
 import pytest
 
 import hyprax as hx
+from hyprax._arrays import load_arrays
 from hyprax._interrupt import Terminated, deferred_interrupt
-from hyprax.runs import HistoryError, Run, RunError, RunWarning, StateError, read
+from hyprax.runs import HistoryError, Run, RunError, RunWarning, StateError, _run, read
 from hyprax.runs._history import History
 from hyprax.search import Stopping
 
@@ -108,7 +114,7 @@ def test_changed_data_are_named(tmp_path):
     go(tmp_path / "run", 2, objective=Data(rows=jnp.asarray(rows)))
     go(tmp_path / "run", 3, objective=Data(rows=jnp.asarray(rows)))
     for changed in (rows + np.eye(5)[2], rows[:4], rows.astype(np.float32)):
-        with pytest.raises(RunError, match=r"arrays of the objective .* rows was float64\[5\] \w+ and is now"):
+        with pytest.raises(RunError, match=r"arrays of .* objective/rows was float64\[5\] \w+ and is now"):
             go(tmp_path / "run", 4, objective=Data(rows=jnp.asarray(changed)))
     assert len(read(tmp_path / "run").history) == 3
 
@@ -125,7 +131,7 @@ def test_other_versions_are_warned_of_and_other_formats_refused(tmp_path):
         go(tmp_path / "run", 3)
     edit(config, lambda c: {name: x for name, x in c.items() if name != "format"})
     for use in (read, Run):
-        with pytest.raises(RunError, match="must be of format 2; got format 1"):
+        with pytest.raises(RunError, match="must be of format 3; got format 1"):
             use(tmp_path / "run")
 
 
@@ -181,6 +187,7 @@ def test_what_a_kill_at_the_start_leaves_does_not_block_the_folder(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
+from hyprax.runs import _run
 from hyprax.runs._history import History
 history = History(Path(sys.argv[1]), write=True)
 for i in range(10**9):
@@ -288,3 +295,120 @@ def test_a_damaged_summary_is_named(tmp_path, change):
     edit(tmp_path / "run" / "summary.json", lambda summary: summary | change)
     with pytest.raises(RunError, match=r"summary\.json: .*damaged"):
         read(tmp_path / "run")
+
+
+def test_an_altered_history_is_named(tmp_path):
+    go(tmp_path / "run", 4)
+    path = tmp_path / "run" / "history.sqlite"
+    whole = path.read_bytes()
+    for change in ("UPDATE steps SET value = value * 1.01", "UPDATE steps SET seconds = 1", "DELETE FROM steps"):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"{change} WHERE step = 1")
+            connection.commit()
+        for use in (read, lambda folder: go(folder, 5)):
+            with pytest.raises(HistoryError, match=r"history\.sqlite: cannot be read \(step [12] does not match"):
+                use(tmp_path / "run")
+        path.write_bytes(whole)
+    assert len(go(tmp_path / "run", 5).history) == 5
+
+
+def test_states_are_kept_by_steps_and_the_last_ones(tmp_path):
+    def run(folder, steps, **options):
+        record = Run(folder, every=1e9, **options)
+        return hx.tune(squares, HYPER, search=ADAM, steps=steps, run=record, stop=Stopping(gradient=0), progress=False)
+
+    whole = run(tmp_path / "whole", 9)
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.safetensors"))
+    assert names == ["best.safetensors", "previous.safetensors", "start.safetensors", "state.safetensors"]
+    run(tmp_path / "run", 7, every_steps=2, keep=4)
+    kept = ["state", "previous", "previous-2", "previous-3"]
+    paths = [tmp_path / "run" / f"{name}.safetensors" for name in kept]
+    assert [int(load_arrays(path)["step"]) for path in paths] == [7, 6, 4, 2]
+    for path in paths[:2]:
+        flip(path, -3)
+    with pytest.warns(RunWarning) as told:
+        found = run(tmp_path / "run", 9, every_steps=2, keep=4)
+    assert [name in str(said.message) for said, name in zip(told, kept, strict=False)] == [True, True]
+    assert [row["value"] for row in found.history] == [row["value"] for row in whole.history]
+    for bad in ({"every": -1.0}, {"every_steps": 0}, {"keep": 0}, {"keep": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+            Run(tmp_path / "other", **bad)
+
+
+def test_other_settings_and_other_code_are_named(tmp_path):
+    go(tmp_path / "run", 2)
+    with pytest.warns(RunWarning, match=r"search/.*step_size was -0\.05 and is now -0\.1"):
+        go(tmp_path / "run", 3, search=hx.search.Optax(optax.adam(0.1)))
+    with pytest.warns(RunWarning, match=r"objective/fn/code was code \w+ and is now code"):
+        go(tmp_path / "run", 4, objective=lambda h: jnp.sum((h["a"] - 2) ** 2))
+
+    def held(rows):
+        return lambda h: jnp.sum((h["a"][0] - rows) ** 2)
+
+    go(tmp_path / "held", 2, objective=held(jnp.ones(3)))
+    go(tmp_path / "held", 3, objective=held(jnp.ones(3)))
+    with pytest.raises(RunError, match=r"objective/fn/rows was float64\[3\]"):
+        go(tmp_path / "held", 4, objective=held(jnp.zeros(3)))
+
+
+def test_a_full_disk_takes_the_room_of_older_states(tmp_path, monkeypatch):
+    save, full = _run.save_tree, []
+
+    def saved(path, tree, previous=None):
+        if full and (path.parent / "previous.safetensors").exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, tree, previous)
+
+    def fill(step):
+        full.append(step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "save_tree", saved)
+    run = Run(tmp_path / "run", every=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        hx.tune(squares, HYPER, search=ADAM, steps=9, run=run, progress=False, callbacks=[fill])
+    assert int(load_arrays(tmp_path / "run" / "state.safetensors")["step"]) == 1
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path):
+    def gone(step):
+        if step.step == 1:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises((HistoryError, OSError), match="run"):
+        hx.tune(
+            squares, HYPER, search=ADAM, steps=9, run=Run(tmp_path / "run", every=0.0), progress=False, callbacks=[gone]
+        )
+
+
+def test_threads_write_runs_side_by_side_and_never_one_run(tmp_path):
+    whole, refused = go(tmp_path / "whole", 4), []
+
+    def write(i):
+        try:
+            go(tmp_path / f"run {i % 4}", 4)
+        except HistoryError as error:
+            refused.append(str(error))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert all("another process is writing this run" in text for text in refused)
+    for i in range(4):
+        rows = read(tmp_path / f"run {i}").history
+        assert [row["value"] for row in rows] == [row["value"] for row in whole.history]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_refused():
+    hx.hypergradient(squares, HYPER)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            hx.tune(squares, HYPER, steps=1, progress=False)
+        except RuntimeError as error:
+            status = 0 if "forked" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -139,6 +139,7 @@ class Failing(hx.search.AbstractSearch):
         raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore::hyprax.runs.RunWarning")  # another search
 def test_a_run_without_steps_is_forgotten_and_one_with_steps_is_kept(tmp_path):
     objective, hyper = problem()
     run = Run(tmp_path / "run")

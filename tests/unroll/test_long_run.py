@@ -1,5 +1,6 @@
 """Long evaluations: interrupted anywhere and gone on with, they end with the bits of an evaluation in one go."""
 
+import contextlib
 import io
 import signal
 
@@ -74,7 +75,7 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
     assert isinstance(resumed[2].certificate, ReversalCertificate) == (mode is hx.unroll.Reversible)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    # Saved by the clock alone, the file of another run is refused.
+    # Saved by the clock alone, the file at other hyperparameters is warned of, and that of another training refused.
     def stopped(journal, *arguments):
         passed(journal, *arguments)
         raise RuntimeError("the machine went down")
@@ -84,8 +85,25 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
     with pytest.raises(RuntimeError, match="went down"):
         evaluate(problem, training, mode(long=often))
     other = problem.hyper | {"scale": problem.hyper["scale"] * 1.1}
-    with pytest.raises(ValueError, match="got one of another run"):
+    with pytest.warns(UserWarning, match="at other hyperparameters"), pytest.raises(RuntimeError, match="went down"):
         evaluate(problem, training, mode(long=often), other)
+    problem, shorter = problem_with_metrics(training.steps - 1)
+    with pytest.raises(ValueError, match="got one of another training"):
+        evaluate(problem, shorter, mode(long=often))
+
+
+def test_a_damaged_file_is_named_and_the_evaluation_begun_anew(tmp_path):
+    settings = LongRun(str(tmp_path), progress=False, seconds=0.0)
+    training, run = ({"a": jnp.ones(3)}, 5), (jnp.ones(2),)
+    journal = _long_run.Journal(settings, training, run, 9)
+    with contextlib.suppress(RuntimeError), journal:
+        journal.passed(1, "", [1, 2], {"state": jnp.ones(4)})
+        raise RuntimeError
+    assert _long_run.Journal(settings, training, run, 9).position == [1, 2]
+    raw = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(raw[:-7])
+    with pytest.warns(UserWarning, match=r"evaluation\.safetensors: cannot be read .* begun anew"):
+        assert _long_run.Journal(settings, training, run, 9).position is None
 
 
 @pytest.mark.slow

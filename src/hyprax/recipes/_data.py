@@ -130,8 +130,8 @@ def load_splits(
     pieces = {name: (scaled[part], targets[part]) for name, part in parts.items()}
     corrupted = np.zeros(len(parts["train"]), bool)
     if data.corrupt:
-        labels, corrupted = _corrupted(pieces["train"][1], len(classes), data.corrupt, random)
-        pieces["train"] = (pieces["train"][0], labels)
+        given, corrupted = _corrupted(pieces["train"][1], len(classes), data.corrupt, random)
+        pieces["train"] = (pieces["train"][0], given)
     names, numbers = (), None
     if groups is not None:
         found, numbers = np.unique(groups[rows][parts["train"]], return_inverse=True)

@@ -42,8 +42,20 @@ class Loaded(NamedTuple):
 def load(data: DataSource, folder: Path) -> Loaded:
     """What a source names, unscaled and whole.
 
-    **Raises:** `RecipeError`.
+    **Raises:** `RecipeError`, with paths as the recipe has them: what its environment variables hold is not shown.
     """
+    try:
+        return _load(data, folder)
+    except RecipeError as error:
+        names = (getattr(data, key, None) for key in ("path", "inputs", "targets"))
+        message = error.message
+        for name in (name for name in names if isinstance(name, str) and "$" in name):
+            real, shown = str(folder / os.path.expandvars(name)), str(folder / name)
+            message = message.replace(real, shown).replace(f"{real[:60]}…", f"{shown}…")
+        raise RecipeError(message, key=error.key, file=error.file, line=error.line) from None
+
+
+def _load(data: DataSource, folder: Path) -> Loaded:
     match data:
         case SklearnData():
             return Loaded(*_sklearn(data.name))
@@ -78,9 +90,14 @@ def _path(folder: Path, name: str, key: str) -> Path:
     return path
 
 
-def _check_size(shape: Sequence[int], where: str, key: str) -> None:
-    if math.prod(shape) > MOST_ENTRIES:
-        raise RecipeError(f"must have at most {MOST_ENTRIES} entries; got {where} of shape {list(shape)}", key=key)
+def _check_size(shape: Sequence[int], size: int, where: str, key: str) -> None:
+    """Refuse arrays of too many entries, or with entries of very many bytes."""
+    if any(length < 0 for length in shape):
+        raise RecipeError(f"must have a shape of whole numbers >= 0; got {where} of shape {list(shape)}", key=key)
+    if math.prod(shape) > MOST_ENTRIES or math.prod(shape) * size > 8 * MOST_ENTRIES:
+        raise RecipeError(
+            f"must have at most {MOST_ENTRIES} entries in 2 GiB; got {where} of shape {list(shape)}", key=key
+        )
 
 
 def _named_columns(count: int) -> tuple[str, ...]:
@@ -163,9 +180,10 @@ def _faults(column: Column, texts: np.ndarray, lines: Sequence[int], *, refuse: 
 
 
 def _check_kinds(path: Path, header: Sequence[str], data: CsvData, kinds: dict[str, Any]) -> None:
+    there = set(header)
     for key, names in (("kinds", data.kinds or {}), ("drop", data.drop or [])):
         for name in names:
-            if name not in header:
+            if name not in there:
                 shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
                 raise RecipeError(f"must name columns of {path}, which has {shown}; got {name!r}", key=f"data.{key}")
             if name == data.target:
@@ -247,7 +265,7 @@ def _npy(stream: Any, where: str, key: str) -> np.ndarray:
         shape, fortran, dtype = header(stream)
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
-        _check_size(shape, where, key)
+        _check_size(shape, dtype.itemsize, where, key)
         size = math.prod(shape) * dtype.itemsize
         raw = stream.read(size)
         if len(raw) != size:
@@ -271,7 +289,7 @@ def read_idx(path: Path, key: str) -> np.ndarray:
             if zero or kind not in kinds:
                 raise ValueError("its first bytes are not those of IDX")
             shape = struct.unpack(f">{rank}I", stream.read(4 * rank))
-            _check_size(shape, str(path), key)
+            _check_size(shape, np.dtype(kinds[kind]).itemsize, str(path), key)
             raw = stream.read(math.prod(shape) * np.dtype(kinds[kind]).itemsize)
             return np.frombuffer(raw, kinds[kind]).reshape(shape)
     except RecipeError:

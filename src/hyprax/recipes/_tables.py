@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import gzip
 import io
 import zlib
@@ -16,6 +17,8 @@ DELIMITERS = (",", ";", "\t", "|")
 NAMES_OF_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 WINDOWS = ("windows-1252", "cp1252")  # the last resort, which leaves no byte unread
 MOST_BYTES = 2**31
+MOST_UNPACKED = 2**26
+MOST_CELLS = 2**25
 SNIFFED = 50
 SHOWN = 3
 """Faults of a kind that are shown with their places; the others are counted."""
@@ -34,7 +37,11 @@ class Table:
 
     def column(self, name: str) -> np.ndarray:
         """The texts of a column, without blanks around them."""
-        return np.asarray([text.strip() for text in self.cells[:, self.header.index(name)]], dtype=object)
+        return np.asarray([text.strip() for text in self.cells[:, self._places[name]]], dtype=object)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: i for i, name in reversed([*enumerate(self.header)])}
 
     @property
     def said(self) -> str:
@@ -51,13 +58,16 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
     """
     text, encoding = _decoded(path, encoding, key)
     delimiter = _delimiter(text) if delimiter is None else delimiter
-    rows, line = [], 0
+    rows, line, cells = [], 0, 0
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         for row in reader:
             line = reader.line_num
             if row:
                 rows.append((line, row))
+                cells += len(row)
+                if cells > MOST_CELLS:
+                    raise RecipeError(f"must have at most {MOST_CELLS} fields; {path} has more", key=key)
     except csv.Error as error:
         raise RecipeError(f"must be a CSV file; {path}:{line + 1}: {error}", key=key) from None
     if len(rows) < 2:
@@ -69,8 +79,8 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
         more = "".join(f", line {number} has {count}" for number, count in others[: SHOWN - 1])
         more += _and_more(len(others) - SHOWN + 1)
         raise RecipeError(f"must have {len(header)} fields a row; {path}:{first} has {count}{more}", key=key)
-    cells = np.asarray([row for _, row in rows[1:]], dtype=object)
-    return Table(path, header, cells, [number for number, _ in rows[1:]], delimiter, encoding)
+    texts = np.asarray([row for _, row in rows[1:]], dtype=object)
+    return Table(path, header, texts, [number for number, _ in rows[1:]], delimiter, encoding)
 
 
 def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
@@ -79,7 +89,9 @@ def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
         raw = path.read_bytes()
         if raw[:2] == b"\x1f\x8b":
             with gzip.open(io.BytesIO(raw)) as stream:
-                raw = stream.read(MOST_BYTES + 1)
+                raw = stream.read(MOST_UNPACKED + 1)
+            if len(raw) > MOST_UNPACKED:
+                raise RecipeError(f"must hold at most {MOST_UNPACKED} bytes if packed; unpack {path}", key=key)
         if len(raw) > MOST_BYTES:
             raise RecipeError(f"must have at most {MOST_BYTES} bytes; {path} has more", key=key)
         if encoding is not None:

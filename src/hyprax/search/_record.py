@@ -22,7 +22,7 @@ class AbstractRecord(abc.ABC):
     def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
         """The saved state, in the structure of `template`, and the history up to it; `None` for a new run.
 
-        `problem` is the objective, for a record that notices when its data change.
+        `problem` is the objective and the search, for a record that notices when data, settings or code change.
         """
 
     @abc.abstractmethod

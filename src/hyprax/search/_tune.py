@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _html as page
+from .._forks import refuse_forked
 from .._hyper import natural, validated
 from .._interrupt import deferred_interrupt
 from .._logging import logger
@@ -176,6 +177,7 @@ def tune(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"tune: steps must be an integer >= 1; got {steps!r}.")
+    refuse_forked()
     objective = as_objective(objective)
     if search is None:
         search = Optax(optax.adam(0.05)) if objective.noisy else LBFGS()
@@ -191,7 +193,7 @@ def tune(
     hyper = validated(hyper)
     state = _start(objective, search, hyper)
     history: list[dict[str, Any]] = []
-    resumed = None if run is None else run.begin(state, objective)
+    resumed = None if run is None else run.begin(state, {"objective": objective, "search": search})
     if resumed is not None:
         state, history = resumed
     noisy = objective.noisy
@@ -303,7 +305,10 @@ def _result_card(tuned: TuneResult) -> str:
     badges, statements = page.badge(result_name(tuned.result)), ""
     if (answer := tuned.hypergradient) is not None:
         badges += page.badge(answer.certificate.kind)
-        statements = page.paragraphs(f"Certificate. {answer.certificate.meaning()}", f"Noise. {answer.noise.meaning()}")
+        statements = page.paragraphs(
+            f"Certificate, at the last step. {answer.certificate.meaning()}",
+            f"Noise, at the last step. {answer.noise.meaning()}",
+        )
     return page.card(
         "Tuning run",
         badges,

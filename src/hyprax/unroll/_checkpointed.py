@@ -147,7 +147,7 @@ class Checkpointed(AbstractMode):
     states: int | None = eqx.field(static=True, default=None)
     memory: int | None = eqx.field(static=True, default=None)
     driver: DriverName = eqx.field(static=True, default="auto")
-    long: LongRun | None = None
+    long: LongRun | None = eqx.field(default=None, metadata={"bits": False})
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{griewank2000revolve,
@@ -194,7 +194,8 @@ class Checkpointed(AbstractMode):
         ended: End | None = None
         begun = done = 0
         work = plan.recomputed + (1 + BACKWARDS) * training.steps
-        with Journal(self.long, (runner.program, "Checkpointed", plan), work) as journal:
+        same = (training, training.steps, "Checkpointed")
+        with Journal(self.long, same, (runner.program, plan), work) as journal:
             if (position := journal.position) is not None:
                 begun, done, is_ended, *counts = position[:7]
                 template = {

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._arrays import array_bits, load_arrays, load_tree, save_tree
+from .._arrays import StateError, array_bits, load_arrays, load_tree, save_tree
 from .._interrupt import deferred_interrupt
 from .._progress import ProgressBar
 
@@ -37,9 +38,10 @@ class LongRun(eqx.Module):
 
     The same run: the same hyperparameters, key, data and number of steps, which are compared; the functions of the
     training cannot be, and are yours to keep. The file holds the states kept at that moment, what was put away
-    included.
+    included. One at other hyperparameters, as a run of `tune` that goes on from an earlier step finds it, and one that
+    is damaged are warned of, and the evaluation is begun anew.
 
-    **Raises:** `ValueError` for negative seconds, and in an evaluation for a folder that holds that of another run.
+    **Raises:** `ValueError` for negative seconds, and in an evaluation for a folder with that of another training.
     """
 
     folder: str | None = eqx.field(static=True, default=None)
@@ -58,22 +60,35 @@ class Journal:
         where there is none, or once it was restored.
     """
 
-    def __init__(self, long: LongRun | None, run: PyTree, work: int):
+    def __init__(self, long: LongRun | None, training: PyTree, run: PyTree, work: int):
         self._long, self._stack = long, contextlib.ExitStack()
         self._bar = ProgressBar(work) if long is not None and long.progress else None
         self._saved = time.monotonic()
         self._path = None if long is None or long.folder is None else Path(long.folder) / FILE
         self.position: list[int] | None = None
         if self._path is not None:
-            self._run = _fingerprint(run)
+            self._run = np.stack([_fingerprint(training), _fingerprint(run)])
             if self._path.exists():
-                found = load_arrays(self._path)
-                if not np.array_equal(found.get("run", 0), self._run):
-                    raise ValueError(
-                        f"LongRun: {self._path} must hold an evaluation of the same hyperparameters, key, data, steps "
-                        "and mode; got one of another run. Remove it, or name another folder."
-                    )
-                self.position = found["position"].tolist()
+                self.position = self._found(self._path)
+
+    def _found(self, path: Path) -> list[int] | None:
+        """The position saved in a file, where it is of this evaluation."""
+        try:
+            found = load_arrays(path)
+        except StateError as error:
+            warnings.warn(f"{error} The evaluation is begun anew.", stacklevel=6)
+            return None
+        run = found.get("run", np.zeros(1))
+        if np.array_equal(run, self._run):
+            return found["position"].tolist()
+        if run.shape != self._run.shape or not np.array_equal(run[0], self._run[0]):
+            raise ValueError(
+                f"LongRun: {path} must hold an evaluation of the same data, steps and mode; got one of another "
+                "training. Remove it, or name another folder."
+            )
+        text = "holds an evaluation at other hyperparameters or of another key. This one is begun anew."
+        warnings.warn(f"LongRun: {path} {text}", stacklevel=6)
+        return None
 
     def __enter__(self) -> "Journal":
         if self._long is not None:

@@ -101,7 +101,7 @@ class Reversible(AbstractMode):
 
     driver: DriverName = eqx.field(static=True, default="auto")
     buffers: Place = eqx.field(static=True, default="device")
-    long: LongRun | None = None
+    long: LongRun | None = eqx.field(default=None, metadata={"bits": False})
 
     def __check_init__(self) -> None:
         check_driver("Reversible", self.driver)
@@ -114,7 +114,8 @@ class Reversible(AbstractMode):
         program = Program(training, hyper, key)
         planned = draft(program)
         pairs = planned.pairs(self._host(program))
-        with Journal(self.long, (program, "Reversible", pairs), (1 + BACKWARDS) * planned.steps) as journal:
+        same, work = (training, training.steps, "Reversible"), (1 + BACKWARDS) * planned.steps
+        with Journal(self.long, same, (program, pairs), work) as journal:
             begun = min(attempt, len(pairs)) if journal.position is None else journal.position[0]
             for tried, pair in enumerate(pairs[begun - 1 :], begun):
                 answer, returned = self._attempt(planned, outer, pair, tried, journal)
@@ -166,7 +167,7 @@ class Reversible(AbstractMode):
         pairs = planned.pairs(self._host(program))
         attempt = min(attempt, len(pairs))
         run = ExactRun(planned, pairs[attempt - 1], self.buffers)
-        with Journal(None, None, 0) as journal:
+        with Journal(None, None, None, 0) as journal:
             sweep = Sweep(run, attempt, journal)
             last = sweep.forward()
         found, params = ranges(planned, last), run.weights(last, planned.steps)
