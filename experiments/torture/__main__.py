@@ -33,19 +33,19 @@ SAID = {
     "damage": "files of finished records damaged: shown, reported, gone on with",
     "fuzz": "recipes, tables and archives at random, each within 20 s and 8 GiB",
 }
-HEADER = ("| torment | asked | done | what happened | wrong | minutes |", "| --- | ---: | ---: | --- | ---: | ---: |")
+HEADER = (
+    "| torment | asked | done | what happened | wrong | wall minutes |",
+    "| --- | ---: | ---: | --- | ---: | ---: |",
+)
 THREADS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 class Progress:
-    """What has been done so far, in a file: a torture that is stopped goes on."""
+    """What has been done so far, batch by batch, in a file: a torture that is stopped goes on."""
 
     def __init__(self, path: Path, counts: dict[str, int]):
         self._path, self.counts = path, counts
         self.done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-
-    def of(self, kind: str) -> dict[str, Any]:
-        return self.done.setdefault(kind, {"batches": {}, "happened": {}, "wrong": [], "seconds": 0.0})
 
     def left(self, kinds: Iterable[str]) -> list[tuple[str, int, int]]:
         """The batches to be done, kind, number and size, so that all kinds come along together."""
@@ -54,30 +54,31 @@ class Progress:
             total, size = self.counts[kind], BATCH[kind]
             batches = [(i, min(size, total - i * size)) for i in range(-(-total // size))]
             order += [((i + 0.5) / len(batches), kind, i, count) for i, count in batches]
-        return [(kind, i, count) for _, kind, i, count in sorted(order) if str(i) not in self.of(kind)["batches"]]
+        return [(kind, i, count) for _, kind, i, count in sorted(order) if f"{kind} {i}" not in self.done]
 
     def add(self, kind: str, batch: int, count: int, found: Counter[str], wrong: list[str], seconds: float) -> None:
-        entry = self.of(kind)
-        entry["batches"][str(batch)] = count
-        entry["happened"] = dict(Counter(entry["happened"]) + found)
-        entry["wrong"] += wrong
-        entry["seconds"] += seconds
+        self.done[f"{kind} {batch}"] = {"count": count, "happened": found, "wrong": wrong, "seconds": seconds}
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.done, indent=1))
         temporary.replace(self._path)
 
+    def forget(self, *, wrong_alone: bool) -> None:
+        """Have batches done again: those in which something was wrong, or all."""
+        self.done = {name: entry for name, entry in self.done.items() if wrong_alone and not entry["wrong"]}
+
     def row(self, kind: str) -> str:
-        entry = self.of(kind)
-        told = ", ".join(f"{n:,} {name}" for name, n in sorted(entry["happened"].items())) or "–"
-        done = entry["happened"].get("broken", sum(entry["batches"].values()))
-        numbers = f"{self.counts[kind]:,} | {done:,} | {told} | {len(entry['wrong'])} | {entry['seconds'] / 60:.0f}"
-        return f"| {SAID[kind]} | {numbers} |"
+        entries = [entry for name, entry in self.done.items() if name.split()[0] == kind]
+        happened = sum((Counter(entry["happened"]) for entry in entries), Counter())
+        told = ", ".join(f"{n:,} {name}" for name, n in sorted(happened.items())) or "–"
+        done = happened.get("broken", sum(entry["count"] for entry in entries))
+        wrong, minutes = (sum(map(len, (entry["wrong"] for entry in entries))), sum(e["seconds"] for e in entries) / 60)
+        return f"| {SAID[kind]} | {self.counts[kind]:,} | {done:,} | {told} | {wrong} | {minutes:.0f} |"
 
     def rows(self) -> list[str]:
         return [self.row(kind) for kind in self.counts]
 
     def wrong(self) -> list[str]:
-        return [text for kind in self.counts for text in self.of(kind)["wrong"]]
+        return [text for entry in self.done.values() for text in entry["wrong"]]
 
 
 def main() -> None:
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/torture"), help="where runs and faults are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--again", action="store_true", help="do those batches again in which something was wrong")
     parser.add_argument("--page", action="store_true", help="write the page of what has been done, and no more")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -99,10 +101,12 @@ def main() -> None:
 
     progress = Progress(out / "progress.json", QUICK if arguments.quick else COUNTS)
     page = results_folder(__file__) / "RESULTS.md"
+    if arguments.again:
+        progress.forget(wrong_alone=True)
     if not arguments.page:
         left = progress.left(arguments.only or progress.counts)
-        if not left:  # all of it was done before: anew
-            progress.done = {}
+        if not left:  # all of it was done before
+            progress.forget(wrong_alone=False)
             left = progress.left(arguments.only or progress.counts)
         _work_through(left, progress, out, arguments.seed, arguments.workers, page, quick=arguments.quick)
     _write(page, progress, quick=arguments.quick)

@@ -230,7 +230,7 @@ def child(name: str, folders: Sequence[str], every: float, pipe: Connection, fat
         if failed:
             raise failed[0]
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        os._exit(INTERRUPTED)  # at once: a second Ctrl-C may come while an interpreter takes itself down
     except NAMED as error:
         tell(f"{type(error).__name__}: {error}")
         sys.exit(REFUSED)

@@ -1,7 +1,12 @@
 """Optuna outside and gradients inside: values, pruning, attributes, one compilation; runs as trials of a study."""
 
 import re
+import shutil
+import socketserver
+import subprocess
+import threading
 from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +192,34 @@ def test_the_page_on_tools_runs_with_its_studies(tmp_path, monkeypatch):
             exec(compile(block, page, "exec"), names)
     assert len(names["study"].trials) == 20
     assert (tmp_path / "studies.db").exists()
+
+
+class Served(socketserver.ThreadingMixIn, WSGIServer):
+    """A browser opens several connections at once."""
+
+    daemon_threads = True
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.mark.slow
+def test_optuna_dashboard_shows_a_run_to_a_browser(tmp_path):
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium to look with")
+    go(tmp_path / "a", 4)
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    write_run(tmp_path / "a", storage, study="penalties")
+    with make_server("127.0.0.1", 0, dashboard.wsgi(storage), Served, Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/dashboard/studies/1/trials?numbers=0"
+        asked = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom", address]
+        page = subprocess.run([browser, *asked], capture_output=True, text=True, timeout=120, check=True).stdout
+        server.shutdown()
+    assert "penalties" in page
+    assert "hyprax.message" in page
+    assert "x[1]" in page
