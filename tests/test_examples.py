@@ -95,6 +95,21 @@ def test_the_examples_of_every_engine(name, kind, settings, tmp_path, capsys, mo
         assert "Wrong labels" in printed.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch_weight_decay", "noisy_labels_torch"])
+@pytest.mark.usefixtures("unchecked")
+def test_the_examples_with_torch_find_better_settings(name, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason='PyTorch is not installed: pip install "hyprax[torch]"')
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        names = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert names["tuned"].best_value < 0.9 * names["tuned"].history[0]["value"]
+    before, after = names["accuracies"]
+    assert after > before
+    if name == "noisy_labels_torch":
+        assert names["auc"] > 0.8
+
+
 def _call(*words: str) -> int:
     try:
         cli.main(words)

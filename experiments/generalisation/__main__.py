@@ -58,7 +58,7 @@ def main() -> None:
     cells = [(name, seed, method) for seed in seeds for name in names for method in (BASELINE, *methods)]
     cells = list(dict.fromkeys(cells))
     found, seconds = {}, {}
-    settings = SETTINGS | {"strengths": list(SETTINGS["strengths"])}
+    settings = dict(SETTINGS)
     for row in stored(settings) if given.stored else rows_of(__file__, cells, settings, measured):
         cell = tuple(row["cell"])
         found[cell], seconds[cell] = row["loss"], row["seconds"]

@@ -13,7 +13,7 @@ jax.config.update("jax_enable_x64", True)
 
 KEY = "penalty"
 ALPHAS = np.logspace(-3, 5, 25)
-SETTINGS = {"folds": 5, "outer_folds": 5, "strengths": (0.1, 0.01, 0.001, 0.0), "steps": 25, "gate_steps": 100}
+SETTINGS = {"folds": 5, "outer_folds": 5, "steps": 25, "gate_steps": 100}
 FAST = {"certifier": hx.implicit.NoCertifier()}  # bounds cost products, and change nothing here
 
 
@@ -106,7 +106,7 @@ def gate(rows: Rows) -> np.ndarray:
 def path(rows: Rows, errors: float = 1.0) -> np.ndarray:
     """The shrinkage path, its strength by nested folds and one standard error; refitted on all."""
     found = hx.search.shrinkage_path(
-        rows.optimum, rows.start(), key=rows.key, strengths=SETTINGS["strengths"], folds=SETTINGS["folds"],
+        rows.optimum, rows.start(), key=rows.key, folds=SETTINGS["folds"],
         outer_folds=SETTINGS["outer_folds"], errors=errors, steps=SETTINGS["steps"], **FAST,
     )  # fmt: skip
     return rows.refitted(found.hyper)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -375,3 +376,15 @@ def test_a_second_fit_keeps_nothing_of_the_first():
     model.fit(X, np.stack([Y, -Y], axis=1))  # no deviations for several targets: those of the first fit are not theirs
     with pytest.raises(ValueError, match="return_std requires one target"):
         model.predict(X, return_std=True)
+
+
+def test_a_score_is_reported_and_gradients_use_the_loss():
+    scored = TunedLogisticRegression(scoring="roc_auc", **QUICK).fit(X, CLASS)
+    np.testing.assert_array_equal(logistic().coef_, scored.coef_)
+    areas = []
+    for fit, judge in PAIRS:
+        same = LogisticRegression(C=1 / (N * scored.strengths_[0]), tol=1e-10, max_iter=10_000).fit(Z[fit], CLASS[fit])
+        areas.append(roc_auc_score(CLASS[judge], same.decision_function(Z[judge])))
+    np.testing.assert_allclose(scored.cv_score_, np.mean(areas), rtol=1e-9)
+    with pytest.raises(ValueError, match="scoring"):
+        TunedRidge(scoring="no such", **QUICK).fit(X, Y)

@@ -12,7 +12,8 @@ import pytest
 
 import hyprax as hx
 import oracles
-from hyprax.implicit._single_loop._base import SingleLoopState
+from hyprax._noise import NoNoise
+from hyprax.implicit._single_loop._base import SingleLoopState, spread_of
 from hyprax.implicit._single_loop._blocks import Blocks
 from hyprax.search import Optax, Stopping
 from problems import Problem, random_problem, select_penalty
@@ -247,6 +248,30 @@ def test_amigo_comes_nearer_with_more_steps():
 
 
 @pytest.mark.slow
+def test_the_spread_of_draws_that_resemble_their_neighbours_is_that_of_their_mean():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(300, 128))
+    for t in range(1, 128):
+        draws[:, t] += 0.5 * draws[:, t - 1]
+    noises = [spread_of({"a": jnp.asarray(row)}, 128) for row in draws]
+    squares = [float(noise.standard_errors["a"]) ** 2 for noise in noises]
+    truth = draws.mean(1).var()
+    assert 0.8 * truth < np.mean(squares) < 1.2 * truth
+    assert np.mean(draws.var(1) / 128) < 0.5 * truth  # as if they were independent
+    assert float(noises[0].degrees_of_freedom) == 3
+    assert isinstance(spread_of({"a": jnp.zeros(7)}, 7), NoNoise)
+
+
+def test_a_call_of_many_steps_says_how_far_its_draws_scatter():
+    problem = random_problem(np.random.default_rng(3), "squared", 0)
+    optimum, loss, data = as_family(problem)
+    for steps, known in ((1, False), (8, True)):
+        objective = hx.implicit.SOBA(optimum, loss, data, batch_size=2, steps=steps, key=KEY)
+        answer, _ = hx.hypergradient(objective, problem.hyper)
+        assert ("rows drawn in 8 steps" in answer.noise.over) is known
+        assert bool(jnp.isfinite(answer.noise.norm)) is known
+
+
 def test_a_better_certificate_is_asked_of_the_full_batch():
     problem = random_problem(np.random.default_rng(5), "logistic", 1, n=40, smallest=0.3)
     objective = hx.implicit.SABA(*as_family(problem), batch_size=8, steps=300, key=KEY)

@@ -7,7 +7,8 @@ import pytest
 
 import hyprax as hx
 from hyprax.search import Towards, shrinkage_path
-from hyprax.search._shrinkage import Together, choose
+from hyprax.search._shrinkage import Together
+from hyprax.search._shrinkage_path import choose
 
 
 def bowl(x):
@@ -66,10 +67,36 @@ def test_the_path_frees_strengths_where_few_columns_matter():
         optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15,
         certifier=hx.implicit.NoCertifier(),
     )  # fmt: skip
-    assert found.strengths == (np.inf, 0.01, 0.0)
+    np.testing.assert_allclose(found.strengths, np.array([np.inf, 0.01 * found.criteria[0], 0.0]))
+    assert found.towards == ("one",) * 3
     assert found.gains.shape == (3, 3)
     np.testing.assert_allclose(np.ptp(np.asarray(found.hypers[0]["penalty"].raw)), 0.0, atol=1e-12)
     assert np.all(np.diff(found.criteria) <= 1e-9)  # freer strengths fit the folds at least as well
     assert found.chosen > 0
     used = np.asarray(found.hyper["penalty"].value)
     assert used[0] < 0.1 * np.median(used[1:])
+
+
+def test_kinds_are_candidates_beside_one_strength_for_all():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(60, 8))
+    groups = np.repeat([0, 1], 4)
+    y = x @ np.where(groups, 0.0, 1.0) + rng.normal(size=60)
+    optimum = hx.Optimum(hx.families.Squared(x, y, penalty="penalty"))
+    start = {"penalty": hx.Positive(np.full(8, 0.1))}
+    found = shrinkage_path(
+        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, kinds=groups
+    )
+    assert found.towards == ("one",) * 3 + ("kinds",) * 3
+    assert found.gains.shape == (3, 6)
+    strengths = np.asarray(found.hypers[3]["penalty"].raw)
+    np.testing.assert_allclose(strengths[[0, 4]][groups], strengths, rtol=1e-12)
+    assert strengths[4] > strengths[0] + 1
+    assert found.criteria[0] > found.criteria[3] > found.criteria[5]
+    scored = shrinkage_path(
+        optimum, start, key=jax.random.key(0), strengths=(0.01, 0.0), folds=3, outer_folds=3, steps=15, kinds=groups,
+        score=lambda w, held: -float(np.mean((x[held] @ np.asarray(w) - y[held]) ** 2)) / 2,
+    )  # fmt: skip
+    np.testing.assert_allclose(scored.gains, found.gains, rtol=1e-5, atol=1e-9)
+    with pytest.raises(ValueError, match="kinds must be 8 integers from 0 to 7"):
+        shrinkage_path(optimum, start, key=jax.random.key(0), kinds=[0, 1])

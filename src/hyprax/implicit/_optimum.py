@@ -91,6 +91,16 @@ class Optimum(eqx.Module):
 
         return HeldOut(self, training, held_out, **settings)
 
+    def together(self, hyper: PyTree, sets: Any) -> Any:
+        """The folds of several sets of masks in one program; `None` for families that have none (sparse, large)."""
+        from ._folds_together import folds_together  # as above
+
+        return folds_together(self.loss, hyper, sets)
+
+    def shaped(self, flat: Any) -> Any:
+        """Weights of `together` in the shape of the family's."""
+        return flat.reshape(family_of(self).shape)
+
     def refit(self, hyper: PyTree) -> "Refit":
         """The optimum on all rows, at strengths tuned on folds: the prior is kept, so they are as they were."""
         hyper = validated(hyper)

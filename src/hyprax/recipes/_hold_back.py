@@ -15,8 +15,7 @@ from ._job import Job
 from ._solvers import adjoint_solver
 
 RELATIVE = (0.1, 0.01, 0.003, 0.001)
-"""Strengths of the prior, falling, in units of the criterion at the single penalty: a prior means the same whatever
-the units of the targets."""
+"""Strengths of the prior, falling, in units of the criterion at the single penalty."""
 STEPS = 12
 
 
@@ -47,11 +46,11 @@ class HeldBack:
         }
 
 
-def hold_back(job: Job, hyper: PyTree, criterion: float, *, say: Callable[[str], None], progress: bool) -> HeldBack:
+def hold_back(job: Job, hyper: PyTree, *, say: Callable[[str], None], progress: bool) -> HeldBack:
     """Walk from one penalty for all to freer ones, on nested folds, and take the largest gain beyond its error."""
     assert job.problem is not None  # folds alone are held back
     began = time.perf_counter()
-    folds, unit = job.recipe.split.folds, abs(criterion) or 1.0
+    folds = job.recipe.split.folds
     pairs = None if job.splits is None else job.splits.pairs
     if len(job.problem.labels()) < 2 * folds**2:
         say("too few rows for nested folds: one penalty for all")
@@ -60,7 +59,7 @@ def hold_back(job: Job, hyper: PyTree, criterion: float, *, say: Callable[[str],
         job.problem,
         hyper,
         key=jax.random.key(job.recipe.split.seed),
-        strengths=[unit * x for x in RELATIVE],
+        strengths=RELATIVE,
         folds=folds if pairs is None else pairs,
         outer_folds=folds,
         steps=STEPS,

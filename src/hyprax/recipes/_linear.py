@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from .._hyper import natural
 from ..implicit import ExampleNoise, Optimum, families
 from ..search import CrossValidated, refit as refitted
-from ..search._shrinkage import HANDFUL
+from ..search._shrinkage_path import HANDFUL
 from ._data import Splits
 from ._errors import RecipeError, Source, as_error
 from ._hyper_tables import Penalty

@@ -74,7 +74,7 @@ def carry_out(
         assert simple is not None  # what is held back is held towards it
         hyper = job.start_at(simple.strength)
         try:
-            held = hold_back(job, hyper, simple.contestant.validation_loss, say=say, progress=progress)
+            held = hold_back(job, hyper, say=say, progress=progress)
         except ValueError as error:
             raise job.source.located(RecipeError(as_error(error), key="search.hold_back")) from error
     tuned = _searched(job, hyper, held, run, progress=progress, callbacks=callbacks)

@@ -20,10 +20,12 @@ from ._honest import Honest as Honest, Procedure as Procedure, honest as honest,
 from ._lbfgs import LBFGS as LBFGS
 from ._maid import MAID as MAID
 from ._optax import Optax as Optax
+from ._optimism import Optimism as Optimism
 from ._record import AbstractRecord as AbstractRecord
 from ._results import RESULTS as RESULTS
 from ._search import AbstractSearch as AbstractSearch, Move as Move
-from ._shrinkage import ShrinkagePath as ShrinkagePath, Towards as Towards, shrinkage_path as shrinkage_path
+from ._shrinkage import Towards as Towards
+from ._shrinkage_path import ShrinkagePath as ShrinkagePath, shrinkage_path as shrinkage_path
 from ._step import FIELDS as FIELDS, Step as Step
 from ._trust_region import TrustRegion as TrustRegion
 from ._tune import (

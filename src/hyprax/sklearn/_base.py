@@ -1,6 +1,7 @@
 """What the tuned linear estimators share: a table in, strengths tuned on folds, coefficients in its units out."""
 
 import abc
+import copy
 import math
 import numbers
 import warnings
@@ -13,12 +14,14 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
 
 from .._stats import Accuracy
 from ..implicit import Optimum
 from ..search import honest
+from ..search._shrinkage_path import Score
 from ._columns import Columns, Design, columns, padded, with_blanks
 from ._folds import Masks, masks
 from ._penalties import Strengths, strengths
@@ -55,6 +58,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     classes = False
     """Whether targets are classes."""
     n_features_in_: int
+    classes_: np.ndarray
     feature_names_in_: np.ndarray
     weights_in_data = False
     """Whether rows times the root of their weights are the weighted problem."""
@@ -69,6 +73,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         criterion: Any = "folds",
         hold_back: Any = "auto",
         honest: Any = False,
+        scoring: Any = None,
         fit_intercept: Any = True,
         standardize: Any = True,
         certify: Any = True,
@@ -83,6 +88,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         self.criterion = criterion
         self.hold_back = hold_back
         self.honest = honest
+        self.scoring = scoring
         self.fit_intercept = fit_intercept
         self.standardize = standardize
         self.certify = certify
@@ -191,6 +197,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             problem,
             folds,
             len(kinds.names),
+            groups=kinds.kinds,
+            score=self._score(X, y, scaled, targets),
             unit=unit,
             hold_back=self.hold_back,
             max_iter=int(self.max_iter),
@@ -202,6 +210,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         )
         strength = found.strengths * (unit * targets.factor)
         self.cv_score_ = float(self._score_of(found.criterion * ratio, targets, y, held / held.sum()))
+        if found.scores is not None:
+            self.cv_score_ = float(np.mean(found.scores))
         self._keep(found, kinds, strength, scaled, targets)
         self._keep_covariance(inputs, y, shares, kinds)
         if not found.arrived:
@@ -242,19 +252,37 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         return Rows(Optimum(family), labels, self.classes, judged, accuracy(X)), rows
 
     def _keep(self, found: Tuned, kinds: Strengths, strength: np.ndarray, scaled: Columns, targets: Targets) -> None:
-        d = len(scaled.scale)
-        weights = found.params[:d]
-        intercept = found.params[d] if self.fit_intercept else np.zeros(weights.shape[1:])
-        coef, intercept = scaled.coefficients(weights, intercept)
-        self.coef_: np.ndarray = np.asarray(coef.T * targets.unit)
-        self.intercept_: Any = np.asarray(intercept * targets.unit + targets.shift)
+        self._keep_weights(found.params, scaled, targets)
         self.strengths_ = strength
         self.strength_names_ = list(kinds.names)
         self.centre_, self.scale_ = scaled.centre, scaled.scale
         self.n_iter_ = found.steps
         self.result_, self.message_ = found.result, found.message
         self.certificate_, self.noise_ = Bunch(**found.certificate), Bunch(**found.noise)
+
+    def _keep_weights(self, params: np.ndarray, scaled: Columns, targets: Targets) -> None:
+        d = len(scaled.scale)
+        weights = np.asarray(params)[:d]
+        intercept = np.asarray(params)[d] if self.fit_intercept else np.zeros(weights.shape[1:])
+        coef, intercept = scaled.coefficients(weights, intercept)
+        self.coef_: np.ndarray = np.asarray(coef.T * targets.unit)
+        self.intercept_: Any = np.asarray(intercept * targets.unit + targets.shift)
         self._shaped()
+
+    def _score(self, X: Design, y: np.ndarray, scaled: Columns, targets: Targets) -> Score | None:
+        """The score that was asked for, of the weights of a fit on held-out rows."""
+        if self.scoring is None:
+            return None
+        scorer = check_scoring(self, scoring=self.scoring)
+        labels = self.classes_[y] if self.classes else y
+
+        def score(params: Any, held: np.ndarray) -> float:
+            model = copy.copy(self)
+            forget(model, "feature_names_in_")
+            model._keep_weights(params, scaled, targets)
+            return float(scorer(model, X[held], labels[held]))
+
+        return score
 
     def _each(self, kinds: Strengths) -> np.ndarray:
         """The strength of every weight; 0 where there is none."""

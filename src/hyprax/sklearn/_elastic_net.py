@@ -18,8 +18,9 @@ from ._columns import Design, columns
 from ._folds import Masks
 from ._linear import AbstractLeastSquares
 from ._penalties import strengths
-from ._tuning import ARRIVED, TAUS, held_back, searched
+from ._tuning import ARRIVED, held_back, searched
 
+TAUS = (0.1, 0.01, 0.001, 0.0)
 RATIOS = (0.1, 0.5, 0.9)
 FALLS = tuple(10.0**-k for k in (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 3.0))
 L1, L2 = "l1", "l2"
@@ -44,6 +45,8 @@ class TunedElasticNet(AbstractLeastSquares):
         super()._check_settings()
         if self.free is not None:
             raise ValueError("free must be left out for TunedElasticNet: every column has an l1 strength.")
+        if self.scoring is not None:
+            raise ValueError(f"scoring must be None for TunedElasticNet; got {self.scoring!r}.")
         if self.penalties not in ("one", "feature", "group"):
             raise ValueError(f"penalties must be 'one', 'feature' or 'group'; got {self.penalties!r}.")
 

@@ -72,8 +72,9 @@ class TunedRidge(AbstractLeastSquares):
 
     - `penalties`: `"one"` strength for all columns, one a `"feature"`, a `"group"` of features, a `"class"` (a target,
         of several), a `"weight"`.
-    - `groups`: for `"group"`: `"auto"` (the block of names like block__column, as a ColumnTransformer gives), a label
-        for each column, or a mapping of names to columns (names or numbers).
+    - `groups`: for `"group"`, and for `"feature"` as kinds of columns (columns and their products, say) towards whose
+        strengths those of features may be held: `"auto"` (the block of names like block__column, as a
+        ColumnTransformer gives), a label for each column, or a mapping of names to columns (names or numbers).
     - `free`: columns without a penalty, by name or number.
     - `cv`: a number of folds, which are shuffled and stratified for classes (default 5); a splitter; or pairs of index
         arrays.
@@ -83,6 +84,9 @@ class TunedRidge(AbstractLeastSquares):
         tuned freely; `True`: always.
     - `honest`: judge the whole procedure on rows that it has not seen, beside one strength for all (beside a model
         without columns where there is but one): `honest_`. About as many times the work as there are folds.
+    - `scoring`: a scorer of scikit-learn, by name or as a function `(estimator, X, y)`, greater being better. It is
+        what `cv_score_` reports (the mean over folds), and chooses how freely many strengths move; gradients use the
+        loss. Row weights are not passed to it.
     - `fit_intercept`: an intercept, never penalised.
     - `standardize`: penalties act on columns with mean 0 and standard deviation 1; coefficients are in your units.
         Without an intercept, and for sparse columns, they are scaled alone.
@@ -91,10 +95,10 @@ class TunedRidge(AbstractLeastSquares):
     - `random_state`: of the folds that are drawn.
 
     **Attributes:** `coef_`, `intercept_`; `penalties_`, the strengths by name; `cv_score_`, the cross-validated score
-    (the negative mean squared error; greater is better); `certificate_`, of the computation, and `noise_`, of the
-    sample, as names and numbers; `honest_`, of new data, where asked for; `result_`, `message_` and `summary()`, what
-    was done; `n_iter_`, steps in all; `n_features_in_`, `feature_names_in_`; `covariance_`, of the coefficients of the
-    standardised columns and the intercept.
+    (that of `scoring`; by default the negative mean squared error; greater is better); `certificate_`, of the
+    computation, and `noise_`, of the sample, as names and numbers; `honest_`, of new data, where asked for; `result_`,
+    `message_` and `summary()`, what was done; `n_iter_`, steps in all; `n_features_in_`, `feature_names_in_`;
+    `covariance_`, of the coefficients of the standardised columns and the intercept.
 
     `predict(return_std=True)` gives the standard deviation of a new observation under the Gaussian model in which the
     penalties are a prior: that of the posterior, σ² H⁻¹/n, plus the noise σ², estimated from the residuals. The choice
@@ -292,6 +296,7 @@ class TunedHuberRegressor(AbstractTunedRegressor):
         criterion: Any = "folds",
         hold_back: Any = "auto",
         honest: Any = False,
+        scoring: Any = None,
         fit_intercept: Any = True,
         standardize: Any = True,
         certify: Any = True,
@@ -307,6 +312,7 @@ class TunedHuberRegressor(AbstractTunedRegressor):
             criterion=criterion,
             hold_back=hold_back,
             honest=honest,
+            scoring=scoring,
             fit_intercept=fit_intercept,
             standardize=standardize,
             certify=certify,

@@ -17,6 +17,8 @@ class Strengths:
     names: tuple[str, ...]
     free: np.ndarray
     """Columns without a penalty, booleans (d,)."""
+    kinds: np.ndarray | None = None
+    """For strengths of features, the group of each, where groups are given: another way of holding them back."""
 
 
 def strengths(kind: Any, features: Sequence[str], groups: Any, free: Any, outputs: Sequence[str] | None) -> Strengths:
@@ -57,7 +59,8 @@ def strengths(kind: Any, features: Sequence[str], groups: Any, free: Any, output
         index[kept], names = np.arange(len(kept)), tuple(features[j] for j in kept.tolist())
     if outputs is not None:
         index = np.repeat(index[:, None], len(outputs), axis=1)
-    return Strengths(index, names, unpenalised)
+    together = grouped(groups, features, unpenalised)[0][kept] if kind == "feature" and groups is not None else None
+    return Strengths(index, names, unpenalised, together)
 
 
 def places(columns: Any, features: Sequence[str], what: str) -> np.ndarray:

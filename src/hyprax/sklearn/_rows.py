@@ -12,6 +12,7 @@ from .._objective import AbstractObjective, Hypergradient, Value, refuse_accurac
 from .._result import Result
 from .._stats import Accuracy
 from ..implicit import ImplicitObjective, LookAheadEstimate, NoCertifier, Optimum
+from ..implicit._folds_together import folds_together
 from ..implicit._optimum import family_of
 from ..implicit._rows import kept, without
 from ..implicit.families._design import Design, forward
@@ -101,6 +102,23 @@ class Rows:
         data = (kept(family.inputs, held_out), family.targets, jnp.asarray(shares, family.dtype))
         weighted = ImplicitObjective(without(self.optimum, training), WeightedLoss(family.loss), data, **settings)
         return AsItIs(objective=weighted, accuracy=self.accuracy)
+
+    def together(self, hyper: PyTree, sets: Any, fine: bool = False) -> Any:
+        """All folds in one program, weights of rows included; `None` where they are too large for it."""
+        family = family_of(self.optimum)
+        blank = np.zeros(family.inputs.shape[0] - len(self.targets))
+        shares = np.ones(len(self.targets)) if self.shares is None else self.shares
+
+        def weighted(mask: np.ndarray) -> np.ndarray:
+            return np.concatenate([mask * shares, blank])
+
+        plain = eqx.tree_at(lambda f: f.weights, family, None, is_leaf=lambda x: x is None)
+        weights = [[(weighted(fit), weighted(judge)) for fit, judge in masks] for masks in sets]
+        return folds_together(plain, hyper, weights, fine)
+
+    def shaped(self, flat: Any) -> Any:
+        """Weights of `together` in the shape of the family's."""
+        return self.optimum.shaped(flat)
 
     def refit(self, hyper: PyTree) -> tuple[Array, Result]:
         """The weights fitted on all rows, and whether they arrived: by the program of the folds' values."""

@@ -15,14 +15,16 @@ from .._noise import Noise
 from .._objective import AbstractObjective
 from .._result import message_of, result_name, succeeded
 from ..implicit import ExampleNoise, NoCertifier
-from ..search import LBFGS, CrossValidated, Stopping, TuningWarning, shrinkage_path, tune
-from ..search._shrinkage import HANDFUL, Together
+from ..search import LBFGS, RESULTS, CrossValidated, Stopping, TuningWarning, shrinkage_path, tune
+from ..search._shrinkage import Together
+from ..search._shrinkage_path import HANDFUL, Score
+from ._at_once import AtOnce
 from ._folds import Masks
 
 KEY = "penalty"
 GRID = tuple(10.0**k for k in (-5, -4, -3, -2, -1, 0, 1, 2))
 RANGE = (1e-7, 1e4)
-TAUS = (0.1, 0.01, 0.001, 0.0)
+PATH_STEPS = 25
 ARRIVED = ("successful", "gradient_small_uncertified", "precision_reached", "no_progress")
 
 
@@ -32,7 +34,7 @@ class Tuned:
 
     - `strengths`: (G,); `params`: of the refit on all rows.
     - `criterion`: the mean held-out loss; `single`: that of the best single strength.
-    - `certificate`, `noise`: as names and numbers.
+    - `certificate`, `noise`: as names and numbers; `scores`: of the folds, where a score was asked for.
     - `result`: its name; `message`: what was done, in words.
     """
 
@@ -44,8 +46,9 @@ class Tuned:
     result: str
     message: str
     arrived: bool
-    certificate: dict[str, Any]
-    noise: dict[str, Any]
+    certificate: dict[str, Any] = dataclasses.field(default_factory=dict)
+    noise: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scores: list[float] | None = None
 
 
 def hyper_of(strengths: Any) -> dict[str, Positive]:
@@ -61,6 +64,8 @@ def tuned(
     masks: Masks,
     count: int,
     *,
+    groups: np.ndarray | None = None,
+    score: Score | None = None,
     unit: float,
     hold_back: Any,
     max_iter: int,
@@ -70,40 +75,124 @@ def tuned(
 ) -> Tuned:
     """Tune `count` strengths of a problem on folds, and refit it on all rows.
 
+    - `groups`: of the strengths, towards whose means they may be held.
+    - `score`: of fitted weights on held-out rows, greater being better: it chooses how freely strengths move.
     - `unit`: the strengths of the user are so many times those of the family.
     - `hold_back`: whether many strengths start from one and leave it only where nested folds gain by more than so many
         standard errors; `False` for free ones.
     """
     errors = held_back(hold_back, count)
+    settings = {
+        "groups": groups,
+        "score": score,
+        "unit": unit,
+        "errors": errors,
+        "max_iter": max_iter,
+        "tol": tol,
+        "of": of,
+    }
+    found = _at_once(problem, masks, count, **settings)
+    found = _one_by_one(problem, masks, count, **settings) if found is None else found
+    certificate, noise = statements(problem, masks, hyper_of(found.strengths)) if certify else ({}, {})
+    return dataclasses.replace(found, certificate=certificate, noise=noise)
+
+
+def _at_once(
+    problem: Any,
+    masks: Masks,
+    count: int,
+    *,
+    groups: np.ndarray | None,
+    score: Score | None,
+    unit: float,
+    errors: float | None,
+    max_iter: int,
+    tol: float,
+    of: str,
+) -> Tuned | None:
+    """All folds in one program; `None` where the table is not of the size for it, or a fit has not arrived."""
+    bounds = RANGE[0] / unit, RANGE[1] / unit
+    folds = AtOnce(problem, masks, hyper_of, count, bounds)
+    if not folds.possible:
+        return None
+    one = found = folds.single((GRID[0] / unit, GRID[-1] / unit), max_iter, tol)
+    steps, said = one.steps * len(masks), "One strength for all columns was tuned."
+    strengths, criterion = one.strengths, one.criterion
+    if not math.isfinite(criterion):
+        return None
+    if count > 1 and errors is None:
+        found = folds.free(strengths, max_iter, tol)
+        steps += found.steps * len(masks)
+        strengths, criterion, said = found.strengths, found.criterion, freely(count, of)
+    elif count > 1 and errors is not None:
+        strengths, criterion, more, said = on_path(
+            problem, masks, one.strengths, one.criterion, groups, score, errors, max_iter, of
+        )
+        steps += more
+    params, fitted = folds.refit(strengths)
+    if not (fitted and math.isfinite(criterion)):
+        return None
+    result = RESULTS.steps_spent if found.spent else RESULTS.successful
+    return Tuned(
+        strengths=strengths,
+        params=params,
+        criterion=criterion,
+        single=one.criterion,
+        steps=max(steps, 1),
+        result=result_name(result),
+        message=f"{said} Stopped after {max_iter} steps (the limit). {message_of(result)}" if found.spent else said,
+        arrived=not found.spent,
+        scores=None if score is None else folds.scores(strengths, masks, score),
+    )
+
+
+def freely(count: int, of: str) -> str:
+    return f"{count} strengths ({of}) were tuned freely."
+
+
+def _one_by_one(
+    problem: Any,
+    masks: Masks,
+    count: int,
+    *,
+    groups: np.ndarray | None,
+    score: Score | None,
+    unit: float,
+    errors: float | None,
+    max_iter: int,
+    tol: float,
+    of: str,
+) -> Tuned:
     plain = CrossValidated(problem, masks, certifier=NoCertifier())
     stop = Stopping(gradient=tol, patience=4, improvement=1e-9)
     found, steps = single(plain, count, unit, max_iter, stop)
     one = natural_of(plain_spread(plain, found.best, count))
     strengths, criterion, said = one, found.best_value, "One strength for all columns was tuned."
+    lone = criterion if count == 1 else value_at(plain, one)
     if count > 1 and errors is None:
         found = searched(plain, hyper_of(one), unit, max_iter, stop)
         steps += len(found.history)
-        strengths, criterion = natural_of(found.best), found.best_value
-        said = f"{count} strengths ({of}) were tuned freely."
+        strengths, criterion, said = natural_of(found.best), found.best_value, freely(count, of)
     elif count > 1 and errors is not None:
-        strengths, criterion, more, said = on_path(problem, plain, masks, one, errors, max_iter, of)
+        strengths, criterion, more, said = on_path(problem, masks, one, lone, groups, score, errors, max_iter, of)
         steps += more
-    hyper = hyper_of(strengths)
-    params, fitted_result = problem.refit(hyper)
-    certificate, noise = statements(problem, masks, hyper) if certify else ({}, {})
+    scores = None
+    if score is not None:
+        fits = plain.params(plain.value(hyper_of(strengths), plain.init(hyper_of(strengths)))[1])
+        scores = [score(w, held) for w, (_, held) in zip(fits, masks, strict=True)]
+    params, fitted_result = problem.refit(hyper_of(strengths))
     fitted = bool(succeeded(fitted_result))
     arrived = fitted and result_name(found.result) in ARRIVED
     return Tuned(
         strengths=strengths,
         params=np.array(params),
         criterion=float(criterion),
-        single=float(value_at(plain, one)),
+        single=float(lone),
         steps=max(steps, 1),
         result=result_name(found.result if fitted else fitted_result),
         message=said if arrived else f"{said} {found.message if fitted else message_of(fitted_result)}",
         arrived=arrived,
-        certificate=certificate,
-        noise=noise,
+        scores=scores,
     )
 
 
@@ -162,7 +251,15 @@ def single(objective: AbstractObjective, count: int, unit: float, steps: int, st
 
 
 def on_path(
-    problem: Any, plain: CrossValidated, masks: Masks, one: np.ndarray, errors: float, steps: int, of: str
+    problem: Any,
+    masks: Masks,
+    one: np.ndarray,
+    base: float,
+    groups: Any,
+    score: Score | None,
+    errors: float,
+    steps: int,
+    of: str,
 ) -> tuple[np.ndarray, float, int, str]:
     """The shrinkage path from the single strength, the strength of its prior chosen on nested folds."""
     with warnings.catch_warnings():
@@ -171,18 +268,21 @@ def on_path(
             problem,
             hyper_of(one),
             folds=masks,
-            strengths=TAUS,
+            kinds=groups,
+            score=score,
             errors=errors,
-            steps=steps,
+            steps=min(steps, PATH_STEPS),
             progress=False,
             certifier=NoCertifier(),
         )
     found = natural_of(path.hyper)
-    base = value_at(plain, one)
     gain = float(path.gains.mean(axis=0)[path.chosen])
     if path.chosen == 0:
         said = f"Nothing to gain from {len(one)} strengths ({of}) over one for all on nested folds: one was kept."
         return one, base, path.steps, said
+    if score is not None:
+        said = f"{len(one)} strengths ({of}): on nested folds the score was higher than with one for all by {gain:.2g}"
+        return found, float(path.criteria[path.chosen]), path.steps, f"{said}; that chose, so it is optimistic."
     said = (
         f"{len(one)} strengths ({of}): on nested folds the held-out loss was lower than with one for all by "
         f"{100 * gain / abs(base):.2g} %; that chose how freely they move, so it is optimistic."

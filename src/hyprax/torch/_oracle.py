@@ -23,8 +23,8 @@ def oracle(loss: Callable[[PyTree, PyTree, PyTree], Any]) -> Callable[[PyTree, P
 
     **Arguments:**
 
-    - `loss`: `loss(params, hyper, batch)` to a scalar tensor, of pytrees of tensors on the CPU; twice differentiable by
-        torch's autograd (attention in its MATH form).
+    - `loss`: `loss(params, hyper, batch)` to a scalar tensor, of pytrees of tensors on the CPU (int32 arrives as int64,
+        torch's own); twice differentiable by torch's autograd (attention in its MATH form).
 
     **Returns:** `loss(params, hyper, batch)` of pytrees of arrays, for [`hyprax.Training`][] or an outer loss. Its
     derivative in the batch is taken to be zero. Not for [`hyprax.unroll.ForwardMode`][], nor under third derivatives.
@@ -35,8 +35,12 @@ def oracle(loss: Callable[[PyTree, PyTree, PyTree], Any]) -> Callable[[PyTree, P
     if not callable(loss):
         raise ValueError(f"oracle: loss must be a function; got {described(loss)}.")
 
+    def one(x: Any) -> Any:
+        x = torch.from_numpy(np.array(x))
+        return x.long() if x.dtype == torch.int32 else x  # the integers of torch's indices and classes
+
     def tensors(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: torch.from_numpy(np.array(x)), tree)
+        return jax.tree.map(one, tree)
 
     def leaves(moving: PyTree) -> tuple[PyTree, list[Any]]:
         """The tree as tensors, and those of them that are differentiated."""

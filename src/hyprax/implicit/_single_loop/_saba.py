@@ -78,7 +78,7 @@ class SABA(AbstractSingleLoop):
 
     **Arguments:** those of [`hyprax.implicit.SOBA`][], and
 
-    - `steps`: steps of w and v in each call, at fixed λ; the answer is the mean of their D_λ.
+    - `steps`: steps of w and v in each call, at fixed λ; the answer is the mean of their D_λ, with a noise as in SOBA.
     - `donate`: whether a call may use up the state it is given and update the memory in place. Worth while where the
         memory is large; the state passed to a call cannot be used again.
 

@@ -46,7 +46,8 @@ class SOBA(AbstractSingleLoop):
         default is the inner's, or all examples where there are fewer. Data are dense. Batches are fixed blocks of
         examples, drawn at random once, and gone through in a new random order each epoch.
     - `key`: a JAX random key, for the batches.
-    - `steps`: steps of w and v in each call, at fixed λ; the answer is the mean of their D_λ.
+    - `steps`: steps of w and v in each call, at fixed λ; the answer is the mean of their D_λ. From 8 steps the answer
+        has a noise, the spread of the draws by batch means: it says nothing of how far w and v are from the optimum.
 
     A call does not advance the hyperparameters: that is what the search does, such as
     `search.Optax(optax.sgd(0.01))`, at a rate small beside that of the inner problem.
