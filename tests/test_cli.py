@@ -152,7 +152,7 @@ def test_a_folder_in_use_is_refused(recipe, tmp_path, capsys):
 
 
 def test_tables_show_texts_as_they_are(tmp_path, capsys):
-    (tmp_path / "config.json").write_text('{"format": 2, "config": {}, "environment": {}}')
+    (tmp_path / "config.json").write_text('{"format": 3, "config": {}, "environment": {}}')
     rows = [{"row": "1", "label": "[/b]"}, {"row": "2", "label": "[red]:cat:"}]
     (tmp_path / "summary.json").write_text(json.dumps({"tables": [{"title": "[i]Least", "rows": rows}]}))
     status, text, _ = call(capsys, "show", tmp_path)
@@ -169,7 +169,7 @@ def test_version_and_help(capsys):
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
-    (tmp_path / "config.json").write_text('{"format": 2, "config": {}, "environment": {}}')
+    (tmp_path / "config.json").write_text('{"format": 3, "config": {}, "environment": {}}')
     rows = [{"row": "1", "label": "\x1b[31mRED\x1b[2J"}, {"row": "2", "label": "\x9b2J"}]
     (tmp_path / "summary.json").write_text(
         json.dumps({"message": "\x1b]0;title\x07", "tables": [{"title": "\x1b[2J", "rows": rows}]})

@@ -103,7 +103,7 @@ def test_the_examples_with_torch_find_better_settings(name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         names = runpy.run_path(str(EXAMPLES / f"{name}.py"))
-    assert names["tuned"].best_value < 0.6 * names["tuned"].history[0]["value"]
+    assert names["tuned"].best_value < 0.9 * names["tuned"].history[0]["value"]
     before, after = names["accuracies"]
     assert after > before
     if name == "noisy_labels_torch":

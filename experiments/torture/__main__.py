@@ -1,6 +1,6 @@
 """`python -m experiments.torture [--quick]`: what runs and inputs go through, and that they come out of it.
 
-An hour on two quiet cores; minutes with `--quick`. Writes RESULTS.md beside itself (a quick run: in
+Sized for an hour on two quiet cores; minutes with `--quick`. Writes RESULTS.md beside itself (a quick run: in
 out/experiments/torture) after every batch, with what has been done so far, and ends with status 1 if anything was
 wrong, which is kept in out/torture (`--out`). Given the same folder again, it goes on where it was stopped, and begins
 anew if it had come to its end.
@@ -143,6 +143,8 @@ def _work_through(
                 found, wrong = Counter(), [f"{kind}, batch {batch}: the process that made it died"]
                 pool.shutdown()
                 pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
+            except Exception as error:
+                found, wrong = Counter(), [f"{kind}, batch {batch}: {type(error).__name__}: {str(error)[:300]}"]
             progress.add(kind, batch, count, found, wrong, (time.monotonic() - began) / len(some))
             print(
                 time.strftime("%H:%M:%S"),

@@ -370,7 +370,7 @@ def test_a_grid_that_cannot_be_solved_for_writes_nothing(tmp_path, capsys):
 )
 @pytest.mark.parametrize("command", ["show", "report"])
 def test_a_damaged_record_is_one_line(command, name, text, words, tmp_path, capsys):
-    (tmp_path / "config.json").write_text('{"format": 2, "config": {}, "environment": {}}')
+    (tmp_path / "config.json").write_text('{"format": 3, "config": {}, "environment": {}}')
     (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit) as stop:
         cli.main([command, str(tmp_path)])

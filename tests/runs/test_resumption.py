@@ -153,6 +153,10 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path, damage):
     assert [row["value"] for row in found.history] == [row["value"] for row in whole.history]
     states = [(tmp_path / name / "state.safetensors").read_bytes() for name in ("whole", "run")]
     assert states[0] == states[1]
+    damage(tmp_path / "run" / "state.safetensors")
+    with pytest.warns(RunWarning, match="Going on from the state before it"):
+        go(tmp_path / "run", 6)  # it has ended: no step is made, and the state is there again
+    assert (tmp_path / "run" / "state.safetensors").read_bytes() == states[0]
     for name in ("state", "previous"):
         flip(tmp_path / "run" / f"{name}.safetensors", -3)
     with pytest.raises(StateError, match="does not match its checksum"):

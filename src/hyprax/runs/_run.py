@@ -257,6 +257,8 @@ class Run(AbstractRecord):
             for path, error in damaged.items():
                 warnings.warn(f"{error} Going on from the state before it.", RunWarning, stacklevel=4)
                 path.unlink(missing_ok=True)
+            if damaged:  # a run that has ended makes no step, and writes no other
+                save_tree(self.folder / STATE, loaded)
             return loaded
         raise damaged[self.folder / STATE]
 
