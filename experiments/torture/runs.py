@@ -177,14 +177,14 @@ class Faults:
         def torn(path: Any, mode: str = "r") -> Any:
             stream = usual(path, mode)
             if "w" in mode and (self.count + 1) == self.fatal:
-                write = stream.write
+                whole = stream
 
                 def half(data: bytes) -> None:
-                    write(data[: len(data) // 2])
-                    stream.flush()
+                    whole.write(data[: len(data) // 2])
+                    whole.flush()
                     self.reached()
 
-                stream = _Half(stream, half)
+                stream = _Half(whole, half)
             elif "w" in mode:
                 self.reached()
             return stream
