@@ -12,7 +12,7 @@ import hyprax as hx
 
 jax.config.update("jax_enable_x64", True)
 
-X, y = load_diabetes(return_X_y=True)
+X, y = map(np.asarray, load_diabetes(return_X_y=True))
 X, y = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
 rows = np.random.default_rng(0).permutation(len(y))
 (X, X_test), (y, y_test) = (np.split(z[rows[:350]], [250]) for z in (X, y))
@@ -40,7 +40,7 @@ error = float(jnp.mean((kernel(found, X_test, X) @ weights - y_test) ** 2))
 one = ConstantKernel() * RBF(3.0) + WhiteKernel(0.5)
 isotropic = GaussianProcessRegressor(one).fit(X, y)
 theirs = float(np.mean((isotropic.predict(X_test) - y_test) ** 2))
-evidence = isotropic.log_marginal_likelihood_value_ / len(y)
+evidence = float(np.asarray(isotropic.log_marginal_likelihood_value_)) / len(y)
 print(f"log evidence per row {-tuned.best_value:.4f}; one length: {evidence:.4f}")
 print(f"test error {error:.4f}; one length: {theirs:.4f}")
 print("lengths", np.round(np.asarray(found["lengths"]), 1))

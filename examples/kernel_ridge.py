@@ -9,7 +9,7 @@ import hyprax as hx
 
 jax.config.update("jax_enable_x64", True)
 
-X, y = load_diabetes(return_X_y=True)
+X, y = map(np.asarray, load_diabetes(return_X_y=True))
 X, y = (X - X.mean(0)) / X.std(0), (y - y.mean()) / y.std()
 rows = np.random.default_rng(0).permutation(len(y))
 (X, X_test), (y, y_test) = (np.split(z[rows[:350]], [250]) for z in (X, y))

@@ -187,7 +187,7 @@ def test_budgets_of_time_and_work():
     found = go(50, callbacks=[TimeBudget(1e-6)])
     assert len(found.history) == 1
     assert "TimeBudget" in found.message
-    worked = go(50, Working(), callbacks=[WorkBudget(7)])
+    worked = go(50, Working(), callbacks=[WorkBudget(7)])  # pyright: ignore[reportCallIssue]
     assert len(worked.history) == 3
     assert "9 products of 7" in worked.message
 
@@ -339,8 +339,10 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     assert len(found.history) == 3
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (log,) = folder.glob("*.wandb")
+    text = b""
     for _ in range(50):  # its own process writes the file
-        if b"steps_spent" in (text := log.read_bytes()) and b"gradient_norm" in text:
+        text = log.read_bytes()
+        if b"steps_spent" in text and b"gradient_norm" in text:
             return
         time.sleep(0.2)
     raise AssertionError(text)

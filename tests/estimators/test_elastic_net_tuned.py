@@ -1,6 +1,7 @@
 """The tuned elastic net: strengths as scikit-learn's, columns dropped, groups, weights; its checks."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def test_strengths_are_those_of_scikit_learn_and_better_than_its_grid_on_the_fol
     np.testing.assert_allclose(model.coef_ * X.std(0), same.coef_, atol=1e-8)
     np.testing.assert_allclose(model.predict(X), same.predict(Z), rtol=1e-8)
     assert np.any(model.coef_ == 0)
-    grid = ElasticNetCV(l1_ratio=[0.1, 0.5, 0.9], cv=PAIRS).fit(Z, Y)
+    ratios: Any = [0.1, 0.5, 0.9]
+    grid = ElasticNetCV(l1_ratio=ratios, cv=PAIRS).fit(Z, Y)
     assert -model.cv_score_ <= 1.001 * grid.mse_path_.mean(axis=-1).min()  # its folds keep the ratio, ours the prior
     assert "held-out examples" in model.noise_["meaning"]
     assert model.certificate_["bound"] < 1e-6

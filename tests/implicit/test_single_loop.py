@@ -254,6 +254,8 @@ def test_the_spread_of_draws_that_resemble_their_neighbours_is_that_of_their_mea
     for t in range(1, 128):
         draws[:, t] += 0.5 * draws[:, t - 1]
     noises = [spread_of({"a": jnp.asarray(row)}, 128) for row in draws]
+    noises = [noise for noise in noises if isinstance(noise, hx.Noise)]
+    assert len(noises) == 300
     squares = [float(noise.standard_errors["a"]) ** 2 for noise in noises]
     truth = draws.mean(1).var()
     assert 0.8 * truth < np.mean(squares) < 1.2 * truth

@@ -6,6 +6,7 @@ import socketserver
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import jax
@@ -72,7 +73,7 @@ def test_trials_of_equal_shapes_compile_once():
     study.optimize(tuned_trial(build, steps=8), n_trials=1)
     before, compiled = len(TRACES), []
 
-    def listen(event, duration, **_):
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if "backend_compile" in event:
             compiled.append(event)
 

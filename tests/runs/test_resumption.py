@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -334,7 +335,8 @@ def test_states_are_kept_by_steps_and_the_last_ones(tmp_path):
         found = run(tmp_path / "run", 9, every_steps=2, keep=4)
     assert [name in str(said.message) for said, name in zip(told, kept, strict=False)] == [True, True]
     assert [row["value"] for row in found.history] == [row["value"] for row in whole.history]
-    for bad in ({"every": -1.0}, {"every_steps": 0}, {"keep": 0}, {"keep": True}):
+    settings: list[dict[str, Any]] = [{"every": -1.0}, {"every_steps": 0}, {"keep": 0}, {"keep": True}]
+    for bad in settings:
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
             Run(tmp_path / "other", **bad)
 

@@ -1,6 +1,7 @@
 """Running optimism against the truth: by how much steps that follow a sample flatter its criterion."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ BLANK = {"certificate_kind": "none", "result": "successful", "stats": {}}
 
 def step(number, hyper, value, grad, noise):
     answer = dataclasses.replace(ANSWER, value=jnp.asarray(value), grad=jnp.asarray(grad), noise=noise)
-    fields = {field.name: 0.0 for field in dataclasses.fields(Step)} | BLANK
+    fields: dict[str, Any] = {field.name: 0.0 for field in dataclasses.fields(Step)} | BLANK
     fields |= {"step": number, "value": value, "hyper": jnp.asarray(hyper), "hypergradient": answer}
     return Step(**fields)
 
@@ -71,4 +72,4 @@ def test_a_run_of_tune_is_followed_and_said():
 
 def test_other_steps_are_refused(unchecked):
     with pytest.raises(ValueError, match="steps must be 'signs' or 'gradient'; got 'newton'"):
-        Optimism("newton")
+        Optimism("newton")  # pyright: ignore[reportArgumentType]

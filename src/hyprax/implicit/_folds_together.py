@@ -128,21 +128,22 @@ class FoldsTogether(eqx.Module):
             mapped = einsum("qij,qj->qi", gram, w)
             value = 0.5 * jnp.sum(w * (mapped + penalty), axis=1) - jnp.sum(w * right, axis=1) + square
             return value, mapped - right + penalty, gram + jax.vmap(jnp.diag)(lam)
-        n = self.family.inputs.shape[0]
+        inputs = dense(self.family)
+        n = inputs.shape[0]
         shares = self.fitting.reshape(-1, n) / n
         losses, slopes, curves = self._rows(w)
         value = jnp.sum(shares * losses, axis=1) + 0.5 * jnp.sum(w * penalty, axis=1)
         grad = self._back(_over(shares, slopes) * slopes) + penalty
         weighted = _over(shares, curves) * curves
         if curves.ndim == 2:
-            hessian = product(jnp.swapaxes(self.family.inputs[None] * weighted[:, :, None], 1, 2), self.family.inputs)
+            hessian = product(jnp.swapaxes(inputs[None] * weighted[:, :, None], 1, 2), inputs)
         else:
-            inputs = self.family.inputs
             blocks = einsum("ni,qncd,nj->qicjd", inputs, weighted, inputs)
             hessian = blocks.reshape(-1, p, p)
-        if self.family.free is not None and self.family.free.gauge is not None:
+        free = self.family.free
+        if free is not None and free.gauge is not None:
             basis = jnp.eye(p, dtype=w.dtype)
-            hessian = hessian + jax.vmap(lambda e: jnp.ravel(self.family.free.gauged(self._shaped(e))))(basis)[None]
+            hessian = hessian + jax.vmap(lambda e: jnp.ravel(free.gauged(self._shaped(e))))(basis)[None]
         return value, grad, hessian + jax.vmap(jnp.diag)(lam)
 
     def _held(self, w: Float[Array, "Q P"]) -> tuple[Array, Array]:
@@ -161,7 +162,7 @@ class FoldsTogether(eqx.Module):
     def _rows(self, w: Float[Array, "Q P"]) -> tuple[Array, Array, Array]:
         """ℓ_i, ∇ℓ_i and ∇²ℓ_i of each fold's weights."""
         loss, targets = self.family.loss, self.family.targets
-        u = einsum("np,qp...->qn...", self.family.inputs, w.reshape(-1, *self.family.shape))
+        u = einsum("np,qp...->qn...", dense(self.family), w.reshape(-1, *self.family.shape))
         if self.family.offset is not None:
             u = u + self.family.offset[None]
 
@@ -177,7 +178,7 @@ class FoldsTogether(eqx.Module):
         return jax.vmap(each)(u)
 
     def _back(self, rows: Array) -> Float[Array, "Q P"]:
-        found = einsum("np,qn...->qp...", self.family.inputs, rows)
+        found = einsum("np,qn...->qp...", dense(self.family), rows)
         return found.reshape(len(rows), -1)
 
 
@@ -213,15 +214,22 @@ def _solved(factors: Float[Array, "Q P P"], right: Float[Array, "Q P"]) -> Float
     return jax.vmap(lambda factor, b: jsl.cho_solve((factor, True), b))(factors, right)
 
 
+def dense(family: GeneralisedLinear) -> Array:
+    """The inputs, which are not sparse here: `together` takes no others."""
+    assert not isinstance(family.inputs, SparseDesign)
+    return family.inputs
+
+
 @eqx.filter_jit
 def _grams(family: GeneralisedLinear, fitting: Array, judging: Array) -> tuple[Array, ...]:
     """XᵀX, Xᵀy and ½ yᵀy of the rows that fit and of those that judge, weighted, a fold a row."""
-    n = family.inputs.shape[0]
+    inputs = dense(family)
+    n = inputs.shape[0]
     y = family.targets if family.offset is None else family.targets - family.offset
 
     def of(shares: Array) -> tuple[Array, Array, Array]:
-        gram = product(jnp.swapaxes(family.inputs[None] * shares[:, :, None], 1, 2), family.inputs)
-        right = einsum("np,qn->qp", family.inputs, shares * y[None])
+        gram = product(jnp.swapaxes(inputs[None] * shares[:, :, None], 1, 2), inputs)
+        right = einsum("np,qn->qp", inputs, shares * y[None])
         return gram, right, 0.5 * einsum("qn,n->q", shares, jnp.square(y))
 
     return *of(fitting.reshape(-1, n) / n), *of(judging.reshape(-1, n))

@@ -12,7 +12,7 @@ from ._errors import RecipeError
 from ._preparation import Preparation, Scaling, expanded, pairs_of, scaling
 from ._sources import MOST_ENTRIES, load
 
-PARTS = ("train", "validation", "test")
+PARTS: tuple[str, ...] = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +265,8 @@ def indices(
         parts = _whole_groups(groups, split, random)
     elif split.by == "time":
         ends = np.round(np.cumsum([split.fractions[name] for name in PARTS]) * len(targets)).astype(int)
-        parts = dict(zip(PARTS, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+        cut = np.split(np.arange(ends[-1]), ends[:-1])
+        parts = dict(zip(PARTS, cut, strict=True))
     else:
         parts = _single_rows(targets, split, random, classify=classify)
     for name, rows in parts.items():

@@ -94,7 +94,7 @@ class History:
         """Commit one row; what has no column of its own goes to `stats`, as JSON."""
         stats = {name: x for name, x in row.items() if name not in COLUMNS}
         values = [json.dumps(stats) if name == "stats" else _stored(name, row.get(name)) for name in COLUMNS]
-        step = values[0]
+        step = int(row["step"])
         if step == 0 or step != self._last[0] + 1:
             self.truncate(step)
         checksum = _checksum(self._last[1], values)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class AbstractRecord(abc.ABC):
     """Where a run writes what it does, and finds what it did before."""
 
-    folder: Path | None = None
-    """Where it writes, for those who are told of it."""
+    folder: Any = None
+    """Where it writes, for those who are told of it: a path, or `None`."""
 
     @abc.abstractmethod
     def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:

@@ -55,12 +55,12 @@ class AtOnce:
         return self._walked(np.tile(np.log(strengths), (self.width, 1)), False, steps, gradient)
 
     def _walked(self, raw: np.ndarray, tied: bool, steps: int, gradient: float) -> Walked:
-        raw, values, _, taken = minimised(
+        end, values, _, taken = minimised(
             self.sets, jnp.asarray(raw), self.sets.start(), self._held(tied), Limits.of(steps, gradient, 0.0)
         )
         values, taken = np.asarray(values), np.asarray(taken)
         best = int(np.argmin(values))
-        return Walked(np.exp(np.asarray(raw)[best]), float(values[best]), int(taken.sum()), bool(taken[best] >= steps))
+        return Walked(np.exp(np.asarray(end)[best]), float(values[best]), int(taken.sum()), bool(taken[best] >= steps))
 
     def value(self, strengths: np.ndarray) -> float:
         """The criterion."""

@@ -164,4 +164,5 @@ def _keywords(kwargs: Any) -> dict[str, Any]:
 def _result(node: Any) -> str | None:
     value = node.meta.get("val")
     value = value[0] if isinstance(value, tuple | list) and value else value
-    return _dtype_name(value.dtype) if hasattr(value, "dtype") else None
+    dtype = getattr(value, "dtype", None)
+    return None if dtype is None else _dtype_name(dtype)

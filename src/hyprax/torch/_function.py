@@ -146,7 +146,7 @@ def from_torch(module: Any, example: Any) -> TorchFunction:
     params = {name: to_jax(x) for name, x in module.named_parameters() if x.requires_grad}
     buffers = {name: to_jax(x) for name, x in {**dict(module.named_buffers()), **frozen}.items()}
     wide = [name for name, x in module.state_dict().items() if x.dtype == torch.float64]
-    if wide and not jax.config.jax_enable_x64:
+    if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             f"from_torch: JAX must have 64-bit numbers for a module in float64 ({wide[0]}); got none. Call "
             'jax.config.update("jax_enable_x64", True) before anything else, or convert `module.float()`.'

@@ -119,13 +119,13 @@ def _avg_pool(rank: int) -> Any:
         kernel, padding = _spread(kernel, rank), _spread(padding, rank)
         stride = _spread(stride, rank) if stride else kernel
         ones, zeros = [1] * rank, [0] * rank
-        total = sum(_windows(x, kernel, stride, padding, ones, ceil, 0.0))
+        total = jnp.asarray(sum(_windows(x, kernel, stride, padding, ones, ceil, 0.0)))
         if divisor is not None:
             return total / jnp.asarray(divisor, x.dtype)
         counted = jnp.ones(x.shape[-rank:], x.dtype)
         if count_include_pad:
             wider = [n + 2 * p for n, p in zip(counted.shape, padding, strict=True)]
-            counts = sum(_windows(jnp.ones(wider, x.dtype), kernel, stride, zeros, ones, ceil, 0.0))
+            counts = jnp.asarray(sum(_windows(jnp.ones(wider, x.dtype), kernel, stride, zeros, ones, ceil, 0.0)))
             counts = counts[tuple(slice(0, n) for n in total.shape[-rank:])]
         else:
             counts = sum(_windows(counted, kernel, stride, padding, ones, ceil, 0.0))

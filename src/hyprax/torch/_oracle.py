@@ -12,7 +12,7 @@ from .._objective import described
 from ._tensors import torch_for
 
 
-def oracle(loss: Callable[[PyTree, PyTree, PyTree], Any]) -> Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]:
+def oracle(loss: Callable[..., Any]) -> Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]:
     """A loss written in torch as a function of JAX with derivatives of the first two orders in reverse.
 
     For a model that [`hyprax.from_torch`][] refuses: the weights, the optimizer and the sweeps are hyprax's, and each
