@@ -112,7 +112,7 @@ def test_a_table_is_tuned_predicted_and_resumed(folder, capsys):
     assert (status, err) == (0, "")
     best = f"{hx.runs.read(out).summary['best_value']:.6g}"
     assert text.count(best) == 2
-    assert "gain over the single penalty" in " ".join(text.split())
+    assert "gain over" in " ".join(text.split())
     outcome = hx.resume(short, ["search.steps=4"], progress=False, say=lambda _: None)
     assert len(outcome.tuned.history) == len(hx.runs.read(out).history)
 
