@@ -239,7 +239,7 @@ def _named(name: str, start: np.ndarray, best: np.ndarray, columns: Sequence[str
     places = np.arange(len(order))
     axes.plot(start[order], places, "|", color=INK, markersize=8, label="before")
     axes.plot(best[order], places, "o", color=BLUE, markersize=4, label="after")
-    axes.set_yticks(places, [_short(columns[i]) for i in order.tolist()])
+    axes.set_yticks(places, [_short(str(columns[int(i)])) for i in order])
     axes.set_ylim(len(order) - 0.5, -0.5)
     if len(order) < best.size:
         axes.axhline(MOST_NAMES // 2 - 0.5, color=INK, linewidth=0.8, linestyle=":")

@@ -275,10 +275,12 @@ class Run(AbstractRecord):
 
     def _save(self) -> None:
         """Write the state, and the best; on a full disk, in the room of the states before it."""
-        for spare in (True, False) if self._latest is not None else ():
+        latest = self._latest
+        for spare in (True, False) if latest is not None else ():
+            assert latest is not None  # else there is nothing to loop over
             try:
-                self._save_state(self._latest)
-                save_arrays(self.folder / BEST, natural_arrays(self._latest.best))
+                self._save_state(latest)
+                save_arrays(self.folder / BEST, natural_arrays(latest.best))
                 break
             except OSError as error:
                 if error.errno not in FULL or not spare:

@@ -64,10 +64,10 @@ class Optimism:
     def _of(self, move: np.ndarray, grad: np.ndarray, errors: np.ndarray) -> float:
         if self.steps == "gradient":
             size = float(np.sum(grad**2))
-            return float(-np.vdot(move, grad) / size * np.sum(errors**2)) if size > 0 else 0.0
+            return -float(np.vdot(move, grad)) / size * float(np.sum(errors**2)) if size > 0 else 0.0
         known = np.asarray(errors > 0)
-        ratio = grad[known] / errors[known]
-        density = np.exp(-np.square(ratio) / 2) / math.sqrt(2 * math.pi)
+        ratio: Any = grad[known] / errors[known]
+        density = np.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
         unknown = math.nan if np.any(np.isnan(errors)) else 0.0
         return float(np.sum(np.abs(move[known]) * 2 * errors[known] * density)) + unknown
 
