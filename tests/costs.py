@@ -31,6 +31,7 @@ KEPT = (  # what each engine is for, and the way of a user from one end to the o
     "tests/test_objective.py::test_an_abstract_objective_cannot_be_made",
     "tests/unroll/test_fixed_point.py::test_encoding_is_exact_to_the_last_place",
     "tests/unroll/test_modes.py::test_every_mode_agrees_with_a_python_loop",
+    "tests/unroll/test_reversible.py::test_hypergradients_agree_with_a_python_loop",
 )
 
 
