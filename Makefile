@@ -39,7 +39,7 @@ test-slow: .venv/.dev ## Run the slow tests, and the properties on many more ran
 	HYPRAX_THOROUGH=1 $(LIGHTLY) $(PYTEST) -m "(slow or hypothesis) and not optimised"
 	HYPRAX_THOROUGH=1 $(PYTEST) -m "(slow or hypothesis) and optimised" $(OPTIMISED)
 
-torture: .venv/.dev ## Kill runs, fill disks, damage records, fuzz input for an hour; leaves experiments/torture/RESULTS.md
+torture: .venv/.dev ## Kill runs, fill disks, damage records, fuzz input for hours; leaves experiments/torture/RESULTS.md
 	$(BIN)/python -m experiments.torture
 
 check: .venv/.dev ## Lint, format, types, import arrows, undocumented names

@@ -1,6 +1,6 @@
 """`python -m experiments.torture [--quick]`: what runs and inputs go through, and that they come out of it.
 
-Sized for an hour on two quiet cores; minutes with `--quick`. Writes RESULTS.md beside itself (a quick run: in
+Some hours on two cores; minutes with `--quick`. Writes RESULTS.md beside itself (a quick run: in
 out/experiments/torture) after every batch, with what has been done so far, and ends with status 1 if anything was
 wrong, which is kept in out/torture (`--out`). Given the same folder again, it goes on where it was stopped, and begins
 anew if it had come to its end.
