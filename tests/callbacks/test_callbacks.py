@@ -50,13 +50,13 @@ class Working(hx.core.AbstractObjective):
         ), state
 
     def value(self, hyper, state, accuracy=None):
-        raise NotImplementedError
+        raise NotImplementedError  # `tune` asks a deterministic objective for gradients alone
 
     def params(self, state):
         return None
 
     def final(self, hyper, state):
-        raise NotImplementedError
+        raise NotImplementedError  # `tune` asks a deterministic objective for gradients alone
 
 
 def go(steps=6, objective=bowl, **given):
@@ -187,7 +187,7 @@ def test_budgets_of_time_and_work():
     found = go(50, callbacks=[TimeBudget(1e-6)])
     assert len(found.history) == 1
     assert "TimeBudget" in found.message
-    worked = go(50, Working(), callbacks=[WorkBudget(7)])  # pyright: ignore[reportCallIssue]
+    worked = go(50, Working(), callbacks=[WorkBudget(7)])  # pyright: ignore[reportCallIssue]  # its fields are of the class
     assert len(worked.history) == 3
     assert "9 products of 7" in worked.message
 

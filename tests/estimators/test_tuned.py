@@ -3,7 +3,6 @@
 import copy
 import functools
 import warnings
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from compilations import compilations
 from hyprax.sklearn import TunedHuberRegressor, TunedLogisticRegression, TunedPoissonRegressor, TunedRidge
 from hyprax.sklearn._base import copied
 from hyprax.sklearn._columns import columns, padded
@@ -123,20 +123,18 @@ def test_whole_weights_are_repeated_rows(make):
     np.testing.assert_allclose(weighted.cv_score_, repeated.cv_score_, rtol=1e-8)
 
 
+def test_a_strength_at_its_lower_bound_is_told_and_how_a_search_ended_is_no_proof():
+    exact = TunedRidge(**QUICK, tol=0.0).fit(X, U)  # without noise no penalty is small enough
+    assert "lies at the lower bound of 1e-07" in exact.message_
+    assert "lower bound" not in ridge().message_
+    assert ridge().result_ in ("gradient_small_uncertified", "precision_reached")
+
+
 def test_a_second_fit_of_about_the_same_size_compiles_nothing():
     ridge()
-    compiled = []
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as compiled:
         pairs = [(fit[fit < 38], judge[judge < 38]) for fit, judge in PAIRS]
         TunedRidge(hold_back=False, certify=False, cv=pairs).fit(X[:38], 2 * Y[:38])
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 from fractions import Fraction
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import given, strategies as st
 from sklearn.linear_model import ElasticNet as Reference
 
 import hyprax as hx
+from compilations import compilations
 from hyprax.implicit import ElasticNet
 from thoroughness import examples
 
@@ -181,18 +181,9 @@ def test_equal_shapes_share_a_program_and_everything_dropped_is_an_answer():
     assert not np.any(np.asarray(first.params(state)))
     assert answer.certificate.kind == "certified"
     np.testing.assert_allclose(answer.grad["l1"].raw, 0)
-    compiled = []
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as compiled:
         second = ElasticNet(2 * x, y).held_out(~rows, rows)
         second.value_and_grad(hyper, second.init(hyper))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
 
 
@@ -201,7 +192,7 @@ def test_equal_shapes_share_a_program_and_everything_dropped_is_an_answer():
     [
         ({"inputs": np.ones((3, 2)), "targets": np.ones(4)}, None, r"inputs must be \(n, d\) and targets \(n,\)"),
         ({"inputs": np.full((3, 2), np.nan), "targets": np.ones(3)}, None, "must be finite"),
-        ({"inputs": np.ones((3, 2), complex), "targets": np.ones(3)}, None, "must be real numbers; got an array of c"),
+        ({"inputs": np.ones((3, 2), complex), "targets": np.ones(3)}, None, "must be real numbers; got complex128"),
         ({"inputs": np.ones((3, 2)), "targets": np.ones(3), "groups": [0]}, None, "groups must be 2 whole numbers"),
         ({"weights": np.zeros(30)}, None, "weights must be 30 finite numbers > 0"),
         ({}, {"l1": hx.Positive(1.0)}, "must be a dictionary with 'l2'"),
@@ -218,3 +209,27 @@ def test_what_does_not_fit_is_refused(arguments, hyper, said):
 
     with pytest.raises(ValueError, match=said):
         asked()
+
+
+def test_data_and_strengths_of_other_dtypes_are_taken_at_their_value():
+    x, y = problem(rows=30, columns=4)
+    rows = np.arange(30) % 2 == 0
+    whole, exact = np.rint(10 * x), {"l1": hx.Positive(0.3), "l2": hx.Positive(0.02)}
+    plain = ElasticNet(whole, y).held_out(rows, ~rows)
+    truth, _ = plain.value_and_grad(exact, plain.init(exact))
+    for inputs in (whole.astype(int), whole.astype("float32"), whole.astype("int8")):
+        other = ElasticNet(inputs, y).held_out(rows, ~rows)
+        answer, _ = other.value_and_grad(exact, other.init(exact))
+        assert float(answer.value) == float(truth.value)
+        assert answer.certificate.kind == "certified"
+    with pytest.raises(ValueError, match="ElasticNet: inputs must"):
+        ElasticNet(np.full((3, 1), 2**53 + 1), np.ones(3))
+    # Strengths in float32: the answer is rounded to them, and the bound says so.
+    single = {name: hx.Positive(leaf.value.astype("float32")) for name, leaf in exact.items()}
+    wide = {name: jax.tree.map(lambda raw: raw.astype("float64"), leaf) for name, leaf in single.items()}
+    truth, _ = plain.value_and_grad(wide, plain.init(wide))
+    answer, _ = plain.value_and_grad(single, plain.init(single))
+    for name in ("l1", "l2"):
+        assert answer.grad[name].raw.dtype == np.float32
+        off = abs(float(answer.grad[name].raw) - float(truth.grad[name].raw))
+        assert off <= float(getattr(answer.certificate, "entries")[name].raw)  # noqa: B009

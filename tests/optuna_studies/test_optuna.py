@@ -6,7 +6,6 @@ import socketserver
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import jax
@@ -16,6 +15,7 @@ import pytest
 
 import hyprax as hx
 import hyprax.optuna
+from compilations import compilations
 from hyprax.optuna import Pruning, tuned_trial, write_run
 
 optuna = pytest.importorskip("optuna", reason='Optuna is not installed: pip install "hyprax[optuna]"')
@@ -71,17 +71,9 @@ def test_discrete_choices_outside_gradients_inside():
 def test_trials_of_equal_shapes_compile_once():
     study = optuna.create_study(sampler=optuna.samplers.GridSampler({"columns": [3, 4, 5]}))
     study.optimize(tuned_trial(build, steps=8), n_trials=1)
-    before, compiled = len(TRACES), []
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if "backend_compile" in event:
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    before = len(TRACES)
+    with compilations() as compiled:
         study.optimize(tuned_trial(build, steps=8), n_trials=2)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert len(study.trials) == 3
     assert len(TRACES) == before
     assert compiled == []

@@ -120,7 +120,7 @@ def test_searches_in_step_find_the_minima_of_all_sets(tied):
     sets, tau = Valleys(jnp.asarray(centres)), 0.2
     high = [4.0, 4.0] if tied else [10.0, 4.0]
     held = Held(jnp.asarray(tau), jnp.asarray(tied), jnp.zeros(2, int), jnp.asarray([-10.0, -10.0]), jnp.asarray(high))
-    raw, value, _, steps = minimised(sets, jnp.zeros((3, 2)), sets.start(), held, Limits.of(80, progress=1e-9))
+    raw, value, _, steps, flat = minimised(sets, jnp.zeros((3, 2)), sets.start(), held, Limits.of(80, progress=1e-9))
     for b in range(3):
 
         def f(x, b=b):
@@ -138,6 +138,11 @@ def test_searches_in_step_find_the_minima_of_all_sets(tied):
             value[b], f(np.asarray(raw[b])) - (0 if tied else tau / 2 * np.var(raw[b]) * 2), rtol=1e-9
         )
     assert np.all(np.asarray(steps) < 80)
-    _, again, _, none = minimised(sets, raw, sets.start(), held, Limits.of(0))
+    for b in np.flatnonzero(np.asarray(flat)):
+        slope = np.asarray(sets.value_and_grad(raw, None)[1][b]) + (0 if tied else tau * (raw[b] - raw[b].mean()))
+        slope = np.full(2, slope.mean()) if tied else slope
+        inside = (np.asarray(raw[b]) > -10) & (np.asarray(raw[b]) < np.asarray(high))
+        assert np.linalg.norm(slope[inside]) < 1e-6
+    _, again, _, none, _ = minimised(sets, raw, sets.start(), held, Limits.of(0))
     np.testing.assert_allclose(again, value, rtol=1e-9)
     assert not np.any(np.asarray(none))

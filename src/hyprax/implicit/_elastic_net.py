@@ -21,6 +21,8 @@ from ._answers import RESULTS
 from ._constants import INFLATION
 from ._held_out import NOT_ASKED
 from ._noise import ExampleNoise
+from ._objective import promoted
+from .families._design import real_numbers
 
 SWEEPS, ROUNDS = 10, 200
 METHOD = "duality of the elastic net: residual over strong convexity, on a proved support"
@@ -118,10 +120,8 @@ class ElasticNet(eqx.Module):
         intercept: bool = True,
         weights: Any = None,
     ):
-        x, y = np.asarray(inputs), np.asarray(targets)
-        for name, array in (("inputs", x), ("targets", y)):
-            if array.dtype.kind not in "biuf":
-                raise ValueError(f"ElasticNet: {name} must be real numbers; got an array of {array.dtype}.")
+        x = np.asarray(real_numbers(inputs, "ElasticNet: inputs"))
+        y = np.asarray(real_numbers(targets, "ElasticNet: targets"))
         if x.ndim != 2 or y.shape != (len(x),) or x.size == 0:
             raise ValueError(f"ElasticNet: inputs must be (n, d) and targets (n,); got {x.shape} and {y.shape}.")
         if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
@@ -163,7 +163,7 @@ class ElasticNet(eqx.Module):
 
     def strengths(self, hyper: PyTree) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
         """α and λ of every column."""
-        values, columns = natural(hyper), self.inputs.shape[1]
+        values, columns = natural(promoted(hyper, self.inputs)), self.inputs.shape[1]
 
         def each(name: str) -> Array:
             x = jnp.asarray(values[name], self.inputs.dtype)
@@ -371,7 +371,11 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
         (grad,) = back((-jnp.sign(w) * q, -w * q))
         (entries,) = back((of_l1, of_l2))
         (sizes,) = back((jnp.abs(q), jnp.abs(w * q)))
-        entries = jax.tree.map(lambda e, x: e + (w.size + 8) * rounding * x, entries, sizes)
+        entries = jax.tree.map(
+            lambda e, x: (1 + 8 * jnp.finfo(x.dtype).eps) * (e + (w.size + 8) * 8 * jnp.finfo(x.dtype).eps * x),
+            entries,
+            sizes,
+        )
         errors = None if self.noise is None else self._spread(back, l2, active, w, off)
         stats = ElasticNetStats(jnp.sum(active), proved, found.residual, found.rounds)
         return value, grad, entries, errors, stats, self._result(found, l1, l2), w

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..search._cross_validated import dealt_folds
 from ._columns import Column
 from ._data_tables import DataSource, Split
 from ._errors import RecipeError
@@ -297,21 +298,14 @@ def _pairs(
         names, numbers = np.unique(groups[train], return_inverse=True)
         if len(names) < split.folds:
             raise RecipeError(f"must be at most {len(names)}, the groups to fold; got {split.folds}", key="split.folds")
-        place = dealt(random.permutation(len(names)), split.folds)[numbers]
-        return tuple((place != k, place == k) for k in range(split.folds))
+        hands = dealt_folds(split.folds, random.permutation(len(names)), None)
+        return tuple((fit[numbers], held[numbers]) for fit, held in hands)
     if split.by == "time":
         if rows <= split.folds:
             raise RecipeError(f"must be below {rows}, the rows to fold in time; got {split.folds}", key="split.folds")
         block = np.arange(rows) * (split.folds + 1) // rows
         return tuple((block < k, block == k) for k in range(1, split.folds + 1))
     return None
-
-
-def dealt(order: np.ndarray, hands: int) -> np.ndarray:
-    """Which hand each gets, dealt out in turn in this order."""
-    found = np.empty(len(order), int)
-    found[order] = np.arange(len(order)) % hands
-    return found
 
 
 def _single_rows(

@@ -73,14 +73,16 @@ class _Walk(eqx.Module):
     refused: Array
     idle: Array
     mark: Array
+    flat: Array
     done: Array
 
 
 @eqx.filter_jit
 def minimised(
     sets: Sets, raw: Float[Array, "B N"], weights: Array, held: Held, limits: Limits
-) -> tuple[Float[Array, "B N"], Float[Array, " B"], Array, Array]:
-    """The coordinates at which each set's value and prior are lowest, the value alone, the weights, and the steps.
+) -> tuple[Float[Array, "B N"], Float[Array, " B"], Array, Array, Array]:
+    """The coordinates at which each set's value and prior are lowest, the value alone, the weights, the steps, and
+    whether the gradient was small there.
 
     Quasi-Newton steps with a dense inverse Hessian (BFGS), lengths by backtracking; a step is one evaluation of all
     sets, and one that has arrived stands still. With a limit of no steps, the value at `raw`.
@@ -150,6 +152,7 @@ def minimised(
             refused=refused,
             idle=idle,
             mark=jnp.where(good & ahead, value, walk.mark),
+            flat=walk.flat | flat,
             done=done,
         )
 
@@ -166,12 +169,13 @@ def minimised(
         refused=whole,
         idle=whole,
         mark=jnp.inf * ones,
+        flat=jnp.zeros(count, bool),
         done=jnp.zeros(count, bool),
     )
     found = jax.lax.while_loop(again, step, begun)
     loose = jnp.where(held.tied, 0.0, held.strength).astype(raw.dtype)
     prior = 0.5 * loose * jnp.sum(jnp.square(found.raw - held.means(found.raw)), axis=1)
-    return found.raw, found.value - prior, found.weights, found.taken
+    return found.raw, found.value - prior, found.weights, found.taken, found.flat
 
 
 def _updated(inverse: Array, move: Array, turn: Array, product: Array) -> Array:

@@ -224,8 +224,8 @@ def _all_at_once(
             low=low,
             high=high,
         )
-        raw, values, weights, count = minimised(sets, raw, weights, held, Limits.of(steps))
-        _, outer, judged, _ = minimised(judging, raw, judged, held, Limits.of(0))
+        raw, values, weights, count, _ = minimised(sets, raw, weights, held, Limits.of(steps))
+        _, outer, judged, _, _ = minimised(judging, raw, judged, held, Limits.of(0))
         if not hypers:
             first = raw
         hypers.append(restore(raw[-1]))

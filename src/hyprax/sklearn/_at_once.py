@@ -16,12 +16,13 @@ STARTS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Walked:
-    """Where a search went: strengths, the criterion there, steps, and whether they were all spent."""
+    """Where a search went: strengths, the criterion there, steps; whether all were spent, or the gradient was small."""
 
     strengths: np.ndarray
     criterion: float
     steps: int
     spent: bool
+    flat: bool
 
 
 class AtOnce:
@@ -55,12 +56,13 @@ class AtOnce:
         return self._walked(np.tile(np.log(strengths), (self.width, 1)), False, steps, gradient)
 
     def _walked(self, raw: np.ndarray, tied: bool, steps: int, gradient: float) -> Walked:
-        end, values, _, taken = minimised(
+        end, values, _, taken, flat = minimised(
             self.sets, jnp.asarray(raw), self.sets.start(), self._held(tied), Limits.of(steps, gradient, 0.0)
         )
         values, taken = np.asarray(values), np.asarray(taken)
         best = int(np.argmin(values))
-        return Walked(np.exp(np.asarray(end)[best]), float(values[best]), int(taken.sum()), bool(taken[best] >= steps))
+        spent, small = bool(taken[best] >= steps), bool(np.asarray(flat)[best])
+        return Walked(np.exp(np.asarray(end)[best]), float(values[best]), int(taken.sum()), spent and not small, small)
 
     def value(self, strengths: np.ndarray) -> float:
         """The criterion."""
@@ -73,7 +75,7 @@ class AtOnce:
 
     def refit(self, strengths: np.ndarray) -> tuple[np.ndarray, bool]:
         """The weights fitted on all rows, and whether they arrived."""
-        _, values, weights, _ = self._at(self.whole, strengths)
+        _, values, weights, _, _ = self._at(self.whole, strengths)
         return np.asarray(self.problem.shaped(weights[0, 0])), bool(np.isfinite(values[0]))
 
     def _at(self, sets: Any, strengths: np.ndarray) -> tuple:

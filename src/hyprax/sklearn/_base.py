@@ -280,7 +280,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             model = copy.copy(self)
             forget(model, "feature_names_in_")
             model._keep_weights(params, scaled, targets)
-            return float(scorer(model, X[held], labels[held]))  # pyright: ignore[reportOptionalCall, reportArgumentType]
+            return float(scorer(model, X[held], labels[held]))  # pyright: ignore[reportOptionalCall, reportArgumentType]  # a scorer gives a number
 
         return score
 

@@ -18,9 +18,8 @@ from ._columns import Design, columns
 from ._folds import Masks
 from ._linear import AbstractLeastSquares
 from ._penalties import strengths
-from ._tuning import ARRIVED, held_back, searched
+from ._tuning import ARRIVED, at_the_bound, held_back, searched
 
-TAUS = (0.1, 0.01, 0.001, 0.0)
 RATIOS = (0.1, 0.5, 0.9)
 FALLS = tuple(10.0**-k for k in (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 3.0))
 L1, L2 = "l1", "l2"
@@ -78,9 +77,7 @@ class TunedElasticNet(AbstractLeastSquares):
                 steps, said = steps + len(found.history), f"{count} l1 strengths and one l2 strength were tuned freely."
             else:
                 groups = np.r_[np.zeros(count, int), 1]
-                path = shrinkage_path(
-                    net, spread, folds=folds, strengths=TAUS, errors=errors, groups=groups, steps=int(self.max_iter)
-                )
+                path = shrinkage_path(net, spread, folds=folds, errors=errors, groups=groups, steps=int(self.max_iter))
                 steps += path.steps
                 said = f"Nothing to gain from {count} l1 strengths over one on nested folds: one was kept."
                 if path.chosen:
@@ -98,7 +95,7 @@ class TunedElasticNet(AbstractLeastSquares):
         self.strength_names_ = [*kinds.names, L2]
         self.centre_, self.scale_ = scaled.centre, scaled.scale
         self.n_iter_, self.result_ = max(steps, 1), result_name(found.result)
-        self.message_ = said if arrived else f"{said} {found.message}"
+        self.message_ = (said if arrived else f"{said} {found.message}") + at_the_bound(self.strengths_)
         self.certificate_, self.noise_ = Bunch(), Bunch()
         if self.certify:
             self.certificate_, self.noise_ = _statements(net, folds, hyper)

@@ -94,7 +94,17 @@ def tuned(
     found = _at_once(problem, masks, count, **settings)
     found = _one_by_one(problem, masks, count, **settings) if found is None else found
     certificate, noise = statements(problem, masks, hyper_of(found.strengths)) if certify else ({}, {})
-    return dataclasses.replace(found, certificate=certificate, noise=noise)
+    message = f"{found.message}{at_the_bound(found.strengths * unit)}"
+    return dataclasses.replace(found, certificate=certificate, noise=noise, message=message)
+
+
+def at_the_bound(strengths: np.ndarray) -> str:
+    """A sentence where strengths, in units of the user, lie at the least that is tried."""
+    low = int(np.sum(strengths <= 1.001 * RANGE[0]))
+    if not low:
+        return ""
+    which = "The strength lies" if len(strengths) == 1 else f"{low} of {len(strengths)} strengths lie"
+    return f" {which} at the lower bound of {RANGE[0]:.0e}: weaker ones were not tried, and may be better."
 
 
 def _at_once(
@@ -132,7 +142,8 @@ def _at_once(
     params, fitted = folds.refit(strengths)
     if not (fitted and math.isfinite(criterion)):
         return None
-    result = RESULTS.steps_spent if found.spent else RESULTS.successful
+    result = RESULTS.steps_spent if found.spent else RESULTS.precision_reached
+    result = RESULTS.gradient_small_uncertified if found.flat else result
     return Tuned(
         strengths=strengths,
         params=params,
