@@ -97,14 +97,15 @@ class BallCertifier(AbstractCertifier):
     """‖h - dF/dλ‖ <= ‖h - c‖ + ‖r‖, |dF/dλ - c| <= r: the run anew in ball arithmetic, for short runs of small models.
 
     The truth is the derivative of the run in real numbers: of what `jax.grad` makes of the loss, the optimizer and the
-    outer loss, at the hyperparameters, the data and the draws as they are in memory, every later number without
-    rounding (a conversion from float64 to float32 inside of the loss too). It is enclosed by integers of 160 bits or
-    more and radii that count every rounding; whatever mode computed h, and in whatever dtype, is compared with that. So
-    nothing is assumed of XLA's sums, fused operations or elementary functions, and the certificate of
+    outer loss, at the hyperparameters, the data, the draws and the constants of the code as they are in memory (in
+    float32 a momentum of 0.9 is the nearest number to it of that dtype), every later number without rounding (a
+    conversion from float64 to float32 inside of the loss too). It is enclosed by integers of 160 bits or more and radii
+    that count every rounding; whatever mode computed h, and in whatever dtype, is compared with that. So nothing is
+    assumed of XLA's sums, fused operations or elementary functions, and the certificate of
     [`hyprax.unroll.Reversible`][] or [`hyprax.unroll.Truncated`][] contains what their fixed point or their cut makes.
 
     Radii grow from step to step, by more than errors do; the bits are raised until that no longer matters. What remains
-    is time: about a microsecond for every multiplication of the run, on the host, so that 100 weights, 50 examples and
+    is time: about two microseconds for every multiplication of the run, on the host, so that 100 weights, 50 examples and
     100 steps take seconds where the run takes milliseconds. Ask for it where the answer counts, not in every step of a
     search. The bound is that of rounding, so typically some 1e-15 of the hypergradient in float64.
 
@@ -114,7 +115,8 @@ class BallCertifier(AbstractCertifier):
 
     **Arguments:**
 
-    - `most_operations`: about how many multiplications the run may have, forwards and backwards.
+    - `most_operations`: about how many multiplications the run may have, forwards and backwards; by default about a
+        minute of them.
     - `most_bits`: after the point, at most 896. A run whose balls grow by a factor γ a step needs about T log2 γ.
 
     **Raises:** `ValueError` for bits out of range or no operations.
@@ -122,7 +124,7 @@ class BallCertifier(AbstractCertifier):
     Source: balls as in Johansson 2017, arXiv 1611.02831.
     """
 
-    most_operations: float = eqx.field(static=True, default=1e8)
+    most_operations: float = eqx.field(static=True, default=2e7)
     most_bits: int = eqx.field(static=True, default=MOST_BITS)
 
     def __check_init__(self) -> None:
