@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._ball_jaxprs import Unsupported
-from .._balls import MOST_BITS, Arithmetic, Undecided
-from .._big_functions import TooLarge
 from .._certificate import AbstractCertificate, Certificate
 from .._hyper import natural
 from .._trees import tree_norm, tree_sub
+from ._ball_jaxprs import Unsupported
+from ._balls import MOST_BITS, Arithmetic, Undecided
+from ._big_functions import TooLarge
 from ._checkpointed import Checkpointed
 from ._mode import AbstractMode, Outer
 from ._rounded import shortened_run
@@ -105,9 +105,9 @@ class BallCertifier(AbstractCertifier):
     [`hyprax.unroll.Reversible`][] or [`hyprax.unroll.Truncated`][] contains what their fixed point or their cut makes.
 
     Radii grow from step to step, by more than errors do; the bits are raised until that no longer matters. What remains
-    is time: about two microseconds for every multiplication of the run, on the host, so that 100 weights, 50 examples and
-    100 steps take seconds where the run takes milliseconds. Ask for it where the answer counts, not in every step of a
-    search. The bound is that of rounding, so typically some 1e-15 of the hypergradient in float64.
+    is time: about two microseconds for every multiplication of the run, on the host, so that 100 weights, 50 examples
+    and 100 steps take seconds where the run takes milliseconds. Ask for it where the answer counts, not in every step
+    of a search. The bound is that of rounding, so typically some 1e-15 of the hypergradient in float64.
 
     Where there is no proof, the certificate is that of [`hyprax.unroll.RoundingCertifier`][], of kind `estimated`, and
     its method says why: an operation that is not known in ball arithmetic (convolutions with stride 1, sorting, `erf`,

@@ -10,8 +10,8 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Integer, PyTree
 
-from .._ball_jaxprs import MOVES
 from .._jaxprs import bind, run
+from ._ball_jaxprs import MOVES
 from ._mode import Outer
 from ._optimizer import AbstractOptimizer
 from ._training import Training

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._ball_jaxprs import BallProgram, operations
-from .._balls import Arithmetic, Ball
 from .._hyper import natural
+from ._ball_jaxprs import BallProgram, operations
+from ._balls import Arithmetic, Ball
 from ._drivers import index
 from ._mode import Outer
 from ._step import Program, advance, first, movable, outer_and_grads

@@ -17,9 +17,9 @@ import numpy as np
 from jax import dtypes
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
+from .._jaxprs import bind, equations
 from ._balls import Arithmetic, Ball, Undecided, settled
 from ._big_functions import integers
-from ._jaxprs import bind, equations
 
 
 class Unsupported(ArithmeticError):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from hyprax import _big_functions as functions
-from hyprax._ball_jaxprs import BallProgram, Unsupported
-from hyprax._balls import Arithmetic, Ball, Undecided
+from hyprax.unroll import _big_functions as functions
+from hyprax.unroll._ball_jaxprs import BallProgram, Unsupported
+from hyprax.unroll._balls import Arithmetic, Ball, Undecided
 
 DECIMAL = {
     "exp": lambda x: x.exp(),
