@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import sparse
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
@@ -61,9 +61,11 @@ def test_one_strength_minimises_the_criterion(criterion, loss):
 @pytest.mark.parametrize(("criterion", "loss"), [("leave_one_out", press), ("evidence", evidence)])
 def test_strengths_of_features_minimise_the_criterion_and_are_held_back_by_folds(criterion, loss):
     free = TunedRidge("feature", criterion=criterion, hold_back=False, **QUICK).fit(X, Y)
-    start = np.log(free.strengths_)
-    best: Any = minimize(lambda u: loss(np.exp(u)), start, method="Nelder-Mead", bounds=[(-16, 9)] * D)
-    assert loss(free.strengths_) <= best.fun * (1 + 1e-5) + 1e-9
+    least = loss(free.strengths_)
+    for j in range(D):
+        for factor in (0.7, 1.4):
+            moved = np.where(np.arange(D) == j, factor, 1) * free.strengths_
+            assert np.any((moved < 1e-7) | (moved > 1e4)) or loss(moved) > least - 1e-6 * abs(least)
     held = TunedRidge("feature", criterion=criterion, cv=PAIRS).fit(X, Y)
     assert "nested folds" in held.message_
     assert held.certificate_["kind"] == ("certified" if criterion == "leave_one_out" else "estimated")
@@ -78,11 +80,10 @@ def test_evidence_does_not_depend_on_units_and_weights_are_repetitions(make):
     np.testing.assert_allclose(
         make(criterion="evidence", **QUICK).fit(1e3 * X, y).strengths_, plain.strengths_, rtol=1e-4
     )
-    every = KFold(3, shuffle=True, random_state=1)
     weights = np.arange(N) % 2 + 1
     again = np.repeat(np.arange(N), weights)
-    weighted = make(criterion="evidence", cv=every, certify=False, tol=1e-9).fit(X, y, weights)
-    repeated = make(criterion="evidence", cv=every, certify=False, tol=1e-9).fit(X[again], y[again])
+    weighted = make(criterion="evidence", cv=3, random_state=0, certify=False, tol=1e-9).fit(X, y, weights)
+    repeated = make(criterion="evidence", cv=3, random_state=0, certify=False, tol=1e-9).fit(X[again], y[again])
     np.testing.assert_allclose(weighted.strengths_, repeated.strengths_, rtol=1e-4)
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-4, atol=1e-6 * np.abs(repeated.coef_).max())
 

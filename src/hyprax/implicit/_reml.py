@@ -60,9 +60,8 @@ class REML(AbstractObjective[Array]):
 
     - `optimum`: an [`hyprax.Optimum`][] of [`hyprax.families.Squared`][], [`hyprax.families.Logistic`][] or
         [`hyprax.families.Poisson`][] with one output, dense data and at most 2,000 weights.
-    - `observations`: n, where rows were added that say nothing (zeros); default the rows of the family. Example weights
-        of squared loss are precisions: ω_i divides the variance of row i, and c(y, φ) holds -½ Σ_i log ω_i.
-
+    - `observations`: n, where it is not the number of rows: rows of zeros that say nothing, or that stand for several.
+        Example weights of squared loss are precisions: ω_i divides the variance of row i, and -½ Σ_i log ω_i is in c.
     - `dispersion`: φ, where it is known: the loss is φ times a negative log-likelihood.
 
     The gradient goes through ŵ, by the implicit function theorem. The certificates are `estimated`: what one more step
@@ -87,7 +86,7 @@ class REML(AbstractObjective[Array]):
   year = {2011}}""",
     )
 
-    def __init__(self, optimum: Optimum, *, observations: int | None = None, dispersion: float | None = None):
+    def __init__(self, optimum: Optimum, *, observations: float | None = None, dispersion: float | None = None):
         if not isinstance(optimum, Optimum):
             raise ValueError(f"REML: optimum must be hx.Optimum(family); got a {type(optimum).__name__}.")
         family = checked_family("REML", optimum)

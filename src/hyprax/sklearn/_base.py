@@ -161,21 +161,22 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         X, y = X[kept], y[kept]
         if X.shape[0] < 2:
             raise ValueError("sample_weight must be above zero for two rows or more; got 1 sample.")
-        shares = None if shares is None or np.ptp(shares[kept]) == 0 else shares[kept] / shares[kept].mean()
         y = self._encoded(y)
-        shares = self._shares(y, shares)
+        weights = self._weights(y, np.ones(len(y)) if shares is None else shares[kept])
+        scale = float(weights.mean())
+        shares = None if np.ptp(weights) == 0 else weights / scale
         folds = self._folds(own, everything, kept, y, groups, seed)
         with arithmetic():
-            self._tune(X, y, shares, folds)
+            self._tune(X, y, shares, folds, scale)
             if self.honest:
                 worth = np.zeros(len(kept))
                 worth[kept] = 1.0 if shares is None else shares
                 self.honest_ = self._judged(given, folds, worth, seed)
         return self
 
-    def _shares(self, y: np.ndarray, shares: np.ndarray | None) -> np.ndarray | None:
-        """Weights of rows, of mean 1, with those that the estimator's own settings give them."""
-        return shares
+    def _weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weights of rows, times those that the estimator's own settings give them."""
+        return weights
 
     def _check_settings(self) -> None:
         if self.criterion not in self.criteria:
@@ -195,7 +196,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         groups = None if groups is None else np.asarray(groups)[kept]
         return masks(self.cv, self.criterion, len(y), y, self.classes, groups, seed)
 
-    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks) -> None:
+    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
+        """Fit with `shares`, weights of rows of mean 1; the user's are `scale` times those."""
         n = X.shape[0]
         features = self._feature_names()
         kinds = strengths(self.penalties, features, self.groups, self.free, self._outputs(y))
@@ -211,7 +213,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             problem=problem,
             masks=folds,
             count=len(kinds.names),
-            criterion=self._criterion(problem, targets, folds),
+            criterion=self._criterion(problem, targets, folds, scale * weights),
             groups=kinds.kinds,
             score=self._score(X, y, scaled, targets),
             unit=unit,
@@ -232,7 +234,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         if not found.arrived:
             warnings.warn(f"{type(self).__name__}: {found.message}", ConvergenceWarning, stacklevel=3)
 
-    def _criterion(self, problem: Rows, targets: Targets, folds: Masks) -> Criterion | None:
+    def _criterion(self, problem: Rows, targets: Targets, folds: Masks, weights: np.ndarray) -> Criterion | None:
         """What is minimised on given training rows; `None` for the folds."""
         if self.criterion not in IN_SAMPLE:
             return None
@@ -243,8 +245,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
                 f"are not sparse; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
             )
         if self.criterion == "evidence":
-            dispersion = 1 / targets.factor if self.likelihood else None
-            return lambda training: problem.evidence(training, dispersion)
+            dispersion = 1 / (targets.factor * float(weights.mean())) if self.likelihood else None
+            return lambda training: problem.evidence(training, float(weights[training].sum()), dispersion)
         every = len(problem.targets)
         least = min(int(training.sum()) for training, _ in folds)
         return lambda training: problem.leave_one_out(training, every if training.all() else least)

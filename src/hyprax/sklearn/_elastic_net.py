@@ -54,7 +54,7 @@ class TunedElasticNet(AbstractLeastSquares):
     def _family(self, inputs: Any, targets: np.ndarray, **terms: Any) -> Any:
         raise NotImplementedError  # it is no family: `_tune` makes the problem
 
-    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks) -> None:
+    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
         kinds = strengths(self.penalties, self._feature_names(), self.groups, None, None)
         count = len(kinds.names)
         scaled = columns(X, shares, bool(self.fit_intercept), bool(self.standardize))

@@ -84,7 +84,7 @@ class TunedRidge(AbstractLeastSquares):
     - `criterion`: what strengths are tuned by: `"folds"`; `"holdout"`, one third that judges; `"leave_one_out"`, each
         row judged by the fit on all others; or `"evidence"`, the restricted marginal likelihood of the training rows
         ([`hyprax.implicit.REML`][]). The last two are for one target or two classes, and columns that are not sparse;
-        folds of `cv` still judge, for `cv_score_` and for holding back.
+        folds of `cv` still judge, for `cv_score_` and for holding back. To the evidence a row of weight 2 is two rows.
     - `hold_back`: many strengths start from the best single one and leave it only where, on nested folds, the gain
         exceeds one standard error (or the number given). `"auto"`: for more than three strengths; `False`: they are
         tuned freely; `True`: always.
@@ -199,15 +199,16 @@ class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
         )
         self.class_weight = class_weight
 
-    def _shares(self, y: np.ndarray, shares: np.ndarray | None) -> np.ndarray | None:
+    def _weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         if self.class_weight is None:
-            return shares
+            return weights
         names = self.classes_[y]
-        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=names, sample_weight=shares)
-        if not (np.all(np.isfinite(weights)) and np.all(weights > 0)):
+        of_class = np.asarray(
+            compute_class_weight(self.class_weight, classes=self.classes_, y=names, sample_weight=weights)
+        )
+        if not (np.all(np.isfinite(of_class)) and np.all(of_class > 0)):
             raise ValueError(f"class_weight must hold finite numbers > 0; got {self.class_weight!r}.")
-        each = np.asarray(weights)[y] * (1.0 if shares is None else shares)
-        return None if np.ptp(each) == 0 else each / each.mean()
+        return of_class[y] * weights
 
     def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
         X, y = super()._read(X, y)

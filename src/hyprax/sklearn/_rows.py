@@ -135,15 +135,15 @@ class Rows:
         nested = not training[: len(self.targets)].all()
         return LeaveOneOut(without(self.optimum, training), subset=np.sort(rows), approximate=nested)
 
-    def evidence(self, training: np.ndarray, dispersion: float | None) -> AbstractObjective:
-        """The restricted marginal likelihood of `training` rows."""
+    def evidence(self, training: np.ndarray, observations: float, dispersion: float | None) -> AbstractObjective:
+        """The restricted marginal likelihood of `training` rows, which count as so many observations."""
         training = np.concatenate([training, np.zeros(self._blanks, bool)])
         optimum = without(self.optimum, training)
         family = family_of(optimum)
         if not self.classes:  # a row of zeros says nothing where its target is zero too
             family = eqx.tree_at(lambda f: f.targets, family, masked(family.targets, training))
         optimum = eqx.tree_at(lambda o: o.loss, optimum, family)
-        return REML(optimum, observations=int(training.sum()), dispersion=dispersion)
+        return REML(optimum, observations=observations, dispersion=dispersion)
 
     @property
     def _blanks(self) -> int:
