@@ -4,8 +4,8 @@ The sets, training rows and test rows are those of the experiment (`sets.py`). E
 (`hyprax.sklearn` with `certify=False`), folds included; gradient boosting stands there for scale. What is reported is
 the mean squared error of the test rows over the variance of the training targets, or their log-loss: means over splits
 ± standard errors of the paired difference from the first row of each set; processor seconds, with compilation at the
-first split. Each fit is kept in `out/experiments/estimators.jsonl`, so that a run may be stopped and gone on with. Writes
-estimators.md.
+first split. Each fit is kept in `out/experiments/estimators.jsonl`, so that a run may be stopped and gone on with.
+Writes estimators.md.
 """
 
 import argparse
