@@ -26,8 +26,8 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 LOADER, NAMES = (loaded := load())[0], public_names(loaded[1])
 
 # How many public names each part may have: it is lowered when names go, and raised only with a reason.
-MOST = {"implicit": 51, "unroll": 25, "evidence": 45, "tasks": 56}
-MOST_IN_ALL = 290  # the last eighteen: callbacks and what a run tells them, studies of Optuna, PyTorch, optimism
+MOST = {"implicit": 51, "unroll": 27, "evidence": 45, "tasks": 56}
+MOST_IN_ALL = 292  # the last twenty: callbacks and what a run tells them, studies, PyTorch, optimism, Lion, Muon
 MOST_AT_THE_FRONT_DOOR = 40
 
 
