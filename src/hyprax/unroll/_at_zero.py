@@ -22,10 +22,13 @@ def smooth_root(x: Array) -> Array:
 
 
 def smooth_ratio(a: Array, b: Array) -> Array:
-    """a / b, with derivative 0 where a = 0 and |b| is below √eps: beside such a point it is a sign, not a quotient."""
+    """a / b, with derivative 0 where a = 0 and |b| is below √eps: beside such a point it is a sign, not a quotient.
+
+    0 / 0 is 0: without a gradient nothing moves.
+    """
     flat = (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).eps ** 0.5)
     safe = jnp.where(flat, jnp.ones_like(b), b)
-    return jnp.where(flat, jax.lax.stop_gradient(a / b), _quotient(a, safe))
+    return jnp.where(flat, jax.lax.stop_gradient(a), _quotient(a, safe))
 
 
 @jax.custom_jvp
@@ -62,7 +65,7 @@ def _power_along(exponent: float, primals: tuple[Array], tangents: tuple[Array])
 
 
 def differentiable_at_zero(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of pytrees of arrays, with its roots, quotients and reciprocals as above: the same values."""
+    """`function` of pytrees of arrays, with its roots, quotients and reciprocals as above: the same values, but for 0/0."""
 
     def rewritten(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)

@@ -174,7 +174,7 @@ class OptaxOptimizer(AbstractOptimizer):
     Where a gradient has always been 0 (a pixel that is always 0, a unit that is never active), √s of Adam and its kin
     has no derivative, and JAX would give nan. Square roots of 0, and quotients 0/b with b below the square root of the
     dtype's precision, count as constants when an update is differentiated: such a weight does not move, at any
-    hyperparameters. So do products of 0 with roots in the denominator, as Adafactor has them.
+    hyperparameters. So do products of 0 with roots in the denominator, as Adafactor has them; and 0/0 is 0.
 
     A transformation that asks for more is given `value`, `grad` and `value_fn`, the loss of the step as a function of
     the weights, and differentiated through them. One that searches along a line takes

@@ -148,7 +148,9 @@ class Reversible(AbstractMode):
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
         counts = {"gradients": jnp.asarray(2 * planned.steps), "products": jnp.asarray(planned.steps)}
-        stats = dataclasses.replace(stats, **counts, **growth(dweights, dparams, planned.steps))
+        stats = dataclasses.replace(
+            stats, **counts, **growth((dweights, carry.dmodel), (dparams, dmodel), planned.steps)
+        )
         if returned:
             bits, theory = kept_bits(planned)
             moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)

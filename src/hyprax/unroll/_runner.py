@@ -95,7 +95,7 @@ class Runner:
 
     def with_adjoint(self, at_start: PyTree, at_end: PyTree) -> UnrollStats:
         """What was counted, and the adjoints of (w, s) at both ends."""
-        return dataclasses.replace(self.stats(), **growth(at_start[0], at_end[0], self.steps))
+        return dataclasses.replace(self.stats(), **growth(at_start[::2], at_end[::2], self.steps))
 
     def report(
         self,
@@ -129,7 +129,7 @@ class Runner:
 
 
 def growth(at_start: PyTree, at_end: PyTree, steps: int) -> dict[str, Array]:
-    """‖dw_0‖, ‖dw_T‖, their ratio and its T-th root, for the statistics."""
+    """‖d(w, m)_0‖, ‖d(w, m)_T‖, their ratio and its T-th root, for the statistics."""
     start, end = tree_norm(at_start), tree_norm(at_end)
     ratio = start / end
     rate = ratio ** jnp.asarray(1 / steps, ratio.dtype)
