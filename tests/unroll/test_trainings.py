@@ -1,7 +1,7 @@
 """What a training may hold beside loss and optimizer, against `jax.grad` of a Python loop.
 
-Gradients that are clipped, averaged over microbatches, of keys, of casts, of a part of the weights; optimizers that look
-at the loss; many tasks in one program.
+Gradients that are clipped, averaged over microbatches, of keys, of casts, of a part of the weights; optimizers that
+look at the loss; many tasks in one program.
 """
 
 import jax
@@ -191,7 +191,7 @@ def polyak(hyper):
 
 def by_polyak(hyper, t, grads, moments, params):
     value = plain_loss(params, hyper, BATCHES(t))
-    square = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
+    square = hyper["momentum"] ** 2 * sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
     rate = hyper["momentum"] * jnp.minimum(hyper["rate"][0], value / square)
     return jax.tree.map(lambda w, g: w - rate * g, params, grads), moments
 

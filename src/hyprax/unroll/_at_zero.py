@@ -65,7 +65,7 @@ def _power_along(exponent: float, primals: tuple[Array], tangents: tuple[Array])
 
 
 def differentiable_at_zero(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of pytrees of arrays, with its roots, quotients and reciprocals as above: the same values, but for 0/0."""
+    """`function` of pytrees of arrays, with its roots, quotients and reciprocals as above: the values but 0/0 stay."""
 
     def rewritten(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -101,6 +101,8 @@ def _reciprocals(jaxpr: Any) -> set[Any]:
 def _equation(eqn: Any, inputs: list[Any], reciprocals: set[Any]) -> list[Any]:
     name, params = eqn.primitive.name, eqn.params
     floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating) if eqn.outvars else False
+    if floating and name in ("sqrt", "div", "pow", "mul"):
+        inputs = [jnp.asarray(x) for x in inputs]  # constants are arrays of NumPy
     if name == "sqrt" and floating:
         return [smooth_root(*inputs)]
     if name == "div" and floating:

@@ -89,7 +89,8 @@ class UnrollStats(AbstractStats):
     - `steps`: T; `gradients`, `products`: how many of the training loss were computed, of the second order the latter.
     - `failed_step`: where the run stopped being finite.
     - `adjoint_start`, `adjoint_end`: ‖dw_0‖ and ‖dw_T‖, the adjoint of the weights, and of the state that the loss
-        carries if any, at both ends of the run, for modes that have it; `amplification`: their ratio; `growth`: its T-th root.
+        carries if any, at both ends of the run, for modes that have it; `amplification`: their ratio; `growth`: its
+        T-th root.
     - `truncated_steps`: steps left out; `cosine`, `norm_ratio`: to the hypergradient through every step, if asked for.
     - `attempt`: which pair of sweeps the answer is of; `bits_per_parameter_step`, `theory_bits`: what was put away and
         what had to be kept; `stored_bytes`: put away in all; `headroom_bits`: doublings left in the fullest format;

@@ -194,14 +194,15 @@ class OptaxOptimizer(AbstractOptimizer):
         t: Integer[ArrayLike, ""],
         value_fn: Callable[[PyTree], Array] | None = None,
     ) -> tuple[PyTree, PyTree]:
-        def update(grads: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-            if value_fn is None or not isinstance(self.transformation, optax.GradientTransformationExtraArgs):
-                return self.transformation.update(grads, state, params)
-            given = {"value": value_fn(params), "grad": grads, "value_fn": value_fn}
-            return self.transformation.update(grads, state, params, **given)
+        asks = value_fn is not None and isinstance(self.transformation, optax.GradientTransformationExtraArgs)
+        value = value_fn(params) if asks else None
+
+        def update(grads: PyTree, state: PyTree, params: PyTree, value: Array | None) -> tuple[PyTree, PyTree]:
+            more = {"value": value, "grad": grads, "value_fn": value_fn} if asks else {}
+            return self.transformation.update(grads, state, params, **more)
 
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-            updates, state = differentiable_at_zero(update)(grads, state, params)
+            updates, state = differentiable_at_zero(update)(grads, state, params, value)
             return optax.apply_updates(params, updates), state
 
 

@@ -147,10 +147,9 @@ class Reversible(AbstractMode):
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
+        ends = growth((dweights, carry.dmodel), (dparams, dmodel), planned.steps)
         counts = {"gradients": jnp.asarray(2 * planned.steps), "products": jnp.asarray(planned.steps)}
-        stats = dataclasses.replace(
-            stats, **counts, **growth((dweights, carry.dmodel), (dparams, dmodel), planned.steps)
-        )
+        stats = dataclasses.replace(stats, **counts, **ends)
         if returned:
             bits, theory = kept_bits(planned)
             moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)

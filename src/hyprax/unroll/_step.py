@@ -234,19 +234,30 @@ def check_program(program: Program) -> None:
             )
 
 
+def _update_alone(program: Program) -> Any:
+    """The jaxpr of an update of optax, of a loss of which nothing is to be seen."""
+    params, state, _ = eqx.filter_eval_shape(first, program)
+    optimizer = program.training.optimizer
+
+    def value(params: PyTree) -> Array:
+        return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(params)), jnp.zeros(()))
+
+    def update(hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
+        made = optimizer(hyper)
+        assert isinstance(made, OptaxOptimizer)
+        return made.update(grads, state, params, jnp.asarray(0), value)
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.make_jaxpr(update)(program.hyper, params, state, params).jaxpr
+
+
 def check_schedules(program: Program) -> None:
     """**Raises:** `ValueError` for a schedule of another length than T inside a transformation of optax.
 
     JAX would take the last entry for all steps after it, and leave out entries after the last step.
     """
-    params, state, _ = eqx.filter_eval_shape(first, program)
-    optimizer = program.training.optimizer
-
-    def update(hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
-        return optimizer(hyper).update(grads, state, params, jnp.asarray(0))
-
     steps = program.training.steps
-    lengths = other_lengths(jax.make_jaxpr(update)(program.hyper, params, state, params).jaxpr, steps)
+    lengths = other_lengths(_update_alone(program), steps)
     if lengths:
         raise ValueError(
             f"OptaxOptimizer: a schedule must have one entry a step, {steps}; got one of {lengths[0]} entries, of "
@@ -258,14 +269,7 @@ def check_searches(program: Program) -> None:
     """**Raises:** `ValueError` for a transformation of optax that goes round a loop of no fixed length."""
     if not isinstance(eqx.filter_eval_shape(program.training.optimizer, program.hyper), OptaxOptimizer):
         return
-    params, state, model = eqx.filter_eval_shape(first, program)
-    key, hyper = program.key, program.hyper
-
-    def update(params: PyTree, state: PyTree, model: PyTree) -> PyTree:
-        return moved(Program(program.training, hyper, key), hyper, params, state, params, model, jnp.asarray(0))
-
-    jaxpr = jax.make_jaxpr(update)(params, state, model).jaxpr
-    if any(eqn.primitive.name == "while" for eqn in equations(jaxpr)):
+    if any(eqn.primitive.name == "while" for eqn in equations(_update_alone(program))):
         raise ValueError(
             "OptaxOptimizer: transformation must have no loop of a length that is not fixed, such as a line search, "
             "but for hx.unroll.ForwardMode; got one with such a loop, through which no derivative goes backwards."
@@ -281,7 +285,8 @@ def unused(program: Program, outer: Any) -> list[str]:
         zero = jnp.asarray(0)
         start, loss = first(Program(training, hyper, key)), training.step_loss(params, model, hyper, zero, key)
         grads = training.transformed(params, params, hyper)
-        return start, loss, training.optimizer(hyper).update(grads, state, params, zero), outer(params, model, hyper)
+        after = moved(Program(training, hyper, key), hyper, grads, state, params, model, zero)
+        return start, loss, after, outer(params, model, hyper)
 
     jaxpr = jax.make_jaxpr(everything)(program.hyper, params, state, model).jaxpr
     seen = needed(jaxpr)
