@@ -17,13 +17,18 @@ ASK := 'import jax; jax.devices()' >/dev/null 2>&1 # a flag that XLA does not kn
 OPTIMISED = $(shell grep -rl --include='test_*.py' 'mark\.optimised' tests)
 comma := ,
 
+# For CPUs, by name: the plain name brings gigabytes for accelerators along. Not every index has it.
+TORCH := torch==2.13.0+cpu
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow torture check docs release-check bench clean
+.PHONY: help setup tools demo test test-slow torture check docs release-check bench clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
 
 setup: .venv/.dev ## Make .venv with everything that the other targets need for development
+
+tools: .venv/.dev+optuna+loggers+notebooks .venv/.torch ## Add Optuna, loggers, Jupyter and PyTorch to .venv: their tests then run
 
 demo: .venv/.cli ## Tune 65 penalties on diabetes with squares and products, and leave out/products/report.html
 	rm -rf out/products
@@ -63,8 +68,12 @@ clean: ## Remove everything that the targets make
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Which extras an environment holds is kept as an empty file named after them: .venv/.cli, .venv/.dev, .venv/.dev+bench.
-.venv/.dev .venv/.cli .venv/.dev+bench: .venv/.%: .venv/.created pyproject.toml
+.venv/.dev .venv/.cli .venv/.dev+bench .venv/.dev+optuna+loggers+notebooks: .venv/.%: .venv/.created pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(subst +,$(comma),$*)]"
+	@touch $@
+
+.venv/.torch: .venv/.created Makefile
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	@touch $@
 
 .venv/.created:

@@ -12,6 +12,8 @@ import pytest
 import hyprax as hx
 from hyprax._html import curve, table
 from hyprax.runs import read
+from hyprax.search import Gain, Honest, Improvement
+from hyprax.tasks import complexity, gap, tasks_needed
 
 START = {"x": jnp.asarray([3.0, -2.0]), "p": hx.Positive(jnp.asarray(0.5))}
 VOID = {"br", "meta"}
@@ -89,6 +91,28 @@ def test_cards_say_what_the_answers_say(tuned):
     assert "‖grad‖ & <more> ≤ 0.001" in certificate
     assert "standard error 0.5 over rows" in spread
     assert "<b>run" in record
+
+
+def test_cards_of_gains_say_what_is_established():
+    lower = Gain(0.3, 0.1, 4.0, "<b>tuned", "the default", 90)
+    nothing = Honest(Gain(0.1, 0.2, 4.0, "this", "that", 90), 1.25, 1.35, np.array([0.3, -0.1]), np.array([0.0, 0.02]))
+    proved = Improvement(0.02, 0.05, "betting", 0.1, 400, "rows", False)
+    for thing, gain in ((lower, lower), (nothing, nothing.gain), (proved, proved)):
+        page = Whole(thing._repr_html_())
+        assert gain.meaning() in page.text
+        assert ("not established" in page.text) != gain.established
+    assert all(number in Whole(nothing._repr_html_()).text for number in ("1.25", "1.35", "0.3  -0.1", "0  0.02"))
+
+
+def test_cards_of_guarantees_say_what_they_rest_on_and_what_was_tried():
+    structure = complexity.Intervals(1)
+    found, needed = gap(structure, 500, 0.05), tasks_needed(structure, 0.1, 0.05)
+    for guarantee, number in ((found, f"{found.value:.4g}"), (needed, str(needed.n))):
+        text = Whole(guarantee._repr_html_()).text
+        assert number in text
+        assert guarantee.name in text
+        assert all(f"Assumed: {words}." in text for words in guarantee.assumptions)
+        assert all(name in text for name in guarantee.candidates)
 
 
 @pytest.mark.parametrize("words", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x1b[31mb", "&lt;"])

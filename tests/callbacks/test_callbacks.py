@@ -348,6 +348,18 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     raise AssertionError(text)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_biases_knows_a_run_that_goes_on(tmp_path, monkeypatch):
+    installed("wandb")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    for run, steps in (("run", 2), ("run", 3), ("another", 2)):
+        go(steps, callbacks=[WandB(dir=str(tmp_path))], run=hx.Run(tmp_path / run))
+    ids = [folder.name.split("-")[-1] for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
+    assert len(set(ids)) == 2
+    assert (tmp_path / "run" / "wandb.id").read_text() in ids
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_loggers_by_name_make_nothing_before_a_run(name, tmp_path):
     if name not in ("csv", "jsonl"):

@@ -1,6 +1,7 @@
 """Weights and hyperparameters in one call: where it ends, what it keeps, that it repeats, resumes and compiles once."""
 
 import functools
+import html
 import math
 
 import jax
@@ -153,6 +154,14 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
     assert [r["value"] for r in again.history] == [r["value"] for r in whole.history]
     np.testing.assert_array_equal(again.params["w"], whole.params["w"])
     assert again.log_evidence == whole.log_evidence
+
+
+def test_a_fit_shows_itself_with_its_two_statements():
+    card = drawn()._repr_html_()
+    for words in (drawn().message, drawn().certificate.meaning(), drawn().noise.meaning()):
+        assert html.escape(words) in card
+    assert f"{drawn().log_evidence:.6g}" in card
+    assert "noise" in card
 
 
 def test_equal_fits_with_default_optimizers_compile_once():

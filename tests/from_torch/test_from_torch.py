@@ -1,11 +1,18 @@
 """Modules of torch as functions of JAX: equal to the original in value and derivatives, or refused."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hyprax as hx
+from compilations import compilations
 from hyprax.torch import arrays
 from hyprax.torch._check import differences
 
@@ -141,6 +148,9 @@ def test_a_wrong_translation_is_found_on_conversion(monkeypatch):
     monkeypatch.setitem(_graph.TABLE, "aten.tanh.default", lambda call, x: jnp.tanh(x) + 1e-4 * jnp.sin(x))
     with pytest.raises(ValueError, match=r"must agree with the original .* differs by"):
         hx.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), torch.ones(2, 2))
+    monkeypatch.setitem(_graph.TABLE, "aten.tanh.default", lambda call, x: jnp.tanh(x) * jnp.nan)
+    with pytest.raises(ValueError, match=r"must agree with the original .* differs by inf"):
+        hx.from_torch(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), torch.ones(2, 2))
 
 
 def test_the_weights_are_those_of_a_training(net):
@@ -177,6 +187,52 @@ def test_the_weights_are_those_of_a_training(net):
     value = theirs()
     np.testing.assert_allclose(answer.value, value.item(), rtol=1e-12)
     np.testing.assert_allclose(answer.grad["rate"], torch.autograd.grad(value, rate)[0].item(), rtol=1e-10)
+
+    compiled: list[int] = []
+    with compilations() as found:
+        hx.tune(
+            objective,
+            {"rate": jnp.asarray(0.1)},
+            search=hx.search.Optax(optax.adam(1e-3)),
+            steps=50,
+            stop=hx.search.Stopping(gradient=0, patience=None),
+            callbacks=[lambda step: compiled.append(len(found))],
+            progress=False,
+        )
+    assert len(compiled) == 50
+    assert compiled[0] == compiled[-1]
+
+
+class Still(nn.Module):
+    """What torch holds still while it differentiates, in the three ways there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        h = self.first(x) * self.scale
+        with torch.no_grad():
+            size = (h**2).mean() + self.scale.sum()
+        return h / size + (torch.round(h) - h).detach()
+
+
+def test_what_torch_holds_still_takes_no_derivative():
+    module = Still().double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    f = hx.from_torch(module, x)  # compares gradients and products in both modes
+    module.eval()
+    theirs = torch.autograd.grad(torch.sin(module(x)).sum(), module.scale)[0]
+    ours = jax.grad(lambda params: jnp.sum(jnp.sin(f(params, x))))(f.params)["scale"]
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_an_index_outside_of_a_table_gives_no_neighbour():
+    f = hx.from_torch(nn.Embedding(4, 2).double(), torch.tensor([[0, 3], [1, 2]]))
+    rows = f(f.params, jnp.asarray([[0, 3], [4, 1]]))
+    assert np.isnan(rows[1, 0]).all()
+    assert np.isfinite(rows).sum() == 6
 
 
 class Rich(nn.Module):
@@ -225,3 +281,43 @@ def test_more_operators_in_both_modes(make, shapes):
     for train in (False, True):
         found = differences(module, exported(module, example, train), example, train)
         assert max(found.values()) < 1e-12, found
+
+
+# Resident memory in MiB after outer steps 100 and 500 of a tuning: a process of its own, as a user has it.
+LONG = """
+import jax, jax.numpy as jnp, optax, resource, torch
+import hyprax as hx
+
+torch.manual_seed(0)
+x = torch.randn(40, 3)
+net = hx.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)), x)
+data = (jnp.asarray(x.numpy()), jnp.sin(jnp.asarray(x.numpy()).sum(1, keepdims=True)))
+
+def loss(params, hyper, batch):
+    return jnp.mean((net(params, batch[0]) - batch[1]) ** 2)
+
+training = hx.Training(
+    loss, lambda hyper, key: net.params, lambda hyper: hx.unroll.MomentumSGD(hyper["rate"], 0.9),
+    hx.Minibatches(data, 10, key=jax.random.key(0)), 5,
+)
+objective = hx.UnrolledObjective(training, loss, data, key=jax.random.key(1))
+
+def memory(step):
+    if step.step in (100, 500):
+        print(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20)
+
+hx.tune(
+    objective, {"rate": hx.Positive(jnp.asarray(0.05))}, search=hx.search.Optax(optax.adam(1e-3)), steps=501,
+    stop=hx.search.Stopping(gradient=0, patience=None), callbacks=[memory], progress=False,
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say how much memory is used")
+def test_memory_is_flat_over_five_hundred_outer_steps():
+    source = str(Path(hx.__file__).parents[1])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    said = subprocess.run([sys.executable, "-c", LONG], env=env, capture_output=True, text=True, check=True).stdout
+    early, late = map(float, said.split())
+    assert late - early < 8, (early, late)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip insta
 
 RNG = np.random.default_rng(0)
 X, Y, W = RNG.normal(size=(8, 3)), RNG.normal(size=8), RNG.normal(size=3)
+EXAMPLE = ({"w": W}, {"rate": np.asarray(0.1), "decay": np.asarray(-3.0)}, (X[:4], Y[:4]))
 
 
 def loss_in_torch(params, hyper, batch):
@@ -53,6 +54,19 @@ def test_a_framework_that_breaks_its_word_is_found_out():
 
     with pytest.raises(hx.HypergradientError, match="did not come back to the bits that it started from"):
         answer(oracle(draws), hx.unroll.Reversible())
+    with pytest.raises(ValueError, match="grad must give the same bits for the same arguments"):
+        oracle(draws, example=EXAMPLE)
+
+
+def test_with_an_example_torch_is_asked_before_anything_runs():
+    def halved(params, hyper, batch):
+        """A gradient that is cut off from half of what it depends on."""
+        w = params["w"]
+        return loss_in_torch({"w": w + 0.5 * (w.detach() - w)}, hyper, batch)
+
+    oracle(loss_in_torch, example=EXAMPLE)
+    with pytest.raises(ValueError, match="vjp must be the transposed derivative of grad"):
+        oracle(halved, example=EXAMPLE)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -66,7 +66,7 @@ CASES = {
     IRIS + "[model]\n": "R:4: model.kind must be given",
     SOFTMAX: 'R: data must be given for kind = "softmax"',
     '[data]\nname = "iris"\n'
-    + SOFTMAX: 'R:1: data.source must be given: "sklearn", "csv", "npz", "idx", "openml" or "named"',
+    + SOFTMAX: 'R:1: data.source must be given: "sklearn", "csv", "npz", "idx", "images", "openml" or "named"',
     # Types and ranges
     IRIS + SOFTMAX + '[search]\nsteps = "many"\n': 'R:7: search.steps must be a whole number; got "many"',
     IRIS + SOFTMAX + "[search]\nsteps = 2.5\n": "R:7: search.steps must be a whole number; got 2.5",
@@ -78,7 +78,7 @@ CASES = {
     '[data]\nsource = "sklearn"\nname = "digit"\n'
     + SOFTMAX: 'R:3: data.name must be "breast_cancer", "diabetes", "digits", "iris" or "wine"; got "digit"',
     '[data]\nsource = "ftp"\n'
-    + SOFTMAX: 'R:2: data.source must be "sklearn", "csv", "npz", "idx", "openml" or "named"; got "ftp"',
+    + SOFTMAX: 'R:2: data.source must be "sklearn", "csv", "npz", "idx", "images", "openml" or "named"; got "ftp"',
     CSV.format("good.csv") + "features = []\n" + SOFTMAX: "R:5: data.features must be a list with an entry; got []",
     CSV.format("good.csv") + "features = [1]\n" + SOFTMAX: "R:5: data.features must be a text in quotes; got 1",
     # Penalties

@@ -10,6 +10,9 @@ from ._numbers import finite_numbers, hyper_numbers, needed, row_of
 class WandB:
     """The steps of a run in Weights & Biases; on this machine alone unless asked otherwise. Needs the extra `loggers`.
 
+    A recorded run that goes on goes on under the id that it had, which its folder keeps: online it is the same run, and
+    offline another folder of it, for `wandb sync --append`.
+
     **Arguments:**
 
     - `project`: its name.
@@ -26,7 +29,12 @@ class WandB:
     def start(self, start: Start) -> None:
         config = {"objective": start.objective, "search": start.search, "steps": start.steps}
         config |= {f"start of {name}": x for name, x in hyper_numbers(start.hyper).items()}
-        self._run = self._wandb.init(config=config, **self._options)
+        options, kept = self._options, None if start.folder is None else start.folder / "wandb.id"
+        if kept is not None and start.history and kept.is_file() and "id" not in options:
+            options = {"id": kept.read_text().strip(), "resume": "allow", **options}
+        self._run = self._wandb.init(config=config, **options)
+        if kept is not None:
+            kept.write_text(self._run.id)
 
     def step(self, step: Step) -> None:
         self._run.log(finite_numbers(row_of(step)), step=step.step)

@@ -20,7 +20,7 @@ import typer
 
 from .._text import escaped
 
-TABLES = re.compile(r"\.(csv|tsv|tab|txt)(\.gz)?$", re.IGNORECASE)
+TABLES = re.compile(r"\.((csv|tsv|tab|txt)(\.gz)?|parquet)$", re.IGNORECASE)
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 app = typer.Typer(
@@ -63,7 +63,9 @@ Target = Annotated[str | None, typer.Option(help="Of a table: the column to pred
 
 @app.command()
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="A TOML file: data, model, what to tune, how; or a table (CSV).")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A TOML file: data, model, what to tune, how; or a table (CSV, Parquet).")
+    ],
     setting: Settings = None,
     target: Target = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the run; default runs/NAME.")] = None,
@@ -116,7 +118,9 @@ def resume_run(
 
 @app.command()
 def init(
-    table: Annotated[Path, typer.Argument(help="A table (CSV, any dialect and encoding, gzipped or not).")],
+    table: Annotated[
+        Path, typer.Argument(help="A table (CSV of any dialect and encoding, gzipped or not, or Parquet).")
+    ],
     target: Target = None,
     out: Annotated[Path | None, typer.Option(help="The recipe; default NAME.toml beside the table.")] = None,
 ) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from .. import _html as page
 from .._batches import Minibatches
 from .._hyper import AbstractConstrained, Positive, natural
 from .._noise import AbstractNoise
@@ -85,6 +86,20 @@ class EvidenceFit:
     def predict(self, inputs: PyTree, **options: Any) -> Any:
         """E[y | x, D] of new examples, in the units of the data: that of [`hyprax.evidence.Posterior`][]."""
         return self.posterior().predict(inputs, **options)
+
+    def _repr_html_(self) -> str:
+        facts = {"log evidence": f"{self.log_evidence:.6g}"}
+        if self.standard_error:
+            facts["standard error"] = f"{self.standard_error:.3g}"
+        return page.card(
+            "Fit by the evidence",
+            page.badge(result_name(self.result)) + page.badge(self.certificate.kind),
+            page.table(list(facts.items())),
+            page.curve(self.tuned.column("value").tolist(), "value of the run"),
+            page.paragraphs(self.message),
+            page.table(page.of_tree(natural(self.hyper)), ("hyperparameters", "shape", "natural units")),
+            page.paragraphs(f"Certificate. {self.certificate.meaning()}", f"Noise. {self.noise.meaning()}"),
+        )
 
 
 @functools.lru_cache(maxsize=32)

@@ -52,6 +52,7 @@ from ._lookahead_estimate import LookAheadEstimate as LookAheadEstimate
 from ._noise import ExampleNoise as ExampleNoise
 from ._objective import ImplicitObjective as ImplicitObjective
 from ._optimum import Optimum as Optimum
+from ._reml import REML as REML
 from ._single_loop import (
     SABA as SABA,
     SOBA as SOBA,

@@ -46,7 +46,7 @@ class SklearnData(_Data):
 
 
 class CsvData(_Data):
-    """A table with a header line: numbers, categories, dates; of any dialect and encoding, gzipped or not."""
+    """A table with a header line: numbers, categories, dates; CSV of any dialect and encoding, gzipped, or Parquet."""
 
     source: Literal["csv"]
     path: str
@@ -87,6 +87,16 @@ class IdxData(_Data):
     targets: str
 
 
+class ImagesData(_Data):
+    """A folder that holds a folder of images for each class; colours become grey."""
+
+    source: Literal["images"]
+    path: str
+    size: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="[height, width] to which all are scaled; left out, they must be of one size"
+    )
+
+
 class OpenmlData(_Data):
     """A set fetched from OpenML by name."""
 
@@ -103,7 +113,7 @@ class NamedData(_Data):
 
 
 DataSource = Annotated[
-    SklearnData | CsvData | NpzData | IdxData | OpenmlData | NamedData, Field(discriminator="source")
+    SklearnData | CsvData | NpzData | IdxData | ImagesData | OpenmlData | NamedData, Field(discriminator="source")
 ]
 
 

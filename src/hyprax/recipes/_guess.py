@@ -44,8 +44,8 @@ def _quoted(text: str) -> str:
 
 def _text(table: Table, columns: list[Column], target: str, kind: str, said: str, source: str) -> str:
     dialect = [
-        f"delimiter = {_quoted(table.delimiter)}" if table.delimiter != "," else "",
-        f'encoding = "{table.encoding}"' if table.encoding != "UTF-8" else "",
+        f"delimiter = {_quoted(table.delimiter)}" if table.delimiter not in ("", ",") else "",
+        f'encoding = "{table.encoding}"' if table.delimiter and table.encoding != "UTF-8" else "",
         'decimal = ","' if any(column.decimal == "," for column in columns) else "",
     ]
     used = [column for column in columns if column.kind != "drop"]

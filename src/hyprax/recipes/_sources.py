@@ -12,13 +12,14 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ._columns import Column, is_missing, number, recognised
-from ._data_tables import CsvData, DataSource, IdxData, NamedData, NpzData, OpenmlData, SklearnData
+from ._data_tables import CsvData, DataSource, IdxData, ImagesData, NamedData, NpzData, OpenmlData, SklearnData
 from ._errors import RecipeError
+from ._image_folder import read_image_folder
 from ._tables import SHOWN, faults_of, read_table
 
 OPENML_SECONDS = 60.0
@@ -67,26 +68,31 @@ def _load(data: DataSource, folder: Path) -> Loaded:
             inputs = read_idx(_path(folder, data.inputs, "data.inputs"), "data.inputs")
             targets = read_idx(_path(folder, data.targets, "data.targets"), "data.targets")
             return Loaded(*_images(inputs, targets, folder, (data.inputs, data.targets)))
+        case ImagesData():
+            path = _path(folder, data.path, "data.path", a="folder")
+            size = None if data.size is None else (data.size[0], data.size[1])
+            inputs, targets, shape = read_image_folder(path, size, MOST_ENTRIES)
+            return Loaded(inputs, targets, _named_columns(inputs.shape[1]), shape)
         case OpenmlData():
             return Loaded(*_openml(data.name, data.version))
         case NamedData():
             return Loaded(*_named(data.name))
 
 
-def _path(folder: Path, name: str, key: str) -> Path:
+def _path(folder: Path, name: str, key: str, a: Literal["file", "folder"] = "file") -> Path:
     """A path of a recipe, relative to the recipe; `$HYPRAX_DATA` and other variables are replaced, and never shown."""
     expanded = os.path.expandvars(name)
     if "$" in expanded:
         raise RecipeError(f"must name environment variables that are set; got {name!r}", key=key)
     try:
         path = folder / Path(expanded).expanduser()
-        there = path.is_file()
+        there = path.is_file() if a == "file" else path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home that nobody has
         raise RecipeError(
-            f"must be a file; got {name[:60]!r} ({getattr(error, 'strerror', None) or error})", key=key
+            f"must be a {a}; got {name[:60]!r} ({getattr(error, 'strerror', None) or error})", key=key
         ) from None
     if not there:
-        raise RecipeError(f"must be a file; there is no {folder / name}", key=key)
+        raise RecipeError(f"must be a {a}; there is no {folder / name}", key=key)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV of any dialect and encoding, read row by row, its faults told together."""
+"""Tables as people have them: CSV of any dialect and encoding, or Parquet; faults are told together."""
 
 import csv
 import dataclasses
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ._errors import RecipeError
+from ._parquet import MAGIC, read_parquet
 
 DELIMITERS = (",", ";", "\t", "|")
 NAMES_OF_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -26,7 +27,10 @@ SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts: columns by name, and the line of the file that each row stands on."""
+    """A table of texts: columns by name, and the line of the file that each row stands on.
+
+    Of a Parquet file, which has no lines, the number of the row from 1; `delimiter` is empty then.
+    """
 
     path: Path
     header: list[str]
@@ -46,16 +50,21 @@ class Table:
     @property
     def said(self) -> str:
         """The dialect, in words."""
+        if not self.delimiter:
+            return self.encoding
         return f"{self.encoding}, {NAMES_OF_DELIMITERS.get(self.delimiter, repr(self.delimiter))} between columns"
 
 
 def read_table(path: Path, delimiter: str | None = None, encoding: str | None = None, key: str = "data.path") -> Table:
-    """The header and the rows of a CSV file, plain or gzipped; empty lines are left out.
+    """The header and the rows of a CSV file, plain or gzipped, or of a Parquet file; empty lines are left out.
 
-    Not by pandas, which fills rows that are too short with nothing, and keeps no line numbers.
+    CSV not by pandas, which fills rows that are too short with nothing, and keeps no line numbers.
 
     **Raises:** `RecipeError` for a file that cannot be read, and rows of other lengths than the header.
     """
+    if _begin(path) == MAGIC:
+        header, texts = read_parquet(path, MOST_CELLS, key)
+        return Table(path, header, texts, [*range(1, len(texts) + 1)], "", "Parquet")
     text, encoding = _decoded(path, encoding, key)
     delimiter = _delimiter(text) if delimiter is None else delimiter
     rows, line, cells = [], 0, 0
@@ -81,6 +90,14 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
         raise RecipeError(f"must have {len(header)} fields a row; {path}:{first} has {count}{more}", key=key)
     texts = np.asarray([row for _, row in rows[1:]], dtype=object)
     return Table(path, header, texts, [number for number, _ in rows[1:]], delimiter, encoding)
+
+
+def _begin(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(MAGIC))
+    except OSError:  # told by whoever reads the whole
+        return b""
 
 
 def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:

@@ -7,15 +7,28 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .. import _html as page
 from ._student import quantile
 
 
 class AbstractGain(abc.ABC):
     """A statement about new data: by how much the loss of the tuned model is below that of a baseline."""
 
+    @property
+    @abc.abstractmethod
+    def established(self) -> bool:
+        """Whether a gain is claimed."""
+
     @abc.abstractmethod
     def meaning(self) -> str:
         """What the gain speaks of, and with what right, in plain sentences."""
+
+    def _repr_html_(self) -> str:
+        return page.card("Gain on new data", gain_badge(self), page.paragraphs(self.meaning()))
+
+
+def gain_badge(gain: AbstractGain) -> str:
+    return page.badge("established" if gain.established else "not established")
 
 
 @dataclasses.dataclass(frozen=True)

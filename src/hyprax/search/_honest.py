@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .. import _html as page
 from .._keys import checked_key
 from .._objective import described
 from .._progress import counted
 from ._cross_validated import drawn_folds, given_folds
-from ._gain import Gain
+from ._gain import Gain, gain_badge
 
 Procedure = Callable[[np.ndarray, np.ndarray], Any]
 """`(training rows, held-out rows) -> losses of the held-out rows`, of a model fitted and tuned on the training rows."""
@@ -33,6 +34,14 @@ class Honest:
     baseline_loss: float
     gains: np.ndarray
     overtuning: np.ndarray | None
+
+    def _repr_html_(self) -> str:
+        facts = {"loss on held-out rows": f"{self.loss:.4g}", "loss of the baseline": f"{self.baseline_loss:.4g}"}
+        facts["gain of each outer part"] = "  ".join(f"{gain:.3g}" for gain in self.gains)
+        if self.overtuning is not None:
+            facts["overtuning of each outer part"] = "  ".join(f"{x:.3g}" for x in self.overtuning)
+        parts = page.table(list(facts.items())), page.paragraphs(self.gain.meaning())
+        return page.card("Gain of a procedure on new data", gain_badge(self.gain), *parts)
 
 
 def honest(

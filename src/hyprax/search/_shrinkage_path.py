@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._hyper import validated
 from .._keys import checked_key
+from .._objective import AbstractObjective
 from .._progress import ProgressBar
 from ._cross_validated import CrossValidated, Foldable, drawn_folds, given_folds
 from ._lbfgs import LBFGS
@@ -27,6 +28,9 @@ STRENGTHS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0)
 """Of the prior, in units of the loss at the single strength: a prior means the same whatever the units of targets."""
 
 Masks = list[tuple[np.ndarray, np.ndarray]]
+
+Criterion = Callable[[np.ndarray], AbstractObjective]
+"""`training rows -> objective`, rows as booleans."""
 
 Score = Callable[[Any, np.ndarray], float]
 """`(weights, held-out rows) -> score`, greater is better; rows are booleans, one a row."""
@@ -83,6 +87,7 @@ def shrinkage_path(
     kinds: Any = None,
     steps: int = 25,
     score: Score | None = None,
+    criterion: Criterion | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> ShrinkagePath:
@@ -114,6 +119,8 @@ def shrinkage_path(
     - `steps`: the most steps at each τ.
     - `score`: a function of fitted weights and held-out rows (booleans) to a number, greater being better, by which
         candidates are chosen instead of the loss. Gradients use the loss. A gain of any size counts then.
+    - `criterion`: a function of training rows (booleans) to the objective that is minimised on them in place of the
+        inner folds: leave-one-out, a marginal likelihood. τ is in its units then.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `settings`: of each fold's objective, where folds are fitted one by one.
 
@@ -140,16 +147,20 @@ def shrinkage_path(
         owners.append(_checked("kinds", kinds, hyper))
     plan = [(tau, owner) for owner in owners for tau in (np.inf, *strengths)]
     bar = ProgressBar((len(nested) + 1) * len(plan)) if progress else None
-    found = _all_at_once(problem, nested, inner, hyper, plan, steps, score, _told(bar, 0, "all folds", len(nested) + 1))
+    found = None
+    if criterion is None:
+        told = _told(bar, 0, "all folds", len(nested) + 1)
+        found = _all_at_once(problem, nested, inner, hyper, plan, steps, score, told)
     if found is None:
-        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, score, bar)
+        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, score, criterion, bar)
     if bar is not None:
         bar.close()
     hypers, criteria, losses, taken = found
+    unit = unit_of(criteria) if criterion is None else 1.0
     table = losses[:, :1] - losses if len(losses) > 1 else np.zeros((2, len(plan)))
     least = LEAST_GAIN * abs(float(np.mean(losses[:, 0]))) if len(losses) and score is None else 0.0
     return ShrinkagePath(
-        strengths=tuple(tau * unit_of(criteria) if np.isfinite(tau) else tau for tau, _ in plan),
+        strengths=tuple(tau * unit if np.isfinite(tau) else tau for tau, _ in plan),
         towards=tuple("one" if owner is owners[0] else "kinds" for _, owner in plan),
         hypers=hypers,
         criteria=criteria,
@@ -248,14 +259,23 @@ def _one_by_one(
     steps: int,
     settings: dict[str, Any],
     score: Score | None,
+    criterion: Criterion | None,
     bar: ProgressBar | None,
 ) -> Found:
     told = _told(bar, 0, "all rows")
-    found, criteria, taken = _path(problem, inner, hyper, plan, steps, settings, None, told)
-    unit, losses = unit_of(criteria), []
+    every = np.ones(len(problem.labels()), bool)
+
+    def on(training: np.ndarray, folds: Masks) -> AbstractObjective:
+        return CrossValidated(problem, folds, **settings) if criterion is None else criterion(training)
+
+    unit = None if criterion is None else 1.0
+    found, criteria, taken = _path(on(every, inner), hyper, plan, steps, unit, told)
+    taken *= len(inner) if criterion is None else 1
+    unit, losses = unit_of(criteria) if unit is None else unit, []
     for part, ((training, held), parts) in enumerate(nested):
         told = _told(bar, (part + 1) * len(plan), f"outer fold {part + 1} of {len(nested)}")
-        hypers, _, count = _path(problem, parts, hyper, plan, steps, settings, unit, told)
+        hypers, _, count = _path(on(training, parts), hyper, plan, steps, unit, told)
+        count *= len(parts) if criterion is None else 1
         judge = problem.held_out(training, held, **settings)
         row = []
         for each in hypers:
@@ -267,16 +287,13 @@ def _one_by_one(
 
 
 def _path(
-    problem: Foldable,
-    masks: Masks,
+    objective: AbstractObjective,
     hyper: PyTree,
     plan: Plan,
     steps: int,
-    settings: dict[str, Any],
     unit: float | None,
     told: Callable[[int], None],
 ) -> tuple[list[PyTree], np.ndarray, int]:
-    objective = CrossValidated(problem, masks, **settings)
     stop = Stopping(gradient=1e-6, patience=3, improvement=1e-4)
     hypers, criteria, taken = [], [], 0
     for tau, groups in plan:
@@ -298,4 +315,4 @@ def _path(
             criteria.append(float(objective.value(found.best, objective.init(found.best))[0].value))
         taken += len(found.history)
         told(len(hypers))
-    return hypers, np.asarray(criteria), taken * len(masks)
+    return hypers, np.asarray(criteria), taken

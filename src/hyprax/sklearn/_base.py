@@ -21,14 +21,16 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples, check_i
 from .._stats import Accuracy
 from ..implicit import Optimum
 from ..search import honest
-from ..search._shrinkage_path import Score
+from ..search._shrinkage_path import Criterion, Score
 from ._columns import Columns, Design, columns, padded, with_blanks
 from ._folds import Masks, masks
 from ._penalties import Strengths, strengths
 from ._rows import Known, Rows
-from ._tuning import KEY, Tuned, held_back, tuned
+from ._tuning import KEY, Asked, Tuned, held_back, tuned
 
-CRITERIA = ("folds", "holdout")
+IN_SAMPLE = ("leave_one_out", "evidence")
+"""Criteria of all training rows together."""
+CRITERIA = ("folds", "holdout", *IN_SAMPLE)
 LARGEST = 2000
 """A covariance is kept for at most so many coefficients."""
 
@@ -60,6 +62,10 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     n_features_in_: int
     classes_: np.ndarray
     feature_names_in_: np.ndarray
+    criteria = CRITERIA
+    """What this estimator is tuned by."""
+    likelihood = True
+    """Whether the loss is a negative log-likelihood of known dispersion."""
     weights_in_data = False
     """Whether rows times the root of their weights are the weighted problem."""
 
@@ -155,18 +161,27 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         X, y = X[kept], y[kept]
         if X.shape[0] < 2:
             raise ValueError("sample_weight must be above zero for two rows or more; got 1 sample.")
-        shares = None if shares is None or np.ptp(shares[kept]) == 0 else shares[kept] / shares[kept].mean()
         y = self._encoded(y)
+        weights = self._weights(y, np.ones(len(y)) if shares is None else shares[kept])
+        scale = float(weights.mean())
+        shares = None if np.ptp(weights) == 0 else weights / scale
         folds = self._folds(own, everything, kept, y, groups, seed)
         with arithmetic():
-            self._tune(X, y, shares, folds)
+            self._tune(X, y, shares, folds, scale)
             if self.honest:
-                self.honest_ = self._judged(given, folds, kept, seed)
+                worth = np.zeros(len(kept))
+                worth[kept] = 1.0 if shares is None else shares
+                self.honest_ = self._judged(given, folds, worth, seed)
         return self
 
+    def _weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weights of rows, times those that the estimator's own settings give them."""
+        return weights
+
     def _check_settings(self) -> None:
-        if self.criterion not in CRITERIA:
-            raise ValueError(f"criterion must be one of {', '.join(map(repr, CRITERIA))}; got {self.criterion!r}.")
+        if self.criterion not in self.criteria:
+            known = ", ".join(map(repr, self.criteria))
+            raise ValueError(f"criterion must be one of {known} for {type(self).__name__}; got {self.criterion!r}.")
         if not whole(self.max_iter, 1):
             raise ValueError(f"max_iter must be an integer >= 1; got {self.max_iter!r}.")
         if not (isinstance(self.tol, numbers.Real) and float(self.tol) >= 0):
@@ -181,7 +196,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         groups = None if groups is None else np.asarray(groups)[kept]
         return masks(self.cv, self.criterion, len(y), y, self.classes, groups, seed)
 
-    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks) -> None:
+    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
+        """Fit with `shares`, weights of rows of mean 1; the user's are `scale` times those."""
         n = X.shape[0]
         features = self._feature_names()
         kinds = strengths(self.penalties, features, self.groups, self.free, self._outputs(y))
@@ -193,21 +209,22 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         held = np.sum([each for _, each in folds], axis=0) * weights
         ratio = float(np.sum([each.sum() for _, each in folds]) / held.sum())
         unit = rows / n
-        found = tuned(
-            problem,
-            folds,
-            len(kinds.names),
+        asked = Asked(
+            problem=problem,
+            masks=folds,
+            count=len(kinds.names),
+            criterion=self._criterion(problem, targets, folds, scale * weights),
             groups=kinds.kinds,
             score=self._score(X, y, scaled, targets),
             unit=unit,
             hold_back=self.hold_back,
             max_iter=int(self.max_iter),
             tol=float(self.tol) / ratio,
-            certify=bool(self.certify),
             of={"class": "one a class", "weight": "one a weight", "group": "one a group"}.get(
                 self.penalties, "one a feature"
             ),
         )
+        found = tuned(asked, bool(self.certify))
         strength = found.strengths * (unit * targets.factor)
         self.cv_score_ = float(self._score_of(found.criterion * ratio, targets, y, held / held.sum()))
         if found.scores is not None:
@@ -216,6 +233,23 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         self._keep_covariance(inputs, y, shares, kinds)
         if not found.arrived:
             warnings.warn(f"{type(self).__name__}: {found.message}", ConvergenceWarning, stacklevel=3)
+
+    def _criterion(self, problem: Rows, targets: Targets, folds: Masks, weights: np.ndarray) -> Criterion | None:
+        """What is minimised on given training rows; `None` for the folds."""
+        if self.criterion not in IN_SAMPLE:
+            return None
+        inputs, shape = problem.family.inputs, problem.family.shape
+        if len(shape) > 1 or not isinstance(inputs, jax.Array) or shape[0] > LARGEST:
+            raise ValueError(
+                f"criterion={self.criterion!r} requires one target or two classes, and at most {LARGEST} columns that "
+                f"are not sparse; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
+            )
+        if self.criterion == "evidence":
+            dispersion = 1 / (targets.factor * float(weights.mean())) if self.likelihood else None
+            return lambda training: problem.evidence(training, float(weights[training].sum()), dispersion)
+        every = len(problem.targets)
+        least = min(int(training.sum()) for training, _ in folds)
+        return lambda training: problem.leave_one_out(training, every if training.all() else least)
 
     def _problem(
         self, X: Design, targets: Targets, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths
@@ -324,10 +358,10 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     def _predictor(self, X: Design) -> np.ndarray:
         return np.asarray(X @ self.coef_.T) + self.intercept_
 
-    def _judged(self, given: tuple[Any, ...], folds: Masks, kept: np.ndarray, seed: int) -> Bunch:
-        """The whole procedure, judged on rows that it has not seen, beside a simple one."""
+    def _judged(self, given: tuple[Any, ...], folds: Masks, worth: np.ndarray, seed: int) -> Bunch:
+        """The whole procedure, judged on rows that it has not seen, each with its worth, beside a simple one."""
         X, y, shares, groups = given
-        rows = np.flatnonzero(kept)
+        rows = np.flatnonzero(worth)
         again = self.cv if self.cv is None or isinstance(self.cv, numbers.Integral) or hasattr(self.cv, "split") else 5
         simple = self.penalties != "one"
         quiet = {"honest": False, "certify": False, "cv": again, "random_state": seed}
@@ -337,15 +371,16 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         def losses(model: Any, fit: np.ndarray, judge: np.ndarray) -> np.ndarray:
             fit, judge = rows[fit], rows[judge]
             more = {}
-            if shares is not None:
+            if not isinstance(model, AbstractTuned):
+                more["sample_weight"] = worth[fit]
+            elif shares is not None:
                 more["sample_weight"] = np.asarray(shares)[fit]
             if groups is not None and isinstance(model, AbstractTuned):
                 more["groups"] = np.asarray(groups)[fit]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model = copied(model).fit(_safe_indexing(X, fit), _safe_indexing(y, fit), **more)
-            each = type(self)._losses(model, _safe_indexing(X, judge), _safe_indexing(y, judge))
-            return each if shares is None else each * np.asarray(shares)[judge] / np.mean(np.asarray(shares)[rows])
+            return worth[judge] * type(self)._losses(model, _safe_indexing(X, judge), _safe_indexing(y, judge))
 
         against = "one strength for all" if simple else "a model without columns"
         found = honest(

@@ -18,7 +18,7 @@ from ._columns import Design, columns
 from ._folds import Masks
 from ._linear import AbstractLeastSquares
 from ._penalties import strengths
-from ._tuning import ARRIVED, at_the_bound, held_back, searched
+from ._tuning import ARRIVED, RANGE, at_the_bound, held_back, searched_within
 
 RATIOS = (0.1, 0.5, 0.9)
 FALLS = tuple(10.0**-k for k in (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 3.0))
@@ -40,6 +40,8 @@ class TunedElasticNet(AbstractLeastSquares):
     scikit-learn's `ElasticNet` on standardised columns, α is `alpha * l1_ratio`, λ `alpha * (1 - l1_ratio)`.
     """
 
+    criteria = ("folds", "holdout")
+
     def _check_settings(self) -> None:
         super()._check_settings()
         if self.free is not None:
@@ -52,7 +54,7 @@ class TunedElasticNet(AbstractLeastSquares):
     def _family(self, inputs: Any, targets: np.ndarray, **terms: Any) -> Any:
         raise NotImplementedError  # it is no family: `_tune` makes the problem
 
-    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks) -> None:
+    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
         kinds = strengths(self.penalties, self._feature_names(), self.groups, None, None)
         count = len(kinds.names)
         scaled = columns(X, shares, bool(self.fit_intercept), bool(self.standardize))
@@ -65,14 +67,14 @@ class TunedElasticNet(AbstractLeastSquares):
         objective = CrossValidated(net, folds)
         stop = Stopping(gradient=float(self.tol) / ratio, patience=4, improvement=1e-9)
         start, _ = _best_of_grid(objective, _heaviest(inputs, targets.values, shares))
-        found = searched(objective, start, 1.0, int(self.max_iter), stop)
+        found = searched_within(objective, start, RANGE, int(self.max_iter), stop)
         hyper, steps, said = found.best, len(found.history), "One l1 and one l2 strength were tuned."
         criterion = found.best_value
         if count > 1:
             spread = {L1: Positive(np.full(count, float(hyper[L1].value))), L2: hyper[L2]}
             errors = held_back(self.hold_back, count + 1)
             if errors is None:
-                found = searched(objective, spread, 1.0, int(self.max_iter), stop)
+                found = searched_within(objective, spread, RANGE, int(self.max_iter), stop)
                 hyper, criterion = found.best, found.best_value
                 steps, said = steps + len(found.history), f"{count} l1 strengths and one l2 strength were tuned freely."
             else:

@@ -6,11 +6,12 @@ import numpy as np
 from scipy.special import log_softmax, softmax, xlogy
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from ..implicit import families
-from ._base import LARGEST, AbstractTuned, Targets, mean_and_spread
+from ._base import CRITERIA, LARGEST, AbstractTuned, Targets, mean_and_spread
 from ._columns import Design
 from ._penalties import Strengths
 from ._uncertainty import covariance, deviation
@@ -48,6 +49,8 @@ class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
 class AbstractLeastSquares(AbstractTunedRegressor):
     """Regressors by squared loss."""
 
+    likelihood = False  # the variance of the noise is not known
+
     def _targets(self, y: np.ndarray, shares: np.ndarray | None) -> Targets:
         mean, spread = mean_and_spread(y, shares, bool(self.fit_intercept))
         return Targets(y / spread - mean / spread, spread, mean, 0.0)
@@ -78,7 +81,10 @@ class TunedRidge(AbstractLeastSquares):
     - `free`: columns without a penalty, by name or number.
     - `cv`: a number of folds, which are shuffled and stratified for classes (default 5); a splitter; or pairs of index
         arrays.
-    - `criterion`: `"folds"`, or `"holdout"` for one third that judges.
+    - `criterion`: what strengths are tuned by: `"folds"`; `"holdout"`, one third that judges; `"leave_one_out"`, each
+        row judged by the fit on all others; or `"evidence"`, the restricted marginal likelihood of the training rows
+        ([`hyprax.implicit.REML`][]). The last two are for one target or two classes, and columns that are not sparse;
+        folds of `cv` still judge, for `cv_score_` and for holding back. To the evidence a row of weight 2 is two rows.
     - `hold_back`: many strengths start from the best single one and leave it only where, on nested folds, the gain
         exceeds one standard error (or the number given). `"auto"`: for more than three strengths; `False`: they are
         tuned freely; `True`: always.
@@ -143,13 +149,66 @@ class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
 
         W, b = argmin -(1/n) Σ_i ω_i log p_{y_i}(x_i) + ½ Σ_jc λ_jc W_jc²,    p = softmax(Wᵀx + b), or a sigmoid for two
 
-    **Arguments:** those of [`hyprax.sklearn.TunedRidge`][]. Folds hold the classes in equal shares; a class of fewer
-    than three rows is never held out.
+    **Arguments:** those of [`hyprax.sklearn.TunedRidge`][], and
+
+    - `class_weight`: a mapping of classes to weights of their rows (1 where a class is not named), or `"balanced"` for
+        weights inversely proportional to how often a class occurs. They multiply `sample_weight`, in the fit and in the
+        criterion alike; probabilities are then those of the weighted classes.
+
+    Folds hold the classes in equal shares; a class of fewer than three rows is never held out.
 
     **Attributes:** those of [`hyprax.sklearn.TunedRidge`][], and `classes_`; `cv_score_` is the negative log-loss.
     """
 
     classes = True
+
+    def __init__(
+        self,
+        penalties: Any = "one",
+        *,
+        class_weight: Any = None,
+        groups: Any = None,
+        free: Any = None,
+        cv: Any = None,
+        criterion: Any = "folds",
+        hold_back: Any = "auto",
+        honest: Any = False,
+        scoring: Any = None,
+        fit_intercept: Any = True,
+        standardize: Any = True,
+        certify: Any = True,
+        max_iter: Any = 50,
+        tol: Any = 1e-6,
+        random_state: Any = None,
+    ):
+        super().__init__(
+            penalties,
+            groups=groups,
+            free=free,
+            cv=cv,
+            criterion=criterion,
+            hold_back=hold_back,
+            honest=honest,
+            scoring=scoring,
+            fit_intercept=fit_intercept,
+            standardize=standardize,
+            certify=certify,
+            max_iter=max_iter,
+            tol=tol,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
+
+    def _weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        if self.class_weight is None:
+            return weights
+        names = self.classes_[y]
+        of_class = np.asarray(
+            compute_class_weight(self.class_weight, classes=self.classes_, y=names, sample_weight=weights)
+        )
+        if not (np.all(np.isfinite(of_class)) and np.all(of_class > 0)):
+            raise ValueError(f"class_weight must hold finite numbers > 0; got {self.class_weight!r}.")
+        return of_class[y] * weights
 
     def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
         X, y = super()._read(X, y)
@@ -284,6 +343,8 @@ class TunedHuberRegressor(AbstractTunedRegressor):
     **Attributes:** those of [`hyprax.sklearn.TunedRidge`][], and `delta_`; `cv_score_` is the negative pseudo-Huber
     loss, in squared units of y.
     """
+
+    criteria = tuple(name for name in CRITERIA if name != "evidence")  # the loss is no likelihood
 
     def __init__(
         self,

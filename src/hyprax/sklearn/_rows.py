@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, PyTree
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from .._result import Result
 from .._stats import Accuracy
-from ..implicit import ImplicitObjective, LookAheadEstimate, NoCertifier, Optimum
+from ..implicit import REML, ImplicitObjective, LeaveOneOut, LookAheadEstimate, NoCertifier, Optimum
 from ..implicit._folds_together import folds_together
 from ..implicit._optimum import family_of
-from ..implicit._rows import kept, without
+from ..implicit._rows import kept, masked, without
 from ..implicit.families._design import Design, forward
+from ..implicit.families._generalised_linear import GeneralisedLinear
 from ..implicit.families._losses import AbstractPointLoss
 
 
@@ -67,6 +68,10 @@ class AsItIs(AbstractObjective[PyTree]):
         return self.value(hyper, state)
 
 
+MOST_LEFT_OUT = 10_000
+"""So many rows are left out in turn at the most, drawn at random."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """A problem that is fitted without some of its rows, for [`hyprax.CrossValidated`][].
@@ -84,6 +89,10 @@ class Rows:
     shares: np.ndarray | None
     accuracy: Accuracy
 
+    @property
+    def family(self) -> GeneralisedLinear:
+        return family_of(self.optimum)
+
     def labels(self) -> np.ndarray:
         return self.targets
 
@@ -91,11 +100,11 @@ class Rows:
         return self.classes
 
     def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
-        blank = np.zeros(family_of(self.optimum).inputs.shape[0] - len(training), bool)
+        blank = np.zeros(self._blanks, bool)
         training, held_out = np.concatenate([training, blank]), np.concatenate([held_out, blank])
         if self.shares is None:
             return AsItIs(objective=self.optimum.held_out(training, held_out, **settings), accuracy=self.accuracy)
-        family = family_of(self.optimum)
+        family = self.family
         settings = {"certifier": LookAheadEstimate(), **settings}
         settings.pop("noise", None)  # the spread of weighted examples is not known
         shares = np.where(held_out, np.concatenate([self.shares, np.zeros(len(blank))]), 0) / held_out.sum()
@@ -105,7 +114,7 @@ class Rows:
 
     def together(self, hyper: PyTree, sets: Any, fine: bool = False) -> Any:
         """All folds in one program, weights of rows included; `None` where they are too large for it."""
-        family = family_of(self.optimum)
+        family = self.family
         blank = np.zeros(family.inputs.shape[0] - len(self.targets))
         shares = np.ones(len(self.targets)) if self.shares is None else self.shares
 
@@ -115,6 +124,30 @@ class Rows:
         plain = eqx.tree_at(lambda f: f.weights, family, None, is_leaf=lambda x: x is None)
         weights = [[(weighted(fit), weighted(judge)) for fit, judge in masks] for masks in sets]
         return folds_together(plain, hyper, weights, fine)
+
+    def leave_one_out(self, training: np.ndarray, count: int) -> AbstractObjective:
+        """Of the fits on `training` rows, `count` of which are left out in turn: equal counts share a program.
+
+        By one Newton step where it is not of all rows: nested folds ask for many, to compare them alone.
+        """
+        training = np.concatenate([training, np.zeros(self._blanks, bool)])
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(training))[: min(count, MOST_LEFT_OUT)]
+        nested = not training[: len(self.targets)].all()
+        return LeaveOneOut(without(self.optimum, training), subset=np.sort(rows), approximate=nested)
+
+    def evidence(self, training: np.ndarray, observations: float, dispersion: float | None) -> AbstractObjective:
+        """The restricted marginal likelihood of `training` rows, which count as so many observations."""
+        training = np.concatenate([training, np.zeros(self._blanks, bool)])
+        optimum = without(self.optimum, training)
+        family = family_of(optimum)
+        if not self.classes:  # a row of zeros says nothing where its target is zero too
+            family = eqx.tree_at(lambda f: f.targets, family, masked(family.targets, training))
+        optimum = eqx.tree_at(lambda o: o.loss, optimum, family)
+        return REML(optimum, observations=observations, dispersion=dispersion)
+
+    @property
+    def _blanks(self) -> int:
+        return self.family.inputs.shape[0] - len(self.targets)
 
     def shaped(self, flat: Any) -> Any:
         """Weights of `together` in the shape of the family's."""

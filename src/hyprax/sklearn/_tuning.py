@@ -17,14 +17,17 @@ from .._result import message_of, result_name, succeeded
 from ..implicit import ExampleNoise, NoCertifier
 from ..search import LBFGS, RESULTS, CrossValidated, Stopping, TuningWarning, shrinkage_path, tune
 from ..search._shrinkage import Together
-from ..search._shrinkage_path import HANDFUL, Score
+from ..search._shrinkage_path import HANDFUL, Criterion, Score
 from ._at_once import AtOnce
 from ._folds import Masks
+from ._rows import Rows
 
 KEY = "penalty"
 GRID = tuple(10.0**k for k in (-5, -4, -3, -2, -1, 0, 1, 2))
 RANGE = (1e-7, 1e4)
 PATH_STEPS = 25
+FEW = (0.1, 0.01, 0.001, 0.0)
+"""Strengths of the prior where each step of a criterion is worth some of the folds'."""
 ARRIVED = ("successful", "gradient_small_uncertified", "precision_reached", "no_progress")
 
 
@@ -59,42 +62,53 @@ def natural_of(hyper: Any) -> np.ndarray:
     return np.asarray(hyper[KEY].value)
 
 
-def tuned(
-    problem: Any,
-    masks: Masks,
-    count: int,
-    *,
-    groups: np.ndarray | None = None,
-    score: Score | None = None,
-    unit: float,
-    hold_back: Any,
-    max_iter: int,
-    tol: float,
-    certify: bool,
-    of: str,
-) -> Tuned:
-    """Tune `count` strengths of a problem on folds, and refit it on all rows.
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is to be tuned, and how.
 
+    - `problem`: on the rows, `masks` its folds, `count` the number of strengths.
+    - `criterion`: training rows to what is minimised on them; `None` for the folds.
     - `groups`: of the strengths, towards whose means they may be held.
     - `score`: of fitted weights on held-out rows, greater being better: it chooses how freely strengths move.
     - `unit`: the strengths of the user are so many times those of the family.
     - `hold_back`: whether many strengths start from one and leave it only where nested folds gain by more than so many
         standard errors; `False` for free ones.
+    - `of`: what each strength is of, in words.
     """
-    errors = held_back(hold_back, count)
-    settings = {
-        "groups": groups,
-        "score": score,
-        "unit": unit,
-        "errors": errors,
-        "max_iter": max_iter,
-        "tol": tol,
-        "of": of,
-    }
-    found = _at_once(problem, masks, count, **settings)
-    found = _one_by_one(problem, masks, count, **settings) if found is None else found
-    certificate, noise = statements(problem, masks, hyper_of(found.strengths)) if certify else ({}, {})
-    message = f"{found.message}{at_the_bound(found.strengths * unit)}"
+
+    problem: Rows
+    masks: Masks
+    count: int
+    criterion: Criterion | None
+    groups: np.ndarray | None
+    score: Score | None
+    unit: float
+    hold_back: Any
+    max_iter: int
+    tol: float
+    of: str
+
+    @property
+    def errors(self) -> float | None:
+        return held_back(self.hold_back, self.count)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of strengths, in units of the family."""
+        return RANGE[0] / self.unit, RANGE[1] / self.unit
+
+    @property
+    def stop(self) -> Stopping:
+        return Stopping(gradient=self.tol, patience=4, improvement=1e-9)
+
+
+def tuned(asked: Asked, certify: bool) -> Tuned:
+    """Tune the strengths of a problem on folds, or by another criterion, and refit it on all rows."""
+    held_back(asked.hold_back, asked.count)
+    found = _at_once(asked) if asked.criterion is None else None
+    found = _one_by_one(asked) if found is None else found
+    certificate, noise = statements(asked, hyper_of(found.strengths)) if certify else ({}, {})
+    message = f"{found.message}{at_the_bound(found.strengths * asked.unit)}"
     return dataclasses.replace(found, certificate=certificate, noise=noise, message=message)
 
 
@@ -107,37 +121,23 @@ def at_the_bound(strengths: np.ndarray) -> str:
     return f" {which} at the lower bound of {RANGE[0]:.0e}: weaker ones were not tried, and may be better."
 
 
-def _at_once(
-    problem: Any,
-    masks: Masks,
-    count: int,
-    *,
-    groups: np.ndarray | None,
-    score: Score | None,
-    unit: float,
-    errors: float | None,
-    max_iter: int,
-    tol: float,
-    of: str,
-) -> Tuned | None:
+def _at_once(asked: Asked) -> Tuned | None:
     """All folds in one program; `None` where the table is not of the size for it, or a fit has not arrived."""
-    bounds = RANGE[0] / unit, RANGE[1] / unit
-    folds = AtOnce(problem, masks, hyper_of, count, bounds)
+    masks, count, errors = asked.masks, asked.count, asked.errors
+    folds = AtOnce(asked.problem, masks, hyper_of, count, asked.bounds)
     if not folds.possible:
         return None
-    one = found = folds.single((GRID[0] / unit, GRID[-1] / unit), max_iter, tol)
+    one = found = folds.single((GRID[0] / asked.unit, GRID[-1] / asked.unit), asked.max_iter, asked.tol)
     steps, said = one.steps * len(masks), "One strength for all columns was tuned."
     strengths, criterion = one.strengths, one.criterion
     if not math.isfinite(criterion):
         return None
     if count > 1 and errors is None:
-        found = folds.free(strengths, max_iter, tol)
+        found = folds.free(strengths, asked.max_iter, asked.tol)
         steps += found.steps * len(masks)
-        strengths, criterion, said = found.strengths, found.criterion, freely(count, of)
+        strengths, criterion, said = found.strengths, found.criterion, freely(asked)
     elif count > 1 and errors is not None:
-        strengths, criterion, more, said = on_path(
-            problem, masks, one.strengths, one.criterion, groups, score, errors, max_iter, of
-        )
+        strengths, criterion, more, said = on_path(asked, errors, one.strengths, one.criterion)
         steps += more
     params, fitted = folds.refit(strengths)
     if not (fitted and math.isfinite(criterion)):
@@ -151,46 +151,39 @@ def _at_once(
         single=one.criterion,
         steps=max(steps, 1),
         result=result_name(result),
-        message=f"{said} Stopped after {max_iter} steps (the limit). {message_of(result)}" if found.spent else said,
+        message=f"{said} Stopped after {asked.max_iter} steps (the limit). {message_of(result)}"
+        if found.spent
+        else said,
         arrived=not found.spent,
-        scores=None if score is None else folds.scores(strengths, masks, score),
+        scores=None if asked.score is None else folds.scores(strengths, masks, asked.score),
     )
 
 
-def freely(count: int, of: str) -> str:
-    return f"{count} strengths ({of}) were tuned freely."
+def freely(asked: Asked) -> str:
+    return f"{asked.count} strengths ({asked.of}) were tuned freely."
 
 
-def _one_by_one(
-    problem: Any,
-    masks: Masks,
-    count: int,
-    *,
-    groups: np.ndarray | None,
-    score: Score | None,
-    unit: float,
-    errors: float | None,
-    max_iter: int,
-    tol: float,
-    of: str,
-) -> Tuned:
-    plain = CrossValidated(problem, masks, certifier=NoCertifier())
-    stop = Stopping(gradient=tol, patience=4, improvement=1e-9)
-    found, steps = single(plain, count, unit, max_iter, stop)
+def _one_by_one(asked: Asked) -> Tuned:
+    problem, count, errors = asked.problem, asked.count, asked.errors
+    folds = CrossValidated(problem, asked.masks, certifier=NoCertifier())
+    plain = folds if asked.criterion is None else asked.criterion(np.ones(len(problem.targets), bool))
+    found, steps = single(plain, asked)
     one = natural_of(plain_spread(plain, found.best, count))
     strengths, criterion, said = one, found.best_value, "One strength for all columns was tuned."
-    lone = criterion if count == 1 else value_at(plain, one)
+    lone = criterion if count == 1 and asked.criterion is None else value_at(folds, one)
     if count > 1 and errors is None:
-        found = searched(plain, hyper_of(one), unit, max_iter, stop)
+        found = searched(plain, hyper_of(one), asked)
         steps += len(found.history)
-        strengths, criterion, said = natural_of(found.best), found.best_value, freely(count, of)
+        strengths, criterion, said = natural_of(found.best), found.best_value, freely(asked)
     elif count > 1 and errors is not None:
-        strengths, criterion, more, said = on_path(problem, masks, one, lone, groups, score, errors, max_iter, of)
+        strengths, criterion, more, said = on_path(asked, errors, one, lone)
         steps += more
     scores = None
-    if score is not None:
-        fits = plain.params(plain.value(hyper_of(strengths), plain.init(hyper_of(strengths)))[1])
-        scores = [score(w, held) for w, (_, held) in zip(fits, masks, strict=True)]
+    if asked.score is not None:
+        fits = folds.params(folds.value(hyper_of(strengths), folds.init(hyper_of(strengths)))[1])
+        scores = [asked.score(w, held) for w, (_, held) in zip(fits, asked.masks, strict=True)]
+    elif asked.criterion is not None:  # what is reported is a held-out loss, whatever was minimised
+        criterion = value_at(folds, strengths)
     params, fitted_result = problem.refit(hyper_of(strengths))
     fitted = bool(succeeded(fitted_result))
     arrived = fitted and result_name(found.result) in ARRIVED
@@ -221,13 +214,19 @@ def held_back(hold_back: Any, count: int) -> float | None:
     raise ValueError(f"hold_back must be 'auto', True, False or a number > 0 of standard errors; got {hold_back!r}.")
 
 
-def searched(objective: AbstractObjective, hyper: Any, unit: float, steps: int, stop: Stopping) -> Any:
+def searched(objective: AbstractObjective, hyper: Any, asked: Asked) -> Any:
+    return searched_within(objective, hyper, asked.bounds, asked.max_iter, asked.stop)
+
+
+def searched_within(
+    objective: AbstractObjective, hyper: Any, bounds: tuple[float, float], steps: int, stop: Stopping
+) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)  # the message of the estimator says it
         return tune(
             objective,
             hyper,
-            search=LBFGS(strengths=(RANGE[0] / unit, RANGE[1] / unit)),
+            search=LBFGS(strengths=bounds),
             steps=steps,
             stop=stop,
             progress=False,
@@ -243,11 +242,11 @@ def plain_spread(objective: AbstractObjective, t: Any, count: int) -> Any:
     return Together(objective, hyper_of(np.ones(count))).spread(t) if count > 1 else t
 
 
-def single(objective: AbstractObjective, count: int, unit: float, steps: int, stop: Stopping) -> tuple[Any, int]:
+def single(objective: AbstractObjective, asked: Asked) -> tuple[Any, int]:
     """The best single strength: from the best of a coarse grid, since the criterion may have several valleys."""
-    hyper = hyper_of(np.full(count, 1.0))
+    count, hyper = asked.count, hyper_of(np.full(asked.count, 1.0))
     state, values = objective.init(hyper), []
-    grid = [strength / unit for strength in reversed(GRID)]
+    grid = [strength / asked.unit for strength in reversed(GRID)]
     for strength in grid:  # from the heaviest, each fit started from the last
         answer, after = objective.value(hyper_of(np.full(count, strength)), state)
         good = bool(succeeded(answer.result)) and math.isfinite(float(answer.value))
@@ -255,56 +254,52 @@ def single(objective: AbstractObjective, count: int, unit: float, steps: int, st
         state = after if good else state
     best = grid[int(np.argmin(values))]
     if count == 1:
-        found = searched(objective, hyper_of(np.full(1, best)), unit, steps, stop)
+        found = searched(objective, hyper_of(np.full(1, best)), asked)
     else:
-        found = searched(Together(objective, hyper), jnp.log(jnp.full(1, best)), unit, steps, stop)
+        found = searched(Together(objective, hyper), jnp.log(jnp.full(1, best)), asked)
     return found, len(found.history)
 
 
-def on_path(
-    problem: Any,
-    masks: Masks,
-    one: np.ndarray,
-    base: float,
-    groups: Any,
-    score: Score | None,
-    errors: float,
-    steps: int,
-    of: str,
-) -> tuple[np.ndarray, float, int, str]:
+def on_path(asked: Asked, errors: float, one: np.ndarray, base: float) -> tuple[np.ndarray, float, int, str]:
     """The shrinkage path from the single strength, the strength of its prior chosen on nested folds."""
+    few = {} if asked.criterion is None else {"criterion": asked.criterion, "strengths": FEW}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)
         path = shrinkage_path(
-            problem,
+            asked.problem,
             hyper_of(one),
-            folds=masks,
-            kinds=groups,
-            score=score,
+            folds=asked.masks,
+            kinds=asked.groups,
+            score=asked.score,
             errors=errors,
-            steps=min(steps, PATH_STEPS),
+            steps=min(asked.max_iter, PATH_STEPS),
             progress=False,
             certifier=NoCertifier(),
+            **few,
         )
     found = natural_of(path.hyper)
     gain = float(path.gains.mean(axis=0)[path.chosen])
     if path.chosen == 0:
-        said = f"Nothing to gain from {len(one)} strengths ({of}) over one for all on nested folds: one was kept."
+        said = f"Nothing to gain from {len(one)} strengths ({asked.of}) over one for all on nested folds: one was kept."
         return one, base, path.steps, said
-    if score is not None:
-        said = f"{len(one)} strengths ({of}): on nested folds the score was higher than with one for all by {gain:.2g}"
-        return found, float(path.criteria[path.chosen]), path.steps, f"{said}; that chose, so it is optimistic."
-    said = (
-        f"{len(one)} strengths ({of}): on nested folds the held-out loss was lower than with one for all by "
-        f"{100 * gain / abs(base):.2g} %; that chose how freely they move, so it is optimistic."
-    )
+    if asked.score is not None:
+        better = f"score was higher than with one for all by {gain:.2g}; that chose, so it is optimistic."
+    else:
+        better = (
+            f"held-out loss was lower than with one for all by {100 * gain / abs(base):.2g} %; that chose how freely "
+            "they move, so it is optimistic."
+        )
+    said = f"{len(one)} strengths ({asked.of}): on nested folds the {better}"
     return found, float(path.criteria[path.chosen]), path.steps, said
 
 
-def statements(problem: Any, masks: Masks, hyper: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def statements(asked: Asked, hyper: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Certificate and noise of the hypergradient at the strengths found, as names and numbers."""
-    noise: dict[str, Any] = {} if _sparse(problem) else {"noise": ExampleNoise()}
-    objective = CrossValidated(problem, masks, **noise)
+    if asked.criterion is not None:
+        objective = asked.criterion(np.ones(len(asked.problem.targets), bool))
+    else:
+        noise: dict[str, Any] = {} if _sparse(asked.problem) else {"noise": ExampleNoise()}
+        objective = CrossValidated(asked.problem, asked.masks, **noise)
     answer, _ = objective.value_and_grad(hyper, objective.init(hyper))
     spread = answer.noise
     words: dict[str, Any] = {"type": type(spread).__name__, "meaning": spread.meaning()}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import _html as page
 from .._certificate import Kind
 from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound
 from ._brackets import same_domain
@@ -77,6 +78,18 @@ class Guarantee:
         lines.append(f"  for reference, one hyperparameter fixed beforehand (Hoeffding): {self.reference:.4g}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        facts = {f"{self.target} at most": f"{self.value:.4g}", "with probability": f"{1 - self.delta:g}"}
+        facts |= {"over the draw of": f"{self.n} tasks", "by": self.name, "range of the loss": f"{self.range:.4g}"}
+        if self.hyper is not None:
+            facts["at the hyperparameter"] = f"{self.hyper:.6g}"
+        if self.hypers is not None:
+            facts["for every one in"] = f"[{self.hypers[0]:.6g}, {self.hypers[1]:.6g}]"
+        badges = page.badge(self.kind) + (page.badge("vacuous") if self.vacuous else "")
+        tried = {name: f"{value:.4g}" for name, value in self.candidates.items()}
+        tried |= {"one hyperparameter, fixed beforehand (Hoeffding)": f"{self.reference:.4g}"}
+        return _card("Guarantee", badges, facts, self.target, self.assumptions, tried, self.notes)
+
 
 @dataclass(frozen=True)
 class SampleSize:
@@ -108,6 +121,29 @@ class SampleSize:
         lines += [f"  tried: {name}: {value} tasks" for name, value in self.candidates.items()]
         lines.append(f"  for reference, one hyperparameter fixed beforehand (Hoeffding): {self.reference} tasks")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        facts = {"tasks": f"{self.n}", f"for {self.target} at most": f"{self.epsilon:g}"}
+        facts |= {"with probability": f"{1 - self.delta:g}", "by": self.name}
+        tried = {name: f"{value} tasks" for name, value in self.candidates.items()}
+        tried |= {"one hyperparameter, fixed beforehand (Hoeffding)": f"{self.reference} tasks"}
+        return _card("Number of tasks", "", facts, self.target, self.assumptions, tried, ())
+
+
+def _card(
+    title: str,
+    badges: str,
+    facts: Mapping[str, str],
+    target: Target,
+    assumptions: Sequence[str],
+    tried: Mapping[str, str],
+    notes: Sequence[str],
+) -> str:
+    said = (f"{target.capitalize()}: {_MEANINGS[target]}.", *(f"Assumed: {words}." for words in assumptions))
+    inside = page.table(list(tried.items())) + page.paragraphs(*(f"Not tried: {note}." for note in notes))
+    return page.card(
+        title, badges, page.table(list(facts.items())), page.paragraphs(*said), page.folded("tried", inside)
+    )
 
 
 def _structural(

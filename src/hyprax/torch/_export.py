@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from . import _layers, _operators, _recurrent  # noqa: F401  # their operators are in the table
+from . import _entries, _layers, _operators, _recurrent  # noqa: F401  # their operators are in the table
 from ._graph import TABLE, Graph, Input, Node, Ref
 from ._recurrent import WHOLE
 from ._tensors import to_numpy, torch_for
 
-KEPT = (*WHOLE, "scaled_dot_product_attention.default", "linear.default")
-"""Operators that are translated whole. Everything else that is made of others arrives as core ATen operators."""
+KEPT = (*WHOLE, "scaled_dot_product_attention.default", "linear.default", "detach.default")
+"""Operators that are translated whole, or would be lost. Everything else made of others arrives as core ATen ones."""
 
 
 @contextmanager
@@ -51,9 +51,37 @@ def exported(module: Any, example: tuple, train: bool) -> Graph:
         for name in KEPT:
             packet, overload = name.split(".")
             table.pop(getattr(getattr(torch.ops.aten, packet), overload), None)
+        _detach_where_no_gradients_are(torch, program)
         program = program.run_decompositions(table)
     _refuse_unknown(program.graph, train)
     return _graph(program, module)
+
+
+def _detach_where_no_gradients_are(torch: Any, program: Any) -> None:
+    """What is read under `torch.no_grad()` is detached there, since that region will be made one with the rest."""
+    region = torch.ops.higher_order.wrap_with_set_grad_enabled
+    for node in program.graph.nodes:
+        if node.op != "call_function" or node.target is not region or node.args[0]:
+            continue
+        inside = getattr(program.graph_module, node.args[1].target)
+        for place in inside.graph.find_nodes(op="placeholder"):
+            value = place.meta.get("val")
+            readers = [user for user in place.users if not _writes_to(user, place)]
+            if readers and isinstance(value, torch.Tensor) and value.is_floating_point():
+                with inside.graph.inserting_before(readers[0]):
+                    still = inside.graph.call_function(torch.ops.aten.detach.default, (place,))
+                still.meta["val"] = value
+                for reader in readers:
+                    reader.replace_input_with(place, still)
+        inside.recompile()
+
+
+def _writes_to(node: Any, place: Any) -> bool:
+    """Whether an operation changes this argument in place."""
+    arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+    written = {x.name for x in arguments if x.alias_info is not None and x.alias_info.is_write}
+    given = dict(zip((x.name for x in arguments), node.args, strict=False)) | dict(node.kwargs)
+    return any(given.get(name) is place for name in written)
 
 
 def _takes_many(module: Any) -> bool:
@@ -78,9 +106,14 @@ def _op(target: Any) -> str:
 def _refuse_unknown(graph: Any, train: bool) -> None:
     places: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and _op(node.target) not in TABLE:
+        name = _op(node.target)
+        if name == "operator.getitem" and node.args[1] in (1, 2) and node.users:
+            parent = _op(node.args[0].target)
+            if parent.removeprefix("aten.").startswith(_layers.FIRST_ONLY):
+                places.setdefault(f"result {node.args[1] + 1} of {parent}", "")
+        if node.op == "call_function" and name not in TABLE:
             lines = [x.strip() for x in (node.meta.get("stack_trace") or "").splitlines() if x.strip()]
-            places.setdefault(_op(node.target), f" ({lines[-1]})" if lines else "")
+            places.setdefault(name, f" ({lines[-1]})" if lines else "")
         elif node.op not in ("call_function", "placeholder", "output"):
             places.setdefault(f"{node.op} {node.target}", "")
     if places:
@@ -150,7 +183,7 @@ def _plain(value: Any) -> Any:
         return type(value)(map(_plain, value)) if type(value) in (tuple, list) else [_plain(x) for x in value]
     if value is None or isinstance(value, bool | int | float | complex | str):
         return value
-    return Ref(value.name)
+    return Ref(value.name) if hasattr(value, "name") else None  # a dtype or a device
 
 
 # Where and how a tensor lies; its dtype is known from the result.

@@ -1,5 +1,6 @@
 """A module of torch as a pure function of JAX."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -117,6 +118,15 @@ def _input(i: int, place: Any, x: Any) -> Array:
     return x.astype(wanted)
 
 
+def _refuse_wide(found: Iterable[str]) -> None:
+    """**Raises:** `ValueError` for what is computed in float64 in torch, and would not be here."""
+    if not jax.config.read("jax_enable_x64") and (name := next(iter(found), None)) is not None:
+        raise ValueError(
+            f"from_torch: JAX must have 64-bit numbers for a module in float64 ({name}); got none. Call "
+            'jax.config.update("jax_enable_x64", True) before anything else, or convert `module.float()`.'
+        )
+
+
 def from_torch(module: Any, example: Any) -> TorchFunction:
     """A `torch.nn.Module` as a pure function of JAX: f(params, x) = module(x) with the parameters `params`.
 
@@ -145,13 +155,9 @@ def from_torch(module: Any, example: Any) -> TorchFunction:
     frozen = {name: x for name, x in module.named_parameters() if not x.requires_grad}
     params = {name: to_jax(x) for name, x in module.named_parameters() if x.requires_grad}
     buffers = {name: to_jax(x) for name, x in {**dict(module.named_buffers()), **frozen}.items()}
-    wide = [name for name, x in module.state_dict().items() if x.dtype == torch.float64]
-    if wide and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            f"from_torch: JAX must have 64-bit numbers for a module in float64 ({wide[0]}); got none. Call "
-            'jax.config.update("jax_enable_x64", True) before anything else, or convert `module.float()`.'
-        )
+    _refuse_wide(name for name, x in module.state_dict().items() if x.dtype == torch.float64)
     still, moving = (exported(module, given, train) for train in (False, True))
+    _refuse_wide(node.op for graph in (still, moving) for node in graph.nodes if node.dtype == "float64")
     refuse_differences(module, still, given, train=False)
     if (moving.nodes, moving.outputs, moving.changed) != (still.nodes, still.outputs, still.changed):
         refuse_differences(module, moving, given, train=True)

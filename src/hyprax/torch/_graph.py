@@ -33,6 +33,7 @@ TABLE |= {
         "floordiv",
         "truediv",
         "mod",
+        "pow",
         "neg",
         "getitem",
         "eq",
@@ -152,13 +153,19 @@ def common(*xs: Any) -> Any:
     """The dtype in which torch compares: that of the arrays, of which numbers of Python change only the kind."""
     dtypes = [x.dtype for x in xs if isinstance(x, jax.Array)]
     dtype = dtypes[0] if dtypes else jnp.asarray(xs[0]).dtype
-    for other in dtypes[1:]:
-        dtype = jnp.promote_types(dtype, other)
-    if any(isinstance(x, float) for x in xs) and not jnp.issubdtype(dtype, jnp.inexact):
-        dtype = jnp.promote_types(dtype, jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # torch's, whatever the user asks of JAX
+        for other in dtypes[1:]:
+            dtype = jnp.promote_types(dtype, other)
+        if any(isinstance(x, float) for x in xs) and not jnp.issubdtype(dtype, jnp.inexact):
+            dtype = jnp.promote_types(dtype, jnp.float32)
     if any(type(x) is int for x in xs) and jnp.issubdtype(dtype, jnp.bool_):
         dtype = jnp.asarray(0).dtype
     return dtype
+
+
+def at(x: Array, *index: Any) -> Array:
+    """x[index]; where torch would refuse an index as out of range, NaN (in integers the smallest), not a neighbour."""
+    return x.at[index].get(mode="fill")
 
 
 def axes(x: Array, dims: Any) -> tuple[int, ...]:

@@ -11,7 +11,10 @@ from jax import lax
 from jaxtyping import Array
 
 from .._products import einsum, product
-from ._graph import TABLE, Call, axes, level, translates
+from ._graph import TABLE, Call, at, level, translates
+
+FIRST_ONLY = ("max_pool", "adaptive_max_pool", "native_", "_native_batch_norm", "_embedding_bag")
+"""How the names begin of operators whose second and third results, for torch's own derivatives, are not had here."""
 
 TABLE |= {f"aten.{name}.default": lambda _, a, b: product(a, b) for name in ("mm", "bmm", "mv", "dot", "matmul")}
 
@@ -151,6 +154,19 @@ def _adaptive_avg_pool(call: Call, x: Array, sizes: list[int]) -> Array:
         moved = product(jnp.moveaxis(x, axis, -1), jnp.asarray(means.T, x.dtype))
         x = jnp.moveaxis(moved, -1, axis)
     return x
+
+
+@translates("adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
+def _adaptive_max_pool(call: Call, x: Array, sizes: list[int]) -> tuple:
+    """Maxima over windows of uneven lengths, axis by axis; the first of equal entries takes the derivative."""
+    for axis, size in enumerate(sizes, start=x.ndim - len(sizes)):
+        n = x.shape[axis]
+        parts = []
+        for i in range(size):
+            window = lax.slice_in_dim(x, i * n // size, -(-(i + 1) * n // size), axis=axis)
+            parts.append(jnp.take_along_axis(window, jnp.argmax(window, axis=axis, keepdims=True), axis=axis))
+        x = jnp.concatenate(parts, axis=axis)
+    return x, None
 
 
 @translates("_softmax.default")
@@ -315,7 +331,7 @@ def _embedding(
     call: Call, weight: Array, index: Array, padding: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
 ) -> Array:
     _plain(scale_grad_by_freq)
-    return (weight if padding < 0 else _still(weight, padding))[index]
+    return at(weight if padding < 0 else _still(weight, padding), index)
 
 
 def _plain(scale_grad_by_freq: bool) -> None:
@@ -342,7 +358,7 @@ def _embedding_bag(
     bag = jnp.searchsorted(offsets[:bags], jnp.arange(index.shape[0], dtype=offsets.dtype), side="right") - 1
     counted = (index != padding) & (index >= 0)
     count = jax.ops.segment_sum(counted.astype(weight.dtype), bag, bags)[:, None]
-    rows = weight[index]
+    rows = at(weight, index)
     if mode == 2:
         rows = jnp.where(counted[:, None], rows, -jnp.inf)
         return (jnp.where(count > 0, jax.ops.segment_max(rows, bag, bags), 0), None, None, None)
@@ -351,9 +367,48 @@ def _embedding_bag(
     return (total if mode == 0 else total / jnp.maximum(count, 1), None, None, None)
 
 
-@translates("upsample_nearest2d.vec", "upsample_nearest2d.default")
-def _nearest(call: Call, x: Array, size: Any, scales: Any = None, *_: Any) -> Array:
-    size = size or [int(n * s) for n, s in zip(x.shape[-2:], scales, strict=True)]
-    for axis, n in zip(axes(x, (-2, -1)), size, strict=True):
-        x = jnp.take(x, jnp.arange(n) * x.shape[axis] // n, axis=axis)
-    return x
+def _sizes(x: Array, size: Any, scales: Any, rank: int) -> list[tuple[int, int, float]]:
+    """Axis, new length and step between neighbours, in lengths of the input, of each axis that is resampled."""
+    found = []
+    for i, axis in enumerate(range(x.ndim - rank, x.ndim)):
+        scale = scales[i] if scales else None
+        n = size[i] if size else int(x.shape[axis] * scale)
+        found.append((axis, n, 1 / scale if scale else x.shape[axis] / n))
+    return found
+
+
+def _nearest(rank: int, middle: float) -> Any:
+    def upsample(call: Call, x: Array, size: Any, scales: Any = None) -> Array:
+        for axis, n, step in _sizes(x, size, scales, rank):
+            places = np.floor((np.arange(n, dtype=np.float32) + np.float32(middle)) * np.float32(step))
+            x = jnp.take(x, np.minimum(places.astype(int), x.shape[axis] - 1), axis=axis)
+        return x
+
+    return upsample
+
+
+def _linear(rank: int) -> Any:
+    """Each axis by a product with a matrix of two entries a row."""
+
+    def upsample(call: Call, x: Array, size: Any, align_corners: bool, scales: Any = None) -> Array:
+        for axis, n, step in _sizes(x, size, scales, rank):
+            length = x.shape[axis]
+            if align_corners:
+                places = np.arange(n) * ((length - 1) / (n - 1) if n > 1 else 0.0)
+            else:
+                places = np.maximum((np.arange(n) + 0.5) * step - 0.5, 0.0)
+            low = np.minimum(np.floor(places).astype(int), length - 1)
+            means = np.zeros((n, length))
+            np.add.at(means, (np.arange(n), low), 1 - (places - low))
+            np.add.at(means, (np.arange(n), np.minimum(low + 1, length - 1)), places - low)
+            moved = product(jnp.moveaxis(x, axis, -1), jnp.asarray(means.T, x.dtype))
+            x = jnp.moveaxis(moved, -1, axis)
+        return x
+
+    return upsample
+
+
+for _rank, _name in ((1, "linear1d"), (2, "bilinear2d"), (3, "trilinear3d")):
+    TABLE[f"aten.upsample_nearest{_rank}d.vec"] = _nearest(_rank, 0.0)
+    TABLE[f"aten._upsample_nearest_exact{_rank}d.vec"] = _nearest(_rank, 0.5)
+    TABLE[f"aten.upsample_{_name}.vec"] = _linear(_rank)

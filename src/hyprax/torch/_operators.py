@@ -1,11 +1,10 @@
-"""Operators of torch that work elementwise, reduce, or move entries about."""
+"""Operators of torch that work elementwise, reduce, or sort."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -21,7 +20,11 @@ def _predicate(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _logical(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda call, *xs: fn(*level(call, *(x != 0 for x in xs), dtype=bool))
+    return lambda call, *xs: fn(*level(call, *map(_truth, xs), dtype=bool))
+
+
+def _truth(x: Any) -> Any:
+    return x if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.bool_) else x != 0
 
 
 _UNARY = (
@@ -97,7 +100,9 @@ def _div(call: Call, x: Any, y: Any, rounding_mode: str | None = None) -> Array:
     x, y = level(call, x, y)
     if rounding_mode == "floor":
         return jnp.floor_divide(x, y)
-    return x / y if rounding_mode is None else jnp.trunc(x / y)
+    if rounding_mode is None:
+        return x / y
+    return jnp.trunc(x / y) if jnp.issubdtype(x.dtype, jnp.floating) else lax.div(*jnp.broadcast_arrays(x, y))
 
 
 @translates("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
@@ -196,9 +201,19 @@ def _var_mean(call: Call, x: Array, dims: Any = None, correction: Any = 1, keepd
 
 @translates("linalg_vector_norm.default")
 def _norm(call: Call, x: Array, order: float = 2, dims: Any = None, keepdim: bool = False) -> Array:
-    if order != 2:
-        raise ValueError(f"from_torch: norms must be of order 2; got one of order {order}.")
-    return jnp.sqrt(jnp.sum(x * x, axis=axes(x, dims), keepdims=keepdim))
+    """Of derivative 0 where it is 0, as torch has it."""
+    dims, size = axes(x, dims), jnp.abs(x)
+    if abs(order) == float("inf"):
+        return (jnp.max if order > 0 else jnp.min)(size, axis=dims, keepdims=keepdim)
+    if order == 0:
+        return jnp.sum((x != 0).astype(x.dtype), axis=dims, keepdims=keepdim)
+    if order == 1:
+        return jnp.sum(size, axis=dims, keepdims=keepdim)
+    order_ = jnp.asarray(order, x.dtype)
+    total = jnp.sum(x * x if order == 2 else size**order_, axis=dims, keepdims=keepdim)
+    zero = total == 0
+    positive = jnp.where(zero, 1, total)
+    return jnp.where(zero, 0, jnp.sqrt(positive) if order == 2 else positive ** (1 / order_))
 
 
 @translates("argmax.default")
@@ -230,6 +245,16 @@ def _cumsum(call: Call, x: Array, dim: int) -> Array:
     return jnp.cumsum(jnp.asarray(x, call.dtype), axis=dim)
 
 
+@translates("cumprod.default")
+def _cumprod(call: Call, x: Array, dim: int) -> Array:
+    return jnp.cumprod(jnp.asarray(x, call.dtype), axis=dim)
+
+
+@translates("logcumsumexp.default")
+def _logcumsumexp(call: Call, x: Array, dim: int) -> Array:
+    return lax.cumlogsumexp(x, axis=dim % x.ndim)
+
+
 @translates("sort.default", "sort.stable")
 def _sort(call: Call, x: Array, dim: int = -1, descending: bool = False, stable: bool = True) -> tuple[Array, Array]:
     index = jnp.argsort(x, axis=dim, stable=True, descending=descending)
@@ -242,187 +267,19 @@ def _topk(call: Call, x: Array, k: int, dim: int = -1, largest: bool = True, ord
     return lax.slice_in_dim(values, 0, k, axis=dim), lax.slice_in_dim(index, 0, k, axis=dim)
 
 
-@translates("view.default", "reshape.default", "_unsafe_view.default")
-def _view(call: Call, x: Array, shape: list[int]) -> Array:
-    return jnp.reshape(x, shape)
+@translates("kthvalue.default")
+def _kth(call: Call, x: Array, k: int, dim: int = -1, keepdim: bool = False) -> tuple:
+    """The k-th smallest, counted from 1, and where it is."""
+    found = (lax.slice_in_dim(ordered, k - 1, k, axis=dim) for ordered in _sort(call, x, dim))
+    return tuple(y if keepdim else jnp.squeeze(y, dim) for y in found)
 
 
-@translates("permute.default")
-def _permute(call: Call, x: Array, dims: list[int]) -> Array:
-    return jnp.transpose(x, dims)
+@translates("median.dim")
+def _median(call: Call, x: Array, dim: int = -1, keepdim: bool = False) -> tuple:
+    """The lower of the two in the middle."""
+    return _kth(call, x, (x.shape[dim] + 1) // 2, dim, keepdim)
 
 
-@translates("unsqueeze.default")
-def _unsqueeze(call: Call, x: Array, dim: int) -> Array:
-    return jnp.expand_dims(x, dim)
-
-
-@translates("squeeze.dims", "squeeze.dim", "squeeze.default")
-def _squeeze(call: Call, x: Array, dims: Any = None) -> Array:
-    return jnp.squeeze(x, tuple(d for d in axes(x, dims) if x.shape[d] == 1))
-
-
-@translates("expand.default")
-def _expand(call: Call, x: Array, shape: list[int]) -> Array:
-    (x,) = level(call, lax.expand_dims(x, range(len(shape) - x.ndim)))
-    return jnp.broadcast_to(x, [old if new == -1 else new for old, new in zip(x.shape, shape, strict=True)])
-
-
-def _at(x: Array, dim: int, where: Any) -> tuple:
-    return (slice(None),) * (dim % x.ndim) + (where,)
-
-
-@translates("slice.Tensor")
-def _slice(call: Call, x: Array, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Array:
-    return x[_at(x, dim, slice(start, end, step))]
-
-
-@translates("select.int")
-def _select(call: Call, x: Array, dim: int, index: int) -> Array:
-    return x[_at(x, dim, index)]
-
-
-@translates("slice_scatter.default")
-def _slice_scatter(
-    call: Call, x: Array, source: Array, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Array:
-    return x.at[_at(x, dim, slice(start, end, step))].set(source)
-
-
-@translates("select_scatter.default")
-def _select_scatter(call: Call, x: Array, source: Array, dim: int, index: int) -> Array:
-    return x.at[_at(x, dim, index)].set(source)
-
-
-@translates("copy.default")
-def _copy(call: Call, x: Array, source: Array) -> Array:
-    return jnp.broadcast_to(jnp.asarray(source, x.dtype), x.shape)
-
-
-@translates("cat.default")
-def _cat(call: Call, xs: list[Array], dim: int = 0) -> Array:
-    return jnp.concatenate([jnp.asarray(x, call.dtype) for x in xs if x.shape != (0,)], axis=dim)
-
-
-@translates("stack.default")
-def _stack(call: Call, xs: list[Array], dim: int = 0) -> Array:
-    return jnp.stack([jnp.asarray(x, call.dtype) for x in xs], axis=dim)
-
-
-@translates("split_with_sizes.default")
-def _split(call: Call, x: Array, sizes: list[int], dim: int = 0) -> list[Array]:
-    return jnp.split(x, np.cumsum(sizes)[:-1].tolist(), axis=dim)
-
-
-@translates("unbind.int")
-def _unbind(call: Call, x: Array, dim: int = 0) -> list[Array]:
-    return [_select(call, x, dim, i) for i in range(x.shape[dim])]
-
-
-@translates("repeat.default")
-def _repeat(call: Call, x: Array, repeats: list[int]) -> Array:
-    return jnp.tile(x, repeats)
-
-
-@translates("flip.default")
-def _flip(call: Call, x: Array, dims: list[int]) -> Array:
-    return jnp.flip(x, axes(x, dims)) if dims else x
-
-
-@translates("roll.default")
-def _roll(call: Call, x: Array, shifts: list[int], dims: Any = None) -> Array:
-    return jnp.roll(x, shifts, axes(x, dims)) if dims else jnp.roll(jnp.ravel(x), shifts[0]).reshape(x.shape)
-
-
-@translates("tril.default")
-def _tril(call: Call, x: Array, diagonal: int = 0) -> Array:
-    return jnp.tril(x, diagonal)
-
-
-@translates("triu.default")
-def _triu(call: Call, x: Array, diagonal: int = 0) -> Array:
-    return jnp.triu(x, diagonal)
-
-
-@translates("diagonal.default")
-def _diagonal(call: Call, x: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
-    return jnp.diagonal(x, offset, dim1, dim2)
-
-
-@translates("constant_pad_nd.default")
-def _pad(call: Call, x: Array, pad: list[int], value: float = 0.0) -> Array:
-    pairs = [(low, high, 0) for low, high in zip(pad[::2], pad[1::2], strict=True)][::-1]
-    return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0)] * (x.ndim - len(pairs)) + pairs)
-
-
-@translates("index.Tensor")
-def _index(call: Call, x: Array, indices: list[Any]) -> Array:
-    return x[tuple(slice(None) if i is None else i for i in indices)]
-
-
-@translates("index_put.default")
-def _index_put(call: Call, x: Array, indices: list[Any], values: Array, accumulate: bool = False) -> Array:
-    place = x.at[tuple(slice(None) if i is None else i for i in indices)]
-    return place.add(values) if accumulate else place.set(values)
-
-
-@translates("index_select.default")
-def _index_select(call: Call, x: Array, dim: int, index: Array) -> Array:
-    return jnp.take(x, index, axis=dim)
-
-
-@translates("gather.default")
-def _gather(call: Call, x: Array, dim: int, index: Array, sparse_grad: bool = False) -> Array:
-    dim %= x.ndim
-    kept = tuple(slice(None) if d == dim else slice(0, n) for d, n in enumerate(index.shape))
-    return jnp.take_along_axis(x[kept], index, axis=dim)
-
-
-def _scattered(x: Array, dim: int, index: Array) -> Any:
-    places = list(jnp.meshgrid(*(jnp.arange(n) for n in index.shape), indexing="ij"))
-    places[dim % x.ndim] = index
-    return x.at[tuple(places)]
-
-
-@translates("scatter.src", "scatter.value")
-def _scatter(call: Call, x: Array, dim: int, index: Array, source: Any) -> Array:
-    if isinstance(source, jax.Array):
-        source = source[tuple(slice(0, n) for n in index.shape)]
-    return _scattered(x, dim, index).set(jnp.asarray(source, x.dtype))
-
-
-@translates("scatter_add.default")
-def _scatter_add(call: Call, x: Array, dim: int, index: Array, source: Array) -> Array:
-    return _scattered(x, dim, index).add(source[tuple(slice(0, n) for n in index.shape)])
-
-
-@translates("sym_size.int")
-def _size(call: Call, x: Array, dim: int) -> int:
-    return x.shape[dim]
-
-
-@translates("sym_numel.default")
-def _numel(call: Call, x: Array) -> int:
-    return x.size
-
-
-@translates("full.default", "full_like.default", "new_full.default", "scalar_tensor.default")
-def _full(call: Call, shape: Any, value: Any = None) -> Array:
-    if value is None:  # a number alone
-        return jnp.asarray(shape, call.dtype)
-    return jnp.full(shape.shape if isinstance(shape, jax.Array) else shape, value, call.dtype)
-
-
-@translates("zeros.default", "zeros_like.default", "empty.memory_format", "empty_like.default", "new_zeros.default")
-def _zeros(call: Call, shape: Any) -> Array:
-    return jnp.zeros(shape.shape if isinstance(shape, jax.Array) else shape, call.dtype)
-
-
-@translates("ones.default", "ones_like.default", "new_ones.default")
-def _ones(call: Call, shape: Any) -> Array:
-    return jnp.ones(shape.shape if isinstance(shape, jax.Array) else shape, call.dtype)
-
-
-@translates("arange.start_step")
-def _arange(call: Call, start: Any, end: Any, step: Any = 1) -> Array:
-    return jnp.arange(start, end, step, dtype=call.dtype)
+@translates("median.default")
+def _median_of_all(call: Call, x: Array) -> Array:
+    return _median(call, jnp.ravel(x))[0]

@@ -23,5 +23,6 @@ from ._optimizer import (
     Schedule as Schedule,
     lookup as lookup,
 )
+from ._oracle import oracle as oracle
 from ._reversible import ReversalCertificate as ReversalCertificate, Reversible as Reversible
 from ._training import Training as Training, scan_blocks as scan_blocks

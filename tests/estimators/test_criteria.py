@@ -1,0 +1,125 @@
+"""Estimators tuned without folds, by leave-one-out and by evidence, and weights of classes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.optimize import minimize_scalar
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import StandardScaler
+
+from hyprax.sklearn import (
+    TunedElasticNet,
+    TunedHuberRegressor,
+    TunedLogisticRegression,
+    TunedPoissonRegressor,
+    TunedRidge,
+)
+
+RNG = np.random.default_rng(0)
+N, D = 40, 5
+X = RNG.normal(size=(N, D)) * [1.0, 10.0, 0.1, 1.0, 100.0] + [3.0, 0.0, 0.0, -50.0, 0.0]
+U = (X[:, 0] - 3) + 0.02 * X[:, 4]
+Y = 50 * (U + RNG.normal(size=N)) + 1000
+CLASS = (U + RNG.normal(size=N) > 0.5).astype(int)
+PAIRS = list(KFold(3, shuffle=True, random_state=0).split(X))
+Z = StandardScaler().fit_transform(X)
+QUICK: dict[str, Any] = {"cv": PAIRS, "certify": False}
+
+
+def press(strengths: np.ndarray) -> float:
+    """The mean squared error of rows left out, by the leverages of ridge with a free intercept; the prior is kept."""
+    design = np.c_[Z, np.ones(N)]
+    hat = design @ np.linalg.solve(design.T @ design + N * np.diag(np.r_[strengths, 0]), design.T)
+    return float(np.mean(((Y - hat @ Y) / (1 - np.diag(hat))) ** 2))
+
+
+def evidence(strengths: np.ndarray) -> float:
+    """-log p(y)/n but for constants: the noise at its best, a flat prior on the intercept."""
+    v = np.eye(N) + Z @ np.diag(1 / (N * strengths)) @ Z.T
+    inverse, one = np.linalg.inv(v), np.ones(N)
+    project = inverse - np.outer(inverse @ one, inverse @ one) / (one @ inverse @ one)
+    logs = np.linalg.slogdet(v)[1] + np.log(one @ inverse @ one)
+    return float((logs + (N - 1) * np.log(Y @ project @ Y)) / (2 * N))
+
+
+@pytest.mark.parametrize(("criterion", "loss"), [("leave_one_out", press), ("evidence", evidence)])
+def test_one_strength_minimises_the_criterion(criterion, loss):
+    model = TunedRidge(criterion=criterion, tol=1e-9, **QUICK).fit(X, Y)
+    best: Any = minimize_scalar(lambda u: loss(np.full(D, np.exp(u))), bounds=(-9, 3), method="bounded")
+    np.testing.assert_allclose(np.log(model.strengths_[0]), best.x, atol=2e-4)
+    same = Ridge(alpha=N * model.strengths_[0])
+    np.testing.assert_allclose(model.predict(X), same.fit(Z, Y).predict(Z), rtol=1e-8)
+    errors = [np.sum((Y[held] - same.fit(Z[fit], Y[fit]).predict(Z[held])) ** 2) for fit, held in PAIRS]
+    assert -model.cv_score_ == pytest.approx(sum(errors) / N, rel=1e-6)  # folds judge, whatever was minimised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("criterion", "loss"), [("leave_one_out", press), ("evidence", evidence)])
+def test_strengths_of_features_minimise_the_criterion_and_are_held_back_by_folds(criterion, loss):
+    free = TunedRidge("feature", criterion=criterion, hold_back=False, **QUICK).fit(X, Y)
+    least = loss(free.strengths_)
+    for j in range(D):
+        for factor in (0.7, 1.4):
+            moved = np.where(np.arange(D) == j, factor, 1) * free.strengths_
+            assert np.any((moved < 1e-7) | (moved > 1e4)) or loss(moved) > least - 1e-6 * abs(least)
+    held = TunedRidge("feature", criterion=criterion, cv=PAIRS).fit(X, Y)
+    assert "nested folds" in held.message_
+    assert held.certificate_["kind"] == ("certified" if criterion == "leave_one_out" else "estimated")
+    assert held.noise_["type"] == ("Noise" if criterion == "leave_one_out" else "NoNoise")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [TunedLogisticRegression, TunedPoissonRegressor])
+def test_evidence_does_not_depend_on_units_and_weights_are_repetitions(make):
+    y = CLASS if make is TunedLogisticRegression else RNG.poisson(3 * np.exp(0.3 * U))
+    plain = make(criterion="evidence", **QUICK).fit(X, y)
+    np.testing.assert_allclose(
+        make(criterion="evidence", **QUICK).fit(1e3 * X, y).strengths_, plain.strengths_, rtol=1e-4
+    )
+    weights = np.arange(N) % 2 + 1
+    again = np.repeat(np.arange(N), weights)
+    weighted = make(criterion="evidence", cv=3, random_state=0, certify=False, tol=1e-9).fit(X, y, weights)
+    repeated = make(criterion="evidence", cv=3, random_state=0, certify=False, tol=1e-9).fit(X[again], y[again])
+    np.testing.assert_allclose(weighted.strengths_, repeated.strengths_, rtol=1e-4)
+    np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=1e-4, atol=1e-6 * np.abs(repeated.coef_).max())
+
+
+@pytest.mark.slow
+def test_the_honest_gain_is_of_the_whole_rule():
+    x, y = load_diabetes(return_X_y=True)
+    model = TunedRidge(criterion="evidence", honest=True, random_state=0).fit(x[:100], y[:100])
+    assert model.honest_["against"] == "a model without columns"
+    assert model.honest_["gain"] > 0
+
+
+def test_criteria_that_do_not_fit_are_refused():
+    for make in (TunedHuberRegressor, TunedElasticNet):
+        with pytest.raises(ValueError, match=f"criterion must be one of .* for {make.__name__}; got 'evidence'"):
+            make(criterion="evidence").fit(X, Y)
+    for inputs, targets in ((sparse.csr_array(X), Y), (X, np.c_[Y, Y])):
+        with pytest.raises(ValueError, match="requires one target or two classes"):
+            TunedRidge(criterion="leave_one_out").fit(inputs, targets)
+
+
+def test_weights_of_classes_are_weights_of_their_rows():
+    model = TunedLogisticRegression(class_weight="balanced", **QUICK).fit(X, CLASS)
+    weights = N / (2 * np.bincount(CLASS))[CLASS]
+    same = TunedLogisticRegression(**QUICK).fit(X, CLASS, weights)
+    np.testing.assert_allclose(model.strengths_, same.strengths_, rtol=1e-9)
+    np.testing.assert_allclose(model.coef_, same.coef_, rtol=1e-9)
+    mean = np.average(X, axis=0, weights=weights)
+    scaled = (X - mean) / np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
+    theirs = LogisticRegression(C=1 / (N * model.strengths_[0]), class_weight="balanced", tol=1e-10, max_iter=10_000)
+    np.testing.assert_allclose(model.predict_proba(X), theirs.fit(scaled, CLASS).predict_proba(scaled), atol=1e-5)
+    named = {1: 3.0}
+    np.testing.assert_allclose(
+        TunedLogisticRegression(class_weight=named, **QUICK).fit(X, CLASS, weights).coef_,
+        TunedLogisticRegression(**QUICK).fit(X, CLASS, weights * np.where(CLASS == 1, 3.0, 1.0)).coef_,
+        rtol=1e-9,
+    )
+    with pytest.raises(ValueError, match="class_weight must hold finite numbers > 0"):
+        TunedLogisticRegression(class_weight={0: -1.0}).fit(X, CLASS)
