@@ -52,7 +52,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["lion", pytest.param("muon", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", quickly("reversible"))
 def test_lion_and_muon(name, mode):
     optimizer, move, hyper = OPTIMIZERS[name]

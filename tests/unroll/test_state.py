@@ -74,7 +74,7 @@ def looked():
     return by_hand(gradient, start(), evaluated, statistics)
 
 
-@pytest.mark.parametrize("mode", quickly("store_all", "reversible"))
+@pytest.mark.parametrize("mode", quickly("reversible"))
 def test_what_the_loss_carries_is_differentiated(mode):
     answer = run(LOOKING, MODES[mode], start(), evaluated)
     agrees(answer, looked())
