@@ -145,6 +145,8 @@ class AbstractOptimizer(Module):
 
     said: ClassVar[bool] = False
     """Whether plain arrays of one entry or more are refused, which could be schedules or one entry a weight."""
+    takes_loss: ClassVar[bool] = False
+    """Whether `update` takes the loss of the step, a function of the weights, as a fifth argument."""
 
     def hyperparameters(self) -> dict[str, PyTree]:
         """The hyperparameters by name, whose shapes are looked at before a run: the fields."""
@@ -182,6 +184,8 @@ class OptaxOptimizer(AbstractOptimizer):
     """
 
     transformation: optax.GradientTransformation
+
+    takes_loss: ClassVar[bool] = True
 
     def init(self, params: PyTree) -> PyTree:
         return self.transformation.init(params)

@@ -90,13 +90,11 @@ def moved(
 ) -> PyTree:
     """(w_{t+1}, s_{t+1}): what the optimizer makes of a gradient."""
     optimizer = program.training.optimizer(hyper)
-    if not isinstance(optimizer, OptaxOptimizer):
-        return optimizer.update(grads, state, params, t)
 
     def value(params: PyTree) -> Array:
         return program.training.step_loss(params, model, hyper, t, program.key)[0]
 
-    return optimizer.update(grads, state, params, t, value)
+    return optimizer.update(grads, state, params, t, *((value,) if optimizer.takes_loss else ()))
 
 
 def advance(program: Program, carry: PyTree, t: Any) -> PyTree:
