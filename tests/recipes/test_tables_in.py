@@ -46,6 +46,22 @@ def splits_of(path: Path, **keys):
     return load_splits(data, Split(seed=1), path.parent, classify=True, folds=lambda rows, columns: True)
 
 
+def test_the_positive_class_is_the_one_that_is_named(tmp_path):
+    path = write(tmp_path / "t.csv", table())
+    usual, other = splits_of(path), splits_of(path, positive="No")
+    assert (usual.classes, other.classes) == (("No", "Yes"), ("Yes", "No"))
+    np.testing.assert_array_equal(np.sort(usual.train[1]), np.sort(1 - other.train[1]))
+    with pytest.raises(RecipeError, match="must be one of two classes; got 'Maybe' and No, Yes"):
+        splits_of(path, positive="Maybe")
+    with pytest.raises(RecipeError, match="must be left out for targets that are numbers"):
+        load_splits(
+            CsvData(source="csv", path=path.name, target="customer id", features=["plan"], positive="1"),
+            Split(seed=1),
+            path.parent,
+            classify=False,
+        )
+
+
 def test_columns_are_taken_for_what_they_are(tmp_path):
     splits = splits_of(write(tmp_path / "t.csv", table()))
     said = dict(note.split(": ", 1) for note in splits.notes)

@@ -106,7 +106,9 @@ def load_splits(
         rows = random.permutation(len(inputs))[: data.rows]
         rows = np.sort(rows) if split.by == "time" else rows
         inputs, targets = inputs[rows], targets[rows]
-    targets, classes = _labels(targets) if classify else (_numbers(targets), ())
+    if data.positive is not None and not classify:
+        raise RecipeError("must be left out for targets that are numbers", key="data.positive")
+    targets, classes = _labels(targets, data.positive) if classify else (_numbers(targets), ())
     labels = groups[rows] if groups is not None and split.by == "groups" else None
     parts = indices(targets, split, random, classify=classify, groups=labels)
     known = len(parts["train"]) + len(parts["validation"])
@@ -210,8 +212,11 @@ def _check_numbers(inputs: np.ndarray, features: tuple[str, ...], *, missing: bo
         raise RecipeError(f"must hold finite numbers; got {held}", key="data")
 
 
-def _labels(targets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels 0..C-1 and the names of classes, in their order: of whole numbers however they are written, or texts."""
+def _labels(targets: np.ndarray, positive: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels 0..C-1 and the names of classes, in their order: of whole numbers however they are written, or texts.
+
+    Of two classes the `positive` one is 1.
+    """
     if targets.dtype.kind == "f":
         if not np.all(np.isfinite(targets)):
             raise RecipeError("must have classes as targets; got NaN or infinite numbers among them", key="data")
@@ -222,8 +227,16 @@ def _labels(targets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         raise RecipeError(f"must have two classes at least; got one alone, {names[0]}", key="data")
     if len(names) == len(targets) > 2:
         raise RecipeError("must have classes of several rows as targets; got another for each row", key="data")
-    shown = (str(int(name)) if targets.dtype.kind == "f" else str(name) for name in names)
-    return labels.reshape(-1), tuple(shown)
+    shown = tuple(str(int(name)) if targets.dtype.kind == "f" else str(name) for name in names)
+    labels = labels.reshape(-1)
+    if positive is None:
+        return labels, shown
+    if len(shown) > 2 or positive not in shown:
+        raise RecipeError(
+            f"must be one of two classes; got {positive!r} and {', '.join(shown[:5])}" + ", ..." * (len(shown) > 5),
+            key="data.positive",
+        )
+    return (labels, shown) if positive == shown[1] else (1 - labels, shown[::-1])
 
 
 def _numbers(targets: np.ndarray) -> np.ndarray:

@@ -36,6 +36,10 @@ class _Data(Table):
         default="none",
         description="add the squares of the scaled columns, or these and their pairwise products, scaled alike",
     )
+    positive: str | None = Field(
+        default=None,
+        description="of two classes that which weights, probabilities and curves speak for; left out, the last by name",
+    )
 
 
 class SklearnData(_Data):

@@ -1,6 +1,7 @@
 """Hypergradients through training runs of T steps: stored, recomputed, reversed, carried forward or cut short."""
 
 from ._adam import Adam as Adam, AdamW as AdamW
+from ._certifiers import BallCertifier as BallCertifier, RoundingCertifier as RoundingCertifier
 from ._checkpointed import Checkpointed as Checkpointed
 from ._estimate import estimate as estimate
 from ._long_run import LongRun as LongRun

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._certificate import AbstractCertificate
 from .._hyper import natural, validated
 from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
 from .._stats import Accuracy
 from .._trees import tree_norm
+from ._certifiers import AbstractCertifier, Evaluated
 from ._checkpointed import Checkpointed
 from ._mode import RESULTS, AbstractMode, Outer, UnrollReport
 from ._noise import checked_probes, of_gradient, of_value
@@ -82,10 +84,12 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         evaluation each: with signs s_i = ±1 on the examples, the derivative of (1/m) Σ_i (s_i - s̄) f_i(w_T) has the
         variance of the hypergradient as its mean square; k degrees of freedom. For an outer loss that is a mean over
         the examples along the first axis of `outer_data`. Default 0: not computed.
+    - `certifier`: what bounds the rounding of the answer: [`hyprax.unroll.BallCertifier`][] proves a bound for short
+        runs of small models, [`hyprax.unroll.RoundingCertifier`][] estimates one for any. Default: neither.
 
-    The certificate is that of the mode; `Hypergradient.stats` is an [`hyprax.unroll.UnrollStats`][]. The weights at the
-    end stand in the returned state, and the metrics of the training in `report`. An `accuracy` is refused: a run of T
-    steps has no tolerance.
+    The certificate is that of the certifier, or else of the mode; `Hypergradient.stats` is an
+    [`hyprax.unroll.UnrollStats`][]. The weights at the end stand in the returned state, and the metrics of the training
+    in `report`. An `accuracy` is refused: a run of T steps has no tolerance.
 
     **Raises:** `ValueError` for what is no mode or no key; by `init`, before the first step, for weights that are not
     floating, hyperparameters of the optimizer or outer data whose shapes do not fit, a loss or outer loss that is no
@@ -97,6 +101,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     mode: AbstractMode
     key: Array
     gauge: ChaosGauge
+    certifier: AbstractCertifier | None
     noise: int = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
@@ -113,6 +118,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         resample: bool = False,
         gauge: ChaosGauge | None = None,
         noise: int = 0,
+        certifier: AbstractCertifier | None = None,
     ):
         if not isinstance(training, Training):
             raise ValueError(f"UnrolledObjective: training must be an hx.Training; got {described(training)}.")
@@ -125,12 +131,17 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
                 f"UnrolledObjective: mode must be an hx.unroll.AbstractMode, such as hx.unroll.Checkpointed() or "
                 f"hx.unroll.Reversible(); got {got}."
             )
+        if certifier is not None and not isinstance(certifier, AbstractCertifier):
+            raise ValueError(
+                "UnrolledObjective: certifier must be hx.unroll.BallCertifier(), hx.unroll.RoundingCertifier() or "
+                f"None; got {described(certifier)}."
+            )
         self.noisy, self.adaptive, self.value_name = resample, False, "validation loss"
         self.training = training
         self.outer = Outer(outer_loss, jax.tree.map(jnp.asarray, outer_data))
         self.mode, self.key = mode, checked_key("UnrolledObjective", key)
         self.gauge = ChaosGauge() if gauge is None else gauge
-        self.noise = checked_probes(noise, self.outer.data)
+        self.noise, self.certifier = checked_probes(noise, self.outer.data), certifier
 
     def init(self, hyper: PyTree) -> UnrolledState:
         plain = natural(hyper)
@@ -177,7 +188,8 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
                 return pull(self.mode.value_and_grad(training, signed, plain, key, report.attempt)[1])[0]
 
             noise = of_gradient(outer, plain, value, report.params, derivative, key, self.noise)
-        answer = Hypergradient(value, grad, report.certificate, noise, result, report.stats)
+        run = Evaluated(training, outer, hyper, key, self.mode, value, grad)
+        answer = Hypergradient(value, grad, self._certificate(run, report), noise, result, report.stats)
         return answer, self._after(state, report, state.evaluations + 1)
 
     def value(
@@ -188,8 +200,15 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         training, outer, key = self._drawn(plain, state)
         value, report = self.mode.value(training, outer, plain, key, int(state.attempt))
         noise = of_value(outer, plain, value, report.params) if self.noise else NOISE
-        answer = Value(value, report.certificate, noise, report.result, report.stats)
+        certificate = self._certificate(Evaluated(training, outer, hyper, key, self.mode, value), report)
+        answer = Value(value, certificate, noise, report.result, report.stats)
         return answer, self._after(state, report, state.evaluations)
+
+    def _certificate(self, evaluated: Evaluated, report: UnrollReport) -> AbstractCertificate:
+        """That of the certifier, where there is one and there is an answer."""
+        if self.certifier is None or not bool(report.result == RESULTS.successful):
+            return report.certificate
+        return self.certifier.certificate(evaluated)
 
     def params(self, state: UnrolledState) -> PyTree:
         return state.params
