@@ -39,6 +39,8 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     reason = 'Jupyter is not installed: pip install "hyprax[notebooks]"'
     client, form = (pytest.importorskip(name, reason=reason) for name in ("nbclient", "nbformat"))
     pytest.importorskip("ipykernel", reason=reason)
+    if any("import torch" in source for source in code(path)):
+        pytest.importorskip("torch", reason='PyTorch is not installed: pip install "hyprax[torch]"')
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     notebook = form.read(path, as_version=4)
     client.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
