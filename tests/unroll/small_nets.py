@@ -10,7 +10,7 @@ import pytest
 import hyprax as hx
 from trainings import relative_error
 
-STEPS, KEY = 4, jax.random.key(3)
+STEPS, KEY = 5, jax.random.key(3)
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(24, 4)), np.sin(rng.normal(size=24))
 BATCHES = hx.Minibatches((X[:16], Y[:16]), 8, key=jax.random.key(0))

@@ -85,7 +85,7 @@ def test_the_state_and_what_was_recorded_of_it_are_reported():
     objective = hx.UnrolledObjective(LOOKING, evaluated, HELD, mode=MODES["reversible"], key=KEY)
     report = objective.report(start())
     assert int(report.state["count"]) == STEPS
-    assert report.metrics.shape == (2,)
+    assert report.metrics.shape == (3,)
     assert float(report.metrics[0]) == 0
 
 
