@@ -47,7 +47,9 @@ class Start(eqx.Module):
 
 OPTIMIZERS = {
     "momentum": lambda hyper: hx.unroll.MomentumSGD(hyper["rate"], 0.75, form="polyak"),
-    "adam": lambda hyper: hx.unroll.Adam(hyper["rate"]),
+    "adam": lambda hyper: hx.unroll.Adam(
+        hyper["rate"], *(jnp.asarray(x, hyper["rate"].dtype) for x in (0.9, 0.999, 1e-8))
+    ),
 }
 
 

@@ -32,7 +32,7 @@ import hyprax as hx
 import short_run_cases as problems
 
 HERE = results_folder(__file__)
-STEPS = {"momentum": (10, 50, 100, 200), "adam": (10, 20, 40)}
+STEPS = {"momentum": (10, 30), "adam": (10,)}
 
 
 def counted(optimizer: str, dtype: str, cases: int) -> tuple[str, int]:

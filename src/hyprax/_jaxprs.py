@@ -1,6 +1,6 @@
 """Jaxprs evaluated one equation at a time, so that some equations can be treated differently."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
@@ -30,3 +30,23 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
         yield eqn
         for inner in jaxprs_in_params(eqn.params):
             yield from equations(inner)
+
+
+def needed(jaxpr: Jaxpr, outputs: Collection[Any] | None = None) -> set[Any]:
+    """The variables on which outputs of a jaxpr depend (all of them if `None`), arguments among them.
+
+    It looks into functions compiled on their own and into rematerialised ones; of a loop, a conditional or a function
+    with a derivative of its own, every output depends on every input.
+    """
+    found = {v for v in (jaxpr.outvars if outputs is None else outputs) if not isinstance(v, Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        wanted = [i for i, v in enumerate(eqn.outvars) if v in found]
+        if not wanted:
+            continue
+        used = range(len(eqn.invars))
+        if eqn.primitive.name in ("jit", "remat2", "checkpoint", "remat"):
+            inner = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+            inside = needed(inner, [inner.outvars[i] for i in wanted])
+            used = [i for i, v in enumerate(inner.invars) if v in inside]
+        found |= {v for i in used if not isinstance(v := eqn.invars[i], Literal)}
+    return found

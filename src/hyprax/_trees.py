@@ -15,6 +15,7 @@ from optax.tree import (
 )
 
 __all__ = [
+    "is_traced",
     "tree_add",
     "tree_all_finite",
     "tree_axpy",
@@ -70,3 +71,14 @@ def tree_cast(a: PyTree, dtype: Any) -> PyTree:
         return leaf.astype(dtype) if floating else leaf
 
     return jax.tree.map(cast, a)
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Whether arrays of a tree stand for those of a transformation of JAX, and have no values yet."""
+    try:
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, jax.Array):
+                leaf.is_deleted()  # of what has a value alone can be asked whether it still has it
+    except jax.errors.ConcretizationTypeError:
+        return True
+    return False

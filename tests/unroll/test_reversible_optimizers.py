@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 import hyprax as hx
 from hyprax.unroll._fixed_point import decode, encode
+from hyprax.unroll._muon import direction
 from hyprax.unroll._scales import fixed_scale, make_scale
 from thoroughness import examples
 
@@ -28,6 +29,7 @@ PEERS = {
         lambda: hx.unroll.AdamW(0.01, 0.8, 0.95, 1e-4, 0.3),
         lambda: optax.adamw(0.01, 0.8, 0.95, 1e-4, weight_decay=0.3),
     ),
+    "lion": (lambda: hx.unroll.Lion(0.01, 0.8, 0.95, 0.3), lambda: optax.lion(0.01, 0.8, 0.95, weight_decay=0.3)),
 }
 
 
@@ -45,6 +47,37 @@ def test_in_floating_point_they_are_those_of_optax(name):
             other = optax.apply_updates(other, updates)
         for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
             assert np.allclose(x, y, rtol=1e-12)
+
+
+def test_muon_is_that_of_optax_on_matrices():
+    """Wide, tall and square ones, with the scaling by shape that the whole of it has there."""
+    ours = hx.unroll.Muon(0.02, 0.9)
+    shapes, rng = {"a": (2, 5), "b": (4, 3), "c": (3, 3)}, np.random.default_rng(1)
+    matrices = dict.fromkeys(shapes, optax.contrib.MuonDimensionNumbers())
+    theirs = optax.contrib.scale_by_muon(beta=0.9, nesterov=False, weight_dimension_numbers=matrices)
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    state, others = ours.init(params), theirs.init(params)
+    for t in range(4):
+        grads = jax.tree.map(lambda p, t=t: jnp.cos(3 * p + t), params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, others = theirs.update(grads, others)
+        moved, state = ours.update(grads, state, params, t)
+        for name, x in updates.items():
+            wide = np.sqrt(max(1, x.shape[1] / x.shape[0]))
+            assert np.allclose(moved[name], params[name] - 0.02 * wide * x, rtol=1e-6)
+        params = moved
+
+
+def test_a_vector_of_muon_moves_along_itself_and_one_without_a_gradient_not_at_all():
+    ours = hx.unroll.Muon(jnp.asarray(0.1), 0.5)
+    params = {"v": jnp.zeros(4), "still": jnp.ones((2, 3)), "number": jnp.asarray(1.0)}
+    grads = {"v": jnp.asarray([3.0, 0.0, 0.0, 4.0]), "still": jnp.zeros((2, 3)), "number": jnp.asarray(-2.0)}
+    moved, _ = ours.update(grads, ours.init(params), params, 0)
+    length = jnp.linalg.norm(moved["v"])
+    assert np.allclose(moved["v"] / length, [-0.6, 0, 0, -0.8])
+    assert 0.6 <= length / (0.1 * 2) <= 1.3
+    assert np.array_equal(moved["still"], params["still"])
+    assert moved["number"] > 1
 
 
 def test_the_papers_form_is_its_formula():
@@ -72,6 +105,8 @@ def exact_step(name, data):
         "polyak": lambda: hx.unroll.MomentumSGD(rate, momentum, form="polyak"),
         "adam": lambda: hx.unroll.Adam(rate, momentum, beta2),
         "adamw": lambda: hx.unroll.AdamW(rate, momentum, beta2, 1e-8, decay),
+        "lion": lambda: hx.unroll.Lion(rate, momentum, beta2, decay),
+        "muon": lambda: hx.unroll.Muon(rate, momentum, decay),
     }[name]()
     hyper = {key: jnp.full((1, 1), value) for key, value in optimizer.hyperparameters().items()}
     tables = {key: np.asarray(table) for key, table in optimizer.tables(hyper, 1).items()}
@@ -85,11 +120,12 @@ def exact_step(name, data):
     if "variance" in values:
         values["variance"] = values["variance"] ** 2 * 0.1
     words = {key: encode(jnp.asarray(v), 1 / scales[key].units[0, 0]) for key, v in values.items()}
+    words |= {key: jnp.zeros(50, jnp.int64) for key in optimizer.codes}
     gradient = jnp.asarray(rng.normal(size=50) * 10.0 ** rng.integers(-6, 1), jnp.float32)
     return optimizer, c, k, scales, words, gradient
 
 
-@pytest.mark.parametrize("name", ["paper", "polyak", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["paper", "polyak", "adam", "adamw", "lion", "muon"])
 @examples(15, 25)
 @given(data=st.data())
 def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name, data):
@@ -99,13 +135,18 @@ def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name,
     undone = optimizer.undo_states(k, gradient, optimizer.undo_weights(k, after))
     for x, y in zip(jax.tree.leaves(undone), jax.tree.leaves(words), strict=True):
         assert np.array_equal(x, y)
-    before = {key: decode(word, scales[key].units[0, 0], jnp.float64) for key, word in words.items()}
-    moved = {key: decode(word, scales[key].after[0, 0], jnp.float64) for key, word in after.items()}
+    kinds = ("weights", *optimizer.states)
+    before = {key: decode(words[key], scales[key].units[0, 0], jnp.float64) for key in kinds}
+    moved = {key: decode(after[key], scales[key].after[0, 0], jnp.float64) for key in kinds}
     weights = before.pop("weights")
-    states, _ = optimizer.apply(c, gradient.astype(jnp.float64), before, weights)
+    states, floating = optimizer.apply(c, gradient.astype(jnp.float64), before, weights)
     for key, expected in states.items():
         assert jnp.all(jnp.abs(moved[key] - expected) <= scales[key].after[0, 0] + 1e-14 * jnp.abs(expected)), key
-    if "velocity" in moved:  # from the states as they are: where s is small, the step amplifies their rounding
+    if name == "lion":
+        move = floating - (1 - c["decay"]) * weights
+    elif name == "muon":
+        move = -c["rate"] * direction(moved["velocity"])
+    elif "velocity" in moved:  # from the states as they are: where s is small, the step amplifies their rounding
         move = c["rate"] * moved["velocity"]
     else:
         move = -c["rate"] * moved["mean"] / (jnp.sqrt(moved["variance"]) + c["eps"])

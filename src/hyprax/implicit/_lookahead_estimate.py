@@ -130,7 +130,8 @@ class LookAheadEstimate(AbstractCertifier):
         zero = jnp.asarray(0)
         start = _Here(e.point, e.adjoint, first_grad, endless, zero, zero, jnp.asarray(True))
         last = jax.lax.while_loop(unfinished, ahead, start)
-        rounding = 100 * float(jnp.finfo(dtype).eps) * tree_norm(last.grad)
+        kind = jnp.finfo(dtype)  # below the root of its least number sums of squares are 0, and solvers do nothing
+        rounding = 100 * float(kind.eps) * tree_norm(last.grad) + 2.0**10 * float(kind.tiny) ** 0.5
         estimate = jnp.where(last.sound, jnp.maximum(tree_norm(last.moved), rounding), jnp.inf)
         estimate = jnp.where(jnp.isnan(estimate), jnp.inf, estimate)
         shift = tree_norm(tree_sub(last.grad, first_grad))

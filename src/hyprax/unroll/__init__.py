@@ -4,6 +4,7 @@ from ._adam import Adam as Adam, AdamW as AdamW
 from ._certifiers import BallCertifier as BallCertifier, RoundingCertifier as RoundingCertifier
 from ._checkpointed import Checkpointed as Checkpointed
 from ._estimate import estimate as estimate
+from ._lion import Lion as Lion
 from ._long_run import LongRun as LongRun
 from ._mode import (
     RESULTS as RESULTS,
@@ -14,6 +15,7 @@ from ._mode import (
 )
 from ._modes import ForwardMode as ForwardMode, StoreAll as StoreAll, Truncated as Truncated
 from ._momentum_sgd import MomentumSGD as MomentumSGD
+from ._muon import Muon as Muon
 from ._objective import ChaosGauge as ChaosGauge, UnrolledObjective as UnrolledObjective
 from ._optimizer import (
     AbstractOptimizer as AbstractOptimizer,

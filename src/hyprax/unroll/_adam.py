@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
+from ._at_zero import smooth_ratio, smooth_root
 from ._fixed_point import as_wide, to_word
-from ._optimizer import lookup, per_leaf, smooth_ratio, smooth_root
+from ._optimizer import lookup, per_leaf
 from ._reversible_optimizer import (
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
     Words,
+    decay_factors,
     positive_factors,
 )
-from ._scales import SMALLEST
 
 MEAN, VARIANCE = "mean", "variance"
 
@@ -227,13 +228,7 @@ class AdamW(_Moments):
         return {**super().tables(hyper, steps), "decay": hyper["learning_rate"] * hyper["weight_decay"]}
 
     def factors(self, tables: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        decay = tables["decay"]
-        if not np.all((decay >= 0) & (1 - decay >= SMALLEST)):
-            raise ValueError(
-                f"learning_rate times weight_decay must be between 0 and {1 - SMALLEST:g} with hx.unroll.Reversible; "
-                f"got {decay.min():.6g} to {decay.max():.6g}."
-            )
-        return {**super().factors(tables), WEIGHTS: 1 - decay}
+        return {**super().factors(tables), WEIGHTS: decay_factors(tables["decay"])}
 
     def _decay(self, learning_rate: PyTree, t: Any, params: PyTree) -> dict[str, PyTree]:
         return {"decay": jax.tree.map(jnp.multiply, learning_rate, per_leaf(lookup(self.weight_decay, t), params))}

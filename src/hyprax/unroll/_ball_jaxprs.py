@@ -153,7 +153,8 @@ class BallProgram:
         env.update(zip(jaxpr.invars, arguments, strict=True))
         if self._wanted:
             env.update(zip(self._wanted, self._given(*(env[v] for v in self._arguments)), strict=True))
-        outputs = _Interpreter(arithmetic, self._maps, self._data).run(self._rest, env, jaxpr.outvars)
+        with np.errstate(over="ignore", invalid="ignore"):  # radii that overflow are infinite, and so is 0 times them
+            outputs = _Interpreter(arithmetic, self._maps, self._data).run(self._rest, env, jaxpr.outvars)
         for x in outputs:
             if isinstance(x, Unknown):
                 raise x.reason

@@ -110,9 +110,9 @@ def schedule(segments: int, slots: int) -> Iterator[tuple[str, int, int]]:
 
 
 class End(eqx.Module):
-    """What the end of the run gave, w_T, F and its adjoint, and how far back the adjoint and dλ are."""
+    """What the end of the run gave, the last carry, F and its adjoint, and how far back the adjoint and dλ are."""
 
-    params: PyTree
+    carry: PyTree
     value: Float[Array, ""]
     last: PyTree
     adjoint: PyTree
@@ -121,7 +121,7 @@ class End(eqx.Module):
 
 def _ending(runner: Runner, carry: PyTree) -> End:
     value, last, dhyper = runner.end(carry)
-    return End(carry[0], value, last, last, dhyper)
+    return End(carry, value, last, last, dhyper)
 
 
 class Checkpointed(AbstractMode):
@@ -202,7 +202,7 @@ class Checkpointed(AbstractMode):
                     "carry": carry,
                     "kept": [carry] * len(position[7:]),
                     "ended": _ending(runner, carry) if is_ended else None,
-                    "rows": blank_rows(runner.program, start[0], counts[-1]),
+                    "rows": blank_rows(runner.program, start[0], start[2], counts[-1]),
                 }
                 state = journal.restore(template)
                 carry, ended = state["carry"], state["ended"]
@@ -232,7 +232,7 @@ class Checkpointed(AbstractMode):
         assert ended is not None
         grads = runner.chain(ended.adjoint, ended.dhyper)
         stats = runner.with_adjoint(ended.adjoint, ended.last)
-        report = runner.report(ended.params, rounding_only(ended.value.dtype), ended.value, grads, stats)
+        report = runner.report(ended.carry, rounding_only(ended.value.dtype), ended.value, grads, stats)
         return ended.value, grads, report
 
     def value(

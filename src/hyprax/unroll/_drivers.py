@@ -170,5 +170,5 @@ def choose_driver(name: DriverName, program: Program) -> AbstractDriver:
 @eqx.filter_jit
 def _convolves(program: Program) -> bool:
     """Whether the gradient of a step holds a convolution. Compiled, so that the loss is looked through once."""
-    params, _ = eqx.filter_eval_shape(first, program)
-    return convolves(jax.make_jaxpr(program.gradient)(params, jnp.asarray(0)).jaxpr)
+    params, _, model = eqx.filter_eval_shape(first, program)
+    return convolves(jax.make_jaxpr(program.gradient)(params, model, jnp.asarray(0)).jaxpr)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._objective import described
+from .._trees import is_traced
 from ._drivers import index
 from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
 from ._long_run import BACKWARDS, Journal
@@ -23,8 +24,10 @@ from ._reversal import (
     Setup,
     host_step,
     host_step_back,
+    looks_at_state,
     loop_step,
     loop_step_back,
+    model_before,
     one_gradient,
     one_step,
     one_step_back,
@@ -32,10 +35,19 @@ from ._reversal import (
     start_words,
     weights_of,
 )
-from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, columns, leaf_groups, plain
+from ._reversible_optimizer import (
+    WEIGHTS,
+    AbstractReversibleOptimizer,
+    Coefficients,
+    columns,
+    leaf_groups,
+    plain,
+    rates,
+)
 from ._runner import blank_rows, measure
 from ._scales import Place, Scale, Store, fixed_scale, make_scale
-from ._step import Program
+from ._step import Program, movable
+from ._training import strong
 
 Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
 """The forward and the reverse sweep: two compiled loops (with the gradient isolated in both, or not), two host loops,
@@ -72,45 +84,54 @@ def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
     optimizer = program.training.optimizer(hyper)
     if not isinstance(optimizer, AbstractReversibleOptimizer):
         raise ValueError(
-            f"Reversible: the optimizer must be one that can be undone: hx.unroll.MomentumSGD, hx.unroll.Adam or "
-            f"hx.unroll.AdamW; got {described(optimizer)}. For any other use hx.unroll.Checkpointed."
+            "Reversible: the optimizer must be one that can be undone: hx.unroll.MomentumSGD, Adam, AdamW, Lion or "
+            f"Muon; got {described(optimizer)}. For any other use hx.unroll.Checkpointed."
         )
     return optimizer
 
 
-def _plain(optimizer: AbstractReversibleOptimizer) -> dict[str, PyTree]:
-    return {name: plain(name, value) for name, value in optimizer.hyperparameters().items()}
+@eqx.filter_jit
+def _open(program: Program) -> tuple[AbstractReversibleOptimizer, PyTree, bool]:
+    """The optimiser, w_0, and whether the way back looks at the state of the loss."""
+    weights, model = _start(program)(program.hyper)
+    return _optimizer(program, program.hyper), weights, looks_at_state(program, weights, model)
 
 
 @eqx.filter_jit
-def _open(program: Program) -> tuple[AbstractReversibleOptimizer, PyTree]:
-    """The optimiser, and w_0."""
-    return _optimizer(program, program.hyper), _start(program)(program.hyper)
-
-
-@eqx.filter_jit
-def _make_columns(program: Program, chosen: dict[str, list[int]]) -> Coefficients:
-    """The hyperparameters of the optimiser in columns."""
+def _make_columns(program: Program, chosen: dict[str, list[int]]) -> tuple[Coefficients, PyTree | None]:
+    """The hyperparameters of the optimiser in columns, and learning rates for each weight."""
     return _columns(program, chosen)(program.hyper)
 
 
 @eqx.filter_jit
 def close(
-    program: Program, chosen: dict[str, list[int]], draw: Coefficients, dweights: PyTree, dhyper: PyTree
+    program: Program,
+    chosen: dict[str, list[int]],
+    draw: Coefficients,
+    drates: PyTree | None,
+    dstart: PyTree,
+    dhyper: PyTree,
 ) -> PyTree:
-    """dλ with what acts through the optimiser and through w_0."""
-    (through_optimizer,) = jax.vjp(_columns(program, chosen), program.hyper)[1](draw)
-    (through_start,) = jax.vjp(_start(program), program.hyper)[1](dweights)
+    """dλ with what acts through the optimiser and through (w_0, m_0)."""
+    (through_optimizer,) = jax.vjp(_columns(program, chosen), program.hyper)[1]((draw, drates))
+    (through_start,) = jax.vjp(lambda hyper: movable(_start(program)(hyper)), program.hyper)[1](dstart)
     return jax.tree.map(lambda a, b, c: a + b + c, dhyper, through_optimizer, through_start)
 
 
 def _columns(program: Program, chosen: dict[str, list[int]]) -> Any:
-    steps = program.training.steps
-    return lambda hyper: columns(_plain(_optimizer(program, hyper)), chosen, steps)
+    def made(hyper: PyTree) -> tuple[Coefficients, PyTree | None]:
+        optimizer, (weights, _) = _optimizer(program, hyper), _start(program)(hyper)
+        return columns(plain(optimizer), chosen, program.training.steps), rates(optimizer, weights)
+
+    return made
 
 
 def _start(program: Program) -> Any:
-    return lambda hyper: jax.tree.map(jnp.asarray, program.training.start(hyper, program.key))
+    def start(hyper: PyTree) -> tuple[PyTree, PyTree]:
+        weights = jax.tree.map(strong, program.training.start(hyper, program.key))
+        return weights, jax.tree.map(strong, program.training.model(weights, hyper))
+
+    return start
 
 
 @eqx.filter_jit
@@ -135,24 +156,30 @@ def draft(program: Program) -> Draft:
     **Raises:** `ValueError` for an optimiser that cannot be undone, or hyperparameters with which it cannot.
     """
     steps, user_x64 = program.training.steps, bool(jax.config.read("jax_enable_x64"))
-    optimizer, weights = _open(program)
+    if is_traced((program.hyper, program.key)):
+        raise ValueError(
+            "Reversible: hyper and key must have values, from which a run is planned on the host; got those of a "
+            "transformation of JAX. Under jax.jit and jax.vmap use hx.unroll.StoreAll or hx.unroll.Checkpointed."
+        )
+    optimizer, weights, keeps = _open(program)
     optimizer.check_reversible()
-    chosen, groups = leaf_groups(_plain(optimizer), weights)
-    raw = _make_columns(program, chosen)
+    chosen, groups = leaf_groups(plain(optimizer), weights)
+    raw, for_each = _make_columns(program, chosen)
     rule = jax.tree.map(lambda _: None, optimizer)
     bits = rule.fraction_bits()
     with wide():
         tables = _make_tables(rule, as_float64(raw), steps)
         numbers = {name: np.asarray(table) for name, table in tables.items()}
-        packing, count = pack(weights, groups), len(next(iter(chosen.values())))
+        packing, count = pack(weights, groups, by_leaf=rule.by_leaf), len(next(iter(chosen.values())))
         scales = {name: fixed_scale(count, bits[name]) for name in (WEIGHTS, *rule.states)}
         scales |= {name: make_scale(table, steps, bits[name]) for name, table in rule.factors(numbers).items()}
         setup = Setup(
             program,
-            Layout(rule, packing, user_x64, isolated=False),
+            Layout(rule, packing, user_x64, keeps, isolated=False),
             tables,
             as_float64(rule.increments(numbers, {name: scale.after for name, scale in scales.items()})),
             as_float64({name: scale.units for name, scale in scales.items()}),
+            None if for_each is None else packing.join(for_each),
             jnp.asarray(True),
         )
     return Draft(setup, scales, chosen, raw, weights)
@@ -186,7 +213,7 @@ class ExactRun:
         """Zeros in the shapes of what is put away while step t is the next, or was undone last."""
         due = [i for at in sorted(self._due) if at <= t for i, _, bits in self._due[at] if bits > 0]
         vectors = self.setup.layout.packing.vectors
-        return [jnp.zeros((vectors[i].size,), jnp.uint8) for i in due]
+        return [jnp.zeros(vectors[i].shape, jnp.uint8) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
         """Steps lo..hi-1, and the shifts that are due before step hi."""
@@ -212,13 +239,14 @@ class ExactRun:
     def _step(self, carry: Forward, t: Array) -> Forward:
         if self.pair == "host":
             return host_step((self.setup, t), carry)
-        return one_step(self.setup, carry, t, one_gradient(self.setup, carry.words, t))
+        return one_step((self.setup, t, *one_gradient(self.setup, carry.words, carry.model, t)), carry)
 
     def _step_back(self, carry: Backward, t: Array) -> Backward:
         if self.pair == "host":
             return host_step_back((self.setup, t), carry)
         words = one_undo_weights(self.setup, carry.words, t)
-        return one_step_back(self.setup, carry, words, t, one_gradient(self.setup, words, t))
+        gradients, _ = one_gradient(self.setup, words, model_before(carry, t), t)
+        return one_step_back(self.setup, carry, words, t, gradients)
 
     def returned(self, carry: Backward) -> bool:
         """Whether every weight and state is that of the start, as integers, and nothing that was put away is left."""
@@ -289,7 +317,7 @@ class Sweep:
             template = {
                 "carry": untouched(run, start) if back else start,
                 "last": start if back else None,
-                "rows": blank_rows(run.setup.program, run.draft.weights, rows),
+                "rows": blank_rows(run.setup.program, run.draft.weights, start.model, rows),
                 "lows": run.lows_before(at),
             }
             state = self._journal.restore(template)
@@ -307,7 +335,7 @@ class Sweep:
             if lo < self._at:
                 continue
             if lo in due:
-                self._rows.append(measure(run.setup.program, run.weights(carry, lo), index(lo)))
+                self._rows.append(measure(run.setup.program, run.weights(carry, lo), carry.model, index(lo)))
             with wide():
                 carry = run.forward(carry, lo, hi)
             self._passed(hi, f"step {hi:,}", 0, hi, carry)
@@ -318,14 +346,14 @@ class Sweep:
         """The metrics along the way, stacked; `None` where there are none."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *self._rows) if self._rows else None
 
-    def backward(self, dparams: PyTree, dhyper: PyTree) -> Backward:
-        """The start of the run recovered, with the adjoint there, from that of the weights at its end and ∂_λ F."""
+    def backward(self, dparams: PyTree, dmodel: PyTree, dhyper: PyTree) -> Backward:
+        """The start of the run recovered, with the adjoint there, from ∇_w F, ∇_m F and ∂_λ F at its end."""
         run, steps = self._run, self._run.draft.steps
         with wide():
             if self._carry is not None:
                 carry, reached = self._carry, self._at
             else:
-                carry, reached = _ended(run, self.forward(), dparams, dhyper), steps
+                carry, reached = _ended(run, self.forward(), dparams, dmodel, dhyper), steps
                 self._last = self._journal.copied(self._last)
             self._carry = None
             for lo, hi in reversed(run.pieces(iter(self._journal.stops(steps)))):
@@ -342,17 +370,12 @@ class Sweep:
         self._journal.passed(done, text, position, state)
 
 
-def _ended(run: ExactRun, last: Forward, dparams: PyTree, dhyper: PyTree) -> Backward:
+def _ended(run: ExactRun, last: Forward, dparams: PyTree, dmodel: PyTree, dhyper: PyTree) -> Backward:
     """What the sweep back starts from. Sweeps use up what they are given: all but the words is a copy of its own."""
     blank = untouched(run, last)
     dweights = run.setup.layout.packing.join(dparams)
-    return Backward(
-        last.words,
-        jax.tree.map(jnp.copy, dweights),
-        blank.dstates,
-        jax.tree.map(jnp.copy, dhyper),
-        blank.dtables,
-        blank.variance,
+    return dataclasses.replace(
+        blank, **jax.tree.map(jnp.copy, {"dweights": dweights, "dmodel": dmodel, "dhyper": dhyper})
     )
 
 
@@ -362,12 +385,16 @@ def untouched(run: ExactRun, last: Forward) -> Backward:
         vectors = run.setup.layout.packing.vectors
         return Backward(
             last.words,
-            [jnp.zeros((vector.size,), vector.dtype) for vector in vectors],
+            [jnp.zeros(vector.shape, vector.dtype) for vector in vectors],
             [
-                {name: jnp.zeros((vector.size,), vector.dtype) for name in run.setup.layout.rule.states}
+                {name: jnp.zeros(vector.shape, vector.dtype) for name in run.setup.layout.rule.states}
                 for vector in vectors
             ],
+            jax.tree.map(jnp.zeros_like, movable(last.model)),
             jax.tree.map(jnp.zeros_like, run.setup.program.hyper),
             {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()},
+            jax.tree.map(jnp.zeros_like, run.setup.rates),
             jnp.zeros((), jnp.float64),
+            last.kept,
+            jax.tree.map(jnp.zeros_like, None if run.setup.layout.keeps else last.model),
         )

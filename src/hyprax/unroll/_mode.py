@@ -52,6 +52,10 @@ class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # an e
         "The weights became infinite or undefined in step `failed_step`, from a finite gradient: the training "
         "diverges. Lower the learning rate or the momentum, or bound them with `hx.Interval`."
     )
+    state_not_finite = (
+        "The state that the training loss returns became infinite or undefined in step `failed_step`, at a finite loss "
+        "and gradient. Look at what the loss makes of it, such as a variance of one example."
+    )
     outer_loss_not_finite = (
         "The training ended with finite weights, and the outer loss there is infinite or undefined. Look at the "
         "validation data, and for logarithms and roots of 0 in the outer loss."
@@ -64,17 +68,19 @@ class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # an e
 
 
 class Outer(Module):
-    """The loss by which the end of a training run is judged: f(w, λ) = loss(w, λ, data).
+    """The loss by which the end of a training run is judged: f(w, λ) = loss(w, λ, data), or loss(w, λ, data, m) where
+    the training has a state m.
 
     - `static`: what of the weights is no array, such as the functions of an Equinox module; `None` for plain arrays.
     """
 
-    loss: Callable[[PyTree, PyTree, Any], Float[Array, ""]]
+    loss: Callable[..., Float[Array, ""]]
     data: PyTree
     static: PyTree = None
 
-    def __call__(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
-        return self.loss(params if self.static is None else eqx.combine(params, self.static), hyper, self.data)
+    def __call__(self, params: PyTree, model: PyTree, hyper: PyTree) -> Float[Array, ""]:
+        whole = params if self.static is None else eqx.combine(params, self.static)
+        return self.loss(whole, hyper, self.data, *(() if model is None else (model,)))
 
 
 class UnrollStats(AbstractStats):
@@ -82,8 +88,9 @@ class UnrollStats(AbstractStats):
 
     - `steps`: T; `gradients`, `products`: how many of the training loss were computed, of the second order the latter.
     - `failed_step`: where the run stopped being finite.
-    - `adjoint_start`, `adjoint_end`: ‖dw_0‖ and ‖dw_T‖, the adjoint of the weights at both ends of the run, for modes
-        that have it; `amplification`: their ratio; `growth`: its T-th root.
+    - `adjoint_start`, `adjoint_end`: ‖dw_0‖ and ‖dw_T‖, the adjoint of the weights, and of the state that the loss
+        carries if any, at both ends of the run, for modes that have it; `amplification`: their ratio; `growth`: its
+        T-th root.
     - `truncated_steps`: steps left out; `cosine`, `norm_ratio`: to the hypergradient through every step, if asked for.
     - `attempt`: which pair of sweeps the answer is of; `bits_per_parameter_step`, `theory_bits`: what was put away and
         what had to be kept; `stored_bytes`: put away in all; `headroom_bits`: doublings left in the fullest format;
@@ -117,7 +124,7 @@ class UnrollStats(AbstractStats):
 class UnrollReport(Module):
     """What is known of one run.
 
-    - `params`: the weights at its end.
+    - `params`: the weights at its end; `state`: the state of the training there, `None` where it has none.
     - `certificate`, `result`: what is known of the error of the hypergradient, and how the run ended.
     - `stats`: what was measured.
     - `metrics`: the auxiliary metrics of the training, every leaf with a leading axis over the recorded steps; `None`
@@ -130,6 +137,7 @@ class UnrollReport(Module):
     result: Result
     stats: UnrollStats
     metrics: PyTree = None
+    state: PyTree = None
     attempt: int = eqx.field(static=True, default=1)
 
 

@@ -46,7 +46,7 @@ class StoreAll(AbstractMode):
         adjoint, dhyper = runner.reverse(store, 0, training.steps, last, dhyper)
         grads = runner.chain(adjoint, dhyper)
         stats = runner.with_adjoint(adjoint, last)
-        return value, grads, runner.report(carry[0], rounding_only(value.dtype), value, grads, stats)
+        return value, grads, runner.report(carry, rounding_only(value.dtype), value, grads, stats)
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
@@ -77,8 +77,8 @@ class ForwardMode(AbstractMode):
         runner = Runner(training, outer, hyper, key, self.driver)
         directions = basis(hyper)
         carry, tangents = runner.push(runner.start(), begin(runner.program, directions), directions)
-        value, grads = collect(outer, carry[0], hyper, tangents[0])
-        return value, grads, runner.report(carry[0], rounding_only(value.dtype), value, grads)
+        value, grads = collect(outer, carry, hyper, tangents)
+        return value, grads, runner.report(carry, rounding_only(value.dtype), value, grads)
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
@@ -88,25 +88,26 @@ class ForwardMode(AbstractMode):
 
 @eqx.filter_jit
 def begin(program: Program, directions: PyTree) -> PyTree:
-    """d(w_0, s_0)/dλ."""
+    """d(w_0, s_0, m_0)/dλ."""
     return start_forward(program, directions)
 
 
 @eqx.filter_jit
-def collect(outer: Outer, params: PyTree, hyper: PyTree, tangents: PyTree) -> tuple[Float[Array, ""], PyTree]:
-    """f and <∇f, dw/dλ_i> + ∂_i f, in the structure of λ."""
-    value, dparams, direct = outer_and_grads(outer, params, hyper)
+def collect(outer: Outer, carry: PyTree, hyper: PyTree, tangents: PyTree) -> tuple[Float[Array, ""], PyTree]:
+    """f and <∇f, d(w, m)/dλ_i> + ∂_i f, in the structure of λ."""
+    value, dparams, dmodel, direct = outer_and_grads(outer, carry[0], carry[2], hyper)
+    through = (tangents[0], tangents[2]), (dparams, dmodel)
     parts = [
         jnp.tensordot(
             tangent.astype(value.dtype), leaf.astype(value.dtype), axes=leaf.ndim, precision=lax.Precision.HIGHEST
         )
-        for tangent, leaf in zip(jax.tree.leaves(tangents), jax.tree.leaves(dparams), strict=True)
+        for tangent, leaf in zip(*map(jax.tree.leaves, through), strict=True)
     ]
-    through = jnp.sum(jnp.stack(parts), axis=0)
+    total = jnp.sum(jnp.stack(parts), axis=0)
     leaves, structure = jax.tree.flatten(direct)
     grads, start = [], 0
     for leaf in leaves:
-        grads.append(leaf + through[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
+        grads.append(leaf + total[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
         start += leaf.size
     return value, jax.tree.unflatten(structure, grads)
 
@@ -163,7 +164,7 @@ class Truncated(AbstractMode):
             stats = dataclasses.replace(stats, cosine=cosine, norm_ratio=ratio)
             method = "distance to the hypergradient through every step, in floating point"
             certificate = Certificate(distance, "estimated", "the truncation of the hypergradient", method)
-        return value, grads, runner.report(carry[0], certificate, value, grads, stats)
+        return value, grads, runner.report(carry, certificate, value, grads, stats)
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1

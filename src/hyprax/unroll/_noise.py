@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._noise import AbstractNoise, Noise, NoNoise
-from ._mode import Outer
+from .._trees import is_traced
+from ._mode import Outer, UnrollReport
 
 OVER = "validation examples, given the training run"
 NO_MEAN = NoNoise(
@@ -38,27 +39,29 @@ def checked_probes(noise: Any, data: PyTree) -> int:
 class _Signed(eqx.Module):
     """Σ_i v_i f(w, λ, example i), a loss like any other; its data are (v, examples)."""
 
-    loss: Callable[[PyTree, PyTree, Any], Float[Array, ""]]
+    loss: Callable[..., Float[Array, ""]]
 
-    def each(self, params: PyTree, hyper: PyTree, data: PyTree) -> Float[Array, " m"]:
+    def each(self, params: PyTree, hyper: PyTree, data: PyTree, *model: PyTree) -> Float[Array, " m"]:
         single = jax.tree.map(lambda leaf: leaf[:, None], data)
-        return jax.vmap(lambda one: self.loss(params, hyper, one))(single)
+        return jax.vmap(lambda one: self.loss(params, hyper, one, *model))(single)
 
-    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Array, PyTree]) -> Float[Array, ""]:
+    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Array, PyTree], *model: PyTree) -> Float[Array, ""]:
         factors, examples = data
-        losses = self.each(params, hyper, examples)
+        losses = self.each(params, hyper, examples, *model)
         return jnp.sum(factors.astype(losses.dtype) * losses)
 
 
 @eqx.filter_jit
-def _losses(outer: Outer, params: PyTree, hyper: PyTree) -> Float[Array, " m"]:
+def _losses(outer: Outer, params: PyTree, model: PyTree, hyper: PyTree) -> Float[Array, " m"]:
     whole = params if outer.static is None else eqx.combine(params, outer.static)
-    return _Signed(outer.loss).each(whole, hyper, outer.data)
+    return _Signed(outer.loss).each(whole, hyper, outer.data, *(() if model is None else (model,)))
 
 
-def _means(outer: Outer, hyper: PyTree, value: Array, params: PyTree) -> Array | None:
+def _means(outer: Outer, hyper: PyTree, value: Array, end: UnrollReport) -> Array | None:
     """The losses of the examples, where the outer loss is their mean."""
-    losses = _losses(outer, params, hyper)
+    losses = _losses(outer, end.params, end.state, hyper)
+    if is_traced(losses):
+        raise ValueError("UnrolledObjective: noise must be 0 under jax.jit and jax.vmap; got a number of probes.")
     close = AGREEMENT * float(jnp.finfo(losses.dtype).eps) * (1 + float(jnp.max(jnp.abs(losses))))
     return losses if abs(float(jnp.mean(losses)) - float(value)) <= close else None
 
@@ -67,13 +70,13 @@ def of_gradient(
     outer: Outer,
     hyper: PyTree,
     value: Array,
-    params: PyTree,
+    end: UnrollReport,
     derivative: Callable[[Outer], PyTree],
     key: Array,
     probes: int,
 ) -> AbstractNoise:
     """Standard errors by `probes` random signs; `derivative` is that of the run with another outer loss."""
-    losses = _means(outer, hyper, value, params)
+    losses = _means(outer, hyper, value, end)
     if losses is None:
         return NO_MEAN
     count = losses.shape[0]
@@ -88,9 +91,9 @@ def of_gradient(
     return Noise(jax.tree.map(lambda x: jnp.sqrt(scale * x), total), probes, OVER)
 
 
-def of_value(outer: Outer, hyper: PyTree, value: Array, params: PyTree) -> AbstractNoise:
+def of_value(outer: Outer, hyper: PyTree, value: Array, end: UnrollReport) -> AbstractNoise:
     """The standard error of the mean over the examples."""
-    losses = _means(outer, hyper, value, params)
+    losses = _means(outer, hyper, value, end)
     if losses is None:
         return NO_MEAN
     count = losses.shape[0]

@@ -14,13 +14,15 @@ from .._hyper import natural, validated
 from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
+from .._result import Result
 from .._stats import Accuracy
-from .._trees import tree_norm
+from .._trees import is_traced, tree_norm
 from ._certifiers import AbstractCertifier, Evaluated
 from ._checkpointed import Checkpointed
 from ._mode import RESULTS, AbstractMode, Outer, UnrollReport
+from ._modes import ForwardMode
 from ._noise import checked_probes, of_gradient, of_value
-from ._step import Program, check_program, unused
+from ._step import Program, check_program, check_searches, first, unused
 from ._training import Training, check_scalar
 
 NOISE = NoNoise("the spread over validation examples was not asked for (noise=8)", "validation examples")
@@ -47,9 +49,12 @@ class ChaosGauge(eqx.Module):
         if not self.limit > 0:
             raise ValueError(f"ChaosGauge: limit must be a number > 0; got {self.limit}.")
 
-    def passed(self, amplification: Float[Array, ""] | None) -> bool:
-        """Whether the limit is passed; never where a mode has no adjoint at both ends."""
-        return amplification is not None and bool(amplification > self.limit)
+    def judged(self, result: Result, amplification: Float[Array, ""] | None) -> Result:
+        """How an evaluation ended, once this has looked at it; a mode without an adjoint at both ends passes."""
+        if amplification is None:
+            return result
+        chaotic = (result == RESULTS.successful) & (amplification > self.limit)
+        return RESULTS.where(chaotic, RESULTS.chaotic, result)
 
 
 class UnrolledState(eqx.Module):
@@ -71,7 +76,8 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     **Arguments:**
 
     - `training`: the run, a [`hyprax.Training`][].
-    - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units.
+    - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units; with the
+        state of the training as a fourth argument, where it has one.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `mode`: how to differentiate, a [`hyprax.unroll.AbstractMode`][]; default [`hyprax.unroll.Checkpointed`][],
         which works with every optimizer in the memory of 2 sqrt(T) states.
@@ -90,6 +96,10 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     The certificate is that of the certifier, or else of the mode; `Hypergradient.stats` is an
     [`hyprax.unroll.UnrollStats`][]. The weights at the end stand in the returned state, and the metrics of the training
     in `report`. An `accuracy` is refused: a run of T steps has no tolerance.
+
+    `value` and `value_and_grad` may stand inside `jax.jit` and `jax.vmap`, with every mode but
+    [`hyprax.unroll.Reversible`][] and without `noise` and `certifier`; small problems by the hundred in one program,
+    with [`hyprax.unroll.StoreAll`][].
 
     **Raises:** `ValueError` for what is no mode or no key; by `init`, before the first step, for weights that are not
     floating, hyperparameters of the optimizer or outer data whose shapes do not fit, a loss or outer loss that is no
@@ -110,7 +120,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
     def __init__(
         self,
         training: Training,
-        outer_loss: Callable[[PyTree, PyTree, Any], Any],
+        outer_loss: Callable[..., Any],
         outer_data: PyTree = None,
         *,
         key: Array,
@@ -148,8 +158,10 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         state = UnrolledState(self.key, jnp.asarray(0, jnp.int32), None, jnp.asarray(1, jnp.int32))
         training, outer, key = self._drawn(plain, state)
         check_program(Program(training, plain, key))
-        params = jax.eval_shape(training.start, plain, key)
-        check_scalar("UnrolledObjective: outer_loss", self._shape(outer, params, plain))
+        if not isinstance(self.mode, ForwardMode):
+            check_searches(Program(training, plain, key))
+        params, _, model = eqx.filter_eval_shape(first, Program(training, plain, key))
+        check_scalar("UnrolledObjective: outer_loss", self._shape(outer, params, model, plain))
         if nowhere := unused(Program(training, plain, key), outer):
             warnings.warn(
                 f"UnrolledObjective: {', '.join(nowhere)} is used by neither init, loss, optimizer nor outer_loss: its "
@@ -159,9 +171,9 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
         return UnrolledState(self.key, state.evaluations, zeros, state.attempt)
 
-    def _shape(self, outer: Outer, params: PyTree, plain: PyTree) -> Any:
+    def _shape(self, outer: Outer, params: PyTree, model: PyTree, plain: PyTree) -> Any:
         try:
-            return jax.eval_shape(outer, params, plain)
+            return jax.eval_shape(outer, params, model, plain)
         except Exception as error:
             if outer.data is None and isinstance(error, TypeError | AttributeError):
                 raise ValueError(
@@ -176,18 +188,16 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         refuse_accuracy(self, accuracy)
         plain, pull = jax.vjp(natural, hyper)
         training, outer, key = self._drawn(plain, state)
-        value, grads, report = self.mode.value_and_grad(training, outer, plain, key, int(state.attempt))
+        value, grads, report = self.mode.value_and_grad(training, outer, plain, key, _attempt(state))
         (grad,) = pull(grads)
-        result = report.result
-        if bool(result == RESULTS.successful) and self.gauge.passed(report.stats.amplification):
-            result = RESULTS.chaotic
+        result = self.gauge.judged(report.result, report.stats.amplification)
         noise = NOISE
         if self.noise:
 
             def derivative(signed: Outer) -> PyTree:
                 return pull(self.mode.value_and_grad(training, signed, plain, key, report.attempt)[1])[0]
 
-            noise = of_gradient(outer, plain, value, report.params, derivative, key, self.noise)
+            noise = of_gradient(outer, plain, value, report, derivative, key, self.noise)
         run = Evaluated(training, outer, hyper, key, self.mode, value, grad)
         answer = Hypergradient(value, grad, self._certificate(run, report), noise, result, report.stats)
         return answer, self._after(state, report, state.evaluations + 1)
@@ -198,8 +208,8 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         refuse_accuracy(self, accuracy)
         plain = natural(hyper)
         training, outer, key = self._drawn(plain, state)
-        value, report = self.mode.value(training, outer, plain, key, int(state.attempt))
-        noise = of_value(outer, plain, value, report.params) if self.noise else NOISE
+        value, report = self.mode.value(training, outer, plain, key, _attempt(state))
+        noise = of_value(outer, plain, value, report) if self.noise else NOISE
         certificate = self._certificate(Evaluated(training, outer, hyper, key, self.mode, value), report)
         answer = Value(value, certificate, noise, report.result, report.stats)
         return answer, self._after(state, report, state.evaluations)
@@ -221,7 +231,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         state = self.init(hyper) if state is None else state
         plain = natural(hyper)
         training, outer, key = self._drawn(plain, state)
-        return self.mode.value(training, outer, plain, key, int(state.attempt))[1]
+        return self.mode.value(training, outer, plain, key, _attempt(state))[1]
 
     def metasmoothness(self, hyper: PyTree, direction: PyTree, step: float = 0.01) -> Float[Array, ""]:
         """Whether the weights move steadily along a direction of λ: S, near 1 where they do, and near 0 or below.
@@ -269,6 +279,11 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
 
     def _after(self, state: UnrolledState, report: UnrollReport, evaluations: Array) -> UnrolledState:
         return UnrolledState(state.key, evaluations, report.params, jnp.asarray(report.attempt, jnp.int32))
+
+
+def _attempt(state: UnrolledState) -> int:
+    """The attempt to begin with; the first under a transformation of JAX, for whose modes there is one."""
+    return 1 if is_traced(state.attempt) else int(state.attempt)
 
 
 @jax.jit

@@ -12,7 +12,8 @@ from equinox import Module
 from jax.extend.core import Literal, jaxprs_in_params
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
-from .._jaxprs import bind, run
+from .._objective import described
+from ._at_zero import differentiable_at_zero
 
 
 class Schedule(Module):
@@ -44,7 +45,7 @@ class Schedule(Module):
 class PerWeight(Module):
     """A hyperparameter of an optimiser that differs from weight to weight, as a learning rate in Meta-SGD.
 
-    For every mode but [`hyprax.unroll.Reversible`][], whose hyperparameters are those of groups of weights.
+    With [`hyprax.unroll.Reversible`][] only a learning rate may be one, of an optimizer without weight decay.
 
     **Arguments:**
 
@@ -144,6 +145,8 @@ class AbstractOptimizer(Module):
 
     said: ClassVar[bool] = False
     """Whether plain arrays of one entry or more are refused, which could be schedules or one entry a weight."""
+    takes_loss: ClassVar[bool] = False
+    """Whether `update` takes the loss of the step, a function of the weights, as a fifth argument."""
 
     def hyperparameters(self) -> dict[str, PyTree]:
         """The hyperparameters by name, whose shapes are looked at before a run: the fields."""
@@ -173,61 +176,60 @@ class OptaxOptimizer(AbstractOptimizer):
     Where a gradient has always been 0 (a pixel that is always 0, a unit that is never active), √s of Adam and its kin
     has no derivative, and JAX would give nan. Square roots of 0, and quotients 0/b with b below the square root of the
     dtype's precision, count as constants when an update is differentiated: such a weight does not move, at any
-    hyperparameters.
+    hyperparameters. So do products of 0 with roots in the denominator, as Adafactor has them; and 0/0 is 0.
+
+    A transformation that asks for more is given `value`, `grad` and `value_fn`, the loss of the step as a function of
+    the weights, and differentiated through them. One that searches along a line takes
+    [`hyprax.unroll.ForwardMode`][]: through a loop of no fixed length no derivative goes backwards.
     """
 
     transformation: optax.GradientTransformation
 
+    takes_loss: ClassVar[bool] = True
+
     def init(self, params: PyTree) -> PyTree:
         return self.transformation.init(params)
 
-    def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[ArrayLike, ""]) -> tuple[PyTree, PyTree]:
+    def update(
+        self,
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree,
+        t: Integer[ArrayLike, ""],
+        value_fn: Callable[[PyTree], Array] | None = None,
+    ) -> tuple[PyTree, PyTree]:
+        asks = value_fn is not None and isinstance(self.transformation, optax.GradientTransformationExtraArgs)
+        value = value_fn(params) if asks else None
+
+        def update(grads: PyTree, state: PyTree, params: PyTree, value: Array | None) -> tuple[PyTree, PyTree]:
+            more = {"value": value, "grad": grads, "value_fn": value_fn} if asks else {}
+            return self.transformation.update(grads, state, params, **more)
+
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-            updates, state = _differentiable_at_zero(self.transformation.update)(grads, state, params)
+            updates, state = differentiable_at_zero(update)(grads, state, params, value)
             return optax.apply_updates(params, updates), state
 
 
-def smooth_root(x: Array) -> Array:
-    """√x, with derivative 0 where x = 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.sqrt(jax.lax.stop_gradient(x)))
+def transformed(transformation: optax.GradientTransformation, grads: PyTree, params: PyTree) -> PyTree:
+    """The gradient as a transformation without a state makes it, in its own dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        state = transformation.init(params)
+        made = differentiable_at_zero(lambda g, w: transformation.update(g, state, w)[0])(grads, params)
+    return jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), made, grads)
 
 
-def smooth_ratio(a: Array, b: Array) -> Array:
-    """a / b, with derivative 0 where a = 0 and |b| is below √eps: beside such a point it is a sign, not a quotient."""
-    flat = (a == 0) & (jnp.abs(b) < jnp.finfo(b.dtype).eps ** 0.5)
-    safe = jnp.where(flat, jnp.ones_like(b), b)
-    return jnp.where(flat, jax.lax.stop_gradient(a), a) / jnp.where(b == 0, b, safe)
-
-
-def _differentiable_at_zero(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of pytrees of arrays, with its square roots and quotients replaced by those above: the same values."""
-
-    def rewritten(*args: Any) -> Any:
-        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-        outputs = run(closed.jaxpr, closed.consts, jax.tree.leaves(args), _equation)
-        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
-
-    return rewritten
-
-
-def _equation(eqn: Any, inputs: list[Any]) -> list[Any]:
-    name, params = eqn.primitive.name, eqn.params
-    floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating) if eqn.outvars else False
-    if name == "sqrt" and floating:
-        return [smooth_root(*inputs)]
-    if name == "div" and floating:
-        return [smooth_ratio(*inputs)]
-    if name == "jit":
-        inner = params["jaxpr"]
-        return run(inner.jaxpr, inner.consts, inputs, _equation)
-    if name == "cond":
-        branches = [
-            lambda *rest, branch=branch: run(branch.jaxpr, branch.consts, rest, _equation)
-            for branch in params["branches"]
-        ]
-        return jax.lax.switch(inputs[0], branches, *inputs[1:])
-    return bind(eqn, inputs)
+def check_stateless(name: str, transformation: Any, params: PyTree) -> None:
+    """**Raises:** `ValueError` for what is no transformation of optax, or one that keeps a state."""
+    if not isinstance(transformation, optax.GradientTransformation):
+        raise ValueError(
+            f"{name} must return a transformation of optax, such as optax.clip_by_global_norm(1.0) or "
+            f"optax.stateless(f); got {described(transformation)}."
+        )
+    if jax.tree.leaves(jax.eval_shape(transformation.init, params)):
+        raise ValueError(
+            f"{name} must return a transformation that keeps no state from step to step; got one with a state. Chain "
+            "it with the optimizer: hx.unroll.OptaxOptimizer(optax.chain(...))."
+        )
 
 
 def other_lengths(jaxpr: Any, steps: int) -> list[int]:

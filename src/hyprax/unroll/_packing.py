@@ -23,7 +23,11 @@ class Vector:
     leaves: tuple[int, ...]
     dtype: Any
     group: int
-    size: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +46,19 @@ class Packing:
     def join(self, tree: PyTree) -> list[Array]:
         """The vectors of a tree of this structure; any dtypes that a vector's leaves share."""
         leaves = self.structure.flatten_up_to(tree)
-        parts = [[leaves[i].ravel() for i in vector.leaves] for vector in self.vectors]
+        parts = [
+            [leaves[i].reshape(vector.shape if len(vector.leaves) == 1 else -1) for i in vector.leaves]
+            for vector in self.vectors
+        ]
         return [jnp.concatenate(pieces) if len(pieces) > 1 else pieces[0] for pieces in parts]
 
     def split(self, vectors: Sequence[Array]) -> PyTree:
         """The tree of vectors of these sizes."""
         leaves: list[Any] = [None] * len(self.shapes)
         for vector, numbers in zip(self.vectors, vectors, strict=True):
+            if len(vector.leaves) == 1:
+                leaves[vector.leaves[0]] = numbers.reshape(self.shapes[vector.leaves[0]])
+                continue
             start = 0
             for i in vector.leaves:
                 end = start + math.prod(self.shapes[i])
@@ -57,15 +67,20 @@ class Packing:
         return self.structure.unflatten(leaves)
 
 
-def pack(tree: PyTree, groups: Sequence[int]) -> Packing:
-    """The packing of trees like this one, given the group of each leaf."""
+def pack(tree: PyTree, groups: Sequence[int], *, by_leaf: bool = False) -> Packing:
+    """The packing of trees like this one, given the group of each leaf; `by_leaf`: every leaf alone, in its shape."""
     leaves, structure = jax.tree.flatten(tree)
     together: dict[Any, list[int]] = {}
     for i, (leaf, group) in enumerate(zip(leaves, groups, strict=True)):
-        alone = i if leaf.size >= JOINED else -1
+        alone = i if by_leaf or leaf.size >= JOINED else -1
         together.setdefault((group, leaf.dtype, alone), []).append(i)
     vectors = tuple(
-        Vector(tuple(members), dtype, group, sum(leaves[i].size for i in members))
+        Vector(
+            tuple(members),
+            dtype,
+            group,
+            leaves[members[0]].shape if by_leaf else (sum(leaves[i].size for i in members),),
+        )
         for (group, dtype, _), members in together.items()
     )
     return Packing(structure, tuple(leaf.shape for leaf in leaves), vectors)

@@ -11,18 +11,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._jaxprs import needed
 from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch
 from ._packing import Packing
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, Words
-from ._step import Program, add, gradient_and_product
+from ._step import Program, add, gradient_and_product, movable
+from ._training import strong
 
 
 class Layout(eqx.Module):
-    """What is fixed about a run in fixed point: the rule of the optimiser (without hyperparameters), the packing."""
+    """What is fixed about a run in fixed point: the rule of the optimiser (without hyperparameters), the packing, and
+    whether states of the loss are kept."""
 
     rule: AbstractReversibleOptimizer
     packing: Packing = eqx.field(static=True)
     user_x64: bool = eqx.field(static=True)
+    keeps: bool = eqx.field(static=True)
     isolated: bool = eqx.field(static=True)
 
 
@@ -31,6 +35,7 @@ class Setup(eqx.Module):
 
     - `tables`: the coefficients of the step in floating point, which is differentiated.
     - `increments`: those of the step in fixed point.
+    - `rates`: learning rates for each weight, by which coefficients in proportion to the learning rate are multiplied.
     - `units`: of the weights and the states, before every step and after the last: rows 1 or T + 1.
     - `always`: true, and no constant: see `user_gradient`.
     """
@@ -40,18 +45,25 @@ class Setup(eqx.Module):
     tables: dict[str, Array]
     increments: dict[str, Array]
     units: dict[str, Array]
+    rates: list[Array] | None
     always: Array
 
 
 class Forward(eqx.Module):
-    """The words of every vector, and what the watch saw of it."""
+    """The words of every vector, what the watch saw of it, the state of the loss, and that before every step so far.
+
+    `kept`: arrays with a first axis of T; `None` where the way back needs no state, whatever the loss makes of it.
+    """
 
     words: list[Words]
     seen: list[Array]
+    model: PyTree
+    kept: PyTree
 
 
 class Backward(eqx.Module):
-    """The words of every vector; the adjoint of its weights and states; dλ and the derivatives of the tables so far.
+    """The words of every vector; the adjoint of its weights and states, and of the state of the loss; dλ and the
+    derivatives of tables and rates so far; the states of the loss that were kept, or one to stand in their place.
 
     `variance`: Σ ‖adjoint‖² U²/12 over the steps undone, U the unit to which they rounded: to first order the variance
     of what that rounding adds to F, as of independent errors uniform within a unit.
@@ -60,20 +72,38 @@ class Backward(eqx.Module):
     words: list[Words]
     dweights: list[Array]
     dstates: list[dict[str, Array]]
+    dmodel: PyTree
     dhyper: PyTree
     dtables: dict[str, Array]
+    drates: list[Array] | None
     variance: Array
+    kept: PyTree
+    blank: PyTree
 
 
 def start_words(setup: Setup, weights: PyTree) -> Forward:
-    """The words of w_0 and of states 0."""
+    """The words of w_0 and of states 0, and m_0."""
     words, seen = [], []
     for i, vector in enumerate(setup.layout.packing.join(weights)):
         group = setup.layout.packing.vectors[i].group
         word, zero = encode(vector, 1 / setup.units[WEIGHTS][0, group]), jnp.zeros(vector.shape, jnp.int64)
-        words.append({WEIGHTS: word, **dict.fromkeys(setup.layout.rule.states, zero)})
+        words.append({WEIGHTS: word, **dict.fromkeys((*setup.layout.rule.states, *setup.layout.rule.codes), zero)})
         seen.append(watch(zero, [[word]], vector))
-    return Forward(words, seen)
+    steps = setup.program.training.steps
+
+    def start(program: Program, weights: PyTree) -> PyTree:
+        return jax.tree.map(strong, program.training.model(weights, program.hyper))
+
+    model = as_user(setup.layout.user_x64, start)(setup.program, weights)
+    kept = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), model if setup.layout.keeps else None)
+    return Forward(words, seen, model, kept)
+
+
+def model_before(carry: Forward | Backward, t: Array) -> PyTree:
+    """The state of the loss before step t, on the way back; any of its shapes where it is not needed."""
+    if carry.kept is None:
+        return carry.blank
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t, keepdims=False), carry.kept)
 
 
 def weights_of(setup: Setup, words: list[Words], t: Array) -> PyTree:
@@ -92,8 +122,8 @@ def _weights(setup: Setup, word: Array, vector: Any, t: Array) -> Array:
     return decode(word, 2.0**-bits, vector.dtype)
 
 
-def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
-    """g_t, a list of vectors.
+def user_gradient(setup: Setup, words: list[Words], model: PyTree, t: Array) -> tuple[list[Array], PyTree]:
+    """g_t, a list of vectors, and the state of the loss after the step.
 
     Isolated, it is one branch of a conditional, which compilers do not fuse with what stands around it: so the last
     bits of g, which depend on the operations that it is fused with, are the same in both sweeps.
@@ -101,22 +131,42 @@ def user_gradient(setup: Setup, words: list[Words], t: Array) -> list[Array]:
     grad = as_user(setup.layout.user_x64, Program.gradient)
     weights = weights_of(setup, words, t)
     if setup.layout.isolated:
-        grads = jax.lax.cond(
+        grads, after = jax.lax.cond(
             setup.always,
-            lambda weights, t: grad(setup.program, weights, t),
-            lambda weights, t: jax.tree.map(jnp.zeros_like, weights),
+            lambda weights, model, t: grad(setup.program, weights, model, t),
+            lambda weights, model, t: (jax.tree.map(jnp.zeros_like, weights), model),
             weights,
+            model,
             t,
         )
     else:
-        grads = grad(setup.program, weights, t)
-    return setup.layout.packing.join(grads)
+        grads, after = grad(setup.program, weights, model, t)
+    return setup.layout.packing.join(grads), after
 
 
-def gradient_along(program: Program, params: PyTree, t: Any, direction: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-    """g_t, and (Hᵀ p, Mᵀ p) for a direction p that is known before it."""
-    grads, product = gradient_and_product(program, params, t)
+def gradient_along(
+    program: Program, params: PyTree, model: PyTree, t: Any, direction: tuple[PyTree, PyTree]
+) -> tuple[PyTree, tuple[PyTree, PyTree, PyTree]]:
+    """g_t, and the adjoints of (w, m, λ) along an adjoint of (g, m') that is known before it."""
+    grads, product = gradient_and_product(program, params, model, t)
     return grads, product(direction)
+
+
+def looks_at_state(program: Program, params: PyTree, model: PyTree) -> bool:
+    """Whether the gradient of a step or the way back through it depends on the state of the loss before the step.
+
+    It does not where the state is on its way alone: averages of weights, the statistics of a batch norm that trains.
+    """
+    if not jax.tree.leaves(model):
+        return False
+    after = movable(model)
+
+    def way_back(model: PyTree, params: PyTree, direction: PyTree, hyper: PyTree) -> PyTree:
+        return gradient_along(Program(program.training, hyper, program.key), params, model, jnp.asarray(0), direction)
+
+    jaxpr = jax.make_jaxpr(way_back)(model, params, (params, after), program.hyper).jaxpr
+    found = needed(jaxpr)
+    return any(variable in found for variable in jaxpr.invars[: len(jax.tree.leaves(model))])
 
 
 def _row(table: Array, t: Array) -> Array:
@@ -125,17 +175,29 @@ def _row(table: Array, t: Array) -> Array:
 
 def at(setup: Setup, tables: dict[str, Array], t: Any) -> list[Coefficients]:
     """The row of step t of some of the setup's tables, for every vector."""
+    found = shared(setup, tables, t)
+    if setup.rates is None:
+        return found
+    rated = setup.layout.rule.rated
+    return [
+        {name: x * rates.astype(x.dtype) if name in rated else x for name, x in row.items()}
+        for row, rates in zip(found, setup.rates, strict=True)
+    ]
+
+
+def shared(setup: Setup, tables: dict[str, Array], t: Any) -> list[Coefficients]:
+    """The same without the learning rates for each weight."""
     rows = {name: _row(table, t) for name, table in tables.items()}
     return [{name: row[vector.group] for name, row in rows.items()} for vector in setup.layout.packing.vectors]
 
 
 def step(setup: Setup, carry: Forward, t: Array) -> Forward:
     """The words after step t."""
-    return step_given(setup, carry, t, user_gradient(setup, carry.words, t))
+    return step_given(setup, carry, t, *user_gradient(setup, carry.words, carry.model, t))
 
 
-def step_given(setup: Setup, carry: Forward, t: Array, gradients: list[Array]) -> Forward:
-    """The words after step t, from its gradient."""
+def step_given(setup: Setup, carry: Forward, t: Array, gradients: list[Array], model: PyTree) -> Forward:
+    """The words after step t, from its gradient, with the state of the loss after it."""
     rule = setup.layout.rule
     words, seen = [], []
     for leaf, before, g, k in zip(carry.words, carry.seen, gradients, at(setup, setup.increments, t), strict=True):
@@ -143,7 +205,10 @@ def step_given(setup: Setup, carry: Forward, t: Array, gradients: list[Array]) -
         watched = [[after[name], *added.get(name, [])] for name in (WEIGHTS, *rule.states)]
         words.append(after)
         seen.append(watch(before, watched, g))
-    return Forward(words, seen)
+    kept = carry.kept
+    if setup.layout.keeps:
+        kept = jax.tree.map(lambda s, x: jax.lax.dynamic_update_index_in_dim(s, x, t, 0), kept, carry.model)
+    return Forward(words, seen, model, kept)
 
 
 def undo_weights(setup: Setup, words: list[Words], t: Array) -> list[Words]:
@@ -156,21 +221,22 @@ def step_back(setup: Setup, carry: Backward, t: Array) -> Backward:
     """Words and adjoint before step t, with the gradient and the second-order product from one pass."""
     layout = setup.layout
     words = undo_weights(setup, carry.words, t)
-    weights = weights_of(setup, words, t)
+    weights, model = weights_of(setup, words, t), model_before(carry, t)
     if layout.rule.pullback_needs_gradient or layout.isolated:
-        return step_back_given(setup, carry, words, t, user_gradient(setup, words, t))
+        return step_back_given(setup, carry, words, t, user_gradient(setup, words, model, t)[0])
     direction = layout.packing.split(_directions(setup, carry, t))
     along = as_user(layout.user_x64, gradient_along)
-    grads, products = along(setup.program, weights, t, direction)
+    grads, products = along(setup.program, weights, model, t, (direction, carry.dmodel))
     return _finish(setup, carry, words, t, layout.packing.join(grads), lambda _: products)
 
 
 def step_back_given(setup: Setup, carry: Backward, words: list[Words], t: Array, gradients: list[Array]) -> Backward:
     """As `step_back`, from the words with weights undone and the gradient there; the product is made anew."""
-    weights = weights_of(setup, words, t)
+    weights, model = weights_of(setup, words, t), model_before(carry, t)
 
-    def product(direction: PyTree) -> tuple[PyTree, PyTree]:
-        return as_user(setup.layout.user_x64, gradient_along)(setup.program, weights, t, direction)[1]
+    def product(direction: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        along = as_user(setup.layout.user_x64, gradient_along)
+        return along(setup.program, weights, model, t, (direction, carry.dmodel))[1]
 
     return _finish(setup, carry, words, t, gradients, product)
 
@@ -197,6 +263,8 @@ def _finish(
     """States undone, and the adjoint pulled back through the step at what was recovered."""
     layout, rule = setup.layout, setup.layout.rule
     before, directions, dweights, dstates, variance = [], [], [], [], carry.variance
+    drates = None if carry.drates is None else list(carry.drates)
+    alone = shared(setup, setup.tables, t)
     rows = {name: jnp.zeros((table.shape[1],), table.dtype) for name, table in setup.tables.items()}
     rowwise = at(setup, setup.tables, t), at(setup, setup.increments, t), at(setup, setup.units, t)
     rowwise = *rowwise, at(setup, setup.units, t + 1)
@@ -207,21 +275,29 @@ def _finish(
         here = _weights(setup, leaf[WEIGHTS], vector, t)
         dc, dg, ds, dw = _pull(setup, c, g, states, here)((carry.dstates[i], carry.dweights[i]))
         for name in rows:
-            rows[name] = rows[name].at[vector.group].add(dc[name].astype(rows[name].dtype))
+            part = dc[name].astype(rows[name].dtype)
+            if setup.rates is not None and drates is not None and name in rule.rated:
+                drates[i] = drates[i] + (part * alone[i][name]).astype(drates[i].dtype)
+                part = jnp.sum(part * setup.rates[i].astype(part.dtype))
+            rows[name] = rows[name].at[vector.group].add(part)
         for name, adjoint in ((WEIGHTS, carry.dweights[i]), *carry.dstates[i].items()):
             variance = variance + jnp.square(after[name]) / 12 * jnp.sum(jnp.square(adjoint)).astype(variance.dtype)
         before.append(leaf)
         directions.append(dg)
         dweights.append(dw)
         dstates.append(ds)
-    curved, mixed = product(layout.packing.split(directions))
+    curved, dmodel, mixed = product(layout.packing.split(directions))
     return Backward(
         before,
         [a + b for a, b in zip(dweights, layout.packing.join(curved), strict=True)],
         dstates,
+        dmodel,
         add(carry.dhyper, mixed),
         {name: _add_row(carry.dtables[name], rows[name], t) for name in rows},
+        drates,
         variance,
+        carry.kept,
+        carry.blank,
     )
 
 
@@ -257,7 +333,13 @@ def host_step_back(inputs: tuple[Setup, Array], carry: Backward) -> Backward:
     return step_back(inputs[0], carry, inputs[1])
 
 
+@eqx.filter_jit(donate="all-except-first")
+def one_step(inputs: tuple[Setup, Array, list[Array], PyTree], carry: Forward) -> Forward:
+    """`step_given`, for (setup, t, gradients, state after the step). The carry is used up."""
+    setup, *given = inputs
+    return step_given(setup, carry, *given)
+
+
 one_gradient = eqx.filter_jit(user_gradient)
-one_step = eqx.filter_jit(step_given)
 one_undo_weights = eqx.filter_jit(undo_weights)
 one_step_back = eqx.filter_jit(step_back_given)

@@ -94,7 +94,9 @@ class Reversible(AbstractMode):
     - `buffers`: `"device"` or `"host"`, where bits are put away.
     - `long`: for hours, a [`hyprax.unroll.LongRun`][]: a bar, stopping and going on.
 
-    The optimizer must be [`hyprax.unroll.MomentumSGD`][], [`hyprax.unroll.Adam`][] or [`hyprax.unroll.AdamW`][].
+    The optimizer must be [`hyprax.unroll.MomentumSGD`][], [`hyprax.unroll.Adam`][], [`hyprax.unroll.AdamW`][],
+    [`hyprax.unroll.Lion`][] or [`hyprax.unroll.Muon`][]. A state of the training is kept for every step where the way
+    back looks at it; averages of weights and the statistics of a batch norm that trains are only passed on, and not.
 
     **Raises:** `ValueError` for an unknown driver or place; in an evaluation, for an optimizer that cannot be undone.
     """
@@ -132,21 +134,22 @@ class Reversible(AbstractMode):
         last = sweep.forward()
         metrics = sweep.metrics()
         found = ranges(planned, last)
-        params = run.weights(last, planned.steps)
+        params, model = run.weights(last, planned.steps), jax.tree.map(jnp.copy, last.model)
         del last
-        value, dparams, dhyper = end(outer, params, hyper)
+        value, dparams, dmodel, dhyper = end(outer, params, model, hyper)
         stats = _stats(run, found, attempt)
         if not (found.finite and found.fits):
             certificate = NoCertificate("the run left its range", value.dtype)
             result, stats = _left(run, found, stats)
-            report = UnrollReport(params, certificate, result, stats, metrics, attempt)
+            report = UnrollReport(params, certificate, result, stats, metrics, model, attempt)
             return (value, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), hyper), report), True
-        carry = sweep.backward(dparams, dhyper)
+        carry = sweep.backward(dparams, dmodel, dhyper)
         with wide():
             returned = run.returned(carry)
         grads, dweights = _assemble(planned, carry)
+        ends = growth((dweights, carry.dmodel), (dparams, dmodel), planned.steps)
         counts = {"gradients": jnp.asarray(2 * planned.steps), "products": jnp.asarray(planned.steps)}
-        stats = dataclasses.replace(stats, **counts, **growth(dweights, dparams, planned.steps))
+        stats = dataclasses.replace(stats, **counts, **ends)
         if returned:
             bits, theory = kept_bits(planned)
             moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)
@@ -157,7 +160,7 @@ class Reversible(AbstractMode):
         else:
             certificate = NoCertificate("the run did not come back to its start", value.dtype)
             result = RESULTS.not_reversible
-        return (value, grads, UnrollReport(params, certificate, result, stats, metrics, attempt)), returned
+        return (value, grads, UnrollReport(params, certificate, result, stats, metrics, model, attempt)), returned
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
@@ -171,13 +174,13 @@ class Reversible(AbstractMode):
             sweep = Sweep(run, attempt, journal)
             last = sweep.forward()
         found, params = ranges(planned, last), run.weights(last, planned.steps)
-        value, stats = judge(outer, params, hyper), _stats(run, found, attempt)
+        value, stats = judge(outer, params, last.model, hyper), _stats(run, found, attempt)
         if found.finite and found.fits:
             result, stats = judged(program, value, None, stats)
         else:
             result, stats = _left(run, found, stats)
         certificate = NoCertificate("a run forwards alone is not undone", value.dtype)
-        return value, UnrollReport(params, certificate, result, stats, sweep.metrics(), attempt)
+        return value, UnrollReport(params, certificate, result, stats, sweep.metrics(), last.model, attempt)
 
     def _host(self, program: Program) -> bool:
         return isinstance(choose_driver(self.driver, program), HostDriver)
@@ -190,7 +193,9 @@ def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
     with wide():
         wider = pull_tables(layout.rule, as_float64(planned.raw), planned.steps, carry.dtables)
         draw = {name: value.astype(planned.raw[name].dtype) for name, value in wider.items()}
-    return close(planned.setup.program, planned.chosen, draw, dweights, carry.dhyper), dweights
+    drates = None if carry.drates is None else layout.packing.split(carry.drates)
+    dstart = dweights, carry.dmodel
+    return close(planned.setup.program, planned.chosen, draw, drates, dstart, carry.dhyper), dweights
 
 
 def _left(run: ExactRun, found: Ranges, stats: UnrollStats) -> tuple[Result, UnrollStats]:
@@ -217,5 +222,5 @@ def _stats(run: ExactRun, found: Ranges, attempt: int) -> UnrollStats:
         headroom_bits=jnp.asarray(headroom(found)),
         used_bits=named("used_bits", found.bits),
         limit_bits=named("limit_bits", found.limits),
-        resolution=named("resolution", {name: float(scale.units.max()) for name, scale in run.draft.scales.items()}),
+        resolution=named("resolution", {name: float(run.draft.scales[name].units.max()) for name in found.limits}),
     )

@@ -35,6 +35,13 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
     """The names of the states, in the order of `init`."""
     pullback_needs_gradient: ClassVar[bool]
     """Whether the derivative of a step with respect to the gradient depends on the gradient."""
+    codes: ClassVar[tuple[str, ...]] = ()
+    """The names of words that only undo a step, and have no part in the one in floating point."""
+    by_leaf: ClassVar[bool] = False
+    """Whether a step looks at the shape of a leaf, so that no leaves are joined in a vector."""
+    rated: ClassVar[tuple[str, ...]] = ("rate", "move")
+    """The coefficients of `tables` and `increments` in proportion to the learning rate, which may then differ from
+    weight to weight: where they stand for all that it does."""
 
     @abc.abstractmethod
     def fraction_bits(self) -> dict[str, int]:
@@ -129,17 +136,48 @@ def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, 
     return chosen, [groups.index(leaf) for leaf in combined]
 
 
-def plain(name: str, value: PyTree) -> PyTree:
-    """A hyperparameter with arrays of shape [] or [T] in the place of numbers and schedules.
+def decay_factors(decay: np.ndarray) -> np.ndarray:
+    """1 - α λ, all of which can be undone."""
+    if not np.all((decay >= 0) & (1 - decay >= SMALLEST)):
+        raise ValueError(
+            f"learning_rate times weight_decay must be between 0 and {1 - SMALLEST:g} with hx.unroll.Reversible; "
+            f"got {decay.min():.6g} to {decay.max():.6g}."
+        )
+    return 1 - decay
 
-    **Raises:** `ValueError` for one entry a weight.
+
+def plain(optimizer: AbstractReversibleOptimizer) -> dict[str, PyTree]:
+    """The hyperparameters, with arrays of shape [] or [T] in the place of numbers and schedules.
+
+    A learning rate for each weight is 1 here: `rates` has it.
+
+    **Raises:** `ValueError` for one entry a weight of anything else.
     """
+    decays = "weight_decay" in optimizer.hyperparameters()
+    return {
+        name: _plain(name, value, rates=name == "learning_rate" and not decays)
+        for name, value in optimizer.hyperparameters().items()
+    }
 
+
+def rates(optimizer: AbstractReversibleOptimizer, params: PyTree) -> PyTree | None:
+    """The learning rates in the shapes of the weights, 1 where they are those of a group; `None` where all are."""
+    value = optimizer.hyperparameters().get("learning_rate")
+    if not any(isinstance(leaf, PerWeight) for leaf in jax.tree.leaves(value, is_leaf=is_said)):
+        return None
+    alone = jax.tree.map(lambda x: x if isinstance(x, PerWeight) else jnp.ones(()), value, is_leaf=is_said)
+    return jax.tree.map(lambda x, w: jnp.broadcast_to(x, w.shape), per_leaf(alone, params), params)
+
+
+def _plain(name: str, value: PyTree, *, rates: bool) -> PyTree:
     def leaf(x: Any) -> Any:
         if isinstance(x, PerWeight):
+            if rates:
+                return jnp.ones((), jnp.result_type(*jax.tree.leaves(x.values)))
             raise ValueError(
                 f"{name} must be a number, a Schedule or a tree of those, one a group of weights, with "
-                "hx.unroll.Reversible; got a PerWeight: use hx.unroll.Checkpointed."
+                "hx.unroll.Reversible; got a PerWeight. Only a learning rate may be one there, of an optimizer "
+                "without weight decay: use hx.unroll.Checkpointed."
             )
         return x.values if isinstance(x, Schedule) else jnp.asarray(x)
 

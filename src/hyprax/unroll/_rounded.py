@@ -1,7 +1,7 @@
 """A training run with fewer bits in every number that it computes: what rounding does to it, made larger."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -88,11 +88,16 @@ class ShortenedOptimizer(AbstractOptimizer):
     optimizer: AbstractOptimizer
     dropped: int = eqx.field(static=True)
 
+    takes_loss: ClassVar[bool] = True
+
     def init(self, params: PyTree) -> PyTree:
         return self.optimizer.init(params)
 
-    def update(self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[Any, ""]) -> tuple[PyTree, PyTree]:
-        return shortened_function(self.optimizer.update, self.dropped)(grads, state, params, t)
+    def update(
+        self, grads: PyTree, state: PyTree, params: PyTree, t: Integer[Any, ""], value_fn: Any = None
+    ) -> tuple[PyTree, PyTree]:
+        more = (value_fn,) if self.optimizer.takes_loss else ()
+        return shortened_function(self.optimizer.update, self.dropped)(grads, state, params, t, *more)
 
 
 class ShortenedOptimizers(eqx.Module):
@@ -113,4 +118,6 @@ def shortened_run(training: Training, outer: Outer, dropped: int) -> tuple[Train
         ShortenedOptimizers(training.optimizer, dropped),
     )
     training = eqx.tree_at(lambda x: (x.loss, x.init, x.optimizer), training, parts)
+    if training.state is not None:
+        training = eqx.tree_at(lambda x: x.state, training, Shortened(training.state, dropped))
     return training, Outer(Shortened(outer.loss, dropped), outer.data, outer.static)

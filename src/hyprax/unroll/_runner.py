@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, NoCertificate
 from .._result import Result
-from .._trees import tree_all_finite, tree_norm
+from .._trees import is_traced, tree_all_finite, tree_norm
 from ._drivers import DriverName, choose_driver, index, start
 from ._mode import RESULTS, Outer, UnrollReport, UnrollStats
-from ._step import Program, first, movable, outer_and_grads, start_back
+from ._step import Program, first, movable, moved, outer_and_grads, start_back
 from ._training import Training
 
 
@@ -48,7 +48,7 @@ class Runner:
         return self.program.training.steps
 
     def start(self) -> PyTree:
-        """(w_0, s_0)."""
+        """(w_0, s_0, m_0)."""
         return start(self.program)
 
     def advance(self, carry: PyTree, lo: int, hi: int) -> PyTree:
@@ -79,13 +79,13 @@ class Runner:
         return carry, tangents
 
     def end(self, carry: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
-        """f, the adjoint of (w_T, s_T), and the part of dλ that acts on f directly."""
-        params, state = carry
-        value, dparams, dhyper = end(self.outer, params, self.program.hyper)
-        return value, (dparams, jax.tree.map(jnp.zeros_like, movable(state))), dhyper
+        """f, the adjoint of (w_T, s_T, m_T), and the part of dλ that acts on f directly."""
+        params, state, model = carry
+        value, dparams, dmodel, dhyper = end(self.outer, params, model, self.program.hyper)
+        return value, (dparams, jax.tree.map(jnp.zeros_like, movable(state)), dmodel), dhyper
 
     def chain(self, adjoint: PyTree, dhyper: PyTree) -> PyTree:
-        """dλ with the part that acts through (w_0, s_0) added."""
+        """dλ with the part that acts through (w_0, s_0, m_0) added."""
         return chain(self.program, adjoint, dhyper)
 
     def stats(self) -> UnrollStats:
@@ -95,21 +95,21 @@ class Runner:
 
     def with_adjoint(self, at_start: PyTree, at_end: PyTree) -> UnrollStats:
         """What was counted, and the adjoints of (w, s) at both ends."""
-        return dataclasses.replace(self.stats(), **growth(at_start[0], at_end[0], self.steps))
+        return dataclasses.replace(self.stats(), **growth(at_start[::2], at_end[::2], self.steps))
 
     def report(
         self,
-        params: PyTree,
+        carry: PyTree,
         certificate: AbstractCertificate,
         value: Float[Array, ""],
         grads: PyTree = None,
         stats: UnrollStats | None = None,
     ) -> UnrollReport:
-        """The report of an evaluation; where its value or gradient is not finite, with where that began."""
+        """The report of an evaluation that ended with `carry`; where it is not finite, with where that began."""
         stats = self.stats() if stats is None else stats
         result, stats = judged(self.program, value, grads, stats)
         metrics = jax.tree.map(lambda *rows: jnp.stack(rows), *self._rows) if self._rows else None
-        return UnrollReport(params, certificate, result, stats, metrics)
+        return UnrollReport(carry[0], certificate, result, stats, metrics, carry[2])
 
     def _pieces(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
         """The range cut where metrics are due that were not yet recorded."""
@@ -125,11 +125,11 @@ class Runner:
         """Record the metrics of step `t`, if they are due and new."""
         training = self.program.training
         if training.metrics is not None and t % training.every == 0 and t >= self._seen:
-            self._rows.append(measure(self.program, carry[0], index(t)))
+            self._rows.append(measure(self.program, carry[0], carry[2], index(t)))
 
 
 def growth(at_start: PyTree, at_end: PyTree, steps: int) -> dict[str, Array]:
-    """‖dw_0‖, ‖dw_T‖, their ratio and its T-th root, for the statistics."""
+    """‖d(w, m)_0‖, ‖d(w, m)_T‖, their ratio and its T-th root, for the statistics."""
     start, end = tree_norm(at_start), tree_norm(at_end)
     ratio = start / end
     rate = ratio ** jnp.asarray(1 / steps, ratio.dtype)
@@ -138,7 +138,11 @@ def growth(at_start: PyTree, at_end: PyTree, steps: int) -> dict[str, Array]:
 
 def judged(program: Program, value: Array, grads: PyTree, stats: UnrollStats) -> tuple[Result, UnrollStats]:
     """How an evaluation ended. Where it is not finite the run is made once more, in search of where that began."""
-    if bool(jnp.isfinite(value) & tree_all_finite(grads)):
+    finite = jnp.isfinite(value) & tree_all_finite(grads)
+    if is_traced(finite):  # there is no number yet: what was not finite first is not looked for
+        failed = RESULTS.where(jnp.isfinite(value), RESULTS.derivative_not_finite, RESULTS.outer_loss_not_finite)
+        return RESULTS.where(finite, RESULTS.successful, failed), stats
+    if bool(finite):
         return RESULTS.successful, stats
     what, t = (int(x) for x in jax.device_get(_first_not_finite(program)))
     if what:
@@ -153,6 +157,7 @@ PLACES = (
     RESULTS.training_loss_not_finite,
     RESULTS.training_gradient_not_finite,
     RESULTS.weights_not_finite,
+    RESULTS.state_not_finite,
 )
 
 
@@ -167,12 +172,12 @@ def _first_not_finite(program: Program) -> tuple[Array, Array]:
         return (what == 0) & (t < program.training.steps)
 
     def step(state: tuple[Array, Array, PyTree]) -> tuple[Array, Array, PyTree]:
-        _, t, (params, moments) = state
-        loss = program.training.step_loss(params, program.hyper, t, program.key)
-        grads = program.gradient(params, t)
-        after = program.training.optimizer(program.hyper).update(grads, moments, params, t)
-        fine = [jnp.isfinite(loss), tree_all_finite(grads), tree_all_finite(after[0])]
-        what = jnp.select([~ok for ok in fine], [jnp.asarray(place) for place in (2, 3, 4)], jnp.asarray(0))
+        _, t, (params, moments, model) = state
+        loss, _ = program.training.step_loss(params, model, program.hyper, t, program.key)
+        grads, onward = program.gradient(params, model, t)
+        after = *moved(program, program.hyper, grads, moments, params, model, t), onward
+        fine = [jnp.isfinite(loss), *(tree_all_finite(movable(x)) for x in (grads, after[0], onward))]
+        what = jnp.select([~ok for ok in fine], [jnp.asarray(place) for place in (2, 3, 4, 5)], jnp.asarray(0))
         return what.astype(starts.dtype), jnp.where(what == 0, t + 1, t), after
 
     what, t, _ = jax.lax.while_loop(going, step, (starts, jnp.asarray(0, jnp.int32), carry))
@@ -184,26 +189,23 @@ chain = eqx.filter_jit(start_back)
 
 
 @eqx.filter_jit
-def judge(outer: Outer, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
-    """f(w, λ)."""
-    return outer(params, hyper)
+def judge(outer: Outer, params: PyTree, model: PyTree, hyper: PyTree) -> Float[Array, ""]:
+    """f(w, m, λ)."""
+    return outer(params, model, hyper)
 
 
-def blank_rows(program: Program, params: PyTree, rows: int) -> list[PyTree]:
+def blank_rows(program: Program, params: PyTree, model: PyTree, rows: int) -> list[PyTree]:
     """So many rows of metrics, zeros."""
     if not rows:
         return []
-    row = eqx.filter_eval_shape(measure, program, params, index(0))
+    row = eqx.filter_eval_shape(measure, program, params, model, index(0))
     return [jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), row)] * rows
 
 
 @eqx.filter_jit
-def measure(program: Program, params: PyTree, t: Any) -> PyTree:
+def measure(program: Program, params: PyTree, model: PyTree, t: Any) -> PyTree:
     """The metrics of step t."""
-    metrics = program.training.metrics
-    assert metrics is not None
-    training = program.training
-    return jax.tree.map(jnp.asarray, metrics(training.whole(params), program.hyper, training.batches(t)))
+    return jax.tree.map(jnp.asarray, program.training.measured(params, model, program.hyper, t))
 
 
 def run_value(
@@ -211,7 +213,7 @@ def run_value(
 ) -> tuple[Float[Array, ""], UnrollReport]:
     """F alone, by running the training forwards."""
     runner = Runner(training, outer, hyper, key, driver)
-    params, _ = runner.advance(runner.start(), 0, training.steps)
-    value = judge(outer, params, hyper)
+    carry = runner.advance(runner.start(), 0, training.steps)
+    value = judge(outer, carry[0], carry[2], hyper)
     certificate = NoCertificate("the run is made in floating point, and its rounding is not bounded", value.dtype)
-    return value, runner.report(params, certificate, value)
+    return value, runner.report(carry, certificate, value)

@@ -1,8 +1,9 @@
 """A short training run and its derivative in ball arithmetic: where the hypergradient lies in real numbers.
 
-The step is differentiated as a whole, by `jax.vjp` of (w_t, s_t, λ) ↦ (w_{t+1}, s_{t+1}), and not by the formulas of
-the modes, so that what is compared with a mode is no copy of it. From one step to the next radii grow by a factor that
-the absolute values of the Jacobian give, which is more than errors do; but they begin at 2^-p, and p is free.
+The step is differentiated as a whole, by `jax.vjp` of (w_t, s_t, m_t, λ) ↦ (w_{t+1}, s_{t+1}, m_{t+1}), and not by the
+formulas of the modes, so that what is compared with a mode is no copy of it. From one step to the next radii grow by a
+factor that the absolute values of the Jacobian give, which is more than errors do; but they begin at 2^-p, and p is
+free.
 """
 
 import math
@@ -72,8 +73,8 @@ class RunInBalls:
         carry, t = self.start.shape, index(0)
         adjoint = eqx.filter(carry, lambda x: np.issubdtype(x.dtype, np.inexact))
         self.step = Traced(lambda plain, carry, t: advance(program(plain), carry, t), plain, carry, t)
-        self.judge = Traced(lambda params, plain: outer(params, plain), carry[0], plain)
-        self.end = Traced(lambda params, plain: outer_and_grads(outer, params, plain), carry[0], plain)
+        self.judge = Traced(lambda params, model, plain: outer(params, model, plain), carry[0], carry[2], plain)
+        self.end = Traced(lambda *end: outer_and_grads(outer, *end), carry[0], carry[2], plain)
         self.back = Traced(back, plain, carry, t, adjoint, plain)
         self.origin = Traced(origin, plain, adjoint, plain)
         self.pull = Traced(lambda hyper, dplain: jax.vjp(natural, hyper)[1](dplain)[0], hyper, plain)
@@ -88,14 +89,15 @@ class RunInBalls:
     def value(self, bits: int) -> Ball:
         """F."""
         ar, plain, carries = self._forward(bits)
-        return self._known(self.judge(ar, carries[-1][0], plain))
+        return self._known(self.judge(ar, carries[-1][0], carries[-1][2], plain))
 
     def hypergradient(self, bits: int) -> tuple[Ball, list[Ball]]:
         """F, and dF/dλ leaf by leaf."""
         ar, plain, carries = self._forward(bits)
-        value, dparams, dhyper = self.end(ar, carries[-1][0], plain)
-        state = movable_balls(carries[-1][1])
-        adjoint = (dparams, jax.tree.map(lambda x: ar.exact(np.zeros(x.shape)), state, is_leaf=_is_ball))
+        params, state, model = carries[-1]
+        value, dparams, dmodel, dhyper = self.end(ar, params, model, plain)
+        still = jax.tree.map(lambda x: ar.exact(np.zeros(x.shape)), movable_balls(state), is_leaf=_is_ball)
+        adjoint = (dparams, still, dmodel)
         for t in reversed(range(self.training.steps)):
             adjoint, dhyper = self.back(ar, plain, carries[t], index(t), adjoint, dhyper)
             self._check((adjoint, dhyper), 2 * self.training.steps - t)
@@ -114,7 +116,7 @@ class RunInBalls:
         return jax.tree.map(ar.exact, self.hyper)
 
     def _forward(self, bits: int, steps: int | None = None) -> tuple[Arithmetic, PyTree, list[PyTree]]:
-        """The arithmetic, λ in natural units, and (w_t, s_t) for t = 0..T, or to an earlier step."""
+        """The arithmetic, λ in natural units, and (w_t, s_t, m_t) for t = 0..T, or to an earlier step."""
         ar = Arithmetic(bits)
         plain = self.natural(ar, self._exact(ar))
         carries = [self.start(ar, plain)]

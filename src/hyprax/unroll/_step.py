@@ -5,8 +5,11 @@ Write the step as (w', s') = U(g, s, w, λ), g = ∇_w L(w, λ). With the adjoin
     (p, b', a_U, λ_U) = DUᵀ (a, b),     a' = a_U + Hᵀ p,     dλ += λ_U + Mᵀ p,     H = ∂g/∂w,  M = ∂g/∂λ.
 
 (Hᵀ p, Mᵀ p) is one transposed derivative of g, reverse over reverse, which shares its first half with g itself and
-costs about 2 gradients with it. H is not taken to be symmetric: where the loss holds a `jax.custom_vjp` or a
-`stop_gradient` (gradient reversal, clipping, straight-through estimators), g is a field and no gradient.
+costs about 2 gradients with it. A loss with a state m gives (g, m') as a function of (w, m, λ), which is pulled back as
+one: by p and by the adjoint of m'. A carry is (w, s, m).
+
+H is not taken to be symmetric: where the loss holds a `jax.custom_vjp` or a `stop_gradient` (gradient reversal,
+clipping, straight-through estimators), g is a field and no gradient.
 """
 
 from typing import Any
@@ -14,13 +17,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 from jaxtyping import Array, Float, PyTree
 
-from .._jaxprs import equations
+from .._jaxprs import equations, needed
 from ._convolutions import strided_as_products
 from ._optimizer import OptaxOptimizer, other_lengths
-from ._training import Training
+from ._training import Training, strong
 
 
 class Program(eqx.Module):
@@ -30,13 +32,40 @@ class Program(eqx.Module):
     hyper: PyTree
     key: Array
 
-    def gradient(self, params: PyTree, t: Any) -> PyTree:
-        """g_t = ∇_w L(w, λ, t)."""
-        return self.field(params, self.hyper, t)
+    def gradient(self, params: PyTree, model: PyTree, t: Any) -> tuple[PyTree, PyTree]:
+        """g_t and m_{t+1}."""
+        return self.field(params, model, self.hyper, t)
 
-    def field(self, params: PyTree, hyper: PyTree, t: Any) -> PyTree:
-        """g_t(w, λ): what JAX gives as the gradient of the loss."""
-        return jax.grad(strided_as_products(self.training.step_loss))(params, hyper, t, self.key)
+    def field(self, params: PyTree, model: PyTree, hyper: PyTree, t: Any) -> tuple[PyTree, PyTree]:
+        """g_t(w, m, λ) and m_{t+1}: what JAX gives as the gradient of the loss, as the optimizer gets it."""
+        training = self.training
+        batch, key = training.pieces(t, self.key)
+
+        def part(params: PyTree, model: PyTree, hyper: PyTree, batch: Any, key: Any) -> tuple[PyTree, PyTree]:
+            def loss(params: PyTree, model: PyTree, hyper: PyTree) -> tuple[Array, PyTree]:
+                return training.piece_loss(params, model, hyper, batch, key)
+
+            grads, model = jax.grad(strided_as_products(loss), has_aux=True)(params, model, hyper)
+            return grads, jax.tree.map(strong, model)
+
+        if training.microbatches == 1:
+            grads, model = part(params, model, hyper, batch, key)
+        else:
+            grads, model = _mean_over(part, params, model, hyper, (batch, key), training.microbatches)
+        return training.transformed(grads, params, hyper), model
+
+
+def _mean_over(part: Any, params: PyTree, model: PyTree, hyper: PyTree, pieces: PyTree, count: int) -> Any:
+    """The mean of the gradients of microbatches; activations are those of one, made again when needed."""
+    again = jax.checkpoint(part, prevent_cse=False)
+
+    def body(carry: tuple[PyTree, PyTree], piece: tuple[Any, Any]) -> tuple[tuple[PyTree, PyTree], None]:
+        total, model = carry
+        grads, model = again(params, model, hyper, *piece)
+        return (add(total, grads), model), None
+
+    (total, model), _ = jax.lax.scan(body, (jax.tree.map(jnp.zeros_like, params), model), pieces)
+    return jax.tree.map(lambda g: g / count, total), model
 
 
 def movable(carry: PyTree) -> PyTree:
@@ -50,40 +79,61 @@ def add(a: PyTree, b: PyTree) -> PyTree:
 
 
 def first(program: Program) -> PyTree:
-    """(w_0, s_0), with no weak types: they would not survive a step, and a loop must end with what it began with."""
-    params = jax.tree.map(_strong, program.training.start(program.hyper, program.key))
-    return params, jax.tree.map(_strong, program.training.optimizer(program.hyper).init(params))
+    """(w_0, s_0, m_0), with no weak types."""
+    training, hyper = program.training, program.hyper
+    params = jax.tree.map(strong, training.start(hyper, program.key))
+    return params, *jax.tree.map(strong, (training.optimizer(hyper).init(params), training.model(params, hyper)))
 
 
-def _strong(leaf: Any) -> Array:
-    leaf = jnp.asarray(leaf)
-    return jnp.asarray(leaf, dtype=leaf.dtype)
+def moved(
+    program: Program, hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree, model: PyTree, t: Any
+) -> PyTree:
+    """(w_{t+1}, s_{t+1}): what the optimizer makes of a gradient."""
+    optimizer = program.training.optimizer(hyper)
+
+    def value(params: PyTree) -> Array:
+        return program.training.step_loss(params, model, hyper, t, program.key)[0]
+
+    return optimizer.update(grads, state, params, t, *((value,) if optimizer.takes_loss else ()))
 
 
 def advance(program: Program, carry: PyTree, t: Any) -> PyTree:
-    """(w_{t+1}, s_{t+1}) from (w_t, s_t)."""
-    params, state = carry
-    grads = program.gradient(params, t)
-    return program.training.optimizer(program.hyper).update(grads, state, params, t)
+    """(w_{t+1}, s_{t+1}, m_{t+1}) from (w_t, s_t, m_t)."""
+    params, state, model = carry
+    grads, after = program.gradient(params, model, t)
+    return *moved(program, program.hyper, grads, state, params, model, t), after
 
 
-def gradient_and_product(program: Program, params: PyTree, t: Any) -> tuple[PyTree, Any]:
-    """g_t, and the linear map p ↦ (Hᵀ p, Mᵀ p), which shares its work with g_t."""
-    return jax.vjp(lambda params, hyper: program.field(params, hyper, t), params, program.hyper)
+def gradient_and_product(program: Program, params: PyTree, model: PyTree, t: Any) -> tuple[PyTree, Any]:
+    """g_t, and the linear map (p, dm') ↦ adjoints of (w, m, λ), (Hᵀ p, ., Mᵀ p) without a state, which shares its work.
+
+    What of the state is no floating array has no adjoint.
+    """
+    moving, fixed = eqx.partition(model, eqx.is_inexact_array)
+
+    def field(params: PyTree, moving: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:
+        grads, after = program.field(params, eqx.combine(moving, fixed), hyper, t)
+        return grads, movable(after)
+
+    (grads, _), product = jax.vjp(field, params, moving, program.hyper)
+    return grads, product
 
 
 def step_back(program: Program, carry: PyTree, t: Any, adjoint: PyTree, dhyper: PyTree) -> tuple[PyTree, PyTree]:
-    """The adjoint of (w_t, s_t) from that of (w_{t+1}, s_{t+1}), and dλ with this step's part added."""
-    params, state = carry
-    grads, product = gradient_and_product(program, params, t)
-    moving, fixed = eqx.partition(state, eqx.is_inexact_array)
+    """The adjoint of (w_t, s_t, m_t) from that of (w_{t+1}, s_{t+1}, m_{t+1}), and dλ with this step's part added."""
+    params, state, model = carry
+    dparams, dstate, dmodel = adjoint
+    grads, product = gradient_and_product(program, params, model, t)
+    moving, fixed = eqx.partition((state, model), eqx.is_inexact_array)
 
     def move(grads: PyTree, moving: PyTree, params: PyTree, hyper: PyTree) -> PyTree:
-        return movable(program.training.optimizer(hyper).update(grads, eqx.combine(moving, fixed), params, t))
+        state, model = eqx.combine(moving, fixed)
+        return movable(moved(program, hyper, grads, state, params, model, t))
 
-    dgrads, dstate, dparams, direct = jax.vjp(move, grads, moving, params, program.hyper)[1](adjoint)
-    curved, mixed = product(dgrads)
-    return (add(dparams, curved), dstate), add(add(dhyper, direct), mixed)
+    pull = jax.vjp(move, grads, moving, params, program.hyper)[1]
+    dgrads, (dstate, looked), dparams, direct = pull((dparams, dstate))
+    curved, across, mixed = product((dgrads, dmodel))
+    return (add(dparams, curved), dstate, add(looked, across)), add(add(dhyper, direct), mixed)
 
 
 def start_back(program: Program, adjoint: PyTree, dhyper: PyTree) -> PyTree:
@@ -108,44 +158,54 @@ def start_forward(program: Program, directions: PyTree) -> PyTree:
 def step_forward(
     program: Program, carry: PyTree, tangents: PyTree, t: Any, directions: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """The next weights and state, and their derivatives along each of the directions of λ."""
-    params, state = carry
-    moving, fixed = eqx.partition(state, eqx.is_inexact_array)
-    grads, along = _gradient_along(program, params, t)
+    """The next weights and states, and their derivatives along each of the directions of λ."""
+    params, state, model = carry
+    moving, fixed = eqx.partition((state, model), eqx.is_inexact_array)
+    grads, after, along = _gradient_along(program, params, model, t)
 
     def move(grads: PyTree, moving: PyTree, params: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:
-        moved = program.training.optimizer(hyper).update(grads, eqx.combine(moving, fixed), params, t)
-        return eqx.partition(moved, eqx.is_inexact_array)
+        state, model = eqx.combine(moving, fixed)
+        return eqx.partition(moved(program, hyper, grads, state, params, model, t), eqx.is_inexact_array)
 
-    moved, product, counters = jax.linearize(move, grads, moving, params, program.hyper, has_aux=True)
+    moved_on, product, counters = jax.linearize(move, grads, moving, params, program.hyper, has_aux=True)
 
     def each(tangent: PyTree, direction: PyTree) -> PyTree:
-        dparams, dstate = tangent
-        return product(along(dparams, direction), dstate, dparams, direction)
+        dparams, dstate, dmodel = tangent
+        dgrads, dafter = along(dparams, dmodel, direction)
+        return *product(dgrads, (dstate, dmodel), dparams, direction), dafter
 
-    return eqx.combine(moved, counters), jax.vmap(each)(tangents, directions)
+    return (*eqx.combine(moved_on, counters), after), jax.vmap(each)(tangents, directions)
 
 
-def _gradient_along(program: Program, params: PyTree, t: Any) -> tuple[PyTree, Any]:
-    """g_t, and the linear map (ẇ, λ̇) ↦ H ẇ + M λ̇.
+def _gradient_along(program: Program, params: PyTree, model: PyTree, t: Any) -> tuple[PyTree, PyTree, Any]:
+    """g_t, m_{t+1}, and the linear map (ẇ, ṁ, λ̇) ↦ (ġ, ṁ'): H ẇ + M λ̇ without a state.
 
     Where the loss holds a `jax.custom_vjp`, which has no derivative along a direction, the map is the transpose of its
     transpose, a derivative in reverse of the one in reverse: right for every rule, and about twice the work.
     """
+    moving, fixed = eqx.partition(model, eqx.is_inexact_array)
 
-    def field(params: PyTree, hyper: PyTree) -> PyTree:
-        return program.field(params, hyper, t)
+    def field(params: PyTree, moving: PyTree, hyper: PyTree) -> tuple[PyTree, PyTree]:
+        grads, after = program.field(params, eqx.combine(moving, fixed), hyper, t)
+        moved, counters = eqx.partition(after, eqx.is_inexact_array)
+        return (grads, moved), counters
 
-    if not has_custom_vjp(program, params, t):
-        return jax.linearize(field, params, program.hyper)
-    grads, pull = jax.vjp(field, params, program.hyper)
-    transposed = jax.vjp(pull, jax.tree.map(jnp.zeros_like, grads))[1]
-    return grads, lambda dparams, dhyper: transposed((dparams, dhyper))[0]
+    at = params, moving, program.hyper
+    if not has_custom_vjp(program, params, model, t):
+        (grads, after), along, counters = jax.linearize(field, *at, has_aux=True)
+        return grads, eqx.combine(after, counters), along
+    (grads, after), pull, counters = jax.vjp(field, *at, has_aux=True)
+    transposed = jax.vjp(pull, jax.tree.map(jnp.zeros_like, (grads, after)))[1]
+    return grads, eqx.combine(after, counters), lambda *along: transposed(along)[0]
 
 
-def has_custom_vjp(program: Program, params: PyTree, t: Any) -> bool:
+def has_custom_vjp(program: Program, params: PyTree, model: PyTree, t: Any) -> bool:
     """Whether a `jax.custom_vjp` stands anywhere in the loss."""
-    jaxpr = jax.make_jaxpr(lambda params: program.training.step_loss(params, program.hyper, t, program.key))(params)
+
+    def loss(params: PyTree, model: PyTree) -> Array:
+        return program.training.step_loss(params, model, program.hyper, t, program.key)[0]
+
+    jaxpr = jax.make_jaxpr(loss)(params, model)
     return any(equation.primitive.name.startswith("custom_vjp") for equation in equations(jaxpr.jaxpr))
 
 
@@ -172,19 +232,30 @@ def check_program(program: Program) -> None:
             )
 
 
+def _update_alone(program: Program) -> Any:
+    """The jaxpr of an update of optax, of a loss of which nothing is to be seen."""
+    params, state, _ = eqx.filter_eval_shape(first, program)
+    optimizer = program.training.optimizer
+
+    def value(params: PyTree) -> Array:
+        return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(params)), jnp.zeros(()))
+
+    def update(hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
+        made = optimizer(hyper)
+        assert isinstance(made, OptaxOptimizer)
+        return made.update(grads, state, params, jnp.asarray(0), value)
+
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.make_jaxpr(update)(program.hyper, params, state, params).jaxpr
+
+
 def check_schedules(program: Program) -> None:
     """**Raises:** `ValueError` for a schedule of another length than T inside a transformation of optax.
 
     JAX would take the last entry for all steps after it, and leave out entries after the last step.
     """
-    params, state = eqx.filter_eval_shape(first, program)
-    optimizer = program.training.optimizer
-
-    def update(hyper: PyTree, grads: PyTree, state: PyTree, params: PyTree) -> PyTree:
-        return optimizer(hyper).update(grads, state, params, jnp.asarray(0))
-
     steps = program.training.steps
-    lengths = other_lengths(jax.make_jaxpr(update)(program.hyper, params, state, params).jaxpr, steps)
+    lengths = other_lengths(_update_alone(program), steps)
     if lengths:
         raise ValueError(
             f"OptaxOptimizer: a schedule must have one entry a step, {steps}; got one of {lengths[0]} entries, of "
@@ -192,18 +263,31 @@ def check_schedules(program: Program) -> None:
         )
 
 
+def check_searches(program: Program) -> None:
+    """**Raises:** `ValueError` for a transformation of optax that goes round a loop of no fixed length."""
+    if not isinstance(eqx.filter_eval_shape(program.training.optimizer, program.hyper), OptaxOptimizer):
+        return
+    if any(eqn.primitive.name == "while" for eqn in equations(_update_alone(program))):
+        raise ValueError(
+            "OptaxOptimizer: transformation must have no loop of a length that is not fixed, such as a line search, "
+            "but for hx.unroll.ForwardMode; got one with such a loop, through which no derivative goes backwards."
+        )
+
+
 def unused(program: Program, outer: Any) -> list[str]:
     """The hyperparameters on which neither the start, a step, nor the outer loss depends, by their places."""
     training, key = program.training, program.key
-    params, state = eqx.filter_eval_shape(first, program)
+    params, state, model = eqx.filter_eval_shape(first, program)
 
-    def everything(hyper: PyTree, params: PyTree, state: PyTree) -> Any:
+    def everything(hyper: PyTree, params: PyTree, state: PyTree, model: PyTree) -> Any:
         zero = jnp.asarray(0)
-        start, loss = training.start(hyper, key), training.step_loss(params, hyper, zero, key)
-        return start, loss, training.optimizer(hyper).update(params, state, params, zero), outer(params, hyper)
+        start, loss = first(Program(training, hyper, key)), training.step_loss(params, model, hyper, zero, key)
+        grads = training.transformed(params, params, hyper)
+        after = moved(Program(training, hyper, key), hyper, grads, state, params, model, zero)
+        return start, loss, after, outer(params, model, hyper)
 
-    jaxpr = jax.make_jaxpr(everything)(program.hyper, params, state).jaxpr
-    seen = {x for eqn in jaxpr.eqns for x in eqn.invars if not isinstance(x, Literal)} | set(jaxpr.outvars)
+    jaxpr = jax.make_jaxpr(everything)(program.hyper, params, state, model).jaxpr
+    seen = needed(jaxpr)
     places = jax.tree_util.tree_leaves_with_path(program.hyper)
     return [
         f"hyper{jax.tree_util.keystr(path)}"
@@ -224,7 +308,14 @@ def basis(hyper: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, columns)
 
 
-def outer_and_grads(outer: Any, params: PyTree, hyper: PyTree) -> tuple[Float[Array, ""], PyTree, PyTree]:
-    """f(w, λ), ∇_w f and ∂_λ f."""
-    value, (dparams, dhyper) = jax.value_and_grad(outer, argnums=(0, 1))(params, hyper)
-    return value, dparams, dhyper
+def outer_and_grads(
+    outer: Any, params: PyTree, model: PyTree, hyper: PyTree
+) -> tuple[Float[Array, ""], PyTree, PyTree, PyTree]:
+    """f(w, m, λ), ∇_w f, ∇_m f and ∂_λ f."""
+    moving, fixed = eqx.partition(model, eqx.is_inexact_array)
+
+    def value(params: PyTree, moving: PyTree, hyper: PyTree) -> Array:
+        return outer(params, eqx.combine(moving, fixed), hyper)
+
+    found, (dparams, dmodel, dhyper) = jax.value_and_grad(value, argnums=(0, 1, 2))(params, moving, hyper)
+    return found, dparams, dmodel, dhyper

@@ -17,7 +17,7 @@ from .._inner_loss import AbstractInnerLoss, Point, Product
 from ._design import Design, SparseDesign, as_offset, backward, common_dtype, forward, forward_squared
 from ._free import FreeColumns, as_columns, free_columns
 from ._losses import AbstractPointLoss
-from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, shifted, slope_rounding
+from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, shifted, slope_rounding, underflow
 from ._norms import DesignNorms, measured
 from ._selection import Selection, Selector, selection
 
@@ -357,7 +357,8 @@ class GeneralisedLinear(AbstractInnerLoss):
         |δ(Aq)| <= |X|ᵀω((γ_n + γ_d + 16u)|D||X||q| + |δD| |X||q|)/n + 4u|λq|, where
         |δD| <= (e^{4M max du} - 1 + 32u)|D| entry by entry; |δ(Bᵀq)| <= γ_d Σ s|w q| for a strength, and
         Σ t (|δ∇ℓ||Xq| + |∇ℓ||δ(Xq)| + 8u|∇ℓ||Xq|)/n for a weight, s and t the slopes of the leaves. Products with |X|
-        are bounded by norms of its rows and columns (Cauchy-Schwarz), so no pass over the data is made.
+        are bounded by norms of its rows and columns (Cauchy-Schwarz), so no pass over the data is made. `underflow` is
+        added to each.
         """
         params, statistic, norms, targets = point.params, point.memory, self.norms, self.targets
         n, d = self.inputs.shape
@@ -380,4 +381,6 @@ class GeneralisedLinear(AbstractInnerLoss):
             count = self.weights.count(rate)
             error = rows * reach + steep * (reach_error + (count + 20) * unit * reach)
             weights_error = rate * self.weights.summed(jnp.sum(error, axis=parts), rate) / n
-        return Rounding(gradient, of_product, strengths_error, weights_error)
+        lost = underflow(params)
+        weights_error = None if weights_error is None else weights_error + lost
+        return Rounding(gradient + lost, of_product + lost, strengths_error + lost, weights_error)

@@ -24,6 +24,15 @@ def unit_roundoff(x: Array) -> float:
     return float(jnp.finfo(x.dtype).eps) / 2
 
 
+def underflow(x: Array) -> float:
+    """What underflow may take from an entry of a residual, and what a sum of squares still sees: 2^10 √tiny.
+
+    A product below `tiny` is flushed to 0, and so is the square of a number below its root. As a bound of the rounding
+    of each entry this covers both while data and factors are below 2^500 in float64.
+    """
+    return 2.0**10 * float(jnp.finfo(x.dtype).tiny) ** 0.5
+
+
 def over(rows: Float[Array, " n"], like: Array) -> Array:
     """A number for each row, with as many axes as `like`."""
     return jnp.expand_dims(rows, tuple(range(1, like.ndim)))
@@ -112,7 +121,7 @@ class MeanLoss(eqx.Module):
         inputs, targets = data[:2]
         statistic = self.loss.statistic(self.predict(params, data), targets)
         rows = slope_rounding(self.loss, statistic, targets, params, norms, unit, offset_of(data))
-        return per_feature(norms, rows) / inputs.shape[0]
+        return per_feature(norms, rows) / inputs.shape[0] + underflow(params)
 
     def value_rounding(self, params: Array, data: OuterData, norms: DesignNorms, unit: float) -> Float[Array, ""]:
         """A bound on the rounding of f: the mean of (Σ_c|∇ℓ|_c + D e^{2M du} du) du + γ_m size(ℓ), D = ‖∇²ℓ‖."""
@@ -126,7 +135,7 @@ class MeanLoss(eqx.Module):
         columns = u.shape[-1] ** (u.ndim - 1)
         relative = (inputs.shape[0] + 12 + 8 * columns) * unit
         sizes = self.loss.value_size(u, targets) + size
-        return jnp.mean((slope + columns * curved * du) * du + relative * sizes)
+        return jnp.mean((slope + columns * curved * du) * du + relative * sizes) + underflow(params)
 
 
 def slope_rounding(
