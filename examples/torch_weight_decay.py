@@ -31,7 +31,7 @@ images = torch.from_numpy(images.reshape(-1, 1, 8, 8).astype("float32") / 16)
 order = torch.randperm(len(labels))
 train, validation, test = order[:200], order[200:800], order[800:]
 data = torch.utils.data.TensorDataset(images, torch.from_numpy(labels))
-loader = torch.utils.data.DataLoader(torch.utils.data.Subset(data, train), 50, shuffle=True, drop_last=True)
+loader = torch.utils.data.DataLoader(torch.utils.data.Subset(data, train.tolist()), 50, shuffle=True, drop_last=True)
 
 net = hx.from_torch(module, images[:2])
 
@@ -53,7 +53,7 @@ training = hx.Training(
     batches=batches(loader, STEPS),
     steps=STEPS,
 )
-held_out = arrays(torch.utils.data.Subset(data, validation))
+held_out = arrays(torch.utils.data.Subset(data, validation.tolist()))
 objective = hx.UnrolledObjective(training, cross_entropy, held_out, key=jax.random.key(0))
 start = {
     "decay": {name: hx.Positive(np.float32(1e-2)) for name in net.params},

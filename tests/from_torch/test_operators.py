@@ -65,10 +65,10 @@ CASES = {
         ],
         [(3, 4, 2, 4)],
     ),
-    "weights that are computed": (
+    "weight norm": (lambda w, part, x: part(x * w), [nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))], [FOUR]),
+    "spectral norms": (
         lambda w, *parts_and_x: [part(parts_and_x[-1] * w) for part in parts_and_x[:-1]],
         [
-            nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
             nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)),
             nn.utils.spectral_norm(nn.Linear(4, 3)),
         ],
@@ -118,7 +118,7 @@ CASES = {
         lambda w, x: [
             (x * w)[:, [2, 0]] + w[torch.tensor([1, -1])],
             torch.index_add(x, 1, torch.tensor([1, 1, 0]), (x * w)[:, :3]),
-            torch.zeros(3, 4).scatter_reduce(1, torch.tensor([[0, 1, 1]]), x * w, "mean", include_self=False),
+            torch.zeros(3, 4).scatter_reduce(1, torch.tensor([[0, 1, 1]]), (x * w)[:1, :3], "mean", include_self=False),
             torch.einsum("bi,bj,j->b", x, x, w),
         ],
         [],

@@ -1,5 +1,7 @@
 """A loss that NumPy differentiates, in trainings: the answers of JAX, and broken promises found out."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,9 +111,11 @@ def test_what_cannot_be_right_is_refused_before_any_run():
         oracle(narrow, vjp, EXAMPLE)
     with pytest.raises(ValueError, match="vjp must be the transposed derivative of grad"):
         oracle(grad, halved, EXAMPLE)
+    half: Any = lambda *args: vjp(*args)[0]  # noqa: E731
+    nothing: Any = {}
     with pytest.raises(ValueError, match="vjp must answer in the structure"):
-        oracle(grad, lambda *args: vjp(*args)[0], EXAMPLE)
+        oracle(grad, half, EXAMPLE)
     with pytest.raises(ValueError, match="grad must be a function; got a dict"):
-        oracle({}, vjp, EXAMPLE)
+        oracle(nothing, vjp, EXAMPLE)
     with pytest.raises(ValueError, match=r"example must be a triple \(params, hyper, batch\); got a dict"):
-        oracle(grad, vjp, {})
+        oracle(grad, vjp, nothing)

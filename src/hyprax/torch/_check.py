@@ -65,8 +65,8 @@ def differences(
             leaves, weights, tensors, grads = evaluated(0.0)
         except RuntimeError as error:
             raise ValueError(
-                "from_torch: module must compute in the dtype of its parameters, to be compared in "
-                f"{arithmetic}; torch says: {_line(error)} Make tensors with dtype=x.dtype."
+                f"from_torch: module must be one that torch differentiates in {arithmetic}; torch says: "
+                f"{_line(error)} Where a dtype is at fault, make tensors with dtype=x.dtype."
             ) from error
         theirs = {"outputs": leaves, "buffers": [tensors[name] for name in sorted(graph.changed)], "gradient": grads}
         pairs = zip(evaluated(STEP)[3], evaluated(-STEP)[3], strict=True)

@@ -371,7 +371,7 @@ def _sizes(x: Array, size: Any, scales: Any, rank: int) -> list[tuple[int, int, 
     """Axis, new length and step between neighbours, in lengths of the input, of each axis that is resampled."""
     found = []
     for i, axis in enumerate(range(x.ndim - rank, x.ndim)):
-        scale = scales[i] if scales else None
+        scale: Any = scales[i] if scales else None
         n = size[i] if size else int(x.shape[axis] * scale)
         found.append((axis, n, 1 / scale if scale else x.shape[axis] / n))
     return found
