@@ -130,8 +130,8 @@ class Small:
 
 def drawn(seed: int, optimizer: str, dtype: str = "float64") -> Small:
     rng = np.random.default_rng(seed)
-    arrays = (rng.normal(size=shape).astype(dtype) for shape in ((3, 2), 3, (2, 2), 2))
-    return Small(*arrays, optimizer, dtype)
+    a, b, c, d = (rng.normal(size=shape).astype(dtype) for shape in ((3, 2), 3, (2, 2), 2))
+    return Small(a, b, c, d, optimizer, dtype)
 
 
 def errors(problem: Small, answer: hx.Hypergradient) -> tuple[float, dict[str, tuple[float, float]]]:

@@ -16,11 +16,12 @@ def one_weight(inputs: np.ndarray, targets: np.ndarray, strength: float) -> tupl
     with localcontext() as context:
         context.prec = 60
         x, y, penalty = [Decimal(float(v)) for v in inputs], [Decimal(float(v)) for v in targets], Decimal(strength)
-        curve = sum(v * v for v in x[:4]) / 4 + penalty
-        w = sum(a * b for a, b in zip(x[:4], y[:4], strict=True)) / 4 / curve
+        zero = Decimal(0)
+        curve = sum((v * v for v in x[:4]), zero) / 4 + penalty
+        w = sum((a * b for a, b in zip(x[:4], y[:4], strict=True)), zero) / 4 / curve
         errors = [a * w - b for a, b in zip(x[4:], y[4:], strict=True)]
-        slope = sum(a * e for a, e in zip(x[4:], errors, strict=True)) / 2
-        return sum(e * e for e in errors) / 4, -penalty * w * slope / curve
+        slope = sum((a * e for a, e in zip(x[4:], errors, strict=True)), zero) / 2
+        return sum((e * e for e in errors), zero) / 4, -penalty * w * slope / curve
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -52,7 +52,9 @@ def test_a_parquet_table_is_the_same_as_a_csv_table(tmp_path):
     assert one.features == two.features
     assert one.notes[0] == "t.parquet: Parquet"
     text = recipe_for(tmp_path / "t.parquet", "churn")
-    assert parse_recipe(text, tmp_path / "r.toml")[0].data.path == "t.parquet"
+    data = parse_recipe(text, tmp_path / "r.toml")[0].data
+    assert isinstance(data, CsvData)
+    assert data.path == "t.parquet"
     assert "delimiter" not in text
     assert "encoding" not in text
 

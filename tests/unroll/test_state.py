@@ -130,7 +130,7 @@ def test_a_state_that_passes_is_differentiated_without_being_kept():
 @pytest.mark.usefixtures("unchecked")
 def test_states_that_do_not_fit_are_refused_before_the_run(loss, state, words):
     def asked():
-        training = hx.Training(loss, init, momentum, BATCHES, STEPS, state=state or "no function")
+        training = hx.Training(loss, init, momentum, BATCHES, STEPS, state=state or "no function")  # pyright: ignore[reportArgumentType]  # what is tried
         run(training, MODES["store_all"], start(), evaluated)
 
     with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=words):

@@ -4,6 +4,8 @@ Gradients that are clipped, averaged over microbatches, of keys, of casts, of a 
 look at the loss; many tasks in one program.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +171,7 @@ def test_frozen_weights_are_an_argument_of_the_loss(mode):
 @pytest.mark.slow
 def test_parts_of_the_weights_have_optimizers_of_their_own():
     def optimizer(hyper):
-        parts = {"a": optax.sgd(hyper["rate"][0], momentum=hyper["momentum"]), "b": optax.sgd(hyper["rate"][1])}
+        parts: Any = {"a": optax.sgd(hyper["rate"][0], momentum=hyper["momentum"]), "b": optax.sgd(hyper["rate"][1])}
         return hx.unroll.OptaxOptimizer(optax.partition(parts, {"in": "a", "out": "b"}))
 
     def move(hyper, t, grads, velocity, params):

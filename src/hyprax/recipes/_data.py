@@ -227,7 +227,7 @@ def _labels(targets: np.ndarray, positive: str | None) -> tuple[np.ndarray, tupl
         raise RecipeError(f"must have two classes at least; got one alone, {names[0]}", key="data")
     if len(names) == len(targets) > 2:
         raise RecipeError("must have classes of several rows as targets; got another for each row", key="data")
-    shown = tuple(str(int(name)) if targets.dtype.kind == "f" else str(name) for name in names)
+    shown: tuple[str, ...] = tuple(str(int(name)) if targets.dtype.kind == "f" else str(name) for name in names)
     labels = labels.reshape(-1)
     if positive is None:
         return labels, shown
@@ -236,7 +236,7 @@ def _labels(targets: np.ndarray, positive: str | None) -> tuple[np.ndarray, tupl
             f"must be one of two classes; got {positive!r} and {', '.join(shown[:5])}" + ", ..." * (len(shown) > 5),
             key="data.positive",
         )
-    return (labels, shown) if positive == shown[1] else (1 - labels, shown[::-1])
+    return (labels, shown) if shown.index(positive) else (1 - labels, shown[::-1])
 
 
 def _numbers(targets: np.ndarray) -> np.ndarray:

@@ -239,7 +239,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         if self.criterion not in IN_SAMPLE:
             return None
         inputs, shape = problem.family.inputs, problem.family.shape
-        if len(shape) > 1 or not isinstance(inputs, jax.Array) or shape[0] > LARGEST:
+        if len(shape) > 1 or not isinstance(inputs, jax.Array) or math.prod(shape) > LARGEST:
             raise ValueError(
                 f"criterion={self.criterion!r} requires one target or two classes, and at most {LARGEST} columns that "
                 f"are not sparse; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."

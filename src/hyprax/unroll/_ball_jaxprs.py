@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import dtypes
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
 from .._jaxprs import bind, equations
@@ -73,7 +72,11 @@ def _one(arithmetic: Arithmetic) -> Ball:
 
 def floating(variable: Any) -> bool:
     """Whether a variable of a jaxpr is of a floating dtype."""
-    return hasattr(variable.aval, "dtype") and dtypes.issubdtype(variable.aval.dtype, np.floating)
+    return hasattr(variable.aval, "dtype") and jnp.issubdtype(variable.aval.dtype, np.floating)
+
+
+def shape_of(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def inner(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
@@ -84,7 +87,7 @@ def inner(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
 
 def draws(eqn: JaxprEqn) -> bool:
     """Whether it is a call of `jax.random`, whose compiled functions are private: random bits, no floating arrays."""
-    if not eqn.params.get("name", "").startswith("_") or any(floating(v) and v.aval.shape for v in eqn.invars):
+    if not eqn.params.get("name", "").startswith("_") or any(floating(v) and shape_of(v) for v in eqn.invars):
         return False
     names = (e.primitive.name for body in jaxprs_in_params(eqn.params) for e in equations(body))
     return any(name.startswith(("random_bits", "threefry")) for name in names)
@@ -98,10 +101,10 @@ def operations(jaxpr: Jaxpr) -> int:
         if inside:
             total += inside * eqn.params.get("length", 1)
         elif any(map(floating, eqn.outvars)):
-            made = sum(math.prod(v.aval.shape) for v in eqn.outvars)
+            made = sum(math.prod(shape_of(v)) for v in eqn.outvars)
             if eqn.primitive.name == "dot_general":
                 (contracted, _), _ = eqn.params["dimension_numbers"]
-                made *= math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+                made *= math.prod(shape_of(eqn.invars[0])[i] for i in contracted)
             total += made
     return total
 
@@ -175,9 +178,9 @@ def _exact_in_jax(eqn: JaxprEqn) -> bool:
         return not any(map(floating, eqn.invars))
     name = eqn.primitive.name
     if name == "convert_element_type":  # of integers that fit, and to at least as many bits
-        old, new = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
+        old, new = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype  # pyright: ignore[reportAttributeAccessIssue]  # arrays
         wide = jnp.finfo(new).nmant + 1
-        if dtypes.issubdtype(old, np.floating):
+        if jnp.issubdtype(old, np.floating):
             return jnp.finfo(old).nmant < wide and jnp.finfo(old).nexp <= jnp.finfo(new).nexp
         return old == np.dtype(bool) or jnp.iinfo(old).bits <= wide
     return name in MOVES or name in ("bitcast_convert_type", "iota")
@@ -261,7 +264,7 @@ class _Interpreter:
         found = getattr(np, of_floats.get(name, "not_equal"))(left, right)
         if np.all(special):
             return np.broadcast_to(found, np.broadcast_shapes(a.shape, b.shape))
-        return np.where(special, found, self.ar.compare(*map(self.ball, plain), name))
+        return np.where(special, found, self.ar.compare(self.ball(plain[0]), self.ball(plain[1]), name))
 
     def select(self, which: Any, *cases: Any) -> Ball:
         """Of each entry that of the case with its number."""
@@ -374,7 +377,7 @@ def _scatter_add(self: _Interpreter, eqn: JaxprEqn, inputs: list[Any]) -> Ball:
 def _convert(self: _Interpreter, eqn: JaxprEqn, inputs: list[Any]) -> Any:
     """Between floating dtypes the identity; to a bool whether it is 0."""
     new, x = eqn.params["new_dtype"], inputs[0]
-    if dtypes.issubdtype(new, np.floating):
+    if jnp.issubdtype(new, np.floating):
         return self.ball(x)
     if new == np.dtype(bool):
         return jnp.asarray(self.ar.compare(self.ball(x), self.ar.exact(np.zeros(())), "ne"))

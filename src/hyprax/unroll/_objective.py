@@ -14,7 +14,6 @@ from .._hyper import natural, validated
 from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
-from .._result import Result
 from .._stats import Accuracy
 from .._trees import is_traced, tree_norm
 from ._certifiers import AbstractCertifier, Evaluated
@@ -49,7 +48,7 @@ class ChaosGauge(eqx.Module):
         if not self.limit > 0:
             raise ValueError(f"ChaosGauge: limit must be a number > 0; got {self.limit}.")
 
-    def judged(self, result: Result, amplification: Float[Array, ""] | None) -> Result:
+    def judged(self, result: Any, amplification: Float[Array, ""] | None) -> Any:
         """How an evaluation ended, once this has looked at it; a mode without an adjoint at both ends passes."""
         if amplification is None:
             return result

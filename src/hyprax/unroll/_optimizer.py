@@ -198,11 +198,11 @@ class OptaxOptimizer(AbstractOptimizer):
         t: Integer[ArrayLike, ""],
         value_fn: Callable[[PyTree], Array] | None = None,
     ) -> tuple[PyTree, PyTree]:
-        asks = value_fn is not None and isinstance(self.transformation, optax.GradientTransformationExtraArgs)
-        value = value_fn(params) if asks else None
+        asks = isinstance(self.transformation, optax.GradientTransformationExtraArgs)
+        value = value_fn(params) if asks and value_fn is not None else None
 
         def update(grads: PyTree, state: PyTree, params: PyTree, value: Array | None) -> tuple[PyTree, PyTree]:
-            more = {"value": value, "grad": grads, "value_fn": value_fn} if asks else {}
+            more = {} if value is None else {"value": value, "grad": grads, "value_fn": value_fn}
             return self.transformation.update(grads, state, params, **more)
 
         with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set

@@ -99,7 +99,7 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
     return Forward(words, seen, model, kept)
 
 
-def model_before(carry: Forward | Backward, t: Array) -> PyTree:
+def model_before(carry: Backward, t: Array) -> PyTree:
     """The state of the loss before step t, on the way back; any of its shapes where it is not needed."""
     if carry.kept is None:
         return carry.blank
@@ -336,8 +336,8 @@ def host_step_back(inputs: tuple[Setup, Array], carry: Backward) -> Backward:
 @eqx.filter_jit(donate="all-except-first")
 def one_step(inputs: tuple[Setup, Array, list[Array], PyTree], carry: Forward) -> Forward:
     """`step_given`, for (setup, t, gradients, state after the step). The carry is used up."""
-    setup, *given = inputs
-    return step_given(setup, carry, *given)
+    setup, t, gradients, model = inputs
+    return step_given(setup, carry, t, gradients, model)
 
 
 one_gradient = eqx.filter_jit(user_gradient)
