@@ -239,7 +239,7 @@ def test_skops_keeps_a_model(tmp_path):
         ({"penalties": "each"}, "penalties must be one of 'one', 'feature', 'group', 'class', 'weight'; got 'each'"),
         ({"penalties": "group"}, "requires groups"),
         ({"penalties": "class"}, "must have several columns of weights"),
-        ({"criterion": "evidence"}, "criterion must be one of 'folds', 'holdout'"),
+        ({"criterion": "likelihood"}, "criterion must be one of 'folds', 'holdout', 'leave_one_out', 'evidence' for"),
         ({"hold_back": -1}, "hold_back must be 'auto', True, False or a number > 0"),
         ({"max_iter": 0}, "max_iter must be an integer >= 1; got 0"),
         ({"cv": 1}, "cv must be an integer >= 2"),

@@ -8,6 +8,7 @@ import pytest
 
 import hyprax as hx
 
+pytestmark = pytest.mark.optimised  # one column: XLA's light way to compile repeats scalars without end
 SCALES = {"float64": (1e-155, 1e-160), "float32": (1e-19, 1e-21)}
 
 
