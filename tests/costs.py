@@ -17,11 +17,13 @@ KEPT = (  # what each engine is for, and the way of a user from one end to the o
     "tests/estimators/test_tuned.py::test_a_strength_is_that_of_ridge_over_the_number_of_rows",
     "tests/estimators/test_tuned.py::test_data_frames_pipelines_searches_and_pickles",
     "tests/evidence/test_evidence_fit.py::test_a_linear_model_ends_at_the_answer_of_bayesian_ridge_whatever_the_units",
+    "tests/from_torch/test_from_torch.py::test_it_is_the_module_in_eval_mode_for_any_number_of_examples",
     "tests/implicit/test_certificates_hold.py::test_certificates_hold_and_are_tight",
     "tests/implicit/test_dtypes.py::test_float32_stays_float32",
     "tests/implicit/test_hypergradient.py::test_closed_form_of_a_quadratic",
     "tests/implicit/test_hypergradient.py::test_families_agree_with_a_dense_solve",
     "tests/implicit/test_leave_one_out.py::test_enclosures_hold_for_random_problems",
+    "tests/implicit/test_reml.py::test_of_ridge_is_the_gaussian_integral",
     "tests/recipes/test_judgement.py::test_folds_are_the_criterion_and_refits_are_compared_on_test_rows",
     "tests/recipes/test_saved.py::test_a_table_is_tuned_predicted_and_resumed",
     "tests/search/test_cross_validated.py::test_tuned_on_folds_and_refitted_on_all_rows_with_the_prior_kept",
@@ -29,9 +31,12 @@ KEPT = (  # what each engine is for, and the way of a user from one end to the o
     "tests/test_cli.py::test_tune_show_report",
     "tests/test_examples.py::test_the_python_example_fits_a_screen_and_lowers_the_loss",
     "tests/test_objective.py::test_an_abstract_objective_cannot_be_made",
+    "tests/unroll/test_certifiers.py::test_the_bound_holds_and_is_the_error",
     "tests/unroll/test_fixed_point.py::test_encoding_is_exact_to_the_last_place",
+    "tests/unroll/test_lion_muon.py::test_lion_and_muon",
     "tests/unroll/test_modes.py::test_every_mode_agrees_with_a_python_loop",
     "tests/unroll/test_reversible.py::test_hypergradients_agree_with_a_python_loop",
+    "tests/unroll/test_state.py::test_what_the_loss_carries_is_differentiated",
 )
 
 
