@@ -59,7 +59,7 @@ start = {
     "decay": {name: hx.Positive(np.float32(1e-2)) for name in net.params},
     "rate": hx.Positive(np.full(STEPS, 0.1, "float32")),
 }
-tuned = hx.tune(objective, start, search=hx.search.Optax(optax.adam(0.15)), steps=SEARCH_STEPS)
+tuned = hx.tune(objective, start, search=hx.search.Optax(optax.adam(0.05)), steps=SEARCH_STEPS)
 best = hx.natural(tuned.best)
 
 

@@ -355,7 +355,8 @@ def test_weights_and_biases_knows_a_run_that_goes_on(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     for run, steps in (("run", 2), ("run", 3), ("another", 2)):
         go(steps, callbacks=[WandB(dir=str(tmp_path))], run=hx.Run(tmp_path / run))
-    ids = [folder.name.split("-")[-1] for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
+    # offline-run-DATE-ID, and a further number where two were begun within a second.
+    ids = [folder.name.split("-")[3] for folder in sorted((tmp_path / "wandb").glob("offline-run-*"))]
     assert len(set(ids)) == 2
     assert (tmp_path / "run" / "wandb.id").read_text() in ids
 

@@ -74,6 +74,31 @@ def test_a_parquet_table_that_does_not_fit_is_refused(tmp_path, named, message):
         load(CsvData(source="csv", path="t.parquet", target="churn"), tmp_path)
 
 
+def test_a_small_parquet_table_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    target, long = [["x", "y"][i % 2] for i in range(20_000)], "x" * 1_000_000
+    repeated = arrow.DictionaryArray.from_arrays(arrow.array([0] * 20_000, arrow.int32()), arrow.array([long]))
+    parquet.write_table(arrow.table({"a": repeated, "churn": target}), tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 2**20
+    with pytest.raises(RecipeError, match=r"must have at most 268435456 characters of text; .* has 200000\d+"):
+        load(CsvData(source="csv", path="t.parquet", target="churn"), tmp_path)
+    plain = arrow.table({"a": arrow.array([long] * 300), "churn": target[:300]})
+    parquet.write_table(plain, tmp_path / "t.parquet", use_dictionary=False, compression="zstd")
+    with pytest.raises(RecipeError, match=r"must have at most 268435456 bytes unpacked"):
+        load(CsvData(source="csv", path="t.parquet", target="churn"), tmp_path)
+
+
+def test_categories_of_pandas_are_their_texts(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    table = pandas.DataFrame(columns())
+    table["plan"] = table["plan"].astype("category")
+    table.to_parquet(tmp_path / "t.parquet")
+    write_csv(tmp_path / "t.csv", columns())
+    one, two = (load(CsvData(source="csv", path=f"t.{end}", target="churn"), tmp_path) for end in ("parquet", "csv"))
+    np.testing.assert_array_equal(one.inputs, two.inputs)
+
+
 def test_a_torn_parquet_table_is_refused(tmp_path):
     path = write_parquet(tmp_path / "t.parquet", columns())
     path.write_bytes(path.read_bytes()[:-20])

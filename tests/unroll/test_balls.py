@@ -147,3 +147,48 @@ def test_what_cannot_be_decided_is_said():
     program = BallProgram(jax.make_jaxpr(jax.scipy.special.erf)(1.0), [True])
     with pytest.raises(Unsupported, match="the operation erf"):
         program(ar, ar.exact(np.ones(())))
+
+
+@jax.jit
+def _third(key):
+    """Private, and with random bits inside, as functions of `jax.random` are: but what it gives is rounded."""
+    return 1.0 / (3.0 + 0.0 * jax.random.uniform(key))
+
+
+def test_questions_about_data_are_answered_by_their_numbers():
+    """Missing values in data that are looked at, and never used as numbers."""
+    ar, x, holes = Arithmetic(160), jnp.asarray([1.0, 2.0, 4.0]), jnp.asarray([0.5, np.nan, np.inf])
+
+    def counted(x):
+        return jnp.sum(jnp.where(jnp.isnan(holes), 0.0, x)), jnp.sum(jnp.isfinite(holes).astype(x.dtype) * x)
+
+    found = BallProgram(jax.make_jaxpr(counted)(x), [True])(ar, ar.exact(x))
+    assert [float(ball.middle) * 2.0**-ball.scale for ball in found] == [5.0, 1.0]
+    assert not any(np.any(ball.radius) for ball in found)
+
+    def hidden(x):
+        return jnp.sum(jnp.isfinite(holes * x).astype(x.dtype) * x)
+
+    with pytest.raises(Undecided, match="of which nothing is known"):
+        BallProgram(jax.make_jaxpr(hidden)(x), [True])(ar, ar.exact(x))
+
+
+def test_numbers_that_are_rounded_are_not_taken_for_data():
+    ar, x = Arithmetic(160), jnp.asarray([1.0, 2.0])
+    waves = jnp.asarray([1 + 2j, 3 - 1j])
+    for function in (lambda x: jnp.sum(jnp.abs(waves) * x), lambda x: jnp.sum(jnp.real(waves * waves) * x)):
+        with pytest.raises(Unsupported):
+            BallProgram(jax.make_jaxpr(function)(x), [True])(ar, ar.exact(x))
+    key = jax.random.key(0)
+    closed = jax.make_jaxpr(lambda x, key: x * _third(key))(x, key)
+    ball = BallProgram(closed, [True, False])(ar, ar.exact(x), key)[0]
+    assert np.all(ball.radius > 0)
+    distance = ar.distances(ball, np.asarray(x) / 3.0)
+    assert np.all((distance > 1e-18) & (distance < 1e-16))  # of 1/3 rounded to float64 from 1/3
+
+
+def test_nothing_is_larger_than_what_is_not_known():
+    ar = Arithmetic(896)
+    large = ar.exact(np.asarray([2.0**1000]))
+    unknown = ar.exact(np.asarray([np.nan]))
+    assert not np.isfinite(ar.larger(large, unknown).radius[0])

@@ -11,14 +11,15 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import NoCertificate
 from .._noise import NoNoise
-from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
+from .._objective import Hypergradient, Value, refuse_accuracy
 from .._products import product
 from .._stats import AbstractStats, Accuracy, Effort
 from .._trees import tree_all_finite
 from ._answers import RESULTS
+from ._in_sample import AbstractInSample
 from ._leave_one_out import checked_family
 from ._objective import promoted
-from ._optimum import Optimum, Refit, family_of, undetermined
+from ._optimum import Optimum, family_of, undetermined
 from .families._losses import SquaredLoss
 
 NOISE = NoNoise("generalised cross-validation is no mean over examples", "")
@@ -36,7 +37,7 @@ class GCVStats(AbstractStats):
         return Effort()
 
 
-class GCV(AbstractObjective[Array]):
+class GCV(AbstractInSample):
     """F(λ) = (1/2n) Σ_i ω_i (y_i - (Sy)_i)² / (1 - γ tr(S)/n)², S = X (XᵀΩX/n + Λ)⁻¹ XᵀΩ/n, for squared loss.
 
     Generalised cross-validation replaces the leverage of each row in the leave-one-out error of ridge by their mean, so
@@ -67,8 +68,6 @@ class GCV(AbstractObjective[Array]):
     )
 
     def __init__(self, optimum: Optimum, *, gamma: float = 1.0):
-        if not isinstance(optimum, Optimum):
-            raise ValueError(f"GCV: optimum must be hx.Optimum(family); got a {type(optimum).__name__}.")
         family = checked_family("GCV", optimum)
         if not isinstance(family.loss, SquaredLoss):
             raise ValueError(
@@ -79,9 +78,6 @@ class GCV(AbstractObjective[Array]):
             raise ValueError(f"GCV: gamma must be a finite number >= 1; got {gamma}.")
         self.optimum, self.gamma = optimum, float(gamma)
         self.noisy, self.adaptive, self.value_name = False, False, "generalised cross-validation"
-
-    def init(self, hyper: PyTree) -> Array:
-        return self.optimum.params0
 
     def _criterion(self, hyper: PyTree) -> tuple[Array, tuple[Array, Array]]:
         family = family_of(self.optimum)
@@ -126,17 +122,6 @@ class GCV(AbstractObjective[Array]):
         result = self._result(hyper, jnp.isfinite(value), freedom)
         answer = Value(value, _unbounded(value), NOISE, result, GCVStats(freedom))
         return answer, jnp.where(jnp.all(jnp.isfinite(params)), params, state)
-
-    def params(self, state: Array) -> PyTree:
-        """The fit on all rows."""
-        return state
-
-    def final(self, hyper: PyTree, state: Array) -> tuple[Value, Array]:
-        return self.value(hyper, state)
-
-    def refit(self, hyper: PyTree) -> Refit:
-        """The fit on all rows at `hyper`."""
-        return self.optimum.refit(hyper)
 
 
 def _unbounded(value: Array) -> NoCertificate:

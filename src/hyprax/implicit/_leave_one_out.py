@@ -116,8 +116,6 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     )
 
     def __init__(self, optimum: Optimum, *, subset: Any = None, key: Array | None = None, approximate: bool = False):
-        if not isinstance(optimum, Optimum):
-            raise ValueError(f"LeaveOneOut: optimum must be hx.Optimum(family); got a {type(optimum).__name__}.")
         family = checked_family("LeaveOneOut", optimum)
         self.optimum = optimum
         self.left = jnp.asarray(_subset(family.inputs.shape[0], subset, key, approximate))
@@ -263,8 +261,10 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         return self.optimum.refit(hyper)
 
 
-def checked_family(name: str, optimum: Optimum) -> GeneralisedLinear:
+def checked_family(name: str, optimum: Any) -> GeneralisedLinear:
     """The family of an optimum that has one output, dense data and few enough weights for a factor."""
+    if not isinstance(optimum, Optimum):
+        raise ValueError(f"{name}: optimum must be hx.Optimum(family); got a {type(optimum).__name__}.")
     family = family_of(optimum)
     if len(family.shape) != 1:
         raise ValueError(

@@ -11,15 +11,16 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Certificate
 from .._noise import NoNoise
-from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
+from .._objective import Hypergradient, Value, refuse_accuracy
 from .._products import product
 from .._stats import AbstractStats, Accuracy, Effort
-from .._trees import tree_all_finite, tree_norm
+from .._trees import tree_all_finite, tree_norm, tree_sub
 from ._answers import RESULTS
 from ._bounds import HYPERGRADIENT, VALUE
+from ._in_sample import AbstractInSample
 from ._leave_one_out import checked_family
 from ._objective import promoted
-from ._optimum import Optimum, Refit, family_of, undetermined
+from ._optimum import Optimum, family_of, undetermined
 from .families._generalised_linear import GeneralisedLinear
 from .families._losses import LogisticLoss, PoissonLoss, SquaredLoss
 
@@ -44,7 +45,7 @@ class REMLStats(AbstractStats):
         return Effort()
 
 
-class REML(AbstractObjective[Array]):
+class REML(AbstractInSample):
     """F(λ) = -log p(y | λ)/n: weights with a penalty are integrated out under their prior, free ones under a flat one.
 
         w_j ~ N(0, φ/(Nλ_j)),    ŵ = argmin_w g(w, λ),    H = ∇²g(ŵ) = XᵀΩDX/N + Λ
@@ -87,8 +88,6 @@ class REML(AbstractObjective[Array]):
     )
 
     def __init__(self, optimum: Optimum, *, observations: float | None = None, dispersion: float | None = None):
-        if not isinstance(optimum, Optimum):
-            raise ValueError(f"REML: optimum must be hx.Optimum(family); got a {type(optimum).__name__}.")
         family = checked_family("REML", optimum)
         if not isinstance(family.loss, LIKELIHOODS):
             raise ValueError(
@@ -108,9 +107,6 @@ class REML(AbstractObjective[Array]):
         self.observations = jnp.asarray(rows, optimum.params0.dtype)
         self.noisy, self.adaptive, self.value_name = False, False, "negative log marginal likelihood"
 
-    def init(self, hyper: PyTree) -> Array:
-        return self.optimum.params0
-
     @eqx.filter_jit
     def value_and_grad(
         self, hyper: PyTree, state: Array, accuracy: Accuracy | None = None
@@ -119,12 +115,10 @@ class REML(AbstractObjective[Array]):
         hyper = promoted(hyper, self.optimum.params0)
         found, params, stats, norm = self._fitted(hyper, state)
         value, grad = self._slope(hyper, params)
-        before, slope_before = self._slope(hyper, found)
-        off = tree_norm(jax.tree.map(jnp.subtract, grad, slope_before))
+        off = tree_norm(tree_sub(grad, self._slope(hyper, found)[1]))
         result = self._result(hyper, tree_all_finite((value, grad, params)), norm)
         rounding = self._rounding(hyper, params)
         of_grad = _estimate(off + rounding * (1 + tree_norm(grad)), HYPERGRADIENT, {"one_step": off})
-        del before
         answer = Hypergradient(value, grad, of_grad, NOISE, result, stats)
         return answer, jnp.where(jnp.all(jnp.isfinite(params)), params, state)
 
@@ -150,7 +144,6 @@ class REML(AbstractObjective[Array]):
         inverse = jsl.cho_solve((factor, True), jnp.eye(params.size, dtype=params.dtype))
         freedom = params.size - jnp.sum(jnp.diagonal(inverse) * family.strengths(hyper))
         norm = tree_norm(point.grad)
-        # A step that is refused by the tolerance is of no use further on: the result says so.
         return point.params, params, REMLStats(norm, freedom, self._variance(hyper, params)), norm <= tolerance
 
     def _factor(self, hyper: PyTree, params: Array) -> Float[Array, "d d"]:
@@ -190,7 +183,7 @@ class REML(AbstractObjective[Array]):
         value, (direct, through) = jax.value_and_grad(self._criterion, argnums=(0, 1))(hyper, params)
         adjoint = jsl.cho_solve((self._factor(hyper, params), True), through)
         mixed = family.mixed(family.at(params, hyper), hyper, adjoint)
-        return value, jax.tree.map(jnp.subtract, direct, mixed)
+        return value, tree_sub(direct, mixed)
 
     def _rounding(self, hyper: PyTree, params: Array) -> Float[Array, ""]:
         """Units of rounding that a factor of H loses, relative: its condition with unit diagonal, by its entries."""
@@ -205,17 +198,6 @@ class REML(AbstractObjective[Array]):
         result = RESULTS.where(finite, result, RESULTS.diverged)
         result = RESULTS.where(undetermined(family), RESULTS.no_optimum, result)
         return RESULTS.where(family.strong_convexity(hyper) > 0, result, RESULTS.unpenalised)
-
-    def params(self, state: Array) -> PyTree:
-        """The fit on all rows."""
-        return state
-
-    def final(self, hyper: PyTree, state: Array) -> tuple[Value, Array]:
-        return self.value(hyper, state)
-
-    def refit(self, hyper: PyTree) -> Refit:
-        """The fit on all rows at `hyper`."""
-        return self.optimum.refit(hyper)
 
 
 def _free(family: GeneralisedLinear) -> int:

@@ -11,10 +11,14 @@ MAGIC = b"PAR1"
 KINDS = "numbers, truth values, texts, dates or times"
 
 
+MOST_BYTES = 2**28  # unpacked: eight bytes for each of the values that a table may have
+
+
 def read_parquet(path: Path, most: int, key: str) -> tuple[list[str], np.ndarray]:
     """The names of the columns, and their values as texts: empty where there is none.
 
-    Numbers are written so that they are read as the same numbers; `most` is the largest number of values.
+    Numbers are written so that they are read as the same numbers; `most` is the largest number of values. Texts that
+    repeat stay packed until it is known how long they are in all.
 
     **Raises:** `RecipeError` without pyarrow, for a file that cannot be read, one that is too large, or columns of
     other kinds: lists, structures, bytes.
@@ -29,7 +33,11 @@ def read_parquet(path: Path, most: int, key: str) -> tuple[list[str], np.ndarray
         ) from None
     try:
         with parquet.ParquetFile(path) as file:
-            rows, schema = file.metadata.num_rows, file.schema_arrow
+            rows, schema, about = file.metadata.num_rows, file.schema_arrow, file.metadata
+            groups = (about.row_group(i) for i in range(about.num_row_groups))
+            size = sum(group.column(j).total_uncompressed_size for group in groups for j in range(about.num_columns))
+            if size > MOST_BYTES:
+                raise RecipeError(f"must have at most {MOST_BYTES} bytes unpacked; {path} has {size}", key=key)
             if rows * len(schema) > most:
                 raise RecipeError(f"must have at most {most} fields; {path} has {rows * len(schema)}", key=key)
             if rows == 0 or len(schema) == 0:
@@ -37,7 +45,11 @@ def read_parquet(path: Path, most: int, key: str) -> tuple[list[str], np.ndarray
             other = [f"{field.name!r} is {field.type}" for field in schema if not _plain(arrow.types, field.type)]
             if other:
                 raise RecipeError(f"must hold {KINDS}; in {path} {', '.join(other[:3])}", key=key)
+        texts = [field.name for field in schema if arrow.types.is_string(field.type)]
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
             table = file.read()
+        if (size := sum(_text_size(arrow, column) for column in table.columns)) > MOST_BYTES:
+            raise RecipeError(f"must have at most {MOST_BYTES} characters of text; {path} has {size}", key=key)
     except RecipeError:
         raise
     except (OSError, arrow.ArrowException) as error:
@@ -47,6 +59,17 @@ def read_parquet(path: Path, most: int, key: str) -> tuple[list[str], np.ndarray
     for j, column in enumerate(table.columns):
         cells[:, j] = [_text(value) for value in column.to_pylist()]
     return [name.strip() for name in schema.names], cells
+
+
+def _text_size(arrow: Any, column: Any) -> int:
+    """The characters of the texts of a packed column, each as often as it stands there."""
+    if not arrow.types.is_dictionary(column.type):
+        return 0
+    total = 0
+    for chunk in column.chunks:
+        lengths = np.asarray([len(str(text)) for text in chunk.dictionary.to_pylist()], np.int64)
+        total += int(lengths[chunk.indices.drop_null().to_numpy()].sum())
+    return total
 
 
 def _plain(types: Any, kind: Any) -> bool:

@@ -14,15 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from .._jaxprs import bind, equations
-from ._balls import Arithmetic, Ball, Undecided, settled
+from .._jaxprs import bind
+from ._balls import Arithmetic, Ball, Undecided, Unsupported, settled
 from ._big_functions import integers
-
-
-class Unsupported(ArithmeticError):
-    """An operation that is not known in ball arithmetic."""
+from ._given import MOVES, exact_in_jax, floating
 
 
 class Unknown:
@@ -32,11 +29,6 @@ class Unknown:
         self.reason = reason
 
 
-MOVES = {
-    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "slice", "concatenate", "pad",
-    "gather", "dynamic_slice", "dynamic_update_slice", "select_n", "copy", "copy_p", "stop_gradient",
-    "optimization_barrier", "scatter", "split", "stack", "reduce_and", "reduce_or",
-}  # fmt: skip
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat", "custom_jvp_call",
          "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin"}  # fmt: skip
 ELEMENTWISE: dict[str, Callable[..., Ball]] = {
@@ -60,7 +52,6 @@ ELEMENTWISE: dict[str, Callable[..., Ball]] = {
     "log1p": lambda ar, a: ar.log(ar.add(_one(ar), a)),
     "expm1": lambda ar, a: ar.sub(ar.exp(a), _one(ar)),
     "clamp": lambda ar, low, x, high: ar.larger(ar.larger(x, low), high, sign=-1),
-    "copysign": lambda ar, a, b: ar.mul(ar.abs(a), ar.sign(b)),
 }
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 SAME = {"lt": False, "le": True, "gt": False, "ge": True, "eq": True, "ne": False}
@@ -70,43 +61,10 @@ def _one(arithmetic: Arithmetic) -> Ball:
     return arithmetic.exact(np.ones(()))
 
 
-def floating(variable: Any) -> bool:
-    """Whether a variable of a jaxpr is of a floating dtype."""
-    return hasattr(variable.aval, "dtype") and jnp.issubdtype(variable.aval.dtype, np.floating)
-
-
-def shape_of(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
-
-
 def inner(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
     """The program that a call calls, and its constants."""
     body = next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params)
     return (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
-
-
-def draws(eqn: JaxprEqn) -> bool:
-    """Whether it is a call of `jax.random`, whose compiled functions are private: random bits, no floating arrays."""
-    if not eqn.params.get("name", "").startswith("_") or any(floating(v) and shape_of(v) for v in eqn.invars):
-        return False
-    names = (e.primitive.name for body in jaxprs_in_params(eqn.params) for e in equations(body))
-    return any(name.startswith(("random_bits", "threefry")) for name in names)
-
-
-def operations(jaxpr: Jaxpr) -> int:
-    """How many multiplications and entries a program makes, about: loops by their length, `while` taken once."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        inside = sum(operations(body) for body in jaxprs_in_params(eqn.params))
-        if inside:
-            total += inside * eqn.params.get("length", 1)
-        elif any(map(floating, eqn.outvars)):
-            made = sum(math.prod(shape_of(v)) for v in eqn.outvars)
-            if eqn.primitive.name == "dot_general":
-                (contracted, _), _ = eqn.params["dimension_numbers"]
-                made *= math.prod(shape_of(eqn.invars[0])[i] for i in contracted)
-            total += made
-    return total
 
 
 class BallProgram:
@@ -127,7 +85,7 @@ class BallProgram:
         given, rest = [], []
         for eqn in jaxpr.eqns:
             inputs = [v for v in eqn.invars if not isinstance(v, Literal)]
-            if any(v in balls for v in inputs) or not _exact_in_jax(eqn):
+            if any(v in balls for v in inputs) or not exact_in_jax(eqn):
                 balls.update(eqn.outvars)
                 rest.append(eqn)
             else:
@@ -168,24 +126,6 @@ def _read(env: dict[Any, Any], variable: Any) -> Any:
     return variable.val if isinstance(variable, Literal) else env[variable]
 
 
-def _exact_in_jax(eqn: JaxprEqn) -> bool:
-    """Whether JAX computes an equation exactly from given inputs: integers, moves, and draws, which are data."""
-    bodies = list(jaxprs_in_params(eqn.params))
-    if bodies and eqn.primitive.name != "scatter":
-        inside = [e for body in bodies for e in equations(body)]
-        return draws(eqn) or not any(floating(v) for e in inside for v in (*e.invars, *e.outvars))
-    if not any(map(floating, eqn.outvars)):
-        return not any(map(floating, eqn.invars))
-    name = eqn.primitive.name
-    if name == "convert_element_type":  # of integers that fit, and to at least as many bits
-        old, new = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype  # pyright: ignore[reportAttributeAccessIssue]  # arrays
-        wide = jnp.finfo(new).nmant + 1
-        if jnp.issubdtype(old, np.floating):
-            return jnp.finfo(old).nmant < wide and jnp.finfo(old).nexp <= jnp.finfo(new).nexp
-        return old == np.dtype(bool) or jnp.iinfo(old).bits <= wide
-    return name in MOVES or name in ("bitcast_convert_type", "iota")
-
-
 class _Interpreter:
     """One run of a program: equations evaluated one by one."""
 
@@ -224,7 +164,7 @@ class _Interpreter:
 
     def equation(self, eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
         name = eqn.primitive.name
-        if not any(isinstance(x, Ball) for x in inputs) and _exact_in_jax(eqn):
+        if not any(isinstance(x, Ball) for x in inputs) and exact_in_jax(eqn):
             return bind(eqn, inputs)
         if name in ("max", "min"):  # with an infinity, from which a maximum over an axis may begin
             for x, other in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
@@ -248,8 +188,13 @@ class _Interpreter:
         raise Unsupported(f"the operation {name}")
 
     def compare(self, name: str, a: Any, b: Any) -> np.ndarray:
-        """With infinity and nan by the rules of floating point, in which a ball is any finite number."""
-        if a is b:
+        """With infinity and nan by the rules of floating point, in which a ball is any finite number.
+
+        **Raises:** `Undecided` for balls of which nothing is known: they may be nan.
+        """
+        for x in (a, b):
+            _bounded(x)
+        if a is b and isinstance(a, Ball):
             return np.full(a.shape, SAME[name])
         special = np.zeros((), bool)
         plain: list[Any] = []
@@ -395,6 +340,18 @@ def _cumulative(self: _Interpreter, eqn: JaxprEqn, inputs: list[Any]) -> Ball:
     return Ball(integers(added(x.middle)), x.scale, settled(added(x.radius), x.shape[axis]))
 
 
+def _bounded(x: Any) -> None:
+    """**Raises:** `Undecided` for a ball of which nothing is known."""
+    if isinstance(x, Ball) and not np.all(np.isfinite(x.radius)):
+        raise Undecided("a question about a number of which nothing is known")
+
+
+def _finite(x: Any) -> Any:
+    """Of data what floating point says; of a ball that something is known of, that it is finite."""
+    _bounded(x)
+    return jnp.ones(x.shape, bool) if isinstance(x, Ball) else jnp.isfinite(x)
+
+
 OTHERS: dict[str, Callable[[_Interpreter, JaxprEqn, list[Any]], Any]] = {
     "dot_general": _dot,
     "reduce_sum": lambda self, eqn, inputs: self.ar.sum(self.ball(inputs[0]), tuple(eqn.params["axes"])),
@@ -405,7 +362,7 @@ OTHERS: dict[str, Callable[[_Interpreter, JaxprEqn, list[Any]], Any]] = {
     "scatter-add": _scatter_add,
     "convert_element_type": _convert,
     "cumsum": _cumulative,
-    "is_finite": lambda self, eqn, inputs: jnp.ones(self.ball(inputs[0]).shape, bool),
+    "is_finite": lambda self, eqn, inputs: _finite(inputs[0]),
 }
 
 

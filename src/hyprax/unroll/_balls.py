@@ -24,6 +24,10 @@ ROUNDINGS = 2.0**-50
 """Of a few float64 operations on radii, relative: 4 units are more than any line below makes."""
 
 
+class Unsupported(ArithmeticError):
+    """An operation, or numbers, that are not known in ball arithmetic."""
+
+
 class Undecided(ArithmeticError):
     """A comparison of balls that overlap."""
 
@@ -70,8 +74,10 @@ class Arithmetic:
     # ---- in and out
 
     def exact(self, x: Any) -> Ball:
-        """Floating or integer numbers as balls: exact, unless they have more bits than there are."""
+        """Real numbers as balls: exact, unless they have more bits than there are; nan and infinity without a bound."""
         x = np.asarray(x)
+        if x.dtype.kind == "c":
+            raise Unsupported("complex numbers")
         if x.dtype.kind in "iub":
             return Ball(integers(x.astype(object) + 0), 0, np.zeros(x.shape))
         finite = np.isfinite(x := x.astype(np.float64))
@@ -249,8 +255,8 @@ class Arithmetic:
     def _ordered(self, a: Ball, b: Ball, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the first is surely not below (above) the second, and where the second is not below the first."""
         gap, reach = self._gap(a, b)
-        gap = sign * gap
-        return np.asarray(gap >= reach, bool), np.asarray(-gap >= reach, bool)
+        gap, known = sign * gap, np.isfinite(a.radius + b.radius)
+        return np.asarray(gap >= reach, bool) & known, np.asarray(-gap >= reach, bool) & known
 
     def _gap(self, a: Ball, b: Ball) -> tuple[np.ndarray, np.ndarray]:
         """m_a - m_b at p bits, and r_a + r_b as integers above; entries without a bound reach everywhere."""

@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import AbstractCertificate, Certificate
 from .._hyper import natural
 from .._trees import tree_norm, tree_sub
-from ._ball_jaxprs import Unsupported
-from ._balls import MOST_BITS, Arithmetic, Undecided
+from ._balls import MOST_BITS, Arithmetic, Undecided, Unsupported
 from ._big_functions import TooLarge
 from ._checkpointed import Checkpointed
 from ._mode import AbstractMode, Outer

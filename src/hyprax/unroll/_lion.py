@@ -16,6 +16,7 @@ from ._reversible_optimizer import (
     AbstractReversibleOptimizer,
     Coefficients,
     Words,
+    checked_bits,
     decay_factors,
     positive_factors,
 )
@@ -64,10 +65,8 @@ class Lion(AbstractReversibleOptimizer):
         *,
         fraction_bits: int = 50,
     ):
-        if not 16 <= fraction_bits <= 58:
-            raise ValueError(f"Lion: fraction_bits must be between 16 and 58; got {fraction_bits}.")
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
-        self.weight_decay, self.bits = weight_decay, fraction_bits
+        self.weight_decay, self.bits = weight_decay, checked_bits("Lion", fraction_bits)
 
     def fraction_bits(self) -> dict[str, int]:
         return {WEIGHTS: self.bits, MOMENTUM: self.bits, SIGNS: 0}

@@ -16,6 +16,7 @@ from ._reversible_optimizer import (
     AbstractReversibleOptimizer,
     Coefficients,
     Words,
+    checked_bits,
     positive_factors,
 )
 
@@ -62,10 +63,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
     ):
         if form not in FORMS:
             raise ValueError(f"MomentumSGD: form must be one of {', '.join(map(repr, FORMS))}; got {form!r}.")
-        if not 16 <= fraction_bits <= 58:
-            raise ValueError(f"MomentumSGD: fraction_bits must be between 16 and 58; got {fraction_bits}.")
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.form, self.bits = form, fraction_bits
+        self.form, self.bits = form, checked_bits("MomentumSGD", fraction_bits)
 
     def fraction_bits(self) -> dict[str, int]:
         return {WEIGHTS: self.bits, VELOCITY: self.bits}

@@ -18,6 +18,7 @@ from ._reversible_optimizer import (
     AbstractReversibleOptimizer,
     Coefficients,
     Words,
+    checked_bits,
     decay_factors,
     positive_factors,
 )
@@ -56,10 +57,8 @@ class Muon(AbstractReversibleOptimizer):
     by_leaf: ClassVar[bool] = True
 
     def __init__(self, learning_rate: Any, momentum: Any = 0.95, weight_decay: Any = 0.0, *, fraction_bits: int = 50):
-        if not 16 <= fraction_bits <= 58:
-            raise ValueError(f"Muon: fraction_bits must be between 16 and 58; got {fraction_bits}.")
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.weight_decay, self.bits = weight_decay, fraction_bits
+        self.weight_decay, self.bits = weight_decay, checked_bits("Muon", fraction_bits)
 
     def fraction_bits(self) -> dict[str, int]:
         return {WEIGHTS: self.bits, VELOCITY: self.bits}

@@ -136,6 +136,13 @@ def leaf_groups(prefixes: dict[str, PyTree], params: PyTree) -> tuple[dict[str, 
     return chosen, [groups.index(leaf) for leaf in combined]
 
 
+def checked_bits(name: str, bits: int) -> int:
+    """**Raises:** `ValueError` for bits of a fraction that leave too little of a word on either side."""
+    if not 16 <= bits <= 58:
+        raise ValueError(f"{name}: fraction_bits must be between 16 and 58; got {bits}.")
+    return bits
+
+
 def decay_factors(decay: np.ndarray) -> np.ndarray:
     """1 - α λ, all of which can be undone."""
     if not np.all((decay >= 0) & (1 - decay >= SMALLEST)):

@@ -11,7 +11,7 @@ from jax.extend.core import JaxprEqn
 from jaxtyping import Array, Integer, PyTree
 
 from .._jaxprs import bind, run
-from ._ball_jaxprs import MOVES
+from ._given import MOVES
 from ._mode import Outer
 from ._optimizer import AbstractOptimizer
 from ._training import Training

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._hyper import natural
-from ._ball_jaxprs import BallProgram, operations
+from ._ball_jaxprs import BallProgram
 from ._balls import Arithmetic, Ball
 from ._drivers import index
+from ._given import operations
 from ._mode import Outer
 from ._step import Program, advance, first, movable, outer_and_grads
 from ._training import Training
