@@ -16,6 +16,9 @@ changes less than those of a clock, the least of interleaved rounds; compilation
 
 The peers run in a process of their own, whose interpreter must have PyTorch: `--torch PYTHON`; without it they are left
 out. Name problems to run those alone: python -m benchmarks.unrolled --torch PYTHON mnist cnn
+
+Every mode by optimizer, dtype and network beside plain JAX (`benchmarks.unrolled_table`), in Markdown, with --write in
+its place on a page: python -m benchmarks.unrolled --table [--quick] [--write docs/engines/unroll.md]
 """
 
 import os
@@ -43,7 +46,7 @@ from experiments._common import data_file, machine
 from sklearn.datasets import load_digits
 
 import hyprax as hx
-from benchmarks import peak_memory
+from benchmarks import peak_memory, unrolled_table
 
 ROUNDS = 5
 SECONDS = 60.0  # of timing a problem, at most, once every method ran
@@ -248,11 +251,26 @@ def measure(task: Task, peers: Peers | None, folder: str) -> None:
         print(row, flush=True)
 
 
+def tabulate(*, quick: bool, page: Path | None) -> None:
+    heading = f"{machine()}, 1 thread, load {os.getloadavg()[0]:.0f}; jax {jax.__version__}."
+    blocks, rounds = (unrolled_table.QUICK, 3) if quick else (unrolled_table.BLOCKS, unrolled_table.ROUNDS)
+    text = f"{heading}\n{unrolled_table.table(unrolled_table.measured(blocks, rounds))}"
+    print(text)
+    if page is not None:
+        unrolled_table.write_into(page, text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("problems", nargs="*", default=PROBLEMS, help=", ".join(PROBLEMS))
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter that has torch, and perhaps higher, torchopt")
+    parser.add_argument("--table", action="store_true", help="every mode by optimizer, dtype and network instead")
+    parser.add_argument("--quick", action="store_true", help="the table at its smallest")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the table in its place on this page")
     asked = parser.parse_args()
+    if asked.table:
+        tabulate(quick=asked.quick, page=asked.write)
+        return
     peers = Peers(asked.torch) if asked.torch else None
     beside = f"torch {peers.version} ({', '.join(peers.methods)})" if peers else "no peers: give --torch PYTHON"
     print(f"{machine()}, 1 thread, load {os.getloadavg()[0]:.0f}; jax {jax.__version__}; {beside}")

@@ -123,11 +123,30 @@ def test_whole_weights_are_repeated_rows(make):
     np.testing.assert_allclose(weighted.cv_score_, repeated.cv_score_, rtol=1e-8)
 
 
+def nearly_collinear(spread):
+    return Z[:, :3] @ np.random.default_rng(7).normal(size=(3, D)) + spread * Z
+
+
 def test_a_strength_at_its_lower_bound_is_told_and_how_a_search_ended_is_no_proof():
-    exact = TunedRidge(**QUICK, tol=0.0).fit(X, U)  # without noise no penalty is small enough
-    assert "lies at the lower bound of 1e-07" in exact.message_
+    exact = TunedRidge(**QUICK, tol=0.0).fit(nearly_collinear(1e-4), Z[:, 3])  # without noise none is weak enough
+    assert "lies at the lower bound of 1e-10" in exact.message_
     assert "lower bound" not in ridge().message_
     assert ridge().result_ in ("gradient_small_uncertified", "precision_reached")
+
+
+def test_nearly_noiseless_targets_get_a_strength_as_weak_as_they_want():
+    mixed = nearly_collinear(1e-4)
+    targets = mixed @ np.ones(D) + Z[:, 3] + 1e-6 * Y
+    tuned = TunedRidge(**QUICK).fit(mixed, targets)
+    z, rows = StandardScaler().fit_transform(mixed), N
+
+    def held_out(strength):
+        fits = [(Ridge(strength * rows).fit(z[fit], targets[fit]), judge) for fit, judge in PAIRS]
+        return np.concatenate([model.predict(z[judge]) - targets[judge] for model, judge in fits])
+
+    tried = {strength: np.mean(held_out(strength) ** 2) for strength in np.logspace(-10, 2, 13)}
+    assert min(tried, key=lambda s: tried[s]) < 1e-7
+    assert -tuned.cv_score_ < 1.001 * min(tried.values())
 
 
 def test_a_second_fit_of_about_the_same_size_compiles_nothing():

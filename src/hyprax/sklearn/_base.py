@@ -26,7 +26,7 @@ from ._columns import Columns, Design, columns, padded, with_blanks
 from ._folds import Masks, masks
 from ._penalties import Strengths, strengths
 from ._rows import Known, Rows
-from ._tuning import KEY, Asked, Tuned, held_back, tuned
+from ._tuning import KEY, RANGE, Asked, Tuned, held_back, tuned
 
 IN_SAMPLE = ("leave_one_out", "evidence")
 """Criteria of all training rows together."""
@@ -66,6 +66,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     """What this estimator is tuned by."""
     likelihood = True
     """Whether the loss is a negative log-likelihood of known dispersion."""
+    least_strength = RANGE[0]
+    """The weakest strength that is tried."""
     weights_in_data = False
     """Whether rows times the root of their weights are the weighted problem."""
 
@@ -223,6 +225,7 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             of={"class": "one a class", "weight": "one a weight", "group": "one a group"}.get(
                 self.penalties, "one a feature"
             ),
+            least=self.least_strength,
         )
         found = tuned(asked, bool(self.certify))
         strength = found.strengths * (unit * targets.factor)

@@ -50,6 +50,7 @@ class AbstractLeastSquares(AbstractTunedRegressor):
     """Regressors by squared loss."""
 
     likelihood = False  # the variance of the noise is not known
+    least_strength = 1e-10  # a quadratic bears it, and nearly noiseless targets want it
 
     def _targets(self, y: np.ndarray, shares: np.ndarray | None) -> Targets:
         mean, spread = mean_and_spread(y, shares, bool(self.fit_intercept))

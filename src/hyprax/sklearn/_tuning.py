@@ -23,8 +23,8 @@ from ._folds import Masks
 from ._rows import Rows
 
 KEY = "penalty"
-GRID = tuple(10.0**k for k in (-5, -4, -3, -2, -1, 0, 1, 2))
 RANGE = (1e-7, 1e4)
+"""Of strengths, in units of the user."""
 PATH_STEPS = 25
 FEW = (0.1, 0.01, 0.001, 0.0)
 """Strengths of the prior where each step of a criterion is worth some of the folds'."""
@@ -74,6 +74,7 @@ class Asked:
     - `hold_back`: whether many strengths start from one and leave it only where nested folds gain by more than so many
         standard errors; `False` for free ones.
     - `of`: what each strength is of, in words.
+    - `least`: the weakest strength that is tried, in units of the user.
     """
 
     problem: Rows
@@ -87,6 +88,7 @@ class Asked:
     max_iter: int
     tol: float
     of: str
+    least: float = RANGE[0]
 
     @property
     def errors(self) -> float | None:
@@ -95,7 +97,13 @@ class Asked:
     @property
     def bounds(self) -> tuple[float, float]:
         """Of strengths, in units of the family."""
-        return RANGE[0] / self.unit, RANGE[1] / self.unit
+        return self.least / self.unit, RANGE[1] / self.unit
+
+    @property
+    def grid(self) -> np.ndarray:
+        """Where a single strength may start, in units of the family: decades, from a hundred times the weakest on."""
+        decades = np.arange(round(math.log10(self.least)) + 2, 3)
+        return 10.0**decades / self.unit
 
     @property
     def stop(self) -> Stopping:
@@ -108,17 +116,17 @@ def tuned(asked: Asked, certify: bool) -> Tuned:
     found = _at_once(asked) if asked.criterion is None else None
     found = _one_by_one(asked) if found is None else found
     certificate, noise = statements(asked, hyper_of(found.strengths)) if certify else ({}, {})
-    message = f"{found.message}{at_the_bound(found.strengths * asked.unit)}"
+    message = f"{found.message}{at_the_bound(found.strengths * asked.unit, asked.least)}"
     return dataclasses.replace(found, certificate=certificate, noise=noise, message=message)
 
 
-def at_the_bound(strengths: np.ndarray) -> str:
+def at_the_bound(strengths: np.ndarray, least: float = RANGE[0]) -> str:
     """A sentence where strengths, in units of the user, lie at the least that is tried."""
-    low = int(np.sum(strengths <= 1.001 * RANGE[0]))
+    low = int(np.sum(strengths <= 1.001 * least))
     if not low:
         return ""
     which = "The strength lies" if len(strengths) == 1 else f"{low} of {len(strengths)} strengths lie"
-    return f" {which} at the lower bound of {RANGE[0]:.0e}: weaker ones were not tried, and may be better."
+    return f" {which} at the lower bound of {least:.0e}: weaker ones were not tried, and may be better."
 
 
 def _at_once(asked: Asked) -> Tuned | None:
@@ -127,7 +135,7 @@ def _at_once(asked: Asked) -> Tuned | None:
     folds = AtOnce(asked.problem, masks, hyper_of, count, asked.bounds)
     if not folds.possible:
         return None
-    one = found = folds.single((GRID[0] / asked.unit, GRID[-1] / asked.unit), asked.max_iter, asked.tol)
+    one = found = folds.single((asked.grid[0], asked.grid[-1]), asked.max_iter, asked.tol)
     steps, said = one.steps * len(masks), "One strength for all columns was tuned."
     strengths, criterion = one.strengths, one.criterion
     if not math.isfinite(criterion):
@@ -246,7 +254,7 @@ def single(objective: AbstractObjective, asked: Asked) -> tuple[Any, int]:
     """The best single strength: from the best of a coarse grid, since the criterion may have several valleys."""
     count, hyper = asked.count, hyper_of(np.full(asked.count, 1.0))
     state, values = objective.init(hyper), []
-    grid = [strength / asked.unit for strength in reversed(GRID)]
+    grid = asked.grid[::-1]
     for strength in grid:  # from the heaviest, each fit started from the last
         answer, after = objective.value(hyper_of(np.full(count, strength)), state)
         good = bool(succeeded(answer.result)) and math.isfinite(float(answer.value))
