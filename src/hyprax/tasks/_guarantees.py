@@ -286,7 +286,7 @@ def gap(
     for dual in duals:
         if not isinstance(dual, PiecewiseFunction):
             raise ValueError(
-                f"gap: duals must be PiecewiseFunctions of one hyperparameter; got a {type(dual).__name__}. For "
+                f"gap: every dual must be a PiecewiseFunction; got a {type(dual).__name__}. For "
                 "several hyperparameters give a structure of them, as complexity.ElasticNetPenalties, and no duals."
             )
     check_losses(duals, n, width)
