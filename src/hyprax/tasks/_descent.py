@@ -33,7 +33,7 @@ def descent_dual(
 
     **Certified.** On a piece `η = c + h s`, |s| <= 1, the coefficients of w_t in s follow the recurrence itself. Those
     of f above degree 8 are bounded by their absolute sum, and the piece is halved until that is at most `tolerance` of
-    the largest loss there. Rounding: an error ρ_j made in step j moves w_T by at most `(T - j) R^(T - 1 - j) ρ_j`, because
+    the largest loss there. Rounding: an error ρ_j made in step j moves w_T by at most `(T - j) R^(T - 1 - j) ρ_j`, as
     the recurrence acts on an eigenvector of eigenvalue μ as `x_{t+1} = (1 + β - η μ) x_t - β x_{t-1}`, whose response
     to an impulse is `sum_i r^i q^(m - i)` in the two roots r and q; R is the larger of 1 and the largest root, at the
     largest η μ.
