@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from hyprax.tasks import PenaltyDual, Task, gap
 from hyprax.tasks._networks import log_cells
 from hyprax.tasks.complexity import (
     ActivationInterpolation,
     Bounded,
+    ElasticNetPenalties,
     GraphKernel,
     Intervals,
     LassoKinks,
@@ -19,6 +21,7 @@ from hyprax.tasks.complexity import (
     PiecewisePolynomial,
     PseudoDimension,
     Rational,
+    RidgePenalties,
     RidgeRank,
     ValidationOptimum,
     published_order,
@@ -117,6 +120,53 @@ def test_level_sets_of_ridge_losses_have_no_more_intervals_than_rank_plus_one():
             most = max(most, count)
             assert count <= rank + 1
     assert most >= 2  # the search does meet losses that are not unimodal
+
+
+def test_counts_of_several_penalties_by_exact_integers():
+    assert RidgePenalties(5, 1).log_labellings(7) == pytest.approx(math.log(cells_by_integers(7, 1, 10)))
+    assert RidgePenalties(4, 3, splits=5).log_labellings(9) == pytest.approx(math.log(cells_by_integers(9, 3, 40)))
+    n, k, d = 6, 2, 3
+    most = d * (2 * d - 1) * sum((4 * 2 * n * k * d * 3**d) ** j // math.factorial(j) for j in range(3))
+    expected = math.log(most) + math.log(cells_by_integers(n, 2, 2 * d * k))
+    assert ElasticNetPenalties(d, splits=k).log_labellings(n) == pytest.approx(expected)
+    assert ElasticNetPenalties(d, splits=k).log_labellings(n) >= math.log(
+        cells_by_integers(2 * n * k * d * 3**d, 2, d) * cells_by_integers(n, 2, 2 * d * k)
+    )
+    # Linear in the features for the elastic net, a logarithm for ridge: features and hyperparameters are kept apart.
+    few, many = (ElasticNetPenalties(d).pseudo_dimension() for d in (100, 1000))
+    assert 8 < many / few < 10
+    assert RidgePenalties(1000, 2).pseudo_dimension() < 2 * RidgePenalties(100, 2).pseudo_dimension()
+    assert RidgePenalties(100, 6).pseudo_dimension() > 2.5 * RidgePenalties(100, 2).pseudo_dimension()
+
+
+def test_losses_of_two_ridge_penalties_have_no_more_labellings_than_counted():
+    rng = np.random.default_rng(2)
+    grid = np.stack(np.meshgrid(np.geomspace(1e-4, 1e4, 60), np.geomspace(1e-4, 1e4, 60)), axis=-1).reshape(-1, 2)
+    for n in (1, 2, 3):
+        labels = []
+        for _ in range(n):
+            X, y = rng.normal(size=(3, 2)), rng.normal(size=3) * 3
+            A = X.T @ X + grid[:, :, None] * np.eye(2)
+            w = np.linalg.solve(A, (X.T @ y)[:, None])[..., 0]
+            V, u = rng.normal(size=(4, 2)), rng.normal(size=4)
+            loss = np.sum((u - w @ V.T) ** 2, axis=1)
+            labels.append(loss < np.quantile(loss, rng.uniform(0.1, 0.9)))
+        seen = len({tuple(x) for x in np.array(labels).T})
+        assert n < seen <= math.exp(RidgePenalties(2, 2).log_labellings(n))
+
+
+def test_a_choice_made_before_is_paid_for_and_several_penalties_take_no_duals():
+    structure = ElasticNetPenalties(20, splits=5)
+    one, five = gap(structure, 10_000, 0.05), gap(structure, 10_000, 0.05, choices=5)
+    assert five.value == pytest.approx(gap(structure, 10_000, 0.01).value)
+    assert (five.delta, five.reference) == (0.05, one.reference)
+    assert any("5 choices" in words for words in five.assumptions)
+    with pytest.raises(ValueError, match="choices must be an integer"):
+        gap(structure, 10, 0.05, choices=0)
+    X = np.random.default_rng(0).normal(size=(6, 2))
+    dual = PenaltyDual.elastic_net(Task.hold_out(X, X[:, 0], X, X[:, 1]), ((0.1, 1.0), (0.1, 1.0)))
+    with pytest.raises((ValueError, TypeError), match=r"PiecewiseFunction"):
+        gap(structure, 1, 0.05, [dual])
 
 
 def test_neural_network_counts_by_exact_integers():

@@ -121,6 +121,18 @@ def test_the_number_of_pieces_grows_like_the_root_of_the_accuracy():
     assert dual.domain == DOMAIN
 
 
+def test_splits_of_one_shape_are_enclosed_together_as_they_are_apart():
+    task = _problem("logistic", 2)
+    x, y = task.splits[0].X, task.splits[0].y
+    folds = tasks.Task.k_fold(x, y, np.arange(len(x)) % 4)
+    together = tasks.logistic_dual(folds, DOMAIN, tolerance=1e-2)
+    apart = [tasks.logistic_dual(tasks.Task((split,)), DOMAIN, tolerance=1e-2) for split in folds.splits]
+    weights = [len(split.X_val) / len(x) for split in folds.splits]
+    for lam in np.geomspace(*DOMAIN, 7).clip(*DOMAIN):
+        expected = sum(w * f(lam) for w, f in zip(weights, apart, strict=True))
+        np.testing.assert_allclose(together(lam), expected, rtol=1e-13)
+
+
 def test_saturated_predictions_and_separable_data_stay_certified():
     x = np.array([[1.0], [2.0], [-1.0], [-3.0]]) * 100
     task = tasks.Task.hold_out(x, np.sign(x), x * 10, -np.sign(x))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from hyprax.recipes._tasks import ValidationTable, task_of
 from hyprax.recipes._tasks_cli import app
 from hyprax.tasks import Task, erm, gap, ridge_dual, tasks_needed
 from hyprax.tasks.complexity import LassoKinks
@@ -209,3 +210,53 @@ def test_odd_tables_get_a_right_answer(table):
         truth = erm([ridge_dual(Task.k_fold(X, y, 3, key=jax.random.key(4)), (0.001, 10.0)) for X, y in tasks])
         assert answer["mean_loss"] == pytest.approx(truth.value, rel=1e-9, abs=1e-12)
         assert answer["lower"] <= truth.upper
+
+
+def mixed(path, tasks=5, seed=1):
+    """A table of shops of unequal sizes: a date, numbers with gaps, a category, sales and whether they were good."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for shop in range(tasks):
+        for i in range(int(rng.integers(14, 24))):
+            x, kind = rng.normal(size=2), "ab"[rng.integers(2)]
+            y = x[0] + (kind == "a") + 0.3 * rng.normal()
+            size = "" if rng.random() < 0.15 else f"{x[0]:.3f}"
+            day = f"2024-{1 + i % 12:02d}-{1 + (7 * i) % 28:02d}"
+            rows.append(
+                [day, f"s{shop}", size, f"{x[1]:.3f}", kind, f"{y:.3f}", "good" if y > 0.5 else "bad", shop + 1]
+            )
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["day", "shop", "size", "price", "kind", "sales", "sold", "area"], *rows])
+
+
+def test_a_table_is_tuned_without_a_file_of_settings(tmp_path):
+    mixed(tmp_path / "shops.csv")
+    table = [tmp_path / "shops.csv", "--task", "shop", "--quiet", "--out", tmp_path / "answer.json"]
+    found = invoke("tune", *table, "--target", "sales", "--order", "day", "--weight", "rows")
+    assert found.exit_code == 0, found.output
+    assert "size: numbers, some missing" in found.output
+    assert "kind: 2 categories (a, b)" in found.output
+    assert "day:" not in found.output
+    assert "scikit-learn: Ridge(alpha=hyper * n)" in found.output
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert (answer["model"], answer["tasks"]) == ("ridge", [f"s{i}" for i in range(5)])
+    assert answer["certificate"]["kind"] == "certified"
+    found = invoke("tune", *table, "--target", "sold", "--model", "hinge", "--high", "0.1")
+    assert found.exit_code == 0, found.output
+    assert "classes: bad (-1) and good (+1)" in found.output
+    fails(invoke("tune", *table, "--target", "kind", "--model", "forest"), "--model must be one of ridge, lasso")
+    fails(invoke("tune", *table, "--target", "sale"), "--target must name a column, one of day, shop", "got 'sale'")
+    fails(invoke("tune", table[0], "--target", "sales"), "--task must name a column")
+    fails(invoke("tune", *table, "--target", "day"), "--target must hold numbers or two classes")
+    fails(invoke("tune", *table, "--target", "sales", "--order", "kind"), "data.order must hold numbers or dates")
+    fails(invoke("tune", *table, "--target", "sales", "--weight", "area", "--range", "2"), "tasks that weigh the same")
+    fails(invoke("tune", tmp_path / "run.toml", "--target", "sales"), "--target must be left out beside a TOML file")
+
+
+def test_what_is_missing_is_filled_by_training_rows_alone():
+    X, y = np.array([[1.0], [3.0], [np.nan], [50.0]]), np.arange(4.0)
+    splits = task_of(X, y, ValidationTable(kind="time", folds=2)).splits
+    assert [s.X.ravel().tolist() for s in splits] == [[1, 3], [1, 3, 2]]
+    assert [s.X_val.ravel().tolist() for s in splits] == [[2], [50]]
+    task = task_of(X, y, ValidationTable(kind="leave_one_out"))
+    assert [s.X_val[0, 0] for s in task.splits] == [1, 3, 18, 50]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, erm, ridge_dual
+from hyprax.tasks._extrema import minimise_all
 from thoroughness import examples
 
 DOMAIN = (0.01, 2.0)
@@ -48,6 +49,14 @@ def test_sweep_is_below_every_value_of_the_mean(seed):
     assert best.upper - best.lower <= float(best.certificate.bound)
     low, high = best.regrets()
     assert np.all((low >= 0) & (low <= high))
+
+
+def test_the_minima_of_many_functions_are_those_of_each():
+    rng = np.random.default_rng(5)
+    found = duals(rng, 8)
+    found += [PiecewiseFunction.from_rationals([0.01, 1, 2.0], [[1, k, 1]] * 2, [[1, 0.5, k]] * 2) for k in range(3)]
+    found = [found[i] for i in rng.permutation(len(found))]
+    assert list(minimise_all(found)) == [f.minimise() for f in found]
 
 
 @pytest.mark.slow

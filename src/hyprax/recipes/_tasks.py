@@ -2,21 +2,42 @@
 
 import math
 import tomllib
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from ..tasks import PiecewiseFunction, Task, elastic_net_dual, map_tasks, ridge_dual
+from ..tasks import PiecewiseFunction, Split, Task, map_tasks
+from ..tasks._models import CLASSIFIES, Model, dual_of as dual_of_model
+from ._columns import is_missing, recognised
 from ._data_tables import CsvData, NpzData, Seed, Table
 from ._errors import RecipeError, Source
+from ._preparation import scaling
 from ._sources import read_csv, read_npz
+from ._tables import read_table
 
-Raw = tuple[str, np.ndarray, np.ndarray]
-"""Name, X (n, d) and y (n,) of one task as read."""
+
+class Raw(NamedTuple):
+    """One task as read; inputs are NaN where a value is missing, labels -1 and +1."""
+
+    name: str
+    X: np.ndarray
+    y: np.ndarray
+    weight: float = 1.0
+
+
+class Read(NamedTuple):
+    """All tasks, the names of two classes, and what the columns were taken for, in words."""
+
+    tasks: list[Raw]
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 _FEW = 32
 """A process takes longer to start than so many small tasks take in all."""
 
@@ -33,12 +54,33 @@ class DataTable(Table):
     features: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None, description="the columns to predict from; default all others"
     )
+    columns: Literal["numbers", "recognise"] = Field(
+        default="numbers",
+        description="numbers: every cell is one; recognise: categories become indicators and dates days, and what is "
+        "missing the mean of the training rows, beside an indicator",
+    )
+    kinds: dict[str, Literal["number", "category", "date", "drop"]] | None = Field(
+        default=None, description="what columns are, where they are recognised; left out, what they look like"
+    )
+    order: str | None = Field(
+        default=None, description="the column whose numbers or dates give the order of rows; not predicted from"
+    )
+    weight: str | None = Field(
+        default=None,
+        description='what tasks weigh in the mean: "rows", or a column (its mean over a task); default all the same',
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataTable":
+        if self.kinds is not None and self.columns == "numbers":
+            raise ValueError("kinds belong to columns = 'recognise'")
+        return self
 
 
 class ModelTable(Table):
     """`[model]`: the learner, the range of its hyperparameter, and the loss that is validated."""
 
-    kind: Literal["ridge", "lasso", "elastic_net"]
+    kind: Model
     low: Annotated[float, Field(ge=0)]
     high: Annotated[float, Field(gt=0)]
     penalty2: Annotated[float, Field(gt=0)] | None = Field(
@@ -51,13 +93,18 @@ class ModelTable(Table):
     scale: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="targets are divided by it: a known scale, the same for all tasks"
     )
+    tolerance: Annotated[float, Field(gt=0)] = Field(
+        default=1e-3, description="of `logistic`: how well the loss is known everywhere"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelTable":
         if not self.low < self.high:
             raise ValueError(f"low must be below high; got low = {self.low:g}, high = {self.high:g}")
-        if self.kind == "ridge" and self.low == 0:
-            raise ValueError("ridge needs low > 0")
+        if self.kind in ("ridge", "logistic") and self.low == 0:
+            raise ValueError(f"{self.kind} needs low > 0")
+        if self.kind in CLASSIFIES and self.scale != 1:
+            raise ValueError("scale belongs to targets that are numbers")
         if (self.kind == "elastic_net") != (self.penalty2 is not None):
             raise ValueError("penalty2 belongs to kind = 'elastic_net', which needs it")
         return self
@@ -66,7 +113,11 @@ class ModelTable(Table):
 class ValidationTable(Table):
     """`[validation]`: how each task is split."""
 
-    kind: Literal["hold_out", "k_fold", "leave_one_out"] = "k_fold"
+    kind: Literal["hold_out", "k_fold", "leave_one_out", "time"] = Field(
+        default="k_fold",
+        description="time: rows stand in their order; the later half is cut into `folds` parts, each judged by a "
+        "model of all rows before it",
+    )
     folds: Annotated[int, Field(ge=2)] = 5
     fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.5, description="part of a task that is validated on, for `hold_out`"
@@ -99,6 +150,12 @@ class Settings(Table):
         default=None, description="parallel processes; default as many as there are cores"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.guarantee is not None and self.data.weight is not None:
+            raise ValueError("a guarantee needs tasks that weigh the same: leave out data.weight or [guarantee]")
+        return self
+
 
 def load_settings(path: Path) -> Settings:
     """The settings in a TOML file, checked.
@@ -120,30 +177,88 @@ def load_settings(path: Path) -> Settings:
         raise Source(path, text).located(RecipeError(message[:1].lower() + message[1:], key=key)) from None
 
 
-def load_tasks(data: DataTable, base: Path) -> list[Raw]:
+def load_tasks(data: DataTable, base: Path, classify: bool = False) -> Read:
     """Every task as read, in the order of first appearance in a table, or of the names of the files in a folder."""
     path = base / data.path
     if not path.is_dir():
-        found = read_csv(path, _csv_data(data, groups=data.task), usual="number")
-        task, numbers = found.groups, _numbers(path, data.target, found.targets)
-        assert task is not None
-        return [(str(name), found.inputs[task == name], numbers[task == name]) for name in dict.fromkeys(task.tolist())]
+        return _from_table(path, data, classify)
+    for key in ("order", "weight", "kinds"):
+        if getattr(data, key) is not None and getattr(data, key) != "rows":
+            raise RecipeError("must be left out for a folder of files", key=f"data.{key}")
     files = sorted(f for f in path.iterdir() if f.suffix in (".csv", ".npz"))
     if not files:
         raise RecipeError(f"{path} holds no .csv or .npz file", key="data.path")
-    return [_from_file(file, data) for file in files]
+    if classify or data.columns == "recognise":
+        raise RecipeError("must be one table for classes and for columns that are recognised", key="data.path")
+    tasks = [_from_file(file, data) for file in files]
+    return Read([raw._replace(weight=len(raw.y)) for raw in tasks] if data.weight == "rows" else tasks)
 
 
-def _csv_data(data: DataTable, groups: str | None) -> CsvData:
+def _from_table(path: Path, data: DataTable, classify: bool) -> Read:
+    found = read_csv(path, _csv_data(data, data.task, path), usual="number" if data.columns == "numbers" else None)
+    task, classes = found.groups, ()
+    if classify:
+        classes = tuple(sorted({str(label) for label in found.targets.tolist()}))
+        if len(classes) != 2:
+            shown = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+            raise RecipeError(f"must hold two classes; got {len(classes)} ({shown})", key="data.target")
+        targets = np.where(found.targets.astype(str) == classes[1], 1.0, -1.0)
+    else:
+        targets = _numbers(path, data.target, found.targets)
+    assert task is not None
+    rows = np.arange(len(targets))
+    if data.order is not None:
+        rows = np.argsort(_column(path, data.order, "data.order"), kind="stable")
+    weights = None if data.weight in (None, "rows") else _column(path, data.weight, "data.weight")
+    members: dict[str, list[int]] = {name: [] for name in dict.fromkeys(task.tolist())}
+    for row in rows.tolist():
+        members[task[row]].append(row)
+    tasks = []
+    for name, at in members.items():
+        weight = float(len(at)) if data.weight == "rows" else 1.0 if weights is None else float(np.mean(weights[at]))
+        if not weight > 0:
+            raise RecipeError(f"must be positive; got {weight:g} for task {name}", key="data.weight")
+        tasks.append(Raw(str(name), found.inputs[at], targets[at], weight))
+    return Read(tasks, classes, found.notes if data.columns == "recognise" else ())
+
+
+def _column(path: Path, name: str, key: str) -> np.ndarray:
+    """The numbers, or the days of the dates, in a column that has them in every row."""
+    table = read_table(path)
+    if name not in table.header:
+        raise RecipeError(f"must name a column, one of {', '.join(table.header[:20])}; got {name!r}", key=key)
+    texts = table.column(name)
+    column = recognised(name, texts, None, None)
+    column = column if column.kind == "date" else recognised(name, texts, "number", None)
+    values = np.full(len(texts), np.nan) if column.kind == "drop" else column.numbers(texts)[:, 0]
+    bad = np.flatnonzero(~np.isfinite(values) | is_missing(texts))
+    if bad.size:
+        row = int(bad[0])
+        raise RecipeError(
+            f"must hold numbers or dates; got {str(texts[row]) or 'nothing'} at {path}:{table.lines[row]}", key=key
+        )
+    return values
+
+
+def _csv_data(data: DataTable, groups: str | None, path: Path) -> CsvData:
+    features, beside = data.features, [name for name in (data.order, data.weight) if name not in (None, "rows")]
+    if features is None and beside:
+        features = [name for name in read_table(path).header if name not in (data.target, groups, *beside)]
     return CsvData(
-        source="csv", path=data.path, target=data.target, features=data.features, groups=groups, missing="refuse"
+        source="csv",
+        path=data.path,
+        target=data.target,
+        features=features or None,
+        groups=groups,
+        kinds=data.kinds,
+        missing="refuse" if data.columns == "numbers" else "impute",
     )
 
 
 def _from_file(file: Path, data: DataTable) -> Raw:
     if file.suffix == ".csv":
-        table = read_csv(file, _csv_data(data, groups=None), usual="number")
-        return file.stem, table.inputs, _numbers(file, data.target, table.targets)
+        table = read_csv(file, _csv_data(data, None, file), usual="number")
+        return Raw(file.stem, table.inputs, _numbers(file, data.target, table.targets))
     inputs, targets, *_ = read_npz(file, NpzData(source="npz", path=file.name))
     X, y = np.asarray(inputs, dtype=np.float64), _numbers(file, "y", np.asarray(targets))
     if X.ndim != 2 or y.shape != X.shape[:1]:
@@ -152,7 +267,7 @@ def _from_file(file: Path, data: DataTable) -> Raw:
         bad = np.argwhere(~np.isfinite(array))
         if bad.size:
             raise RecipeError(f"{file}: row {bad[0, 0]} of {name} must be finite numbers", key="data.path")
-    return file.stem, X, y
+    return Raw(file.stem, X, y)
 
 
 def _numbers(path: Path, name: str, targets: np.ndarray) -> np.ndarray:
@@ -173,11 +288,20 @@ def dual_of(raw: Raw, settings: Settings) -> PiecewiseFunction | str:
 
     Where tasks may be set aside, one whose dual cannot be computed gives the reason in place of it.
     """
-    name, X, y = raw
+    name, X, y, _ = raw
     try:
         if len(y) < 2:
             raise ValueError(f"needs at least 2 rows; got {len(y)}")
-        dual = _dual(_task(X, y / settings.model.scale, settings.validation), settings.model)
+        model = settings.model
+        task = task_of(X, y / model.scale, settings.validation)
+        dual = dual_of_model(
+            model.kind,
+            task.standardised() if model.standardise else task,
+            (model.low, model.high),
+            penalty2=model.penalty2 or 0.0,
+            intercept=model.intercept,
+            tolerance=model.tolerance,
+        )
         return dual if settings.guarantee is None else dual.clip(settings.guarantee.range)
     except (ValueError, ArithmeticError) as error:
         text = f"task {name}: {str(error).rstrip('.')}"
@@ -186,36 +310,55 @@ def dual_of(raw: Raw, settings: Settings) -> PiecewiseFunction | str:
         raise RecipeError(text) from None
 
 
-def _task(X: np.ndarray, y: np.ndarray, validation: ValidationTable) -> Task:
+def task_of(X: np.ndarray, y: np.ndarray, validation: ValidationTable) -> Task:
+    """The task, split as asked; what is missing is filled with the means of the training rows of each split."""
+    if not np.isnan(X).any():
+        return _split(X, y, validation)
+    splits = []
+    for plan in _split(np.arange(len(y))[:, None], y, validation).splits:
+        train, held = (X[rows[:, 0].astype(int)] for rows in (plan.X, plan.X_val))
+        fill = scaling(train, "none")
+        splits.append(Split(fill(train), plan.y, fill(held), plan.y_val))
+    return Task(tuple(splits))
+
+
+def _split(X: np.ndarray, y: np.ndarray, validation: ValidationTable) -> Task:
     key, n = jax.random.key(validation.seed), len(y)
     if validation.kind == "leave_one_out":
         return Task.leave_one_out(X, y)
     if validation.kind == "k_fold":
         return Task.k_fold(X, y, min(validation.folds, n), key=key)
+    if validation.kind == "time":
+        first = max(1, n // 2)
+        ends = np.round(np.linspace(first, n, min(validation.folds, n - first) + 1)).astype(int)
+        parts = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+        return Task(tuple(Split(X[:known], y[:known], X[known:end], y[known:end]) for known, end in parts))
     order = np.asarray(jax.random.permutation(key, n))
     count = min(max(1, math.floor(validation.fraction * n)), n - 1)
     held, kept = order[:count], order[count:]
     return Task.hold_out(X[kept], y[kept], X[held], y[held])
 
 
-def _dual(task: Task, model: ModelTable) -> PiecewiseFunction:
-    domain = (model.low, model.high)
-    task = task.standardised() if model.standardise else task
-    if model.kind == "ridge":
-        return ridge_dual(task, domain, intercept=model.intercept)
-    return elastic_net_dual(task, domain, penalty2=model.penalty2 or 0.0, intercept=model.intercept)
+class Duals(NamedTuple):
+    """Names and dual functions of the tasks, why others have none, and what else is known of the tasks."""
+
+    names: list[str]
+    duals: list[PiecewiseFunction]
+    reasons: list[str]
+    read: Read
 
 
-def duals_of(
-    settings: Settings, base: Path, progress: bool = True
-) -> tuple[list[str], list[PiecewiseFunction], list[str]]:
-    """Names and dual functions of all tasks, in parallel processes, and why others have none."""
-    tasks = load_tasks(settings.data, base)
+def duals_of(settings: Settings, base: Path, progress: bool = True, executor: Executor | None = None) -> Duals:
+    """The dual functions of all tasks, in parallel processes or on an executor; each times its weight, of mean 1."""
+    read = load_tasks(settings.data, base, settings.model.kind in CLASSIFIES)
+    tasks = read.tasks
     processes = 1 if len(tasks) < _FEW and settings.processes is None else settings.processes
     work: Any = partial(dual_of, settings=settings)
-    found = map_tasks(work, tasks, processes=processes, progress=progress)
-    pairs = [(name, dual) for (name, _, _), dual in zip(tasks, found, strict=True) if not isinstance(dual, str)]
+    found = map_tasks(work, tasks, processes=processes, executor=executor, progress=progress)
+    kept = [(raw, dual) for raw, dual in zip(tasks, found, strict=True) if not isinstance(dual, str)]
     reasons = [dual for dual in found if isinstance(dual, str)]
-    if not pairs:
+    if not kept:
         raise RecipeError(f"every task would be set aside; the first: {reasons[0]}")
-    return [name for name, _ in pairs], [dual for _, dual in pairs], reasons
+    mean = float(np.mean([raw.weight for raw, _ in kept]))
+    duals = [dual if raw.weight == mean else dual * (raw.weight / mean) for raw, dual in kept]
+    return Duals([raw.name for raw, _ in kept], duals, reasons, read)

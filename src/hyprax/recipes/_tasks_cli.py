@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import typer
 
+from .._executors import cluster as on_cluster
 from ..tasks import GlobalOptimum, erm, gap, tasks_needed
 from ..tasks._bounds import Target
 from ..tasks.complexity import (
@@ -24,7 +25,8 @@ from ..tasks.complexity import (
     RidgeRank,
     Structure,
 )
-from ._tasks import Settings, duals_of, load_settings
+from ._tasks import Duals, Settings, duals_of, load_settings
+from ._tasks_guess import SAME_AS, settings_for
 
 app = typer.Typer(
     help="One hyperparameter for many tasks: tuned globally, with a guarantee for the tasks to come.",
@@ -87,30 +89,71 @@ def parse_structures(texts: list[str] | None, width: float) -> list[Structure]:
     return found
 
 
-def _optimum(file: Path, quiet: bool) -> tuple[Settings, list[str], GlobalOptimum]:
-    """The settings, why some tasks have no dual, and the optimum over the others."""
-    settings = load_settings(file)
-    names, duals, reasons = duals_of(settings, file.parent, not quiet)
-    found = erm(duals, names=names, set_aside=settings.set_aside, epsilon=settings.epsilon, progress=not quiet)
-    return settings, reasons, found
+def _optimum(settings: Settings, base: Path, quiet: bool, cluster: str | None = None) -> tuple[Duals, GlobalOptimum]:
+    """The duals, and the optimum over those tasks that have one."""
+    with nullcontext() if cluster is None else on_cluster(cluster) as executor:
+        found = duals_of(settings, base, not quiet, executor)
+    aside, epsilon = settings.set_aside, settings.epsilon
+    return found, erm(found.duals, names=found.names, set_aside=aside, epsilon=epsilon, progress=not quiet)
 
 
 @app.command("tune")
 def tune_command(
-    file: SettingsFile,
+    file: Annotated[Path, typer.Argument(help="A table of all tasks, or a TOML file.", metavar="FILE")],
+    task: Annotated[str | None, typer.Option(help="Of a table: the column that says which task a row is of.")] = None,
+    target: Annotated[str | None, typer.Option(help="Of a table: the column to predict.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="ridge, lasso, elastic_net, hinge or logistic; default ridge, or logistic for two classes."),
+    ] = None,
+    low: Annotated[float | None, typer.Option(help="The range of the hyperparameter; default by the model.")] = None,
+    high: Annotated[float | None, typer.Option(help="Its other end.")] = None,
+    folds: Annotated[int, typer.Option(help="Of every task, drawn at random; in time with --order.")] = 5,
+    order: Annotated[
+        str | None, typer.Option(help="The column that rows follow each other by: each fold is judged by those before.")
+    ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help='What tasks weigh in the mean: "rows", or a column; default all the same.')
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option("--range", help="H, known beforehand, to clip losses at: for a guarantee.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the duals, to this PNG, PDF or SVG file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the answer as JSON to this file.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(envvar="DASK_SCHEDULER", help="The address of a Dask scheduler, whose workers solve the tasks."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Find the hyperparameter with the smallest mean loss over all tasks, with its guarantee."""
     with _one_line():
-        settings, reasons, optimum = _optimum(file, quiet)
+        of_table = {"task": task, "target": target, "model": model, "low": low, "high": high, "order": order}
+        of_table |= {"weight": weight, "width": width, "folds": folds}
+        if file.suffix == ".toml":
+            given = [name for name, value in of_table.items() if value is not None and (name, value) != ("folds", 5)]
+            if given:
+                raise ValueError(
+                    f"--{given[0].replace('width', 'range')} must be left out beside a TOML file, which says it"
+                )
+            settings = load_settings(file)
+        else:
+            settings = settings_for(file, **of_table)
+        found, optimum = _optimum(settings, file.parent, quiet, cluster)
+        for note in found.read.notes:
+            typer.echo(note)
         typer.echo(f"tasks: {len(optimum.duals)}, model: {settings.model.kind}")
+        if found.read.classes:
+            typer.echo(f"classes: {found.read.classes[0]} (-1) and {found.read.classes[1]} (+1)")
+        reasons = found.reasons
         for reason in [*reasons, *(f"task {name}: its loss is not known to set_aside" for name in optimum.set_aside)]:
             typer.echo(f"set aside: {reason}")
         typer.echo(f"hyper: {optimum.hyper:.8g}")
+        typer.echo(f"the same in scikit-learn: {SAME_AS[settings.model.kind]}")
         typer.echo(f"mean loss: {optimum.value:.8g}, least possible >= {optimum.lower:.8g}")
         typer.echo(f"certificate: {optimum.certificate!r}")
+        if optimum.hyper in optimum.mean.domain:
+            typer.echo("the least loss is at an end of the range: a wider one (low, high) may hold a smaller")
         if optimum.loose:
             typer.echo(f"widened most by: {', '.join(optimum.loose)} (set_aside = RADIUS in the file leaves such out)")
         near = ", ".join(f"[{a:.6g}, {b:.6g}]" for a, b in optimum.epsilon_set)
@@ -128,6 +171,7 @@ def tune_command(
             "upper": optimum.upper,
             "epsilon": optimum.epsilon,
             "epsilon_set": optimum.epsilon_set.tolist(),
+            "model": settings.model.kind,
             "tasks": list(optimum.names),
             "set_aside": [*reasons, *optimum.set_aside],
             "task_optima": [extremum.hyper for extremum in optimum.task_optima],
@@ -204,8 +248,9 @@ def gap_command(
             raise ValueError("gap: the range of the loss is set in the file; --range must not differ from it")
         limit = settings.guarantee.range
         level = settings.guarantee.delta if delta is None else delta
-        _, duals, reasons = duals_of(settings, data.parent, not quiet)
-        for reason in reasons:
+        found = duals_of(settings, data.parent, not quiet)
+        duals = found.duals
+        for reason in found.reasons:
             typer.echo(f"set aside: {reason}")
         known = [Bounded(range=limit), *parse_structures(structure, limit)]
         key = jax.random.key(settings.guarantee.seed)
@@ -220,7 +265,8 @@ def plot_command(
 ) -> None:
     """The dual functions of all tasks, their mean, and the optimum with its epsilon-optimal set."""
     with _one_line():
-        settings, _, optimum = _optimum(file, quiet)
+        settings = load_settings(file)
+        _, optimum = _optimum(settings, file.parent, quiet)
         _draw(optimum, settings, picture)
 
 

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from .. import _html as page
+from .._executors import ordered_map
 from .._keys import checked_key
 from .._objective import described
-from .._progress import counted
 from ._cross_validated import drawn_folds, given_folds
 from ._gain import Gain, gain_badge
 
@@ -55,6 +57,7 @@ def honest(
     groups: Any = None,
     of: str = "the tuned procedure",
     against: str = "the baseline",
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Honest:
     """Judge a whole tuning procedure by outer cross-fitting, paired against a baseline refitted on the same rows.
@@ -74,6 +77,9 @@ def honest(
         `split`: repeated folds give more parts.
     - `labels`, `groups`: for splitters.
     - `of`, `against`: what to call the two.
+    - `executor`: any `concurrent.futures.Executor`, on which the outer parts are worked on side by side, to the same
+        bits: processes that are spawned, loky, a Dask cluster's. `procedure` and `baseline` are then sent to it, so
+        they are functions of a module (loky and Dask send others too). A part whose worker is killed is done again.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
 
     **Raises:** `ValueError` for fewer than two parts, or losses that are not one number a held-out row.
@@ -96,10 +102,10 @@ def honest(
     if len(masks) < 2:
         raise ValueError("honest: folds must be at least 2; got 1.")
     gains, tuned, simple, worse = [], [], [], []
-    for training, held in counted(masks, len(masks), "outer folds", progress):
-        fit, judge = np.flatnonzero(training), np.flatnonzero(held)
-        losses, path = _losses("procedure", procedure(fit, judge), len(judge))
-        others, _ = _losses("baseline", baseline(fit, judge), len(judge))
+    pieces = [(np.flatnonzero(training), np.flatnonzero(held)) for training, held in masks]
+    work = partial(_both, procedure, baseline)
+    found = ordered_map("honest", work, pieces, label="outer folds", executor=executor, progress=progress)
+    for losses, others, path in found:
         tuned.append(losses)
         simple.append(others)
         gains.append(float(np.mean(others - losses)))
@@ -120,6 +126,13 @@ def honest(
         rows=int(held.sum()),
     )
     return Honest(gain, loss, simple_loss, parts, np.asarray(worse) if len(worse) == len(parts) else None)
+
+
+def _both(procedure: Procedure, baseline: Procedure, rows: tuple[np.ndarray, np.ndarray]) -> Any:
+    """Losses of the two on an outer part, and the path of the first."""
+    fit, judge = rows
+    losses, path = _losses("procedure", procedure(fit, judge), len(judge))
+    return losses, _losses("baseline", baseline(fit, judge), len(judge))[0], path
 
 
 def _losses(name: str, found: Any, count: int) -> tuple[np.ndarray, np.ndarray | None]:

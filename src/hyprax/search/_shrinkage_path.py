@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .._executors import checked_executor, ordered_map
 from .._hyper import validated
 from .._keys import checked_key
 from .._objective import AbstractObjective
@@ -88,6 +91,7 @@ def shrinkage_path(
     steps: int = 25,
     score: Score | None = None,
     criterion: Criterion | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> ShrinkagePath:
@@ -121,12 +125,15 @@ def shrinkage_path(
         candidates are chosen instead of the loss. Gradients use the loss. A gain of any size counts then.
     - `criterion`: a function of training rows (booleans) to the objective that is minimised on them in place of the
         inner folds: leave-one-out, a marginal likelihood. τ is in its units then.
+    - `executor`: any `concurrent.futures.Executor` (spawned processes, loky, a Dask cluster's): where folds are fitted
+        one by one, the paths of the outer folds are computed on it, to the same bits.
     - `progress`: a bar on standard error, after two seconds and on a terminal only.
     - `settings`: of each fold's objective, where folds are fitted one by one.
 
     Costs (outer_folds + 1) paths of inner folds. Folds of a dense family of moderate size are fitted all at once, by
     Newton's method in one compiled program; others one by one.
     """
+    checked_executor("shrinkage_path", executor)
     hyper = validated(hyper)
     labels = problem.labels()
     strata = labels if problem.stratify() else None
@@ -152,7 +159,7 @@ def shrinkage_path(
         told = _told(bar, 0, "all folds", len(nested) + 1)
         found = _all_at_once(problem, nested, inner, hyper, plan, steps, score, told)
     if found is None:
-        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, score, criterion, bar)
+        found = _one_by_one(problem, nested, inner, hyper, plan, steps, settings, score, criterion, bar, executor)
     if bar is not None:
         bar.close()
     hypers, criteria, losses, taken = found
@@ -261,29 +268,62 @@ def _one_by_one(
     score: Score | None,
     criterion: Criterion | None,
     bar: ProgressBar | None,
+    executor: Executor | None,
 ) -> Found:
-    told = _told(bar, 0, "all rows")
     every = np.ones(len(problem.labels()), bool)
-
-    def on(training: np.ndarray, folds: Masks) -> AbstractObjective:
-        return CrossValidated(problem, folds, **settings) if criterion is None else criterion(training)
-
+    work = _Fold(problem, hyper, plan, steps, settings, score, criterion)
     unit = None if criterion is None else 1.0
-    found, criteria, taken = _path(on(every, inner), hyper, plan, steps, unit, told)
+    found, criteria, taken = _path(work.on(every, inner), hyper, plan, steps, unit, _told(bar, 0, "all rows"))
     taken *= len(inner) if criterion is None else 1
-    unit, losses = unit_of(criteria) if unit is None else unit, []
-    for part, ((training, held), parts) in enumerate(nested):
-        told = _told(bar, (part + 1) * len(plan), f"outer fold {part + 1} of {len(nested)}")
-        hypers, _, count = _path(on(training, parts), hyper, plan, steps, unit, told)
-        count *= len(parts) if criterion is None else 1
-        judge = problem.held_out(training, held, **settings)
+    unit = unit_of(criteria) if unit is None else unit
+    if executor is None:
+        rows = []
+        for part, fold in enumerate(nested):
+            told = _told(bar, (part + 1) * len(plan), f"outer fold {part + 1} of {len(nested)}")
+            rows.append(work(unit, told, fold))
+    else:
+        if bar is not None:
+            bar.close()
+        show = partial(work, unit, None)
+        rows = ordered_map(
+            "shrinkage_path", show, nested, label="outer folds", executor=executor, progress=bar is not None
+        )
+    losses = [losses for losses, _ in rows]
+    return found, criteria, np.asarray(losses).reshape(-1, len(plan)), taken + sum(count for _, count in rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fold:
+    """The path of one outer fold, judged on its held-out part; what it is made of travels to whoever computes it."""
+
+    problem: Foldable
+    hyper: PyTree
+    plan: Plan
+    steps: int
+    settings: dict[str, Any]
+    score: Score | None
+    criterion: Criterion | None
+
+    def on(self, training: np.ndarray, folds: Masks) -> AbstractObjective:
+        """What is minimised on the training rows."""
+        if self.criterion is not None:
+            return self.criterion(training)
+        return CrossValidated(self.problem, folds, **self.settings)
+
+    def __call__(
+        self, unit: float, told: Callable[[int], None] | None, fold: tuple[tuple[np.ndarray, np.ndarray], Masks]
+    ) -> tuple[list[float], int]:
+        """Held-out losses along the plan, and the hypergradients taken."""
+        (training, held), parts = fold
+        objective = self.on(training, parts)
+        hypers, _, count = _path(objective, self.hyper, self.plan, self.steps, unit, told or (lambda done: None))
+        count *= len(parts) if self.criterion is None else 1
+        judge = self.problem.held_out(training, held, **self.settings)
         row = []
         for each in hypers:
             answer, state = judge.value(each, judge.init(each))
-            row.append(float(answer.value) if score is None else -score(judge.params(state), held))
-        losses.append(row)
-        taken += count
-    return found, criteria, np.asarray(losses).reshape(-1, len(plan)), taken
+            row.append(float(answer.value) if self.score is None else -self.score(judge.params(state), held))
+        return row, count
 
 
 def _path(

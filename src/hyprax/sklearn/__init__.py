@@ -18,3 +18,4 @@ from ._linear import (
     TunedPoissonRegressor as TunedPoissonRegressor,
     TunedRidge as TunedRidge,
 )
+from ._shared_penalty import SharedPenalty as SharedPenalty

@@ -2,9 +2,11 @@
 
 from . import complexity as complexity
 from ._activation import Activation as Activation, activation_dual as activation_dual
+from ._descent import descent_dual as descent_dual
 from ._dual import ReadoutDuals as ReadoutDuals
 from ._enclosure import SmoothProblem as SmoothProblem, enclose as enclose
 from ._erm import GlobalOptimum as GlobalOptimum, erm as erm
+from ._erm_box import BoxOptimum as BoxOptimum, erm_box as erm_box
 from ._graph import label_propagation_dual as label_propagation_dual, sgc_dual as sgc_dual
 from ._guarantees import Guarantee as Guarantee, SampleSize as SampleSize, gap as gap, tasks_needed as tasks_needed
 from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel
@@ -23,6 +25,7 @@ from ._online import (
     play as play,
 )
 from ._parallel import map_tasks as map_tasks
+from ._penalty_dual import PenaltyDual as PenaltyDual
 from ._pieces import BoundedDual as BoundedDual, Extremum as Extremum
 from ._piecewise import PiecewiseFunction as PiecewiseFunction
 from ._ridge import ridge_dual as ridge_dual

@@ -1,6 +1,7 @@
 """Where a piecewise-linear path of optima goes from a kink at which any number of constraints may be tied."""
 
 import numpy as np
+from scipy.linalg import lapack
 
 from ._bernstein import Array
 
@@ -8,10 +9,17 @@ FLAT = 1e-9
 """A rate below this part of the right-hand side is zero: the quantity moves along with its bound."""
 _DEPENDENT = 1e-12
 """A column that keeps less than this part of its squared norm beside others is in their span."""
+_TINY = np.finfo(float).tiny
 
 
-def tied_direction(H: Array, rhs: Array, s: Array, active: Array, tied: Array, root: Array | None = None) -> Array:
-    """`argmin_d d^T H d / 2 - rhs^T d` over d_active free and `s_tied d_tied >= 0`, d = 0 elsewhere.
+def negligible(rhs: Array) -> float:
+    """The rate that counts as zero beside a right-hand side."""
+    return FLAT * max(float(np.abs(rhs).max()), _TINY)
+
+
+def tied_direction(factor: "Factor", rhs: Array, s: Array, tied: Array) -> Array:
+    """`argmin_d d^T H d / 2 - rhs^T d` over d_A free and `s_tied d_tied >= 0`, d = 0 elsewhere, where
+    `factor` is H with the free variables A.
 
     The direction of a piecewise-linear path of optima to one side of a kink, all ties at once.
 
@@ -22,22 +30,36 @@ def tied_direction(H: Array, rhs: Array, s: Array, active: Array, tied: Array, r
     With a `root` A, `H = A^T A`, systems are solved by A's triangular factor, which keeps twice as many digits where
     columns are nearly dependent.
     """
+    H, root = factor.H, factor.root
     dependent = _DEPENDENT if root is None else _DEPENDENT**1.75  # of a squared norm: 3e-11 of the norm of a column
-    free, barred = active.copy(), np.zeros_like(active)
-    d = solve(H, rhs, free, root)
-    flat = FLAT * max(float(np.max(np.abs(rhs))), np.finfo(float).tiny)
-    for _ in range(10 * (int(tied.sum()) + 1)):
-        gain = np.where(tied & ~free & ~barred, s * (rhs - H @ d), 0.0)  # how fast a tie left at zero breaks its bound
-        j = int(np.argmax(gain))
+    free, barred = np.zeros(len(rhs), dtype=bool), np.zeros(len(rhs), dtype=bool)
+    free[factor.free] = True
+    d = factor.solve(rhs)
+    ties = tied.nonzero()[0]
+    if ties.size == 0:
+        return d
+    flat = negligible(rhs)
+    if ties.size == 1:  # what the loop below comes to, at nearly every kink
+        j = int(ties[0])
+        if s[j] * (rhs[j] - H[j] @ d) <= flat or (factor.free.size and factor.beside(j) <= dependent * H[j, j]):
+            return d
+        free[j] = True
+        new = Factor(H, free, root).solve(rhs)
+        return new if s[j] * new[j] > 0 else d
+    for _ in range(10 * (ties.size + 1)):
+        gain = np.where(tied & ~(free | barred), s * (rhs - H @ d), 0.0)  # how fast a tie left at zero breaks its bound
+        j = int(gain.argmax())
         if gain[j] <= flat:
             return d
         barred[j] = True
-        if free.any() and _beside(H, j, free, root) <= dependent * H[j, j]:
+        if factor.free.size and factor.beside(j) <= dependent * H[j, j]:
             continue
         free[j] = True
-        new = solve(H, rhs, free, root)
+        factor = Factor(H, free, root)
+        new = factor.solve(rhs)
         if s[j] * new[j] <= 0:  # by rounding: the gain was nothing
             free[j] = False
+            factor = Factor(H, free, root)
             continue
         while True:
             wrong = tied & free & (s * new <= 0)
@@ -51,7 +73,8 @@ def tied_direction(H: Array, rhs: Array, s: Array, active: Array, tied: Array, r
                 raise ArithmeticError(_STUCK)
             d = np.where(drop, 0.0, d + min(t, 1.0) * (new - d))
             free &= ~drop
-            new = solve(H, rhs, free, root)
+            factor = Factor(H, free, root)
+            new = factor.solve(rhs)
             barred[:] = False
         d = new
     raise ArithmeticError(_STUCK)
@@ -60,27 +83,42 @@ def tied_direction(H: Array, rhs: Array, s: Array, active: Array, tied: Array, r
 _STUCK = "the ties at a kink of the path could not be resolved in float64: the data are too ill-conditioned."
 
 
-def solve(H: Array, rhs: Array, free: Array, root: Array | None = None) -> Array:
-    """`H_ff d_f = rhs_f`, zero elsewhere, refined once."""
-    d = np.zeros(len(rhs))
-    if not free.any():
-        return d
-    inner = H[np.ix_(free, free)]
-    if root is None:
-        d[free] = np.linalg.solve(inner, rhs[free])
-        return d
-    r = np.asarray(np.linalg.qr(root[:, free], mode="r"))
-    for _ in range(2):  # corrected seminormal equations (Bjorck 1987)
-        left = rhs[free] - root[:, free].T @ (root[:, free] @ d[free])
-        d[free] += np.linalg.solve(r, np.linalg.solve(r.T, left))
-    return d
+class Factor:
+    """The part of H that belongs to the free variables, factored once; LAPACK is called without ceremony, as these
+    systems are small and many."""
 
+    def __init__(self, H: Array, free: Array, root: Array | None = None):
+        self.H, self.root = H, root
+        self.free = free.nonzero()[0]
+        if self.free.size and root is None:
+            self.lu, self.pivots, info = lapack.dgetrf(H[self.free[:, None], self.free])
+            if info:
+                raise np.linalg.LinAlgError("Singular matrix")
+        elif self.free.size:
+            self.columns = root[:, self.free]
+            self.q, self.r = np.linalg.qr(self.columns)
 
-def _beside(H: Array, j: int, free: Array, root: Array | None) -> float:
-    """The squared norm of what column j of the root of H has beside the span of the free columns."""
-    if root is None:
-        return float(H[j, j] - H[j, free] @ solve(H, H[:, j], free)[free])
-    q = np.linalg.qr(root[:, free])[0]
-    rest = root[:, j] - q @ (q.T @ root[:, j])
-    rest -= q @ (q.T @ rest)
-    return float(rest @ rest)
+    def inner(self, rhs: Array) -> Array:
+        """`H_ff^-1 rhs` for a right-hand side of the free variables only."""
+        return lapack.dgetrs(self.lu, self.pivots, rhs)[0]
+
+    def solve(self, rhs: Array) -> Array:
+        """`H_ff d_f = rhs_f`, zero elsewhere; refined once with a root."""
+        d = np.zeros(len(rhs))
+        if self.free.size and self.root is None:
+            d[self.free] = self.inner(rhs[self.free])
+        elif self.free.size:
+            for _ in range(2):  # corrected seminormal equations (Bjorck 1987)
+                left = rhs[self.free] - self.columns.T @ (self.columns @ d[self.free])
+                d[self.free] += np.linalg.solve(self.r, np.linalg.solve(self.r.T, left))
+        return d
+
+    def beside(self, j: int) -> float:
+        """The squared norm of what column j of the root of H has beside the span of the free columns."""
+        if self.root is None:
+            column = self.H[self.free, j]
+            return float(self.H[j, j] - column @ self.inner(column))
+        column = self.root[:, j]
+        rest = column - self.q @ (self.q.T @ column)
+        rest -= self.q @ (self.q.T @ rest)
+        return float(rest @ rest)

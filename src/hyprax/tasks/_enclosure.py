@@ -11,6 +11,9 @@ from ._piecewise import PiecewiseFunction
 from ._series import gamma
 from ._task import check_domain
 
+THINNEST = 2.0**-44
+"""Intervals narrower than this part of their ends are not cut again."""
+
 
 class Chord(NamedTuple):
     """`start (1 - t) + end t - below <= L(α) <= start (1 - t) + end t + above` for `α = (1 - t) a + t b`."""
@@ -61,8 +64,7 @@ def enclose(
     **Arguments:**
 
     - `problem`: a [`SmoothProblem`][hyprax.tasks.SmoothProblem] with its constants, or anything with its methods.
-      [`logistic_dual`][hyprax.tasks.logistic_dual], `softmax_dual` and `huber_dual` call this with constants of their
-      own.
+      [`logistic_dual`][hyprax.tasks.logistic_dual] and `huber_dual` prove chords of their own.
     - `domain`: (a, b), the range of α.
     - `tolerance`: the largest radius allowed.
     - `most_solves`: how many inner problems may be solved.
@@ -72,40 +74,38 @@ def enclose(
 
     **Raises:** `ValueError` where the tolerance is not reached, with the place and the radius there.
     """
-    edges, chords = chords_of(problem, domain, lambda c, a, b: c.below + c.above <= 2 * tolerance, most_solves)
-    # The enclosure is [line - below, line + above]: centred, a line again.
-    shift = np.array([0.5 * (c.above - c.below) for c in chords])
-    rows = np.array([[c.start, c.end] for c in chords]) + shift[:, None]
-    radius = np.array([0.5 * (c.above + c.below) for c in chords]) + 8 * UNIT * np.max(np.abs(rows), axis=1)
-    return PiecewiseFunction(edges, rows, None, radius)
-
-
-def chords_of(
-    problem: Any, domain: tuple[float, float], accept: Callable[[Any, float, float], bool], most_solves: int
-) -> tuple[Array, list[Any]]:
-    """Ends of intervals and the chords on them, each halved until `accept(chord, a, b)`."""
     a, b = check_domain(domain, "enclose", "")
     left = problem.solve(a, None)
     stack, solves = [(a, left, b, problem.solve(b, problem.between(left, left)))], 2
-    edges, chords = [a], []
+    edges: list[float] = [a]
+    chords: list[Chord] = []
     while stack:
         lo, left, hi, right = stack.pop()
         chord = problem.chord(lo, left, hi, right)
-        if accept(chord, lo, hi):
+        if chord.below + chord.above <= 2 * tolerance:
             edges.append(hi)
             chords.append(chord)
             continue
         middle = problem.middle(lo, hi)
-        if solves >= most_solves or not lo < middle < hi or hi - lo <= 2.0**-44 * max(abs(lo), abs(hi)):
-            raise ValueError(
-                f"the enclosure on [{lo:.9g}, {hi:.9g}] is still too wide after {solves} solves: {chord}. Raise "
-                "`tolerance` or `most_solves`, or keep the domain away from this place (with a tiny modulus of strong "
-                "convexity no float64 gradient is small enough)."
-            )
+        if solves >= most_solves or not lo < middle < hi or hi - lo <= THINNEST * max(abs(lo), abs(hi)):
+            raise ValueError(too_wide(lo, hi, solves))
         state = problem.solve(middle, problem.between(left, right))
         solves += 1
         stack += [(middle, state, hi, right), (lo, left, middle, state)]
-    return np.array(edges), chords
+    # The enclosure is [line - below, line + above]: centred, a line again.
+    shift = np.array([0.5 * (c.above - c.below) for c in chords])
+    rows = np.array([[c.start, c.end] for c in chords]) + shift[:, None]
+    radius = np.array([0.5 * (c.above + c.below) for c in chords]) + 8 * UNIT * np.max(np.abs(rows), axis=1)
+    return PiecewiseFunction(np.array(edges), rows, None, radius)
+
+
+def too_wide(lo: float, hi: float, solves: int) -> str:
+    """The sentence for an interval on which no proof comes within the tolerance."""
+    return (
+        f"the enclosure on [{lo:.9g}, {hi:.9g}] is still too wide after {solves} solves. Raise `tolerance` or "
+        "`most_solves`, or keep the domain away from this place (with a tiny modulus of strong convexity no float64 "
+        "gradient is small enough)."
+    )
 
 
 class Solution(NamedTuple):

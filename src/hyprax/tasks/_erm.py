@@ -14,6 +14,7 @@ from .._progress import counted
 from ._bernstein import UNIT, Array
 from ._bounds import round_up
 from ._brackets import cell_ranges
+from ._extrema import minimise_all
 from ._pieces import BoundedDual, Extremum
 from ._piecewise import PiecewiseFunction
 from ._plot import plot_optimum
@@ -261,9 +262,7 @@ def erm(
         # The least value is at most `upper`: every α within epsilon of it is at most epsilon above.
         near = mean.level_set(float(np.nextafter(best.upper + epsilon, np.inf)))
         how = f"sweep over {mean.n_pieces} merged pieces"
-    optima = (
-        tuple(f.minimise() for f in counted(functions, len(functions), "tasks minimised", progress)) if exact else ()
-    )
+    optima = tuple(counted(minimise_all(functions), len(functions), "tasks minimised", progress)) if exact else ()
     bound = max(best.upper - best.lower, 0.0) * (1 + 4 * UNIT)
     kind: Kind = "certified" if mean.certified else "estimated"
     certificate = OptimalityCertificate(bound=round_up(bound), kind=kind, method=how)

@@ -1,5 +1,6 @@
 """Extrema, level sets and shape of a piecewise function, with rounding accounted for."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,38 +13,93 @@ from ._pieces import TIGHT, Extremum, Pieces
 P = TypeVar("P", bound=Pieces)
 
 _LEVELS = 60
+_TOGETHER = 256
+"""Functions whose pieces are worked on at once."""
 _SLOPE = 1e-7
 """One-sided derivatives that differ by less than this part of their size are taken as equal."""
 
 
 def minimise(f: Pieces) -> Extremum:
     """The global minimum: pieces of degree <= 2 in closed form, others by subdivision of those that can hold it."""
-    error, hull = f.error(), f.hull()
-    if f.denominator is None and f.numerator.shape[1] <= 3:
-        t, value = bernstein.quadratic_minima(f.numerator)
-        best = int(np.argmin(value + error))
+    return next(minimise_all([f]))
+
+
+def minimise_all(functions: Sequence[Pieces]) -> Iterator[Extremum]:
+    """The global minimum of each function, in their order: the pieces of many are worked on at once."""
+    for start in range(0, len(functions), _TOGETHER):
+        block = functions[start : start + _TOGETHER]
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for i, f in enumerate(block):
+            groups.setdefault((f.denominator is None, f.numerator.shape[1]), []).append(i)
+        found: dict[int, Extremum] = {}
+        for group in groups.values():
+            found.update(zip(group, _minima(_Rows([block[i] for i in group])), strict=True))
+        yield from (found[i] for i in range(len(block)))
+
+
+class _Rows:
+    """The pieces of several functions, one below another."""
+
+    def __init__(self, functions: Sequence[Pieces]):
+        self.functions = functions
+        self.top = np.concatenate([f.numerator for f in functions])
+        self.bottom = None if functions[0].denominator is None else np.concatenate([f.denominator for f in functions])
+        self.radius = np.concatenate([f.radius for f in functions])
+        self.error = np.concatenate([f.error() for f in functions])
+        counts = [f.n_pieces for f in functions]
+        self.first = np.cumsum([0, *counts[:-1]])
+        self.owner = np.repeat(np.arange(len(functions)), counts)
+
+    def least(self, values: Array) -> tuple[Array, Array]:
+        """The smallest of the values of each function's pieces, and its first piece with it."""
+        low = np.minimum.reduceat(values, self.first)
+        at = np.flatnonzero(values == low[self.owner])
+        return low, at[np.searchsorted(self.owner[at], np.arange(len(self.first)))]
+
+    def extrema(self, k: Array, t: Array, value: Array, lower: Array) -> list[Extremum]:
+        """From the piece k of each, the place t in it, the value there and the lower bound."""
+        found = []
+        upper = np.nextafter(value + self.error[k], np.inf).tolist()
+        lower = np.nextafter(lower, -np.inf).tolist()
+        values, places = value.tolist(), t.tolist()
+        for i, (f, piece) in enumerate(zip(self.functions, (k - self.first).tolist(), strict=True)):
+            a, b = float(f.breakpoints[piece]), float(f.breakpoints[piece + 1])
+            hyper = b if places[i] == 1.0 else min(a + places[i] * (b - a), b)
+            found.append(Extremum(hyper, values[i], lower[i], upper[i]))
+        return found
+
+
+def _minima(rows: _Rows) -> list[Extremum]:
+    error, owner, every = rows.error, rows.owner, np.arange(len(rows.functions))
+    hull = rows.top if rows.bottom is None else rows.top / rows.bottom
+    if rows.bottom is None and rows.top.shape[1] <= 3:
+        t, value = bernstein.quadratic_minima(rows.top)
+        _, best = rows.least(value + error)
         # The computed vertex is within 8 u max|b| / curvature of the true one: a loss below the rounding of the value.
-        lower = np.min(np.maximum(value - 2 * error + f.radius, hull.min(axis=1) - f.radius))
-        return _extremum(f, best, t[best], value[best], float(lower), error[best])
-    ends = np.stack([hull[:, 0], hull[:, -1]])
-    best = int(np.argmin(ends.min(axis=0) + error))
-    place, upper = float(np.argmin(ends[:, best])), float(np.min(ends[:, best]) + error[best])
+        lower, _ = rows.least(np.maximum(value - 2 * error + rows.radius, hull.min(axis=1) - rows.radius))
+        return rows.extrema(best, t[best], value[best], lower)
+    _, best = rows.least(np.minimum(hull[:, 0], hull[:, -1]) + error)
+    ends = hull[best][:, [0, -1]]
+    place, upper = np.argmin(ends, axis=1).astype(np.float64), np.min(ends, axis=1) + error[best]
     # 60 halvings lose n u max|b| each, so four times the rounding already counted.
-    deep = error + 4 * (error - f.radius)
-    k = np.flatnonzero(hull.min(axis=1) - deep <= upper)
-    top, bottom = f.numerator[k], None if f.denominator is None else f.denominator[k]
-    lo, width, lower = np.zeros(k.size), 1.0, upper
+    deep = error + 4 * (error - rows.radius)
+    k = np.flatnonzero(hull.min(axis=1) - deep <= upper[owner])
+    top, bottom = rows.top[k], None if rows.bottom is None else rows.bottom[k]
+    lo, width, lower = np.zeros(k.size), 1.0, upper.copy()
     for level in range(_LEVELS + 1):
         quotient = top if bottom is None else top / bottom
         low, small = quotient.min(axis=1), np.minimum(quotient[:, 0], quotient[:, -1])
-        i = int(np.argmin(small + error[k]))
-        if small[i] + error[k[i]] < upper:
-            upper, best = float(small[i] + error[k[i]]), int(k[i])
-            place = float(lo[i] if quotient[i, 0] == small[i] else lo[i] + width)
-        open_ = low - deep[k] <= upper
+        who, reached = owner[k], small + error[k]
+        met = upper.copy()
+        np.minimum.at(met, who, reached)
+        i = np.flatnonzero((reached == met[who]) & (met < upper)[who])
+        i = i[np.unique(who[i], return_index=True)[1]]
+        upper[who[i]], best[who[i]] = reached[i], k[i]
+        place[who[i]] = np.where(quotient[i, 0] == small[i], lo[i], lo[i] + width)
+        open_ = low - deep[k] <= upper[who]
         # Parts known up to rounding need no further halving.
-        settled = (low >= small - 0.5 * (error[k] - f.radius[k])) | (level == _LEVELS)
-        lower = min(lower, float(np.min((low - deep[k])[open_ & settled], initial=np.inf)))
+        settled = (low >= small - 0.5 * (error[k] - rows.radius[k])) | (level == _LEVELS)
+        np.minimum.at(lower, who[open_ & settled], (low - deep[k])[open_ & settled])
         keep = open_ & ~settled
         if not keep.any():
             break
@@ -53,26 +109,20 @@ def minimise(f: Pieces) -> Extremum:
         width *= 0.5
         lo, k = np.concatenate([lo[keep], lo[keep] + width]), np.concatenate([k[keep], k[keep]])
     # Values are flat at a minimum, so the place is found by the slope.
-    where = np.concatenate([[place], _critical(f, np.array([best]))[1]])
-    value = f.evaluate(np.full(where.size, best), where)
-    i = int(np.argmin(value))
-    return _extremum(f, best, where[i], value[i], lower, error[best])
+    top, bottom = rows.top[best], None if rows.bottom is None else rows.bottom[best]
+    who, where = _critical(top, bottom)
+    who, where = np.concatenate([every, who]), np.concatenate([place, where])
+    value = bernstein.evaluate(top[who], where)
+    value = value if bottom is None else value / bernstein.evaluate(bottom[who], where)
+    order = np.lexsort((value, who))
+    i = order[np.searchsorted(who[order], every)]
+    return rows.extrema(best, where[i], value[i], lower)
 
 
-def _extremum(f: Pieces, k: int, t: float, value: float, lower: float, error: float) -> Extremum:
-    a, b = float(f.breakpoints[k]), float(f.breakpoints[k + 1])
-    hyper = b if t == 1.0 else min(a + t * (b - a), b)
-    return Extremum(
-        float(hyper), float(value), float(np.nextafter(lower, -np.inf)), float(np.nextafter(value + error, np.inf))
-    )
-
-
-def _critical(f: Pieces, k: Array) -> tuple[Array, Array]:
-    """Places in (0, 1) where the slope of the pieces k vanishes: (index into k, t)."""
-    top = f.numerator[k]
+def _critical(top: Array, bottom: Array | None) -> tuple[Array, Array]:
+    """Places in (0, 1) where the slope of the pieces vanishes: (row, t)."""
     slope, noise = bernstein.derivative(top), 2 * top.shape[1] * bernstein.rounding(top)
-    if f.denominator is not None:
-        bottom = f.denominator[k]
+    if bottom is not None:
         size = np.max(np.abs(top), axis=1) * np.max(bottom, axis=1)
         slope = bernstein.product(slope, bottom) - bernstein.product(top, bernstein.derivative(bottom))
         noise = 16 * slope.shape[1] * top.shape[1] * bernstein.UNIT * size
@@ -183,7 +233,7 @@ def _turns(f: Pieces) -> list[tuple[float, float]]:
     hides none that its neighbours show. A plateau is one turn, at its middle.
     """
     every = np.arange(f.n_pieces)
-    crossing, where = _critical(f, every)
+    crossing, where = _critical(f.numerator, f.denominator)
     k = np.concatenate([every, crossing, every])
     t = np.concatenate([np.zeros(every.size), where, np.ones(every.size)])
     order = np.lexsort((t, k))

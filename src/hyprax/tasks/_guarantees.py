@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from .. import _html as page
 from .._certificate import Kind
 from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound
@@ -229,6 +231,7 @@ def gap(
     accuracy: float = 0.0,
     fraction: float = 0.15,
     key: Any = None,
+    choices: int = 1,
 ) -> Guarantee:
     """The smallest applicable guarantee for the α tuned on n tasks: `P(target <= value) >= 1 - delta`.
 
@@ -251,23 +254,41 @@ def gap(
       without it.
     - `fraction`, `key`: the part of the tasks that chooses in the split bounds, and the JAX random key that draws
       them; the key is needed with `duals`. Trying several and keeping the best voids delta.
+    - `choices`: how many there were to choose from, if these same tasks have already chosen something that the
+      guarantee rests on: a model, a set of features, a range, a second penalty on a grid. The guarantee then holds for
+      all of them at once, each at delta / choices. A choice that cannot be counted leaves no guarantee: choose on other
+      tasks.
+
+    Several hyperparameters that [`erm_box`][hyprax.tasks.erm_box] tuned together are no such choice: give a structure
+    of them (`complexity.RidgePenalties`, `ElasticNetPenalties`), no duals, and half of the gap it left as `accuracy`.
 
     **Raises:** `ValueError` where n is not the number of duals, or a dual leaves [0, H].
     """
     structures = as_structures(structure)
     check_sample(n, delta)
+    if not (isinstance(choices, int | np.integer) and choices >= 1):
+        raise ValueError(f"gap: choices must be an integer >= 1; got {choices!r}.")
+    whole, delta = delta, delta / choices
     width, cost = structures[0].range, _accuracy_cost(accuracy, target)
     assumptions = [_IID, f"losses in [0, {width:g}], whatever the task"]
+    if choices > 1:
+        assumptions.append(f"the tasks made one of {choices} choices before; the guarantee holds for each")
     bounds = _structural(structures, target)
-    reference = hoeffding_bound(n, delta, width)
+    reference = hoeffding_bound(n, whole, width)
     if duals is None:
         if not bounds:
             raise ValueError("gap: duals must be given where nothing is known but the range of the loss; got none.")
         candidates = {name: f(n, delta) + cost for name, (_, f) in bounds.items()}
         best = min(candidates, key=lambda name: candidates[name])
         assumptions.append(bounds[best][0].assumption)
-        return Guarantee(candidates[best], best, target, n, delta, width, tuple(assumptions), reference, candidates)
+        return Guarantee(candidates[best], best, target, n, whole, width, tuple(assumptions), reference, candidates)
 
+    for dual in duals:
+        if not isinstance(dual, PiecewiseFunction):
+            raise ValueError(
+                f"gap: every dual must be a PiecewiseFunction; got a {type(dual).__name__}. For "
+                "several hyperparameters give a structure of them, as complexity.ElasticNetPenalties, and no duals."
+            )
     check_losses(duals, n, width)
     mean = PiecewiseFunction.mean(duals)
     least = mean.minimise()
@@ -295,7 +316,7 @@ def gap(
         best,
         target,
         n,
-        delta,
+        whole,
         width,
         tuple(assumptions),
         reference,

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ._active_set import FLAT, solve, tied_direction
+from ._active_set import FLAT, Factor, tied_direction
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
 from ._task import Centred, Split, Task, check_domain, check_labels, singular_floor
@@ -257,7 +257,8 @@ def _path(split: Split, domain: tuple[float, float], penalty2: float, intercept:
     best, failure = None, None
     for careful in (False, True):
         try:
-            lam, v = _homotopy(X[:, kept], y, penalty2 / members[kept], domain[0], noise, careful)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                lam, v = _homotopy(X[:, kept], y, penalty2 / members[kept], domain[0], noise, careful)
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             failure = error
             continue
@@ -317,20 +318,21 @@ def _homotopy(X: Array, y: Array, ridge: Array, stop: float, noise: float, caref
     kinks, weights = [lam], [w]
     if top <= max(stop, noise):
         return np.array([stop]), np.array(weights)
-    tie = _TIE * top
+    tie, factor = _TIE * top, Factor(H, w != 0, root)
     for _ in range(100 * (n + d)):
         correlation = target - H @ w
         active = w != 0
         tied = ~active & (np.abs(correlation) >= lam - tie)
         s = np.where(active, np.sign(w), np.sign(correlation))
-        direction = tied_direction(H, s, s, active, tied, root)
+        if not np.array_equal(factor.free, active.nonzero()[0]):
+            factor = Factor(H, active, root)
+        direction = tied_direction(factor, s, s, tied)
         moving = active | (direction != 0)
         slope = H @ direction
         # A weight on its way to zero; a correlation on its way to ±l1, which falls at rate 1.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            leave = np.where(active & (w * direction < 0), -w / direction, np.inf)
-            up = np.where(~moving & (slope < 1 - FLAT), (lam - correlation) / (1 - slope), np.inf)
-            down = np.where(~moving & (slope > FLAT - 1), (lam + correlation) / (1 + slope), np.inf)
+        leave = np.where(active & (w * direction < 0), -w / direction, np.inf)
+        up = np.where(~moving & (slope < 1 - FLAT), (lam - correlation) / (1 - slope), np.inf)
+        down = np.where(~moving & (slope > FLAT - 1), (lam + correlation) / (1 + slope), np.inf)
         # A tie that was left alone moves away from its own bound: it meets the other one only.
         up[tied & (s > 0)], down[tied & (s < 0)] = np.inf, np.inf
         step = float(min(leave.min(), up.min(), down.min(), lam - stop))
@@ -342,8 +344,9 @@ def _homotopy(X: Array, y: Array, ridge: Array, stop: float, noise: float, caref
         w = np.zeros(d)
         if support.any():
             pull = target - lam * s
-            w = solve(H, pull, support, root)
-            w += solve(H, pull - H @ w, support, root)
+            factor = Factor(H, support, root)
+            w = factor.solve(pull)
+            w += factor.solve(pull - H @ w)
         w[s * w < 0] = 0.0  # a weight that meets zero here is beyond it by rounding only; the check would find more
         if lam < kinks[-1]:
             kinks.append(lam)

@@ -1,45 +1,53 @@
-"""Many tasks: in parallel processes, counted on the terminal."""
+"""Many tasks: in parallel processes or on any executor, counted on the terminal."""
 
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from typing import TypeVar
 
-from .._progress import counted
+from .._executors import ordered_map
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_MOST = 64
+"""Tasks that are sent to a worker together, at most."""
+
 
 def map_tasks(
-    function: Callable[[T], R], tasks: Sequence[T], *, processes: int | None = None, progress: bool = True
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    *,
+    processes: int | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
 ) -> list[R]:
-    """A function of every task, in parallel processes with one thread of linear algebra each.
+    """A function of every task, in parallel with one thread of linear algebra each; the bits do not depend on how.
+
+    A worker that is killed in the middle costs the tasks in hand, which are done again, with a `RuntimeWarning`.
 
     **Arguments:**
 
     - `function`: importable by name (a function of a module, or a `functools.partial` of one).
-    - `processes`: by default as many as there are cores to run on; 1 runs in this process.
+    - `processes`: spawned for this call; by default as many as there are cores to run on; 1 runs in this process.
+    - `executor`: any `concurrent.futures.Executor` in place of them: processes that are spawned, threads, loky, a Dask
+      cluster by `client.get_executor()`. It is left open.
+
+    **Raises:** `ValueError` for `processes` below 1 or an executor that forks; `RuntimeError` where workers keep
+    ending.
     """
     if processes is not None and processes < 1:
         raise ValueError(f"map_tasks: processes must be at least 1; got {processes}.")
     workers = min(processes or len(os.sched_getaffinity(0)), max(len(tasks), 1))
-    if workers == 1:
-        return [function(task) for task in counted(tasks, len(tasks), "tasks", progress)]
-    # Set before the children start, as libraries read it once; a spawned child is safe beside JAX's threads.
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            chunk = max(1, min(64, len(tasks) // (4 * workers)))
-            results = pool.map(function, tasks, chunksize=chunk)
-            return list(counted(results, len(tasks), "tasks", progress))
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    chunk = max(1, min(_MOST, len(tasks) // (4 * workers)))
+    return ordered_map(
+        "map_tasks",
+        function,
+        tasks,
+        label="tasks",
+        executor=executor,
+        processes=workers,
+        chunk=chunk,
+        one_thread=True,
+        progress=progress,
+    )

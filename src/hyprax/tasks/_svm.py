@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from ._active_set import FLAT, tied_direction
+from ._active_set import Factor, negligible, tied_direction
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
 from ._task import Task, check_domain, check_labels, singular_floor
@@ -86,7 +86,8 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     order = np.argsort(first)  # the order of the data, so that the path does not depend on sorting
     Z, size = Z[order], count[order].astype(np.float64)
     Q = Z @ Z.T
-    costs, a = _follow(Q, size, domain[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        costs, a = _follow(Q, size, domain[1])
     costs, a = _from(costs, a, domain[0])
     worst, place, off = _check(Z, Q, size, costs, a)
     if not np.all(np.isfinite(a)) or worst > KKT_TOLERANCE:
@@ -149,6 +150,7 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
     cost, a = 0.0, np.zeros(n)
     # Where each variable is: at its bound size * C, or at 0, or between them.
     high, free = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
+    factor = Factor(Q, free)
     kinks, values = [cost], [a]
     for _ in range(200 * (n + 2)):
         margin = Q @ a
@@ -156,29 +158,33 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
         tied = ~free & (np.abs(margin - 1) <= _TIE)
         base = np.where(high, size, 0.0)
         # d = base + v: v is free, >= 0 at the lower bound, <= 0 at the upper one.
-        v = tied_direction(Q, -Q @ base, np.where(high, -1.0, 1.0), free, tied)
+        pull = -Q @ base
+        v = tied_direction(factor, pull, np.where(high, -1.0, 1.0), tied)
         free = free | (v != 0)
         high, low, d = high & ~free, low & ~free, base + v
         rate = Q @ d
-        flat = FLAT * max(float(np.max(np.abs(Q @ base))), np.finfo(float).tiny)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            to_zero = np.where(free & (d < 0), -a / d, np.inf)
-            to_bound = np.where(free & (d > size), (size * cost - a) / (d - size), np.inf)
-            falls = np.where(low & ~tied & (rate < -flat), (1 - margin) / rate, np.inf)
-            rises = np.where(high & ~tied & (rate > flat), (1 - margin) / rate, np.inf)
+        flat = negligible(pull)
+        at = free.nonzero()[0]
+        own, way, most = a[at], d[at], size[at]
+        to_zero = np.where(way < 0, -own / way, np.inf)
+        to_bound = np.where(way > most, (most * cost - own) / (way - most), np.inf)
+        meets = (low & (rate < -flat)) | (high & (rate > flat))
+        meets = np.where(meets & ~tied, (1 - margin) / rate, np.inf)
         leave = np.minimum(to_zero, to_bound)
-        step = max(float(min(leave.min(), falls.min(), rises.min(), stop - cost)), 0.0)
+        step = max(float(min(leave.min(initial=np.inf), meets.min(), stop - cost)), 0.0)
         at_end = step >= (stop - cost) * (1 - 1e-12)
         cost = stop if at_end else cost + step
-        gone = free & (leave <= step * (1 + 1e-10) + 1e-14 * cost)
-        high |= gone & (to_bound <= to_zero)
-        free &= ~gone
+        gone = leave <= step * (1 + 1e-10) + 1e-14 * cost
+        high[at[gone & (to_bound <= to_zero)]] = True
+        free[at[gone]] = False
         a = np.where(high, size * cost, 0.0)
-        if free.any():
-            inner, rhs = Q[np.ix_(free, free)], 1 - Q[free] @ a
-            a[free] = np.linalg.solve(inner, rhs)
-            a[free] += np.linalg.solve(inner, rhs - inner @ a[free])
-            a[free] = np.clip(a[free], 0.0, size[free] * cost)  # beyond a bound by rounding only; the check would tell
+        factor = Factor(Q, free)
+        at = factor.free
+        if at.size:
+            rhs = 1 - Q[at] @ a
+            x = factor.inner(rhs)
+            x = x + factor.inner(rhs - Q[at[:, None], at] @ x)
+            a[at] = np.clip(x, 0.0, size[at] * cost)  # beyond a bound by rounding only; the check would tell
         if cost > kinks[-1]:
             kinks.append(cost)
             values.append(a)
@@ -231,21 +237,24 @@ def _sharpened(Z: Array, a: Array, off: Array, radius: Array, error: Array) -> A
     norms = np.linalg.norm(Z, axis=1)
     slack = 1 - (np.stack([a[:-1], 0.5 * (a[1:] + a[:-1]), a[1:]]) @ Z) @ Z.T  # (3, K, n)
     needed = radius[:, None] * norms + 2 * off[:, None]
-    known: dict[bytes, float] = {}
-    worst = np.zeros(len(off))
+    sets: list[Array] = []
     for half in (0, 1):
         near = (slack[half] * slack[half + 1] <= 0) | (np.minimum(*np.abs(slack[half : half + 2])) <= needed)
-        for k, members in enumerate(near):
-            count = int(members.sum())
-            if count > Z.shape[1]:
-                worst[k] = np.inf
-            elif count:
-                name = members.tobytes()
-                if name not in known:
-                    rows = Z[members]
-                    known[name] = singular_floor(np.linalg.svd(rows, compute_uv=False), np.abs(rows))
-                with np.errstate(divide="ignore"):
-                    worst[k] = max(worst[k], off[k] * np.sqrt(count) / np.float64(known[name]))
+        sets.append(near)
+    members, which = np.unique(np.concatenate(sets), axis=0, return_inverse=True)
+    count = members.sum(axis=1)
+    spread = np.zeros(len(members))  # `sqrt(|U|) / s` of each set of examples
+    for size in np.unique(count[count > 0]):
+        at = np.flatnonzero(count == size)
+        if size > Z.shape[1]:
+            spread[at] = np.inf
+            continue
+        rows = Z[np.nonzero(members[at])[1].reshape(len(at), size)]
+        least = np.linalg.svd(rows, compute_uv=False)
+        floor = [singular_floor(s, np.abs(r)) for s, r in zip(least, rows, strict=True)]
+        with np.errstate(divide="ignore"):
+            spread[at] = np.sqrt(size) / np.array(floor)
+    worst = off * spread[which.ravel()].reshape(2, -1).max(axis=0)
     return np.minimum(error, worst)
 
 

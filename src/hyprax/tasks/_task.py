@@ -65,10 +65,15 @@ class Split:
 
     def standardised(self) -> "Split":
         """Both parts with columns of mean 0 and variance 1 on the training part; constant columns become 0 there."""
-        mean, spread = self.X.mean(axis=0), self.X.std(axis=0)
-        constant = np.all(self.X[0] == self.X, axis=0) | (spread == 0)
-        mean, spread = np.where(constant, self.X[0], mean), np.where(constant, 1.0, spread)
+        mean, spread = column_scales(self.X)
         return Split((self.X - mean) / spread, self.y, (self.X_val - mean) / spread, self.y_val)
+
+
+def column_scales(X: Array) -> tuple[Array, Array]:
+    """Means and deviations of the columns; of a constant one itself and 1."""
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    constant = np.all(X[0] == X, axis=0) | (spread == 0)
+    return np.where(constant, X[0], mean), np.where(constant, 1.0, spread)
 
 
 class Column(NamedTuple):

@@ -21,3 +21,4 @@ from .._networks import (
     ValidationOptimum as ValidationOptimum,
     published_order as published_order,
 )
+from .._several import ElasticNetPenalties as ElasticNetPenalties, RidgePenalties as RidgePenalties

@@ -1,0 +1,447 @@
+r"""Many penalised least-squares problems on many boxes of penalties at once: polynomials with proven radii.
+
+A split has the optimum `w(λ) = argmin_w w^T H w / 2 - b^T w + sum_h λ_h (a_h . |w| + c_h . w^2 / 2)` with
+`H = X^T X / n`, `b = X^T y / n`, and the validation loss `f(λ) = w^T Q w - 2 q^T w + r`. On a box,
+`λ_h = m_h + ρ_h s_h` with |s_h| <= 1:
+
+1. With the signs σ of w at the middle, and S where they are not zero, `A(λ) = H + diag(sum_h λ_h c_h)` gives the
+   predictor `v(s)`: `A_SS(s) v_S = (b - l(s) σ)_S`, `l(s) = sum_h λ_h a_h`, zero elsewhere. Its Taylor polynomial takes
+   one inverse and a recurrence. The residual of that polynomial is a polynomial again, so the sum of its absolute
+   coefficients bounds it on the box: nothing is assumed of convergence.
+2. Where the signs change within the box, v is off. Over the box let `t_j` bound the residual on S, `x_j` the excess of
+   `|b - H v|_j - l_j` off S, and `ν_j` how far v_j is on the wrong side of zero on S. With `e = v - w`,
+
+       ‖e‖_A <= T + min(sqrt(R), R / T),   R = sum_j ν_j t_j,
+       T = sum_j (t_j + x_j) sqrt((A^-1)_jj) + sum_j ν_j sqrt(A_jj).
+
+   *Proof.* Both obey `A v - b + l ζ = t` and `A w - b + l z = 0`, z a subgradient of `sum |w_j|`, ζ = σ on S and
+   whatever makes t = 0 off S. So `e^T A e = sum_j e_j (t_j - l_j (ζ_j - z_j))`. Off S,
+   `-l_j (ζ_j - z_j) e_j = l_j (ζ_j w_j - |w_j|) <= x_j |e_j|`. On S with v_j on its side, σ_j is a subgradient at v_j
+   and the term is at most 0 (monotonicity). On the wrong side, by cases of the sign of w_j,
+   `-l_j (σ_j - z_j) (v_j - w_j) <= l_j (1 - σ_j z_j) ν_j = ν_j |t_j - (A e)_j|`. Last,
+   `|e_j| <= sqrt((A^-1)_jj) ‖e‖_A` and `|(A e)_j| <= sqrt(A_jj) ‖e‖_A`: a quadratic inequality in ‖e‖_A. (Of the
+   residual, the terms of the next degree in s enter by their norms `‖.‖_(A^-1)` instead, which is sharper.)
+3. `f(λ) >= f(v) - 2 ‖Q v - q‖_(A^-1) ‖e‖_A`, as f is convex in w; and f is at most that with a plus sign and
+   `‖e‖_A^2 tr(A^-1 Q)` more.
+
+All norms are taken with the smallest A of the box, which the others exceed. Rounding is counted by the standard model
+(Higham 2002): of H, b, Q and q as sums over rows, of every residual, and of the Cholesky factor and its inverse.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._bernstein import UNIT, Array
+from ._multivariate import Monomials, monomials, pairs
+
+_MOST = 2_000_000
+"""Entries of a batch of matrices worked on at once."""
+
+
+class Stack(NamedTuple):
+    """The splits of all tasks, padded to as many columns as the widest has; `size` of an array bounds its rounding."""
+
+    H: Array
+    """(N, d, d)."""
+    H_size: Array
+    b: Array
+    """(N, d)."""
+    b_size: Array
+    Q: Array
+    """(N, d, d); validation, over the validation rows of the task."""
+    Q_size: Array
+    q: Array
+    q_size: Array
+    r: Array
+    """(N,)."""
+    r_size: Array
+    ridge: Array
+    """(N, d): 1 for the columns that only pad."""
+    absolute: Array
+    """(N, p, d): a_h."""
+    square: Array
+    """(N, p, d): c_h."""
+    unit: Array
+    """(N,): relative rounding of sums over the rows."""
+    first: Array
+    """(T,): the first split of each task."""
+    clip: Array
+    """(T,): losses are cut there."""
+
+    @property
+    def any_absolute(self) -> bool:
+        """Whether any weight has an absolute penalty."""
+        return bool(np.any(self.absolute))
+
+
+class Cells(NamedTuple):
+    """The mean loss over the tasks on boxes: at least a polynomial in s less `slack`."""
+
+    coefficients: Array
+    """(m, monomials of twice the degree)."""
+    slack: Array
+    """(m,)."""
+    movement: Array
+    """(m, p): how much each penalty moves the loss on the box, to first order."""
+    signs: Array
+    """(m, N, d) int8: the signs of the weights at the middle."""
+
+
+class Points(NamedTuple):
+    """The mean loss at points."""
+
+    value: Array
+    lower: Array
+    upper: Array
+    gradient: Array
+    """(m, p), in the logarithms of the penalties; where signs change, of one side."""
+    signs: Array
+
+
+class _Split(NamedTuple):
+    """What is known of every split on every box: (m, N, ...)."""
+
+    coefficients: Array
+    slack: Array
+    above: Array
+    """What the upper bound has in addition."""
+    movement: Array
+    signs: Array
+
+
+def cells(stack: Stack, low: Array, high: Array, signs: Array | None, degree: int) -> Cells:
+    """Enclosures from below of the mean loss on boxes (m, p), started from the signs of larger boxes."""
+    found = [
+        _cell(stack, low[part], high[part], None if signs is None else signs[part], degree)
+        for part in _parts(stack, len(low))
+    ]
+    return Cells(*(np.concatenate(x) for x in zip(*found, strict=True)))
+
+
+def points(stack: Stack, hypers: Array, signs: Array | None) -> Points:
+    """The mean loss and its gradient at points (m, p)."""
+    found = [
+        _points(stack, hypers[part], None if signs is None else signs[part]) for part in _parts(stack, len(hypers))
+    ]
+    return Points(*(np.concatenate(x) for x in zip(*found, strict=True)))
+
+
+def _parts(stack: Stack, m: int) -> list[slice]:
+    step = max(1, _MOST // max(stack.H.size, 1))
+    return [slice(i, i + step) for i in range(0, m, step)]
+
+
+def _cell(stack: Stack, low: Array, high: Array, signs: Array | None, degree: int) -> Cells:
+    split = _enclose(stack, low, high, signs, degree)
+    total = np.add.reduceat(split.coefficients, stack.first, axis=1)  # (m, T, monomials)
+    slack = np.add.reduceat(split.slack, stack.first, axis=1)
+    swing = np.abs(total[..., 1:]).sum(axis=-1)
+    bottom = total[..., 0] - swing - slack
+    cut = np.isfinite(stack.clip)
+    with np.errstate(invalid="ignore"):
+        top = total[..., 0] + swing + slack + np.add.reduceat(split.above, stack.first, axis=1)
+    # A loss is never negative; one that may pass its clip is known by its least value alone.
+    lost = ~(bottom > 0) | (cut & ~(top <= stack.clip))
+    total[lost] = 0.0
+    total[lost, 0] = np.minimum(np.where(bottom > 0, bottom, 0.0), stack.clip)[lost]
+    slack[lost] = 0.0
+    rounding = (len(stack.r) + 12) * UNIT * np.abs(total).sum(axis=-1).mean(axis=1)
+    return Cells(
+        total.mean(axis=1),
+        slack.mean(axis=1) * (1 + 1e-12) + rounding,
+        split.movement.mean(axis=1),
+        split.signs,
+    )
+
+
+def _points(stack: Stack, hypers: Array, signs: Array | None) -> Points:
+    split = _enclose(stack, hypers, hypers, signs, 0)
+    value = np.add.reduceat(split.coefficients[..., 0], stack.first, axis=1)
+    slack = np.add.reduceat(split.slack, stack.first, axis=1)
+    above = np.add.reduceat(split.above, stack.first, axis=1)
+    lower = np.minimum(np.maximum(np.where(np.isfinite(slack), value - slack, 0.0), 0.0), stack.clip)
+    upper = np.minimum(np.where(np.isfinite(slack + above), value + slack + above, np.inf), stack.clip)
+    below = value < stack.clip
+    slope = np.where(below[..., None], np.add.reduceat(split.movement, stack.first, axis=1), 0.0)
+    mean = np.minimum(value, stack.clip).mean(axis=1)
+    lost = (len(stack.r) + 12) * UNIT * np.abs(mean)
+    return Points(
+        mean, np.maximum(lower.mean(axis=1) - lost, 0.0), upper.mean(axis=1) + lost, slope.mean(axis=1), split.signs
+    )
+
+
+def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree: int) -> _Split:
+    (m, p), (n, d) = low.shape, stack.b.shape
+    point = bool(np.all(low == high))
+    middle = 0.5 * (low + high)
+    half = np.where(low == high, 0.0, 0.5 * (high - low) * (1 + 4 * UNIT) + 4 * UNIT * middle)
+    square, absolute = _spread(middle, stack.square) + stack.ridge, _spread(middle, stack.absolute)
+    sigma = _signs(stack, square, absolute, signs)
+    active = sigma != 0
+    matrix = _masked(stack.H, square, active)
+    inverse = _solved(matrix, np.broadcast_to(np.eye(d), matrix.shape)) * active[..., None, :] * active[..., :, None]
+
+    # The predictor: its Taylor coefficients, (m, n, d, monomials).
+    known = monomials(p, degree)
+    v = np.zeros((m, n, d, len(known.powers)))
+    right = np.where(active, stack.b - absolute * sigma, 0.0)
+    v[..., 0] = _times(inverse, right)
+    rest = right - _times(stack.H, v[..., 0]) - square * v[..., 0]
+    v[..., 0] += _times(inverse, np.where(active, rest, 0.0))
+    pull, push = (half[:, None, :, None] * kind[None] for kind in (stack.absolute, stack.square))  # (m, n, p, d)
+    rights = np.zeros_like(v)
+    rights[..., 0] = right
+    for h in range(p if degree else 0):
+        rights[..., 1 + h] = -pull[:, :, h] * sigma
+    for level in known.level[1:]:
+        for row in range(level.start, level.stop):
+            for h, below in known.below(row):
+                rights[..., row] -= push[:, :, h] * v[..., below]
+        v[..., level] = inverse @ np.where(active[..., None], rights[..., level], 0.0)
+    gradient_rest = stack.H @ v
+    curved = square[..., None] * v
+    residual = np.where(active[..., None], gradient_rest + curved - rights, 0.0)
+    wrong = np.abs(residual).sum(axis=-1)
+    rest = _next_degree(known, push, v)  # what the next Taylor terms would have to cancel
+    size = np.abs(v).sum(axis=-1)
+    highest, tallest = square + push.sum(axis=2), absolute + pull.sum(axis=2)
+    lost = stack.unit[:, None] * (_times(stack.H_size, size) + stack.b_size)
+    lost += (d + p * (degree + 2) + 24) * UNIT * (_times(np.abs(stack.H), size) + highest * size + tallest)
+    wrong = np.where(active, wrong, 0.0) + lost + UNIT * np.abs(rest).sum(axis=-1)
+
+    source = wrong
+    crossed = np.zeros_like(wrong)
+    if stack.any_absolute:
+        # Correlations off S above their bound, and weights on S beyond zero, both to first order in s exactly.
+        correlation = -gradient_rest
+        correlation[..., 0] += stack.b
+        linear = slice(1, 1 + p) if degree else slice(1, 1)
+        beyond = np.abs(correlation[..., linear.stop :]).sum(axis=-1)
+        slopes = correlation[..., linear]
+        bound = pull.swapaxes(2, 3) if degree else np.zeros((m, n, d, 0))
+        up = correlation[..., 0] - absolute + np.abs(slopes - bound).sum(axis=-1)
+        down = -correlation[..., 0] - absolute + np.abs(slopes + bound).sum(axis=-1)
+        excess = np.maximum(np.maximum(up, down) + beyond, 0.0)
+        source = wrong + np.where(active, 0.0, excess)
+        aside = np.abs(v[..., 1:]).sum(axis=-1) - sigma * v[..., 0]
+        crossed = np.where(active & (absolute > 0), np.maximum(aside, 0.0) * (1 + 1e-12), 0.0)
+
+    root, sure = _inverse_root(stack, _spread(low, stack.square) + stack.ridge)
+    reach = np.sqrt(np.einsum("mnij,mnij->mnj", root, root))
+    stiff = np.sqrt(np.einsum("njj->nj", stack.H) * (1 + 1e-9) + highest * (1 + 1e-9))
+    t = (source * reach).sum(axis=-1) + (crossed * stiff).sum(axis=-1) + _lengths(root, rest)
+    more = (crossed * (wrong + np.abs(rest).sum(axis=-1))).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = (t + np.where(more > 0, np.minimum(np.sqrt(more), more / t), 0.0)) * (1 + 1e-9)
+
+    # The loss of the predictor, and what the error of the predictor costs.
+    slope = stack.Q @ v
+    products = v.swapaxes(-1, -2) @ slope
+    coefficients = products.reshape(m, n, -1) @ pairs(p, degree)
+    coefficients[..., : v.shape[-1]] -= 2 * np.einsum("nd,mnda->mna", stack.q, v)
+    coefficients[..., 0] += stack.r
+    slope[..., 0] -= stack.q
+    steep = _lengths(root, slope)
+    lost = np.einsum("mnd,mnd->mn", size, _times(stack.Q_size, size) + 2 * stack.q_size) + stack.r_size
+    lost = lost * (stack.unit + (4 * d + len(known.powers) + 24) * UNIT)
+    steep += (reach * (stack.unit[:, None] + (2 * d + 24) * UNIT) * (_times(stack.Q_size, size) + stack.q_size)).sum(-1)
+    # The trace of W Q W^T, whose Q is known to its rounding.
+    blur = (stack.unit + (4 * d + 8) * UNIT) * np.linalg.norm(stack.Q_size, axis=(1, 2))
+    trace = np.einsum("mnij,mnij->mn", root @ stack.Q, root) + blur * np.einsum("mnij,mnij->mn", root, root)
+    sure &= np.isfinite(error) & np.all(np.isfinite(coefficients), axis=-1) & np.isfinite(steep)
+    slack = np.where(sure, 2 * steep * error * (1 + 1e-9) + lost, np.inf)
+    above = np.where(sure, trace * error**2 * (1 + 1e-9), np.inf)
+
+    if point:
+        # In the logarithm of λ_h the optimum moves by -A^-1 λ_h (a_h σ + c_h w).
+        force = _force(middle, stack, sigma, v[..., 0])
+        movement = -2 * np.einsum("mnd,mnhd->mnh", _times(inverse, slope[..., 0]), force)
+    else:
+        moved = v[..., 1 : 1 + p]
+        force = pull * sigma[:, :, None] + push * v[:, :, None, :, 0]
+        movement = np.sqrt(np.abs(np.einsum("mndh,mnhd->mnh", moved, force))) * steep[..., None]
+    coefficients[~sure] = 0.0
+    return _Split(coefficients, slack, above, np.nan_to_num(movement), sigma.astype(np.int8))
+
+
+def _next_degree(known: Monomials, push: Array, v: Array) -> Array:
+    """The residual of the Taylor polynomial: its terms of the next degree, (m, n, d, their number)."""
+    p, last = known.variables, known.level[-1]
+    powers: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for row in range(last.start, last.stop):
+        for h in range(p):
+            higher = tuple(int(x) + (h == k) for k, x in enumerate(known.powers[row]))
+            powers.setdefault(higher, []).append((h, row))
+    return np.stack([sum(push[:, :, h] * v[..., row] for h, row in terms) for terms in powers.values()], axis=-1)
+
+
+def _lengths(root: Array, vectors: Array) -> Array:
+    """`sum_k ‖W g_k‖`, (m, n), of vectors (m, n, d, k), rounding of the product included."""
+    d = root.shape[-1]
+    turned = root @ vectors
+    length = np.sqrt(np.einsum("mnik,mnik->mnk", turned, turned)).sum(axis=-1)
+    plain = np.sqrt(np.einsum("mnik,mnik->mnk", vectors, vectors)).sum(axis=-1)
+    return length * (1 + 1e-12) + (d + 4) * UNIT * plain * np.sqrt(np.einsum("mnij,mnij->mn", root, root))
+
+
+def _force(hyper: Array, stack: Stack, sigma: Array, w: Array) -> Array:
+    """(m, n, p, d): `λ_h (a_h σ + c_h w)`."""
+    return hyper[:, None, :, None] * (stack.absolute * sigma[:, :, None] + stack.square * w[:, :, None])
+
+
+def _spread(hyper: Array, kind: Array) -> Array:
+    """(m, n, d): `sum_h λ_h kind_h`."""
+    return np.einsum("mh,nhd->mnd", hyper, kind)
+
+
+def _times(matrix: Array, vector: Array) -> Array:
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def _masked(H: Array, square: Array, active: Array) -> Array:
+    """`H + diag(square)` on the active weights, the identity elsewhere."""
+    d = H.shape[-1]
+    matrix = H * (active[..., None, :] & active[..., :, None])
+    matrix[..., np.arange(d), np.arange(d)] += np.where(active, square, 1.0)
+    return matrix
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """`matrix^-1 right`, or that of a matrix with larger diagonals where one is singular to float64: a guess."""
+    try:
+        return np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError:
+        here = np.arange(matrix.shape[-1])
+        heavier = matrix.copy()
+        heavier[..., here, here] *= 1 + 64 * len(here) * UNIT
+        heavier[..., here, here] += np.finfo(float).tiny
+        return np.linalg.solve(heavier, right)
+
+
+def _inverse_root(stack: Stack, square: Array) -> tuple[Array, Array]:
+    """W with `‖g‖_(A^-1) <= ‖W g‖` for every A above `H + diag(square)`, and where that is proved.
+
+    `A - τ diag A` with τ above the rounding of H and of the factorisation has a computed Cholesky factor L with `L L^T`
+    below A (Higham 2002, theorem 10.3, in units of the diagonal). For any R close to L^-1, `‖L^-1 g‖ <= ‖R g‖ / (1 -
+    ‖I - R L‖)`.
+    """
+    d = square.shape[-1]
+    A = np.broadcast_to(stack.H, (*square.shape, d)).copy()
+    here = np.arange(d)
+    A[..., here, here] += square
+    heights = np.einsum("njj->nj", stack.H_size) + square
+    A[..., here, here] -= heights * (stack.unit[:, None] + 6 * (d + 4) * UNIT) * d
+    try:
+        L = np.linalg.cholesky(A)
+        sure = np.ones(A.shape[:-2], dtype=bool)
+    except np.linalg.LinAlgError:
+        sure = np.linalg.eigvalsh(A)[..., 0] > 0
+        A[~sure] = np.eye(d)
+        L = np.empty_like(A)
+        for at in np.ndindex(*sure.shape):
+            try:
+                L[at] = np.linalg.cholesky(A[at])
+            except np.linalg.LinAlgError:
+                sure[at], L[at] = False, np.eye(d)
+    R = np.linalg.inv(L)
+    defect = R @ L
+    defect[..., here, here] -= 1.0
+    off = np.sqrt(np.einsum("mnij,mnij->mn", defect, defect))
+    off += 2 * (d + 2) * UNIT * np.sqrt(np.einsum("mnij,mnij->mn", R, R) * np.einsum("mnij,mnij->mn", L, L))
+    sure &= off < 0.5
+    return R / (1 - np.where(sure, off, 0.0) - 1e-10)[..., None, None], sure
+
+
+def _signs(stack: Stack, square: Array, absolute: Array, start: Array | None) -> Array:
+    """The signs of the optimal weights, 1 for weights without an absolute penalty: a guess that is checked later.
+
+    Newton steps on the optimality conditions (a primal-dual active set), from coordinate descent where they circle, and
+    a search over signs, which always ends, for the few that still do.
+    """
+    m, n, d = square.shape
+    free = absolute == 0
+    if not stack.any_absolute:
+        return np.ones((m, n, d))
+    sigma = np.zeros((m, n, d)) if start is None else start.astype(np.float64)
+    sigma[free] = 1.0
+    H, b = (np.broadcast_to(x, (m, *x.shape)).reshape(m * n, *x.shape[1:]) for x in (stack.H, stack.b))
+    problem = [H, b, *(x.reshape(m * n, d) for x in (square, absolute, free))]
+    found, open_ = sigma.reshape(m * n, d), np.arange(m * n)
+    if start is None:
+        found = _descend(*problem, found, 15)
+    for sweeps in (30, 0):
+        for _ in range(8):
+            new = _newton(*(x[open_] for x in problem), found[open_])
+            changed = np.any(new != found[open_], axis=1)
+            found[open_] = new
+            open_ = open_[changed]
+            if not open_.size:
+                return found.reshape(m, n, d)
+        if sweeps:
+            found[open_] = _descend(*(x[open_] for x in problem), found[open_], sweeps)
+    for i in open_:
+        found[i] = _search(*(x[i] for x in problem))
+    return found.reshape(m, n, d)
+
+
+def _newton(H: Array, b: Array, square: Array, absolute: Array, free: Array, sigma: Array) -> Array:
+    """One step: the weights of these signs, then signs off their side leave and correlations beyond the bound enter."""
+    active = sigma != 0
+    right = np.where(active, b - np.where(free, 0.0, absolute * sigma), 0.0)
+    w = _solved(_masked(H, square, active), right[..., None])[..., 0]
+    correlation = b - _times(H, w)
+    stays = np.where(sigma * w > 0, sigma, 0.0)
+    enters = np.where(np.abs(correlation) > absolute, np.sign(correlation), 0.0)
+    return np.where(free, 1.0, np.where(active, stays, enters))
+
+
+def _descend(H: Array, b: Array, square: Array, absolute: Array, free: Array, sigma: Array, sweeps: int) -> Array:
+    """Signs after sweeps of coordinate descent from the weights of these signs."""
+    d = b.shape[1]
+    active = sigma != 0
+    right = np.where(active, b - np.where(free, 0.0, absolute * sigma), 0.0)
+    w = _solved(_masked(H, square, active), right[..., None])[..., 0]
+    w = np.where(free | (sigma * w > 0), w, 0.0)
+    rest = b - _times(H, w)
+    for _ in range(sweeps):
+        for j in range(d):
+            height = H[:, j, j]
+            target = rest[:, j] + height * w[:, j]
+            new = np.sign(target) * np.maximum(np.abs(target) - absolute[:, j], 0.0) / (height + square[:, j])
+            rest -= H[:, :, j] * (new - w[:, j])[:, None]
+            w[:, j] = new
+    return np.where(free, 1.0, np.sign(w))
+
+
+def _search(H: Array, b: Array, square: Array, absolute: Array, free: Array) -> Array:
+    """The signs of one problem by feature-sign search (Lee, Battle, Raina and Ng 2007): no step raises the objective.
+
+    A weight enters where the conditions are violated most; then the weights of these signs are aimed at, and the lowest
+    of the points where one of them meets zero on the way is taken, until no sign changes.
+    """
+    d = len(b)
+    A = H + np.diag(square)
+    w, sigma = np.zeros(d), np.where(free, 1.0, 0.0)
+    for _ in range(20 * d):
+        at = np.flatnonzero(sigma)
+        target = np.zeros(d)
+        target[at] = np.linalg.lstsq(A[np.ix_(at, at)], (b - np.where(free, 0.0, absolute * sigma))[at])[0]
+        step = target - w
+        with np.errstate(divide="ignore", invalid="ignore"):
+            meets = np.where(~free & (step != 0), -w / step, np.inf)
+        stops = np.append(meets[(meets > 0) & (meets < 1)], 1.0)
+        ways = w + stops[:, None] * step
+        ways[np.arange(len(stops) - 1), np.flatnonzero((meets > 0) & (meets < 1))] = 0.0
+        costs = 0.5 * np.sum(ways @ A * ways, axis=1) - ways @ b + np.abs(ways) @ absolute
+        best = int(np.argmin(costs))
+        w = ways[best]
+        sigma = np.where(free, 1.0, np.sign(w))
+        if best < len(stops) - 1:
+            continue
+        rest = np.where(sigma == 0, np.abs(b - H @ w) - absolute, 0.0)
+        j = int(np.argmax(rest))
+        if rest[j] <= 1e-14 * (absolute[j] + np.abs(b[j])):
+            break
+        sigma[j] = np.sign(b[j] - H[j] @ w)
+    return sigma
