@@ -131,7 +131,7 @@ def _reversible(program: Program, runs: AbstractDriver, driver: DriverName, seco
     kept = kept_bits(planned)[0] * tree_size(planned.weights) * planned.steps / 8
     with wide():
         needed = scratch(step_back_exactly, run.setup, carry, index(0), used_up=() if run.pair == "one" else (1,))
-    return ModeCost(Reversible(driver), round(held + kept) + needed, seconds)
+    return ModeCost(Reversible(driver), round(held + kept) + run.lows_bytes + needed, seconds)
 
 
 def scratch(fn: Callable[..., Any], *arguments: Any, used_up: tuple[int, ...] = ()) -> int:

@@ -21,12 +21,13 @@ from ._reversal import (
     Backward,
     Forward,
     Layout,
+    Pieces,
     Setup,
     host_step,
     host_step_back,
     looks_at_state,
-    loop_step,
-    loop_step_back,
+    loop_pieces,
+    loop_pieces_back,
     model_before,
     one_gradient,
     one_step,
@@ -185,6 +186,20 @@ def draft(program: Program) -> Draft:
     return Draft(setup, scales, chosen, raw, weights)
 
 
+TOGETHER, LARGE = 8, 1 << 18
+"""Pieces in one program, for networks of fewer weights than `LARGE`: for each, a byte a weight is held twice."""
+
+
+@jax.jit
+def _rows(low: Array) -> list[Array]:
+    return [low[k] for k in range(low.shape[0])]
+
+
+@jax.jit
+def _stacked(rows: list[Any]) -> Array:
+    return jnp.stack(rows)
+
+
 _start_words = eqx.filter_jit(start_words)
 _weights_of = eqx.filter_jit(weights_of)
 
@@ -203,11 +218,25 @@ class ExactRun:
             for name, scale in draft.scales.items():
                 for t, bits in scale.shifts[vector.group]:
                     self._due.setdefault(t, []).append((i, name, bits))
+        self._which = tuple(sorted({(i, name) for due in self._due.values() for i, name, _ in due}))
+
+    @property
+    def together(self) -> int:
+        """How many pieces between shifts are one program. Its start takes as long as some steps of a small network."""
+        return TOGETHER if self.setup.layout.packing.size < LARGE and self.pair in ("loop", "isolated") else 1
+
+    @property
+    def lows_bytes(self) -> int:
+        """What is put away in one program, at most, which is held twice for a moment."""
+        return sum(self.together * self.setup.layout.packing.vectors[i].size for i, _ in self._which)
 
     def pieces(self, stops: Iterator[int]) -> list[tuple[int, int]]:
-        """The steps, cut where words are due and at other stops."""
-        cuts = sorted({0, self.draft.steps, *self._due, *stops})
-        return list(itertools.pairwise(cuts))
+        """The steps, cut at stops, and so often that no words are due within more than `together` pieces."""
+        bounds = sorted({0, self.draft.steps, *stops})
+        cuts = set(bounds)
+        for lo, hi in itertools.pairwise(bounds):
+            cuts |= set([t for t in sorted(self._due) if lo < t < hi][self.together - 1 :: self.together])
+        return list(itertools.pairwise(sorted(cuts)))
 
     def lows_before(self, t: int) -> list[Array]:
         """Zeros in the shapes of what is put away while step t is the next, or was undone last."""
@@ -216,25 +245,50 @@ class ExactRun:
         return [jnp.zeros(vectors[i].shape, jnp.uint8) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
-        """Steps lo..hi-1, and the shifts that are due before step hi."""
+        """Steps lo..hi-1, with the shifts that are due before steps lo+1..hi."""
         if self.pair in ("loop", "isolated"):
-            carry = loop_step((self.setup, index(lo), index(hi)), carry)
-        else:
-            for t in range(lo, hi):
-                carry = self._step(carry, index(t))
+            ends = self._ends(lo, hi)
+            carry, lows = loop_pieces((self.setup, self._pieces(lo, ends, [])), carry)
+            rows = [_rows(low) for low in lows]
+            for k, end in enumerate(ends):
+                for i, name, bits in self._due.get(end, ()):
+                    if bits > 0:
+                        self.store.put(rows[self._which.index((i, name))][k])
+            return carry
+        for t in range(lo, hi):
+            carry = self._step(carry, index(t))
         for i, name, bits in self._due.get(hi, ()):
             carry.words[i][name] = self.store.shift(carry.words[i][name], bits)
         return carry
 
     def backward(self, carry: Backward, lo: int, hi: int) -> Backward:
-        """The shifts before step hi and the steps hi-1..lo undone."""
+        """Those shifts and steps undone."""
+        if self.pair in ("loop", "isolated"):
+            ends = self._ends(lo, hi)
+            vectors = self.setup.layout.packing.vectors
+            rows: list[list[Any]] = [[np.zeros(vectors[i].shape, np.uint8)] * self.together for i, _ in self._which]
+            for k, end in reversed(list(enumerate(ends))):
+                for i, name, bits in reversed(self._due.get(end, ())):
+                    if bits > 0:
+                        rows[self._which.index((i, name))][k] = self.store.take()
+            return loop_pieces_back((self.setup, self._pieces(lo, ends, [_stacked(row) for row in rows])), carry)
         for i, name, bits in reversed(self._due.get(hi, ())):
             carry.words[i][name] = self.store.unshift(carry.words[i][name], bits)
-        if self.pair in ("loop", "isolated"):
-            return loop_step_back((self.setup, index(lo), index(hi)), carry)
         for t in reversed(range(lo, hi)):
             carry = self._step_back(carry, index(t))
         return carry
+
+    def _ends(self, lo: int, hi: int) -> list[int]:
+        return [*(t for t in sorted(self._due) if lo < t < hi), hi]
+
+    def _pieces(self, lo: int, ends: list[int], lows: list[Array]) -> Pieces:
+        """So many as are made together, the last ones without steps."""
+        bits = np.zeros((self.together, len(self._which)), np.int64)
+        for k, end in enumerate(ends):
+            for i, name, by in self._due.get(end, ()):
+                bits[k, self._which.index((i, name))] = by
+        ends = ends + [ends[-1]] * (self.together - len(ends))
+        return Pieces(self._which, index(lo), np.asarray(ends, np.int32), bits, lows)
 
     def _step(self, carry: Forward, t: Array) -> Forward:
         if self.pair == "host":

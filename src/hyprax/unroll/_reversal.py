@@ -15,6 +15,7 @@ from .._jaxprs import needed
 from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch
 from ._packing import Packing
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, Words
+from ._scales import shifted, unshifted
 from ._step import Program, add, gradient_and_product, movable
 from ._training import strong
 
@@ -306,18 +307,63 @@ def _add_row(table: Array, row: Array, t: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(table, row, t, 0)
 
 
-@eqx.filter_jit(donate="all-except-first")
-def loop_step(inputs: tuple[Setup, Array, Array], carry: Forward) -> Forward:
-    """Steps lo..hi-1 in one loop, for (setup, lo, hi). The carry is used up."""
-    setup, lo, hi = inputs
-    return jax.lax.fori_loop(lo, hi, lambda t, carry: step(setup, carry, t), carry)
+class Pieces(eqx.Module):
+    """Steps lo..ends[0]-1, ends[0]..ends[1]-1, ..., and by how many bits words are shifted after each.
+
+    - `which`: the vectors and names whose words are ever shifted.
+    - `bits`: (pieces, which).
+    - `lows`: on the way back, for each of `which` what was put away, (pieces, ...).
+    """
+
+    which: tuple[tuple[int, str], ...] = eqx.field(static=True)
+    lo: Array
+    ends: Array
+    bits: Array
+    lows: list[Array]
+
+    def begin(self, k: Array) -> Array:
+        return jnp.where(k == 0, self.lo, self.ends[jnp.maximum(k - 1, 0)])
 
 
 @eqx.filter_jit(donate="all-except-first")
-def loop_step_back(inputs: tuple[Setup, Array, Array], carry: Backward) -> Backward:
-    """Steps hi-1..lo undone in one loop, for (setup, lo, hi). The carry is used up."""
-    setup, lo, hi = inputs
-    return jax.lax.fori_loop(jnp.zeros_like(lo), hi - lo, lambda i, carry: step_back(setup, carry, hi - 1 - i), carry)
+def loop_pieces(inputs: tuple[Setup, Pieces], carry: Forward) -> tuple[Forward, list[Array]]:
+    """The steps of the pieces in one program, and what was put away. The carry is used up."""
+    setup, pieces = inputs
+
+    def piece(k: Array, both: tuple[Forward, list[Array]]) -> tuple[Forward, list[Array]]:
+        carry, lows = both
+        end = pieces.ends[k]
+        carry = jax.lax.fori_loop(pieces.begin(k), end, lambda t, carry: step(setup, carry, t), carry)
+        words, lows = [dict(leaf) for leaf in carry.words], list(lows)
+        for j, (i, name) in enumerate(pieces.which):
+            words[i][name], low = shifted(words[i][name], pieces.bits[k, j])
+            lows[j] = jax.lax.dynamic_update_index_in_dim(lows[j], low, k, 0)
+        return eqx.tree_at(lambda carry: carry.words, carry, words), lows
+
+    count = pieces.ends.shape[0]
+    lows = [jnp.zeros((count, *carry.words[i][name].shape), jnp.uint8) for i, name in pieces.which]
+    return jax.lax.fori_loop(0, count, piece, (carry, lows))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def loop_pieces_back(inputs: tuple[Setup, Pieces], carry: Backward) -> Backward:
+    """The steps of the pieces undone in one program. The carry is used up."""
+    setup, pieces = inputs
+    count = pieces.ends.shape[0]
+
+    def piece(n: Array, carry: Backward) -> Backward:
+        k = count - 1 - n
+        begin, end = pieces.begin(k), pieces.ends[k]
+        words = [dict(leaf) for leaf in carry.words]
+        for j, (i, name) in enumerate(pieces.which):
+            low = jax.lax.dynamic_index_in_dim(pieces.lows[j], k, keepdims=False)
+            words[i][name] = unshifted(words[i][name], low, pieces.bits[k, j])
+        carry = eqx.tree_at(lambda carry: carry.words, carry, words)
+        return jax.lax.fori_loop(
+            jnp.zeros_like(begin), end - begin, lambda n, carry: step_back(setup, carry, end - 1 - n), carry
+        )
+
+    return jax.lax.fori_loop(0, count, piece, carry)
 
 
 @eqx.filter_jit(donate="all-except-first")

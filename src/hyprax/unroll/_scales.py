@@ -87,18 +87,18 @@ def _one_group(column: np.ndarray, steps: int, finest: float) -> tuple[np.ndarra
     return np.array([*units, unit]), np.array(after), tuple(shifts)
 
 
-@jax.jit
-def _take(word: Array) -> tuple[Array, Array]:
-    return word >> SHIFT_BITS, (word & ((1 << SHIFT_BITS) - 1)).astype(jnp.uint8)
+def shifted(word: Array, bits: Any) -> tuple[Array, Array]:
+    """The word shifted by 8 bits or none to the right, or by -bits to the left, and its low 8 bits."""
+    low = (word & ((1 << SHIFT_BITS) - 1)).astype(jnp.uint8)
+    return jnp.where(bits >= 0, word >> jnp.maximum(bits, 0), word << jnp.maximum(-bits, 0)), low
 
 
-@jax.jit
-def _put(word: Array, low: Any) -> Array:
-    return (word << SHIFT_BITS) | low.astype(jnp.int64)
+def unshifted(word: Array, low: Any, bits: Any) -> Array:
+    """The word as it was before `shifted`."""
+    return jnp.where(bits > 0, (word << SHIFT_BITS) | low.astype(jnp.int64), word >> jnp.maximum(-bits, 0))
 
 
-_up = jax.jit(lambda word, bits: word << bits)
-_down = jax.jit(lambda word, bits: word >> bits)
+_shifted, _unshifted = jax.jit(shifted), jax.jit(unshifted)
 
 
 class Store:
@@ -110,18 +110,25 @@ class Store:
         self.bytes = 0
         self._lows: list[Any] = []
 
-    def shift(self, word: Array, bits: int) -> Array:
-        """The word shifted by `bits` to the right, with the low bits kept, or by -bits to the left."""
-        if bits < 0:
-            return _up(word, -bits)
-        rest, low = _take(word)
+    def put(self, low: Any) -> None:
+        """Keep the low bits of a word."""
         self._lows.append(np.asarray(low) if self.place == "host" else low)
         self.bytes += low.nbytes
-        return rest
+
+    def take(self) -> Any:
+        """What was put last."""
+        return self._lows.pop()
+
+    def shift(self, word: Array, bits: int) -> Array:
+        """The word shifted by `bits` to the right, with the low bits kept, or by -bits to the left."""
+        word, low = _shifted(word, bits)
+        if bits > 0:
+            self.put(low)
+        return word
 
     def unshift(self, word: Array, bits: int) -> Array:
         """The word as it was before that `shift`."""
-        return _down(word, -bits) if bits < 0 else _put(word, self._lows.pop())
+        return _unshifted(word, self.take() if bits > 0 else jnp.zeros((), jnp.uint8), bits)
 
     def lows(self) -> list[Any]:
         """All that is kept, first in first."""
