@@ -92,6 +92,46 @@ def test_interrupted_at_every_third_segment_it_ends_with_the_same_bits(mode, tmp
         evaluate(problem, shorter, mode(long=often))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [hx.unroll.Reversible, hx.unroll.Checkpointed])
+def test_a_state_of_the_loss_is_gone_on_with(mode, tmp_path, monkeypatch):
+    """One that the way back looks at, so that reversal keeps it for every step."""
+    problem = make("paper", steps=600, seed=4, dtype=jnp.float32)
+    whole = problem.training
+
+    def loss(params, hyper, batch, state):
+        seen = 0.9 * state["mean"] + 0.1 * jnp.mean(params["in"]["w"])
+        return whole.loss(params, hyper, batch) + 0.1 * state["mean"] * jnp.sum(params["in"]["w"]), {"mean": seen}
+
+    def outer_loss(params, hyper, data, state):
+        return problem.outer_loss(params, hyper, data) + state["mean"]
+
+    def zero(params, hyper):
+        return {"mean": jnp.zeros((), jnp.float32)}
+
+    training = hx.Training(loss, whole.init, whole.optimizer, whole.batches, 600, state=zero)
+
+    def run(mode):
+        return mode.value_and_grad(training, Outer(outer_loss, problem.outer_data), problem.hyper, problem.key)
+
+    plain, passed, count = run(mode()), _long_run.Journal.passed, []
+
+    def interrupted(journal, *arguments):
+        count.append(None)
+        if len(count) % 3 == 0:
+            signal.raise_signal(signal.SIGINT)
+        passed(journal, *arguments)
+
+    monkeypatch.setattr(_long_run.Journal, "passed", interrupted)
+    resumed = None
+    while resumed is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            resumed = run(mode(long=LongRun(str(tmp_path), progress=False)))
+    assert len(count) >= 6
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(resumed), strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_a_damaged_file_is_named_and_the_evaluation_begun_anew(tmp_path):
     settings = LongRun(str(tmp_path), progress=False, seconds=0.0)
     training, run = ({"a": jnp.ones(3)}, 5), (jnp.ones(2),)
