@@ -56,7 +56,7 @@ CASES = {
     + '[objective]\ncertificate = "none"\n[search]\noptimizer = "maid"\n': 'R:9: search.optimizer must not be "maid" with certificate = "none": it goes by certificates',
     IRIS
     + "featuers = 3\n"
-    + SOFTMAX: "R:4: data.featuers: unknown key, there are scale, intercept, rows, corrupt, scale_targets, expand, source, name",
+    + SOFTMAX: "R:4: data.featuers: unknown key, there are scale, intercept, rows, corrupt, scale_targets, expand, positive, source, name",
     IRIS
     + SOFTMAX
     + PENALTY

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hyprax.recipes import RecipeError
+from hyprax.recipes._build import prepare_text
 from hyprax.recipes._columns import recognised, target_kind
 from hyprax.recipes._data import load_splits
 from hyprax.recipes._data_tables import CsvData, Split
@@ -44,6 +45,23 @@ def write(path: Path, rows: list[list[str]], delimiter: str = ",", encoding: str
 def splits_of(path: Path, **keys):
     data = CsvData(source="csv", path=path.name, target="churn", scale="standard", **keys)
     return load_splits(data, Split(seed=1), path.parent, classify=True, folds=lambda rows, columns: True)
+
+
+def test_columns_of_one_name_and_tables_of_few_rows_are_refused(tmp_path):
+    path = write(tmp_path / "t.csv", [["a", "b", "a", "churn"], *[["1", "2", "3", "No"]] * 9])
+    with pytest.raises(RecipeError, match=r"t.csv: must have one column of each name; has several .a."):
+        recipe_for(path, "churn")
+    path = write(tmp_path / "few.csv", table(7))
+    with pytest.raises(RecipeError, match=r"few.csv: must have 8 rows with a target at least, .*; got 7"):
+        recipe_for(path, "churn")
+    assert "logistic" in recipe_for(write(tmp_path / "eight.csv", table(8)), "churn")
+
+
+def test_faults_of_a_table_without_a_recipe_name_no_line_of_one(tmp_path):
+    path = write(tmp_path / "t.csv", [["churn"], *[["No"], ["Yes"]] * 5])
+    with pytest.raises(RecipeError) as error:
+        prepare_text(recipe_for(path, "churn"), path)
+    assert str(error.value).startswith(f"{path}: data.path must have a column besides the target")
 
 
 def test_the_positive_class_is_the_one_that_is_named(tmp_path):

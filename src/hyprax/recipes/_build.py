@@ -32,7 +32,7 @@ def prepare_text(text: str, path: Path, settings: Iterable[str] = ()) -> Job:
 
     **Raises:** `RecipeError`.
     """
-    return _made(*parse_recipe(text, path, settings))
+    return _made(*parse_recipe(text, path, settings, made=path.suffix != ".toml"))
 
 
 def resume(

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ._data_tables import Table as Schema
 
-MISSING = frozenset(("", "na", "n/a", "nan", "null", "?", "#n/a"))
+MISSING = frozenset(("", "na", "n/a", "nan", "nat", "none", "null", "?", "#n/a", "<na>"))
 MOSTLY = 0.8
 MOST_LEVELS = 20
 IDENTIFIER = re.compile(r"(^|[_ .-])(id|ids|key|uuid|guid|index|rownum|nr|no)$", re.IGNORECASE)

@@ -55,17 +55,20 @@ class Source:
     settings: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     """The settings as they were given, `key=value`."""
+    made: bool = False
+    """Whether the text was made for the file, a table, and has no lines that a user could look up."""
 
     def located(self, error: RecipeError) -> RecipeError:
         """The same error with the place of its key; one that names a file already is left alone."""
         if error.file:
             return error
         line = line_of(self.text, error.key)
+        shown = None if self.made else line
         above = any(f"{error.key}.".startswith(f"{name}.") for name in self.settings)
         below = any(name.startswith(f"{error.key}.") for name in self.settings)
         if above or (below and line is None):
             return RecipeError(error.message, key=error.key, file=SETTINGS)
-        return RecipeError(error.message, key=error.key, file=self.path, line=line)
+        return RecipeError(error.message, key=error.key, file=self.path, line=shown)
 
 
 def line_of(text: str, key: str) -> int | None:

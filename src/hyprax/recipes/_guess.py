@@ -1,11 +1,15 @@
 """A recipe for a table, after a look at it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from ._columns import Column, is_missing, recognised, target_kind
-from ._errors import RecipeError
+from ._errors import RecipeError, quoted
 from ._tables import Table, read_table
+
+FEWEST = 8
+"""Rows of a table, below which nothing can be tuned and judged by the recipe that is written here."""
 
 
 def recipe_for(path: Path, target: str | None, source: str | None = None) -> str:
@@ -29,10 +33,18 @@ def recipe_for(path: Path, target: str | None, source: str | None = None) -> str
             raise RecipeError(f"must name a column, one of {shown}; got {got}", key="--target")
     except RecipeError as error:
         raise RecipeError(error.message, key=error.key, file=error.file or path) from None
+    twice = [name for name, count in Counter(table.header).items() if count > 1]
+    if twice:
+        raise RecipeError(f"must have one column of each name; has several {quoted(twice[:3])}", file=path)
     texts = table.column(target)
     known = texts[~is_missing(texts)]
     if len(set(known.tolist())) < 2:
         raise RecipeError(f"must hold two values at least; got {len(set(known.tolist()))}", key="--target", file=path)
+    if len(known) < FEWEST:
+        raise RecipeError(
+            f"must have {FEWEST} rows with a target at least, some to judge by and some to tune on; got {len(known)}",
+            file=path,
+        )
     kind, said = target_kind(known.tolist())
     columns = [recognised(name, table.column(name), None, None) for name in table.header if name != target]
     return _text(table, columns, target, kind, said, path.name if source is None else source)

@@ -38,8 +38,10 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Sourc
     return parse_recipe(text, path, settings)
 
 
-def parse_recipe(text: str, path: Path, settings: Iterable[str] = ()) -> tuple[Recipe, Source]:
+def parse_recipe(text: str, path: Path, settings: Iterable[str] = (), *, made: bool = False) -> tuple[Recipe, Source]:
     """The recipe in a text; `path` is the file that it stands for, beside which its data are found.
+
+    `made`: whether the text was made for the file, a table, which does not hold it.
 
     **Raises:** `RecipeError`.
     """
@@ -53,7 +55,7 @@ def parse_recipe(text: str, path: Path, settings: Iterable[str] = ()) -> tuple[R
     if _deep(tree):
         raise RecipeError(f"not a recipe: tables within tables, more than {MOST_LEVELS} deep", file=path)
     given = tuple(_set(tree, *_setting(setting)) for setting in settings)
-    source = Source(path, text, given, settings)
+    source = Source(path, text, given, settings, made)
     try:
         return Recipe.model_validate(tree), source
     except pydantic.ValidationError as error:

@@ -2,6 +2,7 @@
 
 from . import complexity as complexity
 from ._activation import Activation as Activation, activation_dual as activation_dual
+from ._descent import descent_dual as descent_dual
 from ._dual import ReadoutDuals as ReadoutDuals
 from ._enclosure import SmoothProblem as SmoothProblem, enclose as enclose
 from ._erm import GlobalOptimum as GlobalOptimum, erm as erm

@@ -54,7 +54,7 @@ def pairs(variables: int, degree: int) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _to_bernstein(degree: int) -> Array:
+def to_bernstein(degree: int) -> Array:
     """(degree + 1, degree + 1): row k holds the Bernstein coefficients on [-1, 1] of `s^k`."""
     rows = []
     for k in range(degree + 1):
@@ -103,7 +103,7 @@ def least(coefficients: Array, variables: int, degree: int, slack: Array, *, mos
     m, shape = len(coefficients), (degree + 1,) * variables
     tensor = np.zeros((m, *shape))
     tensor[(slice(None), *known.powers.T)] = coefficients
-    matrix = _to_bernstein(degree).T
+    matrix = to_bernstein(degree).T
     for axis in range(variables):
         tensor = _along(tensor, matrix, axis + 1)
     size = np.abs(coefficients).sum(axis=1)
