@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from hyprax.unroll._fixed_point import Seen, decode, encode, watch, wide
+from hyprax.unroll._fixed_point import Seen, as_wide, decode, encode, to_word, watch, wide
 from hyprax.unroll._scales import SHIFT_BITS, Store, make_scale
 from thoroughness import examples
 
@@ -95,7 +95,7 @@ def test_encoding_is_exact_to_the_last_place(values):
 @pytest.mark.parametrize(("value", "bits"), [(1, 50), (1 << 49, 50), (1 << 53, 54), (-(1 << 60), 60), (1 << 62, 63)])
 def test_the_watch_sees_the_highest_bit(value, bits):
     word = jnp.asarray([0, value, 3], jnp.int64)
-    seen = watch(jnp.zeros(3, jnp.int64), [[jnp.zeros(3, jnp.int64)], [word]], jnp.zeros(3))
+    seen = watch(jnp.zeros(3, jnp.int64), [jnp.zeros(3, jnp.int64), word], jnp.zeros(3))
     assert Seen([np.asarray(seen)]).bits == [50, bits, 50, 50]
     assert Seen([np.asarray(seen)]).finite
 
@@ -103,15 +103,31 @@ def test_the_watch_sees_the_highest_bit(value, bits):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_watch_sees_what_is_not_finite(bad):
     zero = jnp.zeros(2, jnp.int64)
-    seen = watch(zero, [[zero]], jnp.asarray([0.0, bad], jnp.float32))
+    seen = watch(zero, [zero], jnp.asarray([0.0, bad], jnp.float32))
     assert not Seen([np.asarray(seen)]).finite
 
 
-def test_increments_that_do_not_fit_are_seen():
-    """They saturate, and so cannot come round to a small word unnoticed."""
-    for value in (1e30, -1e30, 2.0**14.5):
-        word = encode(jnp.asarray([value]), 2.0**48)
-        assert Seen([np.asarray(watch(jnp.zeros(1, jnp.int64), [[word]], jnp.zeros(1)))]).bits[0] > 62
+@pytest.mark.parametrize("value", [2.0**63 - 1024, 2.0**63, 1e30, -(2.0**63), -1e30, np.inf, -np.inf])
+@pytest.mark.parametrize("word", [-(2**62), -(2**62) + 1, -1, 0, 1, 2**62 - 1])
+def test_increments_that_do_not_fit_are_seen_in_what_they_are_added_to(value, word):
+    """From no word in range does a sum with them, or a difference, come back into the range."""
+    kick, zero = to_word(jnp.asarray([value])), jnp.zeros(1, jnp.int64)
+    for total in (jnp.asarray([word]) + kick, jnp.asarray([word]) - kick):
+        fits = Seen([np.asarray(watch(zero, [total], jnp.zeros(1)))]).bits[0] <= 62
+        assert not fits or int(total[0]) in (word + int(kick[0]), word - int(kick[0]))
+        assert not (fits and abs(value) >= 2.0**63)
+
+
+@examples(50, 300)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_words_are_rounded_once_to_the_nearest_both_ways(seed):
+    """As NumPy's conversions, of numbers of every magnitude and of ties."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, 64) * 2.0 ** rng.integers(-3, 64, 64)
+    x[:16] = rng.integers(-(2**50), 2**50, 16) + 0.5
+    assert np.array_equal(to_word(jnp.asarray(x)), np.rint(x).astype(np.int64))
+    words = rng.integers(-(2**63), 2**63 - 1, 64) >> rng.integers(0, 63, 64)
+    assert np.array_equal(as_wide(jnp.asarray(words)), words.astype(np.float64))
 
 
 def test_words_exist_with_64_bit_types_off():

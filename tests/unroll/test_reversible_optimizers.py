@@ -132,7 +132,7 @@ def exact_step(name, data):
 def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name, data):
     """To within the units of the words: no factor is rounded."""
     optimizer, c, k, scales, words, gradient = exact_step(name, data)
-    after, _ = optimizer.forward(k, gradient, words)
+    after = optimizer.forward(k, gradient, words)
     undone = optimizer.undo_states(k, gradient, optimizer.undo_weights(k, after))
     for x, y in zip(jax.tree.leaves(undone), jax.tree.leaves(words), strict=True):
         assert np.array_equal(x, y)

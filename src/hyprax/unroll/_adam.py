@@ -138,12 +138,10 @@ class _Moments(AbstractReversibleOptimizer):
         """α λ, one scalar a leaf, where there is a decay."""
         return {}
 
-    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> Words:
         mean, variance = _kicks(k, gradient)
         words = {**words, MEAN: words[MEAN] + mean, VARIANCE: words[VARIANCE] + variance}
-        move = _move(k, words)
-        after = {**words, WEIGHTS: words[WEIGHTS] - move}
-        return after, {MEAN: [mean], VARIANCE: [variance], WEIGHTS: [move]}
+        return {**words, WEIGHTS: words[WEIGHTS] - _move(k, words)}
 
     def undo_weights(self, k: Coefficients, words: Words) -> Words:
         return {**words, WEIGHTS: words[WEIGHTS] + _move(k, words)}

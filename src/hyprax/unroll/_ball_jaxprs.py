@@ -307,7 +307,8 @@ def _scatter_add(self: _Interpreter, eqn: JaxprEqn, inputs: list[Any]) -> Ball:
     with jax.enable_x64(True):
         zeros = jnp.zeros(operand.shape)
         numbers = jnp.arange(1.0, zeros.size + 1.0).reshape(operand.shape)
-        adding = lambda updates: bind(eqn, [zeros, places, updates])[0]  # noqa: E731
+        plain = {**eqn.params, "update_jaxpr": None, "update_consts": ()}  # a sum of float64, whatever the numbers are
+        adding = lambda updates: eqn.primitive.bind(zeros, places, updates, **plain)  # noqa: E731
         found = jax.vjp(adding, jnp.zeros(updates.shape))[1](numbers)[0]
     place = np.asarray(found).astype(np.int64).ravel() - 1  # -1: dropped
     (base, more), scale = self.ar.aligned(operand, updates)

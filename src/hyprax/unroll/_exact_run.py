@@ -382,19 +382,19 @@ def _ended(run: ExactRun, last: Forward, dparams: PyTree, dmodel: PyTree, dhyper
 def untouched(run: ExactRun, last: Forward) -> Backward:
     """The words of the end of the run, and zeros for the adjoint."""
     with wide():
-        vectors = run.setup.layout.packing.vectors
-        return Backward(
-            last.words,
-            [jnp.zeros(vector.shape, vector.dtype) for vector in vectors],
-            [
-                {name: jnp.zeros(vector.shape, vector.dtype) for name in run.setup.layout.rule.states}
-                for vector in vectors
-            ],
-            jax.tree.map(jnp.zeros_like, movable(last.model)),
-            jax.tree.map(jnp.zeros_like, run.setup.program.hyper),
-            {name: jnp.zeros_like(table) for name, table in run.setup.tables.items()},
-            jax.tree.map(jnp.zeros_like, run.setup.rates),
-            jnp.zeros((), jnp.float64),
-            last.kept,
-            jax.tree.map(jnp.zeros_like, None if run.setup.layout.keeps else last.model),
-        )
+        blank = _zeros(run.setup, None if run.setup.layout.keeps else last.model, movable(last.model))
+    return dataclasses.replace(blank, words=last.words, kept=last.kept)
+
+
+@eqx.filter_jit
+def _zeros(setup: Setup, model: PyTree, moving: PyTree) -> Backward:
+    vectors = setup.layout.packing.vectors
+    return Backward(
+        [],
+        [jnp.zeros(vector.shape, vector.dtype) for vector in vectors],
+        [{name: jnp.zeros(vector.shape, vector.dtype) for name in setup.layout.rule.states} for vector in vectors],
+        *jax.tree.map(jnp.zeros_like, (moving, setup.program.hyper, setup.tables, setup.rates)),
+        jnp.zeros((), jnp.float64),
+        None,
+        jax.tree.map(jnp.zeros_like, model),
+    )

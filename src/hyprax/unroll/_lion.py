@@ -112,14 +112,12 @@ class Lion(AbstractReversibleOptimizer):
         coefficients = {"rate": rate, "decay": jax.tree.map(jnp.multiply, rate, decay), **betas}
         return self._update_leaves(coefficients, grads, state, params)
 
-    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> Words:
         mixed = as_wide(words[MOMENTUM]) * k["old"] + gradient.astype(jnp.float64) * k["new"]
         code = (mixed > 0).astype(jnp.int64) + ((mixed < 0).astype(jnp.int64) << 1)
-        kick = _kick(k, gradient)
         signs = words[SIGNS] + (code << _place(k))
-        after = {MOMENTUM: words[MOMENTUM] + kick, SIGNS: signs}
-        move = _move(k, after)
-        return {**after, WEIGHTS: words[WEIGHTS] - move}, {MOMENTUM: [kick], WEIGHTS: [move]}
+        after = {MOMENTUM: words[MOMENTUM] + _kick(k, gradient), SIGNS: signs}
+        return {**after, WEIGHTS: words[WEIGHTS] - _move(k, after)}
 
     def undo_weights(self, k: Coefficients, words: Words) -> Words:
         return {**words, WEIGHTS: words[WEIGHTS] + _move(k, words)}

@@ -109,12 +109,9 @@ class MomentumSGD(AbstractReversibleOptimizer):
         }
         return self._update_leaves(coefficients, grads, state, params)
 
-    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
-        kick = _kick(k, gradient)
-        velocity = words[VELOCITY] - kick
-        move = _move(k, velocity)
-        after = {WEIGHTS: words[WEIGHTS] + move, VELOCITY: velocity}
-        return after, {VELOCITY: [kick], WEIGHTS: [move]}
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> Words:
+        velocity = words[VELOCITY] - _kick(k, gradient)
+        return {WEIGHTS: words[WEIGHTS] + _move(k, velocity), VELOCITY: velocity}
 
     def undo_weights(self, k: Coefficients, words: Words) -> Words:
         return {**words, WEIGHTS: words[WEIGHTS] - _move(k, words[VELOCITY])}

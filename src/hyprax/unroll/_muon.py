@@ -89,11 +89,9 @@ class Muon(AbstractReversibleOptimizer):
             {"rate": rate, "decay": shrunk, "momentum": lookup(self.momentum, t)}, grads, state, params
         )
 
-    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
-        kick = _kick(k, gradient)
-        velocity = words[VELOCITY] + kick
-        move = _move(k, velocity)
-        return {VELOCITY: velocity, WEIGHTS: words[WEIGHTS] - move}, {VELOCITY: [kick], WEIGHTS: [move]}
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> Words:
+        velocity = words[VELOCITY] + _kick(k, gradient)
+        return {VELOCITY: velocity, WEIGHTS: words[WEIGHTS] - _move(k, velocity)}
 
     def undo_weights(self, k: Coefficients, words: Words) -> Words:
         return {**words, WEIGHTS: words[WEIGHTS] + _move(k, words[VELOCITY])}

@@ -88,7 +88,7 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
         group = setup.layout.packing.vectors[i].group
         word, zero = encode(vector, 1 / setup.units[WEIGHTS][0, group]), jnp.zeros(vector.shape, jnp.int64)
         words.append({WEIGHTS: word, **dict.fromkeys((*setup.layout.rule.states, *setup.layout.rule.codes), zero)})
-        seen.append(watch(zero, [[word]], vector))
+        seen.append(watch(zero, [word], vector))
     steps = setup.program.training.steps
 
     def start(program: Program, weights: PyTree) -> PyTree:
@@ -201,10 +201,9 @@ def step_given(setup: Setup, carry: Forward, t: Array, gradients: list[Array], m
     rule = setup.layout.rule
     words, seen = [], []
     for leaf, before, g, k in zip(carry.words, carry.seen, gradients, at(setup, setup.increments, t), strict=True):
-        after, added = rule.forward(k, g, leaf)
-        watched = [[after[name], *added.get(name, [])] for name in (WEIGHTS, *rule.states)]
+        after = rule.forward(k, g, leaf)
         words.append(after)
-        seen.append(watch(before, watched, g))
+        seen.append(watch(before, [after[name] for name in (WEIGHTS, *rule.states)], g))
     kept = carry.kept
     if setup.layout.keeps:
         kept = jax.tree.map(lambda s, x: jax.lax.dynamic_update_index_in_dim(s, x, t, 0), kept, carry.model)

@@ -70,8 +70,8 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
         """The states and the weights after a step, in floating point: what is differentiated."""
 
     @abc.abstractmethod
-    def forward(self, k: Coefficients, gradient: Array, words: Words) -> tuple[Words, dict[str, list[Array]]]:
-        """The words after a step, in units after it, and by name what was added, for the watch."""
+    def forward(self, k: Coefficients, gradient: Array, words: Words) -> Words:
+        """The words after a step, in units after it: those before it with increments added."""
 
     @abc.abstractmethod
     def undo_weights(self, k: Coefficients, words: Words) -> Words:

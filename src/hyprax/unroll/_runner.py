@@ -128,6 +128,7 @@ class Runner:
             self._rows.append(measure(self.program, carry[0], carry[2], index(t)))
 
 
+@eqx.filter_jit
 def growth(at_start: PyTree, at_end: PyTree, steps: int) -> dict[str, Array]:
     """‖d(w, m)_0‖, ‖d(w, m)_T‖, their ratio and its T-th root, for the statistics."""
     start, end = tree_norm(at_start), tree_norm(at_end)
@@ -138,7 +139,7 @@ def growth(at_start: PyTree, at_end: PyTree, steps: int) -> dict[str, Array]:
 
 def judged(program: Program, value: Array, grads: PyTree, stats: UnrollStats) -> tuple[Result, UnrollStats]:
     """How an evaluation ended. Where it is not finite the run is made once more, in search of where that began."""
-    finite = jnp.isfinite(value) & tree_all_finite(grads)
+    finite = _all_finite((value, grads))
     if is_traced(finite):  # there is no number yet: what was not finite first is not looked for
         failed = RESULTS.where(jnp.isfinite(value), RESULTS.derivative_not_finite, RESULTS.outer_loss_not_finite)
         return RESULTS.where(finite, RESULTS.successful, failed), stats
@@ -150,6 +151,8 @@ def judged(program: Program, value: Array, grads: PyTree, stats: UnrollStats) ->
         return PLACES[what], stats
     return (RESULTS.derivative_not_finite if bool(jnp.isfinite(value)) else RESULTS.outer_loss_not_finite), stats
 
+
+_all_finite = jax.jit(tree_all_finite)
 
 PLACES = (
     RESULTS.successful,

@@ -94,8 +94,7 @@ class Training(eqx.Module):
 
     def prepared(self, hyper: PyTree, key: Array) -> "Training":
         """This training with the functions among its weights set aside."""
-        made = eqx.filter_eval_shape(self.init, hyper, jax.random.split(key)[0])
-        static = eqx.filter(made, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
+        static = _not_arrays(self.init, hyper, key)
         if all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(static)):
             return self
         return eqx.tree_at(lambda training: training.static, self, static, is_leaf=lambda x: x is None)
@@ -244,6 +243,13 @@ class Training(eqx.Module):
                     f"Training: loss must keep shapes and dtypes of the state; at state{jax.tree_util.keystr(path)} it "
                     f"turns {a.dtype}{list(a.shape)} into {b.dtype}{list(b.shape)}."
                 )
+
+
+@eqx.filter_jit
+def _not_arrays(init: Callable[[PyTree, Array], PyTree], hyper: PyTree, key: Array) -> PyTree:
+    """What of the weights is no array. Compiled, so that `init` is looked through once."""
+    made = eqx.filter_eval_shape(init, hyper, jax.random.split(key)[0])
+    return eqx.filter(made, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
 
 
 def strong(leaf: Any) -> Array:
