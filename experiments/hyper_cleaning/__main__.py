@@ -115,7 +115,7 @@ def largest_losses(problem: Problem) -> np.ndarray:
 
 def contestants(problem: Problem) -> dict[str, tuple]:
     """Searches by name: the objective, and the rule."""
-    certified, uncertified = problem.objective(), problem.objective(certificate=hx.implicit.NoCertifier())
+    certified, uncertified = problem.objective(), problem.objective(certifier=hx.implicit.NoCertifier())
     plain = problem.objective(hx.implicit.HeavyBall(), hx.implicit.CG(preconditioner=False))
     found = {
         "MAID": (certified, MAID()),

@@ -60,7 +60,7 @@ class Problem:
             self.family.mean_loss,
             self.validation,
             adjoint=adjoint,
-            certifier=certificate,
+            certifier=certifier,
         )
 
     def exact(self, hyper: dict) -> tuple[float, jax.Array]:

@@ -7,6 +7,7 @@ from ._dual import ReadoutDuals as ReadoutDuals
 from ._enclosure import SmoothProblem as SmoothProblem, enclose as enclose
 from ._erm import GlobalOptimum as GlobalOptimum, erm as erm
 from ._erm_box import BoxOptimum as BoxOptimum, erm_box as erm_box
+from ._forecast import Forecast as Forecast, forecast as forecast
 from ._graph import label_propagation_dual as label_propagation_dual, sgc_dual as sgc_dual
 from ._guarantees import Guarantee as Guarantee, SampleSize as SampleSize, gap as gap, tasks_needed as tasks_needed
 from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel

@@ -15,7 +15,7 @@ from ._complexity import Structure, as_structures
 from ._piecewise import PiecewiseFunction
 from ._split import Means, split_excess_bound, split_risk_bound
 
-_SHARES = {"structure": 0.05, "split, empirical Bernstein": 0.05, "split": 0.9}
+SHARES = {"structure": 0.05, "split, empirical Bernstein": 0.05, "split": 0.9}
 """Parts of delta for the kinds of bound, fixed before any task is seen: most of it to the one that usually wins."""
 _IID = (
     "the tasks are independent draws from one distribution, the one that later tasks come from; folds, resamples or "
@@ -296,13 +296,13 @@ def gap(
     below, above = (float(x) for x in mean.enclose(hyper))
     behind = max(0.0, above - least.lower) if target == "excess" else 0.0
     notes: list[str] = []
-    candidates = {name: f(n, delta * _SHARES["structure"]) + behind for name, (_, f) in bounds.items()}
+    candidates = {name: f(n, delta * SHARES["structure"]) + behind for name, (_, f) in bounds.items()}
     hypers = {}
     if n >= 4:
         kinds: dict[str, Means] = {"split, empirical Bernstein": "bernstein", "split": "wealth"}
         for name, means in kinds.items():
             bound = split_excess_bound if target == "excess" else split_risk_bound
-            found = bound(duals, hyper, delta * _SHARES[name], width, fraction=fraction, key=key, means=means)
+            found = bound(duals, hyper, delta * SHARES[name], width, fraction=fraction, key=key, means=means)
             candidates[name] = found.bound - (0.0 if target == "excess" else below)
             hypers[name] = found.hypers
     else:

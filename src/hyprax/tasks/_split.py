@@ -64,7 +64,7 @@ class SplitCertificate:
 
 
 @dataclass(frozen=True)
-class _Ground:
+class Ground:
     """Ranges on fine cells, the tasks split, and the interval S_i (fine cells first, ..., last - 1) with its share."""
 
     edges: Array
@@ -108,7 +108,7 @@ def split_excess_bound(
     - `means`: what bounds the means: `"wealth"` (nearly always the smallest) or `"bernstein"` (Maurer and Pontil).
     """
     ground = _split(duals, hyper, delta, range, fraction, key)
-    starts, stops, shares, bets = _plan(ground, range)
+    starts, stops, shares, bets, _ = plan(ground, range)
     top = ground.tops()[ground.certifying]
     bound = 0.0
     for start, stop, share, bet in zip(starts, stops, shares, bets, strict=True):
@@ -147,14 +147,14 @@ def _mean_bound(values: Array, delta: float, support: tuple[float, float], bet: 
     raise ValueError(f"means must be 'wealth' or 'bernstein'; got {means!r}.")
 
 
-def _certificate(ground: _Ground, bound: float, cells: int) -> SplitCertificate:
+def _certificate(ground: Ground, bound: float, cells: int) -> SplitCertificate:
     ends = float(ground.edges[ground.first]), float(ground.edges[ground.last])
     return SplitCertificate(ends, float(bound), cells, len(ground.choosing), len(ground.certifying))
 
 
 def _split(
     duals: Sequence[PiecewiseFunction], hyper: float, delta: float, range: float, fraction: float, key: Any
-) -> _Ground:
+) -> Ground:
     n = len(same_domain(duals))
     check_sample(n, delta, least=4)
     if not 0 < fraction < 1:
@@ -162,46 +162,58 @@ def _split(
     a, b = duals[0].domain
     if not a <= hyper <= b:
         raise ValueError(f"hyper must lie in the domain [{a:g}, {b:g}] of the dual functions; got {hyper!r}.")
-    count = min(max(2, round(fraction * n)), n - 2)
+    count = choosing_of(n, fraction)
     order = generator("a split bound", key).permutation(n)
     choosing, certifying = order[:count], order[count:]
     known = [duals[i] for i in choosing]
     # The grid is refined twice around where the choosing tasks see the optimum.
-    coarse = edges = merged_cells(known, _CELLS)
-    for _ in (1, 2):
-        first, last = _likely(*cell_ranges(known, edges))
-        reach = edges[last] - edges[first]
-        around = np.linspace(max(a, edges[first] - reach), min(b, edges[last] + reach), _CELLS + 1)
-        edges = np.union1d(coarse, around)
+    edges = fine_cells(known, count, _CELLS)
     lo, hi = cell_ranges(duals, edges)
-    cuts, shares = _intervals(lo[choosing], hi[choosing], range / n)
+    cuts, shares = intervals(lo[choosing], hi[choosing], range / n, count)
     # A point on an edge has the value of the cell to its right.
     i = min(int(np.searchsorted(edges[cuts], hyper, side="right")) - 1, shares.size - 1)
-    return _Ground(edges, lo, hi, choosing, certifying, int(cuts[i]), int(cuts[i + 1]), delta * float(shares[i]))
+    return Ground(edges, lo, hi, choosing, certifying, int(cuts[i]), int(cuts[i + 1]), delta * float(shares[i]))
 
 
-def _behind(lo: Array, hi: Array) -> Array:
-    """By how many standard errors these tasks place each cell behind the best one."""
+def choosing_of(n: int, fraction: float) -> int:
+    """How many of n tasks choose."""
+    return min(max(2, round(fraction * n)), n - 2)
+
+
+def fine_cells(known: Sequence[PiecewiseFunction], count: int, cells: int) -> Array:
+    """Edges of cells, refined twice around where `count` tasks like those known see the optimum."""
+    a, b = known[0].domain
+    coarse = edges = merged_cells(known, cells)
+    for _ in (1, 2):
+        first, last = _likely(*cell_ranges(known, edges), count)
+        reach = edges[last] - edges[first]
+        around = np.linspace(max(a, edges[first] - reach), min(b, edges[last] + reach), cells + 1)
+        edges = np.union1d(coarse, around)
+    return edges
+
+
+def _behind(lo: Array, hi: Array, count: int) -> Array:
+    """By how many standard errors `count` tasks like these place each cell behind the best one."""
     middle = 0.5 * (lo + hi)
     behind = middle - middle[:, [int(np.argmin(middle.mean(axis=0)))]]
-    error = behind.std(axis=0, ddof=1) / np.sqrt(len(middle))
+    error = behind.std(axis=0, ddof=1) / np.sqrt(count)
     mean = behind.mean(axis=0)
     return np.divide(mean, error, out=np.where(mean > 0, np.inf, 0.0), where=error > 0)
 
 
-def _likely(lo: Array, hi: Array) -> tuple[int, int]:
+def _likely(lo: Array, hi: Array, count: int) -> tuple[int, int]:
     """First and last + 1 of the cells within two standard errors of the best."""
-    alike = np.flatnonzero(_behind(lo, hi) <= 2)
+    alike = np.flatnonzero(_behind(lo, hi, count) <= 2)
     return int(alike[0]), int(alike[-1]) + 1
 
 
-def _intervals(lo: Array, hi: Array, price: float) -> tuple[Array, Array]:
+def intervals(lo: Array, hi: Array, price: float, count: int) -> tuple[Array, Array]:
     """Cuts between the S_i, and their parts of delta.
 
     The likely cells are cut into as many S_i as balance the mean width of the brackets against `price ln(number)`; the
     parts are proportional to `exp(-z^2 / 2)`, z the standard errors by which the best cell of S_i is behind.
     """
-    first, last = _likely(lo, hi)
+    first, last = _likely(lo, hi, count)
     best, inner = np.inf, np.array([first, last])
     for number in _INTERVALS:
         cuts = np.unique(np.linspace(first, last, number + 1).round().astype(int))
@@ -210,7 +222,7 @@ def _intervals(lo: Array, hi: Array, price: float) -> tuple[Array, Array]:
         if cost < best:
             best, inner = cost, cuts
     cuts = np.unique(np.concatenate([[0], inner, [lo.shape[1]]]))
-    behind = _behind(lo, hi)
+    behind = _behind(lo, hi, count)
     chance = np.exp([-0.5 * np.min(behind[p:q]) ** 2 for p, q in itertools.pairwise(cuts)])
     return cuts, (1 - _EQUAL) * chance / np.sum(chance) + _EQUAL / chance.size
 
@@ -221,8 +233,9 @@ def _weights(recommended: int) -> Array:
     return weights
 
 
-def _plan(ground: _Ground, range: float) -> tuple[Array, Array, Array, Array]:
-    """Cells C_ij (as fine cells start, ..., stop - 1), their shares of delta, and the index of the bet of each."""
+def plan(ground: Ground, range: float) -> tuple[Array, Array, Array, Array, float]:
+    """Cells C_ij (as fine cells start, ..., stop - 1), their shares of delta, the index of the bet of each, and the
+    bound that they give if the certifying tasks are like the choosing ones."""
     n, cells = len(ground.certifying), ground.lo.shape[1]
     planners = ground.choosing[:_PLANNERS]
     top, lo = ground.tops()[planners], ground.lo[planners]
@@ -259,4 +272,4 @@ def _plan(ground: _Ground, range: float) -> tuple[Array, Array, Array, Array]:
     index[rows, columns] = np.arange(rows.size)
     chosen = index[cuts[:-1], cuts[1:] - 1]
     shares = ground.share * ((1 - _EQUAL) * cost[chosen] / np.sum(cost[chosen]) + _EQUAL / chosen.size)
-    return cuts[:-1], cuts[1:], shares, wealth.argmax(axis=0)[chosen]
+    return cuts[:-1], cuts[1:], shares, wealth.argmax(axis=0)[chosen], high * range
