@@ -222,3 +222,5 @@ def test_wrong_arguments_are_named():
         erm_box([dual, PenaltyDual.elastic_net(task, (DOMAIN[0], (0.1, 1.0)))])
     with pytest.raises(ValueError, match="gap must be positive"):
         erm_box([dual], gap=0)
+    with pytest.raises((ValueError, TypeError), match=r"erm_box|duals"):
+        erm([dual])

@@ -234,7 +234,10 @@ def erm(
             raise ValueError(f"erm: {name} must be positive; got {value!r}.")
     for name, f in zip(names, duals, strict=True):
         if not isinstance(f, BoundedDual):
-            raise ValueError(f"erm: dual {name} must have `domain`, `enclose` and `bounds`; got a {type(f).__name__}.")
+            way_out = " Several hyperparameters are for `erm_box`." if hasattr(f, "hyper_names") else ""
+            raise ValueError(
+                f"erm: dual {name} must have `domain`, `enclose` and `bounds`; got a {type(f).__name__}.{way_out}"
+            )
         if f.domain != duals[0].domain:
             raise ValueError(f"erm: all duals must have one domain; got {duals[0].domain} and, for {name}, {f.domain}.")
     radius = np.array([np.max(f.error()) if isinstance(f, PiecewiseFunction) else np.nan for f in duals])
