@@ -214,3 +214,17 @@ def test_enclosures_add_and_bound():
 def test_bad_input_says_what_is_allowed(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_sum_made_in_blocks_is_the_sum(monkeypatch):
+    rng = np.random.default_rng(3)
+    functions = []
+    for _ in range(3):
+        edges = np.concatenate([[0.0], np.sort(rng.uniform(size=8)), [1.0]])
+        functions.append(PiecewiseFunction.from_polynomials(edges, rng.normal(size=(9, 3))))
+    whole = PiecewiseFunction.mean(functions)
+    monkeypatch.setattr("hyprax.tasks._piecewise._BLOCK", 5)
+    parts = PiecewiseFunction.mean(functions)
+    np.testing.assert_array_equal(parts.breakpoints, whole.breakpoints)
+    np.testing.assert_allclose(parts.numerator, whole.numerator, rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(parts.radius, whole.radius, rtol=1e-10)

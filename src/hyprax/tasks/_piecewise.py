@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _EXPANSION = 10
 """Degree of the polynomials that a rational piece is expanded in."""
+_BLOCK = 100_000
+"""Pieces of a sum that are made at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,17 +264,38 @@ def _add(f: PiecewiseFunction, g: PiecewiseFunction) -> PiecewiseFunction:
     if f.domain != g.domain:
         raise ValueError(f"functions on {f.domain} and on {g.domain} cannot be added: `restrict` them to one domain.")
     f, g = f.to_polynomials(), g.to_polynomials()
-    if f.n_pieces != g.n_pieces or not np.array_equal(f.breakpoints, g.breakpoints):
-        edges = np.union1d(f.breakpoints, g.breakpoints)
-        f, g = f.refine(edges), g.refine(edges)
     degree = max(f.numerator.shape[1], g.numerator.shape[1]) - 1
+    edges = f.breakpoints
+    if f.n_pieces == g.n_pieces and np.array_equal(edges, g.breakpoints):
+        rows, radius = _summed(f, g, degree)
+    else:
+        edges = np.union1d(edges, g.breakpoints)
+        # A block at a time, as the refined functions and what they are made in are several times as large as the sum.
+        rows, radius = np.empty((edges.size - 1, degree + 1)), np.empty(edges.size - 1)
+        for start in range(0, edges.size - 1, _BLOCK):
+            part = edges[start : start + _BLOCK + 1]
+            here = slice(start, start + part.size - 1)
+            rows[here], radius[here] = _summed(*(_between(h, part).refine(part) for h in (f, g)), degree)
+    return PiecewiseFunction(edges, rows, None, radius, f.certified and g.certified)
+
+
+def _summed(f: PiecewiseFunction, g: PiecewiseFunction, degree: int) -> tuple[Array, Array]:
+    """Rows of the sum of functions on the same breakpoints, and their radii."""
     radius = f.radius + g.radius
     for part in (f, g):
         if 1 < part.numerator.shape[1] <= degree:
             radius = radius + bernstein.rounding(part.numerator)
     rows = bernstein.elevate(f.numerator, degree) + bernstein.elevate(g.numerator, degree)
-    radius = up(radius + UNIT * np.max(np.abs(rows), axis=1))
-    return PiecewiseFunction(f.breakpoints, rows, None, radius, f.certified and g.certified)
+    return rows, up(radius + UNIT * np.max(np.abs(rows), axis=1))
+
+
+def _between(f: PiecewiseFunction, edges: Array) -> PiecewiseFunction:
+    """The pieces that `edges` touch."""
+    first = int(np.searchsorted(f.breakpoints, edges[0], side="right")) - 1
+    last = int(np.searchsorted(f.breakpoints, edges[-1]))
+    return PiecewiseFunction(
+        f.breakpoints[first : last + 1], f.numerator[first:last], None, f.radius[first:last], f.certified
+    )
 
 
 def _floats(x: Any) -> Array:
