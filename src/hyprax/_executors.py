@@ -50,7 +50,7 @@ def checked_executor(name: str, executor: Any) -> None:
             f"{name}: executor must be a concurrent.futures.Executor (processes, threads, loky, Dask's "
             f"client.get_executor()); got a {type(executor).__name__}."
         )
-    context = getattr(executor, "_mp_context", None) or getattr(executor, "_context", None)
+    context: Any = getattr(executor, "_mp_context", None) or getattr(executor, "_context", None)
     method = context.get_start_method() if hasattr(context, "get_start_method") else None
     if isinstance(executor, ProcessPoolExecutor) and method == "fork":
         raise ValueError(
@@ -110,7 +110,7 @@ def cluster(address: str) -> Iterator[Executor]:
     **Raises:** `ValueError` where Dask is not installed or the scheduler does not answer.
     """
     try:
-        from distributed import Client
+        from distributed import Client  # pyright: ignore[reportMissingImports]  # of an extra
     except ImportError:
         raise ValueError(
             f"cluster {address}: Dask must be installed for it: pip install 'hyprax[dask]'; it is not."
@@ -129,7 +129,7 @@ class _Workers:
     def __init__(self, executor: Executor | None, processes: int, one_thread: bool):
         self.given, self.count = executor, processes
         # Set before the children start, as libraries read it once; a spawned child is safe beside JAX's threads.
-        self._ours = dict.fromkeys(_THREADS, "1") if one_thread and executor is None else {}
+        self._ours: dict[str, str] = dict.fromkeys(_THREADS, "1") if one_thread and executor is None else {}
 
     def __enter__(self) -> "_Workers":
         self._before = {name: os.environ.get(name) for name in self._ours}

@@ -2,6 +2,7 @@
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,7 +86,8 @@ def test_a_new_task_is_refused_until_it_is_fitted_with_the_shared_penalty():
 
 def test_manners():
     estimator = SharedPenalty("hinge", low=0.01, high=1.0, n_jobs=1)
-    assert clone(estimator).get_params() == estimator.get_params()
+    same: Any = clone(estimator)
+    assert same.get_params() == estimator.get_params()
     alone = SharedPenalty(random_state=0).fit(X[:40], Y[:40])
     assert alone.predict(X[:2]).shape == (2,)
     for change, words in (

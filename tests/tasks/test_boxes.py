@@ -223,4 +223,4 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="gap must be positive"):
         erm_box([dual], gap=0)
     with pytest.raises((ValueError, TypeError), match=r"erm_box|duals"):
-        erm([dual])
+        erm([dual])  # pyright: ignore[reportArgumentType]

@@ -166,7 +166,7 @@ def test_a_choice_made_before_is_paid_for_and_several_penalties_take_no_duals():
     X = np.random.default_rng(0).normal(size=(6, 2))
     dual = PenaltyDual.elastic_net(Task.hold_out(X, X[:, 0], X, X[:, 1]), ((0.1, 1.0), (0.1, 1.0)))
     with pytest.raises((ValueError, TypeError), match=r"PiecewiseFunction"):
-        gap(structure, 1, 0.05, [dual])
+        gap(structure, 1, 0.05, [dual])  # pyright: ignore[reportArgumentType]
 
 
 def test_neural_network_counts_by_exact_integers():

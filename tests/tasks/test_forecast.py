@@ -20,6 +20,7 @@ def test_a_forecast_says_how_many_more_and_that_it_is_none_of_a_proof():
     assert 12 < found.needed < 200
     assert found.low <= found.high
     assert found.more == found.needed - 12
+    assert found.worst_case is not None
     assert found.needed < found.reference < found.worst_case
     for words in (f"about {found.more:.0f} more tasks", "It is a forecast and proves nothing", "The worst case needs"):
         assert words in found.meaning()

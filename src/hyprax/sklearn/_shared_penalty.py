@@ -192,7 +192,8 @@ class SharedPenalty(BaseEstimator):
 
     def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         numeric = self.model not in CLASSIFIES
-        return validate_data(self, X, y, dtype=np.float64, y_numeric=numeric, reset=reset)
+        read: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=numeric, reset=reset)
+        return read
 
     def _targets(self, y: np.ndarray) -> np.ndarray:
         if self.model not in CLASSIFIES:

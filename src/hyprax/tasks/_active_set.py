@@ -1,9 +1,11 @@
 """Where a piecewise-linear path of optima goes from a kink at which any number of constraints may be tied."""
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 from ._bernstein import Array
+
+FACTORED, SOLVED = get_lapack_funcs(("getrf", "getrs"), dtype=np.float64)
 
 FLAT = 1e-9
 """A rate below this part of the right-hand side is zero: the quantity moves along with its bound."""
@@ -91,16 +93,16 @@ class Factor:
         self.H, self.root = H, root
         self.free = free.nonzero()[0]
         if self.free.size and root is None:
-            self.lu, self.pivots, info = lapack.dgetrf(H[self.free[:, None], self.free])
+            self.lu, self.pivots, info = FACTORED(H[self.free[:, None], self.free])
             if info:
                 raise np.linalg.LinAlgError("Singular matrix")
-        elif self.free.size:
+        elif root is not None and self.free.size:
             self.columns = root[:, self.free]
             self.q, self.r = np.linalg.qr(self.columns)
 
     def inner(self, rhs: Array) -> Array:
         """`H_ff^-1 rhs` for a right-hand side of the free variables only."""
-        return lapack.dgetrs(self.lu, self.pivots, rhs)[0]
+        return SOLVED(self.lu, self.pivots, rhs)[0]
 
     def solve(self, rhs: Array) -> Array:
         """`H_ff d_f = rhs_f`, zero elsewhere; refined once with a root."""

@@ -43,7 +43,8 @@ class _Rows:
     def __init__(self, functions: Sequence[Pieces]):
         self.functions = functions
         self.top = np.concatenate([f.numerator for f in functions])
-        self.bottom = None if functions[0].denominator is None else np.concatenate([f.denominator for f in functions])
+        below = [f.denominator for f in functions if f.denominator is not None]
+        self.bottom = np.concatenate(below) if below else None
         self.radius = np.concatenate([f.radius for f in functions])
         self.error = np.concatenate([f.error() for f in functions])
         counts = [f.n_pieces for f in functions]

@@ -138,8 +138,8 @@ def _bounds(known: Sequence[PiecewiseFunction], samples: Sequence[Array], m: int
     """The forecast of the bound at m tasks, by each sample of those known."""
     count = choosing_of(m, 0.15)
     edges = fine_cells(known, count, _CELLS)
-    ranges = cell_ranges(known, edges)
-    return np.array([_bound(edges, *(x[sample] for x in ranges), m, count, delta, width) for sample in samples])
+    lo, hi = cell_ranges(known, edges)
+    return np.array([_bound(edges, lo[sample], hi[sample], m, count, delta, width) for sample in samples])
 
 
 def _bound(edges: Array, lo: Array, hi: Array, m: int, count: int, delta: float, width: float) -> float:

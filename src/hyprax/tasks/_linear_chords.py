@@ -136,8 +136,9 @@ class LinearProblems:
         """Damped Newton steps down to the rounding of the gradient."""
         n, q = self.x.shape[1], int(np.prod(self.shape))
         w, best, norm_of_best = start, start.copy(), np.full(len(start), np.inf)
-        live, lam = np.arange(len(start)), hyper[:, None, None]
-        value = None
+        live: Array = np.arange(len(start))
+        lam: Array = hyper[:, None, None]
+        value: Any = None
         for _ in range(_NEWTON_STEPS):
             x, y = self._of(which[live], self.x, self.y)
             y = np.broadcast_to(y, (len(live), *y.shape[1:]))
@@ -289,9 +290,9 @@ class LinearProblems:
         are open are worked on first, so that few optima are held.
         """
         splits = np.arange(self.count)
-        ends = [np.full(self.count, end) for end in domain]
-        left = self.solve(splits, ends[0], np.zeros((self.count, *self.shape)))
-        open_ = Intervals(splits, *ends, left, self.solve(splits, ends[1], left.w))
+        low, high = (np.full(self.count, end) for end in domain)
+        left = self.solve(splits, low, np.zeros((self.count, *self.shape)))
+        open_ = Intervals(splits, low, high, left, self.solve(splits, high, left.w))
         solves = np.full(self.count, 2)
         done: list[tuple[Array, Array, Array]] = []
         kept: list[T] = []

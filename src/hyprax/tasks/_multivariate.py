@@ -18,7 +18,7 @@ class Monomials(NamedTuple):
     degree: int
     powers: Array
     """(count, variables)."""
-    index: dict[tuple[int, ...], int]
+    row_of: dict[tuple[int, ...], int]
     """α -> its row."""
     level: tuple[slice, ...]
     """The rows of each degree."""
@@ -27,7 +27,7 @@ class Monomials(NamedTuple):
         """(h, row of `α - e_h`) for every variable h that α holds."""
         power = self.powers[row]
         unit = np.eye(self.variables, dtype=int)
-        return [(h, self.index[tuple(map(int, power - unit[h]))]) for h in range(self.variables) if power[h]]
+        return [(h, self.row_of[tuple(map(int, power - unit[h]))]) for h in range(self.variables) if power[h]]
 
 
 @lru_cache(maxsize=64)
@@ -47,7 +47,7 @@ def pairs(variables: int, degree: int) -> Array:
     """(count^2, count of twice the degree): which monomial the product of two is."""
     small, large = monomials(variables, degree), monomials(variables, 2 * degree)
     total = small.powers[:, None] + small.powers[None]
-    rows = [large.index[tuple(map(int, a))] for a in total.reshape(-1, variables)]
+    rows = [large.row_of[tuple(map(int, a))] for a in total.reshape(-1, variables)]
     out = np.zeros((len(rows), len(large.powers)))
     out[np.arange(len(rows)), rows] = 1.0
     return out

@@ -28,7 +28,7 @@ All norms are taken with the smallest A of the box, which the others exceed. Rou
 (Higham 2002): of H, b, Q and q as sums over rows, of every residual, and of the Cholesky factor and its inverse.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -366,22 +366,27 @@ def _signs(stack: Stack, square: Array, absolute: Array, start: Array | None) ->
     sigma = np.zeros((m, n, d)) if start is None else start.astype(np.float64)
     sigma[free] = 1.0
     H, b = (np.broadcast_to(x, (m, *x.shape)).reshape(m * n, *x.shape[1:]) for x in (stack.H, stack.b))
-    problem = [H, b, *(x.reshape(m * n, d) for x in (square, absolute, free))]
+    everything = (H, b, *(x.reshape(m * n, d) for x in (square, absolute, free)))
+
+    def of(rows: Any) -> tuple[Array, Array, Array, Array, Array]:
+        H, b, square, absolute, free = (x[rows] for x in everything)
+        return H, b, square, absolute, free
+
     found, open_ = sigma.reshape(m * n, d), np.arange(m * n)
     if start is None:
-        found = _descend(*problem, found, 15)
+        found = _descend(*of(slice(None)), found, 15)
     for sweeps in (30, 0):
         for _ in range(8):
-            new = _newton(*(x[open_] for x in problem), found[open_])
+            new = _newton(*of(open_), found[open_])
             changed = np.any(new != found[open_], axis=1)
             found[open_] = new
             open_ = open_[changed]
             if not open_.size:
                 return found.reshape(m, n, d)
         if sweeps:
-            found[open_] = _descend(*(x[open_] for x in problem), found[open_], sweeps)
+            found[open_] = _descend(*of(open_), found[open_], sweeps)
     for i in open_:
-        found[i] = _search(*(x[i] for x in problem))
+        found[i] = _search(*of(i))
     return found.reshape(m, n, d)
 
 

@@ -275,7 +275,7 @@ def _add(f: PiecewiseFunction, g: PiecewiseFunction) -> PiecewiseFunction:
         for start in range(0, edges.size - 1, _BLOCK):
             part = edges[start : start + _BLOCK + 1]
             here = slice(start, start + part.size - 1)
-            rows[here], radius[here] = _summed(*(_between(h, part).refine(part) for h in (f, g)), degree)
+            rows[here], radius[here] = _summed(_between(f, part).refine(part), _between(g, part).refine(part), degree)
     return PiecewiseFunction(edges, rows, None, radius, f.certified and g.certified)
 
 

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, PyTree
+from jaxtyping import PyTree
 
 from ._convolutions import convolves
 from ._step import Program, advance, first, step_back, step_forward
@@ -105,7 +105,7 @@ class HostDriver(AbstractDriver):
         return carry, tangents
 
 
-def index(t: int) -> Int[np.ndarray, ""]:
+def index(t: int) -> Any:
     """A step number as an array, so that it is an argument of a compiled program and no part of it.
 
     NumPy's, whose making takes a hundredth of the time: for small networks that of a step.

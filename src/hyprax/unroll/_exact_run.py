@@ -443,12 +443,18 @@ def untouched(run: ExactRun, last: Forward) -> Backward:
 @eqx.filter_jit
 def _zeros(setup: Setup, model: PyTree, moving: PyTree) -> Backward:
     vectors = setup.layout.packing.vectors
+    dmodel, dhyper, dtables, drates, blank = jax.tree.map(
+        jnp.zeros_like, (moving, setup.program.hyper, setup.tables, setup.rates, model)
+    )
     return Backward(
         [],
         [jnp.zeros(vector.shape, vector.dtype) for vector in vectors],
         [{name: jnp.zeros(vector.shape, vector.dtype) for name in setup.layout.rule.states} for vector in vectors],
-        *jax.tree.map(jnp.zeros_like, (moving, setup.program.hyper, setup.tables, setup.rates)),
+        dmodel,
+        dhyper,
+        dtables,
+        drates,
         jnp.zeros((), jnp.float64),
         None,
-        jax.tree.map(jnp.zeros_like, model),
+        blank,
     )
