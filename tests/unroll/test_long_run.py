@@ -155,7 +155,7 @@ def test_a_bar_with_the_time_left_is_shown_on_a_terminal_alone(monkeypatch):
         monkeypatch.setattr("sys.stderr", stream)
         evaluate(problem, training, hx.unroll.Checkpointed(long=LongRun()))
         text = stream.getvalue()
-        assert ("back at step 0" in text and "<0:00" in text) == isinstance(stream, Terminal)
+        assert ("back at step 0" in text and "<00:00" in text) == isinstance(stream, Terminal)
         assert bool(text) == isinstance(stream, Terminal)
 
 

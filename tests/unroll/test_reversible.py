@@ -235,7 +235,7 @@ def test_a_run_that_never_comes_back_is_named(monkeypatch):
     assert bool(answer.result == hx.unroll.RESULTS.not_reversible)
     assert not isinstance(answer.certificate, ReversalCertificate)
     assert number(answer.stats.attempt) == 3
-    with pytest.raises(hx.HypergradientError, match=r"did not come back.*hx\.Checkpointed"):
+    with pytest.raises(hx.HypergradientError, match=r"did not come back.*hx\.unroll\.Checkpointed"):
         hx.hypergradient(objective, problem.hyper)[0]
 
 
