@@ -22,6 +22,8 @@ from ._tuning import ARRIVED, RANGE, at_the_bound, held_back, searched_within
 
 RATIOS = (0.1, 0.5, 0.9)
 FALLS = tuple(10.0**-k for k in (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 3.0))
+WEAK = tuple(10.0**-k for k in (4.0, 5.0, 6.0))
+"""Tried at the first ratio alone: where so little is wanted, the two penalties are nearly none."""
 L1, L2 = "l1", "l2"
 
 
@@ -128,7 +130,7 @@ def _best_of_grid(objective: CrossValidated, heaviest: float) -> tuple[dict[str,
     best: tuple[float, dict[str, Positive]] | None = None
     for ratio in RATIOS:
         state = None
-        for fall in FALLS:
+        for fall in FALLS + (WEAK if ratio == RATIOS[0] else ()):
             alpha = heaviest * fall / ratio
             hyper = {L1: Positive(alpha * ratio), L2: Positive(alpha * (1 - ratio))}
             state = objective.init(hyper) if state is None else state
