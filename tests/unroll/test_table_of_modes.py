@@ -1,5 +1,7 @@
 """The table of the benchmark of training runs at its smallest: steps by hand are those of the library."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 from benchmarks import unrolled_table
 
@@ -30,3 +32,24 @@ def test_steps_by_hand_are_those_of_the_library(optimizer):
     block = unrolled_table.Block(optimizer, (64, 2, 10), "float64", 4, 4)
     rows = unrolled_table.measure(block, 1, None)["rows"]
     assert all(row["error"] <= 1e-9 for row in rows if row["error"] is not None and "Truncated" not in row["name"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("eps", "low", "high"), [(1e-8, 1e-3, 1e-2), (1e-6, 0.0, 1e-5), (1e-4, 0.0, 1e-8)])
+def test_weights_with_gradients_of_the_size_of_eps_are_the_limit_of_adam_in_fixed_point(eps, low, high):
+    """As the page on training runs tells it: mended by a larger ε alone."""
+    case = unrolled_table.Case(unrolled_table.Block("Adam", (64, 128, 128, 10), "float64", 50))
+    hyper = jax.tree.map(jnp.asarray, case.hyper)
+    found = {}
+    for name, mode in (("kept", hx.unroll.StoreAll()), ("undone", hx.unroll.Reversible())):
+        given = case.objective(mode)
+        training = hx.Training(
+            given.training.loss,
+            given.training.init,
+            lambda hyper: hx.unroll.Adam(hyper["rate"], hyper["momentum"], eps=eps),
+            given.training.batches,
+            50,
+        )
+        objective = hx.UnrolledObjective(training, given.outer.loss, case.held_out, mode=mode, key=jax.random.key(0))
+        found[name] = objective.value_and_grad(hyper, objective.init(hyper))[0].grad
+    assert low <= unrolled_table.distance(found["undone"], unrolled_table.flat(found["kept"])) <= high

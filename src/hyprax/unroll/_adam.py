@@ -159,6 +159,10 @@ class Adam(_Moments):
     neither does the derivative of its step: m / √s is a sign there, whose derivative counts as 0 while ε is below the
     square root of the dtype's precision.
 
+    In fixed point s is a multiple of 2^-F at best. Weights whose gradients are below about 1e-7 then have steps, and
+    above all derivatives of steps, that are not those of floating point, unless ε is larger: 1e-6 is enough for six
+    digits of a hypergradient where the default, 1e-8, has given two.
+
     **Arguments:**
 
     - `learning_rate`, `beta1`, `beta2`, `eps`: each a number, a [`hyprax.unroll.Schedule`][], a
