@@ -17,7 +17,7 @@ import pytest
 from reversals import make, oracle
 
 import hyprax as hx
-from hyprax.unroll import Outer, ReversalCertificate, _exact_run, _reversal, _reversible
+from hyprax.unroll import Outer, ReversalCertificate, _draft, _exact_run, _reversal, _reversible
 from trainings import relative_error
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
@@ -428,7 +428,7 @@ def test_any_number_of_threads(threads):
 def test_bits_of_a_run_are_averaged_over_groups():
     """Two groups with different β: each leaf keeps what its own factors need."""
     problem = make("adam", steps=500, fixed={"momentum": jnp.asarray(0.9), "beta2": jnp.asarray(0.5)})
-    planned = _exact_run.draft(_reversal.Program(problem.training, problem.hyper, problem.key))
-    kept, theory = _exact_run.kept_bits(planned)
+    planned = _draft.draft(_reversal.Program(problem.training, problem.hyper, problem.key))
+    kept, theory = _draft.kept_bits(planned)
     assert theory == pytest.approx(np.log2(1 / 0.9) + 1, rel=1e-6)
     assert theory - 16 / 500 <= kept <= theory

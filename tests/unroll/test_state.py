@@ -20,7 +20,7 @@ from small_nets import (
 )
 
 import hyprax as hx
-from hyprax.unroll._exact_run import draft
+from hyprax.unroll._draft import draft
 from hyprax.unroll._step import Program
 
 # A batch norm, averages of the weights, a count and what the loss was, all in one state.

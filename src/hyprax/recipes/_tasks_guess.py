@@ -46,11 +46,12 @@ def settings_for(
     for name, value in (("task", task), ("target", target)):
         if value is None:
             raise RecipeError(f"must name a column of {path}", key=f"--{name}")
-    header = read_table(path).header
+    table = read_table(path)
+    header = table.header
     for name, value in (("task", task), ("target", target), ("order", order), ("weight", weight)):
         if value is not None and value not in header and (name, value) != ("weight", "rows"):
             raise RecipeError(f"must name a column, one of {', '.join(header[:20])}; got {value!r}", key=f"--{name}")
-    texts = read_table(path).column(str(target))
+    texts = table.column(str(target))
     known = texts[~is_missing(texts)].tolist()
     usual, said = target_kind(known) if known else ("ridge", "nothing")
     if model is None and usual == "softmax":

@@ -28,12 +28,13 @@ All norms are taken with the smallest A of the box, which the others exceed. Rou
 (Higham 2002): of H, b, Q and q as sums over rows, of every residual, and of the Cholesky factor and its inverse.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ._bernstein import UNIT, Array
 from ._multivariate import Monomials, monomials, pairs
+from ._signs import masked, signs_of, solved, times
 
 _MOST = 2_000_000
 """Entries of a batch of matrices worked on at once."""
@@ -177,18 +178,18 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
     middle = 0.5 * (low + high)
     half = np.where(low == high, 0.0, 0.5 * (high - low) * (1 + 4 * UNIT) + 4 * UNIT * middle)
     square, absolute = _spread(middle, stack.square) + stack.ridge, _spread(middle, stack.absolute)
-    sigma = _signs(stack, square, absolute, signs)
+    sigma = signs_of(stack.H, stack.b, square, absolute, signs)
     active = sigma != 0
-    matrix = _masked(stack.H, square, active)
-    inverse = _solved(matrix, np.broadcast_to(np.eye(d), matrix.shape)) * active[..., None, :] * active[..., :, None]
+    matrix = masked(stack.H, square, active)
+    inverse = solved(matrix, np.broadcast_to(np.eye(d), matrix.shape)) * active[..., None, :] * active[..., :, None]
 
     # The predictor: its Taylor coefficients, (m, n, d, monomials).
     known = monomials(p, degree)
     v = np.zeros((m, n, d, len(known.powers)))
     right = np.where(active, stack.b - absolute * sigma, 0.0)
-    v[..., 0] = _times(inverse, right)
-    rest = right - _times(stack.H, v[..., 0]) - square * v[..., 0]
-    v[..., 0] += _times(inverse, np.where(active, rest, 0.0))
+    v[..., 0] = times(inverse, right)
+    rest = right - times(stack.H, v[..., 0]) - square * v[..., 0]
+    v[..., 0] += times(inverse, np.where(active, rest, 0.0))
     pull, push = (half[:, None, :, None] * kind[None] for kind in (stack.absolute, stack.square))  # (m, n, p, d)
     rights = np.zeros_like(v)
     rights[..., 0] = right
@@ -206,8 +207,8 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
     rest = _next_degree(known, push, v)  # what the next Taylor terms would have to cancel
     size = np.abs(v).sum(axis=-1)
     highest, tallest = square + push.sum(axis=2), absolute + pull.sum(axis=2)
-    lost = stack.unit[:, None] * (_times(stack.H_size, size) + stack.b_size)
-    lost += (d + p * (degree + 2) + 24) * UNIT * (_times(np.abs(stack.H), size) + highest * size + tallest)
+    lost = stack.unit[:, None] * (times(stack.H_size, size) + stack.b_size)
+    lost += (d + p * (degree + 2) + 24) * UNIT * (times(np.abs(stack.H), size) + highest * size + tallest)
     wrong = np.where(active, wrong, 0.0) + lost + UNIT * np.abs(rest).sum(axis=-1)
 
     source = wrong
@@ -243,9 +244,9 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
     coefficients[..., 0] += stack.r
     slope[..., 0] -= stack.q
     steep = _lengths(root, slope)
-    lost = np.einsum("mnd,mnd->mn", size, _times(stack.Q_size, size) + 2 * stack.q_size) + stack.r_size
+    lost = np.einsum("mnd,mnd->mn", size, times(stack.Q_size, size) + 2 * stack.q_size) + stack.r_size
     lost = lost * (stack.unit + (4 * d + len(known.powers) + 24) * UNIT)
-    steep += (reach * (stack.unit[:, None] + (2 * d + 24) * UNIT) * (_times(stack.Q_size, size) + stack.q_size)).sum(-1)
+    steep += (reach * (stack.unit[:, None] + (2 * d + 24) * UNIT) * (times(stack.Q_size, size) + stack.q_size)).sum(-1)
     # The trace of W Q W^T, whose Q is known to its rounding.
     blur = (stack.unit + (4 * d + 8) * UNIT) * np.linalg.norm(stack.Q_size, axis=(1, 2))
     trace = np.einsum("mnij,mnij->mn", root @ stack.Q, root) + blur * np.einsum("mnij,mnij->mn", root, root)
@@ -256,7 +257,7 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
     if point:
         # In the logarithm of λ_h the optimum moves by -A^-1 λ_h (a_h σ + c_h w).
         force = _force(middle, stack, sigma, v[..., 0])
-        movement = -2 * np.einsum("mnd,mnhd->mnh", _times(inverse, slope[..., 0]), force)
+        movement = -2 * np.einsum("mnd,mnhd->mnh", times(inverse, slope[..., 0]), force)
     else:
         moved = v[..., 1 : 1 + p]
         force = pull * sigma[:, :, None] + push * v[:, :, None, :, 0]
@@ -295,30 +296,6 @@ def _spread(hyper: Array, kind: Array) -> Array:
     return np.einsum("mh,nhd->mnd", hyper, kind)
 
 
-def _times(matrix: Array, vector: Array) -> Array:
-    return (matrix @ vector[..., None])[..., 0]
-
-
-def _masked(H: Array, square: Array, active: Array) -> Array:
-    """`H + diag(square)` on the active weights, the identity elsewhere."""
-    d = H.shape[-1]
-    matrix = H * (active[..., None, :] & active[..., :, None])
-    matrix[..., np.arange(d), np.arange(d)] += np.where(active, square, 1.0)
-    return matrix
-
-
-def _solved(matrix: Array, right: Array) -> Array:
-    """`matrix^-1 right`, or that of a matrix with larger diagonals where one is singular to float64: a guess."""
-    try:
-        return np.linalg.solve(matrix, right)
-    except np.linalg.LinAlgError:
-        here = np.arange(matrix.shape[-1])
-        heavier = matrix.copy()
-        heavier[..., here, here] *= 1 + 64 * len(here) * UNIT
-        heavier[..., here, here] += np.finfo(float).tiny
-        return np.linalg.solve(heavier, right)
-
-
 def _inverse_root(stack: Stack, square: Array) -> tuple[Array, Array]:
     """W with `‖g‖_(A^-1) <= ‖W g‖` for every A above `H + diag(square)`, and where that is proved.
 
@@ -351,102 +328,3 @@ def _inverse_root(stack: Stack, square: Array) -> tuple[Array, Array]:
     off += 2 * (d + 2) * UNIT * np.sqrt(np.einsum("mnij,mnij->mn", R, R) * np.einsum("mnij,mnij->mn", L, L))
     sure &= off < 0.5
     return R / (1 - np.where(sure, off, 0.0) - 1e-10)[..., None, None], sure
-
-
-def _signs(stack: Stack, square: Array, absolute: Array, start: Array | None) -> Array:
-    """The signs of the optimal weights, 1 for weights without an absolute penalty: a guess that is checked later.
-
-    Newton steps on the optimality conditions (a primal-dual active set), from coordinate descent where they circle, and
-    a search over signs, which always ends, for the few that still do.
-    """
-    m, n, d = square.shape
-    free = absolute == 0
-    if not stack.any_absolute:
-        return np.ones((m, n, d))
-    sigma = np.zeros((m, n, d)) if start is None else start.astype(np.float64)
-    sigma[free] = 1.0
-    H, b = (np.broadcast_to(x, (m, *x.shape)).reshape(m * n, *x.shape[1:]) for x in (stack.H, stack.b))
-    everything = (H, b, *(x.reshape(m * n, d) for x in (square, absolute, free)))
-
-    def of(rows: Any) -> tuple[Array, Array, Array, Array, Array]:
-        H, b, square, absolute, free = (x[rows] for x in everything)
-        return H, b, square, absolute, free
-
-    found, open_ = sigma.reshape(m * n, d), np.arange(m * n)
-    if start is None:
-        found = _descend(*of(slice(None)), found, 15)
-    for sweeps in (30, 0):
-        for _ in range(8):
-            new = _newton(*of(open_), found[open_])
-            changed = np.any(new != found[open_], axis=1)
-            found[open_] = new
-            open_ = open_[changed]
-            if not open_.size:
-                return found.reshape(m, n, d)
-        if sweeps:
-            found[open_] = _descend(*of(open_), found[open_], sweeps)
-    for i in open_:
-        found[i] = _search(*of(i))
-    return found.reshape(m, n, d)
-
-
-def _newton(H: Array, b: Array, square: Array, absolute: Array, free: Array, sigma: Array) -> Array:
-    """One step: the weights of these signs, then signs off their side leave and correlations beyond the bound enter."""
-    active = sigma != 0
-    right = np.where(active, b - np.where(free, 0.0, absolute * sigma), 0.0)
-    w = _solved(_masked(H, square, active), right[..., None])[..., 0]
-    correlation = b - _times(H, w)
-    stays = np.where(sigma * w > 0, sigma, 0.0)
-    enters = np.where(np.abs(correlation) > absolute, np.sign(correlation), 0.0)
-    return np.where(free, 1.0, np.where(active, stays, enters))
-
-
-def _descend(H: Array, b: Array, square: Array, absolute: Array, free: Array, sigma: Array, sweeps: int) -> Array:
-    """Signs after sweeps of coordinate descent from the weights of these signs."""
-    d = b.shape[1]
-    active = sigma != 0
-    right = np.where(active, b - np.where(free, 0.0, absolute * sigma), 0.0)
-    w = _solved(_masked(H, square, active), right[..., None])[..., 0]
-    w = np.where(free | (sigma * w > 0), w, 0.0)
-    rest = b - _times(H, w)
-    for _ in range(sweeps):
-        for j in range(d):
-            height = H[:, j, j]
-            target = rest[:, j] + height * w[:, j]
-            new = np.sign(target) * np.maximum(np.abs(target) - absolute[:, j], 0.0) / (height + square[:, j])
-            rest -= H[:, :, j] * (new - w[:, j])[:, None]
-            w[:, j] = new
-    return np.where(free, 1.0, np.sign(w))
-
-
-def _search(H: Array, b: Array, square: Array, absolute: Array, free: Array) -> Array:
-    """The signs of one problem by feature-sign search (Lee, Battle, Raina and Ng 2007): no step raises the objective.
-
-    A weight enters where the conditions are violated most; then the weights of these signs are aimed at, and the lowest
-    of the points where one of them meets zero on the way is taken, until no sign changes.
-    """
-    d = len(b)
-    A = H + np.diag(square)
-    w, sigma = np.zeros(d), np.where(free, 1.0, 0.0)
-    for _ in range(20 * d):
-        at = np.flatnonzero(sigma)
-        target = np.zeros(d)
-        target[at] = np.linalg.lstsq(A[np.ix_(at, at)], (b - np.where(free, 0.0, absolute * sigma))[at])[0]
-        step = target - w
-        with np.errstate(divide="ignore", invalid="ignore"):
-            meets = np.where(~free & (step != 0), -w / step, np.inf)
-        stops = np.append(meets[(meets > 0) & (meets < 1)], 1.0)
-        ways = w + stops[:, None] * step
-        ways[np.arange(len(stops) - 1), np.flatnonzero((meets > 0) & (meets < 1))] = 0.0
-        costs = 0.5 * np.sum(ways @ A * ways, axis=1) - ways @ b + np.abs(ways) @ absolute
-        best = int(np.argmin(costs))
-        w = ways[best]
-        sigma = np.where(free, 1.0, np.sign(w))
-        if best < len(stops) - 1:
-            continue
-        rest = np.where(sigma == 0, np.abs(b - H @ w) - absolute, 0.0)
-        j = int(np.argmax(rest))
-        if rest[j] <= 1e-14 * (absolute[j] + np.abs(b[j])):
-            break
-        sigma[j] = np.sign(b[j] - H[j] @ w)
-    return sigma

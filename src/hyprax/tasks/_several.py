@@ -40,7 +40,7 @@ class RidgePenalties(Structure):
     def assumption(self) -> str:
         return (
             f"ridge regression with {self.hyperparameters} strengths on {self.features} features, squared loss, "
-            f"{self.splits} training part{'s' if self.splits > 1 else ''} a task"
+            f"{_parts(self.splits)}"
         )
 
 
@@ -73,7 +73,8 @@ class ElasticNetPenalties(Structure):
 
     @property
     def assumption(self) -> str:
-        return (
-            f"the elastic net in both penalties on {self.features} features, squared loss, "
-            f"{self.splits} training part{'s' if self.splits > 1 else ''} a task"
-        )
+        return f"the elastic net in both penalties on {self.features} features, squared loss, {_parts(self.splits)}"
+
+
+def _parts(splits: int) -> str:
+    return f"{splits} training part{'s' if splits > 1 else ''} a task"

@@ -14,8 +14,9 @@ from jaxtyping import Array, PyTree
 from .._hyper import natural, validated
 from .._trees import tree_size
 from ._checkpointed import Checkpointed, make_plan, tree_bytes
+from ._draft import draft, kept_bits
 from ._drivers import AbstractDriver, DriverName, HostDriver, choose_driver, index
-from ._exact_run import ExactRun, draft, kept_bits, untouched
+from ._exact_run import ExactRun, untouched
 from ._fixed_point import wide
 from ._mode import AbstractMode
 from ._modes import ForwardMode, StoreAll

@@ -1,9 +1,10 @@
-"""One run in fixed point on the host: what it is made of, forwards, backwards, and whether it came back."""
+"""One run in fixed point on the host: forwards, backwards, and whether it came back."""
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeAlias
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,21 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._objective import described
-from .._trees import is_traced
+from ._draft import Draft, Pair
 from ._drivers import index
 from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
 from ._long_run import BACKWARDS, Journal
-from ._packing import pack
 from ._reversal import (
     Backward,
     Forward,
-    Layout,
     Pieces,
     Setup,
     host_step,
     host_step_back,
-    looks_at_state,
     loop_pieces,
     loop_pieces_back,
     model_before,
@@ -33,158 +30,14 @@ from ._reversal import (
     one_step,
     one_step_back,
     one_undo_weights,
-    start_words,
     weights_of,
 )
 from ._reversible_optimizer import (
     WEIGHTS,
-    AbstractReversibleOptimizer,
-    Coefficients,
-    columns,
-    leaf_groups,
-    plain,
-    rates,
 )
 from ._runner import blank_rows, measure
-from ._scales import Place, Scale, Store, fixed_scale, make_scale
-from ._step import Program, movable
-from ._training import strong
-
-Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
-"""The forward and the reverse sweep: two compiled loops (with the gradient isolated in both, or not), two host loops,
-or host loops that share one compiled gradient, which are exact by construction."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Draft:
-    """A run before its first step: the setup, the units of its words, and w_0."""
-
-    setup: Setup
-    scales: dict[str, Scale]
-    chosen: dict[str, list[int]]
-    raw: Coefficients
-    weights: PyTree
-
-    def start(self) -> Forward:
-        """What the forward sweep starts from, made anew: sweeps use it up."""
-        with wide():
-            return _start_words(self.setup, self.weights)
-
-    @property
-    def steps(self) -> int:
-        return self.setup.program.training.steps
-
-    def pairs(self, host: bool) -> tuple[Pair, ...]:
-        """The pairs to try in turn, the fastest first; one that is seldom exact for this optimiser is left out."""
-        if self.setup.layout.rule.pullback_needs_gradient:
-            return ("one",) if host else ("isolated", "one")
-        return ("host", "one") if host else ("loop", "isolated", "one")
-
-
-def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
-    optimizer = program.training.optimizer(hyper)
-    if not isinstance(optimizer, AbstractReversibleOptimizer):
-        raise ValueError(
-            "Reversible: the optimizer must be one that can be undone: hx.unroll.MomentumSGD, Adam, AdamW, Lion or "
-            f"Muon; got {described(optimizer)}. For any other use hx.unroll.Checkpointed."
-        )
-    return optimizer
-
-
-@eqx.filter_jit
-def _open(program: Program) -> tuple[AbstractReversibleOptimizer, PyTree, bool]:
-    """The optimiser, w_0, and whether the way back looks at the state of the loss."""
-    weights, model = _start(program)(program.hyper)
-    return _optimizer(program, program.hyper), weights, looks_at_state(program, weights, model)
-
-
-@eqx.filter_jit
-def _make_columns(program: Program, chosen: dict[str, list[int]]) -> tuple[Coefficients, PyTree | None]:
-    """The hyperparameters of the optimiser in columns, and learning rates for each weight."""
-    return _columns(program, chosen)(program.hyper)
-
-
-@eqx.filter_jit
-def close(
-    program: Program,
-    chosen: dict[str, list[int]],
-    draw: Coefficients,
-    drates: PyTree | None,
-    dstart: PyTree,
-    dhyper: PyTree,
-) -> PyTree:
-    """dλ with what acts through the optimiser and through (w_0, m_0)."""
-    (through_optimizer,) = jax.vjp(_columns(program, chosen), program.hyper)[1]((draw, drates))
-    (through_start,) = jax.vjp(lambda hyper: movable(_start(program)(hyper)), program.hyper)[1](dstart)
-    return jax.tree.map(lambda a, b, c: a + b + c, dhyper, through_optimizer, through_start)
-
-
-def _columns(program: Program, chosen: dict[str, list[int]]) -> Any:
-    def made(hyper: PyTree) -> tuple[Coefficients, PyTree | None]:
-        optimizer, (weights, _) = _optimizer(program, hyper), _start(program)(hyper)
-        return columns(plain(optimizer), chosen, program.training.steps), rates(optimizer, weights)
-
-    return made
-
-
-def _start(program: Program) -> Any:
-    def start(hyper: PyTree) -> tuple[PyTree, PyTree]:
-        weights = jax.tree.map(strong, program.training.start(hyper, program.key))
-        return weights, jax.tree.map(strong, program.training.model(weights, hyper))
-
-    return start
-
-
-@eqx.filter_jit
-def _make_tables(rule: Any, raw: Coefficients, steps: int) -> Coefficients:
-    return rule.tables(raw, steps)
-
-
-@eqx.filter_jit
-def pull_tables(rule: Any, raw: Coefficients, steps: int, dtables: Coefficients) -> Coefficients:
-    """The derivatives with respect to the hyperparameters in columns, from those with respect to the tables."""
-    return jax.vjp(lambda raw: rule.tables(raw, steps), raw)[1](dtables)[0]
-
-
-def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
-    """The tables in float64; call it where 64-bit types are on."""
-    return {name: jnp.asarray(np.asarray(value), jnp.float64) for name, value in table.items()}
-
-
-def draft(program: Program) -> Draft:
-    """Look at the run: choose the units of its words, and what is put away when.
-
-    **Raises:** `ValueError` for an optimiser that cannot be undone, or hyperparameters with which it cannot.
-    """
-    steps, user_x64 = program.training.steps, bool(jax.config.read("jax_enable_x64"))
-    if is_traced((program.hyper, program.key)):
-        raise ValueError(
-            "Reversible: hyper and key must have values, from which a run is planned on the host; got those of a "
-            "transformation of JAX. Under jax.jit and jax.vmap use hx.unroll.StoreAll or hx.unroll.Checkpointed."
-        )
-    optimizer, weights, keeps = _open(program)
-    optimizer.check_reversible()
-    chosen, groups = leaf_groups(plain(optimizer), weights)
-    raw, for_each = _make_columns(program, chosen)
-    rule = jax.tree.map(lambda _: None, optimizer)
-    bits = rule.fraction_bits()
-    with wide():
-        tables = _make_tables(rule, as_float64(raw), steps)
-        numbers = {name: np.asarray(table) for name, table in tables.items()}
-        packing, count = pack(weights, groups, by_leaf=rule.by_leaf), len(next(iter(chosen.values())))
-        scales = {name: fixed_scale(count, bits[name]) for name in (WEIGHTS, *rule.states)}
-        scales |= {name: make_scale(table, steps, bits[name]) for name, table in rule.factors(numbers).items()}
-        setup = Setup(
-            program,
-            Layout(rule, packing, user_x64, keeps, isolated=False),
-            tables,
-            as_float64(rule.increments(numbers, {name: scale.after for name, scale in scales.items()})),
-            as_float64({name: scale.units for name, scale in scales.items()}),
-            None if for_each is None else packing.join(for_each),
-            jnp.asarray(True),
-        )
-    return Draft(setup, scales, chosen, raw, weights)
-
+from ._scales import Place, Store
+from ._step import movable
 
 TOGETHER, LARGE = 8, 1 << 18
 """Pieces in one program, for networks of fewer weights than `LARGE`: for each, a byte a weight is held twice."""
@@ -200,7 +53,6 @@ def _stacked(rows: list[Any]) -> Array:
     return jnp.stack(rows)
 
 
-_start_words = eqx.filter_jit(start_words)
 _weights_of = eqx.filter_jit(weights_of)
 
 
@@ -218,6 +70,7 @@ class ExactRun:
             for name, scale in draft.scales.items():
                 for t, bits in scale.shifts[vector.group]:
                     self._due.setdefault(t, []).append((i, name, bits))
+        self._times = sorted(self._due)
         self._which = tuple(sorted({(i, name) for due in self._due.values() for i, name, _ in due}))
 
     @property
@@ -235,19 +88,19 @@ class ExactRun:
         bounds = sorted({0, self.draft.steps, *stops})
         cuts = set(bounds)
         for lo, hi in itertools.pairwise(bounds):
-            cuts |= set([t for t in sorted(self._due) if lo < t < hi][self.together - 1 :: self.together])
+            cuts |= set(self._between(lo, hi)[self.together - 1 :: self.together])
         return list(itertools.pairwise(sorted(cuts)))
 
     def lows_before(self, t: int) -> list[Array]:
         """Zeros in the shapes of what is put away while step t is the next, or was undone last."""
-        due = [i for at in sorted(self._due) if at <= t for i, _, bits in self._due[at] if bits > 0]
+        due = [i for at in self._times if at <= t for i, _, bits in self._due[at] if bits > 0]
         vectors = self.setup.layout.packing.vectors
         return [jnp.zeros(vectors[i].shape, jnp.uint8) for i in due]
 
     def forward(self, carry: Forward, lo: int, hi: int) -> Forward:
         """Steps lo..hi-1, with the shifts that are due before steps lo+1..hi."""
         if self.pair in ("loop", "isolated"):
-            ends = self._ends(lo, hi)
+            ends = [*self._between(lo, hi), hi]
             carry, lows = loop_pieces((self.setup, self._pieces(lo, ends, [])), carry)
             rows = [_rows(low) for low in lows]
             for k, end in enumerate(ends):
@@ -264,7 +117,7 @@ class ExactRun:
     def backward(self, carry: Backward, lo: int, hi: int) -> Backward:
         """Those shifts and steps undone."""
         if self.pair in ("loop", "isolated"):
-            ends = self._ends(lo, hi)
+            ends = [*self._between(lo, hi), hi]
             vectors = self.setup.layout.packing.vectors
             rows: list[list[Any]] = [[np.zeros(vectors[i].shape, np.uint8)] * self.together for i, _ in self._which]
             for k, end in reversed(list(enumerate(ends))):
@@ -278,8 +131,9 @@ class ExactRun:
             carry = self._step_back(carry, index(t))
         return carry
 
-    def _ends(self, lo: int, hi: int) -> list[int]:
-        return [*(t for t in sorted(self._due) if lo < t < hi), hi]
+    def _between(self, lo: int, hi: int) -> list[int]:
+        """The steps before which words are due, lo < t < hi."""
+        return self._times[bisect_right(self._times, lo) : bisect_left(self._times, hi)]
 
     def _pieces(self, lo: int, ends: list[int], lows: list[Array]) -> Pieces:
         """So many as are made together, the last ones without steps."""
@@ -332,16 +186,6 @@ def ranges(draft: Draft, carry: Forward) -> Ranges:
     seen = Seen([np.asarray(word) for word in carry.seen])
     names = (WEIGHTS, *draft.setup.layout.rule.states)
     return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), dict.fromkeys(names, LIMIT_BITS))
-
-
-def kept_bits(draft: Draft) -> tuple[float, float]:
-    """Bits a parameter and step, averaged over the weights: what was put away, and Σ log2(1/γ), what had to be kept."""
-    kept, theory, packing = 0.0, 0.0, draft.setup.layout.packing
-    for vector in packing.vectors:
-        for scale in draft.scales.values():
-            kept += vector.size * scale.kept(vector.group)
-            theory += vector.size * float(scale.theory[vector.group])
-    return kept / (packing.size * draft.steps), theory / (packing.size * draft.steps)
 
 
 def headroom(found: Ranges) -> int:

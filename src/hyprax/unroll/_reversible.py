@@ -10,21 +10,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Kind, NoCertificate, show
 from .._result import Result
+from ._draft import Draft, Pair, as_float64, close, draft, kept_bits, pull_tables
 from ._drivers import DriverName, HostDriver, check_driver, choose_driver
-from ._exact_run import (
-    Draft,
-    ExactRun,
-    Pair,
-    Ranges,
-    Sweep,
-    as_float64,
-    close,
-    draft,
-    headroom,
-    kept_bits,
-    pull_tables,
-    ranges,
-)
+from ._exact_run import ExactRun, Ranges, Sweep, headroom, ranges
 from ._fixed_point import wide
 from ._long_run import BACKWARDS, Journal, LongRun
 from ._mode import RESULTS, AbstractMode, Outer, UnrollReport, UnrollStats
