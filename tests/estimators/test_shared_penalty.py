@@ -68,6 +68,11 @@ def test_the_penalty_is_the_global_optimum_of_the_mean_over_tasks(tmp_path):
     assert [float(row["x1"]) for row in rows] == found.coef_[:, 1].tolist()
 
 
+def test_a_penalty_at_an_end_of_its_range_is_told():
+    assert "an end of the range" in SharedPenalty(low=5.0, high=10.0, random_state=0).fit(X, Y, NAMES).message_
+    assert SharedPenalty(random_state=0).fit(X, Y, NAMES).message_ == ""
+
+
 def test_a_new_task_is_refused_until_it_is_fitted_with_the_shared_penalty():
     found = SharedPenalty(random_state=0).fit(X, Y, NAMES)
     before = found.coef_.copy()

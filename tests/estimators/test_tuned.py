@@ -134,10 +134,11 @@ def test_a_strength_at_its_lower_bound_is_told_and_how_a_search_ended_is_no_proo
     assert ridge().result_ in ("gradient_small_uncertified", "precision_reached")
 
 
-def test_nearly_noiseless_targets_get_a_strength_as_weak_as_they_want():
+@pytest.mark.parametrize("make", [TunedRidge, pytest.param(TunedHuberRegressor, marks=pytest.mark.slow)])
+def test_nearly_noiseless_targets_get_a_strength_as_weak_as_they_want(make):
     mixed = nearly_collinear(1e-4)
     targets = mixed @ np.ones(D) + Z[:, 3] + 1e-6 * Y
-    tuned = TunedRidge(**QUICK).fit(mixed, targets)
+    tuned = make(**QUICK).fit(mixed, targets)
     z, rows = StandardScaler().fit_transform(mixed), N
 
     def held_out(strength):
@@ -146,6 +147,7 @@ def test_nearly_noiseless_targets_get_a_strength_as_weak_as_they_want():
 
     tried = {strength: np.mean(held_out(strength) ** 2) for strength in np.logspace(-10, 2, 13)}
     assert min(tried, key=lambda s: tried[s]) < 1e-7
+    assert tuned.strengths_[0] < 1e-7
     assert -tuned.cv_score_ < 1.001 * min(tried.values())
 
 

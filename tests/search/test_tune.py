@@ -14,6 +14,7 @@ import pytest
 import hyprax as hx
 from hyprax._progress import ProgressBar
 from hyprax.search import AbstractRecord, Optax, Step, Stopping
+from hyprax.search._progress_words import sample_words
 from hyprax.search._step import step_text
 
 TRACES: list[int] = []
@@ -266,3 +267,16 @@ def test_the_bar_is_silent_off_a_terminal_and_in_its_first_seconds(monkeypatch):
     assert pipe.getvalue() == ""
     assert "4/4" in terminal.getvalue()
     assert terminal.getvalue().endswith("\n")
+
+
+def test_many_hyperparameters_that_followed_a_sample_into_its_noise_are_told():
+    noise = hx.Noise({"x": jnp.full(50, 0.01)}, jnp.asarray(9.0), "validation examples")
+    far = sample_words(50, noise, 1e-6)
+    assert far.startswith(
+        "50 hyperparameters were moved until the hypergradient (1e-06) was far below its noise (0.071;"
+    )
+    assert "hx.search.Gate" in far
+    assert sample_words(50, noise, 0.05) == ""  # left alone where entries are noise
+    assert sample_words(5, noise, 1e-6) == ""
+    unknown = sample_words(50, hx.NoNoise("it was not asked for", "validation examples"), 1e-6)
+    assert "its noise was not measured" in unknown

@@ -148,6 +148,18 @@ def test_local_searches_end_where_the_boxes_do_and_are_only_estimated():
     assert erm_box(many, starts=2, key=jax.random.key(0), progress=False).certificate.kind == "estimated"
 
 
+def test_an_optimum_at_an_end_of_a_range_is_said():
+    X = np.random.default_rng(3).normal(size=(30, 2))
+    task = Task.hold_out(X[:20], X[:20, 0], X[20:], X[20:, 0])  # without noise no penalty is small enough
+    found = erm_box([PenaltyDual.elastic_net(task, ((0.1, 1.0), (0.01, 1.0)))])
+    assert found.message.startswith("The least loss is at an end of the range of l1, l2:")
+    alone = erm([elastic_net_dual(task, (0.1, 1.0), penalty2=0.01)], progress=False)
+    assert alone.message.startswith("The least loss is at an end of the range of the hyperparameter:")
+    noisy = X[:, 0] + np.random.default_rng(4).normal(size=30)
+    task = Task.hold_out(X[:20], noisy[:20], X[20:], noisy[20:])
+    assert erm([elastic_net_dual(task, (1e-4, 10.0), penalty2=0.01)], progress=False).message == ""
+
+
 def test_a_budget_that_runs_out_is_said():
     rng = np.random.default_rng(7)
     duals = [PenaltyDual.elastic_net(random_task(rng, 6), ((1e-6, 1e6), (1e-6, 1e6))) for _ in range(2)]

@@ -152,8 +152,8 @@ def tune_command(
         typer.echo(f"the same in scikit-learn: {SAME_AS[settings.model.kind]}")
         typer.echo(f"mean loss: {optimum.value:.8g}, least possible >= {optimum.lower:.8g}")
         typer.echo(f"certificate: {optimum.certificate!r}")
-        if optimum.hyper in optimum.mean.domain:
-            typer.echo("the least loss is at an end of the range: a wider one (low, high) may hold a smaller")
+        if optimum.message:
+            typer.echo(optimum.message)
         if optimum.loose:
             typer.echo(f"widened most by: {', '.join(optimum.loose)} (set_aside = RADIUS in the file leaves such out)")
         near = ", ".join(f"[{a:.6g}, {b:.6g}]" for a, b in optimum.epsilon_set)

@@ -10,6 +10,7 @@ from .._noise import AbstractNoise
 
 FEW = 10
 """Hyperparameters that a validation sample may be trusted to tell apart without a word."""
+FAR_BELOW = 0.1
 FLAT = 1e-4
 LEAST_FLAT = 5
 WINDOW = 10
@@ -43,12 +44,24 @@ def bound_words(row: Mapping[str, Any]) -> str:
     return f"Coordinates that rest at a bound of the search: {', '.join(said)}." if said else ""
 
 
-def sample_words(count: int, noise: AbstractNoise | None) -> str:
-    """What is to be said of many hyperparameters that followed one sample whose noise nobody measured."""
-    if noise is None or count <= FEW or not noise.over or not math.isnan(float(noise.norm)):
+def sample_words(count: int, noise: AbstractNoise | None, norm: float) -> str:
+    """What is to be said of many hyperparameters that followed one sample, into its noise or with noise unmeasured.
+
+    `norm`: of the last hypergradient. Where entries of pure noise are left alone it stays near the noise.
+    """
+    if noise is None or count <= FEW or not noise.over:
+        return ""
+    spread = float(noise.norm)
+    if math.isnan(spread):
+        said = f"were fitted to one sample ({noise.over}), and its noise was not measured: the value flatters them."
+    elif norm < FAR_BELOW * spread:
+        said = (
+            f"were moved until the hypergradient ({norm:.2g}) was far below its noise ({spread:.2g}; {noise.over}): "
+            "the value flatters them, unless a prior holds them."
+        )
+    else:
         return ""
     return (
-        f"{count} hyperparameters were fitted to one sample ({noise.over}), and its noise was not measured: the value "
-        "flatters them. Judge them on rows that nothing touched, beside one strength refitted on the same rows "
-        "(`hx.honest`); hold them back with `hx.search.shrinkage_path` or `hx.search.Gate`."
+        f"{count} hyperparameters {said} Judge them on rows that nothing touched, beside one strength refitted on the "
+        "same rows (`hx.honest`); hold them back with `hx.search.shrinkage_path` or `hx.search.Gate`."
     )

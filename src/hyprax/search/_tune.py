@@ -124,7 +124,8 @@ class TuneResult:
             text = explain(self.result, numbers)
         noise = None if self.hypergradient is None else self.hypergradient.noise
         count = sum(leaf.size for leaf in jax.tree.leaves(self.best))
-        return " ".join(part for part in (text, self.cause, bound_words(last), sample_words(count, noise)) if part)
+        of_sample = sample_words(count, noise, float(last.get("gradient_norm", math.nan)))
+        return " ".join(part for part in (text, self.cause, bound_words(last), of_sample) if part)
 
     def _repr_html_(self) -> str:
         return page.shown(lambda: _result_card(self), self)

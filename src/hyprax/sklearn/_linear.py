@@ -16,6 +16,9 @@ from ._columns import Design
 from ._penalties import Strengths
 from ._uncertainty import covariance, deviation
 
+LEAST = 1e-10
+"""A (nearly) quadratic loss bears so weak a strength, and nearly noiseless targets want it."""
+
 
 class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
     """What the regressors share."""
@@ -50,7 +53,7 @@ class AbstractLeastSquares(AbstractTunedRegressor):
     """Regressors by squared loss."""
 
     likelihood = False  # the variance of the noise is not known
-    least_strength = 1e-10  # a quadratic bears it, and nearly noiseless targets want it
+    least_strength = LEAST
 
     def _targets(self, y: np.ndarray, shares: np.ndarray | None) -> Targets:
         mean, spread = mean_and_spread(y, shares, bool(self.fit_intercept))
@@ -347,6 +350,7 @@ class TunedHuberRegressor(AbstractTunedRegressor):
     """
 
     criteria = tuple(name for name in CRITERIA if name != "evidence")  # the loss is no likelihood
+    least_strength = LEAST
 
     def __init__(
         self,

@@ -48,8 +48,9 @@ class SharedPenalty(BaseEstimator):
     - `random_state`: of the folds.
     - `n_jobs`: processes; `None` for one, -1 for as many as there are cores.
 
-    **Attributes:** `hyper_`, α; `optimum_`, a [`hyprax.tasks.GlobalOptimum`][] with its certificate; `tasks_` (T,),
-    `coef_` (T, d) and `intercept_` (T,) in the units of the table, a row a task; `classes_` of two classes.
+    **Attributes:** `hyper_`, α; `message_`, a sentence where it lies at an end of its range; `optimum_`, a
+    [`hyprax.tasks.GlobalOptimum`][] with its certificate; `tasks_` (T,), `coef_` (T, d) and `intercept_` (T,) in the
+    units of the table, a row a task; `classes_` of two classes.
     """
 
     n_features_in_: int
@@ -126,7 +127,7 @@ class SharedPenalty(BaseEstimator):
             mean = len(y) / len(rows)
             duals = [dual * (len(at) / mean) for dual, at in zip(duals, rows, strict=True)]
         self.optimum_ = erm(duals, names=[str(name) for name in self.tasks_.tolist()], progress=False)
-        self.hyper_ = self.optimum_.hyper
+        self.hyper_, self.message_ = self.optimum_.hyper, self.optimum_.message
         found = [self._fitted(X[at], targets[at]) for at in rows]
         self.coef_, self.intercept_ = np.stack([f.weights for f in found]), np.array([f.intercept for f in found])
         return self

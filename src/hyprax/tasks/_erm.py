@@ -1,5 +1,6 @@
 """One hyperparameter for many tasks: the global minimum of the mean dual, with what is known of its error."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,6 +112,18 @@ class OptimalityCertificate(AbstractCertificate):
         return f"<{self.kind}: {self.quantity} <= {show(self.bound)} ({self.method})>"
 
 
+def end_words(names: Sequence[str], hypers: Sequence[float], domain: Sequence[tuple[float, float]]) -> str:
+    """A sentence where the least loss lies at an end of the range that was looked at."""
+    ends = [
+        name
+        for name, x, (a, b) in zip(names, hypers, domain, strict=True)
+        if a < b and any(math.isclose(x, end, rel_tol=1e-9) for end in (a, b))  # logarithms round
+    ]
+    if not ends:
+        return ""
+    return f"The least loss is at an end of the range of {', '.join(ends)}: a wider one may hold a smaller."
+
+
 @dataclass(frozen=True, eq=False)
 class GlobalOptimum:
     r"""The answer of [`erm`][hyprax.tasks.erm]: `hyper` = α with `lower <= min mean f <= mean f(α) <= upper`."""
@@ -143,6 +156,11 @@ class GlobalOptimum:
     hundredth of the certificate or more. `set_aside` leaves them out."""
     certificate: AbstractCertificate
     """Bounds `mean f(α) - min mean f`."""
+
+    @property
+    def message(self) -> str:
+        """A sentence where the answer lies at an end of the domain; else nothing."""
+        return end_words(["the hyperparameter"], [self.hyper], [self.mean.domain])
 
     def regrets(self) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         """`(lo, hi)` around `f_i(α) - min f_i`: what sharing the hyperparameter costs each task."""

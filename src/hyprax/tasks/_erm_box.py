@@ -13,7 +13,7 @@ from .._certificate import AbstractCertificate
 from .._progress import counted
 from ._bernstein import Array
 from ._bounds import round_up
-from ._erm import OptimalityCertificate
+from ._erm import OptimalityCertificate, end_words
 from ._multivariate import least
 from ._penalty_boxes import Stack, cells, points
 from ._penalty_dual import PenaltyDual, stacked
@@ -68,6 +68,11 @@ class BoxOptimum:
     """Boxes, bounds and seconds after every round."""
     certificate: AbstractCertificate
     """Bounds `mean f(hyper) - min mean f`."""
+
+    @property
+    def message(self) -> str:
+        """A sentence where the answer lies at an end of the domain; else nothing."""
+        return end_words(self.hyper_names, self.hyper.tolist(), self.duals[0].domain)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} = {x:.6g}" for name, x in zip(self.hyper_names, self.hyper, strict=True))
