@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from sklearn.linear_model import BayesianRidge
 
 import hyprax as hx
 from hyprax import evidence as ev
 from hyprax.fits import fit_evidence
+from hyprax.fits._rates import secants
 from thoroughness import slow
 
 N, D = 60, 3
@@ -43,7 +45,14 @@ DRAWN = {
 
 
 def regression(apply=linear, points=None, **changes):
-    options = {"likelihood": noise, "progress": False, "epochs": 12, "key": jax.random.key(0)} | changes
+    options = {
+        "likelihood": noise,
+        "progress": False,
+        "epochs": 12,
+        "burn_in": 10,
+        "every": 5,
+        "key": jax.random.key(0),
+    } | changes
     hyper = {"noise": hx.Positive(1.0)}
     return fit_evidence(apply, {"w": jnp.zeros((D, 1))}, data() if points is None else points, hyper, **options)
 
@@ -171,6 +180,19 @@ def test_equal_fits_with_default_optimizers_compile_once():
     regression(**DRAWN, points=(x + 1, y - 1))
     assert len(TRACES) - before <= 12  # the shape of an output is asked for where data are looked at; none is compiled
     assert before > 24
+
+
+def test_secant_steps_end_at_the_minimum_of_a_quadratic():
+    matrix = jnp.asarray(np.diag([1.0, 30.0, 0.2]) + 0.1)
+    transformation = secants()
+    x = {"a": jnp.ones(2), "b": jnp.asarray(-1.0)}
+    state = transformation.init(x)
+    for _ in range(40):
+        flat, unravel = ravel_pytree(x)
+        move, state = transformation.update(unravel(matrix @ flat), state, x)
+        assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(move)) <= 0.5 + 1e-12
+        x = optax.apply_updates(x, move)
+    np.testing.assert_allclose(ravel_pytree(x)[0], 0, atol=1e-8)
 
 
 @pytest.mark.slow

@@ -84,6 +84,43 @@ def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
         np.testing.assert_allclose(answer.grad[name].raw, (up - down) / (2 * step), rtol=1e-5)
 
 
+def test_at_the_mode_the_gradient_is_that_of_the_evidence_with_its_mode(monkeypatch: pytest.MonkeyPatch):
+    """Against differences of the value at the mode of each hyperparameter, for a network whose curvature moves."""
+    monkeypatch.setattr("hyprax.evidence._objective.NEAR", 1e-13)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(12, 2))
+    objective = hx.EvidenceObjective(
+        lambda params, hyper, x: jnp.tanh(x @ params["w"]) @ params["v"],
+        {"w": jnp.asarray(rng.normal(size=(2, 3))), "v": jnp.asarray(rng.normal(size=(3, 1)))},
+        (x, np.sin(2 * x[:, :1]) + 0.1 * rng.normal(size=(12, 1))),
+        likelihood=gaussian,
+        schedule=ev.Schedule(mode_after=0, newton_steps=400),
+        key=jax.random.key(0),
+    )
+
+    def at(moved):
+        names = {"noise": 0.3, "w": 0.7, "v": 0.4} | moved
+        precision = {"w": hx.Positive(names["w"]), "v": hx.Positive(names["v"])}
+        return {"noise": hx.Positive(names["noise"]), "precision": precision}
+
+    _, state = objective.value_and_grad(at({}), objective.init(at({})))
+    answer, _ = objective.value_and_grad(at({}), state)
+    assert answer.stats.decrement < 1e-10
+    assert "How the mode moves with the hyperparameters is in the gradient." in answer.certificate.meaning()
+    step = 3e-3  # a mode is known to about 1e-7, and the value is of first order in it
+    for name, base, got in (
+        ("noise", 0.3, answer.grad["noise"].raw),
+        ("w", 0.7, answer.grad["precision"]["w"].raw),
+        ("v", 0.4, answer.grad["precision"]["v"].raw),
+    ):
+        up, down = (objective.value_and_grad(at({name: base * np.exp(s)}), state)[0].value for s in (step, -step))
+        np.testing.assert_allclose(got, (up - down) / (2 * step), rtol=1e-3)
+    fixed, _ = hx.EvidenceObjective(
+        objective.apply, state.params, objective.data, likelihood=gaussian, key=jax.random.key(0)
+    ).value_and_grad(at({}), objective.init(at({})))
+    assert abs(fixed.grad["precision"]["w"].raw / answer.grad["precision"]["w"].raw - 1) > 1e-2
+
+
 def test_tuning_finds_noise_and_relevant_inputs_from_the_training_data():
     objective, hyper, _, _ = regression(
         estimator=ev.Chain(ev.designs.OneRow(20)),

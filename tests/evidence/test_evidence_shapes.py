@@ -11,6 +11,7 @@ from scipy import stats
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax._jaxprs import equations
 
 N, D, H, C, S = 6, 3, 4, 3, 2
 RNG = np.random.default_rng(0)
@@ -94,6 +95,26 @@ def test_rows_of_tokens_are_sampled():
 
 
 @pytest.mark.slow
+def test_a_vocabulary_needs_no_matrix_of_its_square():
+    """Neither rows nor the decrement make V x V numbers of a token; the value is the one for all rows."""
+    vocabulary, rng = 300, np.random.default_rng(5)
+    x, y = rng.normal(size=(40, 2)), rng.integers(0, vocabulary, 40)
+    params = {"w": jnp.asarray(0.1 * rng.normal(size=(2, 4))), "v": jnp.asarray(rng.normal(size=(4, vocabulary)))}
+
+    def value(params):
+        return ev.log_evidence(
+            network, params, (x, y), likelihood=ev.Categorical(), prior=PRIOR, key=jax.random.key(0)
+        ).value
+
+    largest = max(
+        leaf.aval.size
+        for equation in equations(jax.make_jaxpr(jax.grad(value))(params).jaxpr)
+        for leaf in equation.outvars
+    )
+    assert largest < vocabulary**2
+    assert np.isfinite(value(params))
+
+
 def test_sequences_are_predicted_token_by_token():
     model = ev.linearise(sequences, PARAMS, (X, LABELS), likelihood=ev.Categorical(), prior=PRIOR)
     _, covariance = of_tokens()

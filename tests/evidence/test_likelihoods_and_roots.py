@@ -52,6 +52,30 @@ def test_roots_give_the_curvature(name: str, root: AbstractRoot):
         np.testing.assert_allclose(rows @ rows.T, curvature, atol=1e-14 * (1 + np.abs(curvature).max()))
 
 
+@pytest.mark.parametrize("name", ["categorical", "gaussian, a scale each"])
+@pytest.mark.parametrize("root", [ev.roots.Rows(), ev.roots.Eigen(), ev.roots.StickBreaking((2, 0, 3, 1))])
+def test_single_rows_and_their_lengths_are_those_of_the_matrix(name: str, root: AbstractRoot):
+    likelihood, _ = LIKELIHOODS[name]
+    rng = np.random.default_rng(3)
+    one = jax.jit(
+        lambda f, u: (
+            root.matrix(likelihood, f),
+            root.rotation(likelihood, f),
+            root.squares(likelihood, f),
+            jnp.stack([root.column(likelihood, f, jnp.asarray(k)) for k in range(3)], 1),
+            root.times(likelihood, f, root.rotation(likelihood, f)),
+            likelihood.transposed_root_times(f, u),
+        )
+    )
+    for scale in (1.0, 10.0, 1e4):
+        f, u = jnp.asarray(scale * rng.normal(size=4)), jnp.asarray(rng.normal(size=4))
+        matrix, rotation, squares, columns, rows, transposed = one(f, u)
+        np.testing.assert_allclose(rows, matrix @ rotation, atol=1e-13)
+        np.testing.assert_allclose(squares, np.sum(np.square(rows), axis=0), atol=1e-12)
+        np.testing.assert_array_equal(columns, rotation[:, :3])
+        np.testing.assert_allclose(transposed, likelihood.root(f).T @ u, atol=1e-13)
+
+
 @pytest.mark.parametrize("root", [ev.roots.Rows(), ev.roots.Eigen(), ev.roots.StickBreaking()])
 def test_derivatives_of_rows_are_those_of_the_curvature(root: AbstractRoot):
     """With the rotation frozen, d(Σ ℓ ℓᵀ) = dΛ: nothing is lost where a zero eigenvector is left out."""
@@ -76,7 +100,7 @@ def test_derivatives_of_rows_are_those_of_the_curvature(root: AbstractRoot):
 @pytest.mark.parametrize("f", [[0.0, 0.0, 0.0], [800.0, 0.0, -800.0], [0.0, 800.0, 800.0], [-1e5, 0.0, 1e5]])
 def test_extreme_logits_give_finite_rows_and_derivatives(root: AbstractRoot, f: list[float]):
     def total(f):
-        rows = root.matrix(ev.Categorical(), f) @ jax.lax.stop_gradient(root.rotation(ev.Categorical(), f))
+        rows = root.times(ev.Categorical(), f, jax.lax.stop_gradient(root.rotation(ev.Categorical(), f)))
         return jnp.sum(jnp.square(rows))
 
     value, grad = jax.value_and_grad(total)(jnp.asarray(f))

@@ -1,5 +1,6 @@
 """What is known of an estimate of the log evidence, what was measured on the way, and how it ended."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -34,6 +35,7 @@ class EvidenceCertificate(AbstractCertificate):
     side: str = eqx.field(static=True)
     slack: Float[Array, ""]
     of_gradient: bool = eqx.field(static=True, default=False)
+    follows: bool = eqx.field(static=True, default=False)
 
     @classmethod
     def of_draw(cls, kind: EstimatorKind, draws: bool, sides: LogDeterminant) -> "EvidenceCertificate":
@@ -56,9 +58,11 @@ class EvidenceCertificate(AbstractCertificate):
     def for_gradient(self, slack: Array) -> "EvidenceCertificate":
         """Of the gradient, whose distance from that of the log evidence is not bounded."""
         unknown = jnp.full_like(self.bound, jnp.inf)
-        return EvidenceCertificate(
-            bound=unknown, kind="none", quantity="nothing", side=self.side, slack=slack, of_gradient=True
-        )
+        return EvidenceCertificate(unknown, "none", "nothing", self.side, slack, of_gradient=True)
+
+    def following(self) -> "EvidenceCertificate":
+        """Of a gradient that has the way of the mode in it."""
+        return dataclasses.replace(self, follows=True)
 
     def meaning(self) -> str:
         found = [right(self.kind)]
@@ -74,7 +78,9 @@ class EvidenceCertificate(AbstractCertificate):
             )
         else:
             found.append("Side, unknown: the estimate may lie on either side of the Laplace evidence.")
-        if self.of_gradient:
+        if self.follows:
+            found.append("How the mode moves with the hyperparameters is in the gradient.")
+        elif self.of_gradient:
             found.append(
                 "The gradient is that at fixed weights: how the mode moves with the hyperparameters is not in it."
             )
@@ -106,6 +112,9 @@ class EvidenceStats(AbstractStats):
     """The training steps made so far."""
     estimator: Int[Array, ""] | None = None
     """The place of the estimator that [`hyprax.evidence.Choice`][] used."""
+
+    kept: Int[Array, ""] | None = None
+    """The evaluation of an objective that is the best of those at a mode so far; -1 where there is none."""
 
     def effort(self) -> Effort:
         return Effort()

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._batches import permuted
-from .._products import product
 from ._problem import LinearisedModel
 from ._roots import AbstractRoot
 
@@ -49,16 +48,9 @@ def subset(size: int, total: int, key: Array) -> Int[Array, " size"]:
     return jnp.sort(permuted(jnp.arange(size, dtype=jnp.int32), total, key))
 
 
-def roots_at(
-    problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"] | None
-) -> tuple[Float[Array, "m c s"], Float[Array, "m s r"]]:
-    """S and Q for the examples `data`, or for all; S counts with the weight of the example."""
-    f = problem.logits(data)
-    matrix = jax.vmap(lambda one: root.matrix(problem.likelihood, one))(f)
-    if problem.weights is not None:
-        weights = problem.weights if data is None else problem.weights[data]
-        matrix = jnp.sqrt(weights).astype(f.dtype)[:, None, None] * matrix
-    return matrix, jax.vmap(lambda one: root.rotation(problem.likelihood, one))(f)
+def rotations_at(problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"] | None) -> Float[Array, "m s r"]:
+    """Q for the examples `data`, or for all."""
+    return jax.vmap(lambda one: root.rotation(problem.likelihood, one))(problem.logits(data))
 
 
 def inclusion_probabilities(scores: Float[Array, " n"], size: int) -> Float[Array, " n"]:
@@ -126,7 +118,7 @@ class Blocks(AbstractDesign):
     def draw(self, problem: LinearisedModel, root: AbstractRoot, key: Array) -> Sample:
         check_size("Blocks", self.size, problem.size, "data")
         data = subset(self.size, problem.size, key)
-        _, rotations = roots_at(problem, root, data)
+        rotations = rotations_at(problem, root, data)
         return Sample(data, rotations, jnp.full(self.size, problem.size / self.size, rotations.dtype))
 
 
@@ -161,17 +153,16 @@ class OneRow(AbstractDesign):
         data_key, row_key, pilot_key = jax.random.split(key, 3)
         factor = pilot_factor(problem, root, self.pilot, pilot_key)
         if self.scored:
-            matrix, rotations = roots_at(problem, root, None)
-            scores = row_scores(matrix, rotations, factor)
+            scores = row_scores(problem, root, None, factor)
             data, used = pivotal(inclusion_probabilities(jnp.sum(scores, 1), self.size), self.size, data_key)
             data = jnp.sort(data)
-            return _one_row(scores[data], rotations[data], data, used[data], row_key)
+            return _one_row(problem, root, scores[data], data, used[data], row_key)
         if self.first is not None:
             return self._two_phase(problem, root, factor, self.first, *jax.random.split(data_key), row_key)
         data = subset(self.size, problem.size, data_key)
-        matrix, rotations = roots_at(problem, root, data)
-        probability = jnp.full(self.size, self.size / problem.size, matrix.dtype)
-        return _one_row(row_scores(matrix, rotations, factor), rotations, data, probability, row_key)
+        scores = row_scores(problem, root, data, factor)
+        probability = jnp.full(self.size, self.size / problem.size, scores.dtype)
+        return _one_row(problem, root, scores, data, probability, row_key)
 
     def _two_phase(
         self, problem: LinearisedModel, root: AbstractRoot, factor: Array, first: int, *keys: Array
@@ -180,12 +171,11 @@ class OneRow(AbstractDesign):
         check_size("OneRow: first", first, problem.size, "data")
         check_size("OneRow", self.size, first, "data of the first phase")
         candidates = subset(first, problem.size, first_key)
-        matrix, rotations = roots_at(problem, root, candidates)
-        scores = row_scores(matrix, rotations, factor)
+        scores = row_scores(problem, root, candidates, factor)
         place, used = pivotal(inclusion_probabilities(jnp.sum(scores, 1), self.size), self.size, data_key)
         place = jnp.sort(place)
         probability = used[place] * (first / problem.size)
-        return _one_row(scores[place], rotations[place], candidates[place], probability, row_key, by_score=True)
+        return _one_row(problem, root, scores[place], candidates[place], probability, row_key, by_score=True)
 
 
 class Rows(AbstractDesign):
@@ -219,13 +209,11 @@ class Rows(AbstractDesign):
         check_size("Rows", self.size, total, f"{problem.size} data with {count} rows each")
         if self.method == "uniform":
             data, row = jnp.divmod(subset(self.size, total, key), count)
-            _, rotations = roots_at(problem, root, data)
-            weights = jnp.full(self.size, total / self.size, rotations.dtype)
-            return Sample(data, _column(rotations, row), weights)
+            directions = columns_at(problem, root, data, row)
+            return Sample(data, directions, jnp.full(self.size, total / self.size, directions.dtype))
         row_key, pilot_key = jax.random.split(key)
         factor = pilot_factor(problem, root, self.pilot, pilot_key)
-        matrix, rotations = roots_at(problem, root, None)
-        probabilities = inclusion_probabilities(row_scores(matrix, rotations, factor).ravel(), self.size)
+        probabilities = inclusion_probabilities(row_scores(problem, root, None, factor).ravel(), self.size)
         if self.method == "pivotal":
             taken, used = pivotal(probabilities, self.size, row_key)
             weights = 1 / used[taken]
@@ -234,7 +222,7 @@ class Rows(AbstractDesign):
         order = jnp.lexsort((taken, weights))
         taken, weights = taken[order], weights[order]
         data, row = jnp.divmod(taken, count)
-        directions = _column(rotations[data], row)
+        directions = columns_at(problem, root, data, row)
         return Sample(data, jnp.where(jnp.isinf(weights)[:, None, None], 0.0, directions), _finite(weights))
 
 
@@ -253,10 +241,14 @@ def _finite(weights: Array) -> Array:
 
 
 def row_scores(
-    matrix: Float[Array, "m c s"], rotations: Float[Array, "m s r"], factor: Float[Array, ""]
+    problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"] | None, factor: Float[Array, ""]
 ) -> Float[Array, "m r"]:
-    """s = log(1 + κ ‖ℓ‖²) + 1e-9 for the rows ℓ = S q."""
-    squares = jnp.sum(jnp.square(product(matrix, rotations)), axis=1)
+    """s = log(1 + κ ‖ℓ‖²) + 1e-9 for all rows ℓ = S q of the examples `data`, or of all."""
+    f = problem.logits(data)
+    squares = jax.vmap(lambda one: root.squares(problem.likelihood, one))(f)
+    if problem.weights is not None:
+        weights = problem.weights if data is None else problem.weights[data]
+        squares = weights.astype(f.dtype)[:, None] * squares
     return jnp.log1p(factor * squares) + 1e-9
 
 
@@ -265,20 +257,39 @@ def pilot_factor(problem: LinearisedModel, root: AbstractRoot, size: int, key: A
     size = min(size, problem.size)
     data_key, row_key = jax.random.split(key)
     data = subset(size, problem.size, data_key)
-    matrix, rotations = roots_at(problem, root, data)
-    row = jax.random.randint(row_key, (size,), 0, rotations.shape[2])
-    rows = jnp.squeeze(product(matrix, _column(rotations, row)), 2)
+    row = jax.random.randint(row_key, (size,), 0, root.count(problem.likelihood, problem.outputs, problem.dtype))
+    rows = times_at(problem, root, data, columns_at(problem, root, data, row))[..., 0]
+    if problem.weights is not None:
+        rows = jnp.sqrt(problem.weights[data]).astype(rows.dtype)[:, None] * rows
     squares = jnp.sum(jnp.square(rows), axis=1)
     unit = rows / jnp.sqrt(jnp.maximum(squares, jnp.finfo(rows.dtype).tiny))[:, None]
     return jnp.mean(jnp.diagonal(problem.kernel(data, unit[:, None]))) / problem.temperature.astype(rows.dtype)
 
 
-def _column(rotations: Array, row: Array) -> Array:
-    return jnp.take_along_axis(rotations, row[:, None, None], axis=2)
+def columns_at(
+    problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"], row: Int[Array, " m"]
+) -> Float[Array, "m s 1"]:
+    """One column of Q for each of the examples `data`."""
+    f = problem.logits(data)
+    return jax.vmap(lambda one, k: root.column(problem.likelihood, one, k))(f, row)[..., None]
+
+
+def times_at(
+    problem: LinearisedModel, root: AbstractRoot, data: Int[Array, " m"] | None, directions: Float[Array, "m s b"]
+) -> Float[Array, "m c b"]:
+    """S q for the examples `data`, or for all."""
+    f = problem.logits(data)
+    return jax.vmap(lambda one, q: root.times(problem.likelihood, one, q))(f, directions)
 
 
 def _one_row(
-    scores: Array, rotations: Array, data: Array, probability: Array, key: Array, by_score: bool = False
+    problem: LinearisedModel,
+    root: AbstractRoot,
+    scores: Array,
+    data: Array,
+    probability: Array,
+    key: Array,
+    by_score: bool = False,
 ) -> Sample:
     """One row of each datum, ρ in proportion to the scores; the order by falling π, or by falling score."""
     row = jax.random.categorical(key, jnp.log(scores), axis=1)
@@ -287,4 +298,4 @@ def _one_row(
     score = jnp.take_along_axis(scores, at, 1)[:, 0]
     weights = 1 / (probability * jnp.take_along_axis(share, at, 1)[:, 0])
     order = jnp.lexsort((data, -score if by_score else weights))
-    return Sample(data[order], _column(rotations, row)[order], weights[order])
+    return Sample(data[order], columns_at(problem, root, data[order], row[order]), weights[order])

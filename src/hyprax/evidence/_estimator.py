@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._objective import described
-from .._products import product
 from ._chain import LogDeterminant, chain, chain_of_rows
-from ._designs import AbstractDesign, OneRow
+from ._designs import AbstractDesign, OneRow, times_at
 from ._problem import LinearisedModel
-from ._roots import AbstractRoot, Eigen
+from ._roots import AbstractRoot, Eigen, StickBreaking
 from ._structures import AbstractStructure
 
 EstimatorKind: TypeAlias = Literal["bound", "estimated"]
@@ -32,14 +31,21 @@ EVIDENCE_PAPER = """
 
 LARGEST_SIDE = 1024
 """The largest matrix of a side that is factored without being asked for."""
+MANY_CLASSES = 128
+"""From so many, rows by stick-breaking, which needs no matrix of C x C numbers."""
 MOST_WORK = 2e9
 """The most multiplications of the product that makes it."""
 
 
-def exact_side(weights: int, rows: int) -> Literal["weights", "functions"] | None:
+LARGEST_ROOTS = 1e8
+"""The most numbers in the roots of all data, C x C of each, that are made without being asked for."""
+
+
+def exact_side(weights: int, size: int, outputs: int) -> Literal["weights", "functions"] | None:
     """The smaller of the two sides, where the matrix of its size is cheap."""
+    rows = size * outputs
     least = min(weights, rows)
-    if least > LARGEST_SIDE or float(rows) * weights * least > MOST_WORK:
+    if least > LARGEST_SIDE or float(rows) * weights * least > MOST_WORK or float(rows) * outputs > LARGEST_ROOTS:
         return None
     return "weights" if weights <= rows else "functions"
 
@@ -52,7 +58,9 @@ def or_default(name: str, estimator: Any, weights: int, size: int, outputs: int,
     if estimator is None:
         from ._partitions import FullData  # which builds on this module
 
-        return Chain(OneRow(min(size, 256))) if exact_side(weights, size * outputs) is None else FullData()
+        if exact_side(weights, size, outputs) is not None:
+            return FullData()
+        return Chain(OneRow(min(size, 256)), Eigen() if outputs <= MANY_CLASSES else StickBreaking())
     if not isinstance(estimator, allowed):
         if isinstance(estimator, AbstractAdaptive):
             raise ValueError(
@@ -146,9 +154,8 @@ def cotangents(
     directions: Float[Array, "m s r"],
 ) -> Float[Array, "m r c"]:
     """The rows S(f_n) q √(w_n/T), differentiable in what f depends on; the directions q are constants."""
-    f = problem.logits(data)
-    matrix = jax.vmap(lambda one: root.matrix(problem.likelihood, one))(f)
-    return problem.shares(data).astype(f.dtype)[:, None, None] * jnp.swapaxes(product(matrix, directions), 1, 2)
+    rows = jnp.swapaxes(times_at(problem, root, data, directions), 1, 2)
+    return problem.shares(data).astype(rows.dtype)[:, None, None] * rows
 
 
 class Chain(AbstractEstimator):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._hyper import as_floating
+from .._products import product
 
 
 class AbstractLikelihood(eqx.Module):
@@ -27,6 +28,18 @@ class AbstractLikelihood(eqx.Module):
     @abc.abstractmethod
     def root(self, f: Float[Array, " c"]) -> Float[Array, "c c"]:
         """L with L Lᵀ = Λ; differentiable in f. Column k is the cotangent of row k."""
+
+    def root_times(self, f: Float[Array, " c"], q: Float[Array, "c b"]) -> Float[Array, "c b"]:
+        """L q."""
+        return product(self.root(f), q)
+
+    def transposed_root_times(self, f: Float[Array, " c"], u: Float[Array, " c"]) -> Float[Array, " c"]:
+        """Lᵀ u."""
+        return product(self.root(f).T, u)
+
+    def squares(self, f: Float[Array, " c"]) -> Float[Array, " c"]:
+        """The squared lengths of the columns of L."""
+        return jnp.sum(jnp.square(self.root(f)), axis=0)
 
     @abc.abstractmethod
     def validate(self, targets: Any, outputs: int) -> None:
@@ -80,6 +93,21 @@ class Categorical(AbstractLikelihood):
         log_p = jax.nn.log_softmax(f)
         half = jnp.exp(0.5 * log_p)  # smooth where p underflows, as √p is not
         return jnp.diag(half) - jnp.outer(jnp.exp(log_p), half)
+
+    # In C numbers and no C x C matrix, for vocabularies.
+
+    def root_times(self, f: Float[Array, " c"], q: Float[Array, "c b"]) -> Float[Array, "c b"]:
+        log_p = jax.nn.log_softmax(f)
+        scaled = jnp.exp(0.5 * log_p)[:, None] * q
+        return scaled - jnp.exp(log_p)[:, None] * jnp.sum(scaled, axis=0)[None]
+
+    def transposed_root_times(self, f: Float[Array, " c"], u: Float[Array, " c"]) -> Float[Array, " c"]:
+        log_p = jax.nn.log_softmax(f)
+        return jnp.exp(0.5 * log_p) * (u - jnp.sum(jnp.exp(log_p) * u))
+
+    def squares(self, f: Float[Array, " c"]) -> Float[Array, " c"]:
+        p = jax.nn.softmax(f)
+        return p * (jnp.square(1 - p) + jnp.sum(jnp.square(p)) - jnp.square(p))
 
     def validate(self, targets: Any, outputs: int) -> None:
         if outputs < 2:

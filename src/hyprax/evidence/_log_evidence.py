@@ -197,7 +197,7 @@ def measured(
     return EvidenceStats(*jax.lax.stop_gradient(numbers), trained, chosen)
 
 
-def judged(stats: EvidenceStats, size: int, finite: Array, training: bool = False) -> Result:
+def judged(stats: EvidenceStats, size: int, finite: Array, training: Any = False) -> Result:
     """What there is to say of an evaluation: the gravest of what is not as it should be.
 
     Weights that are known to be in training are not at their mode, and that is no news.

@@ -45,12 +45,11 @@ class Decrement(eqx.Module):
     way: Way = eqx.field(static=True)
 
 
-def _all_rows(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: float = 1.0) -> Float[Array, "m r c"]:
+def _all_rows(problem: LinearisedModel) -> Float[Array, "m r c"]:
     root = StickBreaking()
     count = root.count(problem.likelihood, problem.outputs, problem.dtype)
-    size = problem.size if data is None else data.shape[0]
-    directions = jnp.broadcast_to(jnp.eye(count, dtype=problem.dtype), (size, count, count))
-    return math.sqrt(scale) * cotangents(problem, root, data, directions)
+    directions = jnp.broadcast_to(jnp.eye(count, dtype=problem.dtype), (problem.size, count, count))
+    return cotangents(problem, root, None, directions)
 
 
 def log_joint(
@@ -77,13 +76,29 @@ def _scaled_gradient(problem: LinearisedModel, data: Int[Array, " m"] | None = N
     return jax.tree.map(jnp.multiply, grad, _scales(problem))
 
 
-def _rows_times(problem: LinearisedModel, rows: Float[Array, "m r c"], data: Int[Array, " m"] | None) -> tuple:
-    """v -> Φ v, and its transpose, Φ the rows scaled by P0^-½."""
+def _rows_times(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: float = 1.0) -> tuple:
+    """v -> Φ v, and its transpose, Φ = √scale Lᵀ J P0^-½: without the rows themselves, C x C numbers a datum."""
+    scales = _scales(problem)
+    f, shares = problem.logits(data), math.sqrt(scale) * problem.shares(data)
+    transposed = jax.vmap(problem.likelihood.transposed_root_times)
+
+    def contracted(scaled: PyTree) -> Array:
+        w = jax.tree.map(jnp.multiply, scaled, scales)
+        return shares.astype(f.dtype)[:, None] * transposed(f, problem.logits(data, w))
+
+    at = jax.tree.map(jnp.divide, problem.params, scales)
+    _, forward = jax.linearize(contracted, at)
+    backward = jax.linear_transpose(forward, at)
+    return forward, lambda c: backward(c)[0]
+
+
+def _contracted_with(problem: LinearisedModel, rows: Float[Array, "m r c"]) -> tuple:
+    """The same of rows at hand, which are of all data."""
     scales = _scales(problem)
 
     def contracted(scaled: PyTree) -> Array:
         w = jax.tree.map(jnp.multiply, scaled, scales)
-        return einsum("mrc,mc->mr", rows, problem.logits(data, w)).ravel()
+        return einsum("mrc,mc->mr", rows, problem.logits(None, w)).ravel()
 
     at = jax.tree.map(jnp.divide, problem.params, scales)
     _, forward = jax.linearize(contracted, at)
@@ -110,23 +125,18 @@ def newton(
     """
     problem = problem.constant()
     one = 1 + damping.astype(problem.dtype)
-    side = exact_side(problem.count, problem.size * problem.outputs)
+    side = exact_side(problem.count, problem.size, problem.outputs)
     zero = jnp.zeros((), problem.dtype)
     if side == "weights":
         g = _scaled_gradient(problem)
-
-        def moment(rows: PyTree) -> Array:
-            matrix = flat(rows)
-            return product(matrix.T, matrix)
-
-        curvature = accumulate(problem, None, _all_rows(problem, None), moment)
+        curvature = accumulate(problem, None, _all_rows(problem), _second_moment)
         vector, unravel = jax.flatten_util.ravel_pytree(g)
         x = unravel(_solved(curvature + one * jnp.eye(vector.size, dtype=vector.dtype), vector))
         slack, way = zero, "weights"
     elif side == "functions":
         g = _scaled_gradient(problem)
-        rows = _all_rows(problem, None)
-        forward, backward = _rows_times(problem, rows, None)
+        rows = _all_rows(problem)
+        forward, backward = _contracted_with(problem, rows)
         kernel = problem.kernel(None, rows)
         solved = _solved(kernel + one * jnp.eye(kernel.shape[0], dtype=kernel.dtype), forward(g))
         x = jax.tree.map(lambda a, b: (a - b) / one, g, backward(solved))
@@ -143,7 +153,7 @@ def newton(
             g, other = (_scaled_gradient(problem, half, 2 * scale) for half in (first, second))
         else:
             g = other = _scaled_gradient(problem)
-        forward, backward = _rows_times(problem, _all_rows(problem, data, scale), data)
+        forward, backward = _rows_times(problem, data, scale)
 
         def matvec(v: PyTree) -> PyTree:
             return jax.tree.map(lambda a, b: one * a + b, v, backward(forward(v)))
@@ -201,6 +211,75 @@ def decrement(problem: LinearisedModel, key: Array | None = None) -> Decrement:
     above, over all examples up to 2,048 and over a sample of 1,024 beyond, where there is a key.
     """
     return jax.lax.stop_gradient(newton(problem, jnp.zeros((), problem.dtype), False, key)[1])
+
+
+def way_of_mode(
+    joint: Callable[[PyTree, PyTree], Array], hyper: PyTree, problem: LinearisedModel, slope: PyTree
+) -> PyTree:
+    """(dw*/dλ)ᵀ `slope`, w*(λ) the mode of `joint(λ, w)`, near the weights of `problem`.
+
+    A⁻¹ by conjugate gradients, A the Hessian of -joint, with P0 + H in a matrix of the smaller side as preconditioner.
+    Where A is not positive along the way, as it can be before the mode, the solution is that of P0 + H.
+    """
+    scales, params = _scales(problem), problem.params
+
+    def times(v: PyTree) -> PyTree:
+        along = jax.tree.map(jnp.multiply, v, scales)
+        found = jax.jvp(jax.grad(functools.partial(joint, hyper)), (params,), (along,))[1]
+        return jax.tree.map(lambda x, s: -x * s, found, scales)
+
+    b = jax.tree.map(jnp.multiply, slope, scales)
+    x = jax.tree.map(jnp.multiply, _preconditioned(times, factored(problem), b), scales)
+    return jax.grad(lambda h: jax.jvp(functools.partial(joint, h), (params,), (x,))[1])(hyper)
+
+
+def factored(problem: LinearisedModel) -> Callable[[PyTree], PyTree]:
+    """v -> (I + ΦᵀΦ)⁻¹ v, in a matrix of the smaller side."""
+    rows = _all_rows(problem)
+    if problem.count <= problem.size * problem.outputs:
+        matrix = accumulate(problem, None, rows, _second_moment)
+        matrix += jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+
+        def solve(v: PyTree) -> PyTree:
+            vector, unravel = jax.flatten_util.ravel_pytree(v)
+            return unravel(_solved(matrix, vector))
+
+        return solve
+    forward, backward = _contracted_with(problem, rows)
+    kernel = problem.kernel(None, rows)
+    kernel += jnp.eye(kernel.shape[0], dtype=kernel.dtype)
+    return lambda v: jax.tree.map(jnp.subtract, v, backward(_solved(kernel, forward(v))))
+
+
+def _second_moment(rows: PyTree) -> Array:
+    matrix = flat(rows)
+    return product(matrix.T, matrix)
+
+
+def _preconditioned(matvec: Callable[[PyTree], PyTree], inverse: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
+    """x of A x = b by preconditioned conjugate gradients; M⁻¹ b where A is not positive along the way."""
+    z = inverse(b)
+    start = _dot(b, z)
+    least = jnp.finfo(start.dtype).eps * start
+    carry = (jax.tree.map(jnp.zeros_like, b), b, z, start, jnp.zeros((), jnp.int32), jnp.asarray(True))
+
+    def step(carry: tuple) -> tuple:
+        x, r, p, square, count, _ = carry
+        q = matvec(p)
+        curved = _dot(p, q)
+        alpha = square / jnp.where(curved > 0, curved, 1)
+        x = jax.tree.map(lambda x, p: x + alpha.astype(x.dtype) * p, x, p)
+        r = jax.tree.map(lambda r, q: r - alpha.astype(r.dtype) * q, r, q)
+        y = inverse(r)
+        new = _dot(r, y)
+        p = jax.tree.map(lambda y, p: y + (new / square).astype(y.dtype) * p, y, p)
+        return x, r, p, new, count + 1, curved > 0
+
+    def goes_on(carry: tuple) -> Array:
+        return carry[5] & (carry[3] > least) & (carry[4] < 2 * STEPS)
+
+    x, *_, positive = jax.lax.while_loop(goes_on, step, carry)
+    return jax.tree.map(lambda a, b: jnp.where(positive, a, b), x, z)
 
 
 class Arrival(eqx.Module):

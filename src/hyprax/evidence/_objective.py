@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._batches import Minibatches
 from .._hyper import natural, validated
@@ -21,15 +21,17 @@ from ._certificate import RESULTS, EvidenceCertificate
 from ._chain import LogDeterminant
 from ._data import Data, as_data
 from ._designs import check_size
-from ._estimator import AbstractAdaptive, AbstractEstimator, or_default
+from ._estimator import AbstractAdaptive, AbstractEstimator, exact_side, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import judged, linearise, measured, tempered_fit
-from ._mode import decrement, to_mode
+from ._mode import decrement, log_joint, to_mode, way_of_mode
 from ._online import OVER, Moments, Schedule
 from ._problem import GaussianPrior, LinearisedModel, widened
 from ._tangent import Choice
 
 FINAL_DRAWS = 10
+NEAR = 1e-2
+"""Nats left at which the way to the mode ends with a last step."""
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
 
@@ -93,8 +95,9 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     The noise of a hypergradient are the standard errors of its entries over the rows drawn. The value is, in
     expectation over the draw, at least F where the estimator is a bound; what is bounded is the Laplace evidence at
-    these weights, and the gradient is that at fixed weights. `decrement` in the statistics says how far from their mode
-    they are.
+    these weights. The gradient is that at fixed weights; at the mode, where nothing is drawn and the smaller side is
+    small enough for one matrix, it is that of F(λ, w*(λ)) with the way of the mode in it. `decrement` in the statistics
+    says how far from their mode the weights are.
 
     **Raises:** `ValueError` for data, labels or settings that do not fit.
     """
@@ -212,7 +215,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def at_mode(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
         """The state with the weights that are random at their mode."""
         random = self.estimator.random(self.model(hyper, state))
-        arrival = to_mode(random, steps=self.schedule.newton_steps)
+        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=NEAR)
         params = eqx.combine(arrival.params, state.params)
         return eqx.tree_at(lambda s: s.params, state, params)
 
@@ -221,7 +224,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     ) -> tuple[Hypergradient, EvidenceState]:
         refuse_accuracy(self, accuracy)
         if self.schedule.frozen:
-            return self._gradient(hyper, state, training=False)
+            return self._gradient(hyper, state, jnp.asarray(False))
         evaluation = int(state.draws)
         at_mode = self.schedule.at_mode(evaluation)
         steps = self.schedule.steps(evaluation)
@@ -231,7 +234,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             state = self.train(hyper, state, steps)
         if bool(tree_all_finite(state.params)):
             state = self._informed(hyper, state, at_mode or steps > 0)
-        return self._gradient(hyper, state, training=not at_mode)
+        answer, after = self._gradient(hyper, state, jnp.asarray(not at_mode))
+        if at_mode and self._follows(hyper, state):
+            answer = self._followed(answer, hyper, state)
+        return answer, after
 
     def _informed(self, hyper: PyTree, state: EvidenceState, moved: bool) -> EvidenceState:
         """What an adaptive estimator is to know of new weights."""
@@ -269,7 +275,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         count = FINAL_DRAWS if self.draws else 1
         answers: list[Hypergradient] = []
         for _ in range(count):
-            answer, clean = self._gradient(hyper, clean, training=False)
+            answer, clean = self._gradient(hyper, clean, jnp.asarray(False))
             answers.append(answer)
         found = jnp.stack([answer.value for answer in answers])
         noise: AbstractNoise = NoNoise("nothing is drawn")
@@ -339,8 +345,36 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         chosen = self.estimator.chosen(state.past) if isinstance(self.estimator, Choice) else None
         return measured(random, sides, left, slack, state.trained, chosen)
 
+    def _follows(self, hyper: PyTree, state: EvidenceState) -> bool:
+        """Whether gradients at the mode hold how the mode moves: where one matrix is cheap, and nothing is drawn."""
+        if self.draws or not isinstance(self.estimator, AbstractEstimator):
+            return False
+        random = self.estimator.random(self.model(hyper, state))
+        return exact_side(random.count, random.size, random.outputs) is not None
+
     @eqx.filter_jit
-    def _gradient(self, hyper: PyTree, state: EvidenceState, training: bool) -> tuple[Hypergradient, EvidenceState]:
+    def _followed(self, answer: Hypergradient, hyper: PyTree, state: EvidenceState) -> Hypergradient:
+        """The gradient at fixed weights and (dw*/dλ)ᵀ ∂F/∂w: that of F(λ, w*(λ))."""
+        random = self.estimator.random(self.model(hyper, state))
+
+        def at(params: PyTree) -> EvidenceState:
+            return eqx.tree_at(lambda s: s.params, state, eqx.combine(params, state.params))
+
+        def joint(hyper: PyTree, params: PyTree) -> Array:
+            problem = self.estimator.random(self.model(hyper, at(params)))
+            return log_joint(problem, problem.params)
+
+        slope = jax.grad(lambda params: self._value(hyper, at(params))[0])(random.params)
+        moved = way_of_mode(joint, hyper, random, slope)
+        certificate = answer.certificate.following()  # pyright: ignore[reportAttributeAccessIssue]  # as in `final`
+        whole = jax.tree.map(jnp.add, answer.grad, moved)
+        return Hypergradient(answer.value, whole, certificate, answer.noise, answer.result, answer.stats)
+
+    @eqx.filter_jit
+    def _gradient(
+        self, hyper: PyTree, state: EvidenceState, training: Bool[Array, ""]
+    ) -> tuple[Hypergradient, EvidenceState]:
+        """At fixed weights; `training` is an array, so that one program serves all evaluations."""
         (value, (sides, past)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
         size = self.model(hyper, state).size
         certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(size)
@@ -351,15 +385,19 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         stats = self._measured(hyper, state, sides, smoothed)
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
         result = judged(stats, size, finite, training)
-        kept = Kept(state.params, hyper, (moments.value / moments.total).astype(value.dtype), state.draws)
+        seen = (moments.value / moments.total).astype(value.dtype) if self.draws else value
+        kept = Kept(state.params, hyper, seen, state.draws)
         better = (judged(stats, size, finite) == RESULTS.successful) & (kept.value < state.kept.value)
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), kept, state.kept)
+        place = jnp.where(jnp.isfinite(kept.value), kept.evaluation, -1)
+        stats = eqx.tree_at(lambda s: s.kept, stats, place, is_leaf=lambda x: x is None)
         noise: AbstractNoise = moments.noise() if self.draws else NoNoise("nothing is drawn")
         known = moments, past
         moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
         params = jax.tree.map(lambda a, b: jnp.where(finite, a, b), state.params, state.kept.params)
         after = EvidenceState(params, state.optimizer_state, state.trained, state.draws + 1, moments, past, kept)
-        return Hypergradient(value, grad, certificate.for_gradient(smoothed), noise, result, stats), after
+        certificate = certificate.for_gradient(smoothed)
+        return Hypergradient(value, grad, certificate, noise, result, stats), after
 
     @eqx.filter_jit
     def _train_step(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ._chain import LogDeterminant
-from ._designs import check_size, roots_at, subset
+from ._designs import check_size, rotations_at, subset
 from ._estimator import AbstractAdaptive, AbstractEstimator, EstimatorKind, check_part, cotangents
 from ._kernel import kernel_matvec
 from ._likelihoods import Categorical
@@ -101,7 +101,7 @@ class Partition(AbstractEstimator):
         check_size("Partition", self.size, problem.size, "data")
         data_key, row_key = jax.random.split(key)
         data, kept = self._data(problem, data_key)
-        _, rotations = roots_at(problem.constant(), self.root, data)
+        rotations = rotations_at(problem.constant(), self.root, data)
         rows = cotangents(problem, self.root, data, jax.lax.stop_gradient(rotations))
         rows = jnp.where(kept[:, None, None], rows, 0.0)
         factor = (problem.size / jnp.sum(kept)).astype(rows.dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._products import product
 from ._likelihoods import AbstractLikelihood, Categorical
@@ -30,6 +30,21 @@ class AbstractRoot(eqx.Module):
     @abc.abstractmethod
     def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
         """Q; a column that S maps to 0 may be left out."""
+
+    def times(
+        self, likelihood: AbstractLikelihood, f: Float[Array, " c"], q: Float[Array, "s b"]
+    ) -> Float[Array, "c b"]:
+        """S q."""
+        return product(self.matrix(likelihood, f), q)
+
+    def squares(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, " r"]:
+        """The squared lengths of the columns of S Q."""
+        rows = product(self.matrix(likelihood, f), self.rotation(likelihood, f))
+        return jnp.sum(jnp.square(rows), axis=0)
+
+    def column(self, likelihood: AbstractLikelihood, f: Float[Array, " c"], row: Int[Array, ""]) -> Float[Array, " s"]:
+        """Column `row` of Q."""
+        return self.rotation(likelihood, f)[:, row]
 
     def count(self, likelihood: AbstractLikelihood, outputs: int, dtype: Any) -> int:
         """R, the rows of one datum."""
@@ -61,6 +76,17 @@ class Rows(AbstractRoot):
 
     def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
         return jnp.eye(f.size, dtype=f.dtype)
+
+    def times(
+        self, likelihood: AbstractLikelihood, f: Float[Array, " c"], q: Float[Array, "s b"]
+    ) -> Float[Array, "c b"]:
+        return likelihood.root_times(f, q) if self.covariance else super().times(likelihood, f, q)
+
+    def squares(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, " r"]:
+        return likelihood.squares(f) if self.covariance else super().squares(likelihood, f)
+
+    def column(self, likelihood: AbstractLikelihood, f: Float[Array, " c"], row: Int[Array, ""]) -> Float[Array, " s"]:
+        return jax.nn.one_hot(row, f.size, dtype=f.dtype)
 
 
 class Eigen(AbstractRoot):
@@ -114,9 +140,8 @@ class StickBreaking(AbstractRoot):
         p = jax.nn.softmax(f)
         return cls(tuple(int(c) for c in jnp.argsort(-jnp.mean(p * (1 - p), axis=0))))
 
-    def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
-        if likelihood.independent:
-            return likelihood.root(f)
+    def _broken(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> tuple[Array, Array, Array, Array]:
+        """The classes in their order; there log p and log r, and √(p r'/r) of all but the last."""
         if not isinstance(likelihood, Categorical):
             raise ValueError(
                 f"StickBreaking: the likelihood must be Categorical or independent; got {type(likelihood).__name__}."
@@ -127,11 +152,48 @@ class StickBreaking(AbstractRoot):
             raise ValueError(f"StickBreaking: order must be a permutation of 0..{classes - 1}; got {order}.")
         places = jnp.asarray(order)
         log_p = jax.nn.log_softmax(f)[places]
-        log_left = jnp.flip(jax.lax.cumlogsumexp(jnp.flip(log_p)))  # log r; by logarithms, since r may underflow
-        scale = jnp.exp(0.5 * (log_p[:-1] + log_left[1:] - log_left[:-1]))
+        log_left = jnp.flip(jax.lax.cumlogsumexp(jnp.flip(log_p)))  # by logarithms, since r may underflow
+        return places, log_p, log_left, jnp.exp(0.5 * (log_p[:-1] + log_left[1:] - log_left[:-1]))
+
+    def matrix(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "c s"]:
+        if likelihood.independent:
+            return likelihood.root(f)
+        places, log_p, log_left, scale = self._broken(likelihood, f)
+        classes = f.size
         later = jnp.tril(jnp.exp(jnp.minimum(log_p[:, None] - log_left[None, 1:], 0.0)), -1)
         broken = (jnp.eye(classes, classes - 1, dtype=f.dtype) - later) * scale[None]
         return jnp.zeros_like(broken).at[places].set(broken)
 
     def rotation(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, "s r"]:
         return jnp.eye(f.size if likelihood.independent else f.size - 1, dtype=f.dtype)
+
+    def times(
+        self, likelihood: AbstractLikelihood, f: Float[Array, " c"], q: Float[Array, "s b"]
+    ) -> Float[Array, "c b"]:
+        if likelihood.independent:
+            return likelihood.root_times(f, q)
+        places, log_p, log_left, scale = self._broken(likelihood, f)
+        own = scale[:, None] * q
+        # b_c = Σ_{j earlier than c} (r_c/r'_j) own_j by its recurrence, all of whose factors are at most 1.
+        shrunk = jnp.exp(log_left[1:] - log_left[:-1])[:, None]
+
+        def after(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
+            return one[0] * two[0], one[1] * two[0] + two[1]
+
+        shrunk = shrunk.at[0].set(1)  # b_1 = own_0 and nothing before it
+        _, before = jax.lax.associative_scan(after, (jnp.broadcast_to(shrunk, own.shape), own))
+        share = jnp.exp(jnp.minimum(log_p - log_left, 0.0))[1:, None]
+        nothing = jnp.zeros_like(own[:1])
+        found = jnp.concatenate([own, nothing]) - jnp.concatenate([nothing, share * before])
+        return jnp.zeros_like(found).at[places].set(found)
+
+    def squares(self, likelihood: AbstractLikelihood, f: Float[Array, " c"]) -> Float[Array, " r"]:
+        if likelihood.independent:
+            return likelihood.squares(f)
+        _, log_p, log_left, scale = self._broken(likelihood, f)
+        # 1 + Σ_{d later} (p_d/r')²
+        log_later = jnp.flip(jax.lax.cumlogsumexp(jnp.flip(2 * log_p)))[1:]
+        return jnp.square(scale) * (1 + jnp.exp(jnp.minimum(log_later - 2 * log_left[1:], 0.0)))
+
+    def column(self, likelihood: AbstractLikelihood, f: Float[Array, " c"], row: Int[Array, ""]) -> Float[Array, " s"]:
+        return jax.nn.one_hot(row, f.size if likelihood.independent else f.size - 1, dtype=f.dtype)

@@ -1,7 +1,6 @@
 """Weights and hyperparameters from the training data in one call: the evidence, its schedule and a search."""
 
 import dataclasses
-import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,9 +41,14 @@ from ..evidence._data import as_data
 from ..evidence._estimator import AbstractAdaptive
 from ..evidence._standardise import standardised
 from ..search import AbstractRecord, Callback, Optax, Step, Stopping, TuneResult, TuningWarning, tune
+from ._rates import default_hyper_optimizer, default_optimizer
 
-SETTLED, MOVING = 1e-4, 0.1
-"""Nats a unit of log hyperparameter: below the one they have arrived, above the other they were still moving."""
+LEAST_STEPS, LEAST_EPOCHS = 2000, 100
+"""Of the weights, where nothing is said."""
+SETTLED, MOVING, MOVING_A_DATUM = 1e-4, 0.1, 1e-3
+"""Nats a unit of log hyperparameter: below the first they have arrived; above the others they were still moving."""
+PATIENCE = 8
+"""Steps at the mode without a better value, after which there is none to expect."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,41 +106,6 @@ class EvidenceFit:
         )
 
 
-@functools.lru_cache(maxsize=32)
-def default_optimizer(steps: int) -> optax.GradientTransformation:
-    """Adam, its rate falling as a cosine from 1e-2 to 1e-5: one object for equal runs, which then compile once."""
-    return optax.adam(optax.cosine_decay_schedule(1e-2, steps, 1e-3))
-
-
-@functools.lru_cache(maxsize=32)
-def default_hyper_optimizer(online: int, at_mode: int, draws: bool) -> optax.GradientTransformation:
-    """Adam, from 0.1 to 0.01, while the weights train; then on to 1e-3 where draws are noisy, else Rprop.
-
-    Rprop goes by signs alone and halves its step at each change of sign: without noise it arrives to many digits.
-    """
-    falling = optax.cosine_decay_schedule(0.1, max(online, 1), 0.1)
-    if draws or not at_mode:
-        rates = optax.join_schedules([falling, optax.cosine_decay_schedule(0.02, max(at_mode, 1), 0.05)], [online])
-        return optax.adam(rates)
-    first, then = optax.adam(falling), optax.rprop(0.05, min_step_size=1e-7, max_step_size=1.0)
-
-    def init(params: PyTree) -> Any:
-        return first.init(params), then.init(params), jnp.zeros((), jnp.int32)
-
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
-        one, other, count = state
-        moved, one_after = first.update(updates, one, params)
-        signed, other_after = then.update(updates, other, params)
-        early = count < online
-
-        def chosen(a: PyTree, b: PyTree) -> PyTree:
-            return jax.tree.map(lambda x, y: jnp.where(early, x, y), a, b)
-
-        return chosen(moved, signed), (one_after, chosen(other, other_after), count + 1)
-
-    return optax.GradientTransformation(init, update)
-
-
 def fit_evidence(
     apply: Callable[[Any, Any, Any], Array],
     params: PyTree,
@@ -148,11 +117,11 @@ def fit_evidence(
     temperature: float | Callable[[Any], Any] = 1.0,
     estimator: AbstractEstimator | AbstractAdaptive | None = None,
     standardise: bool | None = None,
-    epochs: int = 100,
-    burn_in: int = 10,
-    every: int = 5,
+    epochs: int | None = None,
+    burn_in: int | None = None,
+    every: int | None = None,
     hyper_steps: int = 10,
-    mode_steps: int = 100,
+    mode_steps: int = 50,
     finish: bool = True,
     optimizer: optax.GradientTransformation | None = None,
     hyper_optimizer: optax.GradientTransformation | None = None,
@@ -184,16 +153,18 @@ def fit_evidence(
     - `estimator`: of log|I + K|; default as for [`hyprax.evidence.log_evidence`][]: exact where that is cheap.
     - `standardise`: give `apply` the columns of a matrix of inputs with mean 0 and spread 1, and turn its outputs into
         the units of Gaussian targets: priors and rates then mean the same whatever the units. The start of an entry
-        "noise" of `hyper` counts spreads of the targets; what is found is in the units of the targets. By default done
-        where weights are trained, and not for a network that was trained on the data as they are (`epochs=0`).
-    - `epochs`, `burn_in`, `every`, `hyper_steps`: of online training; 0 <= burn_in < epochs. With 0 epochs nothing is
-        trained: the weights go to their mode, and the hyperparameters follow at it.
+        "noise" of `hyper` counts spreads of the targets; what is found is in the units
+        of the targets. By default done where weights are trained, and not for a network that was trained on the data
+        as they are (`epochs=0`).
+    - `epochs`, `burn_in`, `every`, `hyper_steps`: of online training; 0 <= burn_in < epochs. By default as many epochs
+        as make 2,000 steps, at least 100, a tenth of them before the first stage and a twentieth between stages. With 0
+        epochs nothing is trained: the weights go to their mode, and the hyperparameters follow at it.
     - `mode_steps`: the most steps of the hyperparameters at the mode; 0 for none.
     - `finish`: whether the weights go to their mode at the end where `mode_steps` is 0. For networks whose curvature of
         all data is too dear: the result then says how far they are from it.
     - `optimizer`: of the weights; default Adam, its rate falling as a cosine from 1e-2 to 1e-5 over the epochs.
     - `hyper_optimizer`: of the unconstrained coordinates of λ; default Adam from 0.1 to 0.01 over the online steps,
-        then Rprop where nothing is drawn, Adam to 1e-3 where it is.
+        then secant steps (BFGS) where nothing is drawn, Adam to 1e-3 where it is.
     - `batch_size`: default min(N, 128).
     - `likelihood_batch`: data for Σ log p in a step of the hyperparameters; default all.
     - `run`: a record on disk ([`hyprax.Run`][]).
@@ -202,31 +173,35 @@ def fit_evidence(
     - `key`: a JAX random key: batches and draws, so the whole run, depend on nothing else.
 
     **Returns:** an [`hyprax.fits.EvidenceFit`][] of the best stationary evaluation: the weights and hyperparameters
-    of the best smoothed value among those whose weights were at their mode; the last ones where none was.
+    of the best value, smoothed where draws are noisy, among those whose weights were at their mode; the last ones
+    where none was.
 
     **Raises:** `ValueError` for data, labels, NaN, constant targets or settings that do not fit.
 
     Source: Immer et al. 2021 (arXiv 2104.04975), Immer et al. 2023 (arXiv 2306.03968).
     """
     for name, number, least in (("every", every, 1), ("hyper_steps", hyper_steps, 1), ("mode_steps", mode_steps, 0)):
-        if number < least:
+        if number is not None and number < least:
             raise ValueError(f"fit_evidence: {name} must be an integer >= {least}; got {number}.")
     if epochs == 0 and mode_steps == 0:
         raise ValueError("fit_evidence: epochs or mode_steps must be an integer >= 1; got 0 for both.")
-    if epochs != 0 and not 0 <= burn_in < epochs:
-        raise ValueError(
-            f"fit_evidence: burn_in must be >= 0 and below epochs; got burn_in {burn_in}, epochs {epochs}."
-        )
     params = jax.tree.map(jnp.asarray, params)
     hyper = _with_precision(hyper, params, prior)
     if batch_size is None and isinstance(data, Minibatches):
         batch_size = data.batch_size
     data = as_data(data)
-    if epochs > 0 if standardise is None else standardise:
+    if epochs != 0 if standardise is None else standardise:
         apply, hyper = _standardised(apply, data, hyper, likelihood)
     size = len(jax.tree.leaves(data)[-1])
     batch_size = min(size, 128) if batch_size is None else batch_size
     steps = max(size // max(batch_size, 1), 1)
+    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // steps)) if epochs is None else epochs
+    burn_in = epochs // 10 if burn_in is None else burn_in
+    every = max(epochs // 20, 1) if every is None else every
+    if epochs != 0 and not 0 <= burn_in < epochs:
+        raise ValueError(
+            f"fit_evidence: burn_in must be >= 0 and below epochs; got burn_in {burn_in}, epochs {epochs}."
+        )
     stages = len(range(burn_in + 1, epochs + 1, every)) if epochs else 0
     online = stages * hyper_steps
     schedule = Schedule(
@@ -235,6 +210,7 @@ def fit_evidence(
         hyper_steps=hyper_steps,
         mode_after=online if mode_steps else None,
         finish=finish,
+        newton_steps=100,
     )
     objective = EvidenceObjective(
         apply,
@@ -252,10 +228,15 @@ def fit_evidence(
     )
     draws, size = objective.draws, objective.examples(hyper)
     if hyper_optimizer is None:
-        hyper_optimizer = default_hyper_optimizer(online, mode_steps, draws)
+        coordinates = sum(np.size(x) for x in jax.tree.leaves(hyper))
+        hyper_optimizer = default_hyper_optimizer(online, mode_steps, draws, coordinates)
 
     def settled(step: Step) -> bool:
-        return not draws and mode_steps > 0 and step.step >= online and size * step.gradient_norm <= SETTLED
+        if draws or mode_steps == 0 or step.step < online:
+            return False
+        kept = int(step.stats["kept"])
+        waits = kept >= online and step.step - kept >= PATIENCE
+        return waits or size * step.gradient_norm <= SETTLED
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)  # the result says it, once and for all
@@ -274,7 +255,7 @@ def fit_evidence(
 
 def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> EvidenceFit:
     state = tuned.state.objective_state
-    hyper, last = tuned.best, state
+    hyper, moving = tuned.best, _gradient_nats(objective, tuned, size)
     kept = state.kept
     if math.isfinite(float(kept.value)):
         hyper, state = kept.hyper, eqx.tree_at(lambda s: s.params, state, kept.params)
@@ -285,9 +266,8 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
         value, after = objective.final(hyper, state)
     result, numbers = value.result, scalars(value.stats)
     if bool(succeeded(result)):
-        moving = _gradient_nats(objective, last, size)
         numbers["gradient_nats"] = jnp.asarray(moving)
-        if moving > MOVING:
+        if moving > MOVING + MOVING_A_DATUM * size:
             result = RESULTS.hyperparameters_still_moving
     if result_name(tuned.result) == "diverged":
         result = RESULTS.diverged
@@ -311,15 +291,21 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
     )
 
 
-def _gradient_nats(objective: EvidenceObjective, state: Any, size: int) -> float:
-    """The largest derivative of log q(D) in an unconstrained coordinate at the end, beyond three standard errors."""
+def _gradient_nats(objective: EvidenceObjective, tuned: TuneResult, size: int) -> float:
+    """How log q(D) still changes in the unconstrained coordinates.
+
+    The length of its derivative at what is kept; where draws are noisy, its largest entry at the end beyond three
+    standard errors.
+    """
+    state = tuned.state.objective_state
+    if not objective.draws:
+        kept = int(state.kept.evaluation) if math.isfinite(float(state.kept.value)) else -1
+        return size * float(tuned.history[kept]["gradient_norm"]) if tuned.history else 0.0
     moments = state.moments
     total = float(moments.total)
     if total == 0:
         return 0.0
     mean = np.concatenate([np.ravel(m) for m in jax.tree.leaves(moments.gradient)]) / total
-    if not objective.draws:
-        return size * float(np.max(np.abs(mean), initial=0.0))
     noise = moments.noise()
     errors = np.concatenate([np.ravel(m) for m in jax.tree.leaves(noise.standard_errors)])
     errors = errors / np.sqrt(1 + float(noise.degrees_of_freedom))

@@ -1,0 +1,90 @@
+"""How weights and hyperparameters move in a fit that is not told otherwise."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+MOST_SECANTS = 1000
+"""The most hyperparameters whose curvature is learned, in a matrix of that side."""
+FIRST, LONGEST = 0.1, 0.5
+"""Of a move, in the largest coordinate: before any curvature is known, and ever."""
+
+
+@functools.lru_cache(maxsize=32)
+def default_optimizer(steps: int) -> optax.GradientTransformation:
+    """Adam, its rate falling as a cosine from 1e-2 to 1e-5: one object for equal runs, which then compile once."""
+    return optax.adam(optax.cosine_decay_schedule(1e-2, steps, 1e-3))
+
+
+@functools.lru_cache(maxsize=32)
+def default_hyper_optimizer(online: int, at_mode: int, draws: bool, count: int) -> optax.GradientTransformation:
+    """Adam, from 0.1 to 0.01, while the weights train; then on to 1e-3 where draws are noisy, else secants.
+
+    `count` hyperparameters: beyond 1,000 Rprop, which goes by signs alone, stands in for the secants.
+    """
+    falling = optax.cosine_decay_schedule(0.1, max(online, 1), 0.1)
+    if draws or not at_mode:
+        rates = optax.join_schedules([falling, optax.cosine_decay_schedule(0.02, max(at_mode, 1), 0.05)], [online])
+        return optax.adam(rates)
+    first = optax.adam(falling)
+    then = secants() if count <= MOST_SECANTS else optax.rprop(0.05, min_step_size=1e-7, max_step_size=0.3)
+
+    def init(params: PyTree) -> Any:
+        return first.init(params), then.init(params), jnp.zeros((), jnp.int32)
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        one, other, count = state
+        moved, one_after = first.update(updates, one, params)
+        turned, other_after = then.update(updates, other, params)
+        early = count < online
+
+        def chosen(a: PyTree, b: PyTree) -> PyTree:
+            return jax.tree.map(lambda x, y: jnp.where(early, x, y), a, b)
+
+        return chosen(moved, turned), (one_after, chosen(other, other_after), count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+class Secants(NamedTuple):
+    """The last point and its gradient, the inverse Hessian so far, and the moves made."""
+
+    point: Float[Array, " n"]
+    gradient: Float[Array, " n"]
+    inverse: Float[Array, "n n"]
+    count: Int[Array, ""]
+
+
+def secants() -> optax.GradientTransformation:
+    """-H g, H the inverse Hessian of Broyden, Fletcher, Goldfarb and Shanno, no coordinate by more than 0.5.
+
+    It asks for no values, so it needs gradients of one function: those at the mode, with the way of the mode in them.
+    """
+
+    def init(params: PyTree) -> Secants:
+        x, _ = ravel_pytree(params)
+        return Secants(x, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.zeros((), jnp.int32))
+
+    def update(updates: PyTree, state: Secants, params: PyTree = None) -> tuple[PyTree, Secants]:
+        (g, unravel), (x, _) = ravel_pytree(updates), ravel_pytree(params)
+        tiny = jnp.finfo(g.dtype).tiny
+        s, y = x - state.point, g - state.gradient
+        curved = jnp.vdot(s, y)
+        keeps = (state.count > 0) & (curved > 1e-6 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
+        rho = jnp.where(keeps, 1 / jnp.where(keeps, curved, 1), 0)
+        identity = jnp.eye(x.size, dtype=x.dtype)
+        first = FIRST / jnp.maximum(jnp.max(jnp.abs(g)), tiny) * identity
+        scaled = curved / jnp.maximum(jnp.vdot(y, y), tiny) * identity
+        before = jnp.where(state.count == 0, first, jnp.where(keeps & (state.count == 1), scaled, state.inverse))
+        left = identity - rho * jnp.outer(s, y)
+        inverse = jnp.where(keeps, left @ before @ left.T + rho * jnp.outer(s, s), before)
+        move = -inverse @ g
+        move = move * jnp.minimum(1.0, LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
+        return unravel(move), Secants(x, g, inverse, state.count + 1)
+
+    return optax.GradientTransformation(init, update)
