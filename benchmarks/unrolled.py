@@ -127,7 +127,7 @@ class Task:
         )
 
     def numbers(self) -> dict[str, np.ndarray]:
-        """Everything as arrays, for other processes: weights w0, w1, ..., data, hyperparameters, rows of the batches."""
+        """Everything as arrays: weights w0, w1, ..., data, hyperparameters, and the rows of the batches."""
         rows = jax.vmap(self.batches(jnp.arange(len(self.train[0]))))(jnp.arange(self.steps))
         found: dict[str, Any] = {f"w{i}": w for i, w in enumerate(self.weights)}
         found |= {name: np.asarray(value) for name, value in self.hyper.items()}

@@ -48,7 +48,7 @@ class Cell:
     """One problem.
 
     - `arrays`: makes the numbers that all methods get.
-    - `truth`: of the arrays, the true answer, in float64 and by other means than any method's; or a method that finds it.
+    - `truth`: of the arrays, the true answer, in float64 and by other means than any method's; or a method for it.
     - `accept`: the error beyond which an answer is wrong, however fast it was.
     - `error`: of an answer and the truth; `error_name` says what it is.
     - `ladder`: tolerances for methods that are tuned, from the loosest.

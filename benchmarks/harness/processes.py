@@ -17,6 +17,9 @@ from benchmarks.harness.cells import Method
 Arrays = dict[str, np.ndarray]
 THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
+PATIENCE = 300.0
+"""Seconds to wait for an answer."""
+
 
 class PeerError(Exception):
     """A method did not answer; the sentence says why."""
@@ -32,16 +35,18 @@ class Peer:
     """A worker; `folder` is where arrays are exchanged."""
 
     def __init__(self, method: Method, folder: Path, *, pinned: bool):
-        self._log, self._folder, self.patience = tempfile.TemporaryFile(), folder, 300.0
+        place = f"{method.environment}-{method.package}-{method.x64}"
+        self._log, self._folder, self.patience = folder / f"{place}.log", folder, PATIENCE
         command = [environments.python(method.environment), "-m", "benchmarks.harness.worker"]
-        self._process = subprocess.Popen(
-            [*command, *([str(max(os.sched_getaffinity(0)))] if pinned else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=environments.ROOT,
-            env=_surroundings(method.x64),
-        )
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, *([str(max(os.sched_getaffinity(0)))] if pinned else [])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=environments.ROOT,
+                env=_surroundings(method.x64),
+            )
         self.resident = 0
         self.versions: dict[str, str] = self._read()["versions"]
 
@@ -66,7 +71,6 @@ class Peer:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
-        self._log.close()
 
     def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -94,8 +98,7 @@ class Peer:
 
     def _last_words(self) -> str:
         self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        lines = self._log.read_text(errors="replace").strip().splitlines()
         return f"its process ended: {lines[-1][:200] if lines else 'it said nothing'}"
 
 

@@ -129,10 +129,14 @@ def _table(part: Part) -> list[str]:
     notes = [f"{row.method}: {row.note}." for row in part.rows if row.note]
     laps = max((len(row.cpu) for row in part.rows), default=0)
     accepted = f"at most {cell.accept:.0e} is right" if cell.accept else "only 0 is right"
-    return [*lines, "", f"{verdict(part)} Error: {cell.error_name}; {accepted}. {laps} laps. {' '.join(notes)}".rstrip()]
+    return [
+        *lines,
+        "",
+        f"{verdict(part)} Error: {cell.error_name}; {accepted}. {laps} laps. {' '.join(notes)}".rstrip(),
+    ]
 
 
-HOW = """Every method gets the same arrays, in a process of its own that stays alive, on one core and one thread, and methods take
+HOW = """Every method gets the same arrays, in a process that stays alive, on one core and one thread, and methods take
 turns. *Time* is the median of the processor's time of a lap, *quartiles* those of the laps, *first call* what the first
 one took beyond that (compilation), *memory* the growth of the process in a lap. *Error* is the distance to an answer
 computed in float64 by other means: a faster wrong answer is marked, and is never the fastest."""
@@ -145,8 +149,8 @@ def as_markdown(results: Results) -> str:
     for section in results.loaded:
         start, end = section.load
         lines.append(
-            f"**MEASURED UNDER LOAD: `{section.name}`, load {start:.1f} at the start and {end:.1f} at the end. Other work "
-            "ran beside it, so its figures must be measured again.**\n"
+            f"**MEASURED UNDER LOAD: `{section.name}`, load {start:.1f} at the start and {end:.1f} at the end. "
+            "Other work ran beside it: its figures must be measured again.**\n"
         )
     lines += [f"- {processor()}, {machine()}", f"- commit {results.commit}, {results.date}"]
     for environment, found in results.versions.items():
@@ -247,7 +251,7 @@ def pictures(results: Results, folder: Path) -> list[tuple[str, str]]:
 
 
 def write(results: Results, folder: Path, drawings: Path) -> None:
-    """`RESULTS.md`, `PICTURES.md` (as `docs/benchmarks.md` includes it) and `results.json` in a folder; the drawings."""
+    """RESULTS.md and PICTURES.md, as docs/benchmarks.md includes them, and results.json in a folder; the drawings."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(as_json(results))
     (folder / "RESULTS.md").write_text(as_markdown(results))

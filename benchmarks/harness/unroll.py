@@ -29,12 +29,16 @@ def _of(name: str, **settings: object) -> tuple[Method, ...]:
         return Method(label, where, environment, package, given, x64=False)
 
     modes = ("Reversible", "StoreAll", "Checkpointed")
-    torch = (("a loop in torch", "plain", "torch"), ("higher", "higher", "higher"), ("TorchOpt", "torchopt", "torchopt"))
+    torch = (
+        ("a loop in torch", "plain", "torch"),
+        ("higher", "higher", "higher"),
+        ("TorchOpt", "torchopt", "torchopt"),
+    )
     return (
         *(plain(f"hyprax {mode}", "unroll_methods:ours", name=name, mode=mode) for mode in modes),
         plain("jax.grad of a scan", "unroll_methods:scanned", "jax"),
         plain("jax.checkpoint, √T segments", "unroll_methods:scanned", "jax", segments=True),
-        *(plain(label, "torch_methods:unrolled", package, "torch", how=how) for label, how, package in torch),
+        *(plain(label, "torch_methods:unrolled", package, "torch", how=how) for label, (how, package) in torch.items()),
     )
 
 
@@ -43,7 +47,7 @@ def cells(size: str) -> Iterator[Cell]:
     for name in names.get(size, ("digits 100", "digits 1000", "mnist")):
         yield Cell(
             section="unroll",
-            problem=f"MNIST, 784-200-10, T = 200" if name == "mnist" else f"digits, T = {int(name.split()[1]):,}",
+            problem="MNIST, 784-200-10, T = 200" if name == "mnist" else f"digits, T = {int(name.split()[1]):,}",
             arrays=partial(arrays, name),
             truth=Method("truth", "benchmarks.harness.unroll_methods:scanned", package="truth"),
             methods=_of(name),
@@ -53,5 +57,3 @@ def cells(size: str) -> Iterator[Cell]:
             rounds=3 if size == "quick" else 20,
             seconds={"quick": 0.5, "usual": 12.0, "full": 60.0}[size],
         )
-
-
