@@ -56,6 +56,7 @@ class Cell:
     - `seeded`: whether a lap is a repetition with a seed of its own: its answer then counts in each lap, and the first
         run, with `seed` None, only compiles.
     - `verdict`: the word for an error beyond `accept`.
+    - `target`: of a search, for its picture.
     - `curve`, `x`: for a picture: the curve on which the cell is a point, and where; `xlabel` says of what.
     """
 
@@ -72,6 +73,7 @@ class Cell:
     seconds: float = 3.0
     seeded: bool = False
     verdict: str = "wrong"
+    target: float = 0.0
     curve: str = ""
     x: float = 0.0
     xlabel: str = ""

@@ -89,7 +89,7 @@ def measure(cell: Cell, peers: Peers) -> list[Row]:
         try:
             row, given = _first(peers, cell, method, str(count), path, truth)
         except PeerError as error:
-            peers.drop(method)
+            peers.drop(method, ended=True)
             rows.append(Row(method.name, method.ours, method.floor, method.note, failed=str(error)))
             continue
         rows.append(row)
@@ -115,7 +115,7 @@ def _turns(cell: Cell, peers: Peers, running: list[tuple[Method, Row, str, dict[
                 lap, answer = peers.of(method).run(key, asked, fill=not cell.seeded, keep=cell.seeded)
             except PeerError as error:
                 row.failed = str(error)
-                peers.drop(method)
+                peers.drop(method, ended=True)
                 continue
             row.wall.append(lap["wall"])
             row.cpu.append(lap["cpu"])

@@ -65,6 +65,10 @@ class Peer:
         with np.load(path) as archive:
             return lap, dict(archive)
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def forget(self) -> None:
         self._ask({"do": "forget"})
 
@@ -89,7 +93,7 @@ class Peer:
         until = time.monotonic() + self.patience
         while not select.select([self._process.stdout], [], [], 1.0)[0]:
             if time.monotonic() > until:
-                self._process.kill()
+                self.close()
                 raise PeerError(f"stopped after {self.patience:.0f} s")
         line = self._process.stdout.readline()
         if not line:
@@ -128,10 +132,11 @@ class Peers:
             self.versions[method.environment] = self._peers[place].versions
         return self._peers[place]
 
-    def drop(self, method: Method) -> None:
-        """End a worker that did not answer; the next method of its kind gets a new one."""
-        if peer := self._peers.pop((method.environment, method.package, method.x64), None):
-            peer.close()
+    def drop(self, method: Method, *, ended: bool = False) -> None:
+        """End a worker, or with `ended` only one that has ended; the next method of its kind gets a new one."""
+        place = method.environment, method.package, method.x64
+        if place in self._peers and not (ended and self._peers[place].alive):
+            self._peers.pop(place).close()
 
     def forget(self) -> None:
         """Free what the methods of a cell hold."""

@@ -201,7 +201,7 @@ def _searches(plt: Any, section: Section) -> Any:
                 each.plot(seconds, losses, style, color=color, label=row.method, drawstyle="steps-post")
         each.set(xscale="log", title=part.cell.problem, xlabel="seconds")
         each.title.set_fontsize(8)
-        each.axhline(part.cell.x, color=FLOOR, lw=0.7)
+        each.axhline(part.cell.target, color=FLOOR, lw=0.7)
     axes[0][0].set_ylabel("test loss; the line is the target")
     axes[0][0].legend(fontsize=7)
     return figure
