@@ -1,5 +1,7 @@
 """One style for the pictures: no background, greys that read on white and on near-black, colours for every eye."""
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ def show(draw: Callable[[], tuple[Figure, Facts]], script: str) -> None:
     lines = [f"{name}: {value:.4g}" for name, value in facts.items()]
     print(*lines, sep="\n")
     PICTURES.mkdir(exist_ok=True)
-    target = PICTURES / f"{Path(script).stem}.svg"
-    figure.savefig(target, transparent=True, metadata={"Date": None})
-    target.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+    stream, target = io.StringIO(), PICTURES / f"{Path(script).stem}.svg"
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    shorter = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), stream.getvalue())
+    target.write_text(shorter, encoding="utf-8")
+    target.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ def main() -> tuple[Figure, Facts]:
         return tasks.ridge_dual(task, DOMAIN).clip(RANGE)
 
     seen, new = [dual() for _ in range(300)], [dual() for _ in range(300)]
-    best_of_new, line = tasks.erm(new, progress=False), np.geomspace(*DOMAIN, 80)
+    best_of_new, line = tasks.erm(new, progress=False), np.geomspace(1e-3, 2, 50)
     counts, proved, shown = (10, 30, 100, 300), [], []
     for n in counts:
         best = tasks.erm(seen[:n], progress=False)
@@ -38,7 +38,7 @@ def main() -> tuple[Figure, Facts]:
         proved.append(promise.value)
         shown.append(float(np.mean([f(best.hyper) for f in new])) - best_of_new.value)
     figure, (left, right) = canvas(1, 2, height=2.8)
-    for f in seen[:20]:
+    for f in seen[:10]:
         left.semilogx(line, f(line), color=GREY, linewidth=0.5)
     left.plot(line, np.mean([f(line) for f in seen], axis=0), color=BLUE)
     left.plot(best.hyper, best.value, "o", color=BLUE)
@@ -46,7 +46,7 @@ def main() -> tuple[Figure, Facts]:
     right.loglog(counts, proved, "o-", color=BLUE, label="proved")
     right.loglog(counts, np.maximum(shown, 1e-6), "o--", color=GREEN, label="on new tasks")
     right.set(xlabel="tasks", title="loss above the best")
-    right.legend()
+    right.legend(loc="center")
     return figure, {
         "penalty": best.hyper,
         "its mean loss is the least within": float(best.certificate.bound),
