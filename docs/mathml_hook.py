@@ -19,6 +19,10 @@ SPACING = (
     (r"<mi>log</mi>", r'<mo lspace="0.12em" rspace="0.12em">log</mo>'),
     (r"<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">&#x0002F;</mo>'),  # a / b
     (r'<mo stretchy="false">&#x0007C;</mo>', '<mo stretchy="false" lspace="0" rspace="0">&#x0007C;</mo>'),  # |x|
+    (
+        r'<mo fence="false" stretchy="false">(&#x02016;|&#x02225;)</mo>',
+        r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>',
+    ),
     (r"<mi>(&#x003(?:9[1-9A-F]|A[0-9]);)</mi>", r'<mi mathvariant="normal">\1</mi>'),  # capital Greek stands upright
 )
 
