@@ -23,10 +23,11 @@ OURS, THEIRS, FLOOR = "#3f51b5", "#9e9e9e", "#000000"
 
 @dataclasses.dataclass
 class Part:
-    """The rows of a cell."""
+    """The rows of a cell; none where its data are `absent`."""
 
     cell: Cell
     rows: list[Row]
+    absent: bool = False
 
     @property
     def right(self) -> list[Row]:
@@ -109,6 +110,8 @@ def _line(row: Row, best: float | None, cell: Cell) -> str:
 
 def verdict(part: Part) -> str:
     """Who is fastest among those that are right, in a sentence."""
+    if part.absent:
+        return "Left out: its data are not in the folder that HYPRAX_DATA names."
     ours, theirs = ([row for row in part.right if row.ours is which] for which in (True, False))
     if not ours:
         return "hyprax has no right answer here."
@@ -122,6 +125,8 @@ def verdict(part: Part) -> str:
 
 def _table(part: Part) -> list[str]:
     right, cell = part.right, part.cell
+    if part.absent:
+        return [f"\n#### {cell.problem}\n", verdict(part)]
     best = right[0].seconds if right else None
     lines = [f"\n#### {cell.problem}\n"]
     lines += ["| | time | quartiles | / fastest | first call | memory, MB | error |", "|---|---|---|---|---|---|---|"]
