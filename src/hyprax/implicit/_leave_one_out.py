@@ -106,6 +106,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     approximate: bool = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     citations: ClassVar[tuple[str, ...]] = (
@@ -120,7 +121,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         self.optimum = optimum
         self.left = jnp.asarray(_subset(family.inputs.shape[0], subset, key, approximate))
         self.approximate = approximate
-        self.noisy, self.adaptive = False, False
+        self.noisy, self.adaptive, self.measures_noise = False, False, True
         self.value_name = "one-step leave-one-out loss" if approximate else "leave-one-out loss"
 
     def init(self, hyper: PyTree) -> LeaveOneOutState:
