@@ -126,15 +126,18 @@ class Task:
             mode=mode,
         )
 
-    def save(self, folder: str) -> str:
-        """Everything as arrays in one file, for the peers."""
-        path = str(Path(folder) / f"{self.name.replace(' ', '_')}.npz")
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Everything as arrays: weights w0, w1, ..., data, hyperparameters, and the rows of the batches."""
         rows = jax.vmap(self.batches(jnp.arange(len(self.train[0]))))(jnp.arange(self.steps))
-        numbers: dict[str, Any] = {f"w{i}": w for i, w in enumerate(self.weights)}
-        numbers |= {name: np.asarray(value) for name, value in self.hyper.items()}
+        found: dict[str, Any] = {f"w{i}": w for i, w in enumerate(self.weights)}
+        found |= {name: np.asarray(value) for name, value in self.hyper.items()}
         (x, y), (vx, vy) = self.train, self.validation
-        numbers |= {"x": x, "y": y, "vx": vx, "vy": vy, "rows": np.asarray(rows, np.int64)}
-        np.savez(path, allow_pickle=False, **numbers)
+        return found | {"x": x, "y": y, "vx": vx, "vy": vy, "rows": np.asarray(rows, np.int64)}
+
+    def save(self, folder: str) -> str:
+        """The numbers in one file, for the peers."""
+        path = str(Path(folder) / f"{self.name.replace(' ', '_')}.npz")
+        np.savez(path, allow_pickle=False, **self.numbers())
         return path
 
 

@@ -1,0 +1,23 @@
+# Rscript mgcv.R TABLE SEGMENTS: an additive model of P-splines by GCV, the second of two runs measured.
+# Prints seconds of the processor and of the clock with the bytes of the peak; the degrees of freedom; the fitted values.
+suppressMessages(library(mgcv))
+args <- commandArgs(TRUE)
+d <- read.csv(args[1])
+segments <- as.integer(args[2])
+names <- names(d)[1:(ncol(d) - 1)]
+knots <- lapply(names, function(v) {
+  r <- range(d[[v]])
+  r[1] + (r[2] - r[1]) / segments * (-3:(segments + 3))
+})
+names(knots) <- names
+terms <- paste0("s(", names, ", bs='ps', k=", segments + 3, ")", collapse = " + ")
+for (i in 1:2) {
+  start <- proc.time()
+  g <- gam(as.formula(paste("y ~", terms)), data = d, method = "GCV.Cp", knots = knots,
+           control = gam.control(scalePenalty = FALSE, nthreads = 1))
+  spent <- proc.time() - start
+}
+memory <- grep("^VmHWM", readLines("/proc/self/status"), value = TRUE)
+cat(spent[1] + spent[2], spent[3], 1024 * as.numeric(gsub("[^0-9]", "", memory)), "\n")
+cat(format(sum(g$edf), digits = 17), "\n")
+cat(format(unname(g$fitted.values), digits = 17), "\n")
