@@ -72,8 +72,7 @@ MOST_GROUPS = 10
 
 
 def groups(name: str, count: int) -> np.ndarray:
-    """The group of each column: columns, squares and products of a set with products; else a column each, or at most ten
-    blocks of successive columns where there are more."""
+    """The group of each column: columns, squares and products where they are added; else each column, or ten blocks."""
     if not name.endswith("+int"):
         return np.arange(count) * min(count, MOST_GROUPS) // count
     plain = next(p for p in range(1, count + 1) if p + p * (p + 1) // 2 == count)
