@@ -244,7 +244,7 @@ def all_left_out(
     blocks = math.ceil(count / size)
     padded = jnp.concatenate([left, jnp.broadcast_to(left[:1], (blocks * size - count,))])
 
-    def centre_from(problem: Rows, guess: Array) -> Centre:
+    def centre_from(problem: Any, guess: Array) -> Centre:
         return centring(problem, minimised(problem, guess))
 
     def unfinished(sofar: _Sofar) -> Bool[Array, ""]:
