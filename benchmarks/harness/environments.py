@@ -51,6 +51,14 @@ def _missing_in_r(package: str) -> str | None:
     return f"Rscript has no {package} (Debian: {R_PACKAGES[package]})" if found.returncode else None
 
 
+def r_versions() -> dict[str, str]:
+    """Of R, and of the packages that it has."""
+    there = [name for name in R_PACKAGES if _missing_in_r(name) is None]
+    asked = "cat(as.character(getRversion()), sapply(commandArgs(TRUE), function(p) as.character(packageVersion(p))))"
+    found = subprocess.run(["Rscript", "-e", asked, *there], capture_output=True, text=True, check=False)
+    return dict(zip(["R", *there], found.stdout.split(), strict=False))
+
+
 def make(environment: str) -> None:
     """Make an environment, and install its packages one by one, so that one that fails leaves the others."""
     folder = FOLDER / environment

@@ -57,8 +57,13 @@ def classes(data: Arrays) -> int:
     return int(data["y"].max()) + 1 if data["y"].dtype.kind == "i" else 1
 
 
+def groups(data: Arrays) -> np.ndarray:
+    """The number of each column's penalty: without `groups` every column has its own."""
+    return data["groups"] if "groups" in data else np.arange(data["x"].shape[1])
+
+
 def truth(data: Arrays) -> np.ndarray:
-    """-λ_j Σ_c w_jc q_jc by Newton's method with conjugate gradients to the rounding floor of float64.
+    """-λ_g Σ_c w_jc q_jc, j of the group g, by Newton's method with conjugate gradients to the floor of float64.
 
     Binary regression is that with the predictions (0, u): one column of the softmax formulas.
     """
@@ -99,10 +104,10 @@ def truth(data: Arrays) -> np.ndarray:
         if np.linalg.norm(step) < 1e-13 * np.linalg.norm(w):
             break
     q = solve(means(x, w), vx.T @ errors(means(vx, w), data["vy"]) / len(vx), 1e-13)
-    return -STRENGTH * np.sum(w * q, axis=1)
+    return -STRENGTH * np.bincount(groups(data), np.sum(w * q, axis=1))
 
 
-def _error(found: Arrays, expected: np.ndarray) -> float:
+def error(found: Arrays, expected: np.ndarray) -> float:
     return distance(found["grad"], expected)
 
 
@@ -119,7 +124,7 @@ def methods(dtype: str, target: float, weights: int) -> tuple[Method, ...]:
     ]
     if weights <= DENSE:
         found.append(method("optimistix BFGS + CG", "optimistix_minimiser", "optimistix", minimiser="BFGS"))
-    if dtype == "float64":
+    if dtype == "float64" and target < 1e-3:
         found.insert(1, method("hyprax, certified", "certified", relative=target))
     return tuple(found)
 
@@ -137,9 +142,9 @@ def cells(size: str) -> Iterator[Cell]:
                     truth=truth,
                     methods=methods(dtype, target, 0 if name != "MNIST softmax" else 7840),
                     accept=target,
-                    error=_error,
+                    error=error,
                     error_name="relative error of the hypergradient",
                     ladder=LADDER,
                     rounds=3 if size == "quick" else 300,
-                    seconds={"quick": 0.5, "usual": 3.0, "full": 30.0}[size],
+                    seconds={"quick": 0.5, "usual": 1.5, "full": 30.0}[size],
                 )

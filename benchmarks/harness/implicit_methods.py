@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 import hyprax as hx
 from benchmarks.harness.cells import Arrays
-from benchmarks.harness.implicit import STRENGTH, classes
+from benchmarks.harness.implicit import STRENGTH, classes, groups
 
 Run = Callable[..., dict[str, Any]]
 
@@ -23,8 +23,8 @@ class Problem:
     def __init__(self, data: Arrays):
         x, y, vx, vy = (jnp.asarray(data[name]) for name in ("x", "y", "vx", "vy"))
         self.train, self.validation, self.outputs = (x, y), (vx, vy), classes(data)
-        d = x.shape[1]
-        self.start = jnp.full(d, np.log(STRENGTH), x.dtype)
+        d, self._groups = x.shape[1], groups(data)
+        self.start = jnp.full(int(self._groups.max()) + 1, np.log(STRENGTH), x.dtype)
         self.zero = jnp.zeros(d if self.outputs == 1 else (d, self.outputs), x.dtype)
 
     def _fit(self, w: Array, data: tuple[Array, Array]) -> Array:
@@ -35,18 +35,22 @@ class Problem:
         picked = jnp.take_along_axis(u, y[:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(u, axis=1) - picked)
 
+    def strengths(self, log_strengths: Array) -> Array:
+        strengths = jnp.exp(log_strengths)[self._groups]
+        return strengths if self.outputs == 1 else strengths[:, None]
+
     def inner(self, w: Array, log_strengths: Array) -> Array:
-        strengths = jnp.exp(log_strengths)
-        strengths = strengths if self.outputs == 1 else strengths[:, None]
+        strengths = self.strengths(log_strengths)
         return self._fit(w, self.train) + 0.5 * jnp.sum(strengths * w**2)
 
     def outer(self, w: Array) -> Array:
         return self._fit(w, self.validation)
 
     def family(self) -> hx.families.Softmax | hx.families.Logistic:
+        shared: Any = {} if len(self.start) == len(self._groups) else {"penalty_groups": self._groups}
         if self.outputs == 1:
-            return hx.families.Logistic(*self.train, penalty=lambda hyper: hyper)
-        return hx.families.Softmax(*self.train, penalty=lambda hyper: hyper, classes=self.outputs)
+            return hx.families.Logistic(*self.train, penalty=lambda hyper: hyper, **shared)
+        return hx.families.Softmax(*self.train, penalty=lambda hyper: hyper, classes=self.outputs, **shared)
 
 
 def _unfolded(start: Any) -> Any:
@@ -112,11 +116,11 @@ def _ours(data: Arrays, certifier: hx.implicit.AbstractCertifier) -> Run:
         strengths = jnp.exp(log_strengths)
         hyper = hx.Positive(strengths if problem.outputs == 1 else strengths[:, None])
         answer, _ = objective.value_and_grad(hyper, _unfolded(state), hx.Accuracy(tolerance))
-        return answer.value, answer.grad.raw.ravel(), answer.certificate.bound
+        return answer.value, answer.grad.raw.ravel(), answer.certificate.bound, answer.stats.products
 
     def run(tolerance: float) -> dict[str, Any]:
-        value, grad, bound = compiled(problem.start, jnp.asarray(tolerance, problem.start.dtype))
-        return {"value": value, "grad": grad, "bound": bound}
+        value, grad, bound, products = compiled(problem.start, jnp.asarray(tolerance, problem.start.dtype))
+        return {"value": value, "grad": grad, "bound": bound, "products": products}
 
     return run
 
@@ -127,3 +131,15 @@ def uncertified(data: Arrays) -> Run:
 
 def certified(data: Arrays, relative: float) -> Run:
     return _ours(data, hx.implicit.LookAhead(relative=relative))
+
+
+def products(data: Arrays, tolerance: float) -> Run:
+    """The gradients and Hessian products that the uncertified answer takes, and nothing else."""
+    problem, count = Problem(data), int(uncertified(data)(tolerance)["products"])
+
+    @jax.jit
+    def compiled(w: Array, log_strengths: Array) -> Array:
+        _, product = jax.linearize(lambda w: jax.grad(problem.inner)(w, log_strengths), w)
+        return jax.lax.fori_loop(0, count, lambda _, v: product(v) / 2, w)
+
+    return lambda: {"last": compiled(problem.zero + 1, problem.start)}

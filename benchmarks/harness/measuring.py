@@ -48,7 +48,7 @@ def _first(peers: Peers, cell: Cell, method: Method, key: str, path: Any, truth:
     row = Row(method.name, method.ours, method.floor, method.note)
     peer = peers.of(method)
     ladder: tuple[float | None, ...] = cell.ladder if method.tuned else (None,)
-    row.first = peer.prepare(key, method, path)
+    row.first, known = peer.prepare(key, method, path)
     if cell.seeded:
         row.first += peer.run(key, {"seed": None}, fill=False, keep=False)[0]["wall"]
         return row, {}
@@ -56,7 +56,9 @@ def _first(peers: Peers, cell: Cell, method: Method, key: str, path: Any, truth:
     for count, tolerance in enumerate(ladder):
         given = {} if tolerance is None else {"tolerance": tolerance}
         lap, answer = peer.run(key, given, fill=False, keep=True)
-        row.first += 0.0 if count else lap["wall"]
+        row.first += 0.0 if count or known else lap["wall"]
+        if method.floor:
+            return row, given
         row.error, row.tolerance, row.wrong = cell.error(answer, truth), tolerance, False
         best = min(best, row.error)
         if row.error <= cell.accept:
@@ -77,26 +79,25 @@ def _found(method: Method, peers: Peers, path: Any) -> dict[str, Any]:
 def measure(cell: Cell, peers: Peers) -> list[Row]:
     """A row for each method of a cell."""
     arrays = cell.arrays()
-    path = peers.folder / "arrays.npz"
-    np.savez(path, **arrays)
+    path = peers.save(arrays)
     truth = _found(cell.truth, peers, path) if isinstance(cell.truth, Method) else cell.truth(arrays)
     rows, running = [], list[tuple[Method, Row, str, dict[str, Any]]]()
-    for count, method in enumerate(cell.methods):
+    for method in cell.methods:
+        key = f"{method.function} {sorted(method.settings.items())}"
         why = environments.missing(method.environment, method.package)
         if why is not None:
             rows.append(Row(method.name, method.ours, method.floor, method.note, failed=f"not installed: {why}"))
             continue
         try:
-            row, given = _first(peers, cell, method, str(count), path, truth)
+            row, given = _first(peers, cell, method, key, path, truth)
         except PeerError as error:
             peers.drop(method, ended=True)
             rows.append(Row(method.name, method.ours, method.floor, method.note, failed=str(error)))
             continue
         rows.append(row)
         if not (row.wrong and method.tuned):  # what never reached the target has no time to it
-            running.append((method, row, str(count), given))
+            running.append((method, row, key, given))
     _turns(cell, peers, running, truth)
-    peers.forget()
     return rows
 
 

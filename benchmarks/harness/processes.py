@@ -1,11 +1,13 @@
 """The other end of `worker`: a process for each environment, package and precision, on one core and one thread."""
 
+import hashlib
 import json
 import os
 import select
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,10 +52,11 @@ class Peer:
         self.resident = 0
         self.versions: dict[str, str] = self._read()["versions"]
 
-    def prepare(self, key: str, method: Method, arrays: Path) -> float:
-        """Seconds of a method's start before its first run."""
+    def prepare(self, key: str, method: Method, arrays: Path) -> tuple[float, bool]:
+        """Seconds of a method's start, and whether its first run is in them, which a method that is kept has had."""
         asked = {"key": key, "function": method.function, "settings": method.settings, "arrays": str(arrays)}
-        return self._ask({"do": "prepare"} | asked)["seconds"]
+        made = self._ask({"do": "prepare"} | asked)
+        return made["seconds"], made["known"]
 
     def run(self, key: str, given: dict[str, Any], *, fill: bool, keep: bool) -> tuple[dict[str, Any], Arrays]:
         path = self._folder / "answer.npz" if keep else None
@@ -111,6 +114,7 @@ class Peers:
 
     def __init__(self, *, pinned: bool):
         self._folder = tempfile.TemporaryDirectory(prefix="hyprax-bench-")
+        self._shown = b""
         self._pinned, self._peers = pinned, dict[tuple[str, str, bool], Peer]()
         self.versions: dict[str, dict[str, str]] = {}
 
@@ -129,7 +133,8 @@ class Peers:
         place = method.environment, method.package, method.x64
         if place not in self._peers:
             self._peers[place] = Peer(method, self.folder, pinned=self._pinned)
-            self.versions[method.environment] = self._peers[place].versions
+            own = method.environment == "r"
+            self.versions[method.environment] = environments.r_versions() if own else self._peers[place].versions
         return self._peers[place]
 
     def drop(self, method: Method, *, ended: bool = False) -> None:
@@ -138,10 +143,18 @@ class Peers:
         if place in self._peers and not (ended and self._peers[place].alive):
             self._peers.pop(place).close()
 
-    def forget(self) -> None:
-        """Free what the methods of a cell hold."""
-        for peer in self._peers.values():
-            peer.forget()
+    def save(self, arrays: Mapping[str, np.ndarray]) -> Path:
+        """The file with these arrays. Where they are others than before, methods made of those are forgotten."""
+        path, digest = self.folder / "arrays.npz", hashlib.sha256()
+        for name in sorted(arrays):
+            digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        if digest.digest() != self._shown:
+            self._shown = digest.digest()
+            np.savez(path, allow_pickle=False, **arrays)
+            for peer in self._peers.values():
+                if peer.alive:
+                    peer.forget()
+        return path
 
     def close(self) -> None:
         while self._peers:

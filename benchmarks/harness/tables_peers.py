@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-COUNT, LEAST, MOST, SEGMENTS = 100, 1e-4, 10.0, 15
+COUNT, SEGMENTS = 100, 15
 
 
-def _grid():
-    return np.geomspace(LEAST, MOST, COUNT)
+def _grid(domain):
+    return np.geomspace(*domain, COUNT)
 
 
 def _pairs(data):
@@ -23,39 +23,39 @@ def _training(data):
     return int(np.sum(data["folds"] != 0))
 
 
-def ridge_cv(data):
+def ridge_cv(data, domain):
     from sklearn.linear_model import RidgeCV
 
     pairs, rows = _pairs(data), _training(data)
 
     def run():
-        model = RidgeCV(rows * _grid(), cv=pairs, scoring="neg_mean_squared_error").fit(data["x"], data["y"])
+        model = RidgeCV(rows * _grid(domain), cv=pairs, scoring="neg_mean_squared_error").fit(data["x"], data["y"])
         return {"l1": model.alpha_ / rows}
 
     return run
 
 
-def elastic_net_cv(data, ratios):
+def elastic_net_cv(data, ratios, domain):
     from sklearn.linear_model import ElasticNetCV
 
     pairs = _pairs(data)
 
     def run():
-        model = ElasticNetCV(l1_ratio=ratios, alphas=_grid()[::-1], cv=pairs, max_iter=20_000, selection="cyclic")
+        model = ElasticNetCV(l1_ratio=ratios, alphas=_grid(domain)[::-1], cv=pairs, max_iter=20_000, selection="cyclic")
         model.fit(data["x"], data["y"])
         return {"l1": model.alpha_ * model.l1_ratio_, "l2": model.alpha_ * (1 - model.l1_ratio_)}
 
     return run
 
 
-def logistic_cv(data):
+def logistic_cv(data, domain):
     from sklearn.linear_model import LogisticRegressionCV
 
     pairs, rows = _pairs(data), _training(data)
 
     def run():
         model = LogisticRegressionCV(
-            Cs=1 / (rows * _grid()),
+            Cs=1 / (rows * _grid(domain)),
             cv=pairs,
             scoring="neg_log_loss",
             max_iter=1000,
@@ -68,7 +68,7 @@ def logistic_cv(data):
     return run
 
 
-def himalaya_ridge(data):
+def himalaya_ridge(data, domain):
     from himalaya.ridge import RidgeCV
 
     rows = _training(data)
@@ -83,7 +83,7 @@ def himalaya_ridge(data):
             return len(_pairs(data))
 
     def run():
-        model = RidgeCV(alphas=rows * _grid(), fit_intercept=True, cv=Folds()).fit(data["x"], data["y"])
+        model = RidgeCV(alphas=rows * _grid(domain), fit_intercept=True, cv=Folds()).fit(data["x"], data["y"])
         return {"l1": float(np.ravel(model.best_alphas_)[0]) / rows}
 
     return run
@@ -122,8 +122,8 @@ def _in_r(script, data, *settings):
     return run
 
 
-def glmnet(data, alpha, family):
-    rscript = _in_r("glmnet.R", data, alpha, family, LEAST, MOST, COUNT)
+def glmnet(data, alpha, family, domain):
+    rscript = _in_r("glmnet.R", data, alpha, family, *domain, COUNT)
 
     def run():
         measured, (_, penalty) = rscript()

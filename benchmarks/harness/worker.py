@@ -1,6 +1,7 @@
 """The process of a peer, kept alive: a line of JSON asks, a line answers. Needs NumPy, and what its methods import.
 
-- prepare: make a method from arrays in a file; its time is that of a first start, before any run.
+- prepare: make a method from arrays in a file. One that is there already is kept: the answer then is how long its start
+  and its first run took, of which else the run is still to come.
 - run: run it, as often as fills the shortest lap, and say how long one took, by the clock and of the processor; how far
   memory grew; and, where a file is named, what it found.
 
@@ -40,29 +41,37 @@ def versions():
 
 class Worker:
     def __init__(self):
-        self.runs = {}
+        self.runs, self.firsts, self.ran = {}, {}, set()
 
     def prepare(self, asked):
+        if asked["key"] in self.firsts:
+            return {"seconds": self.firsts[asked["key"]], "known": True}
         module, name = asked["function"].split(":")
         with np.load(asked["arrays"]) as archive:
             arrays = dict(archive)
         begun = time.perf_counter()
         self.runs[asked["key"]] = getattr(importlib.import_module(module), name)(arrays, **asked["settings"])
-        return {"seconds": time.perf_counter() - begun}
+        self.firsts[asked["key"]] = time.perf_counter() - begun
+        return {"seconds": self.firsts[asked["key"]], "known": False}
 
     def forget(self, asked):
         self.runs.clear()
+        self.firsts.clear()
+        self.ran.clear()
         gc.collect()
         return {}
 
     def run(self, asked):
-        run = self.runs[asked["key"]]
+        run, fresh = self.runs[asked["key"]], asked["key"] not in self.ran
         before = peak_memory.reset()
         wall, cpu, count = time.perf_counter(), time.process_time(), 0
         while not count or (asked["fill"] and time.perf_counter() - wall < SHORTEST):
             answer = {name: np.asarray(value) for name, value in run(**asked["given"]).items()}
             count += 1
         wall, cpu = (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+        if fresh:
+            self.ran.add(asked["key"])
+            self.firsts[asked["key"]] += wall
         memory = max(0, peak_memory.peak() - before)
         if "cpu_seconds" in answer:
             cpu, wall = float(answer.pop("cpu_seconds")), float(answer.pop("wall_seconds"))

@@ -164,6 +164,8 @@ class Recipe(Table):
             for table in ("hyper", "objective", "training", "evidence", "baseline"):
                 if table in self.model_fields_set:
                     raise RecipeError('must be left out for kind = "custom": the function decides', key=table)
+            if self.data is not None and self.data.class_weight is not None:
+                raise left_out("data.class_weight", 'kind = "custom"', '"softmax" and "logistic"')
             return self
         if self.data is None and kind != "loss":
             raise RecipeError(f'must be given for kind = "{kind}"', key="data")
@@ -173,6 +175,8 @@ class Recipe(Table):
         self._shapes()
         if self.data is not None and self.data.intercept and kind in IMAGE_NETWORKS:
             raise RecipeError(f'must be false for kind = "{kind}": inputs are images', key="data.intercept")
+        if self.data is not None and self.data.class_weight is not None and kind not in ("softmax", "logistic"):
+            raise left_out("data.class_weight", f'kind = "{kind}"', '"softmax" and "logistic"')
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
             raise RecipeError("must be false where targets are classes or counts", key="data.scale_targets")
         if self.split.criterion == "folds":

@@ -11,7 +11,7 @@ from ._bernstein import Array
 from ._dual import ReadoutDuals
 from ._margins import classes_of
 from ._series import PENALTY, Features, Scores, cover, gamma, ridge_outputs, score
-from ._task import Split, Task, check_domain
+from ._task import Split, Task, check_domain, check_unweighted
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def activation_dual(
     Source: Balcan, Nguyen, Sharma (2025), arXiv 2501.13734, section on activation interpolation.
     """
     a, b = check_domain(domain, "activation_dual", "")
+    check_unweighted(task, "activation_dual")
     if not penalty > 0 or not np.isfinite(penalty):
         raise ValueError(f"penalty must be positive and finite; got {penalty}.")
     if len(layers) not in (1, 2):

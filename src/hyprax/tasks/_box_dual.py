@@ -16,7 +16,7 @@ from ._descent_boxes import DescentBoxes
 from ._multivariate import least
 from ._penalty_boxes import PenaltyBoxes
 from ._series import gamma
-from ._task import Task
+from ._task import Task, check_unweighted
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,7 @@ class BoxDual:
         - `o1`, `o2`: see [`Activation`][hyprax.tasks.Activation].
         - `domain`: the ranges of α, any, and of the penalty, (a, b) with 0 < a <= b.
         """
+        check_unweighted(task, "BoxDual.activation")
         names = ("alpha", "penalty")
         ranges = _ranges(domain, names, "BoxDual.activation", (None, 0.0))
         return cls(
