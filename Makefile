@@ -21,7 +21,7 @@ comma := ,
 TORCH := torch==2.13.0+cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-slow torture check docs release-check bench clean
+.PHONY: help setup tools demo test test-slow torture check docs release-check bench-env bench bench-full clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -60,11 +60,17 @@ docs: .venv/.dev ## Build the documentation into site/
 release-check: .venv/.dev ## Build sdist and wheel; install and try them on Python 3.11, 3.12 and 3.13
 	.ci/release-check
 
-bench: .venv/.dev+bench ## Time hypergradients beside other libraries
-	$(BIN)/python -m benchmarks.hypergradient
+bench-env: .venv/.dev+bench ## Make environments for the libraries that the benchmarks compare with, below .bench/
+	$(BIN)/python -m benchmarks.harness.environments
+
+bench: .venv/.dev+bench ## Compare with other libraries, in ten minutes; writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.harness
+
+bench-full: .venv/.dev+bench ## The same at length, and how times grow
+	$(BIN)/python -m benchmarks.harness --full
 
 clean: ## Remove everything that the targets make
-	rm -rf .venv out site build dist .jax_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	rm -rf .venv .bench out site build dist .jax_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Which extras an environment holds is kept as an empty file named after them: .venv/.cli, .venv/.dev, .venv/.dev+bench.

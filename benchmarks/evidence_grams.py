@@ -73,13 +73,13 @@ def conv(x: Array, w: Array, stride: int = 1, padding: str = "SAME") -> Array:
     ]
 
 
+def perceptron(p: Any, hyper: Array, x: Array) -> Array:
+    return jnp.tanh((x + hyper) @ p["w"] + p["b"]) @ p["v"] + p["c"]
+
+
 def mlp(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
     params = {"w": normal(rng, 784, 100), "b": normal(rng, 100), "v": normal(rng, 100, C), "c": normal(rng, C)}
-
-    def apply(p: Any, hyper: Array, x: Array) -> Array:
-        return jnp.tanh((x + hyper) @ p["w"] + p["b"]) @ p["v"] + p["c"]
-
-    return apply, params, (784,)
+    return perceptron, params, (784,)
 
 
 def lenet(rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:
@@ -139,7 +139,7 @@ def dense_kernel(apply: Callable, params: Any, hyper: Array, inputs: Array, cota
     n = cotangents.shape[0] * cotangents.shape[1]
     flat = [j.reshape(n, -1) for j in jax.tree.leaves(jax.vmap(rows)(inputs, cotangents))]
     grams = (v * (j @ j.T) for j, v in zip(flat, jax.tree.leaves(variances), strict=True))
-    return sum(grams, jnp.zeros((n, n), jnp.float32))
+    return sum(grams, jnp.zeros((n, n), cotangents.dtype))
 
 
 def build(name: str, rng: np.random.Generator) -> tuple[Callable, Any, tuple[int, ...]]:

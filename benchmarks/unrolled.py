@@ -126,15 +126,18 @@ class Task:
             mode=mode,
         )
 
-    def save(self, folder: str) -> str:
-        """Everything as arrays in one file, for the peers."""
-        path = str(Path(folder) / f"{self.name.replace(' ', '_')}.npz")
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Everything as arrays: weights w0, w1, ..., data, hyperparameters, and the rows of the batches."""
         rows = jax.vmap(self.batches(jnp.arange(len(self.train[0]))))(jnp.arange(self.steps))
-        numbers: dict[str, Any] = {f"w{i}": w for i, w in enumerate(self.weights)}
-        numbers |= {name: np.asarray(value) for name, value in self.hyper.items()}
+        found: dict[str, Any] = {f"w{i}": w for i, w in enumerate(self.weights)}
+        found |= {name: np.asarray(value) for name, value in self.hyper.items()}
         (x, y), (vx, vy) = self.train, self.validation
-        numbers |= {"x": x, "y": y, "vx": vx, "vy": vy, "rows": np.asarray(rows, np.int64)}
-        np.savez(path, allow_pickle=False, **numbers)
+        return found | {"x": x, "y": y, "vx": vx, "vy": vy, "rows": np.asarray(rows, np.int64)}
+
+    def save(self, folder: str) -> str:
+        """The numbers in one file, for the peers."""
+        path = str(Path(folder) / f"{self.name.replace(' ', '_')}.npz")
+        np.savez(path, allow_pickle=False, **self.numbers())
         return path
 
 
@@ -149,8 +152,9 @@ def load(name: str) -> Task:
         x, y = map(np.asarray, load_digits(return_X_y=True))
         order = rng.permutation(len(x))
         x, y = (x[order] / 16).astype(np.float32), y[order].astype(np.int64)
-        weights = [normal(64, 64), np.zeros(64, np.float32), normal(64, 10), np.zeros(10, np.float32)]
-        return Task(name, dense, weights, (x[:1200], y[:1200]), (x[1200:], y[1200:]), 100, int(name.split()[1]), 0.02)
+        steps, width = (*map(int, name.split()[1:]), 64)[:2]  # "digits T", or "digits T WIDTH"
+        weights = [normal(64, width), np.zeros(width, np.float32), normal(width, 10), np.zeros(10, np.float32)]
+        return Task(name, dense, weights, (x[:1200], y[:1200]), (x[1200:], y[1200:]), 100, steps, 0.02)
     pixels, labels = (
         np.frombuffer(gzip.decompress(data_file(f"mnist/train-{kind}-ubyte.gz").read_bytes()), np.uint8, offset=skip)
         for kind, skip in (("images-idx3", 16), ("labels-idx1", 8))

@@ -27,7 +27,7 @@ LOADER, NAMES = (loaded := load())[0], public_names(loaded[1])
 
 # How many public names each part may have: it is lowered when names go, and raised only with a reason.
 MOST = {"implicit": 52, "unroll": 30, "evidence": 45, "tasks": 64}
-MOST_IN_ALL = 305  # the last: callbacks, studies of Optuna, PyTorch, other frameworks, marginal likelihood, Lion, Muon
+MOST_IN_ALL = 306  # the last: callbacks, studies of Optuna, PyTorch, other frameworks, marginal likelihood, Lion, Muon
 MOST_AT_THE_FRONT_DOOR = 40
 
 
@@ -265,6 +265,18 @@ def test_the_version_is_said_once():
     assert version is not None
     assert cited is not None
     assert version.group(1) == cited.group(1)
+
+
+def test_the_conda_recipe_asks_for_what_the_package_asks_for():
+    recipe = (ROOT / "packaging/conda/recipe.yaml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    run = recipe.split("  run:\n")[1].split("\n\n")[0]
+    asked = [line.replace(" ", "").removeprefix("-") for line in run.splitlines()]
+    assert asked == ["python>=${{python_min}}", *project["dependencies"]]
+    assert f'version: "{hx.__version__}"' in recipe
+    least = re.search(r'- "(.+)"', (ROOT / "packaging/conda/variants.yaml").read_text())
+    assert least is not None
+    assert project["requires-python"] == f">={least.group(1)}"
 
 
 def test_what_is_left_to_the_slow_tests_exists():

@@ -24,9 +24,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import ElasticNet, ElasticNetCV
 from threadpoolctl import threadpool_limits
 
-from hyprax.tasks import BoxOptimum, PenaltyDual, Split, complexity, erm_box, gap
-from hyprax.tasks._penalty_boxes import points
-from hyprax.tasks._penalty_dual import stacked
+from hyprax.tasks import BoxDual, BoxOptimum, Split, complexity, erm_box, gap
+from hyprax.tasks._box_dual import together
+from hyprax.tasks._boxes import points
 
 from .data import FOLDS, GROUPS, folds, hold_out, schools, test_split, tuning_task
 
@@ -38,7 +38,7 @@ GLOBAL = "one pair for all, certified global optimum"
 OWN = "each school its own (ElasticNetCV)"
 
 
-def search(duals: list[PenaltyDual], label: str) -> str:
+def search(duals: list[BoxDual], label: str) -> str:
     """A row of the first table."""
     start = time.process_time()
     best = erm_box(duals)
@@ -51,11 +51,11 @@ def search(duals: list[PenaltyDual], label: str) -> str:
     )
 
 
-def on_grid(duals: list[PenaltyDual], side: int) -> np.ndarray:
+def on_grid(duals: list[BoxDual], side: int) -> np.ndarray:
     """The best of side^2 pairs."""
     axes = [np.geomspace(a, b, side).clip(a, b) for a, b in DOMAIN]
     pairs = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return pairs[int(np.argmin(points(stacked(duals), pairs, None).value))]
+    return pairs[int(np.argmin(points(together(duals), pairs, None).value))]
 
 
 def test_loss(split: Split, penalties: np.ndarray) -> float:
@@ -81,7 +81,7 @@ def compare(seed: int) -> tuple[dict[str, dict[int, float]], BoxOptimum]:
     """Test losses of the schools that no choice has seen, by method and school."""
     order = np.random.default_rng(seed).permutation(len(schools()))
     known, new = order[: len(order) // 2], order[len(order) // 2 :]
-    duals = [PenaltyDual.elastic_net(tuning_task(k, seed), DOMAIN) for k in known]
+    duals = [BoxDual.elastic_net(tuning_task(k, seed), DOMAIN) for k in known]
     best = erm_box(duals)
     side = round(best.history[-1].boxes ** 0.5)
     chosen = {
@@ -122,9 +122,9 @@ def main() -> None:
     with threadpool_limits(1):
         some = [hold_out(k) for k in range(many)]
         rows = [
-            search([PenaltyDual.elastic_net(t, DOMAIN) for t in some], "elastic net, l1 and l2"),
-            search([PenaltyDual.ridge(t, GROUPS // 2, (RIDGE,) * 2) for t in some], "ridge, two groups"),
-            search([PenaltyDual.ridge(t, GROUPS, (RIDGE,) * 3) for t in some], "ridge, three groups"),
+            search([BoxDual.elastic_net(t, DOMAIN) for t in some], "elastic net, l1 and l2"),
+            search([BoxDual.ridge(t, GROUPS // 2, (RIDGE,) * 2) for t in some], "ridge, two groups"),
+            search([BoxDual.ridge(t, GROUPS, (RIDGE,) * 3) for t in some], "ridge, three groups"),
         ]
         print("\n".join(rows), flush=True)
         found, picks = [], []

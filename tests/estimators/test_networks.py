@@ -5,6 +5,7 @@ import copy
 import jax
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from hyprax.sklearn import EvidenceMLPClassifier, EvidenceMLPRegressor
 
@@ -26,6 +27,16 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         EvidenceMLPRegressor(**settings).fit(X, Y)
     with pytest.raises(ValueError, match="two classes or more"):
         EvidenceMLPClassifier().fit(X, np.zeros(60))
+
+
+def test_predictions_before_a_fit_are_refused_as_scikit_learn_does():
+    for asked in (
+        EvidenceMLPRegressor().predict,
+        EvidenceMLPClassifier().predict,
+        EvidenceMLPClassifier().predict_proba,
+    ):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            asked(X)
 
 
 @pytest.mark.slow

@@ -111,3 +111,21 @@ def test_manners():
     fitted = SharedPenalty("logistic", random_state=0).fit(X[:40], LABELS[:40])
     with pytest.raises(ValueError, match=r"y must hold the classes \['no', 'yes'\]; got"):
         fitted.refit(X[:2], np.array(["no", "perhaps"]), "b")
+
+
+def test_rows_and_features_that_weigh_differently():
+    rows = NAMES == "east"
+    v, features = RNG.integers(1, 4, size=len(X)).astype(float), np.array([1.0, 4.0, 0.5])
+    found = SharedPenalty(random_state=0, standardise=False, feature_weights=features)
+    found.fit(X, Y, NAMES, sample_weight=v)
+    factor = 1 / np.sqrt(features)
+    n, own = rows.sum(), v[rows] / v[rows].mean()
+    theirs = Ridge(alpha=found.hyper_ * n, tol=1e-12).fit(X[rows] * factor, Y[rows], sample_weight=own)
+    np.testing.assert_allclose(found.coef_[list(found.tasks_).index("east")], theirs.coef_ * factor, rtol=1e-6)
+    before = found.coef_.copy()
+    found.refit(X[rows], Y[rows], "east", sample_weight=5 * v[rows])
+    np.testing.assert_allclose(found.coef_, before, rtol=1e-9)
+    with pytest.raises(ValueError, match="sample_weight must be a positive number for each of 88 rows"):
+        found.fit(X, Y, NAMES, sample_weight=-v)
+    with pytest.raises(ValueError, match="feature_weights must be a positive number for each of 3 features"):
+        clone(found).set_params(feature_weights=[1.0]).fit(X, Y, NAMES)

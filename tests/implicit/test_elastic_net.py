@@ -136,6 +136,27 @@ def test_weights_are_those_of_scikit_learn_and_folds_are_tuned():
     assert strengths[:3].max() < strengths[3:].min() + 0.05
 
 
+@pytest.mark.parametrize("weak", [1e-3, 1e-5, 1e-7])
+def test_fits_arrive_however_badly_conditioned_the_columns_are(weak):
+    rng = np.random.default_rng(round(-np.log10(weak)))
+    for _ in range(4):
+        left, right = np.linalg.qr(rng.normal(size=(80, 12)))[0], np.linalg.qr(rng.normal(size=(12, 12)))[0]
+        x = left * np.logspace(0, -9, 12) @ right
+        x = (x - x.mean(0)) / x.std(0)
+        y = x @ rng.normal(size=12) + 0.1 * rng.normal(size=80)
+        fit = ElasticNet(x, y).refit({"l1": hx.Positive(weak), "l2": hx.Positive(weak)})
+        assert fit.result == hx.implicit.RESULTS.successful
+        # the gap between the value and its dual, as a lasso on rows of √λ below
+        w = np.asarray(fit.params)
+        design = np.vstack([x / 80**0.5, weak**0.5 * np.eye(12)])
+        target = np.r_[(y - y.mean()) / 80**0.5, np.zeros(12)]
+        off = target - design @ w
+        value = 0.5 * off @ off + weak * np.abs(w).sum()
+        dual = off * min(1, weak / np.abs(design.T @ off).max())
+        gap = value - 0.5 * (target @ target - (target - dual) @ (target - dual))
+        assert gap < 1e-9 * value
+
+
 def test_noise_is_the_spread_over_held_out_rows():
     x, y = problem(rows=40, columns=4)
     rows = np.arange(40) % 2 == 0

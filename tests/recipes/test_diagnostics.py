@@ -21,11 +21,11 @@ def test_bins_hold_every_row_once_and_true_probabilities_lie_on_the_diagonal(cla
     draw = np.random.default_rng(0)
     said = draw.dirichlet(np.full(classes, 0.7), size=20_000)
     true = np.array([draw.choice(classes, p=p) for p in said[:4000]])
-    bins = np.asarray(calibration(said[:4000], true))
+    bins = np.asarray(calibration(said[:4000], true, np.ones(4000)))
     assert bins[:, 2].sum() == 4000
     assert np.all(np.diff(bins[:, 0]) > 0)
     np.testing.assert_allclose(bins[:, 1], bins[:, 0], atol=5 * 0.5 / 400**0.5)
-    (one,) = calibration(said[:1], true[:1])
+    (one,) = calibration(said[:1], true[:1], np.ones(1))
     assert one[2] == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from sklearn.linear_model import ElasticNet
 
-from hyprax.tasks import PenaltyDual, Task, elastic_net_dual, erm, erm_box, ridge_dual
+from hyprax.tasks import BoxDual, Task, elastic_net_dual, erm, erm_box, ridge_dual
 from thoroughness import examples
 
 
@@ -63,7 +63,7 @@ DOMAIN = ((1e-2, 1.0), (1e-2, 10.0))
 def test_the_elastic_net_lies_within_its_enclosures(seed, folds):
     rng = np.random.default_rng(seed)
     task = random_task(rng, int(rng.integers(1, 8)), folds)
-    f = PenaltyDual.elastic_net(task, DOMAIN)
+    f = BoxDual.elastic_net(task, DOMAIN)
     low, high = np.array(DOMAIN).T
     for width in (0.05, 0.5, 3.0):
         a = between(rng, low, high)
@@ -86,7 +86,7 @@ def test_grouped_ridge_lies_within_its_enclosures(seed, count, folds):
     d = int(rng.integers(count, 9))
     task, groups = random_task(rng, d, folds), np.arange(d) % count
     domain = ((1e-3, 10.0),) * count
-    f = PenaltyDual.ridge(task, groups, domain)
+    f = BoxDual.ridge(task, groups, domain)
     low, high = np.array(domain).T
     for width in (0.05, 0.5, 3.0):
         a = between(rng, low, high)
@@ -107,8 +107,8 @@ def test_no_point_of_a_grid_is_below_the_lower_bound(seed):
     rng = np.random.default_rng(seed)
     tasks_ = [random_task(rng, 4) for _ in range(3)]
     groups = np.array([0, 1, 0, 1])
-    en = [PenaltyDual.elastic_net(t, DOMAIN) for t in tasks_]
-    ridge = [PenaltyDual.ridge(t, groups, DOMAIN) for t in tasks_]
+    en = [BoxDual.elastic_net(t, DOMAIN) for t in tasks_]
+    ridge = [BoxDual.ridge(t, groups, DOMAIN) for t in tasks_]
     grid = list(itertools.product(*(np.geomspace(a, b, 5).clip(a, b) for a, b in DOMAIN)))
     for duals, loss in ((en, elastic_net_loss), (ridge, lambda t, x: ridge_loss(t, groups, x))):
         best = erm_box(duals, gap=1e-2)
@@ -126,11 +126,11 @@ def test_the_optimum_agrees_with_the_exact_sweep_along_each_axis():
     rng = np.random.default_rng(5)
     tasks_ = [random_task(rng, 5) for _ in range(4)]
     line = erm([elastic_net_dual(t, (1e-2, 1.0), penalty2=0.3) for t in tasks_], progress=False)
-    box = erm_box([PenaltyDual.elastic_net(t, ((1e-2, 1.0), (0.3, 0.3))) for t in tasks_], gap=1e-4)
+    box = erm_box([BoxDual.elastic_net(t, ((1e-2, 1.0), (0.3, 0.3))) for t in tasks_], gap=1e-4)
     assert box.lower <= line.upper
     assert line.lower <= box.upper <= line.upper + 1e-4 * line.upper
     line = erm([ridge_dual(t, (1e-2, 10.0)) for t in tasks_], progress=False)
-    box = erm_box([PenaltyDual.ridge(t, np.zeros(5, int), ((1e-2, 10.0),)) for t in tasks_], gap=1e-6)
+    box = erm_box([BoxDual.ridge(t, np.zeros(5, int), ((1e-2, 10.0),)) for t in tasks_], gap=1e-6)
     assert box.lower <= line.upper
     assert line.lower <= box.upper <= line.upper + 1e-6 * line.upper
 
@@ -138,20 +138,20 @@ def test_the_optimum_agrees_with_the_exact_sweep_along_each_axis():
 def test_local_searches_end_where_the_boxes_do_and_are_only_estimated():
     rng = np.random.default_rng(6)
     tasks_ = [random_task(rng, 6, folds=True) for _ in range(4)]
-    duals = [PenaltyDual.ridge(t, np.arange(6) % 3, ((1e-2, 10.0),) * 3) for t in tasks_]
+    duals = [BoxDual.ridge(t, np.arange(6) % 3, ((1e-2, 10.0),) * 3) for t in tasks_]
     sure = erm_box(duals, gap=1e-3)
     guess = erm_box(duals, method="starts", starts=4, key=jax.random.key(0), progress=False)
     assert guess.certificate.kind == "estimated"
     assert "without proof" in guess.certificate.meaning()
     assert sure.lower <= guess.upper <= sure.upper * (1 + 1e-6)
-    many = [PenaltyDual.ridge(t, np.arange(6), ((1e-2, 10.0),) * 6) for t in tasks_]
+    many = [BoxDual.ridge(t, np.arange(6), ((1e-2, 10.0),) * 6) for t in tasks_]
     assert erm_box(many, starts=2, key=jax.random.key(0), progress=False).certificate.kind == "estimated"
 
 
 def test_an_optimum_at_an_end_of_a_range_is_said():
     X = np.random.default_rng(3).normal(size=(30, 2))
     task = Task.hold_out(X[:20], X[:20, 0], X[20:], X[20:, 0])  # without noise no penalty is small enough
-    found = erm_box([PenaltyDual.elastic_net(task, ((0.1, 1.0), (0.01, 1.0)))])
+    found = erm_box([BoxDual.elastic_net(task, ((0.1, 1.0), (0.01, 1.0)))])
     assert found.message.startswith("The least loss is at an end of the range of l1, l2:")
     alone = erm([elastic_net_dual(task, (0.1, 1.0), penalty2=0.01)], progress=False)
     assert alone.message.startswith("The least loss is at an end of the range of the hyperparameter:")
@@ -162,7 +162,7 @@ def test_an_optimum_at_an_end_of_a_range_is_said():
 
 def test_a_budget_that_runs_out_is_said():
     rng = np.random.default_rng(7)
-    duals = [PenaltyDual.elastic_net(random_task(rng, 6), ((1e-6, 1e6), (1e-6, 1e6))) for _ in range(2)]
+    duals = [BoxDual.elastic_net(random_task(rng, 6), ((1e-6, 1e6), (1e-6, 1e6))) for _ in range(2)]
     short = erm_box(duals, most_boxes=300)
     assert not short.reached
     assert "stopped by its budget" in repr(short)
@@ -191,7 +191,7 @@ def awkward(kind):
 @pytest.mark.parametrize("domain", [((1e-2, 1.0), (1e-2, 1.0)), ((0.1, 0.1), (0.2, 0.2))])
 def test_degenerate_tasks_have_an_optimum_with_bounds(kind, domain):
     task = awkward(kind)
-    best = erm_box([PenaltyDual.elastic_net(task, domain)])
+    best = erm_box([BoxDual.elastic_net(task, domain)])
     assert best.reached
     assert best.lower <= best.value <= best.upper
     truth = elastic_net_loss(task, best.hyper)
@@ -203,7 +203,7 @@ def test_degenerate_tasks_have_an_optimum_with_bounds(kind, domain):
 def test_clipped_losses_and_tasks_with_other_numbers_of_features():
     rng = np.random.default_rng(9)
     tasks_ = [random_task(rng, d) for d in (2, 5, 3)]
-    duals = [PenaltyDual.elastic_net(t, DOMAIN) for t in tasks_]
+    duals = [BoxDual.elastic_net(t, DOMAIN) for t in tasks_]
     values = [f((0.1, 0.1)) for f in duals]
     height = float(np.median(values))
     cut = [f.clip(height) for f in duals]
@@ -217,13 +217,13 @@ def test_clipped_losses_and_tasks_with_other_numbers_of_features():
 
 def test_wrong_arguments_are_named():
     task = awkward("plain")
-    dual = PenaltyDual.elastic_net(task, DOMAIN)
+    dual = BoxDual.elastic_net(task, DOMAIN)
     with pytest.raises(ValueError, match="domain must hold a range for each of l1, l2; got 1"):
-        PenaltyDual.elastic_net(task, ((0.1, 1.0),))
+        BoxDual.elastic_net(task, ((0.1, 1.0),))
     with pytest.raises(ValueError, match="0 < a <= b"):
-        PenaltyDual.elastic_net(task, ((0.0, 1.0), (0.1, 1.0)))
+        BoxDual.elastic_net(task, ((0.0, 1.0), (0.1, 1.0)))
     with pytest.raises(ValueError, match="groups must be a number from 0 to 1"):
-        PenaltyDual.ridge(task, [0, 1, 2], DOMAIN)
+        BoxDual.ridge(task, [0, 1, 2], DOMAIN)
     with pytest.raises(ValueError, match="must be 2 numbers in"):
         dual((0.1, 20.0))
     with pytest.raises(ValueError, match="low must not exceed high"):
@@ -231,7 +231,7 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="at least one"):
         erm_box([])
     with pytest.raises(ValueError, match="one domain"):
-        erm_box([dual, PenaltyDual.elastic_net(task, (DOMAIN[0], (0.1, 1.0)))])
+        erm_box([dual, BoxDual.elastic_net(task, (DOMAIN[0], (0.1, 1.0)))])
     with pytest.raises(ValueError, match="gap must be positive"):
         erm_box([dual], gap=0)
     with pytest.raises((ValueError, TypeError), match=r"erm_box|duals"):

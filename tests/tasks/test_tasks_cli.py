@@ -253,6 +253,50 @@ def test_a_table_is_tuned_without_a_file_of_settings(tmp_path):
     fails(invoke("tune", tmp_path / "run.toml", "--target", "sales"), "--target must be left out beside a TOML file")
 
 
+def test_rows_and_columns_that_weigh_differently_are_those_of_the_library(tmp_path):
+    path, rng = tmp_path / "scores.csv", np.random.default_rng(3)
+    heavy = [rng.integers(1, 4, size=14).astype(float) for _ in range(6)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["x1", "school", "x2", "x3", "score", "pupils"])
+        for i, ((X, y), v) in enumerate(zip(problem(), heavy, strict=True)):
+            writer.writerows([x[0], f"s{i}", x[1], x[2], t, u] for x, t, u in zip(X, y, v, strict=True))
+    text = TOML.format(path="scores.csv", low=0.001, processes=1).split("[guarantee]")[0]
+    text = text.replace('target = "score"', 'target = "score"\nrow_weight = "pupils"')
+    (tmp_path / "run.toml").write_text(text.replace('"ridge"', '"ridge"\nfeature_weights = {x2 = 4.0}'))
+    result = invoke("tune", tmp_path / "run.toml", "--out", tmp_path / "answer.json", "--quiet")
+    assert result.exit_code == 0, result.output
+    made = [Task.k_fold(X, y, 3, key=jax.random.key(4), weights=v) for (X, y), v in zip(problem(), heavy, strict=True)]
+    truth = erm([ridge_dual(task.scaled([1.0, 0.5, 1.0]), (0.001, 10.0)) for task in made])
+    assert json.loads((tmp_path / "answer.json").read_text())["hyper"] == pytest.approx(truth.hyper, rel=1e-9)
+    (tmp_path / "run.toml").write_text(text.replace('"ridge"', '"ridge"\nfeature_weights = {pupils = 4.0}'))
+    fails(invoke("tune", tmp_path / "run.toml", "--quiet"), "must name columns to learn from, among x1, x2, x3")
+    given = "tune", path, "--task", "school", "--target", "score", "--row-weight"
+    result = invoke(*given, "pupils", "--quiet", "--folds", 2, "--model", "lasso")
+    assert result.exit_code == 0, result.output
+    assert "x1" in result.output
+    assert "pupils:" not in result.output
+    fails(invoke(*given, "size"), "--row-weight must name a column")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_a_cluster_of_two_workers_gives_the_same_bits(table, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
+    answers = []
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as local:
+        given = "tune", table / "scores.csv", "--task", "school", "--target", "score", "--quiet", "--range", "3"
+        for option in ((), ("--cluster", local.scheduler_address)):
+            result = invoke(*given, *option, "--out", table / "answer.json")
+            assert result.exit_code == 0, result.output
+            answers.append((table / "answer.json").read_bytes())
+        monkeypatch.setenv("DASK_SCHEDULER", local.scheduler_address)
+        assert invoke(*given, "--out", table / "answer.json").exit_code == 0
+        answers.append((table / "answer.json").read_bytes())
+    assert answers[0] == answers[1] == answers[2]
+    fails(invoke(*given), "its scheduler must answer")
+
+
 def test_what_is_missing_is_filled_by_training_rows_alone():
     X, y = np.array([[1.0], [3.0], [np.nan], [50.0]]), np.arange(4.0)
     splits = task_of(X, y, ValidationTable(kind="time", folds=2)).splits

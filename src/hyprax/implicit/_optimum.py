@@ -16,6 +16,7 @@ from .._trees import tree_dtype, tree_norm
 from ._answers import RESULTS
 from ._inner_loss import AbstractFunctionLoss, AbstractInnerLoss, AutodiffLoss
 from ._inner_solvers import LBFGS, AbstractInnerSolver, CallableSolver, Minimum, Newton
+from .families._class_weights import unweighted
 from .families._generalised_linear import GeneralisedLinear
 from .families._losses import LogisticLoss, SoftmaxLoss
 from .families._mean_loss import MeanLoss
@@ -83,7 +84,7 @@ class Optimum(eqx.Module):
 
     def stratify(self) -> bool:
         """Whether the targets of a family are classes."""
-        return isinstance(family_of(self).loss, LogisticLoss | SoftmaxLoss)
+        return isinstance(unweighted(family_of(self).loss), LogisticLoss | SoftmaxLoss)
 
     def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
         """The loss on some rows of a family fitted on others, [`hyprax.implicit.HeldOut`][]; masks are booleans."""

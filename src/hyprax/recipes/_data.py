@@ -1,7 +1,7 @@
 """Data for a recipe: loaded, checked, split, scaled."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class Splits:
     - `kinds`: of each feature 0 for a column itself, 1 for a square, 2 for a product.
     - `prepare`: from inputs as they are read to these columns; `read`: the names of those inputs; `units`: how targets
         were scaled.
+    - `class_weights`: of each class, with the mean 1 over all rows but those of the test part; empty without any.
     - `columns`, `notes`: of a table, what its columns were taken for, and that in words.
     - `folded`: training and validation rows are one part, `train`, of which folds are made; `pairs`: these, as masks
         (training, held out), where rows belong together or follow each other.
@@ -57,6 +58,7 @@ class Splits:
     prepare: Preparation | None = None
     read: tuple[str, ...] = ()
     units: Scaling | None = None
+    class_weights: tuple[float, ...] = ()
     columns: tuple[Column, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -66,6 +68,10 @@ class Splits:
         pairs = (self.train,) if self.folded else (self.train, self.validation)
         inputs, targets = zip(*pairs, strict=True)
         return np.concatenate(inputs), np.concatenate(targets)
+
+    def weights_of(self, labels: np.ndarray) -> np.ndarray:
+        """What a row of each class counts."""
+        return np.asarray(self.class_weights)[labels.astype(int)] if self.class_weights else np.ones(len(labels))
 
 
 def check_batch_size(asked: int | None, rows: int, key: str) -> None:
@@ -135,6 +141,9 @@ def load_splits(
     if data.corrupt:
         given, corrupted = _corrupted(pieces["train"][1], len(classes), data.corrupt, random)
         pieces["train"] = (pieces["train"][0], given)
+    asked: tuple[float, ...] = ()
+    if data.class_weight is not None:
+        asked = _class_weights(data.class_weight, classes, np.concatenate([pieces[name][1] for name in PARTS[:2]]))
     names, numbers = (), None
     if groups is not None:
         found, numbers = np.unique(groups[rows][parts["train"]], return_inverse=True)
@@ -158,6 +167,7 @@ def load_splits(
         prepare=prepare,
         read=read,
         units=units,
+        class_weights=asked,
         columns=loaded.columns,
         notes=loaded.notes,
     )
@@ -199,6 +209,19 @@ def _corrupted(
     wrong = labels.copy()
     wrong[chosen] = (labels[chosen] + random.integers(1, classes, count)) % classes
     return wrong, wrong != labels
+
+
+def _class_weights(asked: str | Mapping[str, float], classes: tuple[str, ...], labels: np.ndarray) -> tuple[float, ...]:
+    """Weights by class, with the mean 1 over the rows."""
+    counts = np.bincount(labels, minlength=len(classes))
+    if isinstance(asked, str):
+        weights = 1 / counts
+    else:
+        if unknown := [name for name in asked if name not in classes]:
+            shown = ", ".join(classes[:10]) + ", ..." * (len(classes) > 10)
+            raise RecipeError(f"must name classes of the target, {shown}; got {unknown[0]!r}", key="data.class_weight")
+        weights = np.asarray([asked.get(name, 1.0) for name in classes])
+    return tuple((weights * len(labels) / np.sum(counts * weights)).tolist())
 
 
 def _check_numbers(inputs: np.ndarray, features: tuple[str, ...], *, missing: bool) -> None:

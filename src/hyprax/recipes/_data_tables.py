@@ -40,6 +40,11 @@ class _Data(Table):
         default=None,
         description="of two classes that which weights, probabilities and curves speak for; left out, the last by name",
     )
+    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        description="of softmax and logistic: the weight of the rows of each class, by name, 1 where none is given, "
+        "or balanced, one over how often it occurs",
+    )
 
 
 class SklearnData(_Data):

@@ -27,7 +27,8 @@ def diagnosed(job: Job, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if len(targets) == 0 or not np.all(np.isfinite(last)):
         return {}
     if job.recipe.model.classifies:
-        curves = {name: calibration(probabilities(each), targets.astype(int)) for name, each in outputs.items()}
+        labels, weights = targets.astype(int), job.splits.weights_of(targets)
+        curves = {name: calibration(probabilities(each), labels, weights) for name, each in outputs.items()}
         found: dict[str, Any] = {"calibration": curves}
         if len(classes) <= MOST_CLASSES:
             said = np.argmax(probabilities(last), axis=1)
@@ -50,15 +51,15 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     return np.asarray(jax.nn.softmax(logits, axis=1))
 
 
-def calibration(said: np.ndarray, true: np.ndarray) -> list[list[float]]:
-    """Bins of equal numbers of rows: mean probability said, share that came true, rows."""
+def calibration(said: np.ndarray, true: np.ndarray, weights: np.ndarray) -> list[list[float]]:
+    """Bins of equal numbers of rows: mean probability said, share that came true, by what rows count; rows."""
     if said.shape[1] == 2:
         sure, right = said[:, 1], true == 1
     else:
         sure, right = said.max(axis=1), said.argmax(axis=1) == true
     order = np.argsort(sure, kind="stable")
     parts = np.array_split(order, min(BINS, len(order)))
-    return [[float(sure[part].mean()), float(right[part].mean()), len(part)] for part in parts]
+    return [[*(float(np.average(x[part], weights=weights[part])) for x in (sure, right)), len(part)] for part in parts]
 
 
 def area_under_curve(outputs: np.ndarray, true: np.ndarray) -> float:

@@ -227,6 +227,9 @@ def _table(job: Job, models: Sequence[Refitted], known: int) -> dict[str, Any]:
             }
         )
     title = f"On {len(models[0].losses)} test rows, each fitted on all {known} others (± one standard error)"
+    if weights := job.splits.class_weights:
+        named = ", ".join(f"{name} {x:.3g}" for name, x in zip(job.splits.classes[:5], weights, strict=False))
+        title += f"; rows count by their class ({named}{', ...' * (len(weights) > 5)})"
     return {"title": title, "rows": rows}
 
 
@@ -244,7 +247,8 @@ def score_name(job: Job) -> str:
     if job.predict is None:
         return "test score"
     if job.recipe.model.classifies:
-        return "test accuracy"
+        weighted = job.splits is not None and job.splits.class_weights
+        return "weighted test accuracy" if weighted else "test accuracy"
     return "test D²" if job.recipe.model.kind == "poisson" else "test R²"
 
 
@@ -264,7 +268,8 @@ def score(job: Job, predicted: np.ndarray) -> float:
     if not np.all(np.isfinite(predicted)):
         return float("nan")
     if job.recipe.model.classifies:  # of one output the sign decides, of several the largest
-        return float(accuracy_score(targets, predicted > 0 if predicted.ndim == 1 else np.argmax(predicted, axis=1)))
+        said = predicted > 0 if predicted.ndim == 1 else np.argmax(predicted, axis=1)
+        return float(accuracy_score(targets, said, sample_weight=job.splits.weights_of(targets)))
     predicted = predicted.reshape(targets.shape)
     if len(targets) < 2 or np.ptp(targets) == 0:
         return float("nan")

@@ -48,6 +48,8 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         )
     of_kinds = {"softmax": {"classes": len(splits.classes)}, "pseudo-huber": {"delta": recipe.model.delta}}
     settings: dict[str, Any] = dict(of_kinds.get(kind, {}))
+    if splits.class_weights:
+        settings["class_weights"] = splits.class_weights
     extra: dict[str, Any] = {}
     if recipe.hyper.weights is not None:
         extra["weights"], groups = weights(recipe.hyper.weights, splits)
@@ -116,7 +118,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         refit=refit,
         penalties=penalties,
         losses=losses,
-        constant=lambda targets: _constant(kind, targets, len(splits.classes)),
+        constant=lambda targets: _constant(kind, targets, splits),
     )
 
 
@@ -146,10 +148,11 @@ def _groups(penalty: Penalty, splits: Splits, names: Sequence[str], free: bool) 
     return np.append(found, 0) if free and found is not None else found
 
 
-def _constant(kind: str, targets: np.ndarray, classes: int) -> np.ndarray:
+def _constant(kind: str, targets: np.ndarray, splits: Splits) -> np.ndarray:
     """The output that fits the targets best without any column."""
     if kind in ("softmax", "logistic"):
-        shares = np.bincount(targets.astype(int), minlength=max(classes, 2)) / len(targets)
+        counts = np.bincount(targets.astype(int), splits.weights_of(targets), minlength=max(len(splits.classes), 2))
+        shares = counts / len(targets)
         logs = np.log(np.maximum(shares, 0.5 / len(targets)))
         return logs if kind == "softmax" else np.asarray(logs[1] - logs[0])
     if kind == "poisson":

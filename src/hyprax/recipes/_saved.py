@@ -29,6 +29,8 @@ class Model:
     - `columns`: what is read of a table; `features`: the names of the weights, `weights`: `(d,)` or `(d, C)`, of
         prepared columns.
     - `penalties`: the tuned penalties, `(d,)` or `(d, C)`, 0 for an intercept.
+    - `class_weights`: what a row of each class counted in the fit, empty for all alike; probabilities are those of the
+        weighted classes.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Model:
     units: Scaling | None = dataclasses.field(repr=False)
     weights: np.ndarray = dataclasses.field(repr=False)
     penalties: np.ndarray = dataclasses.field(repr=False)
+    class_weights: tuple[float, ...] = ()
 
     def outputs(self, table: Any) -> np.ndarray:
         """Xw of a table: the path of a CSV file, a mapping from names to columns (a data frame), or an array.
@@ -132,6 +135,7 @@ class Model:
             "kind": self.kind,
             "target": self.target,
             "classes": list(self.classes),
+            "class_weights": list(self.class_weights),
             "columns": as_json(self.columns),
             "features": list(self.features),
             "expand": self.prepare.expand,
@@ -167,6 +171,7 @@ def model_of(job: Job, params: Any, penalties: Any) -> Model:
         splits.units,
         weights,
         np.broadcast_to(np.asarray(penalties), weights.shape),
+        splits.class_weights,
     )
 
 
@@ -200,6 +205,7 @@ def load(folder: str | Path) -> Model:
             part("units"),
             arrays["weights"],
             arrays["penalties"],
+            tuple(about.get("class_weights", ())),
         )
     except RunError:
         raise

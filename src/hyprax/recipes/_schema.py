@@ -44,12 +44,14 @@ TAKEN_BY_METHODS = {
 class Search(Table):
     """How the hyperparameters move, in unconstrained coordinates.
 
-    `lbfgs` takes quasi-Newton steps and needs no rate; `maid` finds accuracies and step sizes by the certificates;
-    `hoag` has the accuracies of a schedule; `fixed` those given.
+    `lbfgs` takes quasi-Newton steps and needs no rate; `gated` moves only what rises above its noise; `maid` finds
+    accuracies and step sizes by the certificates; `hoag` has the accuracies of a schedule; `fixed` those given.
     """
 
-    optimizer: Literal["auto", "lbfgs", "adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = Field(
-        default="auto", description="auto: lbfgs; adam where values are noisy or a learning rate is given"
+    optimizer: Literal["auto", "lbfgs", "gated", "adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = Field(
+        default="auto",
+        description="auto: lbfgs; adam where values are noisy or a learning rate is given; gated where there are more "
+        "than ten hyperparameters, and their noise is measured or can be for little",
     )
     learning_rate: float = Field(default=0.05, gt=0, description="of adam, sgd, momentum and rmsprop")
     schedule: Literal["exponential", "quadratic", "cubic"] = Field(default="exponential", description="of hoag")
@@ -162,6 +164,8 @@ class Recipe(Table):
             for table in ("hyper", "objective", "training", "evidence", "baseline"):
                 if table in self.model_fields_set:
                     raise RecipeError('must be left out for kind = "custom": the function decides', key=table)
+            if self.data is not None and self.data.class_weight is not None:
+                raise left_out("data.class_weight", 'kind = "custom"', '"softmax" and "logistic"')
             return self
         if self.data is None and kind != "loss":
             raise RecipeError(f'must be given for kind = "{kind}"', key="data")
@@ -171,6 +175,8 @@ class Recipe(Table):
         self._shapes()
         if self.data is not None and self.data.intercept and kind in IMAGE_NETWORKS:
             raise RecipeError(f'must be false for kind = "{kind}": inputs are images', key="data.intercept")
+        if self.data is not None and self.data.class_weight is not None and kind not in ("softmax", "logistic"):
+            raise left_out("data.class_weight", f'kind = "{kind}"', '"softmax" and "logistic"')
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
             raise RecipeError("must be false where targets are classes or counts", key="data.scale_targets")
         if self.split.criterion == "folds":

@@ -28,6 +28,7 @@ class Raw(NamedTuple):
     X: np.ndarray
     y: np.ndarray
     weight: float = 1.0
+    row_weights: np.ndarray | None = None
 
 
 class Read(NamedTuple):
@@ -36,6 +37,8 @@ class Read(NamedTuple):
     tasks: list[Raw]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    """Of a table, the column that each input is of."""
 
 
 _FEW = 32
@@ -70,6 +73,12 @@ class DataTable(Table):
         description='what tasks weigh in the mean: "rows", or a column (its mean over a task); default all the same',
     )
 
+    row_weight: str | None = Field(
+        default=None,
+        description="a column that says what rows weigh within their task, in training and in validation; not "
+        "predicted from; default all the same",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataTable":
         if self.kinds is not None and self.columns == "numbers":
@@ -92,6 +101,9 @@ class ModelTable(Table):
     )
     scale: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="targets are divided by it: a known scale, the same for all tasks"
+    )
+    feature_weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None, description="how many times as much columns are penalised; those not named once"
     )
     tolerance: Annotated[float, Field(gt=0)] = Field(
         default=1e-3, description="of `logistic`: how well the loss is known everywhere"
@@ -182,7 +194,7 @@ def load_tasks(data: DataTable, base: Path, classify: bool = False) -> Read:
     path = base / data.path
     if not path.is_dir():
         return _from_table(path, data, classify)
-    for key in ("order", "weight", "kinds"):
+    for key in ("order", "weight", "row_weight", "kinds"):
         if getattr(data, key) is not None and getattr(data, key) != "rows":
             raise RecipeError("must be left out for a folder of files", key=f"data.{key}")
     files = sorted(f for f in path.iterdir() if f.suffix in (".csv", ".npz"))
@@ -210,6 +222,9 @@ def _from_table(path: Path, data: DataTable, classify: bool) -> Read:
     if data.order is not None:
         rows = np.argsort(_column(path, data.order, "data.order"), kind="stable")
     weights = None if data.weight in (None, "rows") else _column(path, data.weight, "data.weight")
+    row_weights = None if data.row_weight is None else _column(path, data.row_weight, "data.row_weight")
+    if row_weights is not None and not np.all(row_weights > 0):
+        raise RecipeError(f"must hold positive numbers; got {row_weights.min():g}", key="data.row_weight")
     members: dict[str, list[int]] = {name: [] for name in dict.fromkeys(task.tolist())}
     for row in rows.tolist():
         members[task[row]].append(row)
@@ -218,8 +233,10 @@ def _from_table(path: Path, data: DataTable, classify: bool) -> Read:
         weight = float(len(at)) if data.weight == "rows" else 1.0 if weights is None else float(np.mean(weights[at]))
         if not weight > 0:
             raise RecipeError(f"must be positive; got {weight:g} for task {name}", key="data.weight")
-        tasks.append(Raw(str(name), found.inputs[at], targets[at], weight))
-    return Read(tasks, classes, found.notes if data.columns == "recognise" else ())
+        own = None if row_weights is None else row_weights[at]
+        tasks.append(Raw(str(name), found.inputs[at], targets[at], weight, own))
+    columns = tuple(column.name for column in found.columns or () for _ in column.features)
+    return Read(tasks, classes, found.notes if data.columns == "recognise" else (), columns)
 
 
 def _column(path: Path, name: str, key: str) -> np.ndarray:
@@ -241,7 +258,10 @@ def _column(path: Path, name: str, key: str) -> np.ndarray:
 
 
 def _csv_data(data: DataTable, groups: str | None, path: Path) -> CsvData:
-    features, beside = data.features, [name for name in (data.order, data.weight) if name not in (None, "rows")]
+    features, beside = (
+        data.features,
+        [name for name in (data.order, data.weight, data.row_weight) if name not in (None, "rows")],
+    )
     if features is None and beside:
         features = [name for name in read_table(path).header if name not in (data.target, groups, *beside)]
     return CsvData(
@@ -283,17 +303,17 @@ def _numbers(path: Path, name: str, targets: np.ndarray) -> np.ndarray:
     return targets.astype(np.float64)
 
 
-def dual_of(raw: Raw, settings: Settings) -> PiecewiseFunction | str:
+def dual_of(raw: Raw, settings: Settings, feature_weights: np.ndarray | None = None) -> PiecewiseFunction | str:
     """The dual function of one task, clipped to [0, range]; errors name the task.
 
     Where tasks may be set aside, one whose dual cannot be computed gives the reason in place of it.
     """
-    name, X, y, _ = raw
+    name, X, y, _, weights = raw
     try:
         if len(y) < 2:
             raise ValueError(f"needs at least 2 rows; got {len(y)}")
         model = settings.model
-        task = task_of(X, y / model.scale, settings.validation)
+        task = task_of(X, y / model.scale, settings.validation, weights)
         dual = dual_of_model(
             model.kind,
             task.standardised() if model.standardise else task,
@@ -301,6 +321,7 @@ def dual_of(raw: Raw, settings: Settings) -> PiecewiseFunction | str:
             penalty2=model.penalty2 or 0.0,
             intercept=model.intercept,
             tolerance=model.tolerance,
+            feature_weights=feature_weights,
         )
         return dual if settings.guarantee is None else dual.clip(settings.guarantee.range)
     except (ValueError, ArithmeticError) as error:
@@ -310,15 +331,19 @@ def dual_of(raw: Raw, settings: Settings) -> PiecewiseFunction | str:
         raise RecipeError(text) from None
 
 
-def task_of(X: np.ndarray, y: np.ndarray, validation: ValidationTable) -> Task:
+def task_of(X: np.ndarray, y: np.ndarray, validation: ValidationTable, weights: np.ndarray | None = None) -> Task:
     """The task, split as asked; what is missing is filled with the means of the training rows of each split."""
-    if not np.isnan(X).any():
+    if weights is None and not np.isnan(X).any():
         return _split(X, y, validation)
     splits = []
     for plan in _split(np.arange(len(y))[:, None], y, validation).splits:
-        train, held = (X[rows[:, 0].astype(int)] for rows in (plan.X, plan.X_val))
-        fill = scaling(train, "none")
-        splits.append(Split(fill(train), plan.y, fill(held), plan.y_val))
+        at, at_held = (rows[:, 0].astype(int) for rows in (plan.X, plan.X_val))
+        train, held = X[at], X[at_held]
+        if np.isnan(X).any():
+            fill = scaling(train, "none")
+            train, held = fill(train), fill(held)
+        heavy = () if weights is None else (weights[at], weights[at_held])
+        splits.append(Split(train, plan.y, held, plan.y_val, *heavy))
     return Task(tuple(splits))
 
 
@@ -353,7 +378,8 @@ def duals_of(settings: Settings, base: Path, progress: bool = True, executor: Ex
     read = load_tasks(settings.data, base, settings.model.kind in CLASSIFIES)
     tasks = read.tasks
     processes = 1 if len(tasks) < _FEW and settings.processes is None else settings.processes
-    work: Any = partial(dual_of, settings=settings)
+    feature_weights = _feature_weights(settings.model.feature_weights, read.columns)
+    work: Any = partial(dual_of, settings=settings, feature_weights=feature_weights)
     found = map_tasks(work, tasks, processes=processes, executor=executor, progress=progress)
     kept = [(raw, dual) for raw, dual in zip(tasks, found, strict=True) if not isinstance(dual, str)]
     reasons = [dual for dual in found if isinstance(dual, str)]
@@ -362,3 +388,18 @@ def duals_of(settings: Settings, base: Path, progress: bool = True, executor: Ex
     mean = float(np.mean([raw.weight for raw, _ in kept]))
     duals = [dual if raw.weight == mean else dual * (raw.weight / mean) for raw, dual in kept]
     return Duals([raw.name for raw, _ in kept], duals, reasons, read)
+
+
+def _feature_weights(given: dict[str, float] | None, columns: tuple[str, ...]) -> np.ndarray | None:
+    """How much each input is penalised, by the columns they are of."""
+    if given is None:
+        return None
+    if not columns:
+        raise RecipeError("must be left out for a folder of files", key="model.feature_weights")
+    for name in given:
+        if name not in columns:
+            known = ", ".join(list(dict.fromkeys(columns))[:20])
+            raise RecipeError(
+                f"must name columns to learn from, among {known}; got {name!r}", key="model.feature_weights"
+            )
+    return np.array([given.get(name, 1.0) for name in columns])

@@ -115,6 +115,9 @@ def tune_command(
     weight: Annotated[
         str | None, typer.Option(help='What tasks weigh in the mean: "rows", or a column; default all the same.')
     ] = None,
+    row_weight: Annotated[
+        str | None, typer.Option(help="A column that says what rows weigh within their task; default all the same.")
+    ] = None,
     width: Annotated[
         float | None, typer.Option("--range", help="H, known beforehand, to clip losses at: for a guarantee.")
     ] = None,
@@ -129,13 +132,12 @@ def tune_command(
     """Find the hyperparameter with the smallest mean loss over all tasks, with its guarantee."""
     with _one_line():
         of_table = {"task": task, "target": target, "model": model, "low": low, "high": high, "order": order}
-        of_table |= {"weight": weight, "width": width, "folds": folds}
+        of_table |= {"weight": weight, "row_weight": row_weight, "width": width, "folds": folds}
         if file.suffix == ".toml":
             given = [name for name, value in of_table.items() if value is not None and (name, value) != ("folds", 5)]
             if given:
-                raise ValueError(
-                    f"--{given[0].replace('width', 'range')} must be left out beside a TOML file, which says it"
-                )
+                option = given[0].replace("width", "range").replace("_", "-")
+                raise ValueError(f"--{option} must be left out beside a TOML file, which says it")
             settings = load_settings(file)
         else:
             settings = settings_for(file, **of_table)

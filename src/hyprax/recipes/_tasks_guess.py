@@ -35,6 +35,7 @@ def settings_for(
     folds: int = 5,
     order: str | None = None,
     weight: str | None = None,
+    row_weight: str | None = None,
     width: float | None = None,
 ) -> Settings:
     """Columns recognised, categories as indicators, missing values filled by training rows, features standardised.
@@ -48,7 +49,13 @@ def settings_for(
             raise RecipeError(f"must name a column of {path}", key=f"--{name}")
     table = read_table(path)
     header = table.header
-    for name, value in (("task", task), ("target", target), ("order", order), ("weight", weight)):
+    for name, value in (
+        ("task", task),
+        ("target", target),
+        ("order", order),
+        ("weight", weight),
+        ("row-weight", row_weight),
+    ):
         if value is not None and value not in header and (name, value) != ("weight", "rows"):
             raise RecipeError(f"must name a column, one of {', '.join(header[:20])}; got {value!r}", key=f"--{name}")
     texts = table.column(str(target))
@@ -64,7 +71,13 @@ def settings_for(
     try:
         return Settings(
             data=DataTable(
-                path=path.name, task=str(task), target=str(target), columns="recognise", order=order, weight=weight
+                path=path.name,
+                task=str(task),
+                target=str(target),
+                columns="recognise",
+                order=order,
+                weight=weight,
+                row_weight=row_weight,
             ),
             model=ModelTable.model_validate(
                 {

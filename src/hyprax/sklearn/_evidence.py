@@ -251,7 +251,8 @@ class EvidenceMLPClassifier(ClassifierMixin, AbstractEvidenceMLP):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of every row."""
-        return self.classes_[self._scores(X).argmax(axis=1)]
+        found = self._scores(X).argmax(axis=1)
+        return self.classes_[found]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of every class, (n, classes)."""

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from ..tasks import Task, erm, map_tasks
 from ..tasks._models import CLASSIFIES, MODELS, RANGES, Fitted, dual_of, fitted
-from ..tasks._task import column_scales
+from ..tasks._task import checked_weights, column_scales
 
 _RANDOM = 2**31 - 1
 
@@ -45,6 +45,8 @@ class SharedPenalty(BaseEstimator):
     - `cv`: the number of folds of every task, at most its rows.
     - `fit_intercept`; `standardise`: columns to mean 0 and deviation 1, by the training rows of every task and fold.
     - `weight`: `"tasks"`, which all count the same, or `"rows"`, by the rows of each.
+    - `feature_weights`: (d,), how many times as much each feature is penalised, as glmnet's `penalty.factor` before
+        that is scaled; `None`: all once. Of `"elastic_net"` the squared part counts their squares.
     - `random_state`: of the folds.
     - `n_jobs`: processes; `None` for one, -1 for as many as there are cores.
 
@@ -68,6 +70,7 @@ class SharedPenalty(BaseEstimator):
         fit_intercept: Any = True,
         standardise: Any = True,
         weight: Any = "tasks",
+        feature_weights: Any = None,
         random_state: Any = None,
         n_jobs: Any = None,
     ):
@@ -79,6 +82,7 @@ class SharedPenalty(BaseEstimator):
         self.fit_intercept = fit_intercept
         self.standardise = standardise
         self.weight = weight
+        self.feature_weights = feature_weights
         self.random_state = random_state
         self.n_jobs = n_jobs
 
@@ -88,13 +92,17 @@ class SharedPenalty(BaseEstimator):
         tags.target_tags.required = True
         return tags
 
-    def fit(self, X: Any, y: Any, tasks: Any = None, *, executor: Executor | None = None) -> "SharedPenalty":
+    def fit(
+        self, X: Any, y: Any, tasks: Any = None, *, sample_weight: Any = None, executor: Executor | None = None
+    ) -> "SharedPenalty":
         """Tune the penalty over the tasks, and fit every task with it.
 
         **Arguments:**
 
         - `X`, `y`: the rows of all tasks, (n, d) and (n,).
         - `tasks`: (n,), the name or number of each row's task; `None`: all rows are one task.
+        - `sample_weight`: (n,), positive: what rows weigh within their task, over the mean of the training rows; in
+          validation too. What tasks weigh is `weight`.
         - `executor`: any `concurrent.futures.Executor` in place of `n_jobs`.
 
         **Raises:** `ValueError` for bad input, a task of fewer than two rows among them.
@@ -118,9 +126,12 @@ class SharedPenalty(BaseEstimator):
         low, high = (unit * end for end in RANGES[self.model])
         domain = (low if self.low is None else float(self.low), high if self.high is None else float(self.high))
         seeds = check_random_state(self.random_state).randint(_RANDOM, size=len(rows))
-        pieces = [(X[at], targets[at], int(seed)) for at, seed in zip(rows, seeds, strict=True)]
+        heavy = None if sample_weight is None else checked_weights(sample_weight, len(y), "sample_weight")
+        weights = [None if heavy is None else heavy[at] for at in rows]
+        pieces = [(X[at], targets[at], int(seed), v) for at, seed, v in zip(rows, seeds, weights, strict=True)]
         work = partial(_dual, model=self.model, domain=domain, penalty2=self.penalty2, cv=self.cv,
-                       intercept=self.fit_intercept, standardise=self.standardise)  # fmt: skip
+                       intercept=self.fit_intercept, standardise=self.standardise,
+                       feature_weights=self._feature_weights())  # fmt: skip
         processes = {None: 1, -1: len(os.sched_getaffinity(0))}.get(self.n_jobs, self.n_jobs)
         duals = map_tasks(work, pieces, processes=processes, executor=executor, progress=False)
         if self.weight == "rows":
@@ -128,18 +139,19 @@ class SharedPenalty(BaseEstimator):
             duals = [dual * (len(at) / mean) for dual, at in zip(duals, rows, strict=True)]
         self.optimum_ = erm(duals, names=[str(name) for name in self.tasks_.tolist()], progress=False)
         self.hyper_, self.message_ = self.optimum_.hyper, self.optimum_.message
-        found = [self._fitted(X[at], targets[at]) for at in rows]
+        found = [self._fitted(X[at], targets[at], v) for at, v in zip(rows, weights, strict=True)]
         self.coef_, self.intercept_ = np.stack([f.weights for f in found]), np.array([f.intercept for f in found])
         return self
 
-    def refit(self, X: Any, y: Any, task: Any) -> "SharedPenalty":
+    def refit(self, X: Any, y: Any, task: Any, *, sample_weight: Any = None) -> "SharedPenalty":
         """Fit one task, new or known, with the shared penalty; its coefficients join the others.
 
         A known one is replaced. Nothing is tuned again.
         """
         check_is_fitted(self)
         X, y = self._read(X, y, reset=False)
-        found = self._fitted(X, self._targets(y))
+        weights = None if sample_weight is None else checked_weights(sample_weight, len(y), "sample_weight")
+        found = self._fitted(X, self._targets(y), weights)
         at = np.flatnonzero(self.tasks_ == task)
         if at.size:
             self.coef_[at[0]], self.intercept_[at[0]] = found.weights, found.intercept
@@ -204,11 +216,23 @@ class SharedPenalty(BaseEstimator):
             raise ValueError(f"y must hold the classes {self.classes_.tolist()}; got {strange!r}.")
         return np.where(y == self.classes_[1], 1.0, -1.0)
 
-    def _fitted(self, X: np.ndarray, y: np.ndarray) -> Fitted:
+    def _feature_weights(self) -> np.ndarray | None:
+        if self.feature_weights is None:
+            return None
+        found = np.asarray(self.feature_weights, dtype=np.float64)
+        if found.shape != (self.n_features_in_,) or not np.all(np.isfinite(found) & (found > 0)):
+            raise ValueError(
+                f"feature_weights must be a positive number for each of {self.n_features_in_} features; got "
+                f"{self.feature_weights!r}."
+            )
+        return found
+
+    def _fitted(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Fitted:
         mean, spread = column_scales(X) if self.standardise else (np.zeros(X.shape[1]), np.ones(X.shape[1]))
         found = fitted(
-            self.model, (X - mean) / spread, y, self.hyper_, penalty2=self._penalty2, intercept=self.fit_intercept
-        )
+            self.model, (X - mean) / spread, y, self.hyper_, penalty2=self._penalty2, intercept=self.fit_intercept,
+            weights=weights, feature_weights=self._feature_weights(),
+        )  # fmt: skip
         weights = found.weights / spread
         return Fitted(weights, found.intercept - float(mean @ weights))
 
@@ -235,7 +259,7 @@ class SharedPenalty(BaseEstimator):
 
 
 def _dual(
-    piece: tuple[np.ndarray, np.ndarray, int],
+    piece: tuple[np.ndarray, np.ndarray, int, np.ndarray | None],
     *,
     model: str,
     domain: tuple[float, float],
@@ -243,8 +267,10 @@ def _dual(
     cv: int,
     intercept: bool,
     standardise: bool,
+    feature_weights: np.ndarray | None,
 ) -> Any:
-    X, y, seed = piece
-    task = Task.k_fold(X, y, min(cv, len(y)), key=jax.random.key(seed))
+    X, y, seed, weights = piece
+    task = Task.k_fold(X, y, min(cv, len(y)), key=jax.random.key(seed), weights=weights)
     task = task.standardised() if standardise else task
-    return dual_of(model, task, domain, penalty2=penalty2 if model == "elastic_net" else 0.0, intercept=intercept)
+    strength = penalty2 if model == "elastic_net" else 0.0
+    return dual_of(model, task, domain, penalty2=strength, intercept=intercept, feature_weights=feature_weights)

@@ -2,6 +2,7 @@
 
 from . import complexity as complexity
 from ._activation import Activation as Activation, activation_dual as activation_dual
+from ._box_dual import BoxDual as BoxDual
 from ._descent import descent_dual as descent_dual
 from ._dual import ReadoutDuals as ReadoutDuals
 from ._enclosure import SmoothProblem as SmoothProblem, enclose as enclose
@@ -26,7 +27,6 @@ from ._online import (
     play as play,
 )
 from ._parallel import map_tasks as map_tasks
-from ._penalty_dual import PenaltyDual as PenaltyDual
 from ._pieces import BoundedDual as BoundedDual, Extremum as Extremum
 from ._piecewise import PiecewiseFunction as PiecewiseFunction
 from ._ridge import ridge_dual as ridge_dual

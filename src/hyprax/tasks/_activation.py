@@ -11,7 +11,7 @@ from ._bernstein import Array
 from ._dual import ReadoutDuals
 from ._margins import classes_of
 from ._series import PENALTY, Features, Scores, cover, gamma, ridge_outputs, score
-from ._task import Split, Task, check_domain
+from ._task import Split, Task, check_domain, check_unweighted
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,14 @@ def activation_dual(
     Source: Balcan, Nguyen, Sharma (2025), arXiv 2501.13734, section on activation interpolation.
     """
     a, b = check_domain(domain, "activation_dual", "")
+    check_unweighted(task, "activation_dual")
     if not penalty > 0 or not np.isfinite(penalty):
         raise ValueError(f"penalty must be positive and finite; got {penalty}.")
     if len(layers) not in (1, 2):
         raise ValueError(f"layers must hold one or two pairs (V, b) for a dual that is exact; got {len(layers)}.")
-    weights = [_layer(pair, i) for i, pair in enumerate(layers)]
-    inputs = [task.splits[0].X.shape[1], *(matrix.shape[1] for matrix, _ in weights)]
-    for i, (matrix, _) in enumerate(weights):
-        if len(matrix) != inputs[i]:
-            raise ValueError(f"layers[{i}] must have {inputs[i]} rows, one an input; got {len(matrix)}.")
+    weights: list[tuple[Array, Array]] = []
+    for i, pair in enumerate(layers):
+        weights.append(checked_layer(task, pair, i, weights[-1][0].shape[1] if weights else None))
     parts = [_split_dual(split, weights, o1, o2, penalty, (a, b), accuracy, degree) for split in task.splits]
     return ReadoutDuals.pooled(parts, [len(split.X_val) / task.n_validation for split in task.splits])
 
@@ -191,7 +190,7 @@ def _split_dual(
 ) -> ReadoutDuals:
     n = len(split.X)
     truth = classes_of(split.y_val) if classes_of(split.y) is not None else None
-    first = _first_layer(np.concatenate([split.X, split.X_val]), *weights[0], o1, o2)
+    first = first_layer(np.concatenate([split.X, split.X_val]), *weights[0], o1, o2)
     cuts = np.array(domain) if len(weights) == 1 else _crossings(first, *weights[1], o1, o2, *domain)
 
     def expand(lo: float, hi: float) -> Scores:
@@ -247,7 +246,7 @@ def _interpolate(p1: Array, e1: Array, p2: Array, e2: Array, lo: float, hi: floa
     return _Hidden(values, slack * (1 + gamma(16)))
 
 
-def _first_layer(x: Array, matrix: Array, bias: Array, o1: Activation, o2: Activation) -> _First:
+def first_layer(x: Array, matrix: Array, bias: Array, o1: Activation, o2: Activation) -> _First:
     z = x @ matrix + bias
     slack = gamma(x.shape[1] + 8) * (np.abs(x) @ np.abs(matrix) + np.abs(bias))
     return _First(o1(z), o1.error(np.abs(z), slack), o2(z), o2.error(np.abs(z), slack))
@@ -289,10 +288,17 @@ def _crossings(first: _First, matrix: Array, bias: Array, o1: Activation, o2: Ac
     return np.array([*ends, b])
 
 
-def _layer(pair: tuple[Any, Any], index: int) -> tuple[Array, Array]:
+def checked_layer(task: Task, pair: tuple[Any, Any], index: int, inputs: int | None = None) -> tuple[Array, Array]:
+    """V and b as arrays, for a task's columns or so many inputs.
+
+    **Raises:** `ValueError`.
+    """
+    rows = task.splits[0].X.shape[1] if inputs is None else inputs
     matrix, bias = np.asarray(pair[0], dtype=np.float64), np.asarray(pair[1], dtype=np.float64)
     if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
         raise ValueError(f"layers[{index}][0] must be a matrix of finite numbers; got shape {matrix.shape}.")
     if bias.shape != matrix.shape[1:] or not np.all(np.isfinite(bias)):
         raise ValueError(f"layers[{index}][1] must hold {matrix.shape[1]} finite numbers; got shape {bias.shape}.")
+    if len(matrix) != rows:
+        raise ValueError(f"layers[{index}] must have {rows} rows, one an input; got {len(matrix)}.")
     return matrix, bias

@@ -1,6 +1,6 @@
 """Duals of the learning rate: the validation loss after a few steps of gradient descent, a polynomial in the rate."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from ._bernstein import UNIT, Array
 from ._multivariate import to_bernstein
 from ._piecewise import PiecewiseFunction
 from ._series import gamma
-from ._task import Split, Task, check_domain
+from ._task import Column, Split, Task, check_domain
 
 _DEGREE = 8
 """Degree of the pieces: what is above it is bounded, and paid for by the radius."""
@@ -117,7 +117,7 @@ class _Problem(NamedTuple):
         n, x, sx = len(X.values), X.values, X.size
         H_size, unit = sx.T @ sx / n, gamma(2 * n + 24)
         H = x.T @ x / n
-        top = float(np.linalg.eigvalsh(H)[-1]) * (1 + 1e-9) + 4 * (unit + 64 * UNIT) * float(np.trace(H_size))
+        top = top_of(X)
         b, b_size = x.T @ y.values[:, 0] / n, sx.T @ y.size[:, 0] / n
         return cls(H, H_size, b, b_size, X_val.values, X_val.size, y_val.values[:, 0], y_val.size[:, 0], unit, top)
 
@@ -129,7 +129,7 @@ class _Problem(NamedTuple):
         largest = np.abs(middle) + half
         w, before = np.zeros((k, d, steps + 1)), np.zeros((k, d, steps + 1))
         lost = np.zeros(k)
-        root = _largest_root(largest * self.top, beta)
+        root = largest_root(largest * self.top, beta)
         with np.errstate(over="ignore", invalid="ignore"):
             for step in range(steps):
                 slope = -(self.H @ w)
@@ -161,7 +161,15 @@ class _Problem(NamedTuple):
         return np.where(known[:, None], rows, 0.0), np.where(known, radius, np.inf)
 
 
-def _largest_root(height: Array, momentum: float) -> Array:
+def top_of(X: Column) -> float:
+    """At least the largest eigenvalue of `X^T X / n`."""
+    n = len(X.values)
+    height = float(np.sum(X.size**2)) / n
+    largest = float(np.linalg.eigvalsh(X.values.T @ X.values / n)[-1])
+    return largest * (1 + 1e-9) + 4 * (gamma(2 * n + 24) + 64 * UNIT) * height
+
+
+def largest_root(height: Array, momentum: Any) -> Array:
     """At least 1 and every |r|, `r^2 - (1 + β - θ) r + β = 0` for θ in [0, height].
 
     Complex roots have modulus sqrt(β) < 1. Real ones are 1 and β at θ = 0, and shrink until they are complex; beyond

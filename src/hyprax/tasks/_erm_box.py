@@ -13,18 +13,16 @@ from .._certificate import AbstractCertificate
 from .._progress import counted
 from ._bernstein import Array
 from ._bounds import round_up
+from ._box_dual import BoxDual, together
+from ._boxes import Axes, Boxes, cells, points
 from ._erm import OptimalityCertificate, end_words
 from ._multivariate import least
-from ._penalty_boxes import Stack, cells, points
-from ._penalty_dual import PenaltyDual, stacked
 from ._random import generator
 
 _WIDEST = math.log(8.0)
-"""The widest side of a first box, in logarithms."""
+"""The widest side of a first box, in logarithms, or in eighths of the range."""
 _BATCH = 24
 """Boxes enclosed at once."""
-_DEGREE = 3
-"""Taylor terms of the weights."""
 _GAUGE = 4.0
 """What counts as no gap at all, in parts of the width of the enclosure of the loss at the best point."""
 _BOXES_UP_TO = 3
@@ -62,7 +60,7 @@ class BoxOptimum:
     rest. If not, the budget ran out first, and the bounds hold as they stand."""
     hyper_names: tuple[str, ...]
     """What the hyperparameters are."""
-    duals: tuple[PenaltyDual, ...]
+    duals: tuple[BoxDual, ...]
     """The duals, one a task."""
     history: tuple[Step, ...]
     """Boxes, bounds and seconds after every round."""
@@ -86,7 +84,7 @@ class BoxOptimum:
 
 
 def erm_box(
-    duals: Sequence[PenaltyDual],
+    duals: Sequence[BoxDual],
     *,
     method: Literal["auto", "boxes", "starts"] = "auto",
     gap: float = 1e-3,
@@ -98,8 +96,8 @@ def erm_box(
 ) -> BoxOptimum:
     r"""`λ_hat = argmin_λ (1/n) sum_i f_i(λ)` over a box of several hyperparameters.
 
-    - `"boxes"`, the global optimum: branch and bound. On a box in the logarithms of the hyperparameters every loss is a
-      polynomial within a proven distance (see [`PenaltyDual`][hyprax.tasks.PenaltyDual]); polynomials add up over
+    - `"boxes"`, the global optimum: branch and bound. On a box (in the logarithms of penalties) every loss is a
+      polynomial within a proven distance (see [`BoxDual`][hyprax.tasks.BoxDual]); polynomials add up over
       tasks, so the mean is one polynomial p with one slack r, and `min mean f >= min p - r` there. A box where that
       leaves room for a value better than `upper - gap * upper` is halved, across the hyperparameter that moves the loss
       most. `upper` comes from local searches with hypergradients, and from the minima of the polynomials.
@@ -124,13 +122,11 @@ def erm_box(
     **Raises:** `ValueError` for no duals, different hyperparameters or domains, or arguments out of range.
     """
     duals = tuple(duals)
-    if not duals or not all(isinstance(f, PenaltyDual) for f in duals):
-        raise ValueError(
-            f"erm_box: duals must be PenaltyDuals, at least one; got {[type(f).__name__ for f in duals[:3]]}."
-        )
+    if not duals or not all(isinstance(f, BoxDual) for f in duals):
+        raise ValueError(f"erm_box: duals must be BoxDuals, at least one; got {[type(f).__name__ for f in duals[:3]]}.")
     first = duals[0]
     for i, f in enumerate(duals):
-        if (f.domain, f.hyper_names) != (first.domain, first.hyper_names):
+        if (f.domain, f.hyper_names, type(f.boxes)) != (first.domain, first.hyper_names, type(first.boxes)):
             raise ValueError(
                 f"erm_box: all duals must have one domain and the same hyperparameters; got {first.domain} of "
                 f"{first.hyper_names} and, for dual {i}, {f.domain} of {f.hyper_names}."
@@ -141,17 +137,17 @@ def erm_box(
         if not value > 0:
             raise ValueError(f"erm_box: {name} must be positive; got {value!r}.")
     domain = np.array(first.domain)
-    stack = stacked(duals)
+    boxes, axes = together(duals), Axes(domain, np.array(first.logarithmic))
     if method == "starts" or (method == "auto" and len(domain) > _BOXES_UP_TO):
-        return _from_starts(stack, duals, domain, starts, key, progress)
-    return _on_boxes(stack, duals, domain, gap, most_boxes, most_seconds)
+        return _from_starts(boxes, duals, axes, starts, key, progress)
+    return _on_boxes(boxes, duals, axes, gap, most_boxes, most_seconds)
 
 
 class _Best:
     """The best point so far."""
 
-    def __init__(self, stack: Stack):
-        self.stack, self.hyper, self.signs = stack, np.zeros(0), None
+    def __init__(self, boxes: Boxes, axes: Axes):
+        self.boxes, self.axes, self.hyper, self.hint = boxes, axes, np.zeros(0), None
         self.value = self.upper = math.inf
         self.width = 0.0
 
@@ -161,41 +157,47 @@ class _Best:
 
     def offer(self, hypers: Array) -> tuple[Array, Array]:
         """Evaluate points; their values and gradients."""
-        found = points(self.stack, hypers, None if self.signs is None else np.repeat(self.signs, len(hypers), axis=0))
+        found = points(self.boxes, hypers, None if self.hint is None else np.repeat(self.hint, len(hypers), axis=0))
         i = int(np.argmin(found.upper))
         if found.upper[i] < self.upper:
             self.hyper, self.value, self.upper = hypers[i], float(found.value[i]), float(found.upper[i])
-            self.signs, self.width = found.signs[i : i + 1], float(found.upper[i] - found.lower[i])
+            self.hint, self.width = found.hint[i : i + 1], float(found.upper[i] - found.lower[i])
         return found.value, found.gradient
 
-    def descend(self, start: Array, domain: Array, most: int) -> tuple[float, bool]:
-        """L-BFGS in logarithms from a point; the value, and whether it came to rest."""
+    def descend(self, start: Array, most: int) -> tuple[float, bool]:
+        """L-BFGS in the coordinates of the axes from a point; the value, and whether it came to rest."""
         from scipy.optimize import minimize
 
-        if np.all(domain[:, 0] == domain[:, 1]):
-            return float(self.offer(domain[None, :, 0])[0][0]), True
-        low, high = np.log(domain).T
+        low, high = self.axes.domain.T
+        if np.all(low == high):
+            return float(self.offer(low[None])[0][0]), True
 
         def both(x: Array) -> tuple[float, Array]:
-            value, slope = self.offer(np.clip(np.exp(x), domain[:, 0], domain[:, 1])[None])
+            value, slope = self.offer(self.axes.back(x)[None])
             return float(value[0]), slope[0]
 
-        bounds = list(zip(low, high, strict=True))
-        found = minimize(both, np.log(start), jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": most})
+        bounds = list(zip(self.axes.to(low), self.axes.to(high), strict=True))
+        place, options = self.axes.to(start), {"maxiter": most}
+        found = minimize(both, place, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
         return float(found.fun), found.status != 1
 
 
 def _from_starts(
-    stack: Stack, duals: tuple[PenaltyDual, ...], domain: Array, starts: int, key: Any, progress: bool
+    boxes: Boxes, duals: tuple[BoxDual, ...], axes: Axes, starts: int, key: Any, progress: bool
 ) -> BoxOptimum:
     """See `erm_box`."""
-    begin, best = time.perf_counter(), _Best(stack)
-    low, high = np.log(domain).T
-    spread = generator("erm_box", key).random((starts - 1, len(domain))) if starts > 1 else np.zeros((0, len(domain)))
-    places = np.exp(np.concatenate([0.5 * (low + high)[None], low + (high - low) * spread]))
+    begin, best = time.perf_counter(), _Best(boxes, axes)
+    domain = axes.domain
+    low, high = axes.to(domain.T)
+    spread = (
+        generator("erm_box", key).random((starts - 1, len(axes.domain)))
+        if starts > 1
+        else np.zeros((0, len(axes.domain)))
+    )
+    places = axes.back(np.concatenate([0.5 * (low + high)[None], low + (high - low) * spread]))
     values, rested, history = [], [], []
     for place in counted(places, starts, "starts", progress):
-        value, rest = best.descend(np.clip(place, domain[:, 0], domain[:, 1]), domain, 200)
+        value, rest = best.descend(place, 200)
         values.append(value)
         rested.append(rest)
         history.append(Step(0, math.nan, best.upper, time.perf_counter() - begin))
@@ -230,7 +232,7 @@ class _Open(NamedTuple):
     """Lower bound of the mean loss."""
     side: Array
     """The hyperparameter to halve."""
-    signs: Array
+    hint: Array
 
     def take(self, rows: Array) -> "_Open":
         return _Open(*(x[rows] for x in self))
@@ -240,29 +242,28 @@ class _Open(NamedTuple):
 
 
 def _on_boxes(
-    stack: Stack,
-    duals: tuple[PenaltyDual, ...],
-    domain: Array,
+    boxes: Boxes,
+    duals: tuple[BoxDual, ...],
+    axes: Axes,
     gap: float,
     most_boxes: int,
     most_seconds: float,
 ) -> BoxOptimum:
-    begin, best = time.perf_counter(), _Best(stack)
-    centre = np.clip(np.exp(np.log(domain).mean(axis=1)), domain[:, 0], domain[:, 1])
-    best.descend(centre, domain, 30)
-    low, high = _grid(domain)
+    begin, best, domain = time.perf_counter(), _Best(boxes, axes), axes.domain
+    best.descend(np.clip(axes.middle(*domain.T), *domain.T), 30)
+    low, high = _grid(axes)
     open_, settled, history = None, math.inf, []
-    boxes = len(low)
-    fresh = _bounded(stack, low, high, None, best, gap)
+    count = len(low)
+    fresh = _bounded(boxes, axes, low, high, None, best, gap)
     while True:
         open_ = fresh if open_ is None else open_.with_(fresh)
         room = open_.lower < best.upper - best.allowed(gap)
         settled = min(settled, float(np.min(open_.lower[~room], initial=math.inf)))
         # A settled box may still hold the minimiser: it is kept for `minimisers`, not to be halved.
-        history.append(Step(boxes, min(settled, float(np.min(open_.lower))), best.upper, time.perf_counter() - begin))
-        thin = np.log(open_.high / open_.low).max(axis=1) <= 1e-12
+        history.append(Step(count, min(settled, float(np.min(open_.lower))), best.upper, time.perf_counter() - begin))
+        thin = axes.width(open_.low, open_.high).max(axis=1) <= 1e-12
         able = room & ~thin
-        if not able.any() or boxes >= most_boxes or time.perf_counter() - begin >= most_seconds:
+        if not able.any() or count >= most_boxes or time.perf_counter() - begin >= most_seconds:
             break
         rows = np.flatnonzero(able)
         rows = rows[np.argsort(open_.lower[rows], kind="stable")[:_BATCH]]
@@ -270,17 +271,17 @@ def _on_boxes(
         open_ = open_.take(np.setdiff1d(np.arange(len(open_.low)), rows))
         keep = open_.lower <= best.upper
         open_ = open_.take(np.flatnonzero(keep))
-        low, high = _halve(halved)
-        fresh = _bounded(stack, low, high, np.repeat(halved.signs, 2, axis=0), best, gap)
+        low, high = _halve(axes, halved)
+        fresh = _bounded(boxes, axes, low, high, np.repeat(halved.hint, 2, axis=0), best, gap)
         # A half is no worse than the whole.
         fresh = fresh._replace(lower=np.maximum(fresh.lower, np.repeat(halved.lower, 2)))
-        boxes += len(low)
+        count += len(low)
     lower = min(history[-1].lower, best.upper)
     held = open_.take(np.flatnonzero(open_.lower <= best.upper))
     box = np.stack([held.low.min(axis=0), held.high.max(axis=0)], axis=1) if len(held.low) else domain
     bound = max(best.upper - lower, 0.0) * (1 + 1e-15)
     certificate = OptimalityCertificate(
-        bound=round_up(bound), kind="certified", method=f"branch and bound, {boxes} boxes"
+        bound=round_up(bound), kind="certified", method=f"branch and bound, {count} boxes"
     )
     reached = best.upper - lower <= best.allowed(gap)
     return BoxOptimum(
@@ -297,39 +298,41 @@ def _on_boxes(
     )
 
 
-def _grid(domain: Array) -> tuple[Array, Array]:
-    """The domain cut evenly in logarithms into boxes with sides of at most `_WIDEST`."""
+def _grid(axes: Axes) -> tuple[Array, Array]:
+    """The domain cut evenly into boxes with sides of at most `_WIDEST`."""
     sides = []
-    for a, b in domain:
-        parts = max(1, math.ceil(math.log(b / a) / _WIDEST))
-        ends = np.geomspace(a, b, parts + 1)
+    wide = axes.width(*axes.domain.T[:, None])[0]
+    for (a, b), logarithmic, width in zip(axes.domain, axes.logarithmic, wide, strict=True):
+        parts = max(1, math.ceil(width / _WIDEST))
+        ends = np.geomspace(a, b, parts + 1) if logarithmic else np.linspace(a, b, parts + 1)
         ends[0], ends[-1] = a, b
         sides.append(ends)
-    low = np.stack(np.meshgrid(*(x[:-1] for x in sides), indexing="ij"), axis=-1).reshape(-1, len(domain))
-    high = np.stack(np.meshgrid(*(x[1:] for x in sides), indexing="ij"), axis=-1).reshape(-1, len(domain))
+    p = len(sides)
+    low = np.stack(np.meshgrid(*(x[:-1] for x in sides), indexing="ij"), axis=-1).reshape(-1, p)
+    high = np.stack(np.meshgrid(*(x[1:] for x in sides), indexing="ij"), axis=-1).reshape(-1, p)
     return low, high
 
 
-def _halve(boxes: _Open) -> tuple[Array, Array]:
+def _halve(axes: Axes, boxes: _Open) -> tuple[Array, Array]:
     """Both halves of every box, one after the other."""
     rows = np.arange(len(boxes.low))
-    cut = np.sqrt(boxes.low[rows, boxes.side] * boxes.high[rows, boxes.side])
+    cut = axes.middle(boxes.low, boxes.high)[rows, boxes.side]
     low, high = np.repeat(boxes.low, 2, axis=0), np.repeat(boxes.high, 2, axis=0)
     high[2 * rows, boxes.side] = cut
     low[2 * rows + 1, boxes.side] = cut
     return low, high
 
 
-def _bounded(stack: Stack, low: Array, high: Array, signs: Array | None, best: _Best, gap: float) -> _Open:
+def _bounded(boxes: Boxes, axes: Axes, low: Array, high: Array, hint: Array | None, best: _Best, gap: float) -> _Open:
     """Lower bounds on boxes; the best minimum of their polynomials is offered as a point."""
-    found = cells(stack, low, high, signs, _DEGREE)
-    bottom = least(found.coefficients, low.shape[1], 2 * _DEGREE, np.full(len(low), 0.1 * gap * best.upper))
+    found = cells(boxes, low, high, hint)
+    bottom = least(found.coefficients, low.shape[1], boxes.degree, np.full(len(low), 0.1 * gap * best.upper))
     lower = np.maximum(bottom.lower - found.slack, 0.0)
     i = int(np.argmin(bottom.upper))
     if bottom.upper[i] < best.upper:
         place = 0.5 * (low[i] + high[i]) + 0.5 * (high[i] - low[i]) * bottom.point[i]
         best.offer(np.clip(place, low[i], high[i])[None])
     # What moves the loss most is halved; a side is not halved below a thousandth of the widest.
-    width = np.log(high / low)
+    width = axes.width(low, high)
     score = np.where(width > 1e-3 * width.max(axis=1, keepdims=True), found.movement + 1e-12 * width, -1.0)
-    return _Open(low, high, lower, np.argmax(score, axis=1), found.signs)
+    return _Open(low, high, lower, np.argmax(score, axis=1), found.hint)

@@ -6,14 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from .. import _html as page
 from .._certificate import Kind
+from ._bernstein import Array
 from ._bounds import Target, check_sample, crossing_bound, hoeffding_bound, lipschitz_bound
+from ._box_dual import BoxDual, together
+from ._boxes import points
 from ._brackets import same_domain
 from ._complexity import Structure, as_structures
+from ._erm_box import erm_box
 from ._piecewise import PiecewiseFunction
-from ._split import Means, split_excess_bound, split_risk_bound
+from ._split import Means, SplitCertificate, split_excess_bound, split_risk_bound
+from ._split_boxes import BoxGround, check_boxes
 
 SHARES = {"structure": 0.05, "split, empirical Bernstein": 0.05, "split": 0.9}
 """Parts of delta for the kinds of bound, fixed before any task is seen: most of it to the one that usually wins."""
@@ -49,10 +55,10 @@ class Guarantee:
     """`H sqrt(ln(2/delta) / 2n)`: Hoeffding for one α fixed beforehand, with nothing tuned."""
     candidates: Mapping[str, float]
     """Every bound that was tried, each at its own part of delta."""
-    hyper: float | None = None
-    """The α that it speaks of, if dual functions were given."""
-    hypers: tuple[float, float] | None = None
-    """The interval that the bound covers at once, if it is a split bound."""
+    hyper: float | Float[Array, " p"] | None = None
+    """The α that it speaks of, if dual functions were given; several hyperparameters as an array."""
+    hypers: tuple[float, float] | tuple[tuple[float, float], ...] | None = None
+    """The interval that the bound covers at once, if it is a split bound; of several hyperparameters a box."""
     notes: tuple[str, ...] = field(default=())
     """Bounds that could not be tried, and why."""
     kind: Kind = "certified"
@@ -71,9 +77,9 @@ class Guarantee:
             f"  {self.target}: {_MEANINGS[self.target]}",
         ]
         if self.hyper is not None:
-            lines.append(f"  at the hyperparameter {self.hyper:.6g}")
+            lines.append(f"  at the hyperparameter {_shown(self.hyper)}")
         if self.hypers is not None:
-            lines.append(f"  and for every one in [{self.hypers[0]:.6g}, {self.hypers[1]:.6g}] at once")
+            lines.append(f"  and for every one in {_box(self.hypers)} at once")
         lines += [f"  assumed: {words}" for words in self.assumptions]
         lines += [f"  tried: {name}: {value:.4g}" for name, value in self.candidates.items()]
         lines += [f"  not tried: {note}" for note in self.notes]
@@ -84,13 +90,21 @@ class Guarantee:
         facts = {f"{self.target} at most": f"{self.value:.4g}", "with probability": f"{1 - self.delta:g}"}
         facts |= {"over the draw of": f"{self.n} tasks", "by": self.name, "range of the loss": f"{self.range:.4g}"}
         if self.hyper is not None:
-            facts["at the hyperparameter"] = f"{self.hyper:.6g}"
+            facts["at the hyperparameter"] = _shown(self.hyper)
         if self.hypers is not None:
-            facts["for every one in"] = f"[{self.hypers[0]:.6g}, {self.hypers[1]:.6g}]"
+            facts["for every one in"] = _box(self.hypers)
         badges = page.badge(self.kind) + (page.badge("vacuous") if self.vacuous else "")
         tried = {name: f"{value:.4g}" for name, value in self.candidates.items()}
         tried |= {"one hyperparameter, fixed beforehand (Hoeffding)": f"{self.reference:.4g}"}
         return _card("Guarantee", badges, facts, self.target, self.assumptions, tried, self.notes)
+
+
+def _shown(hyper: Any) -> str:
+    return ", ".join(f"{x:.6g}" for x in np.atleast_1d(hyper))
+
+
+def _box(ends: Any) -> str:
+    return " x ".join(f"[{a:.6g}, {b:.6g}]" for a, b in np.reshape(ends, (-1, 2)))
 
 
 @dataclass(frozen=True)
@@ -224,10 +238,10 @@ def gap(
     structure: Structure | Sequence[Structure],
     n: int,
     delta: float,
-    duals: Sequence[PiecewiseFunction] | None = None,
+    duals: Sequence[PiecewiseFunction] | Sequence[BoxDual] | None = None,
     *,
     target: Target = "excess",
-    hyper: float | None = None,
+    hyper: float | Float[Array, " p"] | None = None,
     accuracy: float = 0.0,
     fraction: float = 0.15,
     key: Any = None,
@@ -246,10 +260,13 @@ def gap(
 
     - `structure`: what is known of the dual functions; several if all of them hold; `Bounded` if only the range.
     - `n`, `delta`: number of tasks, and the probability with which the guarantee may fail.
-    - `duals`: the dual functions of the n tasks: losses in [0, H], H the range of the structure.
+    - `duals`: the dual functions of the n tasks: losses in [0, H], H the range of the structure. For several
+      hyperparameters [`BoxDual`][hyprax.tasks.BoxDual]s, cut with their method `clip`; the split bounds are then over
+      boxes.
     - `target`: `"excess"` or `"deviation"`.
-    - `α`: the α that will be used; by default the one with the smallest mean loss over the duals. Another one
-      pays, in an excess, for its distance from that mean in the bounds that are not split bounds.
+    - `hyper`: the α that will be used; by default the one with the smallest mean loss over the duals (for several that
+      of [`erm_box`][hyprax.tasks.erm_box] with a gap of 1 %). Another one pays, in an excess, for its distance from
+      that mean in the bounds that are not split bounds.
     - `accuracy`: xi as in [`tasks_needed`][hyprax.tasks.tasks_needed]; the radii of the duals are accounted for
       without it.
     - `fraction`, `key`: the part of the tasks that chooses in the split bounds, and the JAX random key that draws
@@ -259,8 +276,9 @@ def gap(
       all of them at once, each at delta / choices. A choice that cannot be counted leaves no guarantee: choose on other
       tasks.
 
-    Several hyperparameters that [`erm_box`][hyprax.tasks.erm_box] tuned together are no such choice: give a structure
-    of them (`complexity.RidgePenalties`, `ElasticNetPenalties`), no duals, and half of the gap it left as `accuracy`.
+    Several hyperparameters that [`erm_box`][hyprax.tasks.erm_box] tuned together are no such choice: give their duals
+    and what it found as `hyper`. Without duals, give a structure of them (`complexity.RidgePenalties`,
+    `ElasticNetPenalties`), and half of the gap it left as `accuracy`.
 
     **Raises:** `ValueError` where n is not the number of duals, or a dual leaves [0, H].
     """
@@ -283,26 +301,35 @@ def gap(
         assumptions.append(bounds[best][0].assumption)
         return Guarantee(candidates[best], best, target, n, whole, width, tuple(assumptions), reference, candidates)
 
-    for dual in duals:
-        if not isinstance(dual, PiecewiseFunction):
-            raise ValueError(
-                f"gap: every dual must be a PiecewiseFunction; got a {type(dual).__name__}. For "
-                "several hyperparameters give a structure of them, as complexity.ElasticNetPenalties, and no duals."
-            )
-    check_losses(duals, n, width)
-    mean = PiecewiseFunction.mean(duals)
-    least = mean.minimise()
-    hyper = least.hyper if hyper is None else hyper
-    below, above = (float(x) for x in mean.enclose(hyper))
-    behind = max(0.0, above - least.lower) if target == "excess" else 0.0
+    least, certify = None, None
+    if isinstance(duals[0], BoxDual):
+        check_boxes(duals, n, delta, width)
+        if hyper is None or (bounds and target == "excess"):
+            least = erm_box(duals, gap=1e-2, progress=False)
+        hyper = least.hyper if hyper is None else np.asarray(hyper, dtype=np.float64)
+        below, above = _enclosed(duals, hyper)
+        ground = BoxGround.of(duals, width, fraction, key) if n >= 4 else None
+        if ground is not None:
+            certify = ground.excess if target == "excess" else ground.risk
+    else:
+        check_losses(duals, n, width)
+        mean = PiecewiseFunction.mean(duals)
+        least = mean.minimise()
+        hyper = least.hyper if hyper is None else float(hyper)
+        below, above = (float(x) for x in mean.enclose(hyper))
+        kind_of_bound = split_excess_bound if target == "excess" else split_risk_bound
+
+        def certify(hyper: float, delta: float, means: Means) -> SplitCertificate:
+            return kind_of_bound(duals, hyper, delta, width, fraction=fraction, key=key, means=means)
+
+    behind = max(0.0, above - least.lower) if target == "excess" and least is not None else 0.0
     notes: list[str] = []
     candidates = {name: f(n, delta * SHARES["structure"]) + behind for name, (_, f) in bounds.items()}
     hypers = {}
-    if n >= 4:
+    if n >= 4 and certify is not None:
         kinds: dict[str, Means] = {"split, empirical Bernstein": "bernstein", "split": "wealth"}
         for name, means in kinds.items():
-            bound = split_excess_bound if target == "excess" else split_risk_bound
-            found = bound(duals, hyper, delta * SHARES[name], width, fraction=fraction, key=key, means=means)
+            found = certify(hyper, delta * SHARES[name], means)
             candidates[name] = found.bound - (0.0 if target == "excess" else below)
             hypers[name] = found.hypers
     else:
@@ -321,7 +348,7 @@ def gap(
         tuple(assumptions),
         reference,
         candidates,
-        float(hyper),
+        hyper,
         hypers.get(best) if target == "excess" else None,
         tuple(notes),
         "certified" if all(dual.certified for dual in duals) else "estimated",
@@ -335,6 +362,12 @@ def _accuracy_cost(accuracy: float, target: Target) -> float:
     if target not in _MEANINGS:
         raise ValueError(f"target must be 'excess' or 'deviation'; got {target!r}.")
     return 2 * accuracy if target == "excess" else accuracy
+
+
+def _enclosed(duals: Sequence[BoxDual], hyper: Any) -> tuple[float, float]:
+    """The mean loss at several hyperparameters, between its bounds."""
+    found = points(together(duals), np.asarray(hyper)[None], None)
+    return float(found.lower[0]), float(found.upper[0])
 
 
 def check_losses(duals: Sequence[PiecewiseFunction], n: int, width: float) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ._active_set import FLAT, Factor, tied_direction
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
-from ._task import Centred, Split, Task, check_domain, check_labels, singular_floor
+from ._task import Centred, Split, Task, check_domain, check_labels, check_unweighted, singular_floor
 from ._zero_one import zero_one_loss
 
 _TIE = 1e-11
@@ -151,6 +151,8 @@ def _dual(
     domain = check_domain(domain, name, "0 <= ")
     if loss not in ("squared", "zero-one"):
         raise ValueError(f"{name}: loss must be 'squared' or 'zero-one'; got {loss!r}.")
+    if loss == "zero-one":
+        check_unweighted(task, name)
     parts, weights = [], []
     for split in task.splits:
         if loss == "zero-one":

@@ -6,10 +6,10 @@ import numpy as np
 
 from ._bernstein import UNIT, Array
 from ._linear_chords import Chords, Intervals, LinearProblems, Predictions, take
-from ._losses import Huber, LinearLoss, Logistic, Softmax
+from ._losses import Huber, LinearLoss, Logistic, Softmax, Weighted
 from ._margins import classes_of, error_rate, margin_radius, margins
 from ._piecewise import PiecewiseFunction
-from ._task import Split, Task, check_domain, check_labels
+from ._task import Split, Task, check_domain, check_labels, check_unweighted
 
 _SLIVER = 1e-4
 """Part of the domain (in log λ) that the bracket of one change of the 0-1 loss may take."""
@@ -104,7 +104,11 @@ def _dual(
     domain = check_domain(domain, name)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive; got {tolerance}.")
+    if zero_one:
+        check_unweighted(task, name)
     splits = [_with_ones(split) if intercept else split for split in task.splits]
+    if splits[0].weights is not None:
+        splits, loss = weighted(splits, loss)
     parts: dict[int, PiecewiseFunction] = {}
     for group in _alike(splits, loss):
         problem = LinearProblems([splits[i] for i in group], loss)
@@ -180,4 +184,17 @@ def _zero_one(problem: LinearProblems, domain: tuple[float, float], most_solves:
 
 def _with_ones(split: Split) -> Split:
     ones = [np.ones((len(x), 1)) for x in (split.X, split.X_val)]
-    return Split(np.hstack([split.X, ones[0]]), split.y, np.hstack([split.X_val, ones[1]]), split.y_val)
+    return split.changed(np.hstack([split.X, ones[0]]), np.hstack([split.X_val, ones[1]]))
+
+
+def weighted(splits: list[Split], loss: LinearLoss) -> tuple[list[Split], Weighted]:
+    """The weights of rows as a last column of the targets, and the loss that reads them there."""
+    found, heaviest = [], 0.0
+    for split in splits:
+        assert split.weights is not None
+        assert split.weights_val is not None
+        targets = (np.hstack([y, v[:, None]]) for y, v in ((split.y, split.weights), (split.y_val, split.weights_val)))
+        y, y_val = targets
+        found.append(Split(split.X, y, split.X_val, y_val))
+        heaviest = max(heaviest, float(split.weights.max()), float(split.weights_val.max()))
+    return found, Weighted(loss, heaviest)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._bernstein import UNIT, Array
 from ._enclosure import THINNEST, too_wide
-from ._losses import LinearLoss
+from ._losses import LinearLoss, Weighted
 from ._series import gamma
 from ._task import Split
 
@@ -120,7 +120,7 @@ class LinearProblems:
     @property
     def shape(self) -> tuple[int, int]:
         """(p, K) of the weights."""
-        return self.x.shape[2], self.y.shape[2]
+        return self.x.shape[2], self.y.shape[2] - isinstance(self.loss, Weighted)
 
     @property
     def lanes(self) -> int:

@@ -240,3 +240,52 @@ class Huber:
         ra, rb = (za - y)[:, 0], (zb - y)[:, 0]
         outside = (np.minimum(ra, rb) > self.delta) | (np.maximum(ra, rb) < -self.delta)
         return np.where(outside, 0.0, (rb - ra) ** 2 * _SAFE)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """`v l(z, y)`: a loss of rows that weigh differently, the weight v being the last column of the targets."""
+
+    loss: LinearLoss
+    heaviest: float
+    """The largest weight."""
+
+    @property
+    def smoothness(self) -> float:
+        """That of the heaviest row."""
+        return self.loss.smoothness * self.heaviest
+
+    @property
+    def pad(self) -> float:
+        """The loss's own."""
+        return self.loss.pad
+
+    def value(self, z: Array, y: Array) -> Array:
+        """(n,)."""
+        return y[:, -1] * self.loss.value(z, y[:, :-1])
+
+    def gradient(self, z: Array, y: Array) -> Array:
+        """(n, K)."""
+        return y[:, -1:] * self.loss.gradient(z, y[:, :-1])
+
+    def curvature(self, z: Array, y: Array) -> Array:
+        """(n, K, K)."""
+        return y[:, -1, None, None] * self.loss.curvature(z, y[:, :-1])
+
+    def rounding(self, z: Array, y: Array) -> Array:
+        """With one product more, of a value and of a slope that are at most `smoothness |z|` beyond those at 0."""
+        own = self.loss.rounding(z, y[:, :-1]) + 4 * UNIT * np.abs(self.loss.value(z, y[:, :-1]))
+        return y[:, -1] * (own + 4 * UNIT * np.linalg.norm(self.loss.gradient(z, y[:, :-1]), axis=1))
+
+    def floor(self, za: Array, zb: Array, y: Array, pad: Array) -> Array:
+        """(n, K, K)."""
+        return y[:, -1, None, None] * self.loss.floor(za, zb, y[:, :-1], pad) / _SAFE
+
+    def bend(self, za: Array, zb: Array, y: Array, pad: Array) -> tuple[Array, Array]:
+        """`v^T F^+ v` of a v and an F that are both so many times larger."""
+        v, energy = self.loss.bend(za, zb, y[:, :-1], pad)
+        return y[:, -1] * v * _SAFE, y[:, -1] * energy * _SAFE**2
+
+    def bow(self, za: Array, zb: Array, y: Array) -> Array:
+        """(n,)."""
+        return y[:, -1] * self.loss.bow(za, zb, y[:, :-1]) * _SAFE

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._bernstein import Array
 from ._lasso import elastic_net_dual, elastic_net_path
-from ._linear import logistic_dual
+from ._linear import logistic_dual, weighted
 from ._linear_chords import LinearProblems
 from ._losses import Logistic
 from ._piecewise import PiecewiseFunction
@@ -39,8 +39,11 @@ def dual_of(
     penalty2: float = 0.0,
     intercept: bool = True,
     tolerance: float = 1e-3,
+    feature_weights: Array | None = None,
 ) -> PiecewiseFunction:
     """The validation loss of a task as a function of the model's hyperparameter."""
+    if feature_weights is not None:
+        task = task.scaled(factors_of(model, feature_weights))
     match model:
         case "ridge":
             return ridge_dual(task, domain, intercept=intercept)
@@ -52,33 +55,63 @@ def dual_of(
             return elastic_net_dual(task, domain, penalty2=penalty2, intercept=intercept)
 
 
-def fitted(model: str, X: Array, y: Array, hyper: float, *, penalty2: float = 0.0, intercept: bool = True) -> Fitted:
+def factors_of(model: str, feature_weights: Array) -> Array:
+    """What columns are multiplied by so that penalties weigh them by `feature_weights`: an l1 penalty v times as much,
+    with an l2 part v^2 times; a squared one alone v times."""
+    weights = np.asarray(feature_weights, dtype=np.float64)
+    return 1 / weights if model in ("lasso", "elastic_net") else 1 / np.sqrt(weights)
+
+
+def fitted(
+    model: str,
+    X: Array,
+    y: Array,
+    hyper: float,
+    *,
+    penalty2: float = 0.0,
+    intercept: bool = True,
+    weights: Array | None = None,
+    feature_weights: Array | None = None,
+) -> Fitted:
     """The optimum of one task's training objective, as the duals define it."""
+    if feature_weights is not None:
+        factors = factors_of(model, feature_weights)
+        found = fitted(model, X * factors, y, hyper, penalty2=penalty2, intercept=intercept, weights=weights)
+        return Fitted(found.weights * factors, found.intercept)
+    split = Split(X, y, X, y, weights, weights)
     ways: dict[str, Callable[[], Fitted]] = {
-        "ridge": lambda: _ridge(X, y, hyper, intercept),
-        "hinge": lambda: _ended(svm_path(X, y, (0.0, hyper), intercept=intercept).weights[-1], intercept),
-        "logistic": lambda: _logistic(X, y, hyper, intercept),
+        "ridge": lambda: _ridge(split, hyper, intercept),
+        "hinge": lambda: _ended(
+            svm_path(X, y, (0.0, hyper), intercept=intercept, weights=weights).weights[-1], intercept
+        ),
+        "logistic": lambda: _logistic(split, hyper, intercept),
     }
-    return ways.get(model, lambda: _elastic_net(X, y, hyper, penalty2, intercept))()
+    return ways.get(model, lambda: _elastic_net(split, hyper, penalty2, intercept))()
 
 
-def _ridge(X: Array, y: Array, hyper: float, intercept: bool) -> Fitted:
-    centred = Split(X, y, X, y).centred(intercept)
+def _ridge(split: Split, hyper: float, intercept: bool) -> Fitted:
+    centred = split.centred(intercept)
     rows, targets = centred.X.values, centred.y.values[:, 0]
     u, s, vt = np.linalg.svd(rows, full_matrices=False)
     w = vt.T @ (s * (u.T @ targets) / (s**2 + len(rows) * hyper))
     return Fitted(w, float(centred.y.mean[0, 0] - (centred.X.mean[0] @ w if intercept else 0.0)))
 
 
-def _elastic_net(X: Array, y: Array, hyper: float, penalty2: float, intercept: bool) -> Fitted:
-    path = elastic_net_path(X, y, (hyper, 2 * hyper), penalty2=penalty2, intercept=intercept)
-    return Fitted(path.weights[0], float(path.intercepts[0]))
+def _elastic_net(split: Split, hyper: float, penalty2: float, intercept: bool) -> Fitted:
+    centred = split.centred(intercept)
+    X, y = (centred.X.values, centred.y.values[:, 0]) if split.weights is not None else (split.X, split.y[:, 0])
+    path = elastic_net_path(X, y, (hyper, 2 * hyper), penalty2=penalty2, intercept=intercept and split.weights is None)
+    if split.weights is None:
+        return Fitted(path.weights[0], float(path.intercepts[0]))
+    w = path.weights[0]
+    return Fitted(w, float(centred.y.mean[0, 0] - centred.X.mean[0] @ w) if intercept else 0.0)
 
 
-def _logistic(X: Array, y: Array, hyper: float, intercept: bool) -> Fitted:
-    rows = np.hstack([X, np.ones((len(X), 1))]) if intercept else X
-    problem = LinearProblems([Split(rows, y, rows, y)], Logistic())
-    at = problem.solve(np.zeros(1, dtype=int), np.array([hyper]), np.zeros((1, rows.shape[1], 1)))
+def _logistic(split: Split, hyper: float, intercept: bool) -> Fitted:
+    X = np.hstack([split.X, np.ones((len(split.X), 1))]) if intercept else split.X
+    splits, loss = [split.changed(X, X)], Logistic()
+    problem = LinearProblems(*(weighted(splits, loss) if split.weights is not None else (splits, loss)))
+    at = problem.solve(np.zeros(1, dtype=int), np.array([hyper]), np.zeros((1, X.shape[1], 1)))
     return _ended(at.w[0, :, 0], intercept)
 
 

@@ -43,14 +43,24 @@ def monomials(variables: int, degree: int) -> Monomials:
 
 
 @lru_cache(maxsize=64)
-def pairs(variables: int, degree: int) -> Array:
-    """(count^2, count of twice the degree): which monomial the product of two is."""
-    small, large = monomials(variables, degree), monomials(variables, 2 * degree)
-    total = small.powers[:, None] + small.powers[None]
+def pairs(variables: int, degree: int, other: int) -> Array:
+    """(count of one degree x count of the other, count of their sum): which monomial the product of two is."""
+    large = monomials(variables, degree + other)
+    total = monomials(variables, degree).powers[:, None] + monomials(variables, other).powers[None]
     rows = [large.row_of[tuple(map(int, a))] for a in total.reshape(-1, variables)]
     out = np.zeros((len(rows), len(large.powers)))
     out[np.arange(len(rows)), rows] = 1.0
     return out
+
+
+@lru_cache(maxsize=64)
+def shifts(variables: int, degree: int, raised: tuple[int, ...]) -> tuple[Array, Array]:
+    """The rows of monomials up to `degree` that stay within it when multiplied by `s^raised`, and what they become."""
+    known = monomials(variables, degree)
+    rows = [i for i, a in enumerate(known.powers) if a.sum() + sum(raised) <= degree]
+    return np.array(rows, dtype=int), np.array(
+        [known.row_of[tuple(int(x) + r for x, r in zip(known.powers[i], raised, strict=True))] for i in rows], dtype=int
+    )
 
 
 @lru_cache(maxsize=64)
@@ -81,6 +91,24 @@ def _along(tensor: Array, matrix: Array, axis: int) -> Array:
     return np.moveaxis(np.moveaxis(tensor, axis, -1) @ matrix.T, -1, axis)
 
 
+def hulls(coefficients: Array, variables: int, degree: int) -> tuple[Array, Array]:
+    """The least and the largest Bernstein coefficient of each row: bounds of the polynomial, rounding included."""
+    tensor, size = _tensor(coefficients, variables, degree)
+    flat, lost = tensor.reshape(len(tensor), -1), 4 * (degree + 3) * (variables + 1) * UNIT * size
+    return flat.min(axis=1) - lost, flat.max(axis=1) + lost
+
+
+def _tensor(coefficients: Array, variables: int, degree: int) -> tuple[Array, Array]:
+    """Bernstein coefficients of each row of monomial ones, and their size."""
+    known = monomials(variables, degree)
+    tensor = np.zeros((len(coefficients), *(degree + 1,) * variables))
+    tensor[(slice(None), *known.powers.T)] = coefficients
+    matrix = to_bernstein(degree).T
+    for axis in range(variables):
+        tensor = _along(tensor, matrix, axis + 1)
+    return tensor, np.abs(coefficients).sum(axis=1)
+
+
 class Least(NamedTuple):
     """The least value of each polynomial on the cube, between two bounds, and a point that has the upper one."""
 
@@ -99,14 +127,8 @@ def least(coefficients: Array, variables: int, degree: int, slack: Array, *, mos
     (Garloff 1985). Boxes that may hold less than the best value by more than the slack are halved, in turn along each
     variable.
     """
-    known = monomials(variables, degree)
-    m, shape = len(coefficients), (degree + 1,) * variables
-    tensor = np.zeros((m, *shape))
-    tensor[(slice(None), *known.powers.T)] = coefficients
-    matrix = to_bernstein(degree).T
-    for axis in range(variables):
-        tensor = _along(tensor, matrix, axis + 1)
-    size = np.abs(coefficients).sum(axis=1)
+    m = len(coefficients)
+    tensor, size = _tensor(coefficients, variables, degree)
     owner, low, high = np.arange(m), -np.ones((m, variables)), np.ones((m, variables))
     corners = np.array(list(itertools.product((0, degree), repeat=variables)))
     upper, point, lower = np.full(m, np.inf), np.zeros((m, variables)), np.full(m, np.inf)

@@ -28,19 +28,24 @@ All norms are taken with the smallest A of the box, which the others exceed. Rou
 (Higham 2002): of H, b, Q and q as sums over rows, of every residual, and of the Cholesky factor and its inverse.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ._bernstein import UNIT, Array
+from ._boxes import SplitBounds, join, moments
 from ._multivariate import Monomials, monomials, pairs
 from ._signs import masked, signs_of, solved, times
+from ._task import Task
 
-_MOST = 2_000_000
-"""Entries of a batch of matrices worked on at once."""
+_DEGREE = 3
+"""Taylor terms of the weights."""
+_AXES = {"H": (1, 2), "Q": (1, 2), "b": (1,), "q": (1,), "ridge": (1,), "absolute": (2,), "square": (2,)}
+"""The axes of arrays that count columns."""
 
 
-class Stack(NamedTuple):
+class PenaltyBoxes(NamedTuple):
     """The splits of all tasks, padded to as many columns as the widest has; `size` of an array bounds its rounding."""
 
     H: Array
@@ -70,111 +75,49 @@ class Stack(NamedTuple):
     clip: Array
     """(T,): losses are cut there."""
 
+    @classmethod
+    def of(cls, task: Task, absolute: Array, square: Array, intercept: bool) -> "PenaltyBoxes":
+        """The splits of one task; the two kinds of penalty (p, d)."""
+        count = len(task.splits)
+        kinds = {name: np.repeat(x[None], count, axis=0) for name, x in (("absolute", absolute), ("square", square))}
+        one = {"first": np.zeros(1, dtype=int), "clip": np.array([np.inf])}
+        return cls(**moments(task, intercept), ridge=np.zeros((count, absolute.shape[1])), **kinds, **one)
+
     @property
     def any_absolute(self) -> bool:
         """Whether any weight has an absolute penalty."""
         return bool(np.any(self.absolute))
 
+    @property
+    def degree(self) -> int:
+        """Of the polynomials of the loss."""
+        return 2 * _DEGREE
 
-class Cells(NamedTuple):
-    """The mean loss over the tasks on boxes: at least a polynomial in s less `slack`."""
+    @property
+    def size(self) -> int:
+        """Floats that one box takes."""
+        return self.H.size
 
-    coefficients: Array
-    """(m, monomials of twice the degree)."""
-    slack: Array
-    """(m,)."""
-    movement: Array
-    """(m, p): how much each penalty moves the loss on the box, to first order."""
-    signs: Array
-    """(m, N, d) int8: the signs of the weights at the middle."""
+    @property
+    def splits(self) -> int:
+        """N."""
+        return len(self.r)
 
+    def bounds(self, low: Array, high: Array, hint: Array | None, *, points: bool = False) -> SplitBounds:
+        """On boxes (m, p), or at points, where `low` is `high`; signs are hints."""
+        return _enclose(self, low, high, hint, 0 if points else _DEGREE)
 
-class Points(NamedTuple):
-    """The mean loss at points."""
+    def clipped(self, height: float) -> "PenaltyBoxes":
+        """With losses cut at a height too."""
+        return self._replace(clip=np.minimum(self.clip, height))
 
-    value: Array
-    lower: Array
-    upper: Array
-    gradient: Array
-    """(m, p), in the logarithms of the penalties; where signs change, of one side."""
-    signs: Array
-
-
-class _Split(NamedTuple):
-    """What is known of every split on every box: (m, N, ...)."""
-
-    coefficients: Array
-    slack: Array
-    above: Array
-    """What the upper bound has in addition."""
-    movement: Array
-    signs: Array
+    def joined(self, others: "Sequence[PenaltyBoxes]") -> "PenaltyBoxes":
+        """With those of other tasks after it, padded with columns that no weight of which leaves zero."""
+        return join([self, *others], _AXES, ridge=1.0)
 
 
-def cells(stack: Stack, low: Array, high: Array, signs: Array | None, degree: int) -> Cells:
-    """Enclosures from below of the mean loss on boxes (m, p), started from the signs of larger boxes."""
-    found = [
-        _cell(stack, low[part], high[part], None if signs is None else signs[part], degree)
-        for part in _parts(stack, len(low))
-    ]
-    return Cells(*(np.concatenate(x) for x in zip(*found, strict=True)))
-
-
-def points(stack: Stack, hypers: Array, signs: Array | None) -> Points:
-    """The mean loss and its gradient at points (m, p)."""
-    found = [
-        _points(stack, hypers[part], None if signs is None else signs[part]) for part in _parts(stack, len(hypers))
-    ]
-    return Points(*(np.concatenate(x) for x in zip(*found, strict=True)))
-
-
-def _parts(stack: Stack, m: int) -> list[slice]:
-    step = max(1, _MOST // max(stack.H.size, 1))
-    return [slice(i, i + step) for i in range(0, m, step)]
-
-
-def _cell(stack: Stack, low: Array, high: Array, signs: Array | None, degree: int) -> Cells:
-    split = _enclose(stack, low, high, signs, degree)
-    total = np.add.reduceat(split.coefficients, stack.first, axis=1)  # (m, T, monomials)
-    slack = np.add.reduceat(split.slack, stack.first, axis=1)
-    swing = np.abs(total[..., 1:]).sum(axis=-1)
-    bottom = total[..., 0] - swing - slack
-    cut = np.isfinite(stack.clip)
-    with np.errstate(invalid="ignore"):
-        top = total[..., 0] + swing + slack + np.add.reduceat(split.above, stack.first, axis=1)
-    # A loss is never negative; one that may pass its clip is known by its least value alone.
-    lost = ~(bottom > 0) | (cut & ~(top <= stack.clip))
-    total[lost] = 0.0
-    total[lost, 0] = np.minimum(np.where(bottom > 0, bottom, 0.0), stack.clip)[lost]
-    slack[lost] = 0.0
-    rounding = (len(stack.r) + 12) * UNIT * np.abs(total).sum(axis=-1).mean(axis=1)
-    return Cells(
-        total.mean(axis=1),
-        slack.mean(axis=1) * (1 + 1e-12) + rounding,
-        split.movement.mean(axis=1),
-        split.signs,
-    )
-
-
-def _points(stack: Stack, hypers: Array, signs: Array | None) -> Points:
-    split = _enclose(stack, hypers, hypers, signs, 0)
-    value = np.add.reduceat(split.coefficients[..., 0], stack.first, axis=1)
-    slack = np.add.reduceat(split.slack, stack.first, axis=1)
-    above = np.add.reduceat(split.above, stack.first, axis=1)
-    lower = np.minimum(np.maximum(np.where(np.isfinite(slack), value - slack, 0.0), 0.0), stack.clip)
-    upper = np.minimum(np.where(np.isfinite(slack + above), value + slack + above, np.inf), stack.clip)
-    below = value < stack.clip
-    slope = np.where(below[..., None], np.add.reduceat(split.movement, stack.first, axis=1), 0.0)
-    mean = np.minimum(value, stack.clip).mean(axis=1)
-    lost = (len(stack.r) + 12) * UNIT * np.abs(mean)
-    return Points(
-        mean, np.maximum(lower.mean(axis=1) - lost, 0.0), upper.mean(axis=1) + lost, slope.mean(axis=1), split.signs
-    )
-
-
-def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree: int) -> _Split:
+def _enclose(stack: PenaltyBoxes, low: Array, high: Array, signs: Array | None, degree: int) -> SplitBounds:
     (m, p), (n, d) = low.shape, stack.b.shape
-    point = bool(np.all(low == high))
     middle = 0.5 * (low + high)
     half = np.where(low == high, 0.0, 0.5 * (high - low) * (1 + 4 * UNIT) + 4 * UNIT * middle)
     square, absolute = _spread(middle, stack.square) + stack.ridge, _spread(middle, stack.absolute)
@@ -239,7 +182,7 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
     # The loss of the predictor, and what the error of the predictor costs.
     slope = stack.Q @ v
     products = v.swapaxes(-1, -2) @ slope
-    coefficients = products.reshape(m, n, -1) @ pairs(p, degree)
+    coefficients = products.reshape(m, n, -1) @ pairs(p, degree, degree)
     coefficients[..., : v.shape[-1]] -= 2 * np.einsum("nd,mnda->mna", stack.q, v)
     coefficients[..., 0] += stack.r
     slope[..., 0] -= stack.q
@@ -254,7 +197,7 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
     slack = np.where(sure, 2 * steep * error * (1 + 1e-9) + lost, np.inf)
     above = np.where(sure, trace * error**2 * (1 + 1e-9), np.inf)
 
-    if point:
+    if not degree:
         # In the logarithm of λ_h the optimum moves by -A^-1 λ_h (a_h σ + c_h w).
         force = _force(middle, stack, sigma, v[..., 0])
         movement = -2 * np.einsum("mnd,mnhd->mnh", times(inverse, slope[..., 0]), force)
@@ -263,7 +206,7 @@ def _enclose(stack: Stack, low: Array, high: Array, signs: Array | None, degree:
         force = pull * sigma[:, :, None] + push * v[:, :, None, :, 0]
         movement = np.sqrt(np.abs(np.einsum("mndh,mnhd->mnh", moved, force))) * steep[..., None]
     coefficients[~sure] = 0.0
-    return _Split(coefficients, slack, above, np.nan_to_num(movement), sigma.astype(np.int8))
+    return SplitBounds(coefficients, slack, above, np.nan_to_num(movement), sigma.astype(np.int8))
 
 
 def _next_degree(known: Monomials, push: Array, v: Array) -> Array:
@@ -286,7 +229,7 @@ def _lengths(root: Array, vectors: Array) -> Array:
     return length * (1 + 1e-12) + (d + 4) * UNIT * plain * np.sqrt(np.einsum("mnij,mnij->mn", root, root))
 
 
-def _force(hyper: Array, stack: Stack, sigma: Array, w: Array) -> Array:
+def _force(hyper: Array, stack: PenaltyBoxes, sigma: Array, w: Array) -> Array:
     """(m, n, p, d): `λ_h (a_h σ + c_h w)`."""
     return hyper[:, None, :, None] * (stack.absolute * sigma[:, :, None] + stack.square * w[:, :, None])
 
@@ -296,19 +239,27 @@ def _spread(hyper: Array, kind: Array) -> Array:
     return np.einsum("mh,nhd->mnd", hyper, kind)
 
 
-def _inverse_root(stack: Stack, square: Array) -> tuple[Array, Array]:
-    """W with `‖g‖_(A^-1) <= ‖W g‖` for every A above `H + diag(square)`, and where that is proved.
-
-    `A - τ diag A` with τ above the rounding of H and of the factorisation has a computed Cholesky factor L with `L L^T`
-    below A (Higham 2002, theorem 10.3, in units of the diagonal). For any R close to L^-1, `‖L^-1 g‖ <= ‖R g‖ / (1 -
-    ‖I - R L‖)`.
-    """
+def _inverse_root(stack: PenaltyBoxes, square: Array) -> tuple[Array, Array]:
+    """`inverse_root` of `H + diag(square)`."""
     d = square.shape[-1]
     A = np.broadcast_to(stack.H, (*square.shape, d)).copy()
     here = np.arange(d)
     A[..., here, here] += square
     heights = np.einsum("njj->nj", stack.H_size) + square
-    A[..., here, here] -= heights * (stack.unit[:, None] + 6 * (d + 4) * UNIT) * d
+    return inverse_root(A, heights * stack.unit[:, None] * d, heights)
+
+
+def inverse_root(A: Array, doubt: Array, heights: Array) -> tuple[Array, Array]:
+    """W with `‖g‖_(A^-1) <= ‖W g‖` for every matrix above A, and where that is proved. A (m, n, d, d) is changed.
+
+    A is known to `diag(doubt)` (m, n, d), in the order of matrices, and `heights` bound its diagonal. Taken off, with
+    what the factorisation may lose, it leaves a computed Cholesky factor L with `L L^T` below A (Higham 2002, theorem
+    10.3, in units of the diagonal). For any R close to L^-1, `‖L^-1 g‖ <= ‖R g‖ / (1 -
+    ‖I - R L‖)`.
+    """
+    d = A.shape[-1]
+    here = np.arange(d)
+    A[..., here, here] -= doubt + heights * 6 * (d + 4) * UNIT * d
     try:
         L = np.linalg.cholesky(A)
         sure = np.ones(A.shape[:-2], dtype=bool)

@@ -8,7 +8,7 @@ from . import _bernstein as bernstein
 from ._bernstein import UNIT, Array
 from ._expand import interpolate, interpolation
 from ._piecewise import PiecewiseFunction
-from ._task import Column, Split, Task, check_domain, check_labels, singular_floor
+from ._task import Column, Split, Task, check_domain, check_labels, check_unweighted, singular_floor
 from ._zero_one import zero_one_loss
 
 _DEGREE = 16
@@ -63,6 +63,7 @@ def ridge_dual(
     nodes = interpolation(_DEGREE)[0]
     grid = edges[:-1, None] + nodes * np.diff(edges)[:, None]
     if loss == "zero-one":
+        check_unweighted(task, "ridge_dual")
         for split in task.splits:
             check_labels(np.concatenate([split.y, split.y_val]), "ridge_dual")
         return _zero_one(task, edges, grid, intercept)

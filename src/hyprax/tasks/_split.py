@@ -34,16 +34,16 @@ from ._piecewise import PiecewiseFunction
 from ._random import generator
 
 Means: TypeAlias = Literal["wealth", "bernstein"]
-_BETS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 0.99])
+BETS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 0.99])
 _CELLS = 48
 """Cells of the domain, and again of the neighbourhood of the optimum, from which the S_i and C_ij are put together."""
 _INTERVALS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 """Numbers of intervals S_i that the likely part of the domain may be cut into."""
-_PLANNERS = 150
+PLANNERS = 150
 """Choosing tasks that the plan is computed from, at most: more would cost time and change it little."""
 _TRUST = 0.9
 """Weight of the bet that the choosing tasks recommend; the others share the rest, in case they are not typical."""
-_EQUAL = 0.02
+EQUAL = 0.02
 """Part of each budget of delta that is given out in equal parts: what the choosing tasks rule out is still covered."""
 
 
@@ -51,8 +51,8 @@ _EQUAL = 0.02
 class SplitCertificate:
     """What a split bound says of every α in the interval `αs`, with probability 1 - delta."""
 
-    hypers: tuple[float, float]
-    """S_i: the bound holds for all of it at once."""
+    hypers: tuple[float, float] | tuple[tuple[float, float], ...]
+    """S_i, an interval or a box: the bound holds for all of it at once."""
     bound: float
     """Upper bound of `L(α) - inf L` (excess), or of `L(α)` (risk)."""
     cells: int
@@ -113,7 +113,7 @@ def split_excess_bound(
     bound = 0.0
     for start, stop, share, bet in zip(starts, stops, shares, bets, strict=True):
         difference = top - ground.lo[ground.certifying, start:stop].min(axis=1)
-        bound = max(bound, _mean_bound(np.minimum(difference, range), share, (-range, range), int(bet), means))
+        bound = max(bound, mean_bound(np.minimum(difference, range), share, (-range, range), int(bet), means))
     return _certificate(ground, bound, len(starts))
 
 
@@ -135,13 +135,13 @@ def split_risk_bound(
     top = np.minimum(ground.tops(), range)
     log_per_task = np.log(1 / ground.share) / len(ground.certifying)
     spread = np.var(top[ground.choosing])
-    bet = int(np.argmin(log_per_task * range / _BETS + 0.5 * _BETS / range * spread))
-    return _certificate(ground, _mean_bound(top[ground.certifying], ground.share, (0.0, range), bet, means), 0)
+    bet = int(np.argmin(log_per_task * range / BETS + 0.5 * BETS / range * spread))
+    return _certificate(ground, mean_bound(top[ground.certifying], ground.share, (0.0, range), bet, means), 0)
 
 
-def _mean_bound(values: Array, delta: float, support: tuple[float, float], bet: int, means: Means) -> float:
+def mean_bound(values: Array, delta: float, support: tuple[float, float], bet: int, means: Means) -> float:
     if means == "wealth":
-        return wealth_bound(values, delta, support[1], _BETS, _weights(bet))
+        return wealth_bound(values, delta, support[1], BETS, _weights(bet))
     if means == "bernstein":
         return min(support[1], empirical_bernstein_bound(values, delta, support[1] - support[0]))
     raise ValueError(f"means must be 'wealth' or 'bernstein'; got {means!r}.")
@@ -224,11 +224,11 @@ def intervals(lo: Array, hi: Array, price: float, count: int) -> tuple[Array, Ar
     cuts = np.unique(np.concatenate([[0], inner, [lo.shape[1]]]))
     behind = _behind(lo, hi, count)
     chance = np.exp([-0.5 * np.min(behind[p:q]) ** 2 for p, q in itertools.pairwise(cuts)])
-    return cuts, (1 - _EQUAL) * chance / np.sum(chance) + _EQUAL / chance.size
+    return cuts, (1 - EQUAL) * chance / np.sum(chance) + EQUAL / chance.size
 
 
 def _weights(recommended: int) -> Array:
-    weights = np.full(_BETS.size, (1 - _TRUST) / _BETS.size)
+    weights = np.full(BETS.size, (1 - _TRUST) / BETS.size)
     weights[recommended] += _TRUST
     return weights
 
@@ -237,14 +237,14 @@ def plan(ground: Ground, range: float) -> tuple[Array, Array, Array, Array, floa
     """Cells C_ij (as fine cells start, ..., stop - 1), their shares of delta, the index of the bet of each, and the
     bound that they give if the certifying tasks are like the choosing ones."""
     n, cells = len(ground.certifying), ground.lo.shape[1]
-    planners = ground.choosing[:_PLANNERS]
+    planners = ground.choosing[:PLANNERS]
     top, lo = ground.tops()[planners], ground.lo[planners]
     rows, columns = np.triu_indices(cells)  # every cell made of the fine cells rows, ..., columns
     lowest = np.concatenate([np.minimum.accumulate(lo[:, start:], axis=1) for start in np.arange(cells)], axis=1)
     differences = np.minimum(top[:, None] - lowest, range) / range
 
     def log_wealth(tau: float) -> Array:
-        return n * np.stack([np.mean(np.log1p(bet * (tau - differences)), axis=0) for bet in _BETS])
+        return n * np.stack([np.mean(np.log1p(bet * (tau - differences)), axis=0) for bet in BETS])
 
     def partition(cost: Array) -> tuple[float, Array]:
         """Smallest sum of costs of cells that follow one another from end to end, and where they meet."""
@@ -271,5 +271,5 @@ def plan(ground: Ground, range: float) -> tuple[Array, Array, Array, Array, floa
     index = np.zeros((cells, cells), dtype=int)
     index[rows, columns] = np.arange(rows.size)
     chosen = index[cuts[:-1], cuts[1:] - 1]
-    shares = ground.share * ((1 - _EQUAL) * cost[chosen] / np.sum(cost[chosen]) + _EQUAL / chosen.size)
+    shares = ground.share * ((1 - EQUAL) * cost[chosen] / np.sum(cost[chosen]) + EQUAL / chosen.size)
     return cuts[:-1], cuts[1:], shares, wealth.argmax(axis=0)[chosen], high * range

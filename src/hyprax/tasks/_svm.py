@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ._active_set import Factor, negligible, tied_direction
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
-from ._task import Task, check_domain, check_labels, singular_floor
+from ._task import Task, check_domain, check_labels, check_unweighted, checked_weights, singular_floor
 from ._zero_one import zero_one_loss
 
 _TIE = 1e-10
@@ -49,7 +49,7 @@ class SVMPath:
         return (1 - t) * self.weights[k] + t * self.weights[k + 1]
 
 
-def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = True) -> SVMPath:
+def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = True, weights: Any = None) -> SVMPath:
     r"""The path of the support vector machine in C, by a parametric active set.
 
     The dual variables are `0 <= a_i <= C`, `w = sum_i a_i y_i x_i`, with margins `m_i = y_i x_i w`: `a_i = C` where
@@ -74,6 +74,7 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     - `X`, `y`: (n, d) and (n,), labels -1 and +1.
     - `domain`: (a, b), the range of C, 0 <= a < b.
     - `intercept`: whether a constant column is added; its weight is penalised.
+    - `weights`: (n,), positive: an example has the cost C times its weight over the mean of all.
 
     **Raises:** `ValueError` for bad input; `ArithmeticError`, with the place, where the optimality conditions fail.
     """
@@ -82,9 +83,11 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     check_labels(split.y, "svm_path")
     domain = check_domain(domain, "svm_path", "0 <= ")
     rows = _extended(split.X, intercept) * split.y
-    Z, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
+    heavy = np.ones(len(rows)) if weights is None else checked_weights(weights, len(rows), "weights")
+    heavy = heavy / np.mean(heavy)
+    Z, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)  # the order of the data, so that the path does not depend on sorting
-    Z, size = Z[order], count[order].astype(np.float64)
+    Z, size = Z[order], np.bincount(same.ravel(), heavy)[order]
     Q = Z @ Z.T
     with np.errstate(divide="ignore", invalid="ignore"):
         costs, a = _follow(Q, size, domain[1])
@@ -121,10 +124,12 @@ def svm_dual(
     domain = check_domain(domain, "svm_dual", "0 <= ")
     if loss not in ("hinge", "zero-one"):
         raise ValueError(f"loss must be 'hinge' or 'zero-one'; got {loss!r}.")
+    if loss == "zero-one":
+        check_unweighted(task, "svm_dual")
     parts = []
     for split in task.splits:
         check_labels(np.concatenate([split.y, split.y_val]), "svm_dual")
-        path = svm_path(split.X, split.y[:, 0], domain, intercept=intercept)
+        path = svm_path(split.X, split.y[:, 0], domain, intercept=intercept, weights=split.weights)
         rows = _extended(split.X_val, intercept) * split.y_val
         margins = rows @ path.weights.T  # (m, K + 1)
         lost = (rows.shape[1] + 4) * UNIT * (np.abs(rows) @ np.abs(path.weights).T)
@@ -135,7 +140,7 @@ def svm_dual(
             both = np.stack([margins[:, :-1], margins[:, 1:]], axis=-1).swapaxes(0, 1)
             part = zero_one_loss(path.costs, both, error.T)
         else:
-            part = _hinge(path.costs, margins, error)
+            part = _hinge(path.costs, margins, error, split.weights_val)
         parts.append(part * (len(rows) / task.n_validation * len(task.splits)) if len(task.splits) > 1 else part)
     return PiecewiseFunction.mean(parts) if len(parts) > 1 else parts[0]
 
@@ -264,9 +269,9 @@ def _rounding(Z: Array, a: Array) -> Array:
     return np.maximum(lost[1:], lost[:-1])
 
 
-def _hinge(costs: Array, margins: Array, error: Array) -> PiecewiseFunction:
-    """The mean of `max(0, 1 - margin)`, linear between kinks of the path and places where a margin meets 1."""
-    slack = 1 - margins
+def _hinge(costs: Array, margins: Array, error: Array, weights: Array | None) -> PiecewiseFunction:
+    """The weighted mean of `max(0, 1 - margin)`, linear between kinks of the path and places where a margin meets 1."""
+    slack, heavy = 1 - margins, np.ones((len(margins), 1)) if weights is None else weights[:, None]
     start, end = slack[:, :-1], slack[:, 1:]
     i, k = np.nonzero(start * end < 0)
     width = np.diff(costs)
@@ -276,8 +281,8 @@ def _hinge(costs: Array, margins: Array, error: Array) -> PiecewiseFunction:
     total = np.zeros((len(edges) - 1, 2))
     for side, x in enumerate((edges[:-1], edges[1:])):
         t = np.clip((x - costs[piece]) / width[piece], 0.0, 1.0)
-        total[:, side] = np.mean(np.maximum((1 - t) * start[:, piece] + t * end[:, piece], 0.0), axis=0)
+        total[:, side] = np.mean(heavy * np.maximum((1 - t) * start[:, piece] + t * end[:, piece], 0.0), axis=0)
     # A crossing is off by rounding, and between floats the hinge may bend inside a piece: 8 u of the size of the slack.
-    size = np.mean(np.maximum(np.abs(start), np.abs(end)) + 1, axis=0)
-    radius = np.mean(error, axis=0) + (8 + len(margins)) * UNIT * size
+    size = np.mean(heavy * (np.maximum(np.abs(start), np.abs(end)) + 1), axis=0)
+    radius = np.mean(heavy * error, axis=0) + (8 + len(margins)) * UNIT * size
     return PiecewiseFunction(edges, total, None, radius[piece])

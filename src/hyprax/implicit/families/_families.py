@@ -1,11 +1,13 @@
 """The families by name: data checked, the loss chosen."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
+from ._class_weights import WeightedLogisticLoss, WeightedSoftmaxLoss
 from ._design import Design, as_design
 from ._generalised_linear import GeneralisedLinear
 from ._losses import AbstractPointLoss, LogisticLoss, PoissonLoss, PseudoHuberLoss, SoftmaxLoss, SquaredLoss
@@ -25,6 +27,12 @@ def _checked(
             f"{name}: inputs and targets must have the same length; got {inputs.shape[0]} and {targets.shape[0]}."
         )
     return inputs, targets
+
+
+def _positive(name: str, weights: Sequence[float], classes: int) -> Sequence[float]:
+    if len(weights) != classes or not all(math.isfinite(x) and x > 0 for x in weights):
+        raise ValueError(f"{name}: class_weights must be {classes} finite numbers > 0; got {list(weights)}.")
+    return weights
 
 
 def _two_classes(name: str, targets: Array) -> None:
@@ -52,6 +60,8 @@ class Softmax(GeneralisedLinear):
         `hx.Interval(x, 0, 1)`; default 1.
     - `weight_groups`: integers `(n,)`, the group of each example (its source, say); the leaf is then `(groups,)`.
     - `classes`: C; default the largest label plus one.
+    - `class_weights`: a number > 0 for each class, which multiplies the loss of its examples, in the fit and in
+        `mean_loss` alike; default 1. They are part of the loss, and certificates hold as they do without.
     - `free`: the columns without penalty, as booleans `(d,)` or as places (`free=[-1]` for the last): λ is exactly 0
         there for all classes. The leaf of strengths is spread over all d columns as ever, and the entries that fall on
         free columns alone act on nothing and have a derivative of exactly 0; of `penalty_groups` the numbers at free
@@ -80,12 +90,16 @@ class Softmax(GeneralisedLinear):
         free: Any = None,
         offset: Any = None,
         classes: int | None = None,
+        class_weights: Sequence[float] | None = None,
     ):
         inputs, targets = _checked("Softmax", inputs, targets, SoftmaxLoss(), outputs=classes)
         _two_classes("Softmax", targets)
         classes = int(targets.max()) + 1 if classes is None else classes
+        loss: AbstractPointLoss = SoftmaxLoss()
+        if class_weights is not None:
+            loss = WeightedSoftmaxLoss(_positive("Softmax", class_weights, classes))
         super().__init__(
-            (inputs, targets), SoftmaxLoss(), classes, (penalty, penalty_groups, weights, weight_groups), free, offset
+            (inputs, targets), loss, classes, (penalty, penalty_groups, weights, weight_groups), free, offset
         )
 
 
@@ -96,7 +110,8 @@ class Logistic(GeneralisedLinear):
 
     **Arguments:**
 
-    - `inputs`, `penalty_groups`, `weights`, `weight_groups`, `free`, `offset`: as in [`hyprax.families.Softmax`][].
+    - `inputs`, `penalty_groups`, `weights`, `weight_groups`, `free`, `offset`, `class_weights`: as in
+        [`hyprax.families.Softmax`][].
     - `targets`: y, `(n,)`, each 0 or 1, both present.
     - `penalty`: as in [`hyprax.families.Softmax`][]; shapes `()` or `(d,)`.
 
@@ -114,10 +129,14 @@ class Logistic(GeneralisedLinear):
         weight_groups: Any = None,
         free: Any = None,
         offset: Any = None,
+        class_weights: Sequence[float] | None = None,
     ):
         data = _checked("Logistic", inputs, targets, LogisticLoss())
         _two_classes("Logistic", data[1])
-        super().__init__(data, LogisticLoss(), None, (penalty, penalty_groups, weights, weight_groups), free, offset)
+        loss: AbstractPointLoss = LogisticLoss()
+        if class_weights is not None:
+            loss = WeightedLogisticLoss(_positive("Logistic", class_weights, 2))
+        super().__init__(data, loss, None, (penalty, penalty_groups, weights, weight_groups), free, offset)
 
 
 class Squared(GeneralisedLinear):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ._class_weights import unweighted
 from ._design import Design, SparseDesign
 from ._losses import AbstractPointLoss, LogisticLoss, PoissonLoss, SoftmaxLoss
 
@@ -76,7 +77,7 @@ def free_columns(
     """The free columns of these data, looked at; rows of zeros count as absent."""
     block = _block(inputs, columns)
     gauge = None
-    if isinstance(loss, SoftmaxLoss):
+    if isinstance(unweighted(loss), SoftmaxLoss):
         size = loss.curvature * np.mean(np.square(block), axis=0)
         gauge = jnp.asarray(np.where(size > 0, size, 1.0), inputs.dtype)
     determined = _independent(block) and not _separates(loss, block, np.asarray(targets), outputs)
@@ -114,7 +115,7 @@ def _separates(loss: AbstractPointLoss, block: np.ndarray, targets: np.ndarray, 
     For classes, a v with sᵢ xᵢᵀv >= 0 for all rows and > 0 for one (Albert and Anderson, Biometrika 71, 1984); for
     counts, one with xᵢᵀv <= 0, and = 0 where yᵢ > 0. A single column needs a look at signs, several a linear programme.
     """
-    there = np.any(block != 0, axis=1)
+    there, loss = np.any(block != 0, axis=1), unweighted(loss)
     block, targets = block[there], targets[there]
     n, f = block.shape
     if isinstance(loss, LogisticLoss):
