@@ -94,9 +94,8 @@ def test_rows_of_tokens_are_sampled():
     assert np.mean(values) < value + 3 * np.std(values) / np.sqrt(30)
 
 
-@pytest.mark.slow
 def test_a_vocabulary_needs_no_matrix_of_its_square():
-    """Neither rows nor the decrement make V x V numbers of a token; the value is the one for all rows."""
+    """Neither the rows drawn nor the decrement make V x V numbers of a token, nor do their derivatives."""
     vocabulary, rng = 300, np.random.default_rng(5)
     x, y = rng.normal(size=(40, 2)), rng.integers(0, vocabulary, 40)
     params = {"w": jnp.asarray(0.1 * rng.normal(size=(2, 4))), "v": jnp.asarray(rng.normal(size=(4, vocabulary)))}
@@ -115,6 +114,7 @@ def test_a_vocabulary_needs_no_matrix_of_its_square():
     assert np.isfinite(value(params))
 
 
+@pytest.mark.slow
 def test_sequences_are_predicted_token_by_token():
     model = ev.linearise(sequences, PARAMS, (X, LABELS), likelihood=ev.Categorical(), prior=PRIOR)
     _, covariance = of_tokens()
