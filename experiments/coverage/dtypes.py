@@ -38,8 +38,8 @@ FAMILIES = {
     "poisson": hx.families.Poisson,
     "huber": lambda x, y, **terms: hx.families.PseudoHuber(x, y, delta=oracles.HUBER, **terms),
 }
-WHOLE = (bool, np.int8, np.uint8, np.int16, np.int32, np.int64)
-FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+SMALL = (bool, np.int8, np.uint8, np.int16, np.float16, ml_dtypes.bfloat16, np.float32)
+WIDE = (np.int32, np.int64, np.float64)
 
 
 def drawn(rng: np.random.Generator, values: np.ndarray, dtypes: tuple[Any, ...]) -> np.ndarray:
@@ -52,21 +52,23 @@ def drawn(rng: np.random.Generator, values: np.ndarray, dtypes: tuple[Any, ...])
     return values.astype(dtype)
 
 
-def targets(rng: np.random.Generator, kind: str) -> np.ndarray:
+def targets(rng: np.random.Generator, kind: str, dtypes: tuple[Any, ...]) -> np.ndarray:
     """In a dtype that holds them."""
     if kind == "softmax":
-        return drawn(rng, rng.permutation(np.arange(ROWS) % CLASSES), WHOLE[1:])
+        whole = tuple(dtype for dtype in dtypes if np.dtype(dtype).kind in "iu")
+        return drawn(rng, rng.permutation(np.arange(ROWS) % CLASSES), whole)
     if kind == "logistic":
-        return drawn(rng, rng.permutation(np.arange(ROWS) % 2), WHOLE + FLOATS)
+        return drawn(rng, rng.permutation(np.arange(ROWS) % 2), dtypes)
     if kind == "poisson":
-        return drawn(rng, rng.poisson(2.0, ROWS), WHOLE[1:] + FLOATS)
-    return drawn(rng, 2 * rng.standard_normal(ROWS), WHOLE + FLOATS)
+        return drawn(rng, rng.poisson(2.0, ROWS), tuple(dtype for dtype in dtypes if dtype is not bool))
+    return drawn(rng, 2 * rng.standard_normal(ROWS), dtypes)
 
 
 def one(rng: np.random.Generator, kind: str) -> dict[str, Any]:
     """A problem, its bound and its error."""
-    x, v = (drawn(rng, 2 * rng.standard_normal((ROWS, FEATURES)), WHOLE + FLOATS) for _ in range(2))
-    y, u = targets(rng, kind), targets(rng, kind)
+    dtypes = (SMALL, SMALL + WIDE)[rng.integers(2)]  # one wide argument widens a problem
+    x, v = (drawn(rng, 2 * rng.standard_normal((ROWS, FEATURES)), dtypes) for _ in range(2))
+    y, u = targets(rng, kind, dtypes), targets(rng, kind, dtypes)
     strength = np.exp(rng.uniform(np.log(1e-3), 0))
     terms = {"classes": CLASSES} if kind == "softmax" else {}
     family = FAMILIES[kind](x, y, penalty="penalty", **terms)
