@@ -20,7 +20,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from benchmarks.harness import report
 from benchmarks.harness.environments import ROOT
 from benchmarks.harness.measuring import measure
-from benchmarks.harness.processes import Peers
+from benchmarks.harness.processes import PeerError, Peers
 from benchmarks.harness.report import Part, Results, Section
 
 SECTIONS = ("implicit", "unroll", "evidence", "tables", "search")
@@ -32,8 +32,10 @@ def run_section(name: str, size: str, peers: Peers) -> Section:
     for cell in module.cells(size):
         try:
             part = Part(cell, measure(cell, peers))
-        except FileNotFoundError:  # of the data, which are not in the repository
-            part = Part(cell, [], absent=True)
+        except FileNotFoundError:
+            part = Part(cell, [], "its data are not in the folder that HYPRAX_DATA names")
+        except PeerError as error:  # in what finds the truth
+            part = Part(cell, [], f"no truth was found: {error}")
         parts.append(part)
         spent = time.perf_counter() - begun
         print(f"{spent:6.0f} s  {name}: {cell.problem}: {report.verdict(part)}", file=sys.stderr, flush=True)

@@ -98,5 +98,5 @@ def cells(size: str) -> Iterator[Cell]:
             error=error,
             error_name="relative error of value or gradient, the larger",
             rounds=3 if size == "quick" else 50,
-            seconds={"quick": 0.5, "usual": 10.0, "full": 60.0}[size],
+            seconds={"quick": 0.5, "usual": 6.0, "full": 60.0}[size],
         )

@@ -146,5 +146,5 @@ def cells(size: str) -> Iterator[Cell]:
                     error_name="relative error of the hypergradient",
                     ladder=LADDER,
                     rounds=3 if size == "quick" else 300,
-                    seconds={"quick": 0.5, "usual": 2.0, "full": 30.0}[size],
+                    seconds={"quick": 0.5, "usual": 1.5, "full": 30.0}[size],
                 )

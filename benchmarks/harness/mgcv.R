@@ -1,5 +1,5 @@
 # Rscript mgcv.R TABLE SEGMENTS: an additive model of P-splines by GCV, the second of two runs measured.
-# Prints seconds of the processor and of the clock with the bytes of the peak; the degrees of freedom; the fitted values.
+# Prints seconds of the processor and of the clock with the growth of memory; the degrees of freedom; the fitted values.
 suppressMessages(library(mgcv))
 args <- commandArgs(TRUE)
 d <- read.csv(args[1])
@@ -11,13 +11,19 @@ knots <- lapply(names, function(v) {
 })
 names(knots) <- names
 terms <- paste0("s(", names, ", bs='ps', k=", segments + 3, ")", collapse = " + ")
+bytes <- function(name) {
+  line <- grep(name, readLines("/proc/self/status"), value = TRUE)
+  1024 * as.numeric(gsub("[^0-9]", "", line))
+}
 for (i in 1:2) {
+  gc()
+  writeLines("5", "/proc/self/clear_refs") # the peak so far is forgotten
+  before <- bytes("^VmRSS")
   start <- proc.time()
   g <- gam(as.formula(paste("y ~", terms)), data = d, method = "GCV.Cp", knots = knots,
            control = gam.control(scalePenalty = FALSE, nthreads = 1))
   spent <- proc.time() - start
 }
-memory <- grep("^VmHWM", readLines("/proc/self/status"), value = TRUE)
-cat(spent[1] + spent[2], spent[3], 1024 * as.numeric(gsub("[^0-9]", "", memory)), "\n")
+cat(spent[1] + spent[2], spent[3], bytes("^VmHWM") - before, "\n")
 cat(format(sum(g$edf), digits = 17), "\n")
 cat(format(unname(g$fitted.values), digits = 17), "\n")

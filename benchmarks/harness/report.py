@@ -23,11 +23,11 @@ OURS, THEIRS, FLOOR = "#3f51b5", "#9e9e9e", "#000000"
 
 @dataclasses.dataclass
 class Part:
-    """The rows of a cell; none where its data are `absent`."""
+    """The rows of a cell; none where it was `left_out`, for the reason given."""
 
     cell: Cell
     rows: list[Row]
-    absent: bool = False
+    left_out: str = ""
 
     @property
     def right(self) -> list[Row]:
@@ -110,8 +110,8 @@ def _line(row: Row, best: float | None, cell: Cell) -> str:
 
 def verdict(part: Part) -> str:
     """Who is fastest among those that are right, in a sentence."""
-    if part.absent:
-        return "Left out: its data are not in the folder that HYPRAX_DATA names."
+    if part.left_out:
+        return f"Left out: {part.left_out}."
     ours, theirs = ([row for row in part.right if row.ours is which] for which in (True, False))
     if not ours:
         return "hyprax has no right answer here."
@@ -125,10 +125,10 @@ def verdict(part: Part) -> str:
 
 def _table(part: Part) -> list[str]:
     right, cell = part.right, part.cell
-    if part.absent:
-        return [f"\n#### {cell.problem}\n", verdict(part)]
+    if part.left_out:
+        return [f"\n### {cell.problem}\n", verdict(part)]
     best = right[0].seconds if right else None
-    lines = [f"\n#### {cell.problem}\n"]
+    lines = [f"\n### {cell.problem}\n"]
     lines += ["| | time | quartiles | / fastest | first call | memory, MB | error |", "|---|---|---|---|---|---|---|"]
     lines += [_line(row, best, cell) for row in part.rows]
     notes = [f"{row.method}: {row.note}." for row in part.rows if row.note]
@@ -143,7 +143,8 @@ def _table(part: Part) -> list[str]:
 
 HOW = """Every method gets the same arrays, in a process that stays alive, on one core and one thread, and methods take
 turns. *Time* is the median of the processor's time of a lap, *quartiles* those of the laps, *first call* what the first
-one took beyond that (compilation), *memory* the growth of the process in a lap. *Error* is the distance to an answer
+one took beyond that by the clock (compilation, and imports where the method is the first of its library), *memory* the
+growth of the process in a lap. *Error* is the distance to an answer
 computed in float64 by other means: a faster wrong answer is marked, and is never the fastest."""
 
 
@@ -163,7 +164,7 @@ def as_markdown(results: Results) -> str:
     loads = (f"{section.name} {section.load[0]:.1f} to {section.load[1]:.1f}" for section in results.sections)
     lines += [f"- load, start to end: {', '.join(loads)}", "", HOW]
     for section in results.sections:
-        lines += [f"\n### {section.title}\n", section.text]
+        lines += [f"\n## {section.title}\n", section.text]
         for part in section.parts:
             lines += _table(part)
     return "\n".join(lines) + "\n"

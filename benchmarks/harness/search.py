@@ -17,7 +17,7 @@ from benchmarks.harness.cells import Arrays, Cell, Method
 TITLE = "From start to test loss"
 COLUMNS, ROWS, NOISE = 1000, 400, 1.0
 START, DOMAIN = 0.1, (1e-4, 1e2)
-BUDGET = {"quick": 0.2, "usual": 5.0, "full": 60.0}
+BUDGET = {"quick": 0.2, "usual": 4.0, "full": 60.0}
 """Seconds of computation after which a search is stopped."""
 
 

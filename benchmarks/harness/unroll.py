@@ -52,5 +52,5 @@ def cells(size: str) -> Iterator[Cell]:
             error=error,
             error_name="relative error of the hypergradient",
             rounds=3 if size == "quick" else 20,
-            seconds={"quick": 0.5, "usual": 12.0, "full": 60.0}[size],
+            seconds={"quick": 0.5, "usual": 8.0, "full": 60.0}[size],
         )

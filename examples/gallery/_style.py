@@ -52,7 +52,7 @@ def image(axes: Axes, pixels: Any, title: str = "", colour: str = GREY, **settin
 def show(draw: Callable[[], tuple[Figure, Facts]], script: str) -> None:
     """Print what a script found, and leave picture and numbers where the documentation reads them."""
     figure, facts = draw()
-    lines = [f"{name}: {value:.4g}" for name, value in facts.items()]
+    lines = [f"{value:<9.4g} {name}" for name, value in facts.items()]
     print(*lines, sep="\n")
     PICTURES.mkdir(exist_ok=True)
     stream, target = io.StringIO(), PICTURES / f"{Path(script).stem}.svg"

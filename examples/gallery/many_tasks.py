@@ -30,7 +30,7 @@ def main() -> tuple[Figure, Facts]:
         return tasks.ridge_dual(task, DOMAIN).clip(RANGE)
 
     seen, new = [dual() for _ in range(300)], [dual() for _ in range(300)]
-    best_of_new, line = tasks.erm(new, progress=False), np.geomspace(1e-3, 2, 50)
+    best_of_new, line = tasks.erm(new, progress=False), np.geomspace(1e-3, 2, 40)
     counts, proved, shown = (10, 30, 100, 300), [], []
     for n in counts:
         best = tasks.erm(seen[:n], progress=False)
@@ -38,7 +38,7 @@ def main() -> tuple[Figure, Facts]:
         proved.append(promise.value)
         shown.append(float(np.mean([f(best.hyper) for f in new])) - best_of_new.value)
     figure, (left, right) = canvas(1, 2, height=2.8)
-    for f in seen[:10]:
+    for f in seen[:6]:
         left.semilogx(line, f(line), color=GREY, linewidth=0.5)
     left.plot(line, np.mean([f(line) for f in seen], axis=0), color=BLUE)
     left.plot(best.hyper, best.value, "o", color=BLUE)

@@ -8,8 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from hyprax.unroll._fixed_point import Seen, as_wide, decode, encode, to_word, watch, wide
-from hyprax.unroll._scales import SHIFT_BITS, Store, make_scale
+from hyprax.unroll._fixed_point import (
+    LIMB_BITS,
+    Long,
+    Seen,
+    as_wide,
+    decode,
+    encode,
+    to_long,
+    to_word,
+    watch,
+    wide,
+    zeros,
+)
+from hyprax.unroll._scales import SHIFT_BITS, Store, make_scale, shifted, unshifted
 from thoroughness import examples
 
 pytestmark = pytest.mark.optimised  # rounding and bits are those of the compiler that users have
@@ -37,25 +49,26 @@ def test_units_take_every_factor_as_it_is_and_stay_in_their_range(seed, above):
 
 
 @examples(15, 100)
-@given(seed=st.integers(0, 2**32 - 1), place=st.sampled_from(["device", "host"]))
-def test_a_state_under_factors_and_increments_comes_back_bit_for_bit(seed, place):
+@given(seed=st.integers(0, 2**32 - 1), place=st.sampled_from(["device", "host"]), long=st.booleans())
+def test_a_state_under_factors_and_increments_comes_back_bit_for_bit(seed, place, long):
     """v ← γ v + g over 60 steps, undone; and v is what the recursion gives, to within the units."""
     rng = np.random.default_rng(seed)
     steps = 60
     factors = np.where(rng.random(steps) < 0.2, rng.uniform(1, 1.5, steps), rng.uniform(0.1, 1, steps))[:, None]
     scale, store = make_scale(factors, steps, 50), Store(place)
     moved, increments = dict(scale.shifts[0]), rng.standard_normal((steps, 16))
-    word, true = jnp.zeros(16, jnp.int64), np.zeros(16)
+    word, true = (zeros((16,), 2) if long else jnp.zeros(16, jnp.int64)), np.zeros(16)
+    made = (lambda x, unit: to_long(x * unit, 2)) if long else encode
     for t in range(steps):
         word = store.shift(word, moved[t]) if t in moved else word
-        word = word + encode(jnp.asarray(increments[t]), 1 / scale.after[t, 0])
+        word = word + made(jnp.asarray(increments[t]), 1 / scale.after[t, 0])
         true = factors[t, 0] * true + increments[t]
     np.testing.assert_allclose(decode(word, scale.after[-1, 0], jnp.float64), true, atol=steps * 2.0 ** (9 - 50))
     assert store.bytes == 16 * sum(k > 0 for k in moved.values()) == 16 * scale.kept(0) / 8
     for t in reversed(range(steps)):
-        word = word - encode(jnp.asarray(increments[t]), 1 / scale.after[t, 0])
+        word = word - made(jnp.asarray(increments[t]), 1 / scale.after[t, 0])
         word = store.unshift(word, moved[t]) if t in moved else word
-    assert not np.any(word)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(word))
     assert not len(store)
 
 
@@ -128,6 +141,55 @@ def test_words_are_rounded_once_to_the_nearest_both_ways(seed):
     assert np.array_equal(to_word(jnp.asarray(x)), np.rint(x).astype(np.int64))
     words = rng.integers(-(2**63), 2**63 - 1, 64) >> rng.integers(0, 63, 64)
     assert np.array_equal(as_wide(jnp.asarray(words)), words.astype(np.float64))
+
+
+def as_integers(number):
+    """Exactly, as Python's integers."""
+    return [
+        sum(int(limb) << (LIMB_BITS * i) for i, limb in enumerate(limbs)) for limbs in zip(*number.limbs, strict=True)
+    ]
+
+
+def canonical(number):
+    half = 2.0 ** (LIMB_BITS - 1)
+    return all(np.all((-half <= limb) & (limb < half)) for limb in number.limbs[:-1])
+
+
+@examples(30, 300)
+@given(seed=st.integers(0, 2**32 - 1), limbs=st.sampled_from([2, 3]))
+def test_long_numbers_are_those_of_pythons_integers(seed, limbs):
+    """Sums, differences and shifts of 104 and 156 bits, of every magnitude and at the edges of limbs."""
+    rng = np.random.default_rng(seed)
+    kicks = rng.uniform(-1, 1, (5, 40)) * 2.0 ** rng.integers(-3, 52 * limbs - 4, (5, 40))
+    kicks[:, :12] = rng.choice([-1.0, 1.0], (5, 12)) * 2.0 ** rng.choice([0, 44, 50, 51, 52, 95, 100], (5, 12))
+    kicks[:, 6:12] += rng.integers(-2, 3, (5, 6))
+    expected = np.asarray([[int(np.rint(x)) if abs(x) < 2**52 else int(x) for x in row] for row in kicks], object)
+    numbers = [zeros((40,), limbs)]
+    for kick in kicks:
+        numbers.append(numbers[-1] + to_long(jnp.asarray(kick), limbs))
+        assert canonical(numbers[-1])
+    total = np.sum(expected, 0)
+    assert as_integers(numbers[-1]) == total.tolist()
+    np.testing.assert_allclose(as_wide(numbers[-1]), total.astype(float), rtol=3e-16)
+    back = numbers[-1]
+    for kick, before in zip(kicks[::-1], numbers[-2::-1], strict=True):
+        back = back - to_long(jnp.asarray(kick), limbs)
+        assert jax.tree.all(jax.tree.map(np.array_equal, back, before))
+    for bits in (8, 0, -1):
+        moved, low = shifted(numbers[-1], bits)
+        assert as_integers(moved) == [x >> bits if bits >= 0 else x << -bits for x in total]
+        assert low.tolist() == [x & 255 for x in total]
+        assert canonical(moved)
+        assert jax.tree.all(jax.tree.map(np.array_equal, unshifted(moved, low, bits), numbers[-1]))
+
+
+@pytest.mark.parametrize("value", [2.0**105, 1e40, np.inf])
+@pytest.mark.parametrize("high", [-(2.0**52) + 1, 0.0, 2.0**52 - 1])
+def test_long_increments_that_do_not_fit_are_seen(value, high):
+    for sign in (1, -1):
+        total = Long((jnp.zeros(1), jnp.asarray([high]))) + to_long(jnp.asarray([sign * value]), 2)
+        seen = watch(jnp.zeros(1, jnp.int64), [jnp.zeros(1, jnp.int64), total], jnp.zeros(1))
+        assert Seen([np.asarray(seen)]).bits[1] > 62
 
 
 def test_words_exist_with_64_bit_types_off():

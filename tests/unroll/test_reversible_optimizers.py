@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import hyprax as hx
-from hyprax.unroll._fixed_point import decode, encode
+from hyprax.unroll._fixed_point import decode, encode, to_long
 from hyprax.unroll._muon import direction
 from hyprax.unroll._scales import fixed_scale, make_scale
 from thoroughness import examples
@@ -120,7 +120,9 @@ def exact_step(name, data):
     values = {"weights": rng.normal(size=50), **{state: rng.normal(size=50) for state in optimizer.states}}
     if "variance" in values:
         values["variance"] = values["variance"] ** 2 * 0.1
-    words = {key: encode(jnp.asarray(v), 1 / scales[key].units[0, 0]) for key, v in values.items()}
+    words = {"weights": encode(jnp.asarray(values["weights"]), 1 / scales["weights"].units[0, 0])}
+    for key, limbs in optimizer.states.items():
+        words[key] = to_long(jnp.asarray(values[key]) / scales[key].units[0, 0], limbs)
     words |= {key: jnp.zeros(50, jnp.int64) for key in optimizer.codes}
     gradient = jnp.asarray(rng.normal(size=50) * 10.0 ** rng.integers(-6, 1), jnp.float32)
     return optimizer, c, k, scales, words, gradient

@@ -35,9 +35,9 @@ def test_steps_by_hand_are_those_of_the_library(optimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("eps", "low", "high"), [(1e-8, 1e-3, 1e-2), (1e-6, 0.0, 1e-5), (1e-4, 0.0, 1e-8)])
-def test_weights_with_gradients_of_the_size_of_eps_are_the_limit_of_adam_in_fixed_point(eps, low, high):
-    """As the page on training runs tells it: mended by a larger ε alone."""
+@pytest.mark.parametrize("eps", [1e-8, 1e-4])
+def test_weights_with_gradients_of_the_size_of_eps_are_resolved_by_adam_in_fixed_point(eps):
+    """26,000 weights, some with gradients of 1e-8: with s in one word of 62 bits this was off by .6 %."""
     case = unrolled_table.Case(unrolled_table.Block("Adam", (64, 128, 128, 10), "float64", 50))
     hyper = jax.tree.map(jnp.asarray, case.hyper)
     found = {}
@@ -52,4 +52,4 @@ def test_weights_with_gradients_of_the_size_of_eps_are_the_limit_of_adam_in_fixe
         )
         objective = hx.UnrolledObjective(training, given.outer.loss, case.held_out, mode=mode, key=jax.random.key(0))
         found[name] = objective.value_and_grad(hyper, objective.init(hyper))[0].grad
-    assert low <= unrolled_table.distance(found["undone"], unrolled_table.flat(found["kept"])) <= high
+    assert unrolled_table.distance(found["undone"], unrolled_table.flat(found["kept"])) <= 1e-10

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ._draft import Draft, Pair
 from ._drivers import index
-from ._fixed_point import COARSE_BITS, LIMIT_BITS, Seen, wide
+from ._fixed_point import LIMB_BITS, LIMIT_BITS, Seen, wide
 from ._long_run import BACKWARDS, Journal
 from ._reversal import (
     Backward,
@@ -184,13 +184,15 @@ class Ranges:
 def ranges(draft: Draft, carry: Forward) -> Ranges:
     """What the watch saw: log2 of the largest magnitude, in units of the last place, beside what is allowed."""
     seen = Seen([np.asarray(word) for word in carry.seen])
-    names = (WEIGHTS, *draft.setup.layout.rule.states)
-    return Ranges(seen.finite, dict(zip(names, seen.bits, strict=False)), dict.fromkeys(names, LIMIT_BITS))
+    limits = {WEIGHTS: LIMIT_BITS}
+    limits |= {name: limbs * LIMB_BITS for name, limbs in draft.setup.layout.rule.states.items()}
+    bits = {name: limits[name] - LIMIT_BITS + found for name, found in zip(limits, seen.bits, strict=False)}
+    return Ranges(seen.finite, bits, limits)
 
 
 def headroom(found: Ranges) -> int:
     """The doublings that the fullest format had left."""
-    return min(found.limits[name] - max(found.bits[name], COARSE_BITS) for name in found.bits)
+    return min(found.limits[name] - found.bits[name] for name in found.bits)
 
 
 class Sweep:
@@ -299,6 +301,7 @@ def _zeros(setup: Setup, model: PyTree, moving: PyTree) -> Backward:
         dtables,
         drates,
         jnp.zeros((), jnp.float64),
+        jnp.zeros(4, jnp.float64),
         None,
         blank,
     )

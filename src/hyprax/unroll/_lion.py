@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
-from ._fixed_point import as_wide, to_word
+from ._fixed_point import Long, as_wide, to_long, to_word
 from ._optimizer import lookup, per_leaf
 from ._reversible_optimizer import (
+    FINER,
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
@@ -40,8 +41,8 @@ class Lion(AbstractReversibleOptimizer):
 
     - `learning_rate`, `beta1`, `beta2`, `weight_decay`: α, β1, β2, λ, each a number, a [`hyprax.unroll.Schedule`][], a
         [`hyprax.unroll.PerWeight`][], or a prefix of the tree of weights with such leaves; all are differentiated.
-    - `fraction_bits`: F, for reversal: weights and m are multiples of units between 2^-F and 2^(8 - F), of magnitude
-        below 2^(62 - F).
+    - `fraction_bits`: F, for reversal: weights are multiples of units between 2^-F and 2^(8 - F), of magnitude below
+        2^(62 - F); m of units 2^34 times as fine, of magnitude below 2^(70 - F).
 
     **Raises:** `ValueError` for bits out of range.
     """
@@ -52,7 +53,7 @@ class Lion(AbstractReversibleOptimizer):
     weight_decay: PyTree
     bits: int = eqx.field(static=True)
 
-    states: ClassVar[tuple[str, ...]] = (MOMENTUM,)
+    states: ClassVar[Mapping[str, int]] = {MOMENTUM: 2}
     codes: ClassVar[tuple[str, ...]] = (SIGNS,)
     pullback_needs_gradient: ClassVar[bool] = False
 
@@ -69,7 +70,7 @@ class Lion(AbstractReversibleOptimizer):
         self.weight_decay, self.bits = weight_decay, checked_bits("Lion", fraction_bits)
 
     def fraction_bits(self) -> dict[str, int]:
-        return {WEIGHTS: self.bits, MOMENTUM: self.bits, SIGNS: 0}
+        return {WEIGHTS: self.bits, MOMENTUM: self.bits + FINER, SIGNS: 0}
 
     def hyperparameters(self) -> dict[str, PyTree]:
         return {
@@ -127,8 +128,8 @@ class Lion(AbstractReversibleOptimizer):
         return {**words, MOMENTUM: words[MOMENTUM] - _kick(k, gradient), SIGNS: signs}
 
 
-def _kick(k: Coefficients, gradient: Array) -> Array:
-    return to_word(gradient.astype(jnp.float64) * k["kick"])
+def _kick(k: Coefficients, gradient: Array) -> Long:
+    return to_long(gradient.astype(jnp.float64) * k["kick"], 2)
 
 
 def _place(k: Coefficients) -> Array:

@@ -37,6 +37,11 @@ class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # an e
         "Give the optimizer fewer `fraction_bits` (or `variance_bits`), lower the learning rate, scale the loss down, "
         "or use `hx.unroll.Checkpointed`."
     )
+    unresolved = (
+        "The states of the optimizer have too few digits in fixed point for the derivatives of its steps: a unit more "
+        "in them moves these by `certificate.blurred` of their size. Give the optimizer more `fraction_bits` "
+        "(or `variance_bits`), scale the loss up, or use `hx.unroll.Checkpointed`."
+    )
     initial_weights_not_finite = (
         "`init` gave weights that are not finite, or that overflow the dtype. Look at the scales of initialisation."
     )

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Integer, PyTree
 
-from ._fixed_point import as_wide, to_word
+from ._fixed_point import Long, as_wide, to_long, to_word
 from ._optimizer import lookup
 from ._reversible_optimizer import (
+    FINER,
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
@@ -39,8 +40,8 @@ class MomentumSGD(AbstractReversibleOptimizer):
     - `learning_rate`: α, a number, a [`hyprax.unroll.Schedule`][], a [`hyprax.unroll.PerWeight`][], or a prefix of the
         tree of weights with such leaves.
     - `momentum`: γ, the same. Reversal needs 2^-8 <= γ <= 2; where γ >= 1 it stores nothing.
-    - `fraction_bits`: F, for reversal: weights are multiples of 2^-F, velocities of units between 2^-F and 2^(8 - F);
-        both of magnitude below 2^(62 - F).
+    - `fraction_bits`: F, for reversal: weights are multiples of 2^-F, of magnitude below 2^(62 - F); velocities
+        of units between 2^-(F + 34) and 2^-(F + 26), of magnitude below 2^(70 - F).
 
     **Raises:** `ValueError` for an unknown form or for bits out of range.
     """
@@ -50,7 +51,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
     form: Form = eqx.field(static=True)
     bits: int = eqx.field(static=True)
 
-    states: ClassVar[tuple[str, ...]] = (VELOCITY,)
+    states: ClassVar[Mapping[str, int]] = {VELOCITY: 2}
     pullback_needs_gradient: ClassVar[bool] = False
 
     def __init__(
@@ -67,7 +68,7 @@ class MomentumSGD(AbstractReversibleOptimizer):
         self.form, self.bits = form, checked_bits("MomentumSGD", fraction_bits)
 
     def fraction_bits(self) -> dict[str, int]:
-        return {WEIGHTS: self.bits, VELOCITY: self.bits}
+        return {WEIGHTS: self.bits, VELOCITY: self.bits + FINER}
 
     def hyperparameters(self) -> dict[str, PyTree]:
         return {"learning_rate": self.learning_rate, "momentum": self.momentum}
@@ -120,9 +121,9 @@ class MomentumSGD(AbstractReversibleOptimizer):
         return {**words, VELOCITY: words[VELOCITY] + _kick(k, gradient)}
 
 
-def _kick(k: Coefficients, gradient: Array) -> Array:
-    return to_word(gradient.astype(jnp.float64) * k["kick"])
+def _kick(k: Coefficients, gradient: Array) -> Long:
+    return to_long(gradient.astype(jnp.float64) * k["kick"], 2)
 
 
-def _move(k: Coefficients, velocity: Array) -> Array:
+def _move(k: Coefficients, velocity: Long) -> Array:
     return to_word(as_wide(velocity) * k["move"])

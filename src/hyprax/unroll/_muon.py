@@ -11,9 +11,10 @@ from jaxtyping import Array, ArrayLike, Integer, PyTree
 
 from .._products import product
 from ._at_zero import smooth_ratio, smooth_root
-from ._fixed_point import as_wide, to_word
+from ._fixed_point import Long, as_wide, to_long, to_word
 from ._optimizer import lookup, per_leaf
 from ._reversible_optimizer import (
+    FINER,
     WEIGHTS,
     AbstractReversibleOptimizer,
     Coefficients,
@@ -39,8 +40,8 @@ class Muon(AbstractReversibleOptimizer):
 
     - `learning_rate`, `momentum`, `weight_decay`: α, γ, λ, each a number, a [`hyprax.unroll.Schedule`][], a
         [`hyprax.unroll.PerWeight`][], or a prefix of the tree of weights with such leaves; all are differentiated.
-    - `fraction_bits`: F, for reversal: weights and v are multiples of units between 2^-F and 2^(8 - F), of magnitude
-        below 2^(62 - F).
+    - `fraction_bits`: F, for reversal: weights are multiples of units between 2^-F and 2^(8 - F), of magnitude below
+        2^(62 - F); v of units 2^34 times as fine, of magnitude below 2^(70 - F).
 
     **Raises:** `ValueError` for bits out of range.
 
@@ -52,7 +53,7 @@ class Muon(AbstractReversibleOptimizer):
     weight_decay: PyTree
     bits: int = eqx.field(static=True)
 
-    states: ClassVar[tuple[str, ...]] = (VELOCITY,)
+    states: ClassVar[Mapping[str, int]] = {VELOCITY: 2}
     pullback_needs_gradient: ClassVar[bool] = True
     by_leaf: ClassVar[bool] = True
 
@@ -61,7 +62,7 @@ class Muon(AbstractReversibleOptimizer):
         self.weight_decay, self.bits = weight_decay, checked_bits("Muon", fraction_bits)
 
     def fraction_bits(self) -> dict[str, int]:
-        return {WEIGHTS: self.bits, VELOCITY: self.bits}
+        return {WEIGHTS: self.bits, VELOCITY: self.bits + FINER}
 
     def hyperparameters(self) -> dict[str, PyTree]:
         return {"learning_rate": self.learning_rate, "momentum": self.momentum, "weight_decay": self.weight_decay}
@@ -100,11 +101,11 @@ class Muon(AbstractReversibleOptimizer):
         return {**words, VELOCITY: words[VELOCITY] - _kick(k, gradient)}
 
 
-def _kick(k: Coefficients, gradient: Array) -> Array:
-    return to_word(gradient.astype(jnp.float64) * k["kick"])
+def _kick(k: Coefficients, gradient: Array) -> Long:
+    return to_long(gradient.astype(jnp.float64) * k["kick"], 2)
 
 
-def _move(k: Coefficients, velocity: Array) -> Array:
+def _move(k: Coefficients, velocity: Long) -> Array:
     """A branch of a conditional whose outcome no compiler knows, so that it is the same program in both sweeps."""
     found = jax.lax.cond(k["unit"] > 0, direction, jnp.zeros_like, as_wide(velocity) * k["unit"])
     return to_word(found * k["move"])

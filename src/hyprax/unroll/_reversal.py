@@ -12,12 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._jaxprs import needed
-from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch
+from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch, zeros
 from ._packing import Packing
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, Words
 from ._scales import shifted, unshifted
 from ._step import Program, add, gradient_and_product, movable
 from ._training import strong
+
+LOOKS = 16
+"""Steps, about, at which is measured what the resolution of states does to derivatives."""
 
 
 class Layout(eqx.Module):
@@ -78,6 +81,7 @@ class Backward(eqx.Module):
     dtables: dict[str, Array]
     drates: list[Array] | None
     variance: Array
+    blur: Array
     kept: PyTree
     blank: PyTree
 
@@ -88,7 +92,8 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
     for i, vector in enumerate(setup.layout.packing.join(weights)):
         group = setup.layout.packing.vectors[i].group
         word, zero = encode(vector, 1 / setup.units[WEIGHTS][0, group]), jnp.zeros(vector.shape, jnp.int64)
-        words.append({WEIGHTS: word, **dict.fromkeys((*setup.layout.rule.states, *setup.layout.rule.codes), zero)})
+        states = {name: zeros(vector.shape, limbs) for name, limbs in setup.layout.rule.states.items()}
+        words.append({WEIGHTS: word, **states, **dict.fromkeys(setup.layout.rule.codes, zero)})
         seen.append(watch(zero, [word], vector))
     steps = setup.program.training.steps
 
@@ -262,7 +267,7 @@ def _finish(
 ) -> Backward:
     """States undone, and the adjoint pulled back through the step at what was recovered."""
     layout, rule = setup.layout, setup.layout.rule
-    before, directions, dweights, dstates, variance = [], [], [], [], carry.variance
+    before, directions, dweights, dstates, variance, blurred = [], [], [], [], carry.variance, []
     drates = None if carry.drates is None else list(carry.drates)
     alone = shared(setup, setup.tables, t)
     rows = {name: jnp.zeros((table.shape[1],), table.dtype) for name, table in setup.tables.items()}
@@ -273,7 +278,9 @@ def _finish(
         leaf, g = rule.undo_states(k, gradients[i], words[i]), gradients[i]
         states = {name: decode(leaf[name], unit[name], vector.dtype) for name in rule.states}
         here = _weights(setup, leaf[WEIGHTS], vector, t)
-        dc, dg, ds, dw = _pull(setup, c, g, states, here)((carry.dstates[i], carry.dweights[i]))
+        adjoint = carry.dstates[i], carry.dweights[i]
+        dc, dg, ds, dw = _pull(setup, c, g, states, here)(adjoint)
+        blurred.append((c, g, {name: (leaf[name], unit[name]) for name in rule.states}, here, adjoint, (dc, dg)))
         for name in rows:
             part = dc[name].astype(rows[name].dtype)
             if setup.rates is not None and drates is not None and name in rule.rated:
@@ -287,6 +294,8 @@ def _finish(
         dweights.append(dw)
         dstates.append(ds)
     curved, dmodel, mixed = product(layout.packing.split(directions))
+    looked = t % max(1, setup.program.training.steps // LOOKS) == 0
+    blur = jax.lax.cond(looked, lambda: sum((_blur(setup, *of) for of in blurred), jnp.zeros(4)), lambda: jnp.zeros(4))
     return Backward(
         before,
         [a + b for a, b in zip(dweights, layout.packing.join(curved), strict=True)],
@@ -296,9 +305,31 @@ def _finish(
         {name: _add_row(carry.dtables[name], rows[name], t) for name in rows},
         drates,
         variance,
+        carry.blur + blur,
         carry.kept,
         carry.blank,
     )
+
+
+def _blur(setup: Setup, c: Coefficients, g: Array, states: Any, weights: Array, adjoint: Any, found: Any) -> Array:
+    """What `Backward.blur` adds up, of one vector: `found` are the adjoints of (c, g) at the states as they are.
+
+    A state that is 0 at a gradient of 0 was not rounded.
+    """
+    moved = {}
+    for name, (number, unit) in states.items():
+        value = as_wide(number)
+        away = jnp.where((value == 0) & (g == 0), 0.0, jnp.where(value < 0, -1.0, 1.0))
+        moved[name] = ((value + away) * unit).astype(weights.dtype)
+    dc, dg = _pull(setup, c, g, moved, weights)(adjoint)[:2]
+    squares = [_square(dg - found[1]), _square(dg)]
+    logs = [{name: x * c[name].astype(x.dtype) for name, x in part.items()} for part in (dc, found[0])]
+    squares += [sum(_square(logs[0][name] - logs[1][name]) for name in dc), sum(map(_square, logs[0].values()))]
+    return jnp.stack([jnp.asarray(x) for x in squares])
+
+
+def _square(x: Array) -> Array:
+    return jnp.sum(jnp.square(x.astype(jnp.float64)))
 
 
 def _add_row(table: Array, row: Array, t: Array) -> Array:
@@ -341,7 +372,8 @@ def loop_pieces(inputs: tuple[Setup, Pieces], carry: Forward) -> tuple[Forward, 
         return eqx.tree_at(lambda carry: carry.words, carry, words), lows
 
     count = pieces.ends.shape[0]
-    lows = [jnp.zeros((count, *carry.words[i][name].shape), jnp.uint8) for i, name in pieces.which]
+    vectors = setup.layout.packing.vectors
+    lows = [jnp.zeros((count, *vectors[i].shape), jnp.uint8) for i, _ in pieces.which]
     return jax.lax.fori_loop(0, count, piece, (carry, lows))
 
 

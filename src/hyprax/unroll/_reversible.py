@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Kind, NoCertificate, show
@@ -22,6 +23,9 @@ from ._scales import PLACES, Place
 from ._step import Program
 from ._training import Training
 
+BLURRED = 1e-4
+"""The change of derivatives by a unit in the states above which an answer is not a successful one."""
+
 
 class ReversalCertificate(AbstractCertificate):
     """The run was undone, and w_0 and all states came back as the integers that they were.
@@ -33,12 +37,15 @@ class ReversalCertificate(AbstractCertificate):
 
     - `exact`: always true; there is no other such certificate.
     - `moved`: the standard deviation of what the rounding of the run adds to the value, to first order.
+    - `blurred`: how far the same rounding moves the derivatives of the steps, relative to their size: by a unit more in
+        the states, at about 16 of the steps.
     - `bits`: bits put away a parameter and step.
     - `theory`: the mean of log2(1/γ), of which up to 8 bits a parameter stay in the words.
     """
 
     bound: Float[Array, "..."]
     moved: Float[Array, ""]
+    blurred: Float[Array, ""]
     bits: float = eqx.field(static=True)
     theory: float = eqx.field(static=True)
     kind: Kind = eqx.field(static=True, default="none")
@@ -50,25 +57,25 @@ class ReversalCertificate(AbstractCertificate):
             "The training run that was made was undone step by step, and its start came back bit for bit: the adjoint "
             "passed through the very states of that run. It is the run that was asked for, with every hyperparameter "
             "as given, but for rounding to the resolution of its numbers, which moves the value by about "
-            f"{show(self.moved)} (one standard deviation, to first order). That and the rounding of the adjoint are "
-            "not bounded."
+            f"{show(self.moved)} (one standard deviation, to first order), and the derivatives of its steps by about "
+            f"{show(self.blurred)} of their size. Neither that nor the rounding of the adjoint is bounded."
         )
 
     def __repr__(self) -> str:
         return (
             f"<none: the run that was made was undone bit for bit, {self.bits:.4g} bits a parameter and step kept; its "
-            f"rounding moves the value by about {show(self.moved)}>"
+            f"rounding moves the value by about {show(self.moved)}, derivatives by {show(self.blurred)} of their size>"
         )
 
 
 class Reversible(AbstractMode):
     """Reverse mode that stores no states: the run is made in fixed point and undone step by step.
 
-    Memory log2(1/γ) bits a parameter and step, and 64-bit words. Weights and states are integers in units that shrink
-    by the factors of the optimizer, so that every step is an addition of integers that the gradient determines; bits
-    that words have no room for are put away (Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492, with units in the place
-    of rational factors: no hyperparameter is rounded). Time T (c + h) + the forward T c: c a gradient, h the gradient
-    and its transposed derivative together, about 2 c; for Adam about one c more.
+    Memory log2(1/γ) bits a parameter and step, and words: 24 bytes a parameter, of Adam 48. Weights and states are
+    integers in units that shrink by the factors of the optimizer, so that every step is an addition of integers that
+    the gradient determines; bits that words have no room for are put away (Maclaurin, Duvenaud, Adams 2015, arXiv
+    1502.03492, with units in the place of rational factors: no hyperparameter is rounded). Time T (c + h) + the forward
+    T c: c a gradient, h the gradient and its transposed derivative together, about 2 c; for Adam about one c more.
 
     The gradient must come back bit for bit, which no compiler promises: it is checked, never assumed. Both sweeps use
     the same kind of loop; if the start does not come back, the run is made again with one compiled gradient for both
@@ -140,11 +147,17 @@ class Reversible(AbstractMode):
         stats = dataclasses.replace(stats, **counts, **ends)
         if returned:
             bits, theory = kept_bits(planned)
-            moved = jnp.asarray(float(carry.variance) ** 0.5, value.dtype)
+            moved, blurred = float(carry.variance) ** 0.5, _blurred(np.asarray(carry.blur))
             certificate = ReversalCertificate(
-                bound=jnp.full_like(value, jnp.inf), moved=moved, bits=bits, theory=theory
+                bound=jnp.full_like(value, jnp.inf),
+                moved=jnp.asarray(moved, value.dtype),
+                blurred=jnp.asarray(blurred, value.dtype),
+                bits=bits,
+                theory=theory,
             )
             result, stats = judged(run.setup.program, value, grads, stats)
+            if not blurred <= BLURRED and bool(result == RESULTS.successful):
+                result = RESULTS.unresolved
         else:
             certificate = NoCertificate("the run did not come back to its start", value.dtype)
             result = RESULTS.not_reversible
@@ -184,6 +197,12 @@ def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
     drates = None if carry.drates is None else layout.packing.split(carry.drates)
     dstart = dweights, carry.dmodel
     return close(planned.setup.program, planned.chosen, draw, drates, dstart, carry.dhyper), dweights
+
+
+def _blurred(squares: np.ndarray) -> float:
+    """The larger of the two changes, each relative to what was changed."""
+    changes, sizes = squares[::2], squares[1::2]
+    return float(np.sqrt(np.max(np.divide(changes, sizes, out=np.zeros(2), where=sizes > 0))))
 
 
 def _left(run: ExactRun, found: Ranges, stats: UnrollStats) -> tuple[Result, UnrollStats]:

@@ -17,8 +17,11 @@ Coefficients: TypeAlias = dict[str, Array]
 WEIGHTS = "weights"
 
 
-Words: TypeAlias = dict[str, Array]
-"""One vector in fixed point: int64 words of the weights and of the states, by name."""
+FINER = 34
+"""The bits of a fraction that states of two limbs have beyond those of the weights."""
+
+Words: TypeAlias = dict[str, Any]
+"""One vector in fixed point, by name: int64 words of the weights and of what only undoes a step, a `Long` a state."""
 
 
 class AbstractReversibleOptimizer(AbstractOptimizer):
@@ -31,8 +34,8 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
     """
 
     said: ClassVar[bool] = True
-    states: ClassVar[tuple[str, ...]]
-    """The names of the states, in the order of `init`."""
+    states: ClassVar[Mapping[str, int]]
+    """The names of the states, in the order of `init`, and the limbs of their numbers (`_fixed_point.Long`)."""
     pullback_needs_gradient: ClassVar[bool]
     """Whether the derivative of a step with respect to the gradient depends on the gradient."""
     codes: ClassVar[tuple[str, ...]] = ()
@@ -45,7 +48,7 @@ class AbstractReversibleOptimizer(AbstractOptimizer):
 
     @abc.abstractmethod
     def fraction_bits(self) -> dict[str, int]:
-        """F for the weights and for each state: words are multiples of 2^-F."""
+        """F for the weights and for each state: they are multiples of 2^-F."""
 
     @abc.abstractmethod
     def hyperparameters(self) -> dict[str, PyTree]:

@@ -10,12 +10,14 @@ no factor has to be a fraction of few digits, and no step divides.
 
 import dataclasses
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+
+from ._fixed_point import Long
 
 SHIFT_BITS = 8
 """The bits that are put away at once."""
@@ -24,6 +26,7 @@ SMALLEST, LARGEST = 2.0**-SHIFT_BITS, 2.0
 
 Place: TypeAlias = Literal["device", "host"]
 PLACES: tuple[str, ...] = ("device", "host")
+Number = TypeVar("Number", Array, Long)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +90,25 @@ def _one_group(column: np.ndarray, steps: int, finest: float) -> tuple[np.ndarra
     return np.array([*units, unit]), np.array(after), tuple(shifts)
 
 
-def shifted(word: Array, bits: Any) -> tuple[Array, Array]:
-    """The word shifted by 8 bits or none to the right, or by -bits to the left, and its low 8 bits."""
+def shifted(word: Number, bits: Any) -> tuple[Number, Array]:
+    """The number shifted by 8 bits or none to the right, or by -bits to the left, and its low 8 bits."""
+    right, left = jnp.maximum(bits, 0), jnp.maximum(-bits, 0)
+    if isinstance(word, Long):
+        return _either(bits >= 0, word.right(right), word.left(left)), word.low(SHIFT_BITS).astype(jnp.uint8)
     low = (word & ((1 << SHIFT_BITS) - 1)).astype(jnp.uint8)
-    return jnp.where(bits >= 0, word >> jnp.maximum(bits, 0), word << jnp.maximum(-bits, 0)), low
+    return jnp.where(bits >= 0, word >> right, word << left), low
 
 
-def unshifted(word: Array, low: Any, bits: Any) -> Array:
-    """The word as it was before `shifted`."""
-    return jnp.where(bits > 0, (word << SHIFT_BITS) | low.astype(jnp.int64), word >> jnp.maximum(-bits, 0))
+def unshifted(word: Number, low: Any, bits: Any) -> Number:
+    """The number as it was before `shifted`."""
+    right = jnp.maximum(-bits, 0)
+    if isinstance(word, Long):
+        return _either(bits > 0, word.left(SHIFT_BITS, low.astype(jnp.float64)), word.right(right))
+    return jnp.where(bits > 0, (word << SHIFT_BITS) | low.astype(jnp.int64), word >> right)
+
+
+def _either(which: Any, one: Number, other: Number) -> Number:
+    return jax.tree.map(lambda a, b: jnp.where(which, a, b), one, other)
 
 
 _shifted, _unshifted = jax.jit(shifted), jax.jit(unshifted)
@@ -119,14 +132,14 @@ class Store:
         """What was put last."""
         return self._lows.pop()
 
-    def shift(self, word: Array, bits: int) -> Array:
+    def shift(self, word: Number, bits: int) -> Number:
         """The word shifted by `bits` to the right, with the low bits kept, or by -bits to the left."""
         word, low = _shifted(word, bits)
         if bits > 0:
             self.put(low)
         return word
 
-    def unshift(self, word: Array, bits: int) -> Array:
+    def unshift(self, word: Number, bits: int) -> Number:
         """The word as it was before that `shift`."""
         return _unshifted(word, self.take() if bits > 0 else jnp.zeros((), jnp.uint8), bits)
 
