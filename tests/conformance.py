@@ -114,11 +114,12 @@ def check_statement(answer: Any) -> None:
 
 
 def check_declarations(case: Case) -> None:
-    """`noisy`, `adaptive` and `value_name` are said, and are no arrays."""
+    """`noisy`, `adaptive`, `measures_noise` and `value_name` are said, and are no arrays."""
     objective = case.objective
     assert isinstance(objective, core.AbstractObjective), type(objective)
     assert type(objective.noisy) is bool, "a plain truth value: a static field"
     assert type(objective.adaptive) is bool, "a plain truth value: a static field"
+    assert type(objective.measures_noise) is bool, "a plain truth value: a static field"
     assert isinstance(objective.value_name, str), objective.value_name
     assert objective.value_name, "the value has a name"
 
@@ -141,6 +142,8 @@ def check_hypergradient(case: Case) -> None:
     assert jax.tree.structure(answer.grad) == jax.tree.structure(case.hyper), "in the structure of hyper"
     assert shapes(answer.grad) == shapes(case.hyper), "in the shapes and dtypes of hyper"
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(answer.grad)), answer.grad
+    if case.objective.measures_noise:
+        assert isinstance(answer.noise, hx.Noise), "declared to measure noise"
     if isinstance(answer.noise, hx.Noise):
         assert jax.tree.structure(answer.noise.standard_errors) == jax.tree.structure(answer.grad), "entry by entry"
         assert jax.tree.map(jnp.shape, answer.noise.standard_errors) == jax.tree.map(jnp.shape, answer.grad)

@@ -9,17 +9,19 @@ import numpy as np
 
 import hyprax as hx
 import oracles
-from certificate_cases import FREE, GROUPS, Case, Structure, random_case
+from certificate_cases import CLASSES, FREE, GROUPS, Case, Structure, random_case
 
 LONG = oracles.LONG
 
 
 def structures() -> list[Structure]:
-    """Every family with one output; shapes of penalties, weights and precisions where they change the code."""
+    """Every family; shapes of penalties, weights and precisions where they change the code."""
     found = []
     for kind in ("squared", "logistic", "poisson", "huber"):
         found += [Structure(kind, "feature"), Structure(kind, "one", dtype="float32")]
         found += [Structure(kind, "group", "each"), Structure(kind, "feature", free=True)]
+    found += [Structure("softmax", "weight"), Structure("softmax", "one", dtype="float32")]
+    found += [Structure("softmax", "group", "each"), Structure("softmax", "class", free=True)]
     return found
 
 
@@ -36,12 +38,19 @@ class Truth:
 def exact(case: Case, left: np.ndarray | None = None) -> Truth:
     """By `oracles.reference` on all rows but one, for each of the rows `left`."""
     structure, family = case.structure, case.loss
-    x, y = (np.asarray(a, float) for a in (family.inputs, family.targets))
+    x, y = np.asarray(family.inputs, float), np.asarray(family.targets)
+    y = y if structure.kind == "softmax" else y.astype(float)
     n = len(x)
     left = np.arange(n) if left is None else left
     natural = np.asarray(case.hyper["penalty"].value, float)
-    full = np.array(natural[GROUPS] if structure.penalty == "group" else np.broadcast_to(natural, x.shape[1]))
-    offset = np.zeros(n)
+    several = structure.kind == "softmax"
+    spread = natural[GROUPS] if structure.penalty == "group" else natural
+    if several:
+        spread = spread[:, None] if structure.penalty == "group" else spread
+        full = np.array(np.broadcast_to(spread, (x.shape[1], CLASSES)))
+    else:
+        full = np.array(np.broadcast_to(spread, x.shape[1]))[:, None]
+    offset = np.zeros((n, CLASSES) if several else n)
     if structure.free:
         full[FREE] = 0
         offset = np.asarray(family.offset, float)
@@ -54,20 +63,22 @@ def exact(case: Case, left: np.ndarray | None = None) -> Truth:
         kept = omega.copy()
         kept[i] = 0
         found = oracles.reference(
-            structure.kind, x, y, x[i : i + 1], y[i : i + 1], full[:, None], kept, (offset, offset[i : i + 1])
+            structure.kind, x, y, x[i : i + 1], y[i : i + 1], full, kept, (offset, offset[i : i + 1])
         )
         own = found.per_example.copy()
         own[i] = 0  # the row left out does not move its own fit
         losses.append(found.value)
-        per_weight.append(found.per_weight[:, 0])
+        per_weight.append(found.per_weight if several else found.per_weight[:, 0])
         per_example.append(own)
     losses = np.array(losses)
     value = shares @ losses
     each = np.array(per_weight)
-    by_log = shares @ each
+    by_log = np.tensordot(shares, each, 1)
     shape = np.shape(natural)
     if structure.penalty == "group":
         grad = {"penalty": np.array([by_log[np.asarray(GROUPS) == k].sum() for k in range(3)])}
+    elif several:
+        grad = {"penalty": oracles.sum_to(by_log, shape)}
     else:
         grad = {"penalty": by_log if shape else by_log.sum()}
     if structure.weights == "each":

@@ -29,6 +29,7 @@ class Shrinkage(hx.core.AbstractObjective):
     tolerance: float = 1e-10
     noisy: bool = eqx.field(static=True, default=False)
     adaptive: bool = eqx.field(static=True, default=True)
+    measures_noise: bool = eqx.field(static=True, default=False)
     value_name: str = eqx.field(static=True, default="value")
 
     def init(self, hyper):

@@ -27,6 +27,7 @@ class Coin(hx.core.AbstractObjective):
 
     noisy: bool = eqx.field(static=True, default=True)
     adaptive: bool = eqx.field(static=True, default=False)
+    measures_noise: bool = eqx.field(static=True, default=True)
     value_name: str = eqx.field(static=True, default="value")
     ends: bool = eqx.field(static=True, default=True)
 

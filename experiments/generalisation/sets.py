@@ -68,6 +68,16 @@ BINARY = ("breast cancer", "digits 3 or 8", "digits 1 or 7", "digits 4 or 9")
 WITH_PRODUCTS = ("diabetes", "yacht", "energy", "boston", "concrete", "wine red")
 NAMES = (*SETS, *(f"{name}+int" for name in WITH_PRODUCTS))
 SEEDS = tuple(range(10))
+MOST_GROUPS = 10
+
+
+def groups(name: str, count: int) -> np.ndarray:
+    """The group of each column: columns, squares and products where they are added; else each column, or ten blocks."""
+    if not name.endswith("+int"):
+        return np.arange(count) * min(count, MOST_GROUPS) // count
+    plain = next(p for p in range(1, count + 1) if p + p * (p + 1) // 2 == count)
+    pairs = itertools.combinations_with_replacement(range(plain), 2)
+    return np.r_[np.zeros(plain, int), [1 if i == j else 2 for i, j in pairs]]
 
 
 def split(name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -146,6 +146,10 @@ class AbstractObjective(eqx.Module, Generic[State]):
     is luck, and `tune` keeps the last hyperparameters instead."""
     adaptive: eqx.AbstractVar[bool]
     """Whether `accuracy` is honoured; an objective that cannot refuses one, and so does a search that needs it."""
+    measures_noise: eqx.AbstractVar[bool]
+    """Whether hypergradients come with their [`hyprax.Noise`][] over the rows that judge (held out, left out): then
+    `tune` holds many hyperparameters back by default. Not so where nothing is held out: what is drawn there is no
+    sample that could be overfitted."""
     value_name: eqx.AbstractVar[str]
     """What the value is, in words: "validation loss"."""
 
@@ -239,11 +243,13 @@ class FunctionObjective(AbstractObjective[PyTree]):
     fn: Callable[[PyTree], Any]
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     def __init__(self, fn: Callable[[PyTree], Any]):
         self.fn = fn
-        self.noisy, self.adaptive, self.value_name = False, False, "value"
+        self.noisy, self.adaptive, self.measures_noise = False, False, False
+        self.value_name = "value"
 
     def init(self, hyper: PyTree) -> PyTree:
         shape = jax.eval_shape(lambda h: self.fn(natural(h)), hyper)

@@ -38,6 +38,7 @@ class Working(hx.core.AbstractObjective):
 
     noisy = False
     adaptive = False
+    measures_noise = False
     value_name = "value"
 
     def init(self, hyper):

@@ -50,14 +50,42 @@ def held(outcome):
     assert outcome.loose == 0, outcome
 
 
-@pytest.mark.parametrize("kind", [slow("squared"), "logistic", slow("poisson")])
+@pytest.mark.parametrize("kind", [slow("squared"), "logistic", slow("poisson"), "softmax"])
 def test_loss_and_hypergradient_are_those_of_refits(kind):
-    case = cases.random_case(np.random.default_rng(1), cases.Structure(kind, "feature"))
+    penalty = "weight" if kind == "softmax" else "feature"
+    case = cases.random_case(np.random.default_rng(1), cases.Structure(kind, penalty))
     outcome = cases.check(case, LeaveOneOut(hx.Optimum(case.loss)), cases.exact(case))
     held(outcome)
     assert outcome.grad_error <= 1e-8 * outcome.grad_norm
     assert outcome.value_bound <= 1e-6 * outcome.mean
     assert outcome.grad_bound <= 1e-4 * outcome.grad_norm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("penalty", "weights", "free"), [("group", "each", False), ("class", "none", True)])
+def test_softmax_with_example_weights_and_with_free_columns(penalty, weights, free):
+    case = cases.random_case(np.random.default_rng(5), cases.Structure("softmax", penalty, weights, free=free))
+    held(cases.check(case, LeaveOneOut(hx.Optimum(case.loss)), cases.exact(case)))
+
+
+@settings(max_examples=4)
+@given(st.integers(0, 10**6))
+def test_enclosures_of_softmax_hold_for_random_problems(seed):
+    case = cases.random_case(np.random.default_rng(seed), cases.Structure("softmax", "weight"))
+    held(cases.check(case, LeaveOneOut(hx.Optimum(case.loss)), cases.exact(case)))
+
+
+@pytest.mark.slow
+def test_softmax_of_two_classes_is_logistic_and_its_one_step_has_a_slope_of_its_own():
+    # ½ λ (w_0² + w_1²) at w_0 = -w_1 is that of u = w_1 - w_0 with half the strength.
+    family = hx.families.Softmax(X, LABELS.astype(int), penalty=lambda hyper: 2 * hyper["penalty"][:, None], classes=2)
+    for approximate in (False, True):
+        both = LeaveOneOut(hx.Optimum(family), approximate=approximate)
+        one = logistic(approximate=approximate)
+        answer, expected = (hx.hypergradient(o, START)[0] for o in (both, one))
+        np.testing.assert_allclose(answer.value, expected.value, rtol=1e-9)
+        np.testing.assert_allclose(raw(answer.grad), raw(expected.grad), rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(raw(answer.noise.standard_errors), raw(expected.noise.standard_errors), rtol=1e-6)
 
 
 def test_columns_without_penalty_and_offsets():
@@ -210,7 +238,7 @@ def test_without_a_prior_there_is_no_optimum_to_speak_of():
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="one output"):
-        LeaveOneOut(hx.Optimum(hx.families.Softmax(X, LABELS.astype(int), penalty="penalty")))
+        LeaveOneOut(hx.Optimum(hx.families.Squared(X, np.stack([Y, Y], axis=1), penalty="penalty")))
     with pytest.raises(ValueError, match="subset must be given for more than 10,000 rows"):
         LeaveOneOut(hx.Optimum(hx.families.Squared(np.ones((10_001, 1)), np.ones(10_001), penalty="penalty")))
     with pytest.raises(ValueError, match="two rows or more"):

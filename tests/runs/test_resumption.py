@@ -59,6 +59,7 @@ class Data(hx.core.AbstractObjective):
     rows: jnp.ndarray
     noisy: bool = False
     adaptive: bool = False
+    measures_noise: bool = False
     value_name: str = "loss"
 
     def init(self, hyper):

@@ -50,6 +50,7 @@ class Uncertain(hx.core.AbstractObjective):
     kind: str = eqx.field(static=True, default="certified")
     noisy: bool = eqx.field(static=True, default=False)
     adaptive: bool = eqx.field(static=True, default=True)
+    measures_noise: bool = eqx.field(static=True, default=False)
     value_name: str = eqx.field(static=True, default="value")
 
     def init(self, hyper):

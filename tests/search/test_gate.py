@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import hyprax as hx
-from hyprax.search import Gate, Optax
+from hyprax.search import LBFGS, Gate, GatedLBFGS, Optax
 from hyprax.search._gate import gate
 
 
@@ -20,6 +20,7 @@ class Noisy(hx.core.AbstractObjective):
     bound: jax.Array
     noisy: bool = eqx.field(static=True, default=True)
     adaptive: bool = eqx.field(static=True, default=False)
+    measures_noise: bool = eqx.field(static=True, default=True)
     value_name: str = eqx.field(static=True, default="value")
 
     def init(self, hyper):
@@ -82,3 +83,102 @@ def test_an_objective_without_noise_is_refused():
         hx.tune(lambda x: jnp.sum(x**2), jnp.ones(2), search=Gate(), steps=1)
     with pytest.raises(ValueError, match="z must be a finite number"):
         Gate(-1.0)
+
+
+SCALES = jnp.linspace(1.0, 5.0, 20)
+
+
+class Bowl(hx.core.AbstractObjective):
+    """F(u) = ½ Σ_j a_j (u_j - target_j)², exact, with standard errors that are given."""
+
+    target: jax.Array
+    spread: jax.Array
+    noisy: bool = eqx.field(static=True, default=False)
+    adaptive: bool = eqx.field(static=True, default=False)
+    measures_noise: bool = eqx.field(static=True, default=True)
+    value_name: str = eqx.field(static=True, default="value")
+
+    def init(self, hyper):
+        return ()
+
+    @eqx.filter_jit
+    def value_and_grad(self, hyper, state, accuracy=None):
+        off = hyper["u"] - self.target
+        noise = hx.Noise({"u": self.spread}, jnp.inf, "rows held out")
+        nothing = hx.NoCertificate("by design")
+        answer = (0.5 * jnp.sum(SCALES * off**2), {"u": SCALES * off}, nothing, noise)
+        return hx.Hypergradient(*answer, hx.RESULTS.successful, hx.core.NamedStats()), state
+
+    @eqx.filter_jit
+    def value(self, hyper, state, accuracy=None):
+        value = 0.5 * jnp.sum(SCALES * (hyper["u"] - self.target) ** 2)
+        nothing = (hx.NoCertificate("by design"), hx.NoNoise("by design"))
+        return hx.core.Value(value, *nothing, hx.RESULTS.successful, hx.core.NamedStats()), state
+
+    def params(self, state):
+        return None
+
+    def final(self, hyper, state):
+        return self.value(hyper, state)
+
+
+def test_quasi_newton_steps_arrive_where_every_entry_equals_its_price():
+    target = jnp.asarray(np.random.default_rng(0).normal(size=20))
+    spread = jnp.full(20, 0.5).at[3].set(jnp.inf)
+    start = {"u": jnp.zeros(20)}
+    found = hx.tune(Bowl(target, spread), start, search=GatedLBFGS(2.0), steps=60, progress=False)
+    assert bool(found.result == hx.search.RESULTS.below_noise), found.message
+    prices = 2 * np.asarray(spread) / np.asarray(SCALES)  # a_j |u_j - target_j| = t_j where u_j moved
+    expected = np.sign(target) * np.maximum(np.abs(target) - prices, 0)
+    np.testing.assert_allclose(found.last["u"], expected, atol=0.02)
+    assert found.last["u"][3] == 0  # nothing is known of an entry whose error is infinite
+    assert found.column("moved_entries")[-1] == np.sum(expected != 0)
+    with pytest.raises(ValueError, match="z must be a finite number"):
+        GatedLBFGS(0.0)
+
+
+def test_many_hyperparameters_are_held_back_by_default_where_noise_is_measured_and_few_are_not():
+    target, spread = jnp.full(20, 0.1), jnp.full(20, 1.0)  # all below two standard errors
+    start = {"u": jnp.zeros(20)}
+    held = hx.tune(Bowl(target, spread), start, steps=20, progress=False)
+    assert bool(held.result == hx.search.RESULTS.below_noise)
+    np.testing.assert_array_equal(held.best["u"], 0.0)
+    free = hx.tune(Bowl(target, spread, measures_noise=False), start, steps=20, progress=False)
+    np.testing.assert_allclose(free.best["u"], target, atol=1e-3)
+    drawn = Noisy(target=jnp.full(20, 0.1), spread=spread, bound=jnp.asarray(0.0))
+    assert "open_entries" in hx.tune(drawn, jnp.zeros(20), steps=2, progress=False).history[0]
+    assert "open_entries" not in hx.tune(drawn, jnp.zeros(20), search=Optax(optax.adam(0.05)), steps=2).history[0]
+
+
+def rows_of_ridge(kind: str):
+    """80 rows to fit on, 60 to judge on, and the expected loss of weights on new rows."""
+    rng = np.random.default_rng(7)
+    weights = {"few": np.r_[np.full(4, 1.0), np.zeros(36)], "alike": np.full(40, 0.15)}[kind]
+    X = rng.normal(size=(140, 40))
+    y = X @ weights + rng.normal(size=140)
+    optimum = hx.Optimum(hx.families.Squared(X[:80], y[:80], penalty="penalty"))
+    objective = hx.ImplicitObjective(
+        optimum, optimum.loss.mean_loss, (X[80:], y[80:]), certifier=hx.implicit.NoCertifier()
+    )
+    return objective, lambda w: 0.5 + 0.5 * float(np.sum((np.asarray(w) - weights) ** 2))
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("few", 1.0), ("alike", 0.3)])
+def test_the_default_ends_no_worse_on_new_rows_than_it_began_and_finds_what_is_there(kind, strength):
+    objective, loss_on_new_rows = rows_of_ridge(kind)
+    assert not objective.measures_noise
+    start = {"penalty": hx.Positive(np.full(40, strength))}
+
+    def judged(hyper):
+        return loss_on_new_rows(objective.params(objective.value(hyper, objective.init(hyper))[1]))
+
+    began = judged(start)
+    found = hx.tune(objective, start, steps=30, progress=False)
+    ended = judged(found.best)
+    if kind == "few":
+        assert ended - 0.5 < 0.5 * (began - 0.5)  # half of what a fit can lose is gone
+        strengths = np.asarray(hx.natural(found.best)["penalty"])
+        assert strengths[:4].max() < 0.5 * strength <= np.median(strengths[4:])
+    else:
+        assert ended <= began * (1 + 1e-3)
+        assert ended < judged(hx.tune(objective, start, search=LBFGS(), steps=30, progress=False).best)

@@ -32,6 +32,7 @@ class Bowl(hx.core.AbstractObjective):
     fail_at: int = eqx.field(static=True, default=-1)
     noisy: bool = eqx.field(static=True, default=False)
     adaptive: bool = eqx.field(static=True, default=False)
+    measures_noise: bool = eqx.field(static=True, default=False)
     value_name: str = eqx.field(static=True, default="value")
 
     def init(self, hyper):

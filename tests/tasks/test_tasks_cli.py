@@ -279,6 +279,24 @@ def test_rows_and_columns_that_weigh_differently_are_those_of_the_library(tmp_pa
     fails(invoke(*given, "size"), "--row-weight must name a column")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_a_cluster_of_two_workers_gives_the_same_bits(table, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra `dask`)")
+    answers = []
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as local:
+        given = "tune", table / "scores.csv", "--task", "school", "--target", "score", "--quiet", "--range", "3"
+        for option in ((), ("--cluster", local.scheduler_address)):
+            result = invoke(*given, *option, "--out", table / "answer.json")
+            assert result.exit_code == 0, result.output
+            answers.append((table / "answer.json").read_bytes())
+        monkeypatch.setenv("DASK_SCHEDULER", local.scheduler_address)
+        assert invoke(*given, "--out", table / "answer.json").exit_code == 0
+        answers.append((table / "answer.json").read_bytes())
+    assert answers[0] == answers[1] == answers[2]
+    fails(invoke(*given), "its scheduler must answer")
+
+
 def test_what_is_missing_is_filled_by_training_rows_alone():
     X, y = np.array([[1.0], [3.0], [np.nan], [50.0]]), np.arange(4.0)
     splits = task_of(X, y, ValidationTable(kind="time", folds=2)).splits

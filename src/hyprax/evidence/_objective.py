@@ -114,6 +114,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     decay: float = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     def __init__(
@@ -173,7 +174,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         self.likelihood_batch = likelihood_batch
         settled = schedule.frozen or schedule.mode_after == 0
         self.noisy = self.draws or not settled
-        self.adaptive, self.value_name = False, "negative log evidence per example"
+        self.adaptive, self.measures_noise = False, False
+        self.value_name = "negative log evidence per example"
 
     @property
     def draws(self) -> bool:

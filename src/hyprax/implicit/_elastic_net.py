@@ -354,6 +354,10 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
         self.held = jnp.where(jnp.asarray(masks[1]), problem.weights, 0)
         self.noisy, self.adaptive, self.value_name = False, False, "held-out loss"
 
+    @property
+    def measures_noise(self) -> bool:
+        return self.noise is not None
+
     def init(self, hyper: PyTree) -> Array:
         self.problem.check(hyper)
         return jnp.zeros_like(self.fit.cross)

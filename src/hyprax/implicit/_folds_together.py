@@ -151,7 +151,8 @@ class FoldsTogether(eqx.Module):
         if self.grams is not None:
             gram, right, square = self.grams[3:]
             mapped = einsum("qij,qj->qi", gram, w)
-            return 0.5 * jnp.sum(w * mapped, axis=1) - jnp.sum(w * right, axis=1) + square, mapped - right
+            value = 0.5 * jnp.sum(w * mapped, axis=1) - jnp.sum(w * right, axis=1) + square
+            return jnp.maximum(value, 0), mapped - right  # a sum of squares, which rounding may take below 0
         shares = self.judging.reshape(-1, self.judging.shape[-1])
         losses, slopes, _ = self._rows(w)
         return jnp.sum(shares * losses, axis=1), self._back(_over(shares, slopes) * slopes)

@@ -15,7 +15,7 @@ from .._objective import AbstractObjective, Hypergradient, Value
 from .._stats import Accuracy
 from .._trees import tree_norm, tree_scale
 from ._answers import TwoSidedCertificate
-from ._noise import ExampleNoise
+from ._noise import ExampleNoise, costs_little
 from ._objective import ImplicitObjective, ImplicitState
 from ._optimum import Optimum, family_of
 from ._rows import kept, masked, without
@@ -71,6 +71,17 @@ class HeldOut(AbstractObjective[ImplicitState]):
         if noise is not None:
             noise.check(family.mean_loss, self.problem.outer_data)
         self.noisy, self.adaptive, self.value_name = False, True, "held-out loss"
+
+    @property
+    def measures_noise(self) -> bool:
+        return self.noise is not None and self.noise.serves(self.problem.optimum.params0)
+
+    def with_noise(self) -> "HeldOut":
+        """The same objective with the spread over its held-out examples, where a dense factor gives it for little."""
+        problem = self.problem
+        if self.noise is not None or not costs_little(problem.outer_loss, problem.outer_data, problem.optimum.params0):
+            return self
+        return eqx.tree_at(lambda o: o.noise, self, ExampleNoise(), is_leaf=lambda x: x is None)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return self.problem.init(hyper)

@@ -12,6 +12,11 @@ class AbstractInSample(AbstractObjective[Array]):
 
     optimum: eqx.AbstractVar[Optimum]
 
+    @property
+    def measures_noise(self) -> bool:
+        """Nothing is held out."""
+        return False
+
     def init(self, hyper: PyTree) -> Array:
         return self.optimum.params0
 

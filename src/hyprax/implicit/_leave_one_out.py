@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,20 +17,22 @@ from .._noise import Noise
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from .._stats import AbstractStats, Accuracy, Effort
 from .._trees import tree_all_finite, tree_cast, tree_norm
+from . import _left_out, _left_out_classes, _left_out_rounds, _left_out_sums, _one_step
 from ._answers import RESULTS
 from ._bounds import HYPERGRADIENT, VALUE
 from ._cholesky_bound import LARGEST
 from ._constants import INFLATION
 from ._family_bounds import NARROWING
-from ._left_out import Centre, LeftOut, Rows, block_size
-from ._left_out_rounds import ROUNDS, all_left_out, enclosed
-from ._left_out_sums import Gradient, Judged, corrected, gradient, judged
+from ._left_out import Centre, LeftOut, Rows
+from ._left_out_classes import ClassRows
+from ._left_out_rounds import ROUNDS, all_left_out
+from ._left_out_sums import Gradient, Judged, corrected, gradient
 from ._objective import promoted
-from ._one_step import one_step, one_step_slopes
+from ._one_step import one_step
 from ._optimum import Optimum, Refit, family_of, undetermined
 from .families._design import SparseDesign
 from .families._generalised_linear import GeneralisedLinear
-from .families._losses import SquaredLoss
+from .families._losses import SoftmaxLoss, SquaredLoss
 from .families._norms import DesignNorms
 
 OVER = "examples left out, given the others (their dependence through shared rows is not in it)"
@@ -61,14 +63,14 @@ class LeaveOneOutStats(AbstractStats):
 class LeaveOneOutState(eqx.Module):
     """The fit on all rows, from which the next one starts."""
 
-    params: Float[Array, " d"]
+    params: Float[Array, "d *C"]
 
 
 class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     """F(λ) = Σ_i ω_i ℓ(x_iᵀw_(-i); y_i)/Σ_i ω_i, w_(-i) the optimum of a family on all rows but the i-th.
 
         w_(-i) = argmin_w (1/n) Σ_{k != i} ω_k ℓ(x_kᵀw; y_k) + ½ Σ_j λ_j w_j²,    n = all rows
-        dF/dλ_j = -Σ_i (ω_i/Σω) ℓ_i' [H_i⁻¹x_i]_j w_(-i),j
+        dF/dλ_j = -Σ_i (ω_i/Σω) ℓ_i' [H_i⁻¹x_i]_j w_(-i),j;    of softmax -Σ_i (ω_i/Σω) [H_i⁻¹(x_i ⊗ ∇ℓ_i)]_jc W_(-i),jc
 
     so that λ means the same with a row and without it, and `refit(hyper)` fits all rows with the tuned λ as it is.
     The n fits share one factor of the Hessian: one Newton step each, further ones as products of matrices for all rows
@@ -76,20 +78,23 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
 
     **Arguments:**
 
-    - `optimum`: an [`hyprax.Optimum`][] of a family with one output, dense data and at most 2,000 weights. Rows whose
+    - `optimum`: an [`hyprax.Optimum`][] of a family with one output, or of softmax regression (whose rows are left out
+        by downdates of as many columns as there are classes), with dense data and at most 2,000 weights. Rows whose
         example weight is 0 take no part. Where all strengths are > 0 every w_(-i) exists, also where leaving out a row
         leaves a single class; with columns without penalty one need not, which is the result `no_optimum`.
     - `subset`: how many rows to leave out in turn, drawn by `key`, or their numbers; the others are always fitted on.
         Default all; required for more than 10,000 rows, since the work grows with rows times rows left out.
     - `key`: a JAX random key, for a number in `subset`.
     - `approximate`: take the one Newton step alone, for a work that grows with the number of rows. Value and gradient
-        are then those of the one-step criterion, and the certificate bounds their distance to the exact ones.
+        are then those of the one-step criterion, and the certificate bounds their distance to the exact ones. (Of
+        softmax that bound takes rows times rows left out all the same.)
 
     The certificate holds an enclosure of the exact leave-one-out loss, and of its hypergradient, rounding included:
     with `Mρ‖r‖ < 1` (‖r‖ the residual of row i's own problem and ρ = max_k ‖x_k‖, both in the norm of the inverse
-    Hessian there, M the self-concordance constant of the loss) |x_iᵀ(w_(-i) - w̃)| <= ‖x_i‖ (-log(1 - Mρ‖r‖))/(Mρ). It
-    is `certified` in 64-bit arithmetic where strengths and weights are leaves of the hyperparameters, and `estimated`
-    otherwise. Rows whose loss is not enclosed to 1 % of the mean are counted in the statistics, and are a result.
+    Hessian there, M the self-concordance constant of the loss) |x_iᵀ(w_(-i) - w̃)| <= ‖x_i‖ (-log(1 - Mρ‖r‖))/(Mρ); of
+    several classes max - min stands for the absolute value. It is `certified` in 64-bit arithmetic where strengths and
+    weights are leaves of the hyperparameters, and `estimated` otherwise. Rows whose loss is not enclosed to 1 % of the
+    mean are counted in the statistics, and are a result.
 
     **Noise:** every row left out has a hypergradient of its own, and the standard errors are those of their mean. The
     fits share rows, and that dependence is not in it.
@@ -106,6 +111,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     approximate: bool = eqx.field(static=True)
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     citations: ClassVar[tuple[str, ...]] = (
@@ -116,11 +122,11 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     )
 
     def __init__(self, optimum: Optimum, *, subset: Any = None, key: Array | None = None, approximate: bool = False):
-        family = checked_family("LeaveOneOut", optimum)
+        family = checked_family("LeaveOneOut", optimum, classes=True)
         self.optimum = optimum
-        self.left = jnp.asarray(_subset(family.inputs.shape[0], subset, key, approximate))
+        self.left = jnp.asarray(_subset(family.inputs.shape[0], subset, key, approximate and not _of_classes(family)))
         self.approximate = approximate
-        self.noisy, self.adaptive = False, False
+        self.noisy, self.adaptive, self.measures_noise = False, False, True
         self.value_name = "one-step leave-one-out loss" if approximate else "leave-one-out loss"
 
     def init(self, hyper: PyTree) -> LeaveOneOutState:
@@ -157,18 +163,20 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         hyper = promoted(hyper, self.optimum.params0)
         dtype = self.optimum.params0.dtype
         rows, scale = _rows(family, hyper)
-        centre, fits, refitted = self._fits(rows, state.params.astype(scale.dtype) * scale)
-        seen = judged(rows, self.left, fits)
+        centre, fits, refitted = self._fits(rows, state.params.astype(scale.dtype).ravel() * scale)
+        formulas = _formulas(family)
+        seen = formulas.judged(rows, self.left, fits)
         plain, sure = _pull(family, hyper, rows.inputs.dtype)
 
         def pull(of_strengths: Array, of_weights: Array | None) -> PyTree:
-            return plain(of_strengths / jnp.square(scale), of_weights)
+            return plain((of_strengths / jnp.square(scale)).reshape(family.shape), of_weights)
 
-        slopes = gradient(rows, self.left, fits, seen, pull, weighted=family.weights is not None)
+        terms_of = None if family.weights is None else formulas.weight_terms
+        slopes = gradient(rows, self.left, fits, seen, pull, terms_of)
         strengths, weights = slopes.strengths, slopes.weights
         bounds = (slopes.strengths_error, slopes.weights_error)
         if self._by_steps:
-            first = one_step_slopes(rows, centre.params, self.left)
+            first = formulas.one_step_slopes(rows, centre.params, self.left)
             bounds = (bounds[0] + jnp.abs(first.strengths - strengths), bounds[1])
             strengths = first.strengths
             if weights is not None and bounds[1] is not None:
@@ -176,7 +184,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
                 weights = first.weights
         grad = pull(strengths, weights)
         summed = pull(jnp.abs(strengths), None if weights is None else jnp.abs(weights))
-        size = (rows.inputs.shape[1] + rows.count + 22) * rows.unit
+        size = (rows.strengths.size + rows.count + 22) * rows.unit
         entries = jax.tree.map(
             lambda b, s: INFLATION * jnp.abs(b) + (size * jnp.abs(s)).astype(b.dtype), pull(*bounds), summed
         )
@@ -197,7 +205,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         of_grad = Certificate(bound, kind if sure else "estimated", HYPERGRADIENT, self._method, terms, entries)
 
         stats = self._stats(rows, centre.params, scale, fits, seen, refitted)
-        params = (centre.params / scale).astype(dtype)
+        params = (centre.params / scale).astype(dtype).reshape(family.shape)
         value = seen.mean.astype(dtype)
         missed = (stats.loose_rows > 0) & (not self._by_steps)
         result = RESULTS.where(missed, RESULTS.rows_not_enclosed, RESULTS.successful)
@@ -215,13 +223,14 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
             _losses(seen, dtype),
         )
 
-    def _fits(self, rows: Rows, start: Array) -> tuple[Centre, LeftOut, Int[Array, ""]]:
-        exact_step = isinstance(rows.loss, SquaredLoss)
-        if exact_step or (self.approximate and rows.count > MOST_ROWS):
-            return all_left_out(rows, start, self.left, one_step, STEP_BLOCK, alone=exact_step)
-        rounds = 0 if self.approximate else ROUNDS
-        enclose = functools.partial(enclosed, rounds=rounds)
-        return all_left_out(rows, start, self.left, enclose, block_size(rows), alone=not self.approximate)
+    def _fits(self, rows: Rows | ClassRows, start: Array) -> tuple[Centre, LeftOut, Int[Array, ""]]:
+        formulas, exact_step = _formulas(family_of(self.optimum)), isinstance(rows.loss, SquaredLoss)
+        several = isinstance(rows, ClassRows)
+        if exact_step or (self.approximate and rows.count > MOST_ROWS and not several):
+            return all_left_out(rows, start, self.left, formulas.centre_at, one_step, STEP_BLOCK, alone=exact_step)
+        enclose = functools.partial(formulas.enclosed, rounds=0 if self.approximate else ROUNDS)
+        alone = not self.approximate
+        return all_left_out(rows, start, self.left, formulas.centre_at, enclose, rows.block, alone=alone)
 
     @property
     def _by_steps(self) -> bool:
@@ -234,7 +243,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         return f"{how}, self-concordance in the norm of the Hessian, rounding included"
 
     def _stats(
-        self, rows: Rows, params: Array, scale: Array, fits: LeftOut, seen: Judged, refitted: Int[Array, ""]
+        self, rows: Rows | ClassRows, params: Array, scale: Array, fits: LeftOut, seen: Judged, refitted: Int[Array, ""]
     ) -> LeaveOneOutStats:
         used = seen.shares > 0
         own = jnp.where(used, seen.losses_error, 0)
@@ -261,18 +270,53 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         return self.optimum.refit(hyper)
 
 
-def checked_family(name: str, optimum: Any) -> GeneralisedLinear:
-    """The family of an optimum that has one output, dense data and few enough weights for a factor."""
+class _Formulas(NamedTuple):
+    """What differs between families with one output and softmax regression."""
+
+    centre_at: Callable[..., Centre]
+    enclosed: Callable[..., LeftOut]
+    judged: Callable[..., Judged]
+    weight_terms: Callable[..., tuple[Array, Array]]
+    one_step_slopes: Callable[..., _one_step.Slopes]
+
+
+_ONE = _Formulas(
+    _left_out.centre_at,
+    _left_out_rounds.enclosed,
+    _left_out_sums.judged,
+    _left_out_sums.weight_terms,
+    _one_step.one_step_slopes,
+)
+_CLASSES = _Formulas(
+    _left_out_classes.centre_at,
+    _left_out_classes.enclosed,
+    _left_out_classes.judged,
+    _left_out_classes.weight_terms,
+    _left_out_classes.one_step_slopes,
+)
+
+
+def _of_classes(family: GeneralisedLinear) -> bool:
+    return len(family.shape) == 2
+
+
+def _formulas(family: GeneralisedLinear) -> _Formulas:
+    return _CLASSES if _of_classes(family) else _ONE
+
+
+def checked_family(name: str, optimum: Any, *, classes: bool = False) -> GeneralisedLinear:
+    """The family of an optimum that has one output, or `classes`, dense data and few enough weights for a factor."""
     if not isinstance(optimum, Optimum):
         raise ValueError(f"{name}: optimum must be hx.Optimum(family); got a {type(optimum).__name__}.")
     family = family_of(optimum)
-    if len(family.shape) != 1:
+    if len(family.shape) != 1 and not (classes and isinstance(family.loss, SoftmaxLoss)):
+        allowed = "one output or be hx.families.Softmax" if classes else "one output"
         raise ValueError(
-            f"{name}: the family must have one output; got weights of shape {family.shape}. Use hx.CrossValidated."
+            f"{name}: the family must have {allowed}; got weights of shape {family.shape}. Use hx.CrossValidated."
         )
     if isinstance(family.inputs, SparseDesign) or math.prod(family.shape) > LARGEST:
         raise ValueError(
-            f"{name}: inputs must be dense, with at most {LARGEST} columns; got {type(family.inputs).__name__} of "
+            f"{name}: inputs must be dense, for at most {LARGEST} weights; got {type(family.inputs).__name__} of "
             f"shape {tuple(family.inputs.shape)}. Use hx.CrossValidated."
         )
     if family.inputs.shape[0] < 2:
@@ -304,7 +348,7 @@ def _wide() -> bool:
     return bool(jax.config.read("jax_enable_x64"))
 
 
-def _rows(family: GeneralisedLinear, hyper: PyTree) -> tuple[Rows, Float[Array, " d"]]:
+def _rows(family: GeneralisedLinear, hyper: PyTree) -> tuple[Rows | ClassRows, Float[Array, " d"]]:
     """The problem at these hyperparameters, in float64 where there is one: their values in its own dtype define it.
 
     Columns are divided by powers of two, which is exact, so that bounds do not feel their units: w is multiplied by
@@ -314,13 +358,22 @@ def _rows(family: GeneralisedLinear, hyper: PyTree) -> tuple[Rows, Float[Array, 
     count = family.inputs.shape[0]
     ones = jnp.ones(count, family.dtype)
     weights = ones if family.weights is None else family.weights.values(hyper)
-    offset = jnp.zeros(count, family.dtype) if family.offset is None else family.offset
-    arrays = (family.inputs, family.targets, family.strengths(hyper), weights, offset, family.norms)
-    inputs, targets, strengths, weights, offset, norms = tree_cast(arrays, dtype)
+    shape = (count, *family.shape[1:])
+    offset = jnp.zeros(shape, family.dtype) if family.offset is None else family.offset
+    numbers = (family.inputs, family.strengths(hyper), weights, offset, family.norms)
+    inputs, strengths, weights, offset, norms = tree_cast(numbers, dtype)
     scale = jnp.where(norms.columns > 0, jnp.ldexp(jnp.ones_like(norms.columns), jnp.frexp(norms.columns)[1]), 1)
     inputs, columns = inputs / scale[None], norms.columns / scale
     lengths = INFLATION * jnp.sqrt(jnp.sum(jnp.square(inputs), axis=1))
     norms = DesignNorms(norms.gram, lengths, columns)
+    if isinstance(family.loss, SoftmaxLoss):
+        gauge = jnp.zeros_like(scale)
+        if family.free is not None and family.free.gauge is not None:
+            gauge = gauge.at[family.free.columns].set(family.free.gauge.astype(dtype)) / jnp.square(scale)
+        whole = jnp.repeat(scale, shape[1])
+        strengths = strengths.ravel() / jnp.square(whole)
+        return ClassRows(inputs, family.targets, strengths, weights, offset, gauge, norms, family.loss), whole
+    targets = tree_cast(family.targets, dtype)
     return Rows(inputs, targets, strengths / jnp.square(scale), weights, offset, norms, family.loss), scale
 
 

@@ -10,6 +10,9 @@ at w̃ are at most e^(m/2) (1 - h_i)^-½ times those of H⁻¹, and with ν = �
 of w̃ from w_i, in the norm of the Hessian at w̃, is at most -log(1 - Mρν)/(Mρ).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -41,6 +44,11 @@ class Rows(eqx.Module):
     @property
     def unit(self) -> float:
         return unit_roundoff(self.inputs)
+
+    @property
+    def block(self) -> int:
+        """How many rows are left out at once: an array of n numbers each stays in the cache."""
+        return max(16, min(64, (1 << 16) // self.count))
 
     @property
     def inverse(self) -> Float[Array, " p"]:
@@ -80,15 +88,11 @@ class Rows(eqx.Module):
         return relative * self.loss.curve_diagonal(statistic) + cancelled
 
 
-def block_size(rows: Rows) -> int:
-    """How many rows are left out at once: an array of n numbers each stays in the cache."""
-    return max(16, min(64, (1 << 16) // rows.count))
-
-
 class Centre(eqx.Module):
     """The factor of a Hessian that the fits without one row share, and what norms it gives.
 
-    - `params`, `predictions`: where it is. `slopes`, `curves`: ω_i ℓ_i' and s_i = ω_i ℓ_i''/n there.
+    - `params`, `predictions`: where it is. `slopes`, `curves`: ω_i ℓ_i' and s_i = ω_i ℓ_i''/n there; of several
+        classes ω_i ∇ℓ_i and the probabilities.
     - `squares`: upper bounds of ‖x_i‖²_{H⁻¹}; `axes`: of ‖e_j‖_{H⁻¹}; `leverage`: of s_i ‖x_i‖²_{H⁻¹}.
     - `largest`: the largest of `squares` over rows of positive weight other than i, for every i.
     - `plain_squares`, `plain_largest`: the same in the norm of Λ⁻¹.
@@ -97,9 +101,9 @@ class Centre(eqx.Module):
     """
 
     params: Float[Array, " p"]
-    predictions: Float[Array, " n"]
-    slopes: Float[Array, " n"]
-    curves: Float[Array, " n"]
+    predictions: Float[Array, "n *C"]
+    slopes: Float[Array, "n *C"]
+    curves: Float[Array, "n *C"]
     factor: Factor
     hessian: Float[Array, "p p"]
     squares: Float[Array, " n"]
@@ -112,12 +116,21 @@ class Centre(eqx.Module):
     spread_penalty: Float[Array, ""]
     off: Float[Array, ""]
 
+    def nearly(self, v: Float[Array, "p B"]) -> Float[Array, "p B"]:
+        """H⁻¹v by products, which are many times faster than triangular solves: for steps that are taken again."""
+        return product(self.factor.inverse, product(self.factor.inverse.T, v))
+
     def solve(self, v: Float[Array, "p B"]) -> Float[Array, "p B"]:
-        """H⁻¹v by products, which are many times faster than triangular solves; refined once."""
-        inverse = self.factor.inverse
-        first = product(inverse, product(inverse.T, v))
-        left = v - product(self.hessian, first)
-        return first + product(inverse, product(inverse.T, left))
+        """H⁻¹v, refined once."""
+        first = self.nearly(v)
+        return first + self.nearly(v - product(self.hessian, first))
+
+
+def largest_of_others(weights: Float[Array, " n"], of: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The largest over the rows of positive weight other than i, for every i."""
+    counted = jnp.where(weights > 0, of, 0)
+    first = jnp.argmax(counted)
+    return jnp.where(jnp.arange(of.size) == first, jnp.max(counted.at[first].set(0)), counted[first])
 
 
 def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
@@ -135,11 +148,6 @@ def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
     squares = jnp.minimum(jnp.square(factor.energies(rows.inputs.T)), plain)
     axes = jnp.minimum(factor.energies(jnp.eye(p, dtype=params.dtype)), INFLATION * jnp.sqrt(rows.inverse))
 
-    def largest(of: Array) -> Array:
-        counted = jnp.where(rows.weights > 0, of, 0)
-        first = jnp.argmax(counted)
-        return jnp.where(jnp.arange(n) == first, jnp.max(counted.at[first].set(0)), counted[first])
-
     columns = rows.norms.columns
     penalty = finite_or_infinite(INFLATION * jnp.sqrt(jnp.sum(jnp.square(columns) * rows.inverse)))
     return Centre(
@@ -152,9 +160,9 @@ def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
         squares=squares,
         axes=axes,
         leverage=INFLATION * (curves + error) * squares,
-        largest=largest(squares),
+        largest=largest_of_others(rows.weights, squares),
         plain_squares=plain,
-        plain_largest=largest(plain),
+        plain_largest=largest_of_others(rows.weights, plain),
         spread=jnp.minimum(INFLATION * jnp.sum(columns * axes), penalty),
         spread_penalty=penalty,
         off=off,
@@ -164,7 +172,7 @@ def centre_at(rows: Rows, params: Float[Array, " p"]) -> Centre:
 class LeftOut(eqx.Module):
     """The fits without one row each, and how far they are from exact: the first axis is that of the rows left out.
 
-    - `params`, `adjoint`: w̃ ≈ w_i and ã ≈ a_i, the solution of H_i(w_i) a = x_i.
+    - `params`, `adjoint`: w̃ ≈ w_i and ã ≈ a_i, the solution of H_i(w_i) a = x_i; of several classes that of x_i ⊗ ∇ℓ_i.
     - `params_error`, `adjoint_error`: bounds of |w̃ - w_i| and |ã - a_i|, entry by entry.
     - `radius`: a bound of |x_iᵀ(w̃ - w_i)|.
     - `params_distance`, `adjoint_distance`: τ and ζ, bounds in the norm of the Hessian at w̃.
@@ -200,7 +208,7 @@ class Norms(eqx.Module):
     own: Float[Array, " B"]
 
 
-def norms_at(rows: Rows, centre: Centre, left: Int[Array, " B"], moved: Float[Array, " B"]) -> Norms:
+def norms_at(rows: Any, centre: Centre, left: Int[Array, " B"], moved: Float[Array, " B"]) -> Norms:
     """`moved`: a bound of max_{k != i} |x_kᵀ(w̃ - w)|."""
     leverage = centre.leverage[left]
     room = jnp.where(leverage < 1, 1 - leverage, 0)
@@ -213,7 +221,7 @@ def norms_at(rows: Rows, centre: Centre, left: Int[Array, " B"], moved: Float[Ar
 
 
 def record(
-    rows: Rows,
+    rows: Any,
     centre: Centre,
     left: Int[Array, " B"],
     params: Float[Array, "p B"],
@@ -223,17 +231,22 @@ def record(
     nu_penalty: Float[Array, " B"],
     of_adjoint: Float[Array, " B"],
     found: Bool[Array, " B"],
+    right: tuple[Array, Callable[[Array], Array]] | None = None,
 ) -> LeftOut:
-    """`nu`, `nu_penalty`: ‖r‖ in the norm of the inverse Hessian at w̃ and in that of Λ⁻¹; `of_adjoint`: ‖H̃ã - x_i‖."""
+    """`nu`, `nu_penalty`: ‖r‖ in the norm of the inverse Hessian at w̃ and in that of Λ⁻¹; `of_adjoint`: ‖H̃ã - x_i‖.
+
+    `right`: where the adjoint has another right-hand side than x_i, its norm, and how far it moves within a radius.
+    """
     m = rows.loss.self_concordance
     tau = distance(m * norms.rho, nu)
     growth = INFLATION * m * norms.rho * tau
-    # ‖ã‖ <= ‖x_i‖ + ‖H̃ã - x_i‖, and Hessians differ by a factor of at most e^growth.
-    zeta = INFLATION * jnp.exp(growth) * (of_adjoint + jnp.expm1(growth) * (norms.own + of_adjoint))
-    zeta = finite_or_infinite(zeta)
     own_penalty = jnp.sqrt(centre.plain_squares[left])
     radius = finite_or_infinite(INFLATION * own_penalty * nu_penalty)
     radius = jnp.minimum(finite_or_infinite(norms.own * tau), radius)
+    size, changed = (norms.own, jnp.zeros_like(tau)) if right is None else (right[0], right[1](radius))
+    # ‖ã‖ <= ‖x_i‖ + ‖H̃ã - x_i‖, and Hessians differ by a factor of at most e^growth.
+    zeta = INFLATION * jnp.exp(growth) * (of_adjoint + jnp.expm1(growth) * (size + of_adjoint) + changed)
+    zeta = finite_or_infinite(zeta)
     inverse_root = INFLATION * jnp.sqrt(rows.inverse)
     axes = jnp.minimum(norms.wider[:, None] * centre.axes[None], inverse_root[None])
     by_penalty = finite_or_infinite(inverse_root[None] * nu_penalty[:, None])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._products import product
 from ._constants import INFLATION
-from ._left_out import Centre, LeftOut, Rows, centre_at, norms_at, record
+from ._left_out import Centre, LeftOut, Rows, norms_at, record
 from ._self_concordance import finite_or_infinite
 
 ROUNDS = 10  # with the shared factor; what is left then gets a Newton method of its own
@@ -34,14 +34,14 @@ class _Block(eqx.Module):
         return centre.solve(v) + self.z * along[None]
 
 
-class _Residual(eqx.Module):
+class Residual(eqx.Module):
     """Vectors as columns, and what rounding has done to them: Xᵀe with ‖e‖₂ <= `off`, and `more`, entry by entry."""
 
     vector: Float[Array, "p B"]
     off: Float[Array, " B"]
     more: Float[Array, "p B"]
 
-    def penalty_norm(self, rows: Rows, centre: Centre) -> Float[Array, " B"]:
+    def penalty_norm(self, rows: Any, centre: Centre) -> Float[Array, " B"]:
         """An upper bound of the norm of Λ⁻¹."""
         size = jnp.square(jnp.abs(self.vector) + self.more) * rows.inverse[:, None]
         total = jnp.sqrt(jnp.sum(size, axis=0)) + centre.spread_penalty * self.off
@@ -50,7 +50,7 @@ class _Residual(eqx.Module):
     def rounding(self, centre: Centre) -> Float[Array, " B"]:
         return INFLATION * (centre.spread * self.off + product(centre.axes, self.more))
 
-    def norm(self, rows: Rows, centre: Centre) -> Float[Array, " B"]:
+    def norm(self, rows: Any, centre: Centre) -> Float[Array, " B"]:
         """An upper bound of the norm of H⁻¹."""
         energy = centre.factor.energies(self.vector) + self.rounding(centre)
         return jnp.minimum(finite_or_infinite(energy), self.penalty_norm(rows, centre))
@@ -99,7 +99,7 @@ def _curved_rounding(rows: Rows, block: _Block, params: Array, u: Array, adjoint
     return off, 4 * rows.unit * more
 
 
-def _refined(
+def refined(
     solve: Callable[[Array], Array],
     residual: Callable[[Array], Array],
     weigh: Callable[[Array], Array],
@@ -143,9 +143,9 @@ def enclosed(rows: Rows, centre: Centre, left: Int[Array, " B"], *, rounds: int 
     def solve(r: Array) -> Array:
         return block.solve(centre, r)
 
-    params, r = _refined(solve, gradient, weigh, start, rounds)
+    params, r = refined(solve, gradient, weigh, start, rounds)
     u = rows.predict(params)
-    residual = _Residual(r, *_gradient_rounding(rows, block, params, u))
+    residual = Residual(r, *_gradient_rounding(rows, block, params, u))
     at_centre = rows.prediction_error(centre.params[:, None])[1]
     apart = jnp.abs(u - centre.predictions[:, None]) + at_centre + rows.prediction_error(params)[1]
     moved = jnp.max(jnp.where(block.kept > 0, apart, 0), axis=0)
@@ -160,8 +160,8 @@ def enclosed(rows: Rows, centre: Centre, left: Int[Array, " B"], *, rounds: int 
     def curved(a: Array) -> Array:
         return _curved(rows, block, curve, a)
 
-    adjoint, r = _refined(solve, curved, weigh, block.z / block.room[None], rounds)
-    off = _Residual(r, *_curved_rounding(rows, block, params, u, adjoint))
+    adjoint, r = refined(solve, curved, weigh, block.z / block.room[None], rounds)
+    off = Residual(r, *_curved_rounding(rows, block, params, u, adjoint))
     of_adjoint = jnp.minimum(finite_or_infinite(norms.wider * off.norm(rows, centre)), off.penalty_norm(rows, centre))
     close = (of_adjoint <= NEAR * norms.own) | (of_adjoint <= 20 * norms.wider * off.rounding(centre))
     near = rows.loss.self_concordance * norms.rho * nu
@@ -169,7 +169,7 @@ def enclosed(rows: Rows, centre: Centre, left: Int[Array, " B"], *, rounds: int 
     return record(rows, centre, left, params, adjoint, norms, nu, nu_penalty, of_adjoint, found)
 
 
-def minimised(rows: Rows, start: Float[Array, " p"]) -> Float[Array, " p"]:
+def minimised(rows: Any, start: Float[Array, " p"]) -> Float[Array, " p"]:
     """The optimum by damped Newton steps, until the decrement no longer falls by half."""
     n = rows.count
 
@@ -205,7 +205,8 @@ def minimised(rows: Rows, start: Float[Array, " p"]) -> Float[Array, " p"]:
     return jax.lax.while_loop(unfinished, move, carry)[0]
 
 
-Enclose: TypeAlias = Callable[[Rows, Centre, Array], LeftOut]
+Enclose: TypeAlias = Callable[[Any, Centre, Array], LeftOut]
+Centring: TypeAlias = Callable[[Any, Array], Centre]
 
 
 class _Sofar(eqx.Module):
@@ -219,13 +220,21 @@ class _Sofar(eqx.Module):
 
 
 def all_left_out(
-    rows: Rows, start: Float[Array, " p"], left: Int[Array, " N"], enclose: Enclose, size: int, *, alone: bool
+    rows: Any,
+    start: Float[Array, " p"],
+    left: Int[Array, " N"],
+    centring: Centring,
+    enclose: Enclose,
+    size: int,
+    *,
+    alone: bool,
 ) -> tuple[Centre, LeftOut, Int[Array, ""]]:
     """The fits without the rows `left`: in blocks of `size` with a shared factor; then, if `alone`, one by one.
 
     **Arguments:**
 
     - `start`: where the search for the fit on all rows starts.
+    - `centring`: the centre of a problem at a point.
     - `enclose`: the fits without the rows of a block, given a centre.
 
     **Returns:** a centre with the fit on all rows as its `params`; the fits; and how many were made one by one.
@@ -235,8 +244,8 @@ def all_left_out(
     blocks = math.ceil(count / size)
     padded = jnp.concatenate([left, jnp.broadcast_to(left[:1], (blocks * size - count,))])
 
-    def centre_from(problem: Rows, guess: Array) -> Centre:
-        return centre_at(problem, minimised(problem, guess))
+    def centre_from(problem: Any, guess: Array) -> Centre:
+        return centring(problem, minimised(problem, guess))
 
     def unfinished(sofar: _Sofar) -> Bool[Array, ""]:
         more = jnp.logical_not(jnp.all(sofar.closed)) if alone else jnp.asarray(False)
@@ -269,7 +278,7 @@ def all_left_out(
         whole = jnp.where(first, centre.params, sofar.whole)
         return _Sofar(centre, whole, fits, closed, sofar.steps + 1)
 
-    shapes = jax.eval_shape(lambda: centre_at(rows, start))
+    shapes = jax.eval_shape(lambda: centring(rows, start))
     none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     one = jax.eval_shape(lambda: enclose(rows, none, padded[:size]))
     fits = jax.tree.map(lambda x: jnp.zeros((blocks * size, *x.shape[1:]), x.dtype), one)

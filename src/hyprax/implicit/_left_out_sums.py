@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._products import product
 from ._constants import INFLATION
-from ._left_out import LeftOut, Rows, block_size
+from ._left_out import LeftOut, Rows
 from ._self_concordance import finite_or_infinite, growth
 
 
@@ -96,10 +97,12 @@ class Gradient(eqx.Module):
 
 Pull = Callable[[Array, Array | None], PyTree]
 """(dF/dλ, dF/dω) to the structure of the hyperparameters; linear."""
+WeightTerms = Callable[[Any, LeftOut, Judged, Array], tuple[Array, Array]]
+"""-n times what each example weight changes in the criterion through the fit of each row left out; and its error."""
 
 
 def gradient(
-    rows: Rows, left: Int[Array, " N"], fits: LeftOut, seen: Judged, pull: Pull, *, weighted: bool
+    rows: Any, left: Int[Array, " N"], fits: LeftOut, seen: Judged, pull: Pull, terms_of: WeightTerms | None
 ) -> Gradient:
     """dF/dλ_j = -Σ_i c_i ℓ_i' a_ij w_ij; by ω_k (ℓ_k - F)/Σω - (1/n) Σ_{i != k} c_i ℓ_i' (x_kᵀa_i) ℓ_k'(x_kᵀw_i)."""
     count = left.shape[0]
@@ -113,12 +116,12 @@ def gradient(
     off = jnp.where(used, finite_or_infinite(off), 0)
     strengths = jnp.sum(terms, axis=0)
     strengths_error = INFLATION * jnp.sum(off, axis=0) + (count + 40) * unit * jnp.sum(jnp.abs(terms), axis=0)
-    if not weighted:
+    if terms_of is None:
         pulled = jax.vmap(lambda term: pull(term, None))(terms)
         square = jax.tree.map(lambda x: jnp.sum(jnp.square(x), axis=0), pulled)
         each = jax.tree.map(lambda x: _weighed(seen.shares, x), pulled)
         return Gradient(strengths, strengths_error, None, None, each, square)
-    return _with_weights(rows, left, fits, seen, pull, terms, strengths, strengths_error)
+    return _with_weights(rows, left, fits, seen, pull, terms_of, terms, strengths, strengths_error)
 
 
 def _weighed(shares: Float[Array, " N"], x: Array) -> Array:
@@ -126,46 +129,57 @@ def _weighed(shares: Float[Array, " N"], x: Array) -> Array:
     return jnp.sum(jnp.expand_dims(shares, tuple(range(1, x.ndim))) * x.astype(shares.dtype), axis=0)
 
 
+def weight_terms(
+    rows: Rows, fits: LeftOut, seen: Judged, places: Int[Array, " B"]
+) -> tuple[Float[Array, "n B"], Float[Array, "n B"]]:
+    """(x_kᵀa_i) ℓ_k'(x_kᵀw_i) ℓ_i' for every row k and every row i left out, and bounds of the errors."""
+    m = rows.loss.self_concordance
+    params, adjoint = fits.params[places].T, fits.adjoint[places].T
+    slope = seen.slopes[places]
+    y = rows.targets[:, None]
+    sizes, du = rows.prediction_error(params)
+    _, dv = rows.product_error(adjoint)
+    statistic = rows.loss.statistic(rows.predict(params), y)
+    v = product(rows.inputs, adjoint)
+    steep = rows.loss.slope(statistic, y)
+    found = slope[None] * v * steep
+    r = (fits.reach * fits.params_distance)[places][None] + du
+    curve = rows.loss.curve_diagonal(statistic) + rows.curve_error(statistic, du)
+    changed = jnp.minimum(finite_or_infinite(curve * growth(m * r)), rows.loss.curvature) * r
+    changed = changed + rows.loss.slope_rounding(statistic, y, sizes, du, rows.unit)
+    of_v = (fits.reach * fits.adjoint_distance)[places][None] + dv
+    v, steep = jnp.abs(v), jnp.abs(steep)
+    off = jnp.abs(slope)[None] * (v * changed + of_v * steep + of_v * changed)
+    return found, off + seen.slopes_error[places][None] * (v + of_v) * (steep + changed)
+
+
 def _with_weights(
-    rows: Rows,
+    rows: Any,
     left: Int[Array, " N"],
     fits: LeftOut,
     seen: Judged,
     pull: Pull,
+    terms_of: WeightTerms,
     terms: Float[Array, "N p"],
     strengths: Float[Array, " p"],
     strengths_error: Float[Array, " p"],
 ) -> Gradient:
     """Every row left out moves every other's weight: in blocks of n numbers each, as the fits were found."""
-    n, unit, m, count = rows.count, rows.unit, rows.loss.self_concordance, left.shape[0]
+    n, unit, count = rows.count, rows.unit, left.shape[0]
     whole = jnp.sum(rows.weights[left])
     direct = (seen.losses - seen.mean) / whole
     direct_error = (seen.losses_error + seen.mean_error + 8 * unit * (jnp.abs(seen.losses) + seen.mean)) / whole
-    size = min(block_size(rows), count)
+    size = min(rows.block, count)
     blocks = math.ceil(count / size)
     order = jnp.concatenate([jnp.arange(count), jnp.zeros(blocks * size - count, int)]).reshape(blocks, size)
     real = (jnp.arange(blocks * size) < count).astype(terms.dtype).reshape(blocks, size)
 
     def add(sofar: tuple, part: tuple[Array, Array]) -> tuple[tuple, None]:
         places, real = part
-        params, adjoint = fits.params[places].T, fits.adjoint[places].T
         slope = real * seen.slopes[places]
-        other = (jnp.arange(n)[:, None] != left[places][None]).astype(params.dtype)
-        y = rows.targets[:, None]
-        sizes, du = rows.prediction_error(params)
-        _, dv = rows.product_error(adjoint)
-        statistic = rows.loss.statistic(rows.predict(params), y)
-        v = product(rows.inputs, adjoint)
-        steep = rows.loss.slope(statistic, y)
-        found = -other * slope[None] * v * steep / n
-        r = (fits.reach * fits.params_distance)[places][None] + du
-        curve = rows.loss.curve_diagonal(statistic) + rows.curve_error(statistic, du)
-        changed = jnp.minimum(finite_or_infinite(curve * growth(m * r)), rows.loss.curvature) * r
-        changed = changed + rows.loss.slope_rounding(statistic, y, sizes, du, unit)
-        of_v = (fits.reach * fits.adjoint_distance)[places][None] + dv
-        v, steep = jnp.abs(v), jnp.abs(steep)
-        off = jnp.abs(slope)[None] * (v * changed + of_v * steep + of_v * changed)
-        off = off + (real * seen.slopes_error[places])[None] * (v + of_v) * (steep + changed)
+        other = (jnp.arange(n)[:, None] != left[places][None]).astype(terms.dtype)
+        found, off = terms_of(rows, fits, seen, places)
+        found = -other * real[None] * found / n
         off = jnp.where((slope != 0)[None] & (other > 0), finite_or_infinite(off) / n, 0)
         placed = found + (1 - other) * (real * direct[places])[None]
         pulled = jax.vmap(pull)(real[:, None] * terms[places], placed.T)

@@ -19,7 +19,16 @@ from .families._mean_loss import MeanLoss, over
 
 OVER = "validation examples, given the fit"
 DENSE_BELOW = 1500
+LITTLE = 10**9  # products of the solves for all examples, at one step
 RELATIVE = 1e-2
+
+
+def costs_little(outer: Any, data: Any, params: PyTree) -> bool:
+    """Whether the dense spread can be had at every step for next to nothing."""
+    if not isinstance(outer, MeanLoss) or isinstance(data[0], SparseDesign):
+        return False
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return size <= DENSE_BELOW and data[0].shape[0] * size**2 <= LITTLE
 
 
 class ExampleNoise(eqx.Module):
@@ -57,6 +66,10 @@ class ExampleNoise(eqx.Module):
             )
         if self.probes == 0 and isinstance(data[0], SparseDesign):
             raise ValueError("ExampleNoise: probes must be at least 1 for sparse validation inputs; got 0.")
+
+    def serves(self, params: PyTree) -> bool:
+        """Whether there are few enough weights for the form that was asked for."""
+        return self.probes > 0 or sum(leaf.size for leaf in jax.tree.leaves(params)) <= DENSE_BELOW
 
     def of(
         self,

@@ -22,7 +22,7 @@ from ._family_bounds import AbstractFamilyCertifier
 from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
-from ._noise import ExampleNoise
+from ._noise import ExampleNoise, costs_little
 from ._optimum import Optimum, Refit, default_tolerance, matched, undetermined
 from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
@@ -104,6 +104,16 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
         self.noise = noise
         if noise is not None:
             noise.check(outer_loss, self.outer_data)
+
+    @property
+    def measures_noise(self) -> bool:
+        return self.noise is not None and self.noise.serves(self.optimum.params0)
+
+    def with_noise(self) -> "ImplicitObjective":
+        """The same objective with the spread over its validation examples, where a dense factor gives it for little."""
+        if self.noise is not None or not costs_little(self.outer_loss, self.outer_data, self.optimum.params0):
+            return self
+        return eqx.tree_at(lambda o: o.noise, self, ExampleNoise(), is_leaf=lambda x: x is None)
 
     def init(self, hyper: PyTree) -> ImplicitState:
         return ImplicitState(self.optimum.params0, jax.tree.map(jnp.zeros_like, self.optimum.params0))

@@ -67,7 +67,7 @@ def _made(recipe: Recipe, source: Source) -> Job:
                 folds=recipe.folds,
                 intercept=recipe.model.kind in LINEAR and recipe.method == "implicit",
             )
-        job = _build(source, recipe, splits)
+        job = _build(source, recipe, splits).measuring()
         try:
             check_fits(job.search, job.objective)
         except ValueError as error:

@@ -10,8 +10,10 @@ from jaxtyping import PyTree
 
 from .._objective import AbstractObjective
 from ..search import HOAG, LBFGS, MAID, AbstractSearch, FixedTolerance, Foldable, Optax, Stopping
+from ..search._default import gated, holding_back
+from ..search._measured import measured
 from ._data import Splits
-from ._errors import Source
+from ._errors import RecipeError, Source
 from ._hyper_tables import Penalty
 from ._schema import Recipe
 
@@ -61,13 +63,38 @@ class Job:
         asked = self.recipe.search
         if asked.optimizer != "auto":
             return asked.optimizer
-        return "adam" if self.objective.noisy or "learning_rate" in asked.model_fields_set else "lbfgs"
+        if "learning_rate" in asked.model_fields_set:
+            return "adam"
+        if not self.held_back and holding_back(self.objective, self.begin) is not None:
+            return "gated"
+        return "adam" if self.objective.noisy else "lbfgs"
+
+    @property
+    def begin(self) -> PyTree:
+        """Hyperparameters of the shapes of those that the search starts from."""
+        return self.start_at(1.0) if self.hyper is None else self.hyper
+
+    def measuring(self) -> "Job":
+        """With the noise of the hypergradients measured where the search goes by it.
+
+        **Raises:** `RecipeError` where it cannot be.
+        """
+        if self.optimizer != "gated":
+            return self
+        objective = measured(self.objective)
+        if not objective.measures_noise:
+            raise RecipeError(
+                'must not be "gated" here: the noise of these hypergradients is not measured', key="search.optimizer"
+            )
+        return dataclasses.replace(self, objective=objective)
 
     @property
     def search(self) -> AbstractSearch:
         """How the hyperparameters move."""
         asked = self.recipe.search
         match self.optimizer:
+            case "gated":
+                return gated(self.objective)
             case "lbfgs":
                 return LBFGS()
             case "maid":

@@ -44,12 +44,14 @@ TAKEN_BY_METHODS = {
 class Search(Table):
     """How the hyperparameters move, in unconstrained coordinates.
 
-    `lbfgs` takes quasi-Newton steps and needs no rate; `maid` finds accuracies and step sizes by the certificates;
-    `hoag` has the accuracies of a schedule; `fixed` those given.
+    `lbfgs` takes quasi-Newton steps and needs no rate; `gated` moves only what rises above its noise; `maid` finds
+    accuracies and step sizes by the certificates; `hoag` has the accuracies of a schedule; `fixed` those given.
     """
 
-    optimizer: Literal["auto", "lbfgs", "adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = Field(
-        default="auto", description="auto: lbfgs; adam where values are noisy or a learning rate is given"
+    optimizer: Literal["auto", "lbfgs", "gated", "adam", "sgd", "momentum", "rmsprop", "maid", "hoag", "fixed"] = Field(
+        default="auto",
+        description="auto: lbfgs; adam where values are noisy or a learning rate is given; gated where there are more "
+        "than ten hyperparameters, and their noise is measured or can be for little",
     )
     learning_rate: float = Field(default=0.05, gt=0, description="of adam, sgd, momentum and rmsprop")
     schedule: Literal["exponential", "quadratic", "cubic"] = Field(default="exponential", description="of hoag")

@@ -15,6 +15,7 @@ from ._gain import (
     rows_needed as rows_needed,
 )
 from ._gate import Gate as Gate
+from ._gated_lbfgs import GatedLBFGS as GatedLBFGS
 from ._hoag import HOAG as HOAG
 from ._honest import Honest as Honest, Procedure as Procedure, honest as honest, refit as refit
 from ._lbfgs import LBFGS as LBFGS

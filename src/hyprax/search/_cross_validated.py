@@ -17,6 +17,7 @@ from .._noise import AbstractNoise, Noise, NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from .._result import Result, succeeded
 from .._stats import AbstractStats, Accuracy, Effort
+from ._measured import measured
 
 FINAL_DRAWS = 3
 
@@ -169,6 +170,17 @@ class CrossValidated(AbstractObjective[FoldsState]):
         self.value_name = f"cross-validated {self.parts[0].value_name}"
 
     @property
+    def measures_noise(self) -> bool:
+        return all(part.measures_noise for part in self.parts)
+
+    def with_noise(self) -> "CrossValidated":
+        """The same objective, the noise of its folds measured where they can do so for little."""
+        parts = tuple(measured(part) for part in self.parts)
+        if not all(part.measures_noise for part in parts):
+            return self
+        return eqx.tree_at(lambda o: o.parts, self, parts)
+
+    @property
     def redraw(self) -> bool:
         """Whether folds are drawn anew at each step."""
         return self.noisy and self.folds > 0
@@ -186,7 +198,10 @@ class CrossValidated(AbstractObjective[FoldsState]):
         return parts, tuple((sizes / sizes.sum()).tolist())
 
     def _at(self, state: FoldsState) -> tuple[tuple[AbstractObjective, ...], tuple[float, ...]]:
-        return self._made(self._drawn(int(state.step))) if self.redraw else (self.parts, self.weights)
+        if not self.redraw:
+            return self.parts, self.weights
+        parts, weights = self._made(self._drawn(int(state.step)))
+        return tuple(measured(part) for part in parts) if self.measures_noise else parts, weights
 
     def init(self, hyper: PyTree) -> FoldsState:
         return FoldsState(jnp.asarray(0), tuple(part.init(hyper) for part in self.parts))

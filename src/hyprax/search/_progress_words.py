@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from .._noise import AbstractNoise
+from ._default import FEW
 
-FEW = 10
-"""Hyperparameters that a validation sample may be trusted to tell apart without a word."""
 FAR_BELOW = 0.1
 FLAT = 1e-4
 LEAST_FLAT = 5

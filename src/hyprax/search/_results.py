@@ -37,6 +37,7 @@ class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]  # an enumerati
         "far as they can tell. For digits beyond, ask the objective for tighter tolerances or use float64."
     )
     below_noise = (
-        "No entry of the hypergradient rises above its noise and its bound, so no move can be told from chance. The "
-        "hyperparameters are kept as they are; more validation rows, or fewer hyperparameters, tell more."
+        "No entry of the hypergradient rises above its noise and its bound, or none by enough to matter: no further "
+        "move can be told from chance. The hyperparameters are kept as they are; more validation rows, or fewer "
+        "hyperparameters, tell more."
     )

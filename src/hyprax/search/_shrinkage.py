@@ -37,6 +37,7 @@ class Towards(AbstractObjective[PyTree]):
     groups: Array | None
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     def __init__(self, objective: AbstractObjective, strength: Any, *, between: Any = None, groups: Any = None):
@@ -47,6 +48,7 @@ class Towards(AbstractObjective[PyTree]):
             raise ValueError(f"Towards: strength must be numbers >= 0; got {strength} and {between}.")
         self.groups = None if groups is None else jnp.asarray(groups)
         self.noisy, self.adaptive = objective.noisy, objective.adaptive
+        self.measures_noise = objective.measures_noise
         self.value_name = f"{objective.value_name} with a prior"
 
     def init(self, hyper: PyTree) -> PyTree:
@@ -121,12 +123,14 @@ class Together(AbstractObjective[PyTree]):
     groups: Array | None
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     def __init__(self, objective: AbstractObjective, like: PyTree, groups: Any = None):
         self.objective, self.like = objective, like
         self.groups = None if groups is None else jnp.asarray(groups)
-        self.noisy, self.adaptive, self.value_name = objective.noisy, objective.adaptive, objective.value_name
+        self.noisy, self.adaptive, self.measures_noise = objective.noisy, objective.adaptive, False
+        self.value_name = objective.value_name
 
     def spread(self, t: Array) -> PyTree:
         """The hyperparameters of F."""

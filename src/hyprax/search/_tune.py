@@ -11,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _html as page
@@ -23,8 +22,7 @@ from .._objective import AbstractObjective, Hypergradient, Value, as_objective, 
 from .._progress import ProgressBar
 from .._result import Result, explain, message_of, result_name, succeeded
 from ._callbacks import Callback, Start, Watchers
-from ._lbfgs import LBFGS
-from ._optax import Optax
+from ._default import default_search
 from ._progress_words import bound_words, progress_words, sample_words
 from ._record import AbstractRecord
 from ._results import RESULTS
@@ -159,7 +157,9 @@ def tune(
     - `objective`: any [`hyprax.core.AbstractObjective`][], or a plain function of hyper, in natural units, to a number.
     - `hyper`: where to start, a pytree of arrays and constrained leaves.
     - `search`: the rule for the next point; default [`hyprax.search.LBFGS`][], which needs no rate, and for noisy
-        objectives Adam at 0.05 in unconstrained coordinates.
+        objectives Adam at 0.05 in unconstrained coordinates. More than ten hyperparameters are held back where the
+        objective measures the noise of its hypergradients, or can for little (a family with a dense factor): by
+        [`hyprax.search.GatedLBFGS`][], and [`hyprax.search.Gate`][] for noisy objectives.
     - `steps`: the most steps, counted from the start of the run, not of this call.
     - `stop`: when to stop earlier, [`hyprax.search.Stopping`][].
     - `run`: a record on disk ([`hyprax.runs.Run`][]); a run that was interrupted goes on from its last saved state and
@@ -181,7 +181,8 @@ def tune(
     refuse_forked()
     objective = as_objective(objective)
     if search is None:
-        search = Optax(optax.adam(0.05)) if objective.noisy else LBFGS()
+        hyper = validated(hyper)
+        objective, search = default_search(objective, hyper)
     if not isinstance(search, AbstractSearch):
         raise ValueError(
             f"tune: search must be hx.search.Optax(optax.adam(0.05)), hx.search.MAID() or the like; got "

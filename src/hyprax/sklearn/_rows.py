@@ -48,6 +48,10 @@ class AsItIs(AbstractObjective[PyTree]):
     adaptive: bool = eqx.field(static=True, default=False)
     value_name: str = eqx.field(static=True, default="held-out loss")
 
+    @property
+    def measures_noise(self) -> bool:
+        return self.objective.measures_noise
+
     def init(self, hyper: PyTree) -> PyTree:
         return self.objective.init(hyper)
 

@@ -15,7 +15,6 @@ from ._boxes import Boxes, cells, points
 from ._descent_boxes import DescentBoxes
 from ._multivariate import least
 from ._penalty_boxes import PenaltyBoxes
-from ._series import gamma
 from ._task import Task, check_unweighted
 
 
@@ -110,8 +109,8 @@ class BoxDual:
     ) -> "BoxDual":
         ranges = _ranges(domain, names, where)
         _one_column(task, where)
-        logarithmic = (True,) * len(names)
-        return cls(ranges, names, logarithmic, _moments(task, np.array(absolute), np.array(square), intercept))
+        boxes = PenaltyBoxes.of(task, np.array(absolute), np.array(square), intercept)
+        return cls(ranges, names, (True,) * len(names), boxes)
 
     @classmethod
     def activation(
@@ -210,24 +209,6 @@ class BoxDual:
     def __repr__(self) -> str:
         ranges = ", ".join(f"{n} in [{a:g}, {b:g}]" for n, (a, b) in zip(self.hyper_names, self.domain, strict=True))
         return f"<BoxDual, {self.boxes.splits} splits: {ranges}>"
-
-
-def _moments(task: Task, absolute: Array, square: Array, intercept: bool) -> PenaltyBoxes:
-    rows = []
-    for split in task.splits:
-        X, y, X_val, y_val = split.centred(intercept)
-        n, m = len(X.values), task.n_validation
-        x, t, v, u = X.values, y.values[:, 0], X_val.values, y_val.values[:, 0]
-        sx, st, sv, su = X.size, y.size[:, 0], X_val.size, y_val.size[:, 0]
-        rows.append(
-            (
-                x.T @ x / n, sx.T @ sx / n, x.T @ t / n, sx.T @ st / n,
-                v.T @ v / m, sv.T @ sv / m, v.T @ u / m, sv.T @ su / m,
-                u @ u / m, su @ su / m, np.zeros(x.shape[1]), absolute, square, gamma(2 * n + 2 * len(v) + 24),
-            )
-        )  # fmt: skip
-    parts = [np.array(x) for x in zip(*rows, strict=True)]
-    return PenaltyBoxes(*parts, first=np.zeros(1, dtype=int), clip=np.array([np.inf]))
 
 
 def together(duals: Sequence[BoxDual]) -> Boxes:

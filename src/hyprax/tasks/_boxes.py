@@ -7,6 +7,8 @@ import numpy as np
 
 from ._bernstein import UNIT, Array
 from ._multivariate import hulls
+from ._series import gamma
+from ._task import Task
 
 _MOST = 2_000_000
 """Floats of a batch worked on at once."""
@@ -97,6 +99,26 @@ class Boxes(Protocol):
     def joined(self, others: "Sequence[Any]") -> "Boxes":
         """With those of other tasks after it."""
         ...
+
+
+def moments(task: Task, intercept: bool) -> dict[str, Array]:
+    """Of every split `H = X^T X / n` and `b = X^T y / n`, of its validation rows Q, q and r; the sizes that their
+    rounding is counted in, and `unit`, the relative rounding of sums over the rows."""
+    names = ("H", "H_size", "b", "b_size", "Q", "Q_size", "q", "q_size", "r", "r_size", "unit")
+    rows = []
+    for split in task.splits:
+        X, y, X_val, y_val = split.centred(intercept)
+        n, m = len(X.values), task.n_validation
+        x, t, v, u = X.values, y.values[:, 0], X_val.values, y_val.values[:, 0]
+        sx, st, sv, su = X.size, y.size[:, 0], X_val.size, y_val.size[:, 0]
+        rows.append(
+            (
+                x.T @ x / n, sx.T @ sx / n, x.T @ t / n, sx.T @ st / n,
+                v.T @ v / m, sv.T @ sv / m, v.T @ u / m, sv.T @ su / m,
+                u @ u / m, su @ su / m, gamma(2 * n + 2 * len(v) + 24),
+            )
+        )  # fmt: skip
+    return {name: np.array(x) for name, x in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 def join(parts: Sequence[Any], axes: Mapping[str, tuple[int, ...]], **fill: float) -> Any:

@@ -22,10 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ._bernstein import UNIT, Array
-from ._boxes import SplitBounds, join
+from ._boxes import SplitBounds, join, moments
 from ._descent import largest_root, top_of
 from ._multivariate import monomials, pairs, shifts
-from ._series import gamma
 from ._signs import times
 from ._task import Task
 
@@ -65,21 +64,9 @@ class DescentBoxes(NamedTuple):
     @classmethod
     def of(cls, task: Task, steps: int, intercept: bool) -> "DescentBoxes":
         """The splits of one task."""
-        rows = []
-        for split in task.splits:
-            X, y, X_val, y_val = split.centred(intercept)
-            n, m = len(X.values), task.n_validation
-            x, t, v, u = X.values, y.values[:, 0], X_val.values, y_val.values[:, 0]
-            sx, st, sv, su = X.size, y.size[:, 0], X_val.size, y_val.size[:, 0]
-            rows.append(
-                (
-                    x.T @ x / n, sx.T @ sx / n, x.T @ t / n, sx.T @ st / n,
-                    v.T @ v / m, sv.T @ sv / m, v.T @ u / m, sv.T @ su / m,
-                    u @ u / m, su @ su / m, gamma(2 * n + 2 * len(v) + 24), top_of(X),
-                )
-            )  # fmt: skip
-        parts = [np.array(x) for x in zip(*rows, strict=True)]
-        return cls(*parts, first=np.zeros(1, dtype=int), clip=np.array([np.inf]), steps=steps)
+        top = np.array([top_of(split.centred(intercept).X) for split in task.splits])
+        one = {"first": np.zeros(1, dtype=int), "clip": np.array([np.inf])}
+        return cls(**moments(task, intercept), top=top, **one, steps=steps)
 
     @property
     def degree(self) -> int:

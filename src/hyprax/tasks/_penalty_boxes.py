@@ -34,9 +34,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ._bernstein import UNIT, Array
-from ._boxes import SplitBounds, join
+from ._boxes import SplitBounds, join, moments
 from ._multivariate import Monomials, monomials, pairs
 from ._signs import masked, signs_of, solved, times
+from ._task import Task
 
 _DEGREE = 3
 """Taylor terms of the weights."""
@@ -73,6 +74,14 @@ class PenaltyBoxes(NamedTuple):
     """(T,): the first split of each task."""
     clip: Array
     """(T,): losses are cut there."""
+
+    @classmethod
+    def of(cls, task: Task, absolute: Array, square: Array, intercept: bool) -> "PenaltyBoxes":
+        """The splits of one task; the two kinds of penalty (p, d)."""
+        count = len(task.splits)
+        kinds = {name: np.repeat(x[None], count, axis=0) for name, x in (("absolute", absolute), ("square", square))}
+        one = {"first": np.zeros(1, dtype=int), "clip": np.array([np.inf])}
+        return cls(**moments(task, intercept), ridge=np.zeros((count, absolute.shape[1])), **kinds, **one)
 
     @property
     def any_absolute(self) -> bool:

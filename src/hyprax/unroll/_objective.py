@@ -152,6 +152,10 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         self.gauge = ChaosGauge() if gauge is None else gauge
         self.noise, self.certifier = checked_probes(noise, self.outer.data), certifier
 
+    @property
+    def measures_noise(self) -> bool:
+        return self.noise > 0
+
     def init(self, hyper: PyTree) -> UnrolledState:
         plain = natural(hyper)
         state = UnrolledState(self.key, jnp.asarray(0, jnp.int32), None, jnp.asarray(1, jnp.int32))

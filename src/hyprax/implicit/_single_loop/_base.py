@@ -100,6 +100,7 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
     adjoint_rate: Rate | None
     noisy: bool = eqx.field(static=True)
     adaptive: bool = eqx.field(static=True)
+    measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
     def __init__(
@@ -115,7 +116,8 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         key: Array,
     ):
         name = type(self).__name__
-        self.noisy, self.adaptive, self.value_name = True, False, "validation loss"
+        self.noisy, self.adaptive, self.measures_noise = True, False, False
+        self.value_name = "validation loss"
         inner_key, outer_key = jax.random.split(key)
         optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
         self.optimum, self.outer_loss = optimum, outer_loss
