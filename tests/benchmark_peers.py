@@ -21,6 +21,15 @@ def tuned(data):
     return lambda tolerance: {"sum": (1 + tolerance) * data["x"].sum()}
 
 
+def strict(data):
+    def run(tolerance):
+        if tolerance > 1e-3:
+            raise ValueError("no such tolerance")
+        return {"sum": (1 + tolerance) * data["x"].sum()}
+
+    return run
+
+
 def broken(data):
     def run():
         raise ValueError("cannot sum")

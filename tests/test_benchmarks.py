@@ -78,6 +78,12 @@ def test_a_tuned_method_that_never_reaches_the_target_has_no_time(peers):
     assert "does not reach it" in report._line(row, None, made)
 
 
+def test_a_method_that_refuses_a_tolerance_gets_the_next_one(peers):
+    (row,) = measure(cell(method("strict", tuned=True), ladder=(1.0, 1e-2, 1e-4)), peers)
+    assert row.tolerance == 1e-4
+    assert row.counts
+
+
 def test_repetitions_have_seeds_of_their_own_and_measure_themselves(peers):
     made = cell(method("searching"), seeded=True, accept=0.0, verdict="not reached")
     (row,) = measure(made, peers)

@@ -53,10 +53,15 @@ def _first(peers: Peers, cell: Cell, method: Method, key: str, path: Any, truth:
         row.first += peer.run(key, {"seed": None}, fill=False, keep=False)[0]["wall"]
         return row, {}
     best, given = np.inf, dict[str, Any]()
-    for count, tolerance in enumerate(ladder):
+    for tolerance in ladder:
         given = {} if tolerance is None else {"tolerance": tolerance}
-        lap, answer = peer.run(key, given, fill=False, keep=True)
-        row.first += 0.0 if count or known else lap["wall"]
+        try:
+            lap, answer = peer.run(key, given, fill=False, keep=True)
+        except PeerError:
+            if not peer.alive or (tolerance == ladder[-1] and not np.isfinite(best)):
+                raise
+            continue  # a method may refuse one tolerance and take the next
+        row.first, known = row.first + (0.0 if known else lap["wall"]), True
         if method.floor:
             return row, given
         row.error, row.tolerance, row.wrong = cell.error(answer, truth), tolerance, False

@@ -93,7 +93,8 @@ def main():
         try:
             answer = getattr(worker, asked["do"])(asked)
         except Exception as error:  # the peer's, whatever it is: it is said in the table
-            answer = {"error": f"{type(error).__name__}: {error}"[:300]}
+            said = " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
+            answer = {"error": said[:300]}
         print(json.dumps(answer), file=out, flush=True)
 
 
