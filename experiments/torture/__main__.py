@@ -31,7 +31,7 @@ SAID = {
     "torn": "runs that ended within an operation on a file, half written, resumed",
     "full": "runs whose disk (a tmpfs) was filled by others, resumed with room again",
     "damage": "files of finished records damaged: shown, reported, gone on with",
-    "fuzz": "recipes, tables and archives at random, each within 20 s and 8 GiB",
+    "fuzz": "recipes, tables and archives at random, each within 20 s of the processor and 8 GiB",
 }
 HEADER = (
     "| torment | asked | done | what happened | wrong | wall minutes |",

@@ -191,6 +191,17 @@ def test_a_recipe_for_a_table_says_what_its_columns_were_taken_for(tmp_path):
         recipe_for(path, "chrn")
 
 
+def test_a_recipe_names_a_rare_class(tmp_path):
+    said = '# class_weight = "balanced"  # "Yes" has 10.0 % of the rows'
+    for rare in (2, 6):
+        path = tmp_path / f"{rare}.csv"
+        path.write_text("a,y\n" + "".join(f"{i}.5,{'Yes' if i < rare else 'No'}\n" for i in range(20)))
+        assert (said in recipe_for(path, "y")) == (rare == 2)
+    recipe, _ = parse_recipe(recipe_for(tmp_path / "2.csv", "y").replace(said, said[2:]), tmp_path / "t.toml")
+    assert recipe.data is not None
+    assert recipe.data.class_weight == "balanced"
+
+
 @contextlib.contextmanager
 def one_line():
     """An error of one line may pass."""

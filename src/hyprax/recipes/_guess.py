@@ -47,14 +47,24 @@ def recipe_for(path: Path, target: str | None, source: str | None = None) -> str
         )
     kind, said = target_kind(known.tolist())
     columns = [recognised(name, table.column(name), None, None) for name in table.header if name != target]
-    return _text(table, columns, target, kind, said, path.name if source is None else source)
+    rare = _rare(known.tolist()) if kind in ("logistic", "softmax") else []
+    return _text(table, columns, target, kind, said, rare, path.name if source is None else source)
+
+
+def _rare(labels: list[str]) -> list[str]:
+    """A comment on the rarest class, where it has less than half of an even share of the rows."""
+    counts = Counter(labels)
+    name, count = min(counts.items(), key=lambda pair: pair[1])
+    share = count / len(labels)
+    said = f'# class_weight = "balanced"  # {_plain(_quoted(name[:60]))} has {100 * share:.1f} % of the rows'
+    return [said] if share < 0.5 / len(counts) else []
 
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _text(table: Table, columns: list[Column], target: str, kind: str, said: str, source: str) -> str:
+def _text(table: Table, columns: list[Column], target: str, kind: str, said: str, rare: list[str], source: str) -> str:
     dialect = [
         f"delimiter = {_quoted(table.delimiter)}" if table.delimiter not in ("", ",") else "",
         f'encoding = "{table.encoding}"' if table.delimiter and table.encoding != "UTF-8" else "",
@@ -75,6 +85,7 @@ def _text(table: Table, columns: list[Column], target: str, kind: str, said: str
             f"target = {_quoted(target)}  # {_plain(said)}",
             'scale = "standard"',
             *filter(None, dialect),
+            *rare,
             "",
             '[data.kinds]  # "number", "category", "date" or "drop"; without this table, what columns look like',
             *kinds,
