@@ -1,6 +1,6 @@
 """How often the enclosures of leave-one-out hold: `python -m experiments.coverage.leave_one_out [--rows N] [--quick]`.
 
-Random problems of every family with one output (squared, logistic, Poisson, pseudo-Huber), of 40 rows each; strengths
+Random problems of every family (squared, logistic, softmax, Poisson, pseudo-Huber), of 40 rows each; strengths
 from 1e-6; features correlated, doubled, zero and of different units; one strength, one a feature or a group; example
 weights; columns without penalty and offsets; float32 and float64. The truth is one refit in long double for each row
 left out (tests/leave_one_out_cases.py, tests/oracles.py). Counted are the bounds of the single losses, of the mean

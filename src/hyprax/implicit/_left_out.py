@@ -116,12 +116,14 @@ class Centre(eqx.Module):
     spread_penalty: Float[Array, ""]
     off: Float[Array, ""]
 
+    def nearly(self, v: Float[Array, "p B"]) -> Float[Array, "p B"]:
+        """H⁻¹v by products, which are many times faster than triangular solves: for steps that are taken again."""
+        return product(self.factor.inverse, product(self.factor.inverse.T, v))
+
     def solve(self, v: Float[Array, "p B"]) -> Float[Array, "p B"]:
-        """H⁻¹v by products, which are many times faster than triangular solves; refined once."""
-        inverse = self.factor.inverse
-        first = product(inverse, product(inverse.T, v))
-        left = v - product(self.hessian, first)
-        return first + product(inverse, product(inverse.T, left))
+        """H⁻¹v, refined once."""
+        first = self.nearly(v)
+        return first + self.nearly(v - product(self.hessian, first))
 
 
 def largest_of_others(weights: Float[Array, " n"], of: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -199,7 +199,7 @@ class _Downdate(eqx.Module):
     kept: Float[Array, " n"]
 
     def solve(self, centre: Centre, v: Float[Array, "d B"]) -> Float[Array, "d B"]:
-        return centre.solve(v) + product(self.z, product(self.t, product(self.z.T, v)))
+        return centre.nearly(v) + product(self.z, product(self.t, product(self.z.T, v)))
 
 
 def _placed(x: Float[Array, " p"], v: Float[Array, "C *B"]) -> Float[Array, "d *B"]:
@@ -210,7 +210,7 @@ def _placed(x: Float[Array, " p"], v: Float[Array, "C *B"]) -> Float[Array, "d *
 def _downdate(rows: ClassRows, centre: Centre, i: Int[Array, ""]) -> _Downdate:
     x, chance = rows.inputs[i], centre.curves[i]
     eye = jnp.eye(rows.classes, dtype=x.dtype)
-    z = centre.solve(_placed(x, eye))
+    z = centre.nearly(_placed(x, eye))
     within = einsum("p,pcb->cb", x, z.reshape(-1, rows.classes, rows.classes))
     curve = rows.weights[i] / rows.count * (jnp.diag(chance) - jnp.outer(chance, chance))
     kept = rows.weights.at[i].set(0)

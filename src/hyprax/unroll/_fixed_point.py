@@ -25,6 +25,7 @@ _LOW, _HIGH = 0x4330 << 48, 0x4530 << 48
 
 _FIELD = 2.0**FIELD_BITS - 1
 LIMB_BITS = 52
+"""The bits of a limb of a long number: sums of two are whole numbers in float64 still."""
 LIMB = 2.0**LIMB_BITS
 
 Word = Int64[Array, "..."]
