@@ -112,7 +112,7 @@ def test_a_script_has_a_small_picture_and_its_place_on_the_page(name):
     assert 20 <= len((SCRIPTS / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 75
 
 
-@pytest.mark.parametrize("name", quickly(NAMES, "two_penalties", "many_tasks"))
+@pytest.mark.parametrize("name", quickly(NAMES, "dropped_columns", "two_penalties"))
 @pytest.mark.usefixtures("unchecked")
 def test_a_script_draws_and_finds_what_the_page_says(name, monkeypatch):
     if name == "torch_module":

@@ -20,7 +20,7 @@ def main() -> tuple[Figure, Facts]:
     plain, progress = load_diabetes(return_X_y=True)
     rows = np.random.default_rng(0).permutation(len(progress))
     fit, test = rows[:200], rows[200:]
-    X, y = PolynomialFeatures(2, include_bias=False).fit_transform(plain), progress > np.median(progress)
+    X, y = np.asarray(PolynomialFeatures(2, include_bias=False).fit_transform(plain)), progress > np.median(progress)
     X = (X - X[fit].mean(0)) / X[fit].std(0)
     tuned = TunedLogisticRegression(certify=False, random_state=0)
     loose = LogisticRegression(C=1e4, max_iter=10_000)

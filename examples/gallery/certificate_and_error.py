@@ -21,6 +21,7 @@ STRENGTHS = np.full(30, 0.01)
 def truth() -> np.ndarray:
     """d(validation loss)/d(log strengths) by Newton's method to rounding and one dense solve."""
     fit, signs, w = X[:300], 2.0 * y - 1, np.zeros(30)
+    hessian = np.eye(30)
 
     def slope(scores: np.ndarray, signs: np.ndarray) -> np.ndarray:
         return -signs / (1 + np.exp(signs * scores)) / len(signs)

@@ -16,7 +16,7 @@ from hyprax.sklearn import TunedRidge
 def main() -> tuple[Figure, Facts]:
     plain, y = load_diabetes(return_X_y=True)
     expansion = PolynomialFeatures(2, include_bias=False).fit(plain)
-    X = expansion.transform(plain)
+    X = np.asarray(expansion.transform(plain))
     kinds = np.where(
         expansion.powers_.sum(1) == 1, "columns", np.where(expansion.powers_.max(1) == 2, "squares", "products")
     )

@@ -15,7 +15,7 @@ from hyprax.sklearn import TunedElasticNet, TunedRidge
 
 def main() -> tuple[Figure, Facts]:
     plain, y = load_diabetes(return_X_y=True)
-    X = PolynomialFeatures(2, include_bias=False).fit_transform(plain)
+    X = np.asarray(PolynomialFeatures(2, include_bias=False).fit_transform(plain))
     X, X_test, y, y_test = train_test_split(X, y, test_size=1 / 3, random_state=0)
     scale = X.std(0)
     figure, axes = canvas()

@@ -24,14 +24,14 @@ def apply(params, hyper, x):
 
 def main() -> tuple[Figure, Facts]:
     rng = np.random.default_rng(0)
-    table, y = load_diabetes(return_X_y=True, as_frame=True)
-    probes = rng.permuted(table.to_numpy()[:, :5], axis=0)
-    X, names = np.hstack([table, probes]), [*table.columns, *(f"probe {i + 1}" for i in range(5))]
+    table, y = map(np.asarray, load_diabetes(return_X_y=True))
+    X = np.hstack([table, rng.permuted(table[:, :5], axis=0)])
+    names = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6", *(f"probe {i + 1}" for i in range(5))]
     sizes = {"w": (15, 6), "b": 6, "v": (6, 1)}
     fitted = fit_evidence(
         ev.InputScales(apply),
         {name: jnp.asarray(0.3 * rng.normal(size=size)) for name, size in sizes.items()},
-        (X, y.to_numpy()[:, None]),
+        (X, y[:, None]),
         {"noise": hx.Positive(1.0), "input_scales": hx.Positive(np.ones(15))},
         likelihood=lambda hyper: ev.Gaussian(hyper["noise"]),
         epochs=60,

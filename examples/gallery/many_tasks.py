@@ -31,7 +31,7 @@ def main() -> tuple[Figure, Facts]:
 
     seen, new = [dual() for _ in range(300)], [dual() for _ in range(300)]
     best_of_new, line = tasks.erm(new, progress=False), np.geomspace(1e-3, 2, 40)
-    counts, proved, shown = (10, 30, 100, 300), [], []
+    counts, best, proved, shown = (10, 30, 100, 300), best_of_new, [], []
     for n in counts:
         best = tasks.erm(seen[:n], progress=False)
         promise = tasks.gap(complexity.Bounded(range=RANGE), n, 0.05, seen[:n], key=jax.random.key(0))

@@ -20,9 +20,9 @@ def main() -> tuple[Figure, Facts]:
     X, y = load_digits(return_X_y=True)
     X, fit, judge, test = X / 16, slice(200), slice(200, 400), slice(400, None)
     family = hx.families.Softmax(X[fit], y[fit], penalty="penalty")
-    settings = {"certifier": hx.implicit.ResidualCertifier(), "noise": hx.implicit.ExampleNoise()}
+    certifier, noise = hx.implicit.ResidualCertifier(), hx.implicit.ExampleNoise()
     objective, new = (
-        hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (X[rows], y[rows]), **settings)
+        hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (X[rows], y[rows]), certifier=certifier, noise=noise)
         for rows in (judge, test)
     )
 

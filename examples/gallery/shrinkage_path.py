@@ -18,7 +18,7 @@ jax.config.update("jax_enable_x64", True)
 
 def main() -> tuple[Figure, Facts]:
     plain, y = load_diabetes(return_X_y=True)
-    X = PolynomialFeatures(2, include_bias=False).fit_transform(plain)
+    X = np.asarray(PolynomialFeatures(2, include_bias=False).fit_transform(plain))
     rows = np.random.default_rng(0).permutation(len(y))
     fit, test = rows[:222], rows[222:]
     X = (X - X[fit].mean(0)) / X[fit].std(0)

@@ -14,19 +14,21 @@ from sklearn.linear_model import LinearRegression
 import hyprax as hx
 
 jax.config.update("jax_enable_x64", True)
-NAMES = ["radius", "smoothness", "compactness", "concavity"]
+NAMES = {"radius": 0, "smoothness": 4, "compactness": 5, "concavity": 6}  # and their columns
 
 
 def main() -> tuple[Figure, Facts]:
-    table = load_breast_cancer(as_frame=True).data
-    X, y = table[[f"mean {name}" for name in NAMES]].to_numpy(), 1000 * table["mean fractal dimension"].to_numpy()
+    table, _ = map(np.asarray, load_breast_cancer(return_X_y=True))
+    X, y = table[:, list(NAMES.values())], 1000 * table[:, 9]
     rows = np.random.default_rng(0).permutation(len(y))
     fit, test = rows[:300], rows[300:]
     X = np.clip(X, X[fit].min(0), X[fit].max(0))  # splines end where their rows do
 
     terms = hx.implicit.SplineTerms(X[fit], segments=10)
-    strengths = {"penalty": "penalty", "penalty_groups": terms.groups, "free": terms.free}
-    family = hx.families.Squared(terms.columns, y[fit] - y[fit].mean(), **strengths)
+    centred = y[fit] - y[fit].mean()
+    family = hx.families.Squared(
+        terms.columns, centred, penalty="penalty", penalty_groups=terms.groups, free=terms.free
+    )
     objective = hx.implicit.REML(hx.Optimum(family))
     tuned = hx.tune(objective, {"penalty": hx.Positive(np.full(terms.count, 0.1))}, steps=40)
     params = objective.refit(tuned.best).params

@@ -3,6 +3,8 @@
 Needs `pip install "hyprax[torch,sklearn]"`. The lines go from the start, .01, to the decays found.
 """
 
+# pyright: reportMissingImports=false
+
 import jax
 import jax.numpy as jnp
 import numpy as np

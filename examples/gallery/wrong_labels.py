@@ -24,8 +24,10 @@ def main() -> tuple[Figure, Facts]:
     labels[wrong] = (labels[wrong] + rng.integers(1, 10, wrong.sum())) % 10
 
     family = hx.families.Softmax(X[:500], labels, penalty=1e-3, weights="weights")
-    settings = {"certifier": hx.implicit.ResidualCertifier(), "noise": hx.implicit.ExampleNoise()}
-    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (X[500:800], y[500:800]), **settings)
+    certifier, noise = hx.implicit.ResidualCertifier(), hx.implicit.ExampleNoise()
+    objective = hx.ImplicitObjective(
+        hx.Optimum(family), family.mean_loss, (X[500:800], y[500:800]), certifier=certifier, noise=noise
+    )
     start = {"weights": hx.Interval(np.full(500, 0.5), 0.0, 1.0)}
     tuned = hx.tune(objective, start, search=hx.search.Gate(2, optax.adam(0.5)), steps=15)
     weights = np.asarray(hx.natural(tuned.last)["weights"])
