@@ -234,7 +234,9 @@ def fit_evidence(
     def settled(step: Step) -> bool:
         if draws or mode_steps == 0 or step.step < online:
             return False
-        kept = int(step.stats["kept"])
+        stats = step.hypergradient.stats
+        assert isinstance(stats, EvidenceStats)
+        kept = -1 if stats.kept is None else int(stats.kept)
         waits = kept >= online and step.step - kept >= PATIENCE
         return waits or size * step.gradient_norm <= SETTLED
 
