@@ -95,7 +95,7 @@ def test_repetitions_have_seeds_of_their_own_and_measure_themselves(peers):
 
 def test_the_sentence_below_a_table_says_plainly_who_is_fastest():
     def of(**seconds):
-        found = [Row(name, name == "hyprax", cpu=[s], error=0.0, first=0.0) for name, s in seconds.items()]
+        found = [Row(name, name == "hyprax", cpu=[s], wall=[s], error=0.0, first=0.0) for name, s in seconds.items()]
         return report.verdict(report.Part(cell(), found))
 
     assert of(hyprax=1.0, peer=2.0) == "hyprax is the fastest; the next, peer, takes 2 times as long."

@@ -1,5 +1,5 @@
 # Rscript glmnet.R TABLE ALPHA FAMILY LEAST MOST COUNT: cv.glmnet on given folds, the second of two runs measured.
-# Prints seconds of the processor and of the clock with the growth of memory; 0; the best penalty.
+# Prints seconds of the processor and of the clock with the growth of memory and its peak; 0; the best penalty.
 suppressMessages(library(glmnet))
 args <- commandArgs(TRUE)
 d <- as.matrix(read.csv(args[1]))
@@ -19,6 +19,6 @@ for (i in 1:2) {
                      standardize = FALSE, type.measure = if (args[3] == "binomial") "deviance" else "mse")
   spent <- proc.time() - start
 }
-cat(spent[1] + spent[2], spent[3], bytes("^VmHWM") - before, "\n")
+cat(spent[1] + spent[2], spent[3], bytes("^VmHWM") - before, bytes("^VmHWM"), "\n")
 cat(0, "\n")
 cat(format(found$lambda.min, digits = 17), "\n")

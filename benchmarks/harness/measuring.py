@@ -30,6 +30,8 @@ class Row:
     cpu: list[float] = dataclasses.field(default_factory=list)
     memory: int | None = None
     """Bytes by which the process grew at most in a lap: the least of the laps."""
+    resident: int = 0
+    """The most bytes that the process held in a lap."""
     trace: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     """Of a search, in its last repetition: what it had reached, and when."""
 
@@ -125,6 +127,7 @@ def _turns(cell: Cell, peers: Peers, running: list[tuple[Method, Row, str, dict[
                 continue
             row.wall.append(lap["wall"])
             row.cpu.append(lap["cpu"])
+            row.resident = max(row.resident, lap["resident"])
             memory.setdefault(row.method, []).append(lap["memory"])
             if cell.seeded:
                 errors.setdefault(row.method, []).append(cell.error(answer, truth))

@@ -1,5 +1,5 @@
 # Rscript mgcv.R TABLE SEGMENTS: an additive model of P-splines by GCV, the second of two runs measured.
-# Prints seconds of the processor and of the clock with the growth of memory; the degrees of freedom; the fitted values.
+# Prints seconds of the processor and of the clock with the growth of memory and its peak; the degrees of freedom; the fitted values.
 suppressMessages(library(mgcv))
 args <- commandArgs(TRUE)
 d <- read.csv(args[1])
@@ -24,6 +24,6 @@ for (i in 1:2) {
            control = gam.control(scalePenalty = FALSE, nthreads = 1))
   spent <- proc.time() - start
 }
-cat(spent[1] + spent[2], spent[3], bytes("^VmHWM") - before, "\n")
+cat(spent[1] + spent[2], spent[3], bytes("^VmHWM") - before, bytes("^VmHWM"), "\n")
 cat(format(sum(g$edf), digits = 17), "\n")
 cat(format(unname(g$fitted.values), digits = 17), "\n")

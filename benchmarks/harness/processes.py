@@ -49,7 +49,6 @@ class Peer:
                 cwd=environments.ROOT,
                 env=_surroundings(method.x64),
             )
-        self.resident = 0
         self.versions: dict[str, str] = self._read()["versions"]
 
     def prepare(self, key: str, method: Method, arrays: Path) -> tuple[float, bool]:
@@ -62,7 +61,6 @@ class Peer:
         path = self._folder / "answer.npz" if keep else None
         asked = {"do": "run", "key": key, "given": given, "fill": fill, "answer": path and str(path)}
         lap = self._ask(asked)
-        self.resident = max(self.resident, lap["resident"])
         if path is None:
             return lap, {}
         with np.load(path) as archive:

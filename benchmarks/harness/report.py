@@ -97,14 +97,19 @@ def _time(seconds: float) -> str:
 def _line(row: Row, best: float | None, cell: Cell) -> str:
     name = f"**{row.method}**" if row.ours else row.method
     if row.failed:
-        return f"| {name} | {row.failed} | | | | | |"
+        return f"| {name} | {row.failed} | | | | | | | |"
     error = f"{row.error:.0e}" if row.error is not None else ""
     if not row.cpu:
-        return f"| {name} | does not reach it | | | {row.first:.1f} s | | {error} at best |"
+        return f"| {name} | does not reach it | | | | {row.first:.1f} s | | | {error} at best |"
     low, high = np.quantile(row.cpu, [0.25, 0.75])
     times = "" if best is None or row.wrong else f"{row.seconds / best:.2f}"
-    cells = [name, _time(row.seconds), f"{_time(low)} to {_time(high)}", times, f"{row.first:.1f} s"]
-    cells += [f"{(row.memory or 0) / 1e6:.1f}", f"{error}, **{cell.verdict}**" if row.wrong else error]
+    clock = _time(float(np.median(row.wall)))
+    cells = [name, _time(row.seconds), f"{_time(low)} to {_time(high)}", clock, times, f"{row.first:.1f} s"]
+    cells += [
+        f"{(row.memory or 0) / 1e6:.1f}",
+        f"{row.resident / 1e6:.0f}",
+        f"{error}, **{cell.verdict}**" if row.wrong else error,
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -129,22 +134,20 @@ def _table(part: Part) -> list[str]:
         return [f"\n### {cell.problem}\n", verdict(part)]
     best = right[0].seconds if right else None
     lines = [f"\n### {cell.problem}\n"]
-    lines += ["| | time | quartiles | / fastest | first call | memory, MB | error |", "|---|---|---|---|---|---|---|"]
+    titles = "time", "quartiles", "clock", "/ fastest", "first call", "memory, MB", "process, MB", "error"
+    lines += [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     lines += [_line(row, best, cell) for row in part.rows]
     notes = [f"{row.method}: {row.note}." for row in part.rows if row.note]
     laps = max((len(row.cpu) for row in part.rows), default=0)
     accepted = f"at most {cell.accept:.0e} is right" if cell.accept else "only 0 is right"
-    return [
-        *lines,
-        "",
-        f"{verdict(part)} Error: {cell.error_name}; {accepted}. {laps} laps. {' '.join(notes)}".rstrip(),
-    ]
+    said = [verdict(part), f"Error: {cell.error_name}; {accepted}.", f"Laps: {laps}.", *notes]
+    return [*lines, "", " ".join(said)]
 
 
 HOW = """Every method gets the same arrays, in a process that stays alive, on one core and one thread, and methods take
-turns. *Time* is the median of the processor's time of a lap, *quartiles* those of the laps, *first call* what the first
-one took beyond that by the clock (compilation, and imports where the method is the first of its library), *memory* the
-growth of the process in a lap. *Error* is the distance to an answer
+turns. *Time* is the median of the processor's time of a lap, *quartiles* those of the laps, *clock* the median by the
+clock, *first call* what the first one took beyond that (compilation, and imports where the method is the first of its
+library), *memory* the growth of the process in a lap, *process* the most it held. *Error* is the distance to an answer
 computed in float64 by other means: a faster wrong answer is marked, and is never the fastest."""
 
 
@@ -170,7 +173,7 @@ def as_markdown(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bars(plt: Any, section: Section) -> Any:
+def _dots(plt: Any, section: Section) -> Any:
     parts = [part for part in section.parts if not part.cell.curve]
     rows = sum(len(part.right) + 1 for part in parts)
     figure, axes = plt.subplots(figsize=(7.5, 0.8 + 0.2 * rows), layout="constrained")
@@ -180,7 +183,7 @@ def _bars(plt: Any, section: Section) -> Any:
         places.append(at)
         at += 1
         for row in part.right:
-            axes.barh(at, row.seconds, 0.8, color=OURS if row.ours else THEIRS)
+            axes.plot(row.seconds, at, "o", color=OURS if row.ours else THEIRS)
             names.append(row.method)
             places.append(at)
             at += 1
@@ -190,6 +193,7 @@ def _bars(plt: Any, section: Section) -> Any:
         if label.get_text() in {part.cell.problem for part in parts}:
             label.set_fontweight("bold")
     axes.set_ylim(at - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -242,7 +246,7 @@ def pictures(results: Results, folder: Path) -> list[tuple[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for section in results.sections:
-        drawn = [("times", _bars, section.title)]
+        drawn = [("times", _dots, section.title)]
         if any(part.cell.curve for part in section.parts):
             drawn = [("curves", _curves, f"{section.title}: seconds, and floors (dashed)")]
         elif any(row.trace for part in section.parts for row in part.rows):

@@ -116,8 +116,7 @@ def _in_r(script, data, *settings):
         if done.returncode:
             raise RuntimeError(f"Rscript ended with {done.returncode}: {done.stderr.strip()[-200:]}")
         measured, *answer = (np.array(line.split(), float) for line in done.stdout.splitlines()[-3:])
-        cpu, wall, memory = measured
-        return {"cpu_seconds": cpu, "wall_seconds": wall, "peak_bytes": memory}, answer
+        return dict(zip(("cpu_seconds", "wall_seconds", "grown_bytes", "peak_bytes"), measured, strict=True)), answer
 
     return run
 

@@ -5,8 +5,9 @@
 - run: run it, as often as fills the shortest lap, and say how long one took, by the clock and of the processor; how far
   memory grew; and, where a file is named, what it found.
 
-A method is a function of the arrays and of settings to a function `run`, which answers with arrays by name. Three names
-are special: `cpu_seconds`, `wall_seconds` and `peak_bytes`, of a method that measures itself, as one in R does.
+A method is a function of the arrays and of settings to a function `run`, which answers with arrays by name. Some names
+are special: `cpu_seconds`, `wall_seconds`, `grown_bytes` and `peak_bytes`, of a method that measures itself, as one in
+R does.
 """
 
 import gc
@@ -72,13 +73,14 @@ class Worker:
         if fresh:
             self.ran.add(asked["key"])
             self.firsts[asked["key"]] += wall
-        memory = max(0, peak_memory.peak() - before)
+        peak = peak_memory.peak()
+        memory = max(0, peak - before)
         if "cpu_seconds" in answer:
             cpu, wall = float(answer.pop("cpu_seconds")), float(answer.pop("wall_seconds"))
-        memory = int(answer.pop("peak_bytes", memory))
+        memory, peak = int(answer.pop("grown_bytes", memory)), int(answer.pop("peak_bytes", peak))
         if asked["answer"]:
             np.savez(asked["answer"], **answer)
-        return {"wall": wall, "cpu": cpu, "memory": memory, "resident": peak_memory.peak()}
+        return {"wall": wall, "cpu": cpu, "memory": memory, "resident": peak}
 
 
 def main():

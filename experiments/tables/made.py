@@ -22,6 +22,10 @@ FAULTS = ("none",) * 6 + (
 )
 
 
+ALIKE, AT_ONCE = 40, 10
+"""So many tables are of one shape, for so many shapes in turns: programs of a shape are compiled once."""
+
+
 class Table(NamedTuple):
     """A file, its target, and what was drawn for it."""
 
@@ -30,7 +34,7 @@ class Table(NamedTuple):
     about: dict[str, str]
 
 
-def _column(draw: random.Random, kind: str, signal: list[float]) -> list[str]:
+def _column(draw: random.Random, kind: str, signal: list[float], levels: int) -> list[str]:
     n = len(signal)
     if kind == "number":
         scale, shift = 10.0 ** draw.uniform(-6, 6), draw.choice((0.0, 0.0, 1e3, -1e6))
@@ -41,7 +45,7 @@ def _column(draw: random.Random, kind: str, signal: list[float]) -> list[str]:
         no, yes = draw.choice((("0", "1"), ("False", "True"), ("no", "yes"), ("N", "Y")))
         return [yes if u + draw.gauss(0, 1) > 0 else no for u in signal]
     if kind == "category":
-        words = draw.sample(WORDS, draw.randint(1, 4))
+        words = draw.sample(WORDS, levels)
         return [draw.choice(words) for _ in signal]
     if kind == "date":
         return [f"20{draw.randint(10, 25)}-{draw.randint(1, 12):02}-{draw.randint(1, 28):02}" for _ in signal]
@@ -96,17 +100,17 @@ def _quoted(cell: str, delimiter: str, always: bool) -> str:
 
 
 def table(seed: int, folder: Path) -> Table:
-    """The table of a seed, written to the folder."""
-    draw = random.Random(seed)
-    n = draw.choice((1, 2, 5, 8, 30, 30, 30, 60, 60, 60))
+    """The table of a seed, written to the folder: its shape by a draw that others share, all else by its own."""
+    draw, shape = random.Random(seed), random.Random(f"shape {seed // (ALIKE * AT_ONCE)} {seed % AT_ONCE}")
+    n = shape.choice((1, 2, 5, 8, 30, 30, 30, 60, 60, 60))
     signal = [draw.gauss(0, 1) for _ in range(n)]
-    kinds = [draw.choice(KINDS) for _ in range(draw.choice((0, 1, 2, 3, 3, 4, 4)))]
-    goal, fault = draw.choice(TARGETS), draw.choice(FAULTS)
+    kinds = [shape.choice(KINDS) for _ in range(shape.choice((0, 1, 2, 3, 3, 4, 4)))]
+    goal, fault = shape.choice(TARGETS), draw.choice(FAULTS)
     names = [draw.choice(("x", "größe", "a b", "col", "Age", 'the "x"')) + str(i) for i in range(len(kinds))]
     if draw.random() < 0.05 and len(names) > 1:
         names[1] = names[0]
-    columns = [_column(draw, kind, signal) for kind in kinds]
-    holes = draw.choice((0.0, 0.0, 0.05, 0.3))
+    columns = [_column(draw, kind, signal, shape.randint(1, 4)) for kind in kinds]
+    holes = shape.choice((0.0, 0.0, 0.05, 0.3))
     hole = draw.choice(HOLES)
     columns = [[hole if draw.random() < holes else cell for cell in column] for column in columns]
     place = draw.randint(0, len(columns))

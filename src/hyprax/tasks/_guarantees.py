@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -301,26 +302,26 @@ def gap(
         assumptions.append(bounds[best][0].assumption)
         return Guarantee(candidates[best], best, target, n, whole, width, tuple(assumptions), reference, candidates)
 
-    least, certify = None, None
-    if isinstance(duals[0], BoxDual):
-        check_boxes(duals, n, delta, width)
+    functions: Any = duals
+    least: Any = None
+    certify: Callable[[Any, float, Means], SplitCertificate] | None = None
+    if functions and isinstance(functions[0], BoxDual):
+        check_boxes(functions, n, delta, width)
         if hyper is None or (bounds and target == "excess"):
-            least = erm_box(duals, gap=1e-2, progress=False)
+            least = erm_box(functions, gap=1e-2, progress=False)
         hyper = least.hyper if hyper is None else np.asarray(hyper, dtype=np.float64)
-        below, above = _enclosed(duals, hyper)
-        ground = BoxGround.of(duals, width, fraction, key) if n >= 4 else None
+        below, above = _enclosed(functions, hyper)
+        ground = BoxGround.of(functions, width, fraction, key) if n >= 4 else None
         if ground is not None:
             certify = ground.excess if target == "excess" else ground.risk
     else:
-        check_losses(duals, n, width)
-        mean = PiecewiseFunction.mean(duals)
+        check_losses(functions, n, width)
+        mean = PiecewiseFunction.mean(functions)
         least = mean.minimise()
         hyper = least.hyper if hyper is None else float(hyper)
         below, above = (float(x) for x in mean.enclose(hyper))
-        kind_of_bound = split_excess_bound if target == "excess" else split_risk_bound
-
-        def certify(hyper: float, delta: float, means: Means) -> SplitCertificate:
-            return kind_of_bound(duals, hyper, delta, width, fraction=fraction, key=key, means=means)
+        bound = split_excess_bound if target == "excess" else split_risk_bound
+        certify = partial(_split, bound, functions, width, fraction, key)
 
     behind = max(0.0, above - least.lower) if target == "excess" and least is not None else 0.0
     notes: list[str] = []
@@ -351,7 +352,7 @@ def gap(
         hyper,
         hypers.get(best) if target == "excess" else None,
         tuple(notes),
-        "certified" if all(dual.certified for dual in duals) else "estimated",
+        "certified" if all(dual.certified for dual in functions) else "estimated",
     )
 
 
@@ -362,6 +363,19 @@ def _accuracy_cost(accuracy: float, target: Target) -> float:
     if target not in _MEANINGS:
         raise ValueError(f"target must be 'excess' or 'deviation'; got {target!r}.")
     return 2 * accuracy if target == "excess" else accuracy
+
+
+def _split(
+    bound: Callable[..., SplitCertificate],
+    duals: Sequence[PiecewiseFunction],
+    width: float,
+    fraction: float,
+    key: Any,
+    hyper: float,
+    delta: float,
+    means: Means,
+) -> SplitCertificate:
+    return bound(duals, hyper, delta, width, fraction=fraction, key=key, means=means)
 
 
 def _enclosed(duals: Sequence[BoxDual], hyper: Any) -> tuple[float, float]:
