@@ -57,7 +57,7 @@ def main() -> tuple[Figure, Facts]:
     for hyper, name, colour in ((start, "a tuned constant rate", GREY), (tuned.best, "a rate a step", BLUE)):
         value, state = objective.value(hyper, objective.init(hyper))
         left.plot(hx.natural(hyper)["rate"], color=colour)
-        right.semilogy(objective.report(hyper).metrics, color=colour, label=name)
+        right.semilogy(objective.report(hyper).metrics, color=colour, label=name.removeprefix("a tuned "))
         right_ones = np.argmax(scores(objective.params(state), X[1300:]), axis=1) == y[1300:]
         facts |= {f"loss judged by, {name}": float(value.value), f"test accuracy, {name}": float(np.mean(right_ones))}
     left.set(title="learning rate", xlabel="training step", ylim=(0, None))

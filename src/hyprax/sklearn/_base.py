@@ -242,12 +242,10 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         if self.criterion not in IN_SAMPLE:
             return None
         inputs, shape = problem.family.inputs, problem.family.shape
-        softmax = self.criterion == "leave_one_out" and problem.stratify()
-        if (len(shape) > 1 and not softmax) or not isinstance(inputs, jax.Array) or math.prod(shape) > LARGEST:
-            allowed = "one target or classes" if self.criterion == "leave_one_out" else "one target or two classes"
+        if len(shape) > 1 or not isinstance(inputs, jax.Array) or math.prod(shape) > LARGEST:
             raise ValueError(
-                f"criterion={self.criterion!r} requires {allowed}, and at most {LARGEST} weights of columns that are "
-                f"not sparse; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
+                f"criterion={self.criterion!r} requires one target or two classes, and at most {LARGEST} columns that "
+                f"are not sparse; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
             )
         if self.criterion == "evidence":
             dispersion = 1 / (targets.factor * float(weights.mean())) if self.likelihood else None
