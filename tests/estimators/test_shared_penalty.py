@@ -128,4 +128,4 @@ def test_rows_and_features_that_weigh_differently():
     with pytest.raises(ValueError, match="sample_weight must be a positive number for each of 88 rows"):
         found.fit(X, Y, NAMES, sample_weight=-v)
     with pytest.raises(ValueError, match="feature_weights must be a positive number for each of 3 features"):
-        clone(found).set_params(feature_weights=[1.0]).fit(X, Y, NAMES)
+        SharedPenalty(**{**found.get_params(), "feature_weights": [1.0]}).fit(X, Y, NAMES)

@@ -106,7 +106,7 @@ def test_a_vocabulary_needs_no_matrix_of_its_square():
         ).value
 
     largest = max(
-        leaf.aval.size
+        int(np.prod(leaf.aval.shape))  # pyright: ignore[reportAttributeAccessIssue]  # of an array, as all are here
         for equation in equations(jax.make_jaxpr(jax.grad(value))(params).jaxpr)
         for leaf in equation.outvars
     )

@@ -126,7 +126,7 @@ def test_quasi_newton_steps_arrive_where_every_entry_equals_its_price():
     target = jnp.asarray(np.random.default_rng(0).normal(size=20))
     spread = jnp.full(20, 0.5).at[3].set(jnp.inf)
     start = {"u": jnp.zeros(20)}
-    found = hx.tune(Bowl(target, spread), start, search=GatedLBFGS(2.0), steps=60, progress=False)
+    found = hx.tune(Bowl(target=target, spread=spread), start, search=GatedLBFGS(2.0), steps=60, progress=False)
     assert bool(found.result == hx.search.RESULTS.below_noise), found.message
     prices = 2 * np.asarray(spread) / np.asarray(SCALES)  # a_j |u_j - target_j| = t_j where u_j moved
     expected = np.sign(target) * np.maximum(np.abs(target) - prices, 0)
@@ -140,10 +140,10 @@ def test_quasi_newton_steps_arrive_where_every_entry_equals_its_price():
 def test_many_hyperparameters_are_held_back_by_default_where_noise_is_measured_and_few_are_not():
     target, spread = jnp.full(20, 0.1), jnp.full(20, 1.0)  # all below two standard errors
     start = {"u": jnp.zeros(20)}
-    held = hx.tune(Bowl(target, spread), start, steps=20, progress=False)
+    held = hx.tune(Bowl(target=target, spread=spread), start, steps=20, progress=False)
     assert bool(held.result == hx.search.RESULTS.below_noise)
     np.testing.assert_array_equal(held.best["u"], 0.0)
-    free = hx.tune(Bowl(target, spread, measures_noise=False), start, steps=20, progress=False)
+    free = hx.tune(Bowl(target=target, spread=spread, measures_noise=False), start, steps=20, progress=False)
     np.testing.assert_allclose(free.best["u"], target, atol=1e-3)
     drawn = Noisy(target=jnp.full(20, 0.1), spread=spread, bound=jnp.asarray(0.0))
     assert "open_entries" in hx.tune(drawn, jnp.zeros(20), steps=2, progress=False).history[0]
@@ -157,9 +157,9 @@ def rows_of_ridge(kind: str):
     X = rng.normal(size=(140, 40))
     y = X @ weights + rng.normal(size=140)
     optimum = hx.Optimum(hx.families.Squared(X[:80], y[:80], penalty="penalty"))
-    objective = hx.ImplicitObjective(
-        optimum, optimum.loss.mean_loss, (X[80:], y[80:]), certifier=hx.implicit.NoCertifier()
-    )
+    family = optimum.loss
+    assert isinstance(family, hx.families.Squared)
+    objective = hx.ImplicitObjective(optimum, family.mean_loss, (X[80:], y[80:]), certifier=hx.implicit.NoCertifier())
     return objective, lambda w: 0.5 + 0.5 * float(np.sum((np.asarray(w) - weights) ** 2))
 
 

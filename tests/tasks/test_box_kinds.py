@@ -48,6 +48,7 @@ def read_out(task, layer, o1, o2, hyper):
 def check(f, loss, rng, widths):
     """Points lie within their enclosures, and no point of a box below the bound of the box."""
     low, high = np.array(f.domain).T
+    bound = truth = np.nan
     for width in widths:
         a = rng.uniform(low, high)
         b = np.minimum(a + width * (high - low) * rng.uniform(size=2), high)

@@ -43,7 +43,7 @@ KINDS = {
     ),
     "hinge": (
         svm_dual,
-        lambda a, n: LinearSVC(C=a, loss="hinge", tol=1e-9, max_iter=1_000_000, intercept_scaling=1.0),
+        lambda a, n: LinearSVC(C=a, loss="hinge", tol=1e-9, max_iter=1_000_000, intercept_scaling=1),
         lambda y, z: np.maximum(0, 1 - y * z),
         "decision_function",
     ),

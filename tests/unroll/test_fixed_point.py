@@ -1,6 +1,7 @@
 """Words and their units: factors that are not rounded, bits that are put away and come back."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +58,9 @@ def test_a_state_under_factors_and_increments_comes_back_bit_for_bit(seed, place
     factors = np.where(rng.random(steps) < 0.2, rng.uniform(1, 1.5, steps), rng.uniform(0.1, 1, steps))[:, None]
     scale, store = make_scale(factors, steps, 50), Store(place)
     moved, increments = dict(scale.shifts[0]), rng.standard_normal((steps, 16))
-    word, true = (zeros((16,), 2) if long else jnp.zeros(16, jnp.int64)), np.zeros(16)
-    made = (lambda x, unit: to_long(x * unit, 2)) if long else encode
+    word: Any = zeros((16,), 2) if long else jnp.zeros(16, jnp.int64)
+    made: Any = (lambda x, unit: to_long(x * unit, 2)) if long else encode
+    true = np.zeros(16)
     for t in range(steps):
         word = store.shift(word, moved[t]) if t in moved else word
         word = word + made(jnp.asarray(increments[t]), 1 / scale.after[t, 0])

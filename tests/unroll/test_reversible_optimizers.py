@@ -1,5 +1,7 @@
 """Single steps of MomentumSGD, Adam and AdamW: the formulas of optax in floating point, bijections in fixed point."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,7 +122,7 @@ def exact_step(name, data):
     values = {"weights": rng.normal(size=50), **{state: rng.normal(size=50) for state in optimizer.states}}
     if "variance" in values:
         values["variance"] = values["variance"] ** 2 * 0.1
-    words = {"weights": encode(jnp.asarray(values["weights"]), 1 / scales["weights"].units[0, 0])}
+    words: dict[str, Any] = {"weights": encode(jnp.asarray(values["weights"]), 1 / scales["weights"].units[0, 0])}
     for key, limbs in optimizer.states.items():
         words[key] = to_long(jnp.asarray(values[key]) / scales[key].units[0, 0], limbs)
     words |= {key: jnp.zeros(50, jnp.int64) for key in optimizer.codes}

@@ -84,6 +84,7 @@ def test_adam_resolves_gradients_of_every_size(share, eps):
     hyper = numbers(rate=0.01, beta1=0.9, beta2=0.999, eps=eps, share=share)
     truth = jax.jit(jax.grad(lambda hyper: by_hand(adam, hyper)))(hyper)
     answer = undone(lambda h: hx.unroll.Adam(h["rate"], h["beta1"], h["beta2"], h["eps"]), hyper)
+    assert isinstance(answer.certificate, hx.unroll.ReversalCertificate)
     assert answer.certificate.blurred <= 1e-9
     assert answer.result == hx.unroll.RESULTS.successful
     for name in truth:
@@ -98,6 +99,7 @@ def test_digits_that_are_missing_are_said(bits):
     truth = jax.jit(jax.grad(lambda hyper: by_hand(adam, hyper)))(hyper)
     found = undone(lambda h: hx.unroll.Adam(h["rate"], h["beta1"], h["beta2"], h["eps"], variance_bits=bits), hyper)
     assert abs(found.grad["beta2"] - truth["beta2"]) > 1e-2 * abs(truth["beta2"])
+    assert isinstance(found.certificate, hx.unroll.ReversalCertificate)
     assert found.certificate.blurred > 1e-3
     assert found.result == hx.unroll.RESULTS.unresolved
 

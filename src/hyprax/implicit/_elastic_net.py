@@ -355,7 +355,7 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
         self.noisy, self.adaptive, self.value_name = False, False, "held-out loss"
 
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         return self.noise is not None
 
     def init(self, hyper: PyTree) -> Array:

@@ -73,7 +73,7 @@ class HeldOut(AbstractObjective[ImplicitState]):
         self.noisy, self.adaptive, self.value_name = False, True, "held-out loss"
 
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         return self.noise is not None and self.noise.serves(self.problem.optimum.params0)
 
     def with_noise(self) -> "HeldOut":

@@ -13,7 +13,7 @@ class AbstractInSample(AbstractObjective[Array]):
     optimum: eqx.AbstractVar[Optimum]
 
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         """Nothing is held out."""
         return False
 

@@ -106,7 +106,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             noise.check(outer_loss, self.outer_data)
 
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         return self.noise is not None and self.noise.serves(self.optimum.params0)
 
     def with_noise(self) -> "ImplicitObjective":

@@ -170,7 +170,7 @@ class CrossValidated(AbstractObjective[FoldsState]):
         self.value_name = f"cross-validated {self.parts[0].value_name}"
 
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         return all(part.measures_noise for part in self.parts)
 
     def with_noise(self) -> "CrossValidated":

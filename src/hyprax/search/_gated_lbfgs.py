@@ -105,18 +105,18 @@ class GatedLBFGS(AbstractSearch):
         move = self._steps.step(priced, state.moves, state.walk, objective_state)
         stats = move.hypergradient.stats
         assert isinstance(stats, _Inside)  # `_Priced` has put it there
+        found = stats.answer
+        assert isinstance(found, Hypergradient)
         value = None if move.value is None else move.value - _price(state.prices, state.moves)
-        state = _watched(state, stats.answer.value if value is None else value)
+        state = _watched(state, found.value if value is None else value)
         opened, moved, at_low, at_high = _counted(state, move.hypergradient.grad)
         going = int(opened) and int(state.idle) < PATIENCE
-        ended = move.ended if going or not bool(succeeded(stats.answer.result)) else RESULTS.below_noise
+        ended = move.ended if going or not bool(succeeded(found.result)) else RESULTS.below_noise
         own = {"open_entries": opened, "moved_entries": moved, "at_lower": at_low, "at_upper": at_high}
         numbers = dict(move.numbers) | own
         numbers["gradients"] = numbers["gradients"] + int(first)
-        after = _repriced(state, move.hyper, move.search_state, self._price(stats.answer))
-        return Move(
-            stats.answer, priced.at(move.hyper), after, move.objective_state, ended, value, move.sufficient, numbers
-        )
+        after = _repriced(state, move.hyper, move.search_state, self._price(found))
+        return Move(found, priced.at(move.hyper), after, move.objective_state, ended, value, move.sufficient, numbers)
 
     def _price(self, answer: Hypergradient) -> Float[Array, " N"]:
         noise = answer.noise

@@ -48,8 +48,11 @@ class AsItIs(AbstractObjective[PyTree]):
     adaptive: bool = eqx.field(static=True, default=False)
     value_name: str = eqx.field(static=True, default="held-out loss")
 
+    def __init__(self, *, objective: AbstractObjective, accuracy: Accuracy):
+        self.objective, self.accuracy = objective, accuracy
+
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         return self.objective.measures_noise
 
     def init(self, hyper: PyTree) -> PyTree:

@@ -328,9 +328,10 @@ def gap(
     candidates = {name: f(n, delta * SHARES["structure"]) + behind for name, (_, f) in bounds.items()}
     hypers = {}
     if n >= 4 and certify is not None:
+        point: Any = hyper
         kinds: dict[str, Means] = {"split, empirical Bernstein": "bernstein", "split": "wealth"}
         for name, means in kinds.items():
-            found = certify(hyper, delta * SHARES[name], means)
+            found = certify(point, delta * SHARES[name], means)
             candidates[name] = found.bound - (0.0 if target == "excess" else below)
             hypers[name] = found.hypers
     else:

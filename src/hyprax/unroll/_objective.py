@@ -153,7 +153,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         self.noise, self.certifier = checked_probes(noise, self.outer.data), certifier
 
     @property
-    def measures_noise(self) -> bool:
+    def measures_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # known from its parts, where others hold a field
         return self.noise > 0
 
     def init(self, hyper: PyTree) -> UnrolledState:

@@ -116,6 +116,9 @@ class WeightedLogisticLoss(_WeightedClasses):
 
     base: AbstractPointLoss = LogisticLoss()
 
+    def __init__(self, weights: Sequence[float]):
+        super().__init__(weights)
+
     def of(self, y, dtype):
         return jnp.where(y > 0.5, self.weights[1], self.weights[0]).astype(dtype)
 
@@ -131,6 +134,9 @@ class WeightedSoftmaxLoss(_WeightedClasses):
 
     labels: ClassVar[bool] = True
     base: AbstractPointLoss = SoftmaxLoss()
+
+    def __init__(self, weights: Sequence[float]):
+        super().__init__(weights)
 
     def of(self, y, dtype):
         return jnp.asarray(self.weights, dtype)[y]
