@@ -56,6 +56,13 @@ def ways(loss: Any) -> dict[str, Any]:
     return {"reverse over reverse": reverse, "forward over reverse": forward}
 
 
+def scratch(program: jax.stages.Compiled) -> float:
+    """kB that a program needs beside its arguments and its answer."""
+    analysis = program.memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes / 1e3
+
+
 def main() -> None:
     """A row for every network and way."""
     print(f"{machine()}, 1 thread; jax {jax.__version__}\n")
@@ -75,7 +82,7 @@ def main() -> None:
                 return jax.lax.fori_loop(0, STEPS, body, (p, jax.tree.map(jnp.zeros_like, penalties)))
 
             one, programs[name] = (jax.jit(fn).lower(*given).compile() for fn in (way, loop))
-            memory[name] = [p.memory_analysis().temp_size_in_bytes / 1e3 for p in (one, programs[name])]
+            memory[name] = [scratch(program) for program in (one, programs[name])]
             laps[name] = []
         for _ in range(ROUNDS):
             for name, program in programs.items():

@@ -15,7 +15,8 @@ Run = Callable[[], dict[str, Any]]
 
 
 def _given(data: Arrays) -> tuple[dict[str, Any], Any, Any, Any]:
-    return {name: jnp.asarray(data[name]) for name in NAMES}, *(jnp.asarray(data[k]) for k in ("x", "y", "logs"))
+    x, y, logs = (jnp.asarray(data[name]) for name in ("x", "y", "logs"))
+    return {name: jnp.asarray(data[name]) for name in NAMES}, x, y, logs
 
 
 def _differentiated(value: Callable[..., Any], *arguments: Any) -> Run:

@@ -42,7 +42,8 @@ def arrays(name: str, dtype: str) -> Arrays:
                 x, y = archive["X"].astype(float), archive["y"] > 0
             order, cut = np.arange(len(x)), 35_000
         else:
-            x, y = load_breast_cancer(return_X_y=True) if name == "breast cancer" else load_digits(return_X_y=True)
+            load = load_breast_cancer if name == "breast cancer" else load_digits
+            x, y = (np.asarray(part) for part in load(return_X_y=True))
             y = y if name == "breast cancer" else y >= 5
             order, cut = np.random.default_rng(0).permutation(len(x)), round(0.67 * len(x))
         deviation = x.std(axis=0)

@@ -74,7 +74,7 @@ def jaxopt_lbfgs(data: Arrays) -> Run:
 
     problem = Problem(data)
 
-    def value(log_strengths: Array, tolerance: Array) -> Array:
+    def value(log_strengths: Array, tolerance: Any) -> Array:
         def solve(matvec: Any, b: Any, **_: Any) -> Any:
             return solve_cg(matvec, b, tol=tolerance)
 
@@ -87,7 +87,7 @@ def jaxopt_lbfgs(data: Arrays) -> Run:
 def optimistix_minimiser(data: Arrays, minimiser: str) -> Run:
     problem = Problem(data)
 
-    def value(log_strengths: Array, tolerance: Array) -> Array:
+    def value(log_strengths: Array, tolerance: Any) -> Array:
         solution = optx.minimise(
             problem.inner,
             getattr(optx, minimiser)(rtol=tolerance, atol=tolerance),

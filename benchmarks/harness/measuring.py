@@ -50,9 +50,10 @@ def _first(peers: Peers, cell: Cell, method: Method, key: str, path: Any, truth:
     row = Row(method.name, method.ours, method.floor, method.note)
     peer = peers.of(method)
     ladder: tuple[float | None, ...] = cell.ladder if method.tuned else (None,)
-    row.first, known = peer.prepare(key, method, path)
+    first, known = peer.prepare(key, method, path)
+    row.first = first
     if cell.seeded:
-        row.first += peer.run(key, {"seed": None}, fill=False, keep=False)[0]["wall"]
+        row.first = first + peer.run(key, {"seed": None}, fill=False, keep=False)[0]["wall"]
         return row, {}
     best, given = np.inf, dict[str, Any]()
     for tolerance in ladder:
@@ -63,7 +64,8 @@ def _first(peers: Peers, cell: Cell, method: Method, key: str, path: Any, truth:
             if not peer.alive or (tolerance == ladder[-1] and not np.isfinite(best)):
                 raise
             continue  # a method may refuse one tolerance and take the next
-        row.first, known = row.first + (0.0 if known else lap["wall"]), True
+        first, known = first + (0.0 if known else lap["wall"]), True
+        row.first = first
         if method.floor:
             return row, given
         row.error, row.tolerance, row.wrong = cell.error(answer, truth), tolerance, False

@@ -25,7 +25,7 @@ TASKS = (10, 100, 1_000, 10_000)
 ROWS, COLUMNS = (100, 1_000, 5_000), (10, 100, 1_000)
 
 
-def _method(name: str, function: str, *, package: str = "hyprax", x64: bool = True, **settings: Any) -> Method:
+def _method(name: str, function: str, /, *, package: str = "hyprax", x64: bool = True, **settings: Any) -> Method:
     where, floor = f"benchmarks.harness.{function}", name == "floor"
     tuned = function.startswith("implicit_methods") and not floor
     return Method(name, where, package=package, settings=settings, x64=x64, tuned=tuned, floor=floor)

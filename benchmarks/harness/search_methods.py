@@ -32,7 +32,7 @@ class Watch:
             self.losses.append(test_loss(self._data, penalties))
             self.seconds.append(float(self.spent[0]))
             self._off += self._clocks() - before
-        return self.losses[-1] <= self._data["target"] or self.spent[0] > self._budget
+        return bool(self.losses[-1] <= self._data["target"] or self.spent[0] > self._budget)
 
     def answer(self) -> dict[str, Any]:
         found = {"loss": min(self.losses), "trace_cpu": self.seconds, "trace_test": self.losses}
@@ -95,11 +95,12 @@ def tpe(data: Arrays, budget: float) -> Run:
 
 def at_random(data: Arrays, budget: float) -> Run:
     value, start = _evaluated(data), _start(data)
+    low, high = np.log(DOMAIN)
 
     def run(seed: int | None) -> dict[str, Any]:
         watch, rng, penalties = Watch(data, budget if seed is not None else 0.0), np.random.default_rng(seed), start
         while not watch.see(value(penalties), penalties):
-            penalties = np.exp(rng.uniform(*np.log(DOMAIN), len(start)))
+            penalties = np.exp(rng.uniform(low, high, len(start)))
         return watch.answer()
 
     return run

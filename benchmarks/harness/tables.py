@@ -7,6 +7,7 @@ terms, by generalised cross-validation. The error is what the criterion at the a
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import BSpline
@@ -29,13 +30,14 @@ RATIOS = (0.1, 0.5, 0.7, 0.9, 0.95, 0.99, 1.0)
 
 
 def diabetes() -> Arrays:
-    x, y = load_diabetes(return_X_y=True)
+    x, y = (np.asarray(part) for part in load_diabetes(return_X_y=True))
     x = PolynomialFeatures(2, include_bias=False).fit_transform(x)
     return _dealt(x[:, np.ptp(x, axis=0) > 0], y, scaled=True)
 
 
 def breast_cancer() -> Arrays:
-    return _dealt(*load_breast_cancer(return_X_y=True), scaled=False)
+    x, y = (np.asarray(part) for part in load_breast_cancer(return_X_y=True))
+    return _dealt(x, y, scaled=False)
 
 
 def _dealt(x: np.ndarray, y: np.ndarray, *, scaled: bool) -> Arrays:
@@ -75,9 +77,10 @@ def net_criterion(data: Arrays) -> Callable[[float, float], float]:
         made.append((np.asfortranarray(x - centre), y - mean, vx - centre, vy - mean))
 
     def criterion(l1: float, l2: float) -> float:
-        total, settings = 0.0, {"l1_ratio": l1 / (l1 + l2), "tol": 1e-9, "max_iter": 50_000}
+        settings: dict[str, Any] = {"alphas": [l1 + l2], "l1_ratio": l1 / (l1 + l2), "tol": 1e-9, "max_iter": 50_000}
+        total = 0.0
         for x, y, vx, vy in made:
-            w = enet_path(x, y, alphas=[l1 + l2], **settings)[1][:, 0]
+            w = enet_path(x, y, **settings)[1][:, 0]
             total += float(np.mean((vy - vx @ w) ** 2))
         return total / FOLDS
 
@@ -109,13 +112,14 @@ def logistic_criterion(data: Arrays) -> Callable[[float], float]:
 
 def least(criterion: Callable[[float], float], domain: tuple[float, float] = DOMAIN, count: int = 60) -> float:
     """The least value over the domain: the best of a grid, refined twice."""
-    low, high, logs = *np.log(domain), np.empty(0)
+    low, high = (float(z) for z in np.log(domain))
+    values = list[float]()
     for _ in range(3):
         logs = np.linspace(low, high, count)
         values = [criterion(float(np.exp(z))) for z in logs]
         best = int(np.argmin(values))
-        low, high, count = logs[max(0, best - 1)], logs[min(len(logs) - 1, best + 1)], 15
-    found = minimize_scalar(lambda z: criterion(float(np.exp(z))), bounds=(low, high), method="bounded")
+        low, high, count = float(logs[max(0, best - 1)]), float(logs[min(len(logs) - 1, best + 1)]), 15
+    found: Any = minimize_scalar(lambda z: criterion(float(np.exp(z))), bounds=(low, high), method="bounded")
     return min(min(values), float(found.fun))
 
 
@@ -194,15 +198,15 @@ def smooth_excess(found: Arrays, truth: tuple[np.ndarray, float]) -> float:
     )
 
 
-def _ours(name: str, function: str, **settings: object) -> Method:
+def _ours(name: str, function: str, **settings: Any) -> Method:
     return Method(name, f"benchmarks.harness.tables_methods:{function}", settings=settings)
 
 
-def _theirs(name: str, function: str, environment: str, package: str, note: str = "", **settings: object) -> Method:
+def _theirs(name: str, function: str, environment: str, package: str, note: str = "", **settings: Any) -> Method:
     return Method(name, f"benchmarks.harness.tables_peers:{function}", environment, package, settings, note=note)
 
 
-def _sklearn(name: str, function: str, **settings: object) -> Method:
+def _sklearn(name: str, function: str, **settings: Any) -> Method:
     return _theirs(f"scikit-learn {name}", function, "hyprax", "scikit-learn", **settings)
 
 

@@ -54,6 +54,7 @@ def additive(data: Arrays) -> Run:
         stop = hx.search.Stopping(gradient=1e-6, patience=5, improvement=1e-9)
         begin = {"penalty": hx.Positive(np.full(terms.count, 0.01))}
         found = hx.tune(objective, begin, search=hx.search.LBFGS(), steps=300, stop=stop, progress=False)
+        assert found.hypergradient is not None
         answer, state = objective.value(found.best, objective.init(found.best))
         freedom = jax.device_get(found.hypergradient.stats.freedom)
         del answer

@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Worker:
 
     def run(self, asked):
         run, fresh = self.runs[asked["key"]], asked["key"] not in self.ran
-        before = peak_memory.reset()
+        before, answer = peak_memory.reset(), dict[str, Any]()
         wall, cpu, count = time.perf_counter(), time.process_time(), 0
         while not count or (asked["fill"] and time.perf_counter() - wall < SHORTEST):
             answer = {name: np.asarray(value) for name, value in run(**asked["given"]).items()}

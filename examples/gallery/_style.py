@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 Facts = dict[str, float]
 """What a script found, by the words in which it is printed."""
@@ -22,7 +23,7 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys((*INKED, "grid.color", "legend.labelcolor"), GREY),
     "axes.facecolor": "none",
     "axes.grid": True,
-    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PINK]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK]),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 10,

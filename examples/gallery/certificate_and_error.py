@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer
 import hyprax as hx
 
 jax.config.update("jax_enable_x64", True)
-X, y = load_breast_cancer(return_X_y=True)
+X, y = (np.asarray(part) for part in load_breast_cancer(return_X_y=True))
 X = (X - X[:300].mean(0)) / X[:300].std(0)
 STRENGTHS = np.full(30, 0.01)
 

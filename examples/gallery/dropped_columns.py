@@ -17,7 +17,7 @@ def main() -> tuple[Figure, Facts]:
     plain, y = load_diabetes(return_X_y=True)
     X = np.asarray(PolynomialFeatures(2, include_bias=False).fit_transform(plain))
     X, X_test, y, y_test = train_test_split(X, y, test_size=1 / 3, random_state=0)
-    scale = X.std(0)
+    scale = np.std(X, axis=0)
     figure, axes = canvas()
     facts: Facts = {}
     ridge, net = TunedRidge(certify=False, random_state=0), TunedElasticNet(certify=False, random_state=0)

@@ -32,7 +32,7 @@ def refitted(X: np.ndarray, signs: np.ndarray, strength: float) -> float:
 
 
 def main() -> tuple[Figure, Facts]:
-    X, y = load_breast_cancer(return_X_y=True)
+    X, y = (np.asarray(part) for part in load_breast_cancer(return_X_y=True))
     X, y = (X[:150] - X[:150].mean(0)) / X[:150].std(0), y[:150]
     family = hx.families.Logistic(X, y, penalty="penalty")
     objective = hx.implicit.LeaveOneOut(hx.Optimum(family))

@@ -16,7 +16,7 @@ BOX = ((1e-3, 10.0), (1e-3, 10.0))
 
 
 def main() -> tuple[Figure, Facts]:
-    X, y = load_diabetes(return_X_y=True)
+    X, y = (np.asarray(part) for part in load_diabetes(return_X_y=True))
     X, y = X / X.std(0), (y - y.mean()) / y.std()
     groups = [0] * 4 + [1] * 6  # age, sex, mass and pressure; six values of the blood
     rng, duals = np.random.default_rng(0), []

@@ -44,7 +44,7 @@ def main() -> tuple[Figure, Facts]:
     axes = figure.add_subplot(grid[1, :])
     axes.hist(
         [weights[~wrong], weights[wrong]],
-        np.linspace(0, 1, 21),
+        np.linspace(0, 1, 21).tolist(),
         stacked=True,
         color=[BLUE, ORANGE],
         label=["right", "wrong"],
