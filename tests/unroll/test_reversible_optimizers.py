@@ -146,7 +146,9 @@ def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name,
     weights = before.pop("weights")
     states, floating = optimizer.apply(c, gradient.astype(jnp.float64), before, weights)
     for key, expected in states.items():
-        assert jnp.all(jnp.abs(moved[key] - expected) <= scales[key].after[0, 0] + 1e-14 * jnp.abs(expected)), key
+        g = gradient.astype(jnp.float64)
+        terms = jnp.abs(before[key]) + (g**2 if key == "variance" else jnp.abs(g))  # they may cancel
+        assert jnp.all(jnp.abs(moved[key] - expected) <= scales[key].after[0, 0] + 4e-15 * terms), key
     if name == "lion":
         move = floating - (1 - c["decay"]) * weights
     elif name == "muon":
