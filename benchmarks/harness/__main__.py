@@ -58,12 +58,14 @@ def main() -> None:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # times of compilation are reported
     names = asked.section or (*SECTIONS, *(("scaling",) if asked.size == "full" else ()))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    with Peers(pinned=asked.size != "quick") as peers:
-        sections = [run_section(name, asked.size, peers) for name in names]
-        results = Results(asked.size, sections, peers.versions, report.commit(), date)
     stands = asked.out is None and asked.section is None and asked.size != "quick"
     folder = ROOT / "benchmarks" if stands else asked.out or ROOT / "out" / "benchmarks"
-    report.write(results, folder, report.PICTURES if stands else folder / "pictures")
+    results = Results(asked.size, [], {}, report.commit(), date)
+    with Peers(pinned=asked.size != "quick") as peers:
+        for name in names:  # written after each, so that a run that is cut off leaves what it has
+            sections = [*results.sections, run_section(name, asked.size, peers)]
+            results = Results(asked.size, sections, peers.versions, results.commit, date)
+            report.write(results, folder, report.PICTURES if stands else folder / "pictures")
     print(report.as_markdown(results))
 
 
