@@ -63,7 +63,7 @@ release-check: .venv/.dev ## Build sdist and wheel; install and try them on Pyth
 bench-env: .venv/.dev+bench ## Make environments for the libraries that the benchmarks compare with, below .bench/
 	$(BIN)/python -m benchmarks.harness.environments
 
-bench: .venv/.dev+bench ## Compare with other libraries, in ten minutes; writes benchmarks/RESULTS.md
+bench: .venv/.dev+bench ## Compare with other libraries, section by section; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.harness
 
 bench-full: .venv/.dev+bench ## The same at length, and how times grow
