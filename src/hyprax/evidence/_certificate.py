@@ -58,7 +58,7 @@ class EvidenceCertificate(AbstractCertificate):
     def for_gradient(self, slack: Array) -> "EvidenceCertificate":
         """Of the gradient, whose distance from that of the log evidence is not bounded."""
         unknown = jnp.full_like(self.bound, jnp.inf)
-        return EvidenceCertificate(unknown, "none", "nothing", self.side, slack, of_gradient=True)
+        return EvidenceCertificate(unknown, "none", "nothing", self.side, slack, of_gradient=True)  # pyright: ignore[reportArgumentType]
 
     def following(self) -> "EvidenceCertificate":
         """Of a gradient that has the way of the mode in it."""

@@ -57,7 +57,7 @@ class Secants(NamedTuple):
     point: Float[Array, " n"]
     gradient: Float[Array, " n"]
     inverse: Float[Array, "n n"]
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def secants() -> optax.GradientTransformation:
@@ -87,4 +87,4 @@ def secants() -> optax.GradientTransformation:
         move = move * jnp.minimum(1.0, LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
         return unravel(move), Secants(x, g, inverse, state.count + 1)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
