@@ -58,7 +58,9 @@ class EvidenceCertificate(AbstractCertificate):
     def for_gradient(self, slack: Array) -> "EvidenceCertificate":
         """Of the gradient, whose distance from that of the log evidence is not bounded."""
         unknown = jnp.full_like(self.bound, jnp.inf)
-        return EvidenceCertificate(unknown, "none", "nothing", self.side, slack, of_gradient=True)  # pyright: ignore[reportArgumentType]
+        return EvidenceCertificate(
+            bound=unknown, kind="none", quantity="nothing", side=self.side, slack=slack, of_gradient=True
+        )
 
     def following(self) -> "EvidenceCertificate":
         """Of a gradient that has the way of the mode in it."""

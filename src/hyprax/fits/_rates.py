@@ -57,7 +57,7 @@ class Secants(NamedTuple):
     point: Float[Array, " n"]
     gradient: Float[Array, " n"]
     inverse: Float[Array, "n n"]
-    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    moves: Int[Array, ""]
 
 
 def secants() -> optax.GradientTransformation:
@@ -75,16 +75,16 @@ def secants() -> optax.GradientTransformation:
         tiny = jnp.finfo(g.dtype).tiny
         s, y = x - state.point, g - state.gradient
         curved = jnp.vdot(s, y)
-        keeps = (state.count > 0) & (curved > 1e-6 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
+        keeps = (state.moves > 0) & (curved > 1e-6 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
         rho = jnp.where(keeps, 1 / jnp.where(keeps, curved, 1), 0)
         identity = jnp.eye(x.size, dtype=x.dtype)
         first = FIRST / jnp.maximum(jnp.max(jnp.abs(g)), tiny) * identity
         scaled = curved / jnp.maximum(jnp.vdot(y, y), tiny) * identity
-        before = jnp.where(state.count == 0, first, jnp.where(keeps & (state.count == 1), scaled, state.inverse))
+        before = jnp.where(state.moves == 0, first, jnp.where(keeps & (state.moves == 1), scaled, state.inverse))
         left = identity - rho * jnp.outer(s, y)
         inverse = jnp.where(keeps, left @ before @ left.T + rho * jnp.outer(s, s), before)
         move = -inverse @ g
         move = move * jnp.minimum(1.0, LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        return unravel(move), Secants(x, g, inverse, state.count + 1)
+        return unravel(move), Secants(x, g, inverse, state.moves + 1)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]  # a state of its own, as optax's have
