@@ -23,7 +23,7 @@ class Split:
 
 def split(name: str, number: int) -> Split:
     stored = np.load(data_file(f"uci/{name}.npz"), allow_pickle=False)
-    x, y, test = stored["X"].astype(np.float32), stored["y"].astype(np.float32), stored["test_idx"][number]
+    x, y, test = stored["X"], stored["y"], stored["test_idx"][number]
     train = np.setdiff1d(np.arange(len(y)), test)
     return Split(x[train], y[train], x[test], y[test])
 
@@ -35,7 +35,11 @@ def network(params: dict[str, Array], hyper: Any, x: Array) -> Array:
 
 
 def weights(features: int, seed: int) -> dict[str, Array]:
-    """Drawn from the prior of these precisions."""
+    """Of variance one over the number of inputs, as usual; biases 0."""
     rng = np.random.default_rng(seed)
-    shapes = {"w": (features, HIDDEN), "b": (HIDDEN,), "v": (HIDDEN, 1), "c": (1,)}
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return {
+        "w": jnp.asarray(rng.normal(size=(features, HIDDEN)) / np.sqrt(features)),
+        "b": jnp.zeros(HIDDEN),
+        "v": jnp.asarray(rng.normal(size=(HIDDEN, 1)) / np.sqrt(HIDDEN)),
+        "c": jnp.zeros(1),
+    }

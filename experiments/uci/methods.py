@@ -39,9 +39,9 @@ def by_evidence(method: str, data: Split, seed: int) -> dict[str, Any]:
     """`fit_evidence` with its defaults, at the data as they are."""
     features = data.x.shape[1]
     params = weights(features, seed)
-    hyper: dict[str, Any] = {"noise": hx.Positive(np.float32(SETTINGS["noise"]))}
+    hyper: dict[str, Any] = {"noise": hx.Positive(SETTINGS["noise"])}
     if method == INPUT:
-        hyper["precision"] = {**ev.precisions(params), "w": hx.Positive(np.ones(features, np.float32))}
+        hyper["precision"] = {**ev.precisions(params), "w": hx.Positive(np.ones(features))}
     fitted = fit_evidence(
         network,
         params,
