@@ -59,6 +59,10 @@ Log = Annotated[
     typer.Option("--log", metavar="NAME", help="Log steps in the folder: csv, jsonl, tensorboard, mlflow, wandb."),
 ]
 Target = Annotated[str | None, typer.Option(help="Of a table: the column to predict.")]
+Exposure = Annotated[
+    str | None, typer.Option(help="Of a table whose target is counted: the column of how long or how much of.")
+]
+Assume = Annotated[bool, typer.Option("--assume", help="Take what was guessed of a table, the doubtful too.")]
 
 
 @app.command()
@@ -68,6 +72,8 @@ def tune(
     ],
     setting: Settings = None,
     target: Target = None,
+    exposure: Exposure = None,
+    assume: Assume = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the run; default runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that the folder holds.")] = False,
     log: Log = None,
@@ -77,8 +83,10 @@ def tune(
     """Tune the hyperparameters that a recipe lists, record the run, write its report, and save the model."""
     folder = Path("runs") / recipe.name.split(".")[0] if out is None else out
     settings = setting or []
-    words = [str(recipe), *([] if target is None else [f"--target={target}"]), *(f"--set={text}" for text in settings)]
-    words += [f"--log={name}" for name in log or []]
+    of_table = {"target": target, "exposure": exposure}
+    words = [str(recipe), *(f"--{key}={name}" for key, name in of_table.items() if name is not None)]
+    words += [f"--set={text}" for text in settings]
+    words += [f"--log={name}" for name in log or []] + ["--assume"] * assume
     again = ["hyprax", "tune", *words, f"--out={folder}", "--resume"]
 
     def made(say: Callable[[str], None]) -> Any:
@@ -86,7 +94,7 @@ def tune(
         from ..runs import Run
 
         callbacks = _loggers(log, folder)
-        job = _prepared(recipe, target, settings)
+        job = _prepared(recipe, of_table, settings, assume)
         run = Run(folder, config=job.config, about=job.about, resume=resume)
         for note in () if job.splits is None else job.splits.notes:
             say(note)
@@ -122,6 +130,7 @@ def init(
         Path, typer.Argument(help="A table (CSV of any dialect and encoding, gzipped or not, or Parquet).")
     ],
     target: Target = None,
+    exposure: Exposure = None,
     out: Annotated[Path | None, typer.Option(help="The recipe; default NAME.toml beside the table.")] = None,
 ) -> None:
     """Look at a table, and write a recipe for it: what each column was taken for, as keys to change."""
@@ -132,7 +141,7 @@ def init(
         _say(f"{path}: must be a new file; it is there already (--out names another)", err=True)
         raise typer.Exit(BAD_INPUT)
     source = os.path.relpath(table, path.parent)
-    path.write_text(recipe_for(table, target, source), encoding="utf-8")
+    path.write_text(recipe_for(table, target, source, exposure), encoding="utf-8")
     _say(f"{path}: look at it, then: {shlex.join(['hyprax', 'tune', str(path)])}")
 
 
@@ -158,17 +167,17 @@ def predict(
     _written(stream.getvalue(), out)
 
 
-def _prepared(recipe: Path, target: str | None, settings: Sequence[str]) -> Any:
+def _prepared(recipe: Path, of_table: dict[str, str | None], settings: Sequence[str], assume: bool) -> Any:
     """The job of a recipe, or of a table by itself."""
     from ..recipes import RecipeError, prepare
-    from ..recipes._build import prepare_text
-    from ..recipes._guess import recipe_for
+    from ..recipes._build import prepare_table
 
-    if recipe.suffix == ".toml" or (target is None and not TABLES.search(recipe.name)):
-        if target is not None:
-            raise RecipeError("must be left out for a recipe, which names it (data.target)", key="--target")
-        return prepare(recipe, settings)
-    return prepare_text(recipe_for(recipe, target), recipe, settings)
+    if recipe.suffix == ".toml" or (of_table["target"] is None and not TABLES.search(recipe.name)):
+        for key, name in of_table.items():
+            if name is not None:
+                raise RecipeError(f"must be left out for a recipe, which names it (data.{key})", key=f"--{key}")
+        return prepare(recipe, [*settings, *(["data.assume=true"] if assume else [])])
+    return prepare_table(recipe, of_table["target"], settings, exposure=of_table["exposure"], assume=assume)
 
 
 def _loggers(names: Sequence[str] | None, folder: Path) -> list[Any]:

@@ -1,5 +1,6 @@
 """From a recipe to a job: the table [model] and the method say which file builds it."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -7,9 +8,12 @@ from ..runs import Run, RunError, read
 from ..search import Callback
 from ..search._search import check_fits
 from ._data import Splits, load_splits
+from ._data_tables import CsvData
+from ._doubts import MODEL, refuse, unsettled
 from ._engine_tables import LINEAR
 from ._errors import RecipeError, Source, as_error
 from ._evidenced import evidenced
+from ._guess import guessed
 from ._job import Job
 from ._linear import linear
 from ._outcome import Outcome, carry_out
@@ -35,6 +39,47 @@ def prepare_text(text: str, path: Path, settings: Iterable[str] = ()) -> Job:
     return _made(*parse_recipe(text, path, settings, made=path.suffix != ".toml"))
 
 
+def prepare_table(
+    path: Path,
+    target: str | None,
+    settings: Iterable[str] = (),
+    *,
+    exposure: str | None = None,
+    assume: bool = False,
+) -> Job:
+    """The same of a table alone: what it was taken for is the recipe.
+
+    **Raises:** `RecipeError`, also where a guess is doubtful, and neither settled by the settings nor to be assumed.
+    """
+    recipe, source, said = recipe_of_table(path, target, settings, exposure=exposure, assume=assume)
+    job = _made(recipe, source)
+    assert job.splits is not None  # a table has data
+    return dataclasses.replace(job, splits=dataclasses.replace(job.splits, notes=(*job.splits.notes, *said)))
+
+
+def recipe_of_table(
+    path: Path, target: str | None, settings: Iterable[str], *, exposure: str | None = None, assume: bool = False
+) -> tuple[Recipe, Source, list[str]]:
+    """The recipe of a table, and what its target was taken for.
+
+    **Raises:** as `prepare_table` does.
+    """
+    guess = guessed(path, target, exposure)
+    recipe, source = parse_recipe(
+        guess.recipe(all_kinds=False), path, [*settings, *(["data.assume=true"] if assume else [])], made=True
+    )
+    open_questions = unsettled(guess.doubts, source.settings)
+    assert isinstance(recipe.data, CsvData)  # the guess says so
+    if not recipe.data.assume:
+        data = recipe.data
+        used = guess.table.header if data.features is None else data.features
+        others = [name for name in guess.table.header if name not in used]
+        aside = [*others, *(data.drop or ()), *(name for name in (data.groups, data.exposure) if name is not None)]
+        refuse(unsettled(open_questions, (f"data.kinds.{name}" for name in aside)), path)
+    assumed = [f"assumed: {doubt.said}" for doubt in open_questions if doubt.key == MODEL]
+    return recipe, source, [f"{target}, the target: {guess.said}", *assumed]
+
+
 def resume(
     folder: str | Path,
     settings: Iterable[str],
@@ -55,18 +100,29 @@ def resume(
     return carry_out(job, run, progress=progress, say=say, callbacks=callbacks)
 
 
-def _made(recipe: Recipe, source: Source) -> Job:
+def splits_of(recipe: Recipe, source: Source) -> Splits | None:
+    """The data that a recipe names, read, split and prepared; `None` without any.
+
+    **Raises:** `RecipeError`.
+    """
+    if recipe.data is None:
+        return None
     try:
-        splits = None
-        if recipe.data is not None:
-            splits = load_splits(
-                recipe.data,
-                recipe.split,
-                source.path.parent,
-                classify=recipe.model.classifies,
-                folds=recipe.folds,
-                intercept=recipe.model.kind in LINEAR and recipe.method == "implicit",
-            )
+        return load_splits(
+            recipe.data,
+            recipe.split,
+            source.path.parent,
+            classify=recipe.model.classifies,
+            folds=recipe.folds,
+            intercept=recipe.model.kind in LINEAR and recipe.method == "implicit",
+        )
+    except RecipeError as error:
+        raise source.located(error) from None
+
+
+def _made(recipe: Recipe, source: Source) -> Job:
+    splits = splits_of(recipe, source)
+    try:
         job = _build(source, recipe, splits).measuring()
         try:
             check_fits(job.search, job.objective)

@@ -131,6 +131,13 @@ def recognised(name: str, texts: np.ndarray, wanted: Kind | None, decimal: str |
     return Column(name=name, kind="category", levels=sorted(levels), missing=missing)
 
 
+def exposures(texts: np.ndarray, decimal: str | None) -> np.ndarray:
+    """The numbers > 0 in texts; NaN for all else."""
+    sign = _decimal(texts[~is_missing(texts)].tolist()) if decimal is None else decimal
+    values = np.asarray([number(text, sign) for text in texts.tolist()], float)
+    return np.where(np.isfinite(values) & (values > 0), values, math.nan)
+
+
 def _decimal(texts: Sequence[str]) -> str:
     """A comma where numbers are written with one."""
     commas = any("," in text for text in texts)

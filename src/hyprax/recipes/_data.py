@@ -33,6 +33,8 @@ class Splits:
         were scaled.
     - `class_weights`: of each class, with the mean 1 over all rows but those of the test part; empty without any.
     - `columns`, `notes`: of a table, what its columns were taken for, and that in words.
+    - `offsets`: of each part, in the order of `PARTS`, the logarithms of the exposures that outputs are moved by; empty
+        without any.
     - `folded`: training and validation rows are one part, `train`, of which folds are made; `pairs`: these, as masks
         (training, held out), where rows belong together or follow each other.
     - `clusters`: of the test part, the group of each row, where rows are split by groups; `in_time`: by time.
@@ -59,6 +61,7 @@ class Splits:
     read: tuple[str, ...] = ()
     units: Scaling | None = None
     class_weights: tuple[float, ...] = ()
+    offsets: tuple[np.ndarray, ...] = ()
     columns: tuple[Column, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -68,6 +71,11 @@ class Splits:
         pairs = (self.train,) if self.folded else (self.train, self.validation)
         inputs, targets = zip(*pairs, strict=True)
         return np.concatenate(inputs), np.concatenate(targets)
+
+    @property
+    def fitted_offset(self) -> np.ndarray | None:
+        """The offset of these rows."""
+        return np.concatenate(self.offsets[:2]) if self.offsets else None
 
     def weights_of(self, labels: np.ndarray) -> np.ndarray:
         """What a row of each class counts."""
@@ -144,6 +152,7 @@ def load_splits(
     asked: tuple[float, ...] = ()
     if data.class_weight is not None:
         asked = _class_weights(data.class_weight, classes, np.concatenate([pieces[name][1] for name in PARTS[:2]]))
+    exposure = None if loaded.exposure is None else np.log(loaded.exposure[rows])
     names, numbers = (), None
     if groups is not None:
         found, numbers = np.unique(groups[rows][parts["train"]], return_inverse=True)
@@ -168,6 +177,7 @@ def load_splits(
         read=read,
         units=units,
         class_weights=asked,
+        offsets=() if exposure is None else tuple(exposure[parts[name]] for name in PARTS),
         columns=loaded.columns,
         notes=loaded.notes,
     )

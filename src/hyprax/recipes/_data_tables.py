@@ -64,6 +64,9 @@ class CsvData(_Data):
         default=None, description="the columns to predict from; default all others"
     )
     groups: str | None = Field(default=None, description="the column that says which group a row belongs to")
+    exposure: str | None = Field(
+        default=None, description="of poisson, the column of how long or how much each count was counted over"
+    )
     drop: list[str] | None = Field(default=None, description="columns to leave out")
     kinds: dict[str, Literal["number", "category", "date", "drop"]] | None = Field(
         default=None, description="what columns are; left out, what they look like"
@@ -76,6 +79,7 @@ class CsvData(_Data):
     )
     decimal: Literal[".", ","] | None = Field(default=None, description="of numbers; left out, as they are written")
     encoding: str | None = Field(default=None, description="left out: UTF-8, else Windows-1252")
+    assume: bool = Field(default=False, description="take guesses about the file as they are, the doubtful ones too")
 
 
 class NpzData(_Data):
@@ -86,6 +90,9 @@ class NpzData(_Data):
     inputs: str = "X"
     targets: str = "y"
     groups: str | None = Field(default=None, description="the array that says which group a row belongs to")
+    exposure: str | None = Field(
+        default=None, description="of poisson, the array of how long or how much each count was counted over"
+    )
 
 
 class IdxData(_Data):

@@ -74,6 +74,13 @@ class Job:
         """Hyperparameters of the shapes of those that the search starts from."""
         return self.start_at(1.0) if self.hyper is None else self.hyper
 
+    def on_test_rows(self, params: PyTree) -> np.ndarray:
+        """What weights say of the test part, offset included."""
+        assert self.splits is not None
+        assert self.predict is not None
+        found = np.asarray(self.predict(params, self.splits.test[0]))
+        return found + self.splits.offsets[2] if self.splits.offsets else found
+
     def measuring(self) -> "Job":
         """With the noise of the hypergradients measured where the search goes by it.
 
@@ -119,6 +126,10 @@ class Job:
         config = self.recipe.model_dump(mode="json")
         config["search"].pop("steps")
         config.pop("stop")
+        if config["data"] is not None:
+            config["data"].pop("assume", None)  # it changes nothing but whether there is a run
+            if config["data"].get("exposure") is None:  # as in runs that were recorded before there were any
+                config["data"].pop("exposure", None)
         config["search"]["optimizer"] = self.optimizer
         config["search"]["hold_back"] = "path" if self.held_back else "none"
         config["objective"]["method"] = self.recipe.method

@@ -86,16 +86,16 @@ def judged(job: Job, simple: Simple, best: PyTree, held: HeldBack | None) -> Jud
     assert job.splits is not None  # linear models alone are refitted
     assert job.refit is not None
     assert job.losses is not None
-    assert job.predict is not None
     assert job.constant is not None
-    inputs, targets = job.splits.test
+    targets = job.splits.test[1]
     known = job.splits.fitted[1]
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(best))
     tuned = f"{count} tuned penalties" if count > 1 else "1 tuned penalty"
     refits = {f"the single penalty ({simple.strength:.2g})": simple.refit, tuned: job.refit(best)}
-    outputs = {name: np.asarray(job.predict(refit.params, inputs)) for name, refit in refits.items()}
+    outputs = {name: job.on_test_rows(refit.params) for name, refit in refits.items()}
     level = np.asarray(job.constant(known))
     constant = np.broadcast_to(level, (len(targets), *level.shape))
+    constant = constant + job.splits.offsets[2] if job.splits.offsets else constant
     models = [Refitted("a constant", job.losses(constant, targets), score(job, constant))]
     for name, refit in refits.items():
         area = area_under_curve(outputs[name], targets) if len(job.splits.classes) == 2 else float("nan")
@@ -254,9 +254,7 @@ def score_name(job: Job) -> str:
 
 def score_of(job: Job, params: PyTree) -> float:
     """Accuracy on the test part, or R², or D² of counts; NaN where it is not defined."""
-    assert job.splits is not None
-    assert job.predict is not None
-    return score(job, np.asarray(job.predict(params, job.splits.test[0])))
+    return score(job, job.on_test_rows(params))
 
 
 def score(job: Job, predicted: np.ndarray) -> float:
@@ -275,5 +273,7 @@ def score(job: Job, predicted: np.ndarray) -> float:
         return float("nan")
     if job.recipe.model.kind == "poisson":
         means = np.exp(np.clip(predicted, -700, 700))
-        return float(d2_tweedie_score(targets, means, power=1))
+        exposure = np.exp(job.splits.offsets[2]) if job.splits.offsets else np.ones(len(targets))
+        # Of rates that count by their exposure: the deviance of the counts, beside that of one rate for all.
+        return float(d2_tweedie_score(targets / exposure, means / exposure, sample_weight=exposure, power=1))
     return float(r2_score(targets, predicted))

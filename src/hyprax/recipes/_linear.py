@@ -50,6 +50,8 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     settings: dict[str, Any] = dict(of_kinds.get(kind, {}))
     if splits.class_weights:
         settings["class_weights"] = splits.class_weights
+    if splits.offsets:
+        settings["offset"] = splits.offsets[0]
     extra: dict[str, Any] = {}
     if recipe.hyper.weights is not None:
         extra["weights"], groups = weights(recipe.hyper.weights, splits)
@@ -75,6 +77,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         else:
             held, wanted = splits.validation
             held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
+            held_out += (jnp.asarray(splits.offsets[1]),) if splits.offsets else ()
             objective = full_or_stochastic(recipe, optimum, family.mean_loss, held_out, "look-ahead", len(inputs))
     except RecipeError:
         raise
@@ -156,7 +159,9 @@ def _constant(kind: str, targets: np.ndarray, splits: Splits) -> np.ndarray:
         logs = np.log(np.maximum(shares, 0.5 / len(targets)))
         return logs if kind == "softmax" else np.asarray(logs[1] - logs[0])
     if kind == "poisson":
-        return np.asarray(np.log(np.maximum(np.mean(targets), 0.5 / len(targets))))
+        offset = splits.fitted_offset
+        total = len(targets) if offset is None else np.sum(np.exp(offset))
+        return np.asarray(np.log(np.maximum(np.sum(targets), 0.5) / total))
     return np.asarray(np.median(targets) if kind == "pseudo-huber" else np.mean(targets))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._arrays import load_arrays, save_arrays, write_atomically
 from ..runs import RunError
-from ._columns import Column, as_json, from_json, is_missing
+from ._columns import Column, as_json, exposures, from_json, is_missing
 from ._errors import RecipeError
 from ._job import Job
 from ._preparation import Preparation, Scaling
@@ -31,6 +31,8 @@ class Model:
     - `penalties`: the tuned penalties, `(d,)` or `(d, C)`, 0 for an intercept.
     - `class_weights`: what a row of each class counted in the fit, empty for all alike; probabilities are those of the
         weighted classes.
+    - `exposure`: the column whose logarithm is added to the outputs of counts, empty without one; of an array, which
+        has none, the outputs are those of an exposure of 1.
     """
 
     kind: str
@@ -43,16 +45,18 @@ class Model:
     weights: np.ndarray = dataclasses.field(repr=False)
     penalties: np.ndarray = dataclasses.field(repr=False)
     class_weights: tuple[float, ...] = ()
+    exposure: str = ""
 
     def outputs(self, table: Any) -> np.ndarray:
-        """Xw of a table: the path of a CSV file, a mapping from names to columns (a data frame), or an array.
+        """Xw of a table, offset included: the path of a CSV file, a mapping from names to columns (a data frame), or an
+        array.
 
         Missing values are filled as in training; categories that were not seen are none of those that were.
 
         **Raises:** `ValueError` for columns that are missing, and cells that cannot be read.
         """
-        inputs = self._inputs(table)
-        return self.prepare(inputs) @ self.weights
+        inputs, offset = self._inputs(table)
+        return self.prepare(inputs) @ self.weights + offset
 
     def in_units(self) -> tuple[np.ndarray, np.ndarray]:
         """Weights `(d,)` or `(d, C)` of the columns as they are read, and the intercept: `predict` or log odds without
@@ -92,7 +96,8 @@ class Model:
         rates = np.exp(logits - logits.max(axis=1, keepdims=True))
         return rates / rates.sum(axis=1, keepdims=True)
 
-    def _inputs(self, table: Any) -> np.ndarray:
+    def _inputs(self, table: Any) -> tuple[np.ndarray, Any]:
+        """Inputs as they are read, and the offset of the outputs."""
         if isinstance(table, str | Path):
             read = read_table(Path(table), key="")
             texts = {name: read.column(name) for name in read.header}
@@ -105,14 +110,17 @@ class Model:
         count = sum(len(column.features) for column in self.columns)
         if inputs.ndim != 2 or inputs.shape[1] != count:
             raise ValueError(f"Model: an array must have the shape (rows, {count}); got {inputs.shape}.")
-        return inputs
+        return inputs, 0.0
 
-    def _numbers(self, texts: Mapping[str, np.ndarray], lines: Sequence[int], path: Path) -> np.ndarray:
+    def _numbers(
+        self, texts: Mapping[str, np.ndarray], lines: Sequence[int], path: Path
+    ) -> tuple[np.ndarray, np.ndarray | float]:
         used = [column for column in self.columns if column.kind != "drop"]
-        absent = [column.name for column in used if column.name not in texts]
+        needed = [*(column.name for column in used), *([self.exposure] if self.exposure else [])]
+        absent = [name for name in needed if name not in texts]
         if absent:
             raise RecipeError(f"{path} must have the columns of the model; it has no {', '.join(map(repr, absent))}")
-        faults, numbers = [], []
+        faults, numbers, offset = [], [], 0.0
         for column in used:
             given = texts[column.name]
             found = column.numbers(given)
@@ -120,9 +128,15 @@ class Model:
                 bad = np.flatnonzero(~np.isfinite(found[:, 0]) & ~is_missing(given))
                 faults += [(column.name, repr(given[i][:60]), lines[i]) for i in bad.tolist()]
             numbers.append(found)
+        if self.exposure:
+            given = texts[self.exposure]
+            offset = np.log(exposures(given, None))
+            bad = np.flatnonzero(np.isnan(offset))
+            faults += [(self.exposure, repr(given[i][:60]), lines[i]) for i in bad.tolist()]
         if faults:
-            raise RecipeError(f"must hold finite numbers; got {faults_of(faults, path)}")
-        return np.concatenate(numbers, axis=1)
+            above = f", above 0 in {self.exposure!r}" if self.exposure else ""
+            raise RecipeError(f"must hold finite numbers{above}; got {faults_of(faults, path)}")
+        return np.concatenate(numbers, axis=1), offset
 
     def save(self, folder: Path) -> None:
         """Write `model.json` and `model.safetensors`."""
@@ -136,6 +150,7 @@ class Model:
             "target": self.target,
             "classes": list(self.classes),
             "class_weights": list(self.class_weights),
+            "exposure": self.exposure,
             "columns": as_json(self.columns),
             "features": list(self.features),
             "expand": self.prepare.expand,
@@ -172,6 +187,7 @@ def model_of(job: Job, params: Any, penalties: Any) -> Model:
         weights,
         np.broadcast_to(np.asarray(penalties), weights.shape),
         splits.class_weights,
+        getattr(job.recipe.data, "exposure", None) or "",
     )
 
 
@@ -206,6 +222,7 @@ def load(folder: str | Path) -> Model:
             arrays["weights"],
             arrays["penalties"],
             tuple(about.get("class_weights", ())),
+            about.get("exposure", ""),
         )
     except RunError:
         raise

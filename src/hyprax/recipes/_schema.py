@@ -179,6 +179,10 @@ class Recipe(Table):
             raise left_out("data.class_weight", f'kind = "{kind}"', '"softmax" and "logistic"')
         if self.data is not None and self.data.scale_targets and (self.model.classifies or kind == "poisson"):
             raise RecipeError("must be false where targets are classes or counts", key="data.scale_targets")
+        exposure = getattr(self.data, "exposure", None)
+        if exposure is not None and (kind != "poisson" or self.method != "implicit"):
+            there = f'kind = "{kind}"' if kind != "poisson" else f'method = "{self.method}"'
+            raise left_out("data.exposure", there, 'kind = "poisson" with method = "implicit"')
         if self.split.criterion == "folds":
             able = kind in LINEAR and self.method == "implicit"
             if not able or self.hyper.weights is not None or (self.data is not None and self.data.corrupt):

@@ -16,11 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ._columns import Column, is_missing, number, recognised
+from ._columns import Column, exposures, is_missing, number, recognised
 from ._data_tables import CsvData, DataSource, IdxData, ImagesData, NamedData, NpzData, OpenmlData, SklearnData
+from ._doubts import of_column, of_dialect, refuse
 from ._errors import RecipeError
 from ._image_folder import read_image_folder
-from ._tables import SHOWN, faults_of, read_table
+from ._tables import SHOWN, Table, faults_of, read_table
 
 OPENML_SECONDS = 60.0
 MOST_ENTRIES = 2**28  # 2 GiB in float64, in which everything is computed
@@ -29,7 +30,8 @@ MOST_DIGITS = 400
 
 class Loaded(NamedTuple):
     """Inputs, targets, the names of the columns, the shape of an image, and the group of each row; of a table also what
-    its columns were taken for, and that in words. Inputs are NaN where a value of a table is missing."""
+    its columns were taken for, and that in words; of counts, the exposure of each. Inputs are NaN where a value of a
+    table is missing."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -38,6 +40,7 @@ class Loaded(NamedTuple):
     groups: np.ndarray | None = None
     columns: tuple[Column, ...] = ()
     notes: tuple[str, ...] = ()
+    exposure: np.ndarray | None = None
 
 
 def load(data: DataSource, folder: Path) -> Loaded:
@@ -126,22 +129,26 @@ def _sklearn(name: str) -> tuple[Any, Any, Any, Any]:
 def read_csv(path: Path, data: CsvData, usual: str | None = None) -> Loaded:
     """A table whose columns are taken for what they are, or for what `data.kinds` says; `usual`: what the others are.
 
-    **Raises:** `RecipeError` that names every fault: cells that are no numbers, targets that are missing.
+    **Raises:** `RecipeError` that names every doubtful guess; then one that names every fault: cells that are no
+        numbers, targets that are missing.
     """
     table = read_table(path, data.delimiter, data.encoding)
     header = table.header
-    features = data.features or [name for name in header if name not in (data.target, data.groups)]
+    features = data.features or [name for name in header if name not in (data.target, data.groups, data.exposure)]
     _check_columns(path, header, data, features)
     kinds: dict[str, Any] = {**(data.kinds or {}), **dict.fromkeys(data.drop or [], "drop")}
     _check_kinds(path, header, data, kinds)
     faults: list[tuple[str, str, int]] = []
-    columns, numbers = [], []
+    columns, numbers, doubts = [], [], of_dialect(table) if data.delimiter is None else []
     for name in features:
         texts = table.column(name)
         column = recognised(name, texts, kinds.get(name, usual), data.decimal)
         faults += _faults(column, texts, table.lines, refuse=data.missing == "refuse")
         columns.append(column)
+        doubts += of_column(column, texts) if kinds.get(name, usual) is None else []
         numbers.append(column.numbers(texts) if column.kind != "drop" else np.zeros((len(texts), 0)))
+    if not data.assume:
+        refuse(doubts, path)
     targets = table.column(data.target)
     lost = np.flatnonzero(is_missing(targets))
     if faults:
@@ -159,6 +166,7 @@ def read_csv(path: Path, data: CsvData, usual: str | None = None) -> Loaded:
         said = "; ".join(f"{column.name} {column.said}" for column in columns)
         raise RecipeError(f"must have a column to learn from; {path} has {said}", key="data.path")
     notes = [f"{path.name}: {table.said}", *(f"{column.name}: {column.said}" for column in columns)]
+    notes += [f"assumed: {doubt.said}" for doubt in doubts]
     groups = None if data.groups is None else table.column(data.groups).astype(str)
     names = tuple(name for column in columns for name in column.features)
     if data.decimal != "." and not any("." in text for text in targets.tolist()):
@@ -167,7 +175,19 @@ def read_csv(path: Path, data: CsvData, usual: str | None = None) -> Loaded:
         targets = read if read.dtype.kind == "f" else _whole_numbers(targets)
     else:
         targets = _whole_numbers(targets)
-    return Loaded(np.concatenate(numbers, axis=1), targets, names, None, groups, tuple(columns), tuple(notes))
+    exposure = None if data.exposure is None else _exposure(table, data.exposure, data.decimal)
+    return Loaded(np.concatenate(numbers, axis=1), targets, names, None, groups, tuple(columns), tuple(notes), exposure)
+
+
+def _exposure(table: Table, name: str, decimal: str | None) -> np.ndarray:
+    """The numbers > 0 of a column that must have one in every row."""
+    texts = table.column(name)
+    values = exposures(texts, decimal)
+    bad = np.flatnonzero(np.isnan(values))
+    if bad.size:
+        found = faults_of([(name, repr(str(texts[i])[:60]), table.lines[i]) for i in bad.tolist()], table.path)
+        raise RecipeError(f"must name a column of numbers > 0; got {found}", key="data.exposure")
+    return values
 
 
 def _faults(column: Column, texts: np.ndarray, lines: Sequence[int], *, refuse: bool) -> list[tuple[str, str, int]]:
@@ -205,13 +225,16 @@ def _check_columns(path: Path, header: Sequence[str], data: CsvData, features: S
     if not features:
         raise RecipeError(f"must have a column besides the target; {path} has none", key="data.path")
     asked = [("data.target", data.target), *(("data.features", name) for name in features)]
-    for key, name in [*asked, *([] if data.groups is None else [("data.groups", data.groups)])]:
+    asked += [(f"data.{key}", name) for key in ("groups", "exposure") if (name := getattr(data, key)) is not None]
+    for key, name in asked:
         if name not in counts:
             raise RecipeError(f"must name columns of {path}, which has {shown}; got {name!r}", key=key)
         if counts[name] > 1:
             raise RecipeError(
                 f"must have one column of each name; {path} has {counts[name]} columns {name!r}", key="data.path"
             )
+    if data.exposure == data.target:
+        raise RecipeError(f"must not name the target; got {data.exposure!r}", key="data.exposure")
     seen = {data.target: ", which is the target: it would be predicted from itself"}
     for name in features:
         if name in seen:
@@ -238,7 +261,7 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy") for name in archive.namelist()}
             found = {}
-            for key in ("inputs", "targets", "groups"):
+            for key in ("inputs", "targets", "groups", "exposure"):
                 name = getattr(data, key)
                 if name is None:
                     continue
@@ -260,7 +283,21 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
             f"{groups.dtype}{list(groups.shape)}",
             key="data.groups",
         )
-    return Loaded(*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
+    exposure = found.get("exposure")
+    if exposure is not None:
+        if exposure.shape != inputs.shape[:1] or exposure.dtype.kind not in "fiu":
+            raise RecipeError(
+                f"must be numbers > 0, one for each input; {data.exposure} in {path} is "
+                f"{exposure.dtype}{list(exposure.shape)}",
+                key="data.exposure",
+            )
+        exposure = exposure.astype(np.float64)
+        if not np.all(np.isfinite(exposure) & (exposure > 0)):
+            raise RecipeError(
+                f"must be finite numbers > 0; got others in {data.exposure} of {path}", key="data.exposure"
+            )
+    loaded = Loaded(*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
+    return loaded._replace(exposure=exposure)
 
 
 def _npy(stream: Any, where: str, key: str) -> np.ndarray:

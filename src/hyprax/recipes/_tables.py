@@ -29,7 +29,8 @@ SHOWN = 3
 class Table:
     """A table of texts: columns by name, and the line of the file that each row stands on.
 
-    Of a Parquet file, which has no lines, the number of the row from 1; `delimiter` is empty then.
+    Of a Parquet file, which has no lines, the number of the row from 1; `delimiter` is empty then. `rival`: what would
+    cut the lines as well as the delimiter that was found.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Table:
     lines: list[int]
     delimiter: str
     encoding: str
+    rival: str = ""
 
     def column(self, name: str) -> np.ndarray:
         """The texts of a column, without blanks around them."""
@@ -66,7 +68,7 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
         header, texts = read_parquet(path, MOST_CELLS, key)
         return Table(path, header, texts, [*range(1, len(texts) + 1)], "", "Parquet")
     text, encoding = _decoded(path, encoding, key)
-    delimiter = _delimiter(text) if delimiter is None else delimiter
+    delimiter, rival = _delimiter(text) if delimiter is None else (delimiter, "")
     rows, line, cells = [], 0, 0
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
@@ -89,7 +91,7 @@ def read_table(path: Path, delimiter: str | None = None, encoding: str | None = 
         more += _and_more(len(others) - SHOWN + 1)
         raise RecipeError(f"must have {len(header)} fields a row; {path}:{first} has {count}{more}", key=key)
     texts = np.asarray([row for _, row in rows[1:]], dtype=object)
-    return Table(path, header, texts, [number for number, _ in rows[1:]], delimiter, encoding)
+    return Table(path, header, texts, [number for number, _ in rows[1:]], delimiter, encoding, rival)
 
 
 def _begin(path: Path) -> bytes:
@@ -126,9 +128,9 @@ def _decoded(path: Path, encoding: str | None, key: str) -> tuple[str, str]:
         raise RecipeError(f"must be a CSV file; {path} cannot be read ({said})", key=key) from None
 
 
-def _delimiter(text: str) -> str:
-    """What cuts the first lines into the same number of fields, more than one."""
-    best, most = ",", (0, 0)
+def _delimiter(text: str) -> tuple[str, str]:
+    """What cuts the first lines into the same number of fields, more than one; and what else cuts all of them so."""
+    best, most, even = ",", (0, 0), []
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text[: 2**16], newline=""), delimiter=delimiter)
         try:
@@ -139,7 +141,9 @@ def _delimiter(text: str) -> str:
             found = (sum(count == counts[0] for count in counts), counts[0])
             if found > most:
                 best, most = delimiter, found
-    return best
+            if found[0] == len(counts):
+                even.append(delimiter)
+    return best, next((delimiter for delimiter in even if delimiter != best and best in even), "")
 
 
 def _and_more(count: int) -> str:

@@ -272,6 +272,7 @@ def _csv_data(data: DataTable, groups: str | None, path: Path) -> CsvData:
         groups=groups,
         kinds=data.kinds,
         missing="refuse" if data.columns == "numbers" else "impute",
+        assume=True,  # columns that are recognised are asked for by name there
     )
 
 
