@@ -393,7 +393,8 @@ def _leaves(prefix, params):
 
 def test_a_recipe_of_the_evidence_standardises_what_is_left_alone(tmp_path):
     text = f"""{DIABETES.replace("standard", "none")}[split]\ntrain = 0.4\nvalidation = 0.0\ntest = 0.6
-[model]\nkind = "mlp"\nwidth = 3\nactivation = "tanh"\n[objective]\nmethod = "evidence"\n[evidence]\nmode_after = 7\n"""
+[model]\nkind = "mlp"\nwidth = 3\nactivation = "tanh"\ntargets = "numbers"
+[objective]\nmethod = "evidence"\n[evidence]\nmode_after = 7\n"""
     job = job_of(tmp_path, text)
     assert isinstance(job.objective, EvidenceObjective)
     assert job.splits is not None

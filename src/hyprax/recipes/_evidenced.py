@@ -69,7 +69,7 @@ def evidenced(source: Source, recipe: Recipe, splits: Splits) -> Job:
             prior=lambda hyper: GaussianPrior({**fixed, **hyper}["precision"]),
             temperature=recipe.evidence.temperature,
             estimator=estimator(recipe.evidence, size, net.last),
-            schedule=Schedule(every=asked.steps, mode_after=recipe.evidence.mode_after, newton_steps=100),
+            schedule=Schedule(every=asked.steps, mode_after=recipe.evidence.mode_after),
             optimizer=transformation(asked),
             batch_size=size if asked.batch_size is None else asked.batch_size,
             key=jax.random.fold_in(key, 1),
