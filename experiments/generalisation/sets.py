@@ -1,5 +1,6 @@
 """The data sets of the experiment, by name: rows, columns, targets, and how many rows train."""
 
+import gzip
 import itertools
 import zlib
 from collections.abc import Callable
@@ -36,11 +37,40 @@ def digit_pair(a: int, b: int) -> Data:
     return x[rows] / 16, (y[rows] == b).astype(float)
 
 
+def libsvm(name: str) -> Data:
+    with np.load(data_file(f"libsvm/{name}.npz"), allow_pickle=False) as arrays:
+        return np.asarray(arrays["X"], float), (np.asarray(arrays["y"]).ravel() > 0).astype(float)
+
+
+def school() -> Data:
+    """The pupils of all schools as one table."""
+    with np.load(data_file("multitask/school.npz"), allow_pickle=False) as arrays:
+        return np.asarray(arrays["X"], float), np.asarray(arrays["y"], float).ravel()
+
+
+def image_pair(folder: str, a: int, b: int) -> Data:
+    """Two classes of the test images of MNIST or Fashion-MNIST, as means over 4 x 4 pixels."""
+
+    def bytes_of(name: str, offset: int) -> np.ndarray:
+        with gzip.open(data_file(f"{folder}/t10k-{name}-ubyte.gz")) as stream:
+            return np.frombuffer(stream.read(), np.uint8, offset=offset)
+
+    y = bytes_of("labels-idx1", 8)
+    x = bytes_of("images-idx3", 16).reshape(len(y), 7, 4, 7, 4).mean((2, 4)).reshape(len(y), 49) / 255
+    rows = (y == a) | (y == b)
+    return x[rows], (y[rows] == b).astype(float)
+
+
 def synthetic(kind: str, seed: int) -> Data:
-    """3,000 rows, 60 columns: 5 of them matter (`few`), all alike (`alike`), none (`null`)."""
+    """3,000 rows, 60 columns: 5 of them matter (`few`), all alike (`alike`), none (`null`), by blocks (`groups`)."""
     rng = np.random.default_rng([zlib.crc32(kind.encode()), seed])
     x = rng.normal(size=(3000, 60))
-    w = {"few": np.r_[np.ones(5), np.zeros(55)], "alike": np.full(60, 0.3), "null": np.zeros(60)}[kind]
+    w = {
+        "few": np.r_[np.ones(5), np.zeros(55)],
+        "alike": np.full(60, 0.3),
+        "null": np.zeros(60),
+        "groups": np.repeat(0.5 ** np.arange(10), 6),
+    }[kind]
     u = x @ (w * np.where(np.arange(60) % 2, -1, 1))
     return x, u + 2 * rng.normal(size=3000)
 
@@ -64,9 +94,19 @@ SETS: dict[str, tuple[Callable[[int], Data], int]] = {
     "digits 1 or 7": (lambda seed: digit_pair(1, 7), 200),
     "digits 4 or 9": (lambda seed: digit_pair(4, 9), 200),
 }
-BINARY = ("breast cancer", "digits 3 or 8", "digits 1 or 7", "digits 4 or 9")
+MORE: dict[str, tuple[Callable[[int], Data], int]] = {
+    "synthetic groups": (lambda seed: synthetic("groups", seed), 300),
+    "school": (lambda seed: school(), 600),
+    "adult": (lambda seed: libsvm("adult_a9a"), 600),
+    "ijcnn1": (lambda seed: libsvm("ijcnn1"), 600),
+    "MNIST 4 or 9": (lambda seed: image_pair("mnist", 4, 9), 300),
+    "shirt or T-shirt": (lambda seed: image_pair("fashion-mnist", 0, 6), 300),
+}
+"""Sets beyond those of the bars and of the estimators."""
+BINARY = ("breast cancer", "digits 3 or 8", "digits 1 or 7", "digits 4 or 9", *list(MORE)[2:])
 WITH_PRODUCTS = ("diabetes", "yacht", "energy", "boston", "concrete", "wine red")
 NAMES = (*SETS, *(f"{name}+int" for name in WITH_PRODUCTS))
+EVERY = (*NAMES, *MORE)
 SEEDS = tuple(range(10))
 MOST_GROUPS = 10
 
@@ -83,7 +123,7 @@ def groups(name: str, count: int) -> np.ndarray:
 def split(name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Training and test rows of a seed, standardised by the training rows; regression targets too."""
     plain = name.removesuffix("+int")
-    load, most = SETS[plain]
+    load, most = {**SETS, **MORE}[plain]
     x, y = load(seed)
     if name.endswith("+int"):
         x = with_products(x)

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
+import hyprax as hx
 from compilations import compilations
 from hyprax.sklearn import (
     TunedElasticNet,
@@ -19,6 +20,8 @@ from hyprax.sklearn import (
     TunedPoissonRegressor,
     TunedRidge,
 )
+from hyprax.sklearn._base import arithmetic
+from hyprax.sklearn._rows import Rows
 
 RNG = np.random.default_rng(0)
 N, D = 40, 5
@@ -73,6 +76,84 @@ def test_strengths_of_features_minimise_the_criterion_and_are_held_back_by_folds
     assert held.noise_["type"] == ("Noise" if criterion == "leave_one_out" else "NoNoise")
 
 
+class Asked(Exception):
+    """What an estimator would have minimised."""
+
+
+def minimised(monkeypatch, model: Any, x: np.ndarray, y: np.ndarray, weights: Any = None) -> Any:
+    """The objective that an estimator tunes by on all rows, not yet evaluated."""
+    plain = Rows.leave_one_out
+
+    def asked(self: Rows, training: np.ndarray, count: int) -> Any:
+        raise Asked(plain(self, training, count))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "leave_one_out", asked)
+        with pytest.raises(Asked) as found:
+            model.fit(x, y, weights)
+    return found.value.args[0]
+
+
+def softmax_left_out(z: np.ndarray, y: np.ndarray, omega: np.ndarray, strengths: np.ndarray) -> float:
+    """The weighted mean log-loss of every row under a fit on the others with a free intercept, by Newton's method."""
+    n, classes = len(z), int(y.max()) + 1
+    design, hot = np.c_[z, np.ones(n)], np.eye(classes)[y]
+    prior = np.repeat(np.r_[strengths, 0.0], classes)
+    total, w = 0.0, np.zeros(prior.size)
+    for i in range(n):
+        kept = omega * (np.arange(n) != i)
+        for _ in range(60):
+            u = design @ w.reshape(-1, classes)
+            p = np.exp(u - u.max(1, keepdims=True))
+            p /= p.sum(1, keepdims=True)
+            slope = (design.T @ (kept[:, None] * (p - hot)) / n).ravel() + prior * w
+            if np.linalg.norm(slope) < 1e-14:
+                break
+            inner = np.einsum("ic,cd->icd", p, np.eye(classes)) - p[:, :, None] * p[:, None]
+            curve = np.einsum("i,ij,icd,ik->jckd", kept / n, design, inner, design).reshape(prior.size, -1)
+            w = w - np.linalg.lstsq(curve + np.diag(prior), slope, rcond=1e-13)[0]
+        u = design[i] @ w.reshape(-1, classes)
+        total += omega[i] * (np.log(np.sum(np.exp(u - u.max()))) + u.max() - u[y[i]])
+    return total / omega.sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weighted", [False, True])
+def test_leave_one_out_of_several_classes_is_that_of_refits(weighted, monkeypatch):
+    """A free intercept, blank rows and columns, weights of classes and of rows."""
+    kinds = np.digitize(U + RNG.normal(size=N), [-0.7, 0.7])
+    weights = np.arange(N) % 3 + 1.0 if weighted else None
+    model = TunedLogisticRegression(
+        "feature", criterion="leave_one_out", class_weight="balanced" if weighted else None, **QUICK
+    )
+    objective = minimised(monkeypatch, model, X, kinds, weights)
+    omega = np.ones(N)
+    if weighted:
+        omega = weights * (weights.sum() / 3 / np.bincount(kinds, weights))[kinds]
+        omega = omega / omega.mean()
+    mean = np.average(X, axis=0, weights=omega)
+    z = (X - mean) / np.sqrt(np.average((X - mean) ** 2, axis=0, weights=omega))
+    rows = len(objective.optimum.loss.targets)  # a strength stands beside the mean over these, the blank ones too
+    strengths = np.array([0.1, 0.02, 0.3, 0.05, 0.1])
+    hyper = {"penalty": hx.Positive(strengths * N / rows)}
+    with arithmetic():
+        answer, _ = objective.value_and_grad(hyper, objective.init(hyper))
+    assert answer.certificate.kind == ("estimated" if weighted else "certified")
+    assert answer.certificate.bound <= 1e-6 * np.linalg.norm(answer.grad["penalty"].raw)
+    assert float(answer.value) == pytest.approx(softmax_left_out(z, kinds, omega, strengths), rel=1e-9)
+    for j, step in enumerate(1e-4 * np.eye(D)[:3]):
+        ends = [softmax_left_out(z, kinds, omega, strengths * np.exp(sign * step)) for sign in (1, -1)]
+        assert float(answer.grad["penalty"].raw[j]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-5, abs=1e-8)
+
+
+def test_a_row_that_is_alone_in_its_class_is_not_left_out(monkeypatch):
+    kinds = np.where(np.arange(N) == 7, 2, CLASS)
+    for y in (kinds, (kinds == 2).astype(int)):
+        model = TunedLogisticRegression(criterion="leave_one_out", cv=3, certify=False)
+        objective = minimised(monkeypatch, model, X, y)
+        np.testing.assert_array_equal(objective.left, np.delete(np.arange(N), 7))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [TunedLogisticRegression, TunedPoissonRegressor])
 def test_evidence_does_not_depend_on_units_and_weights_are_repetitions(make):
@@ -102,8 +183,10 @@ def test_criteria_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match=f"criterion must be one of .* for {make.__name__}; got 'evidence'"):
             make(criterion="evidence").fit(X, Y)
     for inputs, targets in ((sparse.csr_array(X), Y), (X, np.c_[Y, Y])):
-        with pytest.raises(ValueError, match="requires one target or two classes"):
+        with pytest.raises(ValueError, match="requires one target or classes"):
             TunedRidge(criterion="leave_one_out").fit(inputs, targets)
+    with pytest.raises(ValueError, match="requires one target or two classes"):
+        TunedLogisticRegression(criterion="evidence").fit(X, np.arange(N) % 3)
 
 
 def test_weights_of_classes_are_weights_of_their_rows():

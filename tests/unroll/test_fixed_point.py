@@ -20,7 +20,7 @@ from hyprax.unroll._fixed_point import (
     to_word,
     watch,
     wide,
-    zeros,
+    zeros_like,
 )
 from hyprax.unroll._scales import SHIFT_BITS, Store, make_scale, shifted, unshifted
 from thoroughness import examples
@@ -58,7 +58,7 @@ def test_a_state_under_factors_and_increments_comes_back_bit_for_bit(seed, place
     factors = np.where(rng.random(steps) < 0.2, rng.uniform(1, 1.5, steps), rng.uniform(0.1, 1, steps))[:, None]
     scale, store = make_scale(factors, steps, 50), Store(place)
     moved, increments = dict(scale.shifts[0]), rng.standard_normal((steps, 16))
-    word: Any = zeros((16,), 2) if long else jnp.zeros(16, jnp.int64)
+    word: Any = zeros_like(jnp.zeros(16), 2) if long else jnp.zeros(16, jnp.int64)
     made: Any = (lambda x, unit: to_long(x * unit, 2)) if long else encode
     true = np.zeros(16)
     for t in range(steps):
@@ -166,7 +166,7 @@ def test_long_numbers_are_those_of_pythons_integers(seed, limbs):
     kicks[:, :12] = rng.choice([-1.0, 1.0], (5, 12)) * 2.0 ** rng.choice([0, 44, 50, 51, 52, 95, 100], (5, 12))
     kicks[:, 6:12] += rng.integers(-2, 3, (5, 6))
     expected = np.asarray([[int(np.rint(x)) if abs(x) < 2**52 else int(x) for x in row] for row in kicks], object)
-    numbers = [zeros((40,), limbs)]
+    numbers = [zeros_like(jnp.zeros(40), limbs)]
     for kick in kicks:
         numbers.append(numbers[-1] + to_long(jnp.asarray(kick), limbs))
         assert canonical(numbers[-1])

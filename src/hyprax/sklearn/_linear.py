@@ -88,9 +88,10 @@ class TunedRidge(AbstractLeastSquares, AbstractOfFamily):
         arrays.
     - `criterion`: what strengths are tuned by: `"folds"`; `"holdout"`, one third that judges; `"leave_one_out"`, each
         row judged by the fit on all others; or `"evidence"`, the restricted marginal likelihood of the training rows
-        ([`hyprax.implicit.REML`][]). The last two are for one target or two classes, and columns that are not sparse;
-        folds of `cv` still judge, for `cv_score_` and for holding back. Of more than 10,000 rows, so many at random are
-        left out. To the evidence a row of weight 2 is two rows.
+        ([`hyprax.implicit.REML`][]). The last two are for one target or classes (two for the evidence), and columns
+        that are not sparse; folds of `cv` still judge, for `cv_score_` and for holding back. Of more than 10,000 rows,
+        so many at random are left out, and none that is alone in its class. To the evidence a row of weight 2 is two
+        rows.
     - `hold_back`: many strengths start from the best single one and leave it only where, on nested folds, the gain
         exceeds one standard error (or the number given). `"auto"`: for more than three strengths; `False`: they are
         tuned freely; `True`: always.

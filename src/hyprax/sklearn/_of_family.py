@@ -93,17 +93,20 @@ class AbstractOfFamily(AbstractTuned):
         if self.criterion not in IN_SAMPLE:
             return None
         inputs, shape = problem.family.inputs, problem.family.shape
-        if len(shape) > 1 or not isinstance(inputs, jax.Array) or math.prod(shape) > LARGEST:
+        allowed = "classes" if self.criterion == "leave_one_out" else "two classes"
+        several = len(shape) > 1 and not (self.classes and allowed == "classes")
+        if several or not isinstance(inputs, jax.Array) or math.prod(shape) > LARGEST:
             raise ValueError(
-                f"criterion={self.criterion!r} requires one target or two classes, and at most {LARGEST} columns that "
-                f"are not sparse; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
+                f"criterion={self.criterion!r} requires one target or {allowed}, columns that are not sparse and at "
+                f"most {LARGEST} weights; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
             )
         if self.criterion == "evidence":
             dispersion = 1 / (targets.factor * float(weights.mean())) if self.likelihood else None
             return lambda training: problem.evidence(training, float(weights[training].sum()), dispersion)
-        every = len(problem.targets)
-        least = min(int(training.sum()) for training, _ in folds)
-        return lambda training: problem.leave_one_out(training, every if training.all() else least)
+        every = np.ones(len(problem.targets), bool)
+        least = min(int(problem.left_out(training).sum()) for training, _ in folds)
+        most = int(problem.left_out(every).sum())
+        return lambda training: problem.leave_one_out(training, most if training.all() else least)
 
     def _problem(
         self,

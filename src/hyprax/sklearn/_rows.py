@@ -132,14 +132,23 @@ class Rows:
         weights = [[(weighted(fit), weighted(judge)) for fit, judge in masks] for masks in sets]
         return folds_together(plain, hyper, weights, fine)
 
+    def left_out(self, training: np.ndarray) -> np.ndarray:
+        """Which training rows can be left out: without the only row of a class its intercept has no optimum."""
+        if not self.classes:
+            return training
+        kinds, counts = np.unique(self.targets[training], return_counts=True)
+        found = training & ~np.isin(self.targets, kinds[counts < 2])
+        return found if found.any() else training
+
     def leave_one_out(self, training: np.ndarray, count: int) -> AbstractObjective:
         """Of the fits on `training` rows, `count` of which are left out in turn: equal counts share a program.
 
         By one Newton step where it is not of all rows: nested folds ask for many, to compare them alone.
         """
+        nested = not training.all()
+        left = np.random.default_rng(0).permutation(np.flatnonzero(self.left_out(training)))
+        rows = left[: min(count, MOST_LEFT_OUT)]
         training = np.concatenate([training, np.zeros(self._blanks, bool)])
-        rows = np.random.default_rng(0).permutation(np.flatnonzero(training))[: min(count, MOST_LEFT_OUT)]
-        nested = not training[: len(self.targets)].all()
         return LeaveOneOut(without(self.optimum, training), subset=np.sort(rows), approximate=nested)
 
     def evidence(self, training: np.ndarray, observations: float, dispersion: float | None) -> AbstractObjective:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._convolutions import convolves
-from ._step import Program, advance, first, step_back, step_forward
+from ._step import Program, advance, first, room, step_back, step_forward
 
 DriverName: TypeAlias = Literal["auto", "loop", "host"]
 DRIVERS: tuple[str, ...] = ("auto", "loop", "host")
@@ -56,7 +56,7 @@ class LoopDriver(AbstractDriver):
         return loop_advance(program, carry, index(lo), index(hi))
 
     def empty(self, carry: PyTree, size: int) -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), carry)
+        return empty(carry, size)
 
     def record(self, program: Program, store: Any, carry: PyTree, lo: int, hi: int, base: int) -> tuple[Any, PyTree]:
         return loop_record((program, carry, index(lo), index(hi), index(base)), store)
@@ -117,6 +117,7 @@ host_advance = eqx.filter_jit(advance)
 host_step_back = eqx.filter_jit(step_back)
 host_step_forward = eqx.filter_jit(step_forward)
 start = eqx.filter_jit(first)
+empty = eqx.filter_jit(room)
 
 
 @eqx.filter_jit

@@ -282,20 +282,23 @@ def _ended(run: ExactRun, last: Forward, dparams: PyTree, dmodel: PyTree, dhyper
 def untouched(run: ExactRun, last: Forward) -> Backward:
     """The words of the end of the run, and zeros for the adjoint."""
     with wide():
-        blank = _zeros(run.setup, None if run.setup.layout.keeps else last.model, movable(last.model))
+        here = [words[WEIGHTS] for words in last.words]
+        blank = _zeros(run.setup, here, None if run.setup.layout.keeps else last.model, movable(last.model))
     return dataclasses.replace(blank, words=last.words, kept=last.kept)
 
 
 @eqx.filter_jit
-def _zeros(setup: Setup, model: PyTree, moving: PyTree) -> Backward:
-    vectors = setup.layout.packing.vectors
+def _zeros(setup: Setup, words: list[Array], model: PyTree, moving: PyTree) -> Backward:
+    zeros = [
+        jnp.zeros_like(word, vector.dtype) for word, vector in zip(words, setup.layout.packing.vectors, strict=True)
+    ]
     dmodel, dhyper, dtables, drates, blank = jax.tree.map(
         jnp.zeros_like, (moving, setup.program.hyper, setup.tables, setup.rates, model)
     )
     return Backward(
         [],
-        [jnp.zeros(vector.shape, vector.dtype) for vector in vectors],
-        [{name: jnp.zeros(vector.shape, vector.dtype) for name in setup.layout.rule.states} for vector in vectors],
+        zeros,
+        [dict.fromkeys(setup.layout.rule.states, zero) for zero in zeros],
         dmodel,
         dhyper,
         dtables,

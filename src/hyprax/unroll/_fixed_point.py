@@ -82,9 +82,9 @@ def _power(bits: Any) -> Array:
     return (jnp.ones((), jnp.int64) << bits).astype(jnp.float64)
 
 
-def zeros(shape: tuple[int, ...], limbs: int) -> Long:
-    """0, so many times."""
-    return Long((jnp.zeros(shape, jnp.float64),) * limbs)
+def zeros_like(x: Array, limbs: int) -> Long:
+    """0 for every entry of an array."""
+    return Long((jnp.zeros_like(x, jnp.float64),) * limbs)
 
 
 def wide() -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 JOINED = 1 << 16
-"""The size from which on a leaf is a vector of its own."""
+"""The size from which on a leaf is a vector of its own, in its shape; so is one that an explicit mesh spreads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +72,20 @@ def pack(tree: PyTree, groups: Sequence[int], *, by_leaf: bool = False) -> Packi
     leaves, structure = jax.tree.flatten(tree)
     together: dict[Any, list[int]] = {}
     for i, (leaf, group) in enumerate(zip(leaves, groups, strict=True)):
-        alone = i if by_leaf or leaf.size >= JOINED else -1
+        alone = i if by_leaf or leaf.size >= JOINED or _spread(leaf) else -1
         together.setdefault((group, leaf.dtype, alone), []).append(i)
     vectors = tuple(
         Vector(
             tuple(members),
             dtype,
             group,
-            leaves[members[0]].shape if by_leaf else (sum(leaves[i].size for i in members),),
+            leaves[members[0]].shape if alone >= 0 else (sum(leaves[i].size for i in members),),
         )
-        for (group, dtype, _), members in together.items()
+        for (group, dtype, alone), members in together.items()
     )
     return Packing(structure, tuple(leaf.shape for leaf in leaves), vectors)
+
+
+def _spread(leaf: Array) -> bool:
+    """Whether the type of an array names axes of a mesh, over which it lies."""
+    return any(axis is not None for axis in jax.typeof(leaf).sharding.spec)

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._jaxprs import needed
-from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch, zeros
+from ._fixed_point import as_user, as_wide, decode, encode, to_word, watch, zeros_like
 from ._packing import Packing
 from ._reversible_optimizer import WEIGHTS, AbstractReversibleOptimizer, Coefficients, Words
 from ._scales import shifted, unshifted
-from ._step import Program, add, gradient_and_product, movable
+from ._step import Program, add, gradient_and_product, movable, room
 from ._training import strong
 
 LOOKS = 16
@@ -91,8 +91,8 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
     words, seen = [], []
     for i, vector in enumerate(setup.layout.packing.join(weights)):
         group = setup.layout.packing.vectors[i].group
-        word, zero = encode(vector, 1 / setup.units[WEIGHTS][0, group]), jnp.zeros(vector.shape, jnp.int64)
-        states = {name: zeros(vector.shape, limbs) for name, limbs in setup.layout.rule.states.items()}
+        word, zero = encode(vector, 1 / setup.units[WEIGHTS][0, group]), jnp.zeros_like(vector, jnp.int64)
+        states = {name: zeros_like(vector, limbs) for name, limbs in setup.layout.rule.states.items()}
         words.append({WEIGHTS: word, **states, **dict.fromkeys(setup.layout.rule.codes, zero)})
         seen.append(watch(zero, [word], vector))
     steps = setup.program.training.steps
@@ -101,7 +101,7 @@ def start_words(setup: Setup, weights: PyTree) -> Forward:
         return jax.tree.map(strong, program.training.model(weights, program.hyper))
 
     model = as_user(setup.layout.user_x64, start)(setup.program, weights)
-    kept = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), model if setup.layout.keeps else None)
+    kept = room(model, steps) if setup.layout.keeps else None
     return Forward(words, seen, model, kept)
 
 
@@ -372,8 +372,7 @@ def loop_pieces(inputs: tuple[Setup, Pieces], carry: Forward) -> tuple[Forward, 
         return eqx.tree_at(lambda carry: carry.words, carry, words), lows
 
     count = pieces.ends.shape[0]
-    vectors = setup.layout.packing.vectors
-    lows = [jnp.zeros((count, *vectors[i].shape), jnp.uint8) for i, _ in pieces.which]
+    lows = room([jnp.zeros_like(carry.words[i][WEIGHTS], jnp.uint8) for i, _ in pieces.which], count)
     return jax.lax.fori_loop(0, count, piece, (carry, lows))
 
 

@@ -73,6 +73,11 @@ def movable(carry: PyTree) -> PyTree:
     return eqx.filter(carry, eqx.is_inexact_array)
 
 
+def room(tree: PyTree, size: int) -> PyTree:
+    """Zeros with a leading axis of that size, spread over devices as the leaves are."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.zeros_like(leaf), (size, *leaf.shape)), tree)
+
+
 def add(a: PyTree, b: PyTree) -> PyTree:
     """a + b."""
     return jax.tree.map(jnp.add, a, b)
