@@ -188,6 +188,8 @@ def test_secant_steps_end_at_the_minimum_and_take_back_what_does_not_lower_the_v
     transformation = secants()
     x = {"a": jnp.ones(2), "b": jnp.asarray(-1.0)}
     state, taken_back = transformation.init(x), 0
+    move, state = transformation.update(x, state, x, value=jnp.inf)
+    assert not np.any(ravel_pytree(move)[0])  # not at a mode yet
     for _ in range(100):
         flat, unravel = ravel_pytree(x)
         beyond = bool(jnp.max(jnp.abs(flat - state.point)) > 0.2)

@@ -32,8 +32,6 @@ from ._tangent import Choice
 FINAL_DRAWS = 10
 NEAR, NEAR_A_DATUM = 1e-2, 1e-4
 """Nats left at which the way to the mode ends with a last step: in all, and for each example."""
-FIRST_WAY = 5
-"""Times as many steps are allowed to the first mode, which is far, as to those that follow."""
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
 
@@ -219,8 +217,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def at_mode(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
         """The state with the weights that are random at their mode."""
         random = self.estimator.random(self.model(hyper, state))
-        steps = self.schedule.newton_steps * (1 if bool(jnp.isfinite(state.kept.value)) else FIRST_WAY)
-        arrival = to_mode(random, steps=steps, tolerance=NEAR + NEAR_A_DATUM * random.size)
+        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=NEAR + NEAR_A_DATUM * random.size)
         params = eqx.combine(arrival.params, state.params)
         return eqx.tree_at(lambda s: s.params, state, params)
 

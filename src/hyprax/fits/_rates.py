@@ -68,8 +68,9 @@ class Secants(NamedTuple):
 def secants() -> optax.GradientTransformationExtraArgs:
     """-H g, H the inverse Hessian of Broyden, Fletcher, Goldfarb and Shanno, no coordinate by more than 0.5.
 
-    A move that does not lower the value is taken back, and a quarter of it is the farthest that the next one goes. It
-    needs gradients of one function: those at the mode, with the way of the mode in them.
+    A move that does not lower the value is taken back, and a quarter of it is the farthest that the next one goes.
+    Before the first value that is finite nothing moves. It needs gradients of one function: those at the mode, with the
+    way of the mode in them.
     """
 
     def init(params: PyTree) -> Secants:
@@ -87,6 +88,7 @@ def secants() -> optax.GradientTransformationExtraArgs:
         s, y = x - state.point, g - state.gradient
         length = jnp.max(jnp.abs(s))
         first, fell = state.moves == 0, value < state.value
+        waits = ~jnp.isfinite(value) & ~jnp.isfinite(state.value)
         curved = jnp.vdot(s, y)
         keeps = fell & ~first & (curved > 1e-6 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
         rho = jnp.where(keeps, 1 / jnp.where(keeps, curved, 1), 0)
@@ -101,6 +103,8 @@ def secants() -> optax.GradientTransformationExtraArgs:
         best = jax.tree.map(lambda a, b: jnp.where(fell, a, b), (x, value, g), state[:3])
         move = -inverse @ best[2]
         move = move * jnp.minimum(1.0, reach / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        return unravel(best[0] + move - x), Secants(*best, inverse, reach, state.moves + 1)
+        moved = Secants(*best, inverse, reach, state.moves + 1)
+        updates = jnp.where(waits, 0, best[0] + move - x)
+        return unravel(updates), jax.tree.map(lambda a, b: jnp.where(waits, a, b), state, moved)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  # a state of its own, as optax's have
