@@ -16,6 +16,12 @@ from .families._norms import measured
 from .families._selection import selection
 
 
+def padded(size: int, least: int, parts: int) -> int:
+    """The next of few sizes: at most a share of 1/`parts` more, so that nearly equal tables share one program."""
+    step = max(least, 2 ** max(int(np.log2(max(size, 1))) - int(np.log2(parts)), 0))
+    return -(-size // step) * step
+
+
 def kept(inputs: Any, rows: np.ndarray) -> Any:
     """The design with zeros in all other rows: they drop out of gradients and Hessians exactly."""
     keep = jnp.asarray(rows, inputs.dtype)
