@@ -192,7 +192,9 @@ class Run(AbstractRecord):
             )
 
     def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
-        asked = {"arrays": arrays_of(problem), "settings": settings_of(problem)}  # by all: they may hold parts of them
+        # By all, as they may hold parts of them.
+        asked = {"arrays": arrays_of(problem), "settings": settings_of(problem)}
+        template = jax.tree.map(here, template)
         began: list[tuple[PyTree, list[dict[str, Any]]] | None] = []
 
         def say() -> tuple[Any, bytes]:
