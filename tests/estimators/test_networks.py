@@ -21,7 +21,7 @@ Y = 5 * np.sin(X[:, 0]) + 3 + 0.5 * RNG.normal(size=60)
     [
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be integers >= 1"),
         ({"activation": "relu"}, "activation must be one of 'tanh', 'gelu', 'softplus'; got 'relu'"),
-        ({"max_iter": 1}, "max_iter must be an integer >= 2; got 1"),
+        ({"max_iter": 0}, "max_iter must be an integer >= 1, or None; got 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
