@@ -1,12 +1,14 @@
 """Tables made at random through `hyprax tune` and `hyprax predict`: a model, or one message, and never a traceback.
 
-    python -m experiments.tables [--tables 10000] [--quick]
+    python -m experiments.tables [--tables 10000] [--quick] [--read]
 
 Table k depends on k alone: kinds of columns, holes, targets, dialects, encodings, and faults (`made.py`); forty are of
 one shape, so that they share compiled programs. `hyprax tune FILE --target target` runs as it comes but for three steps
 and a grid of five penalties. What ends with exit status 0 must leave a model that predicts a finite number or a class
-for each row of the same table; what ends with 2 must have said why. All else is wrong, and listed with its number. Done
-tables stand in out/experiments/tables.jsonl, from where a run goes on. Writes RESULTS.md.
+for each row of the same table; what ends with 2 must have said why. All else is wrong, and listed with its number. Odd
+tables are given `--assume`. Done tables stand in out/experiments/tables.jsonl, from where a run goes on. Writes
+RESULTS.md. With `--read` every table is read, encoded and split alone, without `--assume` and, where a guess is
+doubtful, with it: finite columns and targets in three parts, or one message. Writes READ.md.
 """
 
 import argparse
@@ -23,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from experiments._common import machine, results_folder, rows_of
 
 from hyprax.cli._commands import run
+from hyprax.recipes import RecipeError
+from hyprax.recipes._build import recipe_of_table, splits_of
 
 from .made import ALIKE, AT_ONCE, table
 
-SETTINGS = {"tables": 2}
+SETTINGS = {"tables": 3}
 SHORT = ("--set", "search.steps=3", "--set", "baseline.points=5", "--quiet")
 
 
@@ -57,15 +62,15 @@ def tried(number: int) -> dict[str, Any]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             path, target, about = table(number, folder)
-            outcome, words = judged(path, target, folder)
+            outcome, words = judged(path, target, folder, ["--assume"] * (number % 2))
         leaks = sorted({f"{one.category.__name__}: {one.message}"[:200] for one in caught})
         return {"outcome": outcome, "words": words[:600], "warnings": leaks, **about}
     finally:
         shutil.rmtree(folder)
 
 
-def judged(path: Path, target: str, folder: Path) -> tuple[str, str]:
-    status, out, err = said("tune", str(path), "--target", target, "--out", str(folder / "run"), *SHORT)
+def judged(path: Path, target: str, folder: Path, more: list[str]) -> tuple[str, str]:
+    status, out, err = said("tune", str(path), "--target", target, "--out", str(folder / "run"), *SHORT, *more)
     if status == 2:
         return ("refused", err) if err.strip() and "Traceback" not in err else ("wrong: no message", err)
     if status != 0:
@@ -91,14 +96,46 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def read(number: int) -> dict[str, Any]:
+    """What reading alone makes of a table."""
+    folder = Path(tempfile.mkdtemp(prefix="tables"))
+    try:
+        path, target, about = table(number, folder)
+        outcome = ready(path, target, assume=False)
+        if outcome == "doubtful":
+            outcome = f"doubtful, then {ready(path, target, assume=True)}"
+        return {"cell": [number], "outcome": outcome, **about}
+    finally:
+        shutil.rmtree(folder)
+
+
+def ready(path: Path, target: str, *, assume: bool) -> str:
+    try:
+        splits = splits_of(*recipe_of_table(path, target, (), assume=assume)[:2])
+    except RecipeError as error:
+        words = str(error)
+        return "doubtful" if "--assume" in words else "refused" if words and "\n" not in words else "wrong: no message"
+    except Exception:  # what a user would see as a traceback
+        return f"wrong: {traceback.format_exc()[-300:]}"
+    assert splits is not None
+    parts = [part for part in (splits.train, splits.validation, splits.test) if len(part[1])]
+    sound = all(np.all(np.isfinite(x)) and np.all(np.isfinite(y)) and len(x) == len(y) for x, y in parts)
+    fits = len(parts) >= 2 and {x.shape[1] for x, _ in parts} == {len(splits.features)}
+    return "ready" if sound and fits else "wrong: not finite, or of no shape"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=10_000)
     parser.add_argument("--quick", action="store_true", help="20 tables; nothing is kept")
+    parser.add_argument("--read", action="store_true", help="reading, encoding and splitting alone")
     given = parser.parse_args()
     count = 20 if given.quick else given.tables
     jax.config.update("jax_enable_x64", True)
     found: list[dict[str, Any]] = []
+    if given.read:
+        written([read(number) for number in range(count)], "READ.md")
+        return
     for row in rows_of(__file__, ((number,) for number in range(count)), SETTINGS, tried):
         found.append(row)
         if row["outcome"].startswith("wrong") or row["warnings"]:
@@ -110,35 +147,31 @@ def main() -> None:
     written(found)
 
 
-def written(found: list[dict[str, Any]]) -> None:
-    outcomes = Counter(row["outcome"] for row in found)
+def written(found: list[dict[str, Any]], name: str = "RESULTS.md") -> None:
+    outcomes = Counter(row["outcome"].split("\n")[0] for row in found)
+    kinds = sorted(outcomes)
     faults = {
-        fault: Counter(row["outcome"] for row in found if row["fault"] == fault)
+        fault: Counter(row["outcome"].split("\n")[0] for row in found if row["fault"] == fault)
         for fault in sorted({row["fault"] for row in found})
     }
     lines = [
         "# Tables made at random",
         "",
-        f"`python -m experiments.tables --tables {len(found)}` on a {machine()}. "
+        f"`python -m experiments.tables --tables {len(found)}{' --read' * (name != 'RESULTS.md')}` on a {machine()}. "
         + (__doc__ or "").split("\n\n")[2].replace("\n", " "),
         "",
         "| outcome | tables |",
         "| --- | ---: |",
         *(f"| {name} | {count} |" for name, count in outcomes.most_common()),
         "",
-        "| fault drawn | model | refused | wrong |",
-        "| --- | ---: | ---: | ---: |",
-        *(
-            f"| {fault} | {c['model']} | {c['refused']} | {sum(c.values()) - c['model'] - c['refused']} |"
-            for fault, c in faults.items()
-        ),
+        f"| fault drawn | {' | '.join(kinds)} |",
+        f"| --- |{' ---: |' * len(kinds)}",
+        *(f"| {fault} | {' | '.join(str(c[kind]) for kind in kinds)} |" for fault, c in faults.items()),
         "",
-        "Wrong: "
-        + (", ".join(str(row["cell"][0]) for row in found if row["outcome"].startswith("wrong")) or "none")
-        + ".",
+        "Wrong: " + (", ".join(str(row["cell"][0]) for row in found if "wrong" in row["outcome"]) or "none") + ".",
         "",
     ]
-    (results_folder(__file__) / "RESULTS.md").write_text("\n".join(lines))
+    (results_folder(__file__) / name).write_text("\n".join(lines))
     print(dict(outcomes), flush=True)
 
 

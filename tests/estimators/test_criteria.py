@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
 import hyprax as hx
+from compilations import compilations
 from hyprax.sklearn import (
     TunedElasticNet,
     TunedHuberRegressor,
@@ -206,3 +207,48 @@ def test_weights_of_classes_are_weights_of_their_rows():
     )
     with pytest.raises(ValueError, match="class_weight must hold finite numbers > 0"):
         TunedLogisticRegression(class_weight={0: -1.0}).fit(X, CLASS)
+
+
+def hypergradient(strength: float, weights: np.ndarray) -> float:
+    """dF/d log λ of the weighted log-loss over the folds, by Newton's method and dense adjoints; the prior is kept."""
+    mean = np.average(X, axis=0, weights=weights)
+    design = np.c_[(X - mean) / np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights)), np.ones(N)]
+    prior = strength * np.diag([1.0] * D + [0.0])
+    total = 0.0
+    for fit, judge in PAIRS:
+        w = np.zeros(D + 1)
+        for _ in range(50):
+            p = 1 / (1 + np.exp(-design[fit] @ w))
+            slope = design[fit].T @ (weights[fit] * (p - CLASS[fit])) / N + prior @ w
+            curved = (design[fit].T * (weights[fit] * p * (1 - p))) @ design[fit] / N + prior
+            w = w - np.linalg.solve(curved, slope)
+        p = 1 / (1 + np.exp(-design[judge] @ w))
+        adjoint = np.linalg.solve(curved, design[judge].T @ (weights[judge] * (p - CLASS[judge])) / N)
+        total -= float(adjoint @ prior @ w)
+    return total
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # far from the optimum there is a slope
+@pytest.mark.parametrize("criterion", ["folds", pytest.param("leave_one_out", marks=pytest.mark.slow)])
+def test_weights_of_classes_are_certified(criterion):
+    settings: dict[str, Any] = {"cv": PAIRS, "criterion": criterion, "max_iter": 2}
+    model = TunedLogisticRegression(class_weight="balanced", **settings).fit(X, CLASS)
+    assert model.certificate_["kind"] == "certified"
+    assert 0 < model.certificate_["bound"] < 1e-3
+    assert np.all(model.noise_["standard_errors"] > 0)
+    if criterion == "folds":
+        weights = N / (2 * np.bincount(CLASS))[CLASS]
+        exact = hypergradient(float(model.strengths_[0]), weights)
+        assert abs(model.noise_["hypergradient"].item() - exact) <= model.certificate_["bound"] + 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_other_weights_of_classes_share_the_programs_and_weights_of_rows_are_estimated():
+    settings: dict[str, Any] = {"cv": PAIRS, "max_iter": 2}
+    TunedLogisticRegression(class_weight="balanced", **settings).fit(X, CLASS)
+    with compilations() as compiled:
+        TunedLogisticRegression(class_weight={0: 1.3, 1: 0.8}, **settings).fit(X, CLASS)
+    assert compiled == []
+    rows = TunedLogisticRegression(**settings).fit(X, CLASS, 1 + 0.1 * (np.arange(N) == 3))
+    assert rows.certificate_["kind"] == "estimated"

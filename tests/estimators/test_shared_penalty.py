@@ -1,6 +1,7 @@
 """One penalty for many tasks, as an estimator: scikit-learn's own models at the converted strength, and its manners."""
 
 import csv
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from sklearn.base import clone, is_classifier
 from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hyprax import tasks
 from hyprax.sklearn import SharedPenalty
@@ -129,3 +131,18 @@ def test_rows_and_features_that_weigh_differently():
         found.fit(X, Y, NAMES, sample_weight=-v)
     with pytest.raises(ValueError, match="feature_weights must be a positive number for each of 3 features"):
         SharedPenalty(**{**found.get_params(), "feature_weights": [1.0]}).fit(X, Y, NAMES)
+
+
+NO_WEIGHT = "a row of weight 0 is refused: it would be dealt to a fold, and a fold of such rows judges nothing"
+KNOWN = ("check_sample_weight_equivalence_on_dense_data", "check_classifiers_one_label_sample_weights")
+
+
+@pytest.mark.usefixtures("unchecked")
+@parametrize_with_checks(
+    [SharedPenalty("ridge"), SharedPenalty("logistic")],
+    expected_failed_checks=lambda estimator: dict.fromkeys(KNOWN, NO_WEIGHT),
+)
+def test_checks_of_scikit_learn(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(estimator)

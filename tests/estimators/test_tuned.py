@@ -17,9 +17,10 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from compilations import compilations
+from hyprax.implicit._rows import padded
 from hyprax.sklearn import TunedHuberRegressor, TunedLogisticRegression, TunedPoissonRegressor, TunedRidge
 from hyprax.sklearn._base import copied
-from hyprax.sklearn._columns import columns, padded
+from hyprax.sklearn._columns import columns
 from hyprax.sklearn._folds import masks
 from hyprax.sklearn._penalties import strengths
 

@@ -182,17 +182,30 @@ def test_equal_fits_with_default_optimizers_compile_once():
     assert before > 24
 
 
-def test_secant_steps_end_at_the_minimum_of_a_quadratic():
+def test_secant_steps_end_at_the_minimum_and_take_back_what_does_not_lower_the_value():
+    """Of a quadratic that only steps of at most 0.2 stay on: beyond, values are high and gradients say nothing."""
     matrix = jnp.asarray(np.diag([1.0, 30.0, 0.2]) + 0.1)
     transformation = secants()
     x = {"a": jnp.ones(2), "b": jnp.asarray(-1.0)}
-    state = transformation.init(x)
-    for _ in range(40):
+    state, taken_back = transformation.init(x), 0
+    move, state = transformation.update(x, state, x, value=jnp.inf)
+    assert not np.any(ravel_pytree(move)[0])  # not at a mode yet
+    for _ in range(100):
         flat, unravel = ravel_pytree(x)
-        move, state = transformation.update(unravel(matrix @ flat), state, x)
-        assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(move)) <= 0.5 + 1e-12
+        beyond = bool(jnp.max(jnp.abs(flat - state.point)) > 0.2)
+        value = 0.5 * flat @ matrix @ flat + 1e3 * beyond
+        grad = -1e4 * jnp.ones(3) if beyond else matrix @ flat
+        before = state
+        move, state = transformation.update(unravel(grad), state, x, value=value)
         x = optax.apply_updates(x, move)
-    np.testing.assert_allclose(ravel_pytree(x)[0], 0, atol=1e-8)
+        assert float(jnp.max(jnp.abs(ravel_pytree(x)[0] - state.point))) <= 0.5 + 1e-12
+        assert state.value <= before.value
+        if beyond:
+            taken_back += 1
+            np.testing.assert_array_equal(state.point, before.point)
+            assert state.reach < before.reach
+    assert taken_back > 0
+    np.testing.assert_allclose(state.point, 0, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -391,6 +391,22 @@ def _leaves(prefix, params):
     return jax.tree.leaves(jax.tree.broadcast(prefix, params)), jax.tree.leaves(params)
 
 
+def test_a_recipe_of_the_evidence_standardises_what_is_left_alone(tmp_path):
+    text = f"""{DIABETES.replace("standard", "none")}[split]\ntrain = 0.4\nvalidation = 0.0\ntest = 0.6
+[model]\nkind = "mlp"\nwidth = 3\nactivation = "tanh"\ntargets = "numbers"
+[objective]\nmethod = "evidence"\n[evidence]\nmode_after = 7\n"""
+    job = job_of(tmp_path, text)
+    assert isinstance(job.objective, EvidenceObjective)
+    assert job.splits is not None
+    assert job.predict is not None
+    assert job.objective.schedule.mode_after == 7
+    (X, y), w = job.splits.train, job.objective.initial
+    net = network("mlp", X.shape[1], 1, width=3, depth=1, activation="tanh")
+    f = np.asarray(jax.vmap(lambda x: net.apply(w, x))(jnp.asarray((X - X.mean(0)) / X.std(0))))
+    np.testing.assert_allclose(job.predict(w, X), y.mean() + y.std() * f, rtol=1e-9)
+    np.testing.assert_allclose(hx.natural(job.hyper)["noise"], y.std(), rtol=1e-12)
+
+
 def test_an_evidence_run_says_which_side_it_is_on(tmp_path):
     text = f"""{IRIS}[split]\ntrain = 0.6\nvalidation = 0.0\ntest = 0.4\n[model]\nkind = "mlp"\nwidth = 4
 [objective]\nmethod = "evidence"\n[training]\nsteps = 5\n[evidence]\nsize = 20\n[search]\nsteps = 4\n"""

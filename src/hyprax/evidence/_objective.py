@@ -30,8 +30,8 @@ from ._problem import GaussianPrior, LinearisedModel, widened
 from ._tangent import Choice
 
 FINAL_DRAWS = 10
-NEAR = 1e-2
-"""Nats left at which the way to the mode ends with a last step."""
+NEAR, NEAR_A_DATUM = 1e-2, 1e-4
+"""Nats left at which the way to the mode ends with a last step: in all, and for each example."""
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
 
@@ -217,8 +217,14 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def at_mode(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
         """The state with the weights that are random at their mode."""
         random = self.estimator.random(self.model(hyper, state))
-        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=NEAR)
+        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=NEAR + NEAR_A_DATUM * random.size)
         params = eqx.combine(arrival.params, state.params)
+        return eqx.tree_at(lambda s: s.params, state, params)
+
+    def _from_kept(self, state: EvidenceState) -> EvidenceState:
+        """With the weights of the best stationary evaluation: a search sets out from there after a step too far."""
+        known = jnp.isfinite(state.kept.value)
+        params = jax.tree.map(lambda a, b: jnp.where(known, a, b), state.kept.params, state.params)
         return eqx.tree_at(lambda s: s.params, state, params)
 
     def value_and_grad(
@@ -231,7 +237,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         at_mode = self.schedule.at_mode(evaluation)
         steps = self.schedule.steps(evaluation)
         if at_mode:
-            state = self.at_mode(hyper, state)
+            state = self.at_mode(hyper, state if self.draws else self._from_kept(state))
         elif steps:
             state = self.train(hyper, state, steps)
         if bool(tree_all_finite(state.params)):

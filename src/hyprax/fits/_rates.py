@@ -22,7 +22,9 @@ def default_optimizer(steps: int) -> optax.GradientTransformation:
 
 
 @functools.lru_cache(maxsize=32)
-def default_hyper_optimizer(online: int, at_mode: int, draws: bool, count: int) -> optax.GradientTransformation:
+def default_hyper_optimizer(
+    online: int, at_mode: int, draws: bool, count: int
+) -> optax.GradientTransformationExtraArgs:
     """Adam, from 0.1 to 0.01, while the weights train; then on to 1e-3 where draws are noisy, else secants.
 
     `count` hyperparameters: beyond 1,000 Rprop, which goes by signs alone, stands in for the secants.
@@ -30,61 +32,79 @@ def default_hyper_optimizer(online: int, at_mode: int, draws: bool, count: int) 
     falling = optax.cosine_decay_schedule(0.1, max(online, 1), 0.1)
     if draws or not at_mode:
         rates = optax.join_schedules([falling, optax.cosine_decay_schedule(0.02, max(at_mode, 1), 0.05)], [online])
-        return optax.adam(rates)
+        return optax.with_extra_args_support(optax.adam(rates))
     first = optax.adam(falling)
     then = secants() if count <= MOST_SECANTS else optax.rprop(0.05, min_step_size=1e-7, max_step_size=0.3)
+    then = optax.with_extra_args_support(then)
 
     def init(params: PyTree) -> Any:
         return first.init(params), then.init(params), jnp.zeros((), jnp.int32)
 
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: Any, params: PyTree = None, *, value: Any, **others: Any) -> tuple[PyTree, Any]:
         one, other, count = state
-        moved, one_after = first.update(updates, one, params)
-        turned, other_after = then.update(updates, other, params)
         early = count < online
+        moved, one_after = first.update(updates, one, params)
+        turned, other_after = then.update(updates, other, params, value=value)
 
         def chosen(a: PyTree, b: PyTree) -> PyTree:
             return jax.tree.map(lambda x, y: jnp.where(early, x, y), a, b)
 
         return chosen(moved, turned), (one_after, chosen(other, other_after), count + 1)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class Secants(NamedTuple):
-    """The last point and its gradient, the inverse Hessian so far, and the moves made."""
+    """The best point with its value and gradient, the inverse Hessian so far, how far a move may go, and the moves."""
 
     point: Float[Array, " n"]
+    value: Float[Array, ""]
     gradient: Float[Array, " n"]
     inverse: Float[Array, "n n"]
+    reach: Float[Array, ""]
     moves: Int[Array, ""]
 
 
-def secants() -> optax.GradientTransformation:
+def secants() -> optax.GradientTransformationExtraArgs:
     """-H g, H the inverse Hessian of Broyden, Fletcher, Goldfarb and Shanno, no coordinate by more than 0.5.
 
-    It asks for no values, so it needs gradients of one function: those at the mode, with the way of the mode in them.
+    A move that does not lower the value is taken back, and a quarter of it is the farthest that the next one goes.
+    Before the first value that is finite nothing moves. It needs gradients of one function: those at the mode, with the
+    way of the mode in them.
     """
 
     def init(params: PyTree) -> Secants:
         x, _ = ravel_pytree(params)
-        return Secants(x, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.zeros((), jnp.int32))
+        far = jnp.asarray(jnp.inf, x.dtype)
+        none = jnp.zeros((), jnp.int32)
+        return Secants(x, far, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.full_like(far, LONGEST), none)
 
-    def update(updates: PyTree, state: Secants, params: PyTree = None) -> tuple[PyTree, Secants]:
+    def update(
+        updates: PyTree, state: Secants, params: PyTree = None, *, value: Any, **others: Any
+    ) -> tuple[PyTree, Secants]:
         (g, unravel), (x, _) = ravel_pytree(updates), ravel_pytree(params)
+        value = jnp.asarray(value, x.dtype)
         tiny = jnp.finfo(g.dtype).tiny
         s, y = x - state.point, g - state.gradient
+        length = jnp.max(jnp.abs(s))
+        first, fell = state.moves == 0, value < state.value
+        waits = ~jnp.isfinite(value) & ~jnp.isfinite(state.value)
         curved = jnp.vdot(s, y)
-        keeps = (state.moves > 0) & (curved > 1e-6 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
+        keeps = fell & ~first & (curved > 1e-6 * jnp.linalg.norm(s) * jnp.linalg.norm(y))
         rho = jnp.where(keeps, 1 / jnp.where(keeps, curved, 1), 0)
         identity = jnp.eye(x.size, dtype=x.dtype)
-        first = FIRST / jnp.maximum(jnp.max(jnp.abs(g)), tiny) * identity
+        steepest = FIRST / jnp.maximum(jnp.max(jnp.abs(g)), tiny) * identity
         scaled = curved / jnp.maximum(jnp.vdot(y, y), tiny) * identity
-        before = jnp.where(state.moves == 0, first, jnp.where(keeps & (state.moves == 1), scaled, state.inverse))
+        before = jnp.where(first, steepest, jnp.where(keeps & (state.moves == 1), scaled, state.inverse))
         left = identity - rho * jnp.outer(s, y)
         inverse = jnp.where(keeps, left @ before @ left.T + rho * jnp.outer(s, s), before)
-        move = -inverse @ g
-        move = move * jnp.minimum(1.0, LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        return unravel(move), Secants(x, g, inverse, state.moves + 1)
+        reach = jnp.where(fell, jnp.minimum(jnp.maximum(state.reach, 2 * length), LONGEST), length / 4)
+        reach = jnp.where(first, LONGEST, reach).astype(x.dtype)
+        best = jax.tree.map(lambda a, b: jnp.where(fell, a, b), (x, value, g), state[:3])
+        move = -inverse @ best[2]
+        move = move * jnp.minimum(1.0, reach / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
+        moved = Secants(*best, inverse, reach, state.moves + 1)
+        updates = jnp.where(waits, 0, best[0] + move - x)
+        return unravel(updates), jax.tree.map(lambda a, b: jnp.where(waits, a, b), state, moved)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]  # a state of its own, as optax's have
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  # a state of its own, as optax's have

@@ -1,11 +1,10 @@
-"""The elastic net with strengths of its own for every column: folds, hypergradients on the support, bounds."""
+"""The elastic net with strengths of its own for every column, as a problem for folds and as an objective."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -13,18 +12,18 @@ from .._certificate import Certificate
 from .._hyper import AbstractConstrained, AbstractElementwise, natural
 from .._noise import AbstractNoise, Noise
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
-from .._products import product
 from .._result import Result
 from .._stats import AbstractStats, Accuracy, Effort
 from .._trees import tree_norm
 from ._answers import RESULTS
 from ._constants import INFLATION
+from ._elastic_net_bound import Judged, adjoint, count, judged
+from ._elastic_net_solver import Moments, Solved, moments_of, on_support, solved
 from ._held_out import NOT_ASKED
 from ._noise import ExampleNoise
 from ._objective import promoted
 from .families._design import real_numbers
 
-SWEEPS, ROUNDS = 10, 200
 METHOD = "duality of the elastic net: residual over strong convexity, on a proved support"
 
 
@@ -56,21 +55,6 @@ class ElasticNetStats(AbstractStats):
 
     def effort(self) -> Effort:
         return Effort(self.rounds.astype(self.residual.dtype))
-
-
-class Moments(NamedTuple):
-    """Centred moments of the training rows, and bounds of their errors: entries that end in `_error`."""
-
-    gram: Array
-    gram_error: Array
-    cross: Array
-    cross_error: Array
-    centre: Array
-    centre_error: Array
-    level: Array
-    level_error: Array
-    curvature: Array
-    """A lower bound of the least eigenvalue of the exact Gram matrix."""
 
 
 class ElasticNet(eqx.Module):
@@ -156,7 +140,7 @@ class ElasticNet(eqx.Module):
         """The net fitted on all rows."""
         self.check(hyper)
         moments = self.moments(np.ones(len(self.targets), bool))
-        found = _solved(moments, *self.strengths(hyper), jnp.zeros_like(moments.cross))
+        found = solved(moments, *self.strengths(hyper), jnp.zeros_like(moments.cross))
         result = RESULTS.where(found.converged, RESULTS.successful, RESULTS.inner_not_converged)
         intercept = moments.level - jnp.sum(moments.centre * found.params)
         return ElasticNetFit(found.params, intercept, found.residual, result)
@@ -190,134 +174,7 @@ class ElasticNet(eqx.Module):
     def moments(self, training: np.ndarray) -> Moments:
         """Of the training rows, centred on them."""
         x, y, omega = (np.asarray(z) for z in (self.inputs, self.targets, self.weights))
-        n, total, unit = len(y), np.sum(omega), np.finfo(x.dtype).eps
-        rows = np.asarray(training, x.dtype) * omega
-        root, counted = np.sqrt(rows), np.sum(rows)
-        centre, level = (np.dot(rows, z) / counted * self.intercept for z in (x, y))
-        off, shift = (unit * (2 * n + 6) * np.dot(rows, np.abs(z)) / counted * self.intercept for z in (x, y))
-        left, right = root[:, None] * (x - centre), root * (y - level)
-        slip = root[:, None] * (off + 4 * unit * (np.abs(x) + np.abs(centre)))
-        miss = root * (shift + 4 * unit * (np.abs(y) + np.abs(level)))
-
-        def error(other: np.ndarray, its: np.ndarray) -> np.ndarray:
-            """Of the sums of products with `other`, whose entries are off by `its`."""
-            rounding = (2 * n + 16) * unit * np.dot(np.abs(left).T, np.abs(other))
-            moved = np.dot(slip.T, np.abs(other)) + np.dot(np.abs(left).T, its) + np.dot(slip.T, its)
-            return INFLATION * (rounding + moved) / total
-
-        gram, cross = np.dot(left.T, left) / total, np.dot(left.T, right) / total
-        gram_error = error(left, slip)
-        least = _least(gram, gram_error)
-        parts = gram, gram_error, cross, error(right, miss), centre, off, level, shift, least
-        return Moments(*(jnp.asarray(part, self.inputs.dtype) for part in parts))
-
-
-def _least(gram: np.ndarray, error: np.ndarray) -> float:
-    """A proved lower bound of the least eigenvalue of the exact Gram matrix: by a Cholesky factor, or 0."""
-    unit, count = np.finfo(gram.dtype).eps, len(gram)
-    guess = 0.95 * float(np.linalg.eigvalsh(gram)[0])
-    try:
-        factor = np.linalg.cholesky(gram - guess * np.eye(count, dtype=gram.dtype))
-    except np.linalg.LinAlgError:
-        return 0.0
-    lost = (count + 16) * unit * np.sum(factor**2) + 4 * unit * abs(guess) + np.linalg.norm(error)
-    return max((guess - INFLATION * float(lost)) / INFLATION, 0.0)
-
-
-class Solved(NamedTuple):
-    """Weights, whether they are the optimum up to rounding, and the distance of 0 from the subdifferential."""
-
-    params: Array
-    converged: Array
-    residual: Array
-    rounds: Array
-    slope: Array
-    rounding: Array
-
-
-def _conditions(moments: Moments, l1: Array, l2: Array, w: Array) -> tuple[Array, Array, Array]:
-    """∇ of the smooth part; what is missing to an optimum, by column; the rounding of both."""
-    slope = product(moments.gram, w) + l2 * w - moments.cross
-    inactive = jnp.sign(slope) * jnp.maximum(jnp.abs(slope) - l1, 0)
-    missing = jnp.where(w != 0, slope + l1 * jnp.sign(w), inactive)
-    error = _rounded(moments, l2, w, jnp.abs(moments.cross) + l1) + moments.cross_error
-    return slope, missing, error
-
-
-def _rounded(moments: Moments, l2: Array, v: Array, more: Array) -> Array:
-    """How far (XᵀX/n + Λ)v and a sum with terms of the size `more` may be off."""
-    size, unit = jnp.abs(v), (v.size + 16) * jnp.finfo(v.dtype).eps
-    own = unit * (product(jnp.abs(moments.gram), size) + l2 * size + more)
-    return INFLATION * (own + product(moments.gram_error, size))
-
-
-def _on_support(moments: Moments, l2: Array, active: Array, right: Array) -> Array:
-    """(XᵀX/n + Λ)_SS v = right_S, zeros elsewhere; refined once."""
-    pairs = active[:, None] & active[None, :]
-    matrix = jnp.where(pairs, moments.gram, 0) + jnp.diag(jnp.where(active, l2, 1))
-    factor, right = (jnp.linalg.cholesky(matrix), True), jnp.where(active, right, 0)
-    found = jsl.cho_solve(factor, right)
-    left = right - product(matrix, found)
-    return found + jsl.cho_solve(factor, left)
-
-
-@jax.jit
-def _solved(moments: Moments, l1: Array, l2: Array, start: Array) -> Solved:
-    """Sweeps of coordinate descent change the signs, solves on the support find the minimum with these signs, by turns.
-
-    Every step lowers the objective, and the minimum with given signs is met at most once: it ends, however badly
-    conditioned the columns are, where sweeps alone would take as many rounds as the condition number.
-    """
-    curvature = jnp.diagonal(moments.gram) + l2
-
-    def coordinate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        w, fitted = carry  # fitted = XᵀX/n w
-        pull = moments.cross[j] - fitted[j] + moments.gram[j, j] * w[j]
-        new = jnp.sign(pull) * jnp.maximum(jnp.abs(pull) - l1[j], 0) / curvature[j]
-        return w.at[j].set(new), fitted + moments.gram[:, j] * (new - w[j])
-
-    def sweep(_: Array, w: Array) -> Array:
-        return jax.lax.fori_loop(0, w.size, coordinate, (w, product(moments.gram, w)))[0]
-
-    def met(w: Array) -> Array:
-        _, missing, rounding = _conditions(moments, l1, l2, w)
-        return jnp.all(jnp.abs(missing) <= rounding)
-
-    def lowers(w: Array, new: Array) -> Array:
-        """Whether the objective falls, by its difference, where values would cancel."""
-        move = new - w
-        slope = product(moments.gram, w) + l2 * w - moments.cross
-        curved = product(moments.gram, move) + l2 * move
-        return jnp.sum(move * (slope + 0.5 * curved) + l1 * (jnp.abs(new) - jnp.abs(w))) < 0
-
-    def towards(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        """To the minimum with these signs; where others change on the way, they are dropped, all or else the first."""
-        w, _ = carry
-        active = w != 0
-        found = _on_support(moments, l2, active, moments.cross - l1 * jnp.sign(w))
-        changed = active & (jnp.sign(found) != jnp.sign(w))
-        all_dropped = jnp.where(changed, 0, found)
-        share = jnp.where(changed, w / jnp.where(changed, w - found, 1), jnp.inf)
-        first = jnp.min(share)
-        first_dropped = jnp.where(share <= first, 0, w + first * (found - w))
-        new = jnp.where(lowers(w, all_dropped), all_dropped, first_dropped)
-        usable = jnp.all(jnp.isfinite(found))
-        return jnp.where(usable, jnp.where(jnp.any(changed), new, found), w), jnp.any(changed) & usable
-
-    def with_signs(w: Array) -> Array:
-        return jax.lax.while_loop(lambda c: c[1], towards, (w, jnp.asarray(True)))[0]
-
-    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        w, _, rounds = carry
-        w = with_signs(jax.lax.fori_loop(0, SWEEPS, sweep, w))
-        return w, met(w), rounds + 1
-
-    first = with_signs(start)
-    begin = first, met(first), jnp.asarray(0)
-    w, converged, rounds = jax.lax.while_loop(lambda c: ~c[1] & (c[2] < ROUNDS), step, begin)
-    slope, missing, rounding = _conditions(moments, l1, l2, w)
-    residual = jnp.linalg.norm(jnp.abs(missing) + rounding)
-    return Solved(w, converged | met(w), residual, rounds, slope, rounding)
+        return moments_of(x, y, omega, training, self.intercept)
 
 
 class ElasticNetHeldOut(AbstractObjective[Array]):
@@ -378,21 +235,10 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
     @eqx.filter_jit
     def _evaluated(self, hyper: PyTree, start: Array) -> tuple:
         (l1, l2), back = jax.vjp(self.problem.strengths, hyper)
-        found = _solved(self.fit, l1, l2, start)
+        found = solved(self.fit, l1, l2, start)
         w, active = found.params, found.params != 0
-        value, _, slope, slope_error, away, off = self._judged(found, l2)
-        convex = self.fit.curvature + jnp.min(l2)
-        columns = jnp.linalg.norm(self.fit.gram, axis=0) + l2 + jnp.linalg.norm(self.fit.gram_error)
-        inside = jnp.abs(found.slope) + found.rounding + INFLATION * columns * away < l1
-        proved = jnp.all(jnp.where(active, jnp.abs(w) > away, inside)) & found.converged
-        q = _on_support(self.fit, l2, active, slope)
-        missing = jnp.where(active, product(self.fit.gram, q) + l2 * q - slope, 0)
-        error = jnp.abs(missing) + _rounded(self.fit, l2, q, jnp.abs(slope)) + slope_error
-        error = jnp.linalg.norm(jnp.where(active, error, 0))
-        error = INFLATION * error / convex  # of q
-        rounding = 8 * jnp.finfo(w.dtype).eps
-        of_l1 = jnp.where(active, error + rounding * jnp.abs(q), 0)
-        of_l2 = jnp.where(active, (jnp.abs(w) + away) * error + (away + rounding * jnp.abs(w)) * jnp.abs(q), 0)
+        loss = self._judged(found, l2)
+        q, proved, of_l1, of_l2 = adjoint(self.fit, found, l1, l2, loss)
         (grad,) = back((-jnp.sign(w) * q, -w * q))
         (entries,) = back((of_l1, of_l2))
         (sizes,) = back((jnp.abs(q), jnp.abs(w * q)))
@@ -401,41 +247,18 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
             entries,
             sizes,
         )
-        errors = None if self.noise is None else self._spread(back, l2, active, w, off)
+        errors = None if self.noise is None else self._spread(back, l2, active, w, loss.off)
         stats = ElasticNetStats(jnp.sum(active), proved, found.residual, found.rounds)
-        return value, grad, entries, errors, stats, self._result(found, l1, l2), w
+        return loss.value, grad, entries, errors, stats, self._result(found, l1, l2), w
 
-    def _count(self) -> Array:
-        return jnp.sum((self.held > 0).astype(self.held.dtype))
-
-    def _judged(self, found: Solved, l2: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
-        """F and its error, ∇F and its error, the distance of the weights from the optimum, the residuals."""
-        x, y, m = self.problem.inputs, self.problem.targets, self._count()
-        away = INFLATION * found.residual / (self.fit.curvature + jnp.min(l2))
-        root, level, centre = jnp.sqrt(self.held), self.fit.level, self.fit.centre[None, :]
-        rows = root[:, None]
-        unit = jnp.finfo(y.dtype).eps
-        left, size = rows * (x - centre), jnp.abs(found.params)
-        slip = rows * (self.fit.centre_error[None, :] + 4 * unit * (jnp.abs(x) + jnp.abs(centre)))
-        target = root * (y - level)
-        miss = root * (self.fit.level_error + 4 * unit * (jnp.abs(y) + jnp.abs(level)))
-        off = target - product(left, found.params)
-        own = (size.size + 8) * unit * (jnp.abs(target) + product(jnp.abs(left), size))
-        reach = (jnp.linalg.norm(left, axis=1) + jnp.linalg.norm(slip, axis=1)) * away
-        errors = INFLATION * (own + product(slip, size) + miss + reach)
-        value = 0.5 * jnp.sum(jnp.square(off)) / m
-        rounding = (2 * y.size + 8) * unit
-        value_error = jnp.sum(jnp.abs(off) * errors + 0.5 * jnp.square(errors)) / m + rounding * value
-        slope = -product(left.T, off) / m
-        slope_error = product(jnp.abs(left).T, errors + rounding * jnp.abs(off))
-        slope_error = (slope_error + product(slip.T, jnp.abs(off) + errors)) / m
-        return value, INFLATION * value_error, slope, INFLATION * slope_error, away, off
+    def _judged(self, found: Solved, l2: Array) -> Judged:
+        return judged(self.problem.inputs, self.problem.targets, self.held, self.fit, found, l2)
 
     def _spread(self, back: Any, l2: Array, active: Array, w: Array, off: Array) -> PyTree:
         """Standard errors of the entries over the held-out rows."""
-        m, root = self._count(), jnp.sqrt(self.held)
+        m, root = count(self.held), jnp.sqrt(self.held)
         left = root[:, None] * (self.problem.inputs - self.fit.centre[None, :])
-        each = jax.vmap(lambda row: _on_support(self.fit, l2, active, row))(-left * off[:, None])
+        each = jax.vmap(lambda row: on_support(self.fit, l2, active, row))(-left * off[:, None])
         found = jax.vmap(lambda q: back((-jnp.sign(w) * q, -w * q))[0])(each)  # each times the weight of its row
 
         def error(h: Array) -> Array:
@@ -458,11 +281,11 @@ class ElasticNetHeldOut(AbstractObjective[Array]):
     @eqx.filter_jit
     def _valued(self, hyper: PyTree, start: Array) -> tuple:
         l1, l2 = self.problem.strengths(hyper)
-        found = _solved(self.fit, l1, l2, start)
-        value, bound, *_ = self._judged(found, l2)
+        found = solved(self.fit, l1, l2, start)
+        loss = self._judged(found, l2)
         support = jnp.sum(found.params != 0)
         stats = ElasticNetStats(support, jnp.asarray(False), found.residual, found.rounds)
-        return value, bound, stats, self._result(found, l1, l2), found.params
+        return loss.value, loss.value_error, stats, self._result(found, l1, l2), found.params
 
     def params(self, state: Array) -> PyTree:
         """The weights on the training rows."""

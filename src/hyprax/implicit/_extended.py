@@ -77,7 +77,8 @@ def extended_residuals(
     outer_offset = offset_of(outer_data)
     if outer_offset is not None:
         outer_predicted = outer_predicted + lifted(outer_offset)
-    if outer.loss == loss.loss:  # one evaluation of the same function for both data sets: half the code to compile
+    same = not jax.tree.leaves(loss.loss) and outer.loss == loss.loss  # weights of classes are arrays, and may differ
+    if same:  # one evaluation of the same function for both data sets: half the code to compile
         both = _joined(predicted, outer_predicted, axis=0)
         none = lifted(jnp.zeros_like(outer_predicted.hi))
         with jax.numpy_dtype_promotion("standard"):  # labels of two widths, whatever the user has set

@@ -156,6 +156,9 @@ class Evidence(Table):
     ] = Field(default="auto", description="auto: of all data where that is cheap, else chain")  # fmt: skip
     size: Count = Field(default=128, description="data of each draw, at most all")
     temperature: float = Field(default=1.0, gt=0)
+    mode_after: Annotated[int, Field(ge=0)] = Field(
+        default=80, description="steps of the search after which the weights go to their mode before each"
+    )
 
     @model_validator(mode="after")
     def _size_of_a_draw(self) -> "Evidence":

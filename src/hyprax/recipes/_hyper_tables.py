@@ -189,7 +189,7 @@ class Noise(Leaf):
 
     place = "hyper.noise"
 
-    start: Strength = Field(default=1.0, description="in units of the targets")
+    start: Strength = Field(default=1.0, description="in units of the targets; left out, their spread")
 
 
 Numbers = float | list[float] | list[list[float]]

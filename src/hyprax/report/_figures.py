@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
 from ..runs import Record
 
@@ -43,7 +45,8 @@ def _styled(draw: Callable[..., str]) -> Callable[..., str]:
     return styled
 
 
-def _svg(figure: Figure, *, cropped: bool = True) -> str:
+def _svg(figure: Figure, *, cropped: bool = False) -> str:
+    """The figure as a text; cropped to what it shows, it is drawn twice."""
     stream = io.StringIO()
     figure.savefig(
         stream, format="svg", bbox_inches="tight" if cropped else None, transparent=True, metadata={"Date": None}
@@ -59,9 +62,23 @@ def plain(name: str) -> str:
 def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    _framed(figure, axes)
     return figure, axes
+
+
+def _framed(figure: Figure, *panels: Axes) -> None:
+    """Margins that are set, not found: finding them takes as long as drawing."""
+    room = 0.55 / figure.get_figheight()
+    figure.subplots_adjust(left=0.13, right=0.98, bottom=room, top=1 - 0.3 * room, wspace=0.3)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Of a logarithmic axis: numbers as texts, which are drawn in a tenth of the time that formulae take."""
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
 
 
 def _value_name(record: Record) -> str:
@@ -128,6 +145,7 @@ def gradient(record: Record) -> str:
         )
     if np.any(np.isfinite(positive)):
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
     axes.set_xlabel("step")
     axes.set_ylabel("hypergradient norm")
     axes.legend(frameon=False)
@@ -142,16 +160,14 @@ def work(record: Record) -> str:
     counted = bool(np.any(products > 0))  # engines without an inner solver count none
     panels = figure.subplots(1, 2 if counted else 1, squeeze=False)[0]
     left, right = panels[0], panels[-1]
+    _framed(figure, *panels)
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
         axes.set_xlabel("step")
     if counted:
         left.plot(steps, products, color=BLUE, marker="." if len(steps) < 3 else None)
         left.set_ylabel("work: Hessian products and the like")
     right.plot(steps[1:], 1e3 * record.column("seconds")[1:], color=GREEN, marker="." if len(steps) < 4 else None)
     right.set_ylabel("milliseconds, without the first step")
-    figure.tight_layout()
     return _svg(figure)
 
 
@@ -213,7 +229,7 @@ def _images(name: str, start: np.ndarray, best: np.ndarray, shape: tuple[int, in
         everything.append((part, grid))
     for part, grid in everything:
         _colour_bar(part, picture, list(grid.ravel()), 0.02, 0.01)
-    return _svg(figure)
+    return _svg(figure, cropped=True)
 
 
 def _heat(name: str, start: np.ndarray, best: np.ndarray) -> str:
@@ -227,7 +243,7 @@ def _heat(name: str, start: np.ndarray, best: np.ndarray) -> str:
         axes.set_xlabel("column")
         axes.set_ylabel("row")
     _colour_bar(figure, picture, list(pair), 0.03)
-    return _svg(figure)
+    return _svg(figure, cropped=True)
 
 
 def _named(name: str, start: np.ndarray, best: np.ndarray, columns: Sequence[str]) -> str:
@@ -246,9 +262,10 @@ def _named(name: str, start: np.ndarray, best: np.ndarray, columns: Sequence[str
         axes.set_title(f"the {MOST_NAMES // 2} smallest and the {MOST_NAMES // 2} largest of {best.size}", fontsize=10)
     if np.all(best > 0) and np.all(start > 0):
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
     axes.set_xlabel(name)
     axes.legend(frameon=False)
-    return _svg(figure)
+    return _svg(figure, cropped=True)
 
 
 def _short(name: str) -> str:
@@ -263,6 +280,7 @@ def _lines(name: str, start: np.ndarray, best: np.ndarray) -> str:
     axes.plot(index, best[order], color=BLUE, marker="o" if best.size < 60 else None, markersize=3, label="after")
     if np.all(best > 0) and np.all(start > 0):
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
     axes.set_xlabel("entries, from the smallest to the largest")
     axes.set_ylabel(name)
     axes.legend(frameon=False)
@@ -303,7 +321,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return _svg(figure, cropped=False)  # as wide as the others, so that all have letters of one size
+    return _svg(figure)  # as wide as the others, so that all have letters of one size
 
 
 @_styled
@@ -312,14 +330,12 @@ def predictions(pairs: Mapping[str, Any]) -> str:
     said, true = np.asarray(pairs["said"], float), np.asarray(pairs["true"], float)
     figure = Figure(figsize=(WIDTH, HEIGHT))
     left, right = figure.subplots(1, 2)
+    _framed(figure, left, right)
     for axes, values, label in ((left, true, "truth"), (right, true - said, "truth less prediction")):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
         axes.plot(said, values, ".", color=BLUE, alpha=0.6)
         axes.set_xlabel("prediction")
         axes.set_ylabel(label)
     ends = [float(min(said.min(), true.min())), float(max(said.max(), true.max()))]
     left.plot(ends, ends, color=INK, linewidth=0.8)
     right.axhline(0, color=INK, linewidth=0.8)
-    figure.tight_layout()
     return _svg(figure)

@@ -4,10 +4,12 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._objective import AbstractObjective
+from .._result import succeeded
 from ._search import AbstractSearch, Move
 
 
@@ -17,7 +19,8 @@ class Optax(AbstractSearch):
     **Arguments:**
 
     - `transformation`: for instance `optax.adam(0.05)`. A learning rate acts on unconstrained coordinates: for
-        `Positive` leaves 0.05 is about 5 % a step under Adam.
+        `Positive` leaves 0.05 is about 5 % a step under Adam. One that takes further arguments is given the
+        `value`, infinite where an evaluation did not succeed.
     """
 
     needs_accuracy: ClassVar[bool] = False
@@ -30,14 +33,17 @@ class Optax(AbstractSearch):
 
     def step(self, objective: AbstractObjective, hyper: PyTree, search_state: PyTree, objective_state: PyTree) -> Move:
         hypergradient, objective_state = objective.value_and_grad(hyper, objective_state)
-        hyper, search_state = _update(self.transformation, hypergradient.grad, search_state, hyper)
+        value = jnp.where(succeeded(hypergradient.result), hypergradient.value, jnp.inf)
+        given = hypergradient.grad, value
+        hyper, search_state = _update(self.transformation, given, search_state, hyper)
         return Move(hypergradient, hyper, search_state, objective_state)
 
 
 @eqx.filter_jit
 def _update(
-    transformation: optax.GradientTransformation, grad: PyTree, state: PyTree, hyper: PyTree
+    transformation: optax.GradientTransformation, given: tuple[PyTree, Array], state: PyTree, hyper: PyTree
 ) -> tuple[PyTree, PyTree]:
+    grad, value = given
     with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes, whatever the user has set
-        updates, state = transformation.update(grad, state, hyper)
+        updates, state = optax.with_extra_args_support(transformation).update(grad, state, hyper, value=value)
         return optax.apply_updates(hyper, updates), state

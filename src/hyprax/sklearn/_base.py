@@ -1,7 +1,6 @@
-"""What the tuned linear estimators share: a table in, strengths tuned on folds, coefficients in its units out."""
+"""What the tuned linear estimators share: settings, rows and folds in, penalties and a judgement of them out."""
 
 import abc
-import copy
 import math
 import numbers
 import warnings
@@ -11,22 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, _safe_indexing, check_random_state
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
 
-from .._stats import Accuracy
-from ..implicit import Optimum
 from ..search import honest
-from ..search._shrinkage_path import Criterion, Score
-from ._columns import Columns, Design, columns, padded, with_blanks
+from ._columns import Design
 from ._folds import Masks, masks
-from ._penalties import Strengths, strengths
-from ._rows import Known, Rows
-from ._tuning import KEY, RANGE, Asked, Tuned, held_back, tuned
+from ._tuning import held_back
 
 IN_SAMPLE = ("leave_one_out", "evidence")
 """Criteria of all training rows together."""
@@ -62,14 +54,14 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     n_features_in_: int
     classes_: np.ndarray
     feature_names_in_: np.ndarray
+    coef_: np.ndarray
+    intercept_: Any
+    strengths_: np.ndarray
+    strength_names_: list[str]
+    cv_score_: float
+    message_: str
     criteria = CRITERIA
     """What this estimator is tuned by."""
-    likelihood = True
-    """Whether the loss is a negative log-likelihood of known dispersion."""
-    least_strength = RANGE[0]
-    """The weakest strength that is tried."""
-    weights_in_data = False
-    """Whether rows times the root of their weights are the weighted problem."""
 
     def __init__(
         self,
@@ -113,8 +105,8 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         """Targets in the units of the family."""
 
     @abc.abstractmethod
-    def _family(self, inputs: Any, targets: np.ndarray, **terms: Any) -> Any:
-        """The family of the loss."""
+    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
+        """Fit with `shares`, weights of rows of mean 1; the user's are `scale` times those."""
 
     @abc.abstractmethod
     def _score_of(self, criterion: float, targets: Targets, y: np.ndarray, held: np.ndarray) -> float:
@@ -127,10 +119,6 @@ class AbstractTuned(BaseEstimator, abc.ABC):
     @abc.abstractmethod
     def _constant(self) -> Any:
         """An estimator that knows no column."""
-
-    def _outputs(self, y: np.ndarray) -> tuple[str, ...] | None:
-        """The names of the columns of the weights, where they are several."""
-        return None
 
     def _read(self, X: Any, y: Any) -> tuple[Design, np.ndarray]:
         read: Any = validate_data(
@@ -197,144 +185,6 @@ class AbstractTuned(BaseEstimator, abc.ABC):
             return masks(pairs, "folds", len(y), y, self.classes, None, seed)
         groups = None if groups is None else np.asarray(groups)[kept]
         return masks(self.cv, self.criterion, len(y), y, self.classes, groups, seed)
-
-    def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
-        """Fit with `shares`, weights of rows of mean 1; the user's are `scale` times those."""
-        n = X.shape[0]
-        features = self._feature_names()
-        kinds = strengths(self.penalties, features, self.groups, self.free, self._outputs(y))
-        scaled = columns(X, shares, bool(self.fit_intercept), bool(self.standardize))
-        targets = self._targets(y, shares)
-        inputs = scaled.apply(X)
-        problem, rows = self._problem(inputs, targets, y, shares, kinds)
-        weights = np.ones(n) if shares is None else shares
-        held = np.sum([each for _, each in folds], axis=0) * weights
-        ratio = float(np.sum([each.sum() for _, each in folds]) / held.sum())
-        unit = rows / n
-        asked = Asked(
-            problem=problem,
-            masks=folds,
-            count=len(kinds.names),
-            criterion=self._criterion(problem, targets, folds, scale * weights),
-            groups=kinds.kinds,
-            score=self._score(X, y, scaled, targets),
-            unit=unit,
-            hold_back=self.hold_back,
-            max_iter=int(self.max_iter),
-            tol=float(self.tol) / ratio,
-            of={"class": "one a class", "weight": "one a weight", "group": "one a group"}.get(
-                self.penalties, "one a feature"
-            ),
-            least=self.least_strength,
-        )
-        found = tuned(asked, bool(self.certify))
-        strength = found.strengths * (unit * targets.factor)
-        self.cv_score_ = float(self._score_of(found.criterion * ratio, targets, y, held / held.sum()))
-        if found.scores is not None:
-            self.cv_score_ = float(np.mean(found.scores))
-        self._keep(found, kinds, strength, scaled, targets)
-        self._keep_covariance(inputs, y, shares, kinds)
-        if not found.arrived:
-            warnings.warn(f"{type(self).__name__}: {found.message}", ConvergenceWarning, stacklevel=3)
-
-    def _criterion(self, problem: Rows, targets: Targets, folds: Masks, weights: np.ndarray) -> Criterion | None:
-        """What is minimised on given training rows; `None` for the folds."""
-        if self.criterion not in IN_SAMPLE:
-            return None
-        inputs, shape = problem.family.inputs, problem.family.shape
-        allowed = "classes" if self.criterion == "leave_one_out" else "two classes"
-        several = len(shape) > 1 and not (self.classes and allowed == "classes")
-        if several or not isinstance(inputs, jax.Array) or math.prod(shape) > LARGEST:
-            raise ValueError(
-                f"criterion={self.criterion!r} requires one target or {allowed}, columns that are not sparse and at "
-                f"most {LARGEST} weights; got weights of the shape {shape} and {type(inputs).__name__}. Use 'folds'."
-            )
-        if self.criterion == "evidence":
-            dispersion = 1 / (targets.factor * float(weights.mean())) if self.likelihood else None
-            return lambda training: problem.evidence(training, float(weights[training].sum()), dispersion)
-        every = np.ones(len(problem.targets), bool)
-        least = min(int(problem.left_out(training).sum()) for training, _ in folds)
-        most = int(problem.left_out(every).sum())
-        return lambda training: problem.leave_one_out(training, most if training.all() else least)
-
-    def _problem(
-        self, X: Design, targets: Targets, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths
-    ) -> tuple[Rows, int]:
-        """The family on the rows, with blank rows and columns up to a size that other tables have too."""
-        n, d = X.shape
-        rows, width = padded(n, 64, 4), padded(d + bool(self.fit_intercept), 8, 8)
-        ones = np.ones(n) if self.fit_intercept else None
-        values, terms = targets.values, {}
-        if shares is not None and self.weights_in_data:
-            root = np.sqrt(shares)
-            X = sparse.csr_array(sparse.diags_array(root) @ X) if sparse.issparse(X) else root[:, None] * X
-            ones = None if ones is None else root
-            values = values * root.reshape(-1, *(1,) * (values.ndim - 1))
-        elif shares is not None:
-            terms["weights"] = Known(jax.numpy.asarray(np.concatenate([shares, np.zeros(rows - n)])))
-        blank = np.full((rows - n, *values.shape[1:]), targets.blank, values.dtype)
-        index = np.zeros((width, *kinds.index.shape[1:]), int)
-        index[:d] = kinds.index
-        free = np.zeros(width, bool)
-        free[:d], free[d : d + 1] = kinds.free, bool(self.fit_intercept)
-        index[free] = -1
-        if free.any():
-            terms["free"] = free
-        family = self._family(
-            with_blanks(X, ones, rows, width),
-            np.concatenate([values, blank]),
-            penalty=KEY,
-            penalty_groups=index,
-            **terms,
-        )
-        judged = None if self.weights_in_data else shares
-        labels = y if self.classes else targets.values
-        return Rows(Optimum(family), labels, self.classes, judged, accuracy(X)), rows
-
-    def _keep(self, found: Tuned, kinds: Strengths, strength: np.ndarray, scaled: Columns, targets: Targets) -> None:
-        self._keep_weights(found.params, scaled, targets)
-        self.strengths_ = strength
-        self.strength_names_ = list(kinds.names)
-        self.centre_, self.scale_ = scaled.centre, scaled.scale
-        self.n_iter_ = found.steps
-        self.result_, self.message_ = found.result, found.message
-        self.certificate_, self.noise_ = Bunch(**found.certificate), Bunch(**found.noise)
-
-    def _keep_weights(self, params: np.ndarray, scaled: Columns, targets: Targets) -> None:
-        d = len(scaled.scale)
-        weights = np.asarray(params)[:d]
-        intercept = np.asarray(params)[d] if self.fit_intercept else np.zeros(weights.shape[1:])
-        coef, intercept = scaled.coefficients(weights, intercept)
-        self.coef_: np.ndarray = np.asarray(coef.T * targets.unit)
-        self.intercept_: Any = np.asarray(intercept * targets.unit + targets.shift)
-        self._shaped()
-
-    def _score(self, X: Design, y: np.ndarray, scaled: Columns, targets: Targets) -> Score | None:
-        """The score that was asked for, of the weights of a fit on held-out rows."""
-        if self.scoring is None:
-            return None
-        scorer = check_scoring(self, scoring=self.scoring)
-        labels = self.classes_[y] if self.classes else y
-
-        def score(params: Any, held: np.ndarray) -> float:
-            model = copy.copy(self)
-            forget(model, "feature_names_in_")
-            model._keep_weights(params, scaled, targets)
-            return float(scorer(model, X[held], labels[held]))  # pyright: ignore[reportOptionalCall, reportArgumentType]  # a scorer gives a number
-
-        return score
-
-    def _each(self, kinds: Strengths) -> np.ndarray:
-        """The strength of every weight; 0 where there is none."""
-        return np.where(kinds.index >= 0, self.strengths_[kinds.index], 0.0)
-
-    def _shaped(self) -> None:
-        """Coefficients in the shapes that scikit-learn gives them."""
-        if self.intercept_.ndim == 0:
-            self.intercept_ = float(self.intercept_)
-
-    def _keep_covariance(self, X: Design, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths) -> None:
-        """Nothing, where predictions have no standard deviation."""
 
     @property
     def penalties_(self) -> dict[str, float]:
@@ -415,14 +265,6 @@ class AbstractTuned(BaseEstimator, abc.ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def accuracy(x: Design) -> Accuracy:
-    """Norms for fits and adjoints to stop at: by the smallest column, and above the rounding of the largest."""
-    squares = np.asarray((x.multiply(x) if sparse.issparse(x) else x * x).mean(axis=0)).ravel()
-    sizes = np.sqrt(squares[squares > 0]) if np.any(squares > 0) else np.ones(1)
-    least, most = float(sizes.min()), float(sizes.max())
-    return Accuracy(max(1e-11 * least, 1e-13 * most), max(1e-9 * least, 1e-12 * most))
 
 
 def forget(model: Any, *names: str) -> None:

@@ -55,12 +55,6 @@ def columns(x: Design, weights: np.ndarray | None, intercept: bool, standardise:
     return Columns(centre, scale)
 
 
-def padded(size: int, least: int, parts: int) -> int:
-    """The next of few sizes: at most a share of 1/`parts` more, so that nearly equal tables share one program."""
-    step = max(least, 2 ** max(int(np.log2(max(size, 1))) - int(np.log2(parts)), 0))
-    return -(-size // step) * step
-
-
 def with_blanks(x: Design, ones: np.ndarray | None, rows: int, width: int) -> Design:
     """X beside the column of the intercept, then zeros: rows and columns of zeros change no fit."""
     n, d = x.shape

@@ -53,9 +53,6 @@ class TunedElasticNet(AbstractLeastSquares):
         if self.penalties not in ("one", "feature", "group"):
             raise ValueError(f"penalties must be 'one', 'feature' or 'group'; got {self.penalties!r}.")
 
-    def _family(self, inputs: Any, targets: np.ndarray, **terms: Any) -> Any:
-        raise NotImplementedError  # it is no family: `_tune` makes the problem
-
     def _tune(self, X: Design, y: np.ndarray, shares: np.ndarray | None, folds: Masks, scale: float) -> None:
         kinds = strengths(self.penalties, self._feature_names(), self.groups, None, None)
         count = len(kinds.names)

@@ -52,7 +52,7 @@ class AbstractEvidenceMLP(BaseEstimator, abc.ABC):
         hidden_layer_sizes: Any = (20,),
         *,
         activation: Any = "tanh",
-        max_iter: Any = 100,
+        max_iter: Any = None,
         mode_steps: Any = 50,
         random_state: Any = None,
     ):
@@ -69,10 +69,10 @@ class AbstractEvidenceMLP(BaseEstimator, abc.ABC):
             raise ValueError(f"hidden_layer_sizes must be integers >= 1; got {self.hidden_layer_sizes!r}.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.activation!r}.")
-        for name, least in (("max_iter", 2), ("mode_steps", 0)):
-            value = getattr(self, name)
-            if not whole(value, least):
-                raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
+        if self.max_iter is not None and not whole(self.max_iter, 1):
+            raise ValueError(f"max_iter must be an integer >= 1, or None; got {self.max_iter!r}.")
+        if not whole(self.mode_steps, 0):
+            raise ValueError(f"mode_steps must be an integer >= 0; got {self.mode_steps!r}.")
         return tuple(map(int, sizes))
 
     def _train(self, X: np.ndarray, targets: np.ndarray, outputs: int, likelihood: Any, hyper: Any) -> Any:
@@ -87,7 +87,6 @@ class AbstractEvidenceMLP(BaseEstimator, abc.ABC):
             params[f"w{layer}"] = rng.normal(size=(wide, narrow)) / np.sqrt(wide)
             params[f"b{layer}"] = np.zeros(narrow)
         apply = network(len(sizes) - 1, self.activation)
-        epochs = int(self.max_iter)
         with arithmetic():
             fit = fit_evidence(
                 apply,
@@ -96,8 +95,7 @@ class AbstractEvidenceMLP(BaseEstimator, abc.ABC):
                 hyper,
                 likelihood=likelihood,
                 standardise=False,
-                epochs=epochs,
-                burn_in=min(10, epochs // 2),
+                epochs=None if self.max_iter is None else int(self.max_iter),
                 mode_steps=int(self.mode_steps),
                 progress=False,
                 key=jax.random.key(int(rng.randint(np.iinfo(np.int32).max))),
@@ -179,8 +177,8 @@ class EvidenceMLPRegressor(RegressorMixin, AbstractEvidenceMLP):
 
     - `hidden_layer_sizes`: as in `MLPRegressor`; `activation`: `"tanh"`, `"gelu"` or `"softplus"` (smooth, as the
         approximation needs).
-    - `max_iter`: epochs of the weights, the precisions moving on the way; `mode_steps`: the most steps of the
-        precisions with the weights at their mode after that.
+    - `max_iter`: epochs of the weights, the precisions moving on the way; default as many as make 2,000 steps, at least
+        100. `mode_steps`: the most steps of the precisions with the weights at their mode after that.
     - `random_state`: of the first weights and of batches.
 
     **Attributes:** `coefs_`, `intercepts_`, `penalties_` (δ by tensor: `w0`, `b0`, ...), `noise_level_` (σ in units of

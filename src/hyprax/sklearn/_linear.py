@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from ..implicit import families
 from ._base import CRITERIA, LARGEST, AbstractTuned, Targets, mean_and_spread
 from ._columns import Design
+from ._of_family import AbstractOfFamily
 from ._penalties import Strengths
 from ._uncertainty import covariance, deviation
 
@@ -70,7 +71,7 @@ class AbstractLeastSquares(AbstractTunedRegressor):
         return DummyRegressor()
 
 
-class TunedRidge(AbstractLeastSquares):
+class TunedRidge(AbstractLeastSquares, AbstractOfFamily):
     """Ridge regression, its penalties tuned on folds by gradient.
 
         w, b = argmin (1/2n) Σ_i ω_i (y_i - b - x_iᵀw)² + ½ Σ_j λ_j w_j²,    n = Σ ω_i, x standardised, b free
@@ -150,7 +151,7 @@ class TunedRidge(AbstractLeastSquares):
         return tags
 
 
-class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
+class TunedLogisticRegression(ClassifierMixin, AbstractOfFamily):
     """Logistic regression, binary or multinomial, its penalties tuned on folds by gradient.
 
         W, b = argmin -(1/n) Σ_i ω_i log p_{y_i}(x_i) + ½ Σ_jc λ_jc W_jc²,    p = softmax(Wᵀx + b), or a sigmoid for two
@@ -159,7 +160,8 @@ class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
 
     - `class_weight`: a mapping of classes to weights of their rows (1 where a class is not named), or `"balanced"` for
         weights inversely proportional to how often a class occurs. They multiply `sample_weight`, in the fit and in the
-        criterion alike; probabilities are then those of the weighted classes.
+        criterion alike; probabilities are then those of the weighted classes. Certificates are as without weights;
+        where rows of one class have several weights, they are `estimated`.
 
     Folds hold the classes in equal shares; a class of fewer than three rows is never held out.
 
@@ -279,7 +281,7 @@ class TunedLogisticRegression(ClassifierMixin, AbstractTuned):
         return DummyClassifier(strategy="prior")
 
 
-class TunedPoissonRegressor(AbstractTunedRegressor):
+class TunedPoissonRegressor(AbstractTunedRegressor, AbstractOfFamily):
     """Poisson regression with a log link, for counts and rates, its penalties tuned on folds by gradient.
 
         w, b = argmin (1/n) Σ_i ω_i (e^{u_i} - y_i u_i) + ½ Σ_j λ_j w_j²,    u = Xw + b
@@ -334,7 +336,7 @@ class TunedPoissonRegressor(AbstractTunedRegressor):
         return tags
 
 
-class TunedHuberRegressor(AbstractTunedRegressor):
+class TunedHuberRegressor(AbstractTunedRegressor, AbstractOfFamily):
     """Robust regression by the pseudo-Huber loss, its penalties tuned on folds by gradient.
 
         w, b = argmin (δ²/n) Σ_i ω_i [√(1 + (r_i/δ)²) - 1] + ½ Σ_j λ_j w_j²,    r = y - Xw - b

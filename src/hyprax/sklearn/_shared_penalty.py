@@ -11,6 +11,9 @@ import jax
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import ClassifierTags, RegressorTags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, check_random_state, validate_data
 
 from ..tasks import Task, erm, map_tasks
@@ -53,6 +56,9 @@ class SharedPenalty(BaseEstimator):
     **Attributes:** `hyper_`, α; `message_`, a sentence where it lies at an end of its range; `optimum_`, a
     [`hyprax.tasks.GlobalOptimum`][] with its certificate; `tasks_` (T,), `coef_` (T, d) and `intercept_` (T,) in the
     units of the table, a row a task; `classes_` of two classes.
+
+    Without `tasks` all rows are one task, so it stands in pipelines and searches as other estimators do, and passes
+    scikit-learn's checks, but for those that ask for weights of 0: such rows would still be dealt to folds.
     """
 
     n_features_in_: int
@@ -88,7 +94,10 @@ class SharedPenalty(BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.estimator_type = "classifier" if self.model in CLASSIFIES else "regressor"
+        if self.model in CLASSIFIES:
+            tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags(multi_class=False)
+        else:
+            tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
         tags.target_tags.required = True
         return tags
 
@@ -114,9 +123,13 @@ class SharedPenalty(BaseEstimator):
         if names.ndim != 1:
             raise ValueError(f"tasks must be one name a row, ({len(y)},); got the shape {names.shape}.")
         if self.model in CLASSIFIES:
+            check_classification_targets(y)
             self.classes_ = np.unique(y)
             if len(self.classes_) != 2:
-                raise ValueError(f"y must hold two classes for model={self.model!r}; got {len(self.classes_)}.")
+                raise ValueError(
+                    f"y must hold two classes for model={self.model!r}; got {len(self.classes_)}. Only binary "
+                    f"classification is supported. The type of the target is {type_of_target(y)}."
+                )
         targets = self._targets(y)
         self.tasks_, member = np.unique(names, return_inverse=True)
         rows = [np.flatnonzero(member == k) for k in range(len(self.tasks_))]
@@ -126,6 +139,8 @@ class SharedPenalty(BaseEstimator):
         low, high = (unit * end for end in RANGES[self.model])
         domain = (low if self.low is None else float(self.low), high if self.high is None else float(self.high))
         seeds = check_random_state(self.random_state).randint(_RANDOM, size=len(rows))
+        if sample_weight is not None and not np.any(np.asarray(sample_weight)):
+            raise ValueError("sample_weight must be positive numbers; got zeros alone.")
         heavy = None if sample_weight is None else checked_weights(sample_weight, len(y), "sample_weight")
         weights = [None if heavy is None else heavy[at] for at in rows]
         pieces = [(X[at], targets[at], int(seed), v) for at, seed, v in zip(rows, seeds, weights, strict=True)]
@@ -161,8 +176,12 @@ class SharedPenalty(BaseEstimator):
         self.intercept_ = np.append(self.intercept_, found.intercept)
         return self
 
+    @available_if(lambda self: self.model in CLASSIFIES)
     def decision_function(self, X: Any, tasks: Any = None) -> np.ndarray:
-        """`x w + intercept`, w of each row's task."""
+        """`x w + intercept`, w of each row's task: of classes, the second where it is above 0."""
+        return self._outputs(X, tasks)
+
+    def _outputs(self, X: Any, tasks: Any) -> np.ndarray:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         at = self._places(tasks, len(X))
@@ -175,7 +194,7 @@ class SharedPenalty(BaseEstimator):
 
         **Raises:** `ValueError` for a task that was neither fitted nor refitted.
         """
-        out = self.decision_function(X, tasks)
+        out = self._outputs(X, tasks)
         return self.classes_[(out > 0).astype(int)] if self.model in CLASSIFIES else out
 
     def score(self, X: Any, y: Any, tasks: Any = None) -> float:
@@ -205,7 +224,10 @@ class SharedPenalty(BaseEstimator):
 
     def _read(self, X: Any, y: Any, *, reset: bool) -> tuple[np.ndarray, np.ndarray]:
         numeric = self.model not in CLASSIFIES
-        read: Any = validate_data(self, X, y, dtype=np.float64, y_numeric=numeric, reset=reset)
+        least = 2 if reset else 1
+        read: Any = validate_data(
+            self, X, y, dtype=np.float64, y_numeric=numeric, reset=reset, ensure_min_samples=least
+        )
         return read
 
     def _targets(self, y: np.ndarray) -> np.ndarray:

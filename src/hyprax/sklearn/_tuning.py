@@ -110,12 +110,15 @@ class Asked:
         return Stopping(gradient=self.tol, patience=4, improvement=1e-9)
 
 
-def tuned(asked: Asked, certify: bool) -> Tuned:
-    """Tune the strengths of a problem on folds, or by another criterion, and refit it on all rows."""
+def tuned(asked: Asked, proved: Asked | None) -> Tuned:
+    """Tune the strengths of a problem on folds, or by another criterion, and refit it on all rows.
+
+    `proved`: the same in the form in which certificate and noise are best made; `None` for neither.
+    """
     held_back(asked.hold_back, asked.count)
     found = _at_once(asked) if asked.criterion is None else None
     found = _one_by_one(asked) if found is None else found
-    certificate, noise = statements(asked, hyper_of(found.strengths)) if certify else ({}, {})
+    certificate, noise = ({}, {}) if proved is None else statements(proved, hyper_of(found.strengths))
     message = f"{found.message}{at_the_bound(found.strengths * asked.unit, asked.least)}"
     return dataclasses.replace(found, certificate=certificate, noise=noise, message=message)
 

@@ -19,9 +19,9 @@ def negligible(rhs: Array) -> float:
     return FLAT * max(float(np.abs(rhs).max()), _TINY)
 
 
-def tied_direction(factor: "Factor", rhs: Array, s: Array, tied: Array) -> Array:
+def tied_direction(factor: "Factor", rhs: Array, s: Array, tied: Array, flat: float) -> tuple[Array, "Factor"]:
     """`argmin_d d^T H d / 2 - rhs^T d` over d_A free and `s_tied d_tied >= 0`, d = 0 elsewhere, where
-    `factor` is H with the free variables A.
+    `factor` is H with the free variables A; with it, H with those that d leaves free. Gains up to `flat` are none.
 
     The direction of a piecewise-linear path of optima to one side of a kink, all ties at once.
 
@@ -39,20 +39,20 @@ def tied_direction(factor: "Factor", rhs: Array, s: Array, tied: Array) -> Array
     d = factor.solve(rhs)
     ties = tied.nonzero()[0]
     if ties.size == 0:
-        return d
-    flat = negligible(rhs)
+        return d, factor
     if ties.size == 1:  # what the loop below comes to, at nearly every kink
         j = int(ties[0])
         if s[j] * (rhs[j] - H[j] @ d) <= flat or (factor.free.size and factor.beside(j) <= dependent * H[j, j]):
-            return d
+            return d, factor
         free[j] = True
-        new = Factor(H, free, root).solve(rhs)
-        return new if s[j] * new[j] > 0 else d
+        made = Factor(H, free, root)
+        new = made.solve(rhs)
+        return (new, made) if s[j] * new[j] > 0 else (d, factor)
     for _ in range(10 * (ties.size + 1)):
         gain = np.where(tied & ~(free | barred), s * (rhs - H @ d), 0.0)  # how fast a tie left at zero breaks its bound
         j = int(gain.argmax())
         if gain[j] <= flat:
-            return d
+            return d, factor
         barred[j] = True
         if factor.free.size and factor.beside(j) <= dependent * H[j, j]:
             continue
@@ -93,7 +93,8 @@ class Factor:
         self.H, self.root = H, root
         self.free = free.nonzero()[0]
         if self.free.size and root is None:
-            self.lu, self.pivots, info = FACTORED(H[self.free[:, None], self.free])
+            self.block = H[self.free[:, None], self.free]
+            self.lu, self.pivots, info = FACTORED(self.block)
             if info:
                 raise np.linalg.LinAlgError("Singular matrix")
         elif root is not None and self.free.size:

@@ -101,44 +101,81 @@ class Boxes(Protocol):
         ...
 
 
-def moments(task: Task, intercept: bool) -> dict[str, Array]:
-    """Of every split `H = X^T X / n` and `b = X^T y / n`, of its validation rows Q, q and r; the sizes that their
-    rounding is counted in, and `unit`, the relative rounding of sums over the rows."""
-    names = ("H", "H_size", "b", "b_size", "Q", "Q_size", "q", "q_size", "r", "r_size", "unit")
-    rows = []
-    for split in task.splits:
-        X, y, X_val, y_val = split.centred(intercept)
-        n, m = len(X.values), task.n_validation
-        x, t, v, u = X.values, y.values[:, 0], X_val.values, y_val.values[:, 0]
-        sx, st, sv, su = X.size, y.size[:, 0], X_val.size, y_val.size[:, 0]
-        rows.append(
-            (
-                x.T @ x / n, sx.T @ sx / n, x.T @ t / n, sx.T @ st / n,
-                v.T @ v / m, sv.T @ sv / m, v.T @ u / m, sv.T @ su / m,
-                u @ u / m, su @ su / m, gamma(2 * n + 2 * len(v) + 24),
-            )
-        )  # fmt: skip
-    return {name: np.array(x) for name, x in zip(names, zip(*rows, strict=True), strict=True)}
+class Moments(NamedTuple):
+    """Least squares on every split by its moments; `size` of an array bounds its rounding."""
+
+    H: Array
+    """(N, d, d): `X^T X / n`."""
+    H_size: Array
+    b: Array
+    """(N, d): `X^T y / n`."""
+    b_size: Array
+    Q: Array
+    """(N, d, d); validation, over the validation rows of the task."""
+    Q_size: Array
+    q: Array
+    q_size: Array
+    r: Array
+    """(N,)."""
+    r_size: Array
+    unit: Array
+    """(N,): relative rounding of sums over the rows."""
+
+    @classmethod
+    def of(cls, task: Task, intercept: bool) -> "Moments":
+        """The splits of one task."""
+        rows = []
+        for split in task.splits:
+            X, y, X_val, y_val = split.centred(intercept)
+            n, m = len(X.values), task.n_validation
+            x, t, v, u = X.values, y.values[:, 0], X_val.values, y_val.values[:, 0]
+            sx, st, sv, su = X.size, y.size[:, 0], X_val.size, y_val.size[:, 0]
+            rows.append(
+                (
+                    x.T @ x / n, sx.T @ sx / n, x.T @ t / n, sx.T @ st / n,
+                    v.T @ v / m, sv.T @ sv / m, v.T @ u / m, sv.T @ su / m,
+                    u @ u / m, su @ su / m, gamma(2 * n + 2 * len(v) + 24),
+                )
+            )  # fmt: skip
+        return cls(*(np.array(x) for x in zip(*rows, strict=True)))
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.b.shape[1]
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Moments]") -> "Moments":
+        """Those of several tasks, with columns of zeros up to the widest."""
+        width = max(part.width for part in parts)
+        axes = {"H": (1, 2), "Q": (1, 2), "b": (1,), "q": (1,)}
+        columns = {name: [getattr(part, name) for part in parts] for name in cls._fields}
+        return cls(**{name: stacked(x, axes.get(name.removesuffix("_size"), ()), width) for name, x in columns.items()})
 
 
 def join(parts: Sequence[Any], axes: Mapping[str, tuple[int, ...]], **fill: float) -> Any:
     """Named tuples of arrays with a row a split, one after another; `axes` of an array grow to those of the widest."""
-    width = max(part.b.shape[1] for part in parts)
     joined: dict[str, Any] = {}
     for name in parts[0]._fields:
         values = [getattr(part, name) for part in parts]
         if name == "first":
             starts = np.cumsum([0, *(part.splits for part in parts[:-1])])
             joined[name] = np.concatenate([x + start for x, start in zip(values, starts, strict=True)])
+        elif isinstance(values[0], Moments):
+            joined[name] = Moments.joined(values)
         elif isinstance(values[0], np.ndarray):
-            grows = axes.get(name.removesuffix("_size"), ())
-            more = [[(0, width - part.b.shape[1] if k in grows else 0) for k in range(x.ndim)]
-                    for part, x in zip(parts, values, strict=True)]  # fmt: skip
-            wide = [np.pad(x, w, constant_values=fill.get(name, 0.0)) for x, w in zip(values, more, strict=True)]
-            joined[name] = np.concatenate(wide)
+            grows = axes.get(name, ())
+            width = max((x.shape[k] for x in values for k in grows), default=0)
+            joined[name] = stacked(values, grows, width, fill.get(name, 0.0))
         else:
             joined[name] = values[0]
     return type(parts[0])(**joined)
+
+
+def stacked(values: Sequence[Array], grows: tuple[int, ...], width: int, fill: float = 0.0) -> Array:
+    """Arrays one after another, with these axes grown to a width."""
+    more = [[(0, width - x.shape[k] if k in grows else 0) for k in range(x.ndim)] for x in values]
+    return np.concatenate([np.pad(x, w, constant_values=fill) for x, w in zip(values, more, strict=True)])
 
 
 class Cells(NamedTuple):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._bernstein import UNIT, Array
-from ._boxes import SplitBounds, join, moments
+from ._boxes import Moments, SplitBounds, join
 from ._descent import largest_root, top_of
 from ._multivariate import monomials, pairs, shifts
 from ._signs import times
@@ -30,28 +30,12 @@ from ._task import Task
 
 _DEGREE = 5
 """Of the weights, as polynomials on a box."""
-_AXES = {"H": (1, 2), "Q": (1, 2), "b": (1,), "q": (1,)}
 
 
 class DescentBoxes(NamedTuple):
     """The splits of tasks, padded to as many columns as the widest has; `size` of an array bounds its rounding."""
 
-    H: Array
-    """(N, d, d)."""
-    H_size: Array
-    b: Array
-    """(N, d)."""
-    b_size: Array
-    Q: Array
-    """(N, d, d); validation, over the validation rows of the task."""
-    Q_size: Array
-    q: Array
-    q_size: Array
-    r: Array
-    """(N,)."""
-    r_size: Array
-    unit: Array
-    """(N,): relative rounding of sums over the rows."""
+    sums: Moments
     top: Array
     """(N,): at least the largest eigenvalue of H."""
     first: Array
@@ -66,7 +50,7 @@ class DescentBoxes(NamedTuple):
         """The splits of one task."""
         top = np.array([top_of(split.centred(intercept).X) for split in task.splits])
         one = {"first": np.zeros(1, dtype=int), "clip": np.array([np.inf])}
-        return cls(**moments(task, intercept), top=top, **one, steps=steps)
+        return cls(Moments.of(task, intercept), top=top, **one, steps=steps)
 
     @property
     def degree(self) -> int:
@@ -76,12 +60,12 @@ class DescentBoxes(NamedTuple):
     @property
     def size(self) -> int:
         """Floats that one box takes."""
-        return self.b.size * len(monomials(2, _DEGREE).powers) * 4
+        return self.sums.b.size * len(monomials(2, _DEGREE).powers) * 4
 
     @property
     def splits(self) -> int:
         """N."""
-        return len(self.r)
+        return len(self.sums.r)
 
     def clipped(self, height: float) -> "DescentBoxes":
         """With losses cut at a height too."""
@@ -91,7 +75,7 @@ class DescentBoxes(NamedTuple):
         """With those of other tasks after it, padded with columns of zeros, whose weights stay zero."""
         if any(other.steps != self.steps for other in others):
             raise ValueError("erm_box: all duals must be of as many steps; got different ones.")
-        return join([self, *others], _AXES)
+        return join([self, *others], {})
 
     def bounds(self, low: Array, high: Array, hint: Array | None, *, points: bool = False) -> SplitBounds:
         """On boxes (m, 2), or at points, where `low` is `high`. At points the coefficients are derivatives."""
@@ -100,7 +84,8 @@ class DescentBoxes(NamedTuple):
 
 
 def _follow(of: DescentBoxes, low: Array, high: Array, points: bool) -> SplitBounds:
-    m, (n, d), degree = len(low), of.b.shape, 1 if points else _DEGREE
+    sums = of.sums
+    m, (n, d), degree = len(low), sums.b.shape, 1 if points else _DEGREE
     middle = 0.5 * (low + high)
     half = np.ones_like(low) if points else 0.5 * (high - low) * (1 + 4 * UNIT) + 4 * UNIT * np.abs(middle)
     rate, momentum = (middle[:, h, None, None, None] for h in (0, 1))
@@ -113,8 +98,8 @@ def _follow(of: DescentBoxes, low: Array, high: Array, points: bool) -> SplitBou
     fastest = high[:, 0, None]
     root = largest_root(fastest * of.top, low[:, 1, None])  # (m, n)
     for step in range(of.steps):
-        slope, moved = -(of.H @ w), w - before
-        slope[..., 0] += of.b
+        slope, moved = -(sums.H @ w), w - before
+        slope[..., 0] += sums.b
         new = w + momentum * moved + rate * slope
         dropped = np.zeros((m, n, 2))
         for h, ((rows, to), by, width) in enumerate(zip(up, (slope, moved), half.T, strict=True)):
@@ -122,8 +107,8 @@ def _follow(of: DescentBoxes, low: Array, high: Array, points: bool) -> SplitBou
             if not points:
                 dropped[..., h] = width[:, None] * np.sqrt(np.sum(by[..., last] ** 2, axis=2)).sum(axis=-1)
         size, earlier = np.abs(w[..., seen]).sum(axis=-1), np.abs(before[..., seen]).sum(axis=-1)
-        turned = times(of.H_size, size) + of.b_size
-        made = of.unit[:, None] * fastest[..., None] * turned
+        turned = times(sums.H_size, size) + sums.b_size
+        made = sums.unit[:, None] * fastest[..., None] * turned
         made += (d + 32) * UNIT * (fastest[..., None] * turned + 2 * size + earlier)
         left = of.steps - step
         growth = left * root ** (left - 1)
@@ -134,21 +119,22 @@ def _follow(of: DescentBoxes, low: Array, high: Array, points: bool) -> SplitBou
 
 
 def _loss(of: DescentBoxes, w: Array, error: Array, blame: Array, degree: int, points: bool) -> SplitBounds:
+    sums = of.sums
     m, n, d, count = w.shape
     seen = slice(0, 1) if points else slice(None)
-    slope = of.Q @ w
+    slope = sums.Q @ w
     coefficients = (w.swapaxes(-1, -2) @ slope).reshape(m, n, -1) @ pairs(2, degree, degree)
-    coefficients[..., :count] -= 2 * np.einsum("nd,mnda->mna", of.q, w)
-    coefficients[..., 0] += of.r
-    slope[..., 0] -= of.q
+    coefficients[..., :count] -= 2 * np.einsum("nd,mnda->mna", sums.q, w)
+    coefficients[..., 0] += sums.r
+    slope[..., 0] -= sums.q
     size = np.abs(w[..., seen]).sum(axis=-1)
-    turned = times(of.Q_size, size)
-    unit = of.unit + (4 * d + count + 24) * UNIT
-    lost = (np.sum(size * (turned + 2 * of.q_size), axis=2) + of.r_size) * unit
+    turned = times(sums.Q_size, size)
+    unit = sums.unit + (4 * d + count + 24) * UNIT
+    lost = (np.sum(size * (turned + 2 * sums.q_size), axis=2) + sums.r_size) * unit
     steep = np.sqrt(np.sum(slope[..., seen] ** 2, axis=2)).sum(axis=-1)
-    steep += unit * np.sqrt(np.sum((turned + of.q_size) ** 2, axis=2))
+    steep += unit * np.sqrt(np.sum((turned + sums.q_size) ** 2, axis=2))
     slack = 2 * steep * error * (1 + 1e-9) + lost
-    above = np.einsum("njj->n", of.Q_size) * (1 + 1e-9) * error**2
+    above = np.einsum("njj->n", sums.Q_size) * (1 + 1e-9) * error**2
     sure = np.isfinite(slack + above) & np.all(np.isfinite(coefficients), axis=-1)
     coefficients = np.where(sure[..., None], coefficients, 0.0)
     if points:

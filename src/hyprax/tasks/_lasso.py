@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ._active_set import FLAT, Factor, tied_direction
+from ._active_set import FLAT, Factor, negligible, tied_direction
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
 from ._task import Centred, Split, Task, check_domain, check_labels, check_unweighted, singular_floor
@@ -328,7 +328,7 @@ def _homotopy(X: Array, y: Array, ridge: Array, stop: float, noise: float, caref
         s = np.where(active, np.sign(w), np.sign(correlation))
         if not np.array_equal(factor.free, active.nonzero()[0]):
             factor = Factor(H, active, root)
-        direction = tied_direction(factor, s, s, tied)
+        direction, _ = tied_direction(factor, s, s, tied, negligible(s))
         moving = active | (direction != 0)
         slope = H @ direction
         # A weight on its way to zero; a correlation on its way to ±l1, which falls at rate 1.

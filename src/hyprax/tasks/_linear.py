@@ -13,6 +13,10 @@ from ._task import Split, Task, check_domain, check_labels, check_unweighted
 
 _SLIVER = 1e-4
 """Part of the domain (in log λ) that the bracket of one change of the 0-1 loss may take."""
+_FINE = 1e-5
+"""Part of the tolerance that the gradients of approximate optima may be, in the norm that they count in."""
+_MOST_PARTS = 6
+"""That an interval is cut into at once."""
 _TOGETHER = 16
 """Splits of one shape are worked on together where a block holds so many intervals of each."""
 
@@ -111,7 +115,7 @@ def _dual(
         splits, loss = weighted(splits, loss)
     parts: dict[int, PiecewiseFunction] = {}
     for group in _alike(splits, loss):
-        problem = LinearProblems([splits[i] for i in group], loss)
+        problem = LinearProblems([splits[i] for i in group], loss, _FINE * (_SLIVER if zero_one else tolerance))
         found = _zero_one(problem, domain, most_solves) if zero_one else _near(problem, domain, tolerance, most_solves)
         parts.update(zip(group, found, strict=True))
     total: PiecewiseFunction | None = None
@@ -129,7 +133,7 @@ def _alike(splits: list[Split], loss: LinearLoss) -> list[list[int]]:
         groups.setdefault((len(split.X), len(split.X_val)), []).append(i)
     found = []
     for group in groups.values():
-        together = max(1, LinearProblems([splits[group[0]]], loss).lanes // _TOGETHER)
+        together = max(1, LinearProblems([splits[group[0]]], loss, 0.0).lanes // _TOGETHER)
         found += [group[i : i + together] for i in range(0, len(group), together)]
     return found
 
@@ -139,11 +143,13 @@ def _near(
 ) -> list[PiecewiseFunction]:
     """The outer loss of every split, by lines within the tolerance."""
 
-    def narrow(chords: Chords, _: Intervals) -> Array:
-        return chords.below + chords.above <= 2 * tolerance
+    def parts(chords: Chords, _: Intervals) -> Array:
+        # The width of an enclosure is of second order in that of its interval.
+        needed = np.sqrt((chords.below + chords.above) / (2 * tolerance))
+        return np.where(needed <= 1, 1, np.clip(np.ceil(1.05 * needed), 2, _MOST_PARTS)).astype(int)
 
     found = []
-    for edges, (start, end, below, above) in problem.cover(domain, problem.chords, narrow, most_solves):
+    for edges, (start, end, below, above) in problem.cover(domain, problem.chords, parts, most_solves):
         # The enclosure is [line - below, line + above]: centred, a line again.
         rows = np.stack([start, end], axis=1) + 0.5 * (above - below)[:, None]
         radius = 0.5 * (above + below) + 8 * UNIT * np.max(np.abs(rows), axis=1)
@@ -163,7 +169,7 @@ def _zero_one(problem: LinearProblems, domain: tuple[float, float], most_solves:
         start, end = margins(chord.start, y, known), margins(chord.end, y, known)
         return start, end, np.array([margin_radius(radius, y.shape[1]) for radius in chord.radius]).reshape(start.shape)
 
-    def narrow(chord: Predictions, of: Intervals) -> Array:
+    def parts(chord: Predictions, of: Intervals) -> Array:
         good = np.zeros(len(of.a), dtype=bool)
         for which in np.unique(of.which):
             here = of.which == which
@@ -173,10 +179,10 @@ def _zero_one(problem: LinearProblems, domain: tuple[float, float], most_solves:
             thin = (width <= _SLIVER) & np.all(np.isfinite(radius), axis=1)
             sharp = 2 * radius * width[:, None] <= _SLIVER * np.abs(end - start)
             good[here] = thin | np.all(sharp | ~crossing, axis=1)
-        return good
+        return np.where(good, 1, 2)
 
     found = []
-    for which, (edges, chords) in enumerate(problem.cover(domain, problem.predictions, narrow, most_solves)):
+    for which, (edges, chords) in enumerate(problem.cover(domain, problem.predictions, parts, most_solves)):
         start, end, radius = ends(chords, which)
         found.append(error_rate(edges, list(np.stack([start, end], axis=2)), list(radius), targets.shape[1]))
     return found

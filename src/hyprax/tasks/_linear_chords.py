@@ -46,9 +46,8 @@ class States(NamedTuple):
 
 
 class Tubes(NamedTuple):
-    """`‖c(t) - w*(λ(t))‖_M <= radius` on each interval, `M = factor factor^T`; infinite where nothing is proved."""
+    """`‖c(t) - w*(λ(t))‖_M <= radius` on each interval; infinite where nothing is proved."""
 
-    factor: Array
     radius: Array
     inflation: Array
     """Pays for the rounding of a solve with `factor`, in a norm."""
@@ -107,11 +106,13 @@ class LinearProblems:
     `<grad f(w), w - c> >= ‖w - c‖_M^2 - rho ‖w - c‖_M >= 0`, and f is strictly convex. The condition is checked; no
     constant of the problem is assumed.
 
+    Optima are approximate: their gradients are below `fine` in the dual norm of M, and are counted.
+
     Nothing here depends on the order in which sums are taken, so the intervals of a block are worked on at once.
     """
 
-    def __init__(self, splits: Sequence[Split], loss: LinearLoss):
-        self.loss, self.count = loss, len(splits)
+    def __init__(self, splits: Sequence[Split], loss: LinearLoss, fine: float):
+        self.loss, self.count, self.fine = loss, len(splits), fine
         self.x, self.y, self.x_val, self.y_val = (
             np.stack([getattr(s, name) for s in splits]) for name in ("X", "y", "X_val", "y_val")
         )
@@ -126,22 +127,22 @@ class LinearProblems:
     def lanes(self) -> int:
         """How many intervals are worked on at once."""
         p, k = self.shape
-        return max(1, _BLOCK // (p * k * (max(self.x.shape[1], self.x_val.shape[1]) + p * k)))
+        return max(1, _BLOCK // (p * k * (k * max(self.x.shape[1], self.x_val.shape[1]) + p * k)))
 
     def _of(self, which: Array, *arrays: Array) -> Iterator[Array]:
         """The rows of each interval's split; a single split is not copied."""
         yield from arrays if self.count == 1 else (array[which] for array in arrays)
 
     def solve(self, which: Array, hyper: Array, start: Array) -> States:
-        """Damped Newton steps down to the rounding of the gradient."""
+        """Damped Newton steps until the gradient is fine, or down to its rounding."""
         n, q = self.x.shape[1], int(np.prod(self.shape))
         w, best, norm_of_best = start, start.copy(), np.full(len(start), np.inf)
         live: Array = np.arange(len(start))
         lam: Array = hyper[:, None, None]
         value: Any = None
+        x, y = self._of(which, self.x, self.y)
+        y = np.broadcast_to(y, (len(start), *y.shape[1:]))
         for _ in range(_NEWTON_STEPS):
-            x, y = self._of(which[live], self.x, self.y)
-            y = np.broadcast_to(y, (len(live), *y.shape[1:]))
             z = x @ w
             value = self._objective(z, y, lam, w) if value is None else value
             slope = x.swapaxes(1, 2) @ _rows(self.loss.gradient, z, y) / n + lam * w
@@ -150,13 +151,13 @@ class LinearProblems:
             stalled = ~better | (norm > 0.5 * norm_of_best[live])
             best[live[better]], norm_of_best[live[better]] = w[better], norm[better]
             # Near the optimum a step that no longer halves the gradient has met rounding.
-            done = norm <= 4 * UNIT * lam[:, 0, 0] * _norm(w)
+            done = norm <= np.maximum(self.fine * np.sqrt(lam[:, 0, 0]), 4 * UNIT * lam[:, 0, 0] * _norm(w))
             done |= stalled & (norm < 1e-11 * (1 + np.abs(value)))
             if done.any():
                 live, w, lam, z, y, slope, value = (v[~done] for v in (live, w, lam, z, y, slope, value))
                 if not live.size:
                     break
-                (x,) = self._of(which[live], self.x)
+                x = x if self.count == 1 else x[~done]
             hessian = _weighted_gram(x, _rows(self.loss.curvature, z, y)) + lam * np.eye(q)
             step = np.linalg.solve(hessian, slope.reshape(-1, q, 1)).reshape(w.shape)
             drop, length = np.sum(step * slope, axis=(1, 2)), np.ones(len(w))
@@ -208,8 +209,8 @@ class LinearProblems:
             np.mean(losses, axis=1), np.mean(lost, axis=1) * (1 + gamma(m + 32)),
         )  # fmt: skip
 
-    def tubes(self, of: Intervals) -> Tubes:
-        """The tubes around the chords; infinite where the interval is too wide for a proof."""
+    def tubes(self, of: Intervals, more: Array) -> tuple[Tubes, Array]:
+        """The tubes around the chords; infinite where the interval is too wide for a proof. With `factor^-1 more`."""
         loss, left, right = self.loss, of.left, of.right
         x, y = self._of(of.which, self.x, self.y)
         (p, k), n, lanes = self.shape, x.shape[1], len(of.a)
@@ -225,10 +226,12 @@ class LinearProblems:
         shifted = gram + (of.a - 2 * doubt)[:, None, None] * np.eye(p * k)
         factor = np.linalg.cholesky(np.where(known[:, None, None], shifted, np.eye(p * k)))
         inflation = (1 + gamma(2 * p * k + 8) * np.sqrt(2 * trace / of.a)) * (1 + count)
-        reach = _row_norms(factor, x, k) * inflation[:, None]
         step = (right.w - left.w).reshape(lanes, -1)
         ends = np.stack([left.slope.reshape(lanes, -1), right.slope.reshape(lanes, -1), step], axis=2)
-        first, second, moved = np.linalg.norm(_solve(factor, ends), axis=1).T * inflation
+        rows = _columns(x, k)
+        solved = _solve(factor, [ends, rows, more])  # at once, as a column more costs little
+        first, second, moved = np.linalg.norm(solved[:, :, :3], axis=1).T * inflation
+        reach = _row_norms(solved[:, :, 3 : 3 + rows.shape[2]], k) * inflation[:, None]
         rounding = np.maximum(left.slope_error, right.slope_error)
         rounding = (rounding + 4 * UNIT * (of.b - of.a) * np.linalg.norm(step, axis=1)) / np.sqrt(of.a / 2)
         v, energy = _rows(loss.bend, left.z, right.z, y, pad)
@@ -239,7 +242,7 @@ class LinearProblems:
         bent += np.sum(np.where(inside, 0.0, reach * v), axis=1) / n + np.sum(reach * slack, axis=1) / n
         rho = (np.maximum(first, second) + 0.25 * (of.b - of.a) * moved + rounding + bent) * (1 + count)
         known &= np.all(reach * rho[:, None] * (1 + 1e-9) + wobble < pad, axis=1)
-        return Tubes(factor, np.where(known, rho, np.inf), inflation)
+        return Tubes(np.where(known, rho, np.inf), inflation), solved[:, :, 3 + rows.shape[2] :]
 
     def chords(self, of: Intervals) -> Chords:
         """The outer loss along the chords, and how far that on the path may be from it.
@@ -248,14 +251,16 @@ class LinearProblems:
         on the chord bounded by its ends and the loss's bend; `g(c(t))` is convex, so below the line between its ends,
         by at most 1/8 of the mean of the loss's `bow`.
         """
-        tube, loss, left, right = self.tubes(of), self.loss, of.left, of.right
+        loss, left, right = self.loss, of.left, of.right
         rows, y = self._of(of.which, self.x_val, self.y_val)
         lanes, m = len(of.a), rows.shape[1]
         y = np.broadcast_to(y, (lanes, *y.shape[1:]))
-        reach = _row_norms(tube.factor, rows, self.shape[1]) * tube.inflation[:, None]
-        wobble = left.out_error + right.out_error
         ends = np.stack([left.outer_slope.reshape(lanes, -1), right.outer_slope.reshape(lanes, -1)], axis=2)
-        tilt = np.max(np.linalg.norm(_solve(tube.factor, ends), axis=1), axis=1) * tube.inflation
+        columns = np.broadcast_to(_columns(rows, self.shape[1]), (lanes, ends.shape[1], m * self.shape[1]))
+        tube, solved = self.tubes(of, np.concatenate([ends, columns], axis=2))
+        reach = _row_norms(solved[:, :, 2:], self.shape[1]) * tube.inflation[:, None]
+        wobble = left.out_error + right.out_error
+        tilt = np.max(np.linalg.norm(solved[:, :, :2], axis=1), axis=1) * tube.inflation
         tilt += np.maximum(left.outer_slope_error, right.outer_slope_error) / np.sqrt(of.a / 2)
         bend, _ = _rows(loss.bend, left.out, right.out, y, np.zeros((lanes, m)))
         tilt += np.mean(reach * (bend + 2 * loss.smoothness * wobble), axis=1)
@@ -270,9 +275,9 @@ class LinearProblems:
 
     def predictions(self, of: Intervals) -> Predictions:
         """Rows of predictions with their radii: for the 0-1 loss."""
-        tube = self.tubes(of)
         (rows,) = self._of(of.which, self.x_val)
-        reach = _row_norms(tube.factor, rows, self.shape[1]) * tube.inflation[:, None]
+        tube, solved = self.tubes(of, _columns(rows, self.shape[1]))
+        reach = _row_norms(solved, self.shape[1]) * tube.inflation[:, None]
         radius = reach * tube.radius[:, None] + np.maximum(of.left.out_error, of.right.out_error)
         radius = np.where(np.isfinite(tube.radius)[:, None], radius * (1 + 1e-12), np.inf)
         return Predictions(of.left.out, of.right.out, radius)
@@ -281,13 +286,13 @@ class LinearProblems:
         self,
         domain: tuple[float, float],
         chord: Callable[[Intervals], T],
-        accept: Callable[[T, Intervals], Array],
+        parts: Callable[[T, Intervals], Array],
         most_solves: int,
     ) -> list[tuple[Array, T]]:
-        """For each split the ends of intervals and their chords, each halved until it is accepted.
+        """For each split the ends of intervals and their chords, each cut until `parts` says 1: into so many.
 
-        Intervals are cut at their geometric middle, as penalties live on a logarithmic scale. The last of those that
-        are open are worked on first, so that few optima are held.
+        The parts are equal on a logarithmic scale, on which penalties live. The last of the intervals that are open are
+        worked on first, so that few optima are held.
         """
         splits = np.arange(self.count)
         low, high = (np.full(self.count, end) for end in domain)
@@ -300,32 +305,43 @@ class LinearProblems:
             block = take(open_, slice(-self.lanes, None))
             open_ = take(open_, slice(None, -self.lanes))
             found = chord(block)
-            good = accept(found, block)
+            count = parts(found, block)
+            good = count == 1
             done.append((block.which[good], block.a[good], block.b[good]))
             kept.append(take(found, good))
             if good.all():
                 continue
-            block = take(block, ~good)
-            middle = np.sqrt(block.a) * np.sqrt(block.b)
-            solves += np.bincount(block.which, minlength=self.count)
-            bad = (solves[block.which] > most_solves) | ~((block.a < middle) & (middle < block.b))
-            bad |= block.b - block.a <= THINNEST * block.b
+            block, count = take(block, ~good), count[~good]
+            inner = np.repeat(np.arange(len(count)), count - 1)
+            place = (np.arange(len(inner)) - np.repeat(np.cumsum(count - 1) - (count - 1), count - 1) + 1) / count[
+                inner
+            ]
+            a, b = block.a[inner], block.b[inner]
+            cut = a * (b / a) ** place
+            np.add.at(solves, block.which, count - 1)
+            bad = (solves[block.which[inner]] > most_solves) | ~((a < cut) & (cut < b)) | (b - a <= THINNEST * b)
             if bad.any():
                 i = int(np.argmax(bad))
-                raise ValueError(too_wide(block.a[i], block.b[i], int(solves[block.which[i]]) - 1))
-            state = self.solve(block.which, middle, 0.5 * (block.left.w + block.right.w))
-            open_ = join([
-                open_,
-                Intervals(block.which, block.a, middle, block.left, state),
-                Intervals(block.which, middle, block.b, state, block.right),
-            ])  # fmt: skip
+                raise ValueError(too_wide(a[i], b[i], int(solves[block.which[inner[i]]] - count[inner[i]]) + 1))
+            t = place[:, None, None]
+            start = (1 - t) * block.left.w[inner] + t * block.right.w[inner]
+            state = self.solve(block.which[inner], cut, start)
+            # Of every interval the left end, what was cut between, and the right end, in their order.
+            order = np.argsort(np.concatenate([np.arange(len(count)), inner, np.arange(len(count))]), kind="stable")
+            ends, states = np.concatenate([block.a, cut, block.b])[order], join([block.left, state, block.right])
+            first = np.ones(len(order), dtype=bool)
+            first[np.cumsum(count + 1) - 1] = False  # a right end begins no part
+            at = np.flatnonzero(first)
+            left, right = take(states, order[at]), take(states, order[at + 1])
+            which = np.repeat(block.which, count)
+            open_ = join([open_, Intervals(which, ends[at], ends[at + 1], left, right)])
         (which, a, b), chords = (np.concatenate(x) for x in zip(*done, strict=True)), join(kept)
-        parts = []
+        covers = []
         for split in splits:
             order = np.flatnonzero(which == split)
             order = order[np.argsort(a[order])]
-            parts.append((np.append(a[order], b[order[-1]]), take(chords, order)))
-        return parts
+            covers.append((np.append(a[order], b[order[-1]]), take(chords, order)))
+        return covers
 
 
 def _rows(function: Callable[..., Any], *arrays: Array) -> Any:
@@ -354,32 +370,36 @@ def _weighted_gram(x: Array, weights: Array) -> Array:
     return out.reshape(lanes, p * k, p * k)
 
 
-def _solve(factor: Array, right: Array) -> Array:
-    """Forward substitution with (B, q, q) and (B or 1, q, m)."""
+def _solve(factor: Array, right: Sequence[Array]) -> Array:
+    """Forward substitution with (B, q, q) and several (B or 1, q, m) side by side."""
     from scipy.linalg import solve_triangular
 
     lanes, q = factor.shape[:2]
-    right = np.broadcast_to(right, (lanes, *right.shape[1:]))
-    out = np.empty(right.shape)
+    columns = np.concatenate([np.broadcast_to(part, (lanes, *part.shape[1:])) for part in right], axis=2)
     if lanes * 8 < q:
         for i in range(lanes):
-            out[i] = solve_triangular(factor[i], right[i], lower=True, check_finite=False)
-        return out
+            columns[i] = solve_triangular(factor[i], columns[i], lower=True, check_finite=False)
+        return columns
     for i in range(q):
-        before = (factor[:, i : i + 1, :i] @ out[:, :i])[:, 0] if i else 0.0
-        out[:, i] = (right[:, i] - before) / factor[:, i, i, None]
-    return out
+        if i:
+            columns[:, i] -= (factor[:, i : i + 1, :i] @ columns[:, :i])[:, 0]
+        columns[:, i] /= factor[:, i, i, None]
+    return columns
 
 
-def _row_norms(factor: Array, rows: Array, k: int) -> Array:
-    """(B, n): largest `|(x (x) I)^T u|` for `‖u‖_M <= 1`: the norm of `factor^-1 (x (x) I)`, by Frobenius where k >
-    1."""
-    one, n, p = rows.shape
+def _columns(rows: Array, k: int) -> Array:
+    """`x (x) I` for every row x (B, n, p): (B, p k, n k)."""
     if k == 1:
-        return np.sqrt(np.sum(_solve(factor, rows.swapaxes(1, 2)) ** 2, axis=1))
-    total = np.zeros((len(factor), n))
+        return rows.swapaxes(1, 2)
+    one, n, p = rows.shape
+    right = np.zeros((one, p, k, n, k))
     for j in range(k):
-        right = np.zeros((one, p, k, n))
-        right[:, :, j] = rows.swapaxes(1, 2)
-        total += np.sum(_solve(factor, right.reshape(one, p * k, n)) ** 2, axis=1)
-    return np.sqrt(total)
+        right[:, :, j, :, j] = rows.swapaxes(1, 2)
+    return right.reshape(one, p * k, n * k)
+
+
+def _row_norms(solved: Array, k: int) -> Array:
+    """(B, n): largest `|(x (x) I)^T u|` for `‖u‖_M <= 1`, from `factor^-1 (x (x) I)`: its norm, by Frobenius where k >
+    1."""
+    squares = np.sum(solved**2, axis=1)
+    return np.sqrt(squares.reshape(len(squares), -1, k).sum(axis=2) if k > 1 else squares)

@@ -110,7 +110,7 @@ def _elastic_net(split: Split, hyper: float, penalty2: float, intercept: bool) -
 def _logistic(split: Split, hyper: float, intercept: bool) -> Fitted:
     X = np.hstack([split.X, np.ones((len(split.X), 1))]) if intercept else split.X
     splits, loss = [split.changed(X, X)], Logistic()
-    problem = LinearProblems(*(weighted(splits, loss) if split.weights is not None else (splits, loss)))
+    problem = LinearProblems(*(weighted(splits, loss) if split.weights is not None else (splits, loss)), 0.0)
     at = problem.solve(np.zeros(1, dtype=int), np.array([hyper]), np.zeros((1, X.shape[1], 1)))
     return _ended(at.w[0, :, 0], intercept)
 

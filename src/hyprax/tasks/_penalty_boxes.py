@@ -34,42 +34,27 @@ from typing import NamedTuple
 import numpy as np
 
 from ._bernstein import UNIT, Array
-from ._boxes import SplitBounds, join, moments
+from ._boxes import Moments, SplitBounds, join
 from ._multivariate import Monomials, monomials, pairs
 from ._signs import masked, signs_of, solved, times
 from ._task import Task
 
 _DEGREE = 3
 """Taylor terms of the weights."""
-_AXES = {"H": (1, 2), "Q": (1, 2), "b": (1,), "q": (1,), "ridge": (1,), "absolute": (2,), "square": (2,)}
+_AXES = {"ridge": (1,), "absolute": (2,), "square": (2,)}
 """The axes of arrays that count columns."""
 
 
 class PenaltyBoxes(NamedTuple):
     """The splits of all tasks, padded to as many columns as the widest has; `size` of an array bounds its rounding."""
 
-    H: Array
-    """(N, d, d)."""
-    H_size: Array
-    b: Array
-    """(N, d)."""
-    b_size: Array
-    Q: Array
-    """(N, d, d); validation, over the validation rows of the task."""
-    Q_size: Array
-    q: Array
-    q_size: Array
-    r: Array
-    """(N,)."""
-    r_size: Array
+    sums: Moments
     ridge: Array
     """(N, d): 1 for the columns that only pad."""
     absolute: Array
     """(N, p, d): a_h."""
     square: Array
     """(N, p, d): c_h."""
-    unit: Array
-    """(N,): relative rounding of sums over the rows."""
     first: Array
     """(T,): the first split of each task."""
     clip: Array
@@ -81,7 +66,7 @@ class PenaltyBoxes(NamedTuple):
         count = len(task.splits)
         kinds = {name: np.repeat(x[None], count, axis=0) for name, x in (("absolute", absolute), ("square", square))}
         one = {"first": np.zeros(1, dtype=int), "clip": np.array([np.inf])}
-        return cls(**moments(task, intercept), ridge=np.zeros((count, absolute.shape[1])), **kinds, **one)
+        return cls(Moments.of(task, intercept), ridge=np.zeros((count, absolute.shape[1])), **kinds, **one)
 
     @property
     def any_absolute(self) -> bool:
@@ -96,12 +81,12 @@ class PenaltyBoxes(NamedTuple):
     @property
     def size(self) -> int:
         """Floats that one box takes."""
-        return self.H.size
+        return self.sums.H.size
 
     @property
     def splits(self) -> int:
         """N."""
-        return len(self.r)
+        return len(self.sums.r)
 
     def bounds(self, low: Array, high: Array, hint: Array | None, *, points: bool = False) -> SplitBounds:
         """On boxes (m, p), or at points, where `low` is `high`; signs are hints."""
@@ -117,21 +102,22 @@ class PenaltyBoxes(NamedTuple):
 
 
 def _enclose(stack: PenaltyBoxes, low: Array, high: Array, signs: Array | None, degree: int) -> SplitBounds:
-    (m, p), (n, d) = low.shape, stack.b.shape
+    sums = stack.sums
+    (m, p), (n, d) = low.shape, sums.b.shape
     middle = 0.5 * (low + high)
     half = np.where(low == high, 0.0, 0.5 * (high - low) * (1 + 4 * UNIT) + 4 * UNIT * middle)
     square, absolute = _spread(middle, stack.square) + stack.ridge, _spread(middle, stack.absolute)
-    sigma = signs_of(stack.H, stack.b, square, absolute, signs)
+    sigma = signs_of(sums.H, sums.b, square, absolute, signs)
     active = sigma != 0
-    matrix = masked(stack.H, square, active)
+    matrix = masked(sums.H, square, active)
     inverse = solved(matrix, np.broadcast_to(np.eye(d), matrix.shape)) * active[..., None, :] * active[..., :, None]
 
     # The predictor: its Taylor coefficients, (m, n, d, monomials).
     known = monomials(p, degree)
     v = np.zeros((m, n, d, len(known.powers)))
-    right = np.where(active, stack.b - absolute * sigma, 0.0)
+    right = np.where(active, sums.b - absolute * sigma, 0.0)
     v[..., 0] = times(inverse, right)
-    rest = right - times(stack.H, v[..., 0]) - square * v[..., 0]
+    rest = right - times(sums.H, v[..., 0]) - square * v[..., 0]
     v[..., 0] += times(inverse, np.where(active, rest, 0.0))
     pull, push = (half[:, None, :, None] * kind[None] for kind in (stack.absolute, stack.square))  # (m, n, p, d)
     rights = np.zeros_like(v)
@@ -143,15 +129,15 @@ def _enclose(stack: PenaltyBoxes, low: Array, high: Array, signs: Array | None, 
             for h, below in known.below(row):
                 rights[..., row] -= push[:, :, h] * v[..., below]
         v[..., level] = inverse @ np.where(active[..., None], rights[..., level], 0.0)
-    gradient_rest = stack.H @ v
+    gradient_rest = sums.H @ v
     curved = square[..., None] * v
     residual = np.where(active[..., None], gradient_rest + curved - rights, 0.0)
     wrong = np.abs(residual).sum(axis=-1)
     rest = _next_degree(known, push, v)  # what the next Taylor terms would have to cancel
     size = np.abs(v).sum(axis=-1)
     highest, tallest = square + push.sum(axis=2), absolute + pull.sum(axis=2)
-    lost = stack.unit[:, None] * (times(stack.H_size, size) + stack.b_size)
-    lost += (d + p * (degree + 2) + 24) * UNIT * (times(np.abs(stack.H), size) + highest * size + tallest)
+    lost = sums.unit[:, None] * (times(sums.H_size, size) + sums.b_size)
+    lost += (d + p * (degree + 2) + 24) * UNIT * (times(np.abs(sums.H), size) + highest * size + tallest)
     wrong = np.where(active, wrong, 0.0) + lost + UNIT * np.abs(rest).sum(axis=-1)
 
     source = wrong
@@ -159,7 +145,7 @@ def _enclose(stack: PenaltyBoxes, low: Array, high: Array, signs: Array | None, 
     if stack.any_absolute:
         # Correlations off S above their bound, and weights on S beyond zero, both to first order in s exactly.
         correlation = -gradient_rest
-        correlation[..., 0] += stack.b
+        correlation[..., 0] += sums.b
         linear = slice(1, 1 + p) if degree else slice(1, 1)
         beyond = np.abs(correlation[..., linear.stop :]).sum(axis=-1)
         slopes = correlation[..., linear]
@@ -173,26 +159,26 @@ def _enclose(stack: PenaltyBoxes, low: Array, high: Array, signs: Array | None, 
 
     root, sure = _inverse_root(stack, _spread(low, stack.square) + stack.ridge)
     reach = np.sqrt(np.einsum("mnij,mnij->mnj", root, root))
-    stiff = np.sqrt(np.einsum("njj->nj", stack.H) * (1 + 1e-9) + highest * (1 + 1e-9))
+    stiff = np.sqrt(np.einsum("njj->nj", sums.H) * (1 + 1e-9) + highest * (1 + 1e-9))
     t = (source * reach).sum(axis=-1) + (crossed * stiff).sum(axis=-1) + _lengths(root, rest)
     more = (crossed * (wrong + np.abs(rest).sum(axis=-1))).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (t + np.where(more > 0, np.minimum(np.sqrt(more), more / t), 0.0)) * (1 + 1e-9)
 
     # The loss of the predictor, and what the error of the predictor costs.
-    slope = stack.Q @ v
+    slope = sums.Q @ v
     products = v.swapaxes(-1, -2) @ slope
     coefficients = products.reshape(m, n, -1) @ pairs(p, degree, degree)
-    coefficients[..., : v.shape[-1]] -= 2 * np.einsum("nd,mnda->mna", stack.q, v)
-    coefficients[..., 0] += stack.r
-    slope[..., 0] -= stack.q
+    coefficients[..., : v.shape[-1]] -= 2 * np.einsum("nd,mnda->mna", sums.q, v)
+    coefficients[..., 0] += sums.r
+    slope[..., 0] -= sums.q
     steep = _lengths(root, slope)
-    lost = np.einsum("mnd,mnd->mn", size, times(stack.Q_size, size) + 2 * stack.q_size) + stack.r_size
-    lost = lost * (stack.unit + (4 * d + len(known.powers) + 24) * UNIT)
-    steep += (reach * (stack.unit[:, None] + (2 * d + 24) * UNIT) * (times(stack.Q_size, size) + stack.q_size)).sum(-1)
+    lost = np.einsum("mnd,mnd->mn", size, times(sums.Q_size, size) + 2 * sums.q_size) + sums.r_size
+    lost = lost * (sums.unit + (4 * d + len(known.powers) + 24) * UNIT)
+    steep += (reach * (sums.unit[:, None] + (2 * d + 24) * UNIT) * (times(sums.Q_size, size) + sums.q_size)).sum(-1)
     # The trace of W Q W^T, whose Q is known to its rounding.
-    blur = (stack.unit + (4 * d + 8) * UNIT) * np.linalg.norm(stack.Q_size, axis=(1, 2))
-    trace = np.einsum("mnij,mnij->mn", root @ stack.Q, root) + blur * np.einsum("mnij,mnij->mn", root, root)
+    blur = (sums.unit + (4 * d + 8) * UNIT) * np.linalg.norm(sums.Q_size, axis=(1, 2))
+    trace = np.einsum("mnij,mnij->mn", root @ sums.Q, root) + blur * np.einsum("mnij,mnij->mn", root, root)
     sure &= np.isfinite(error) & np.all(np.isfinite(coefficients), axis=-1) & np.isfinite(steep)
     slack = np.where(sure, 2 * steep * error * (1 + 1e-9) + lost, np.inf)
     above = np.where(sure, trace * error**2 * (1 + 1e-9), np.inf)
@@ -241,12 +227,13 @@ def _spread(hyper: Array, kind: Array) -> Array:
 
 def _inverse_root(stack: PenaltyBoxes, square: Array) -> tuple[Array, Array]:
     """`inverse_root` of `H + diag(square)`."""
+    sums = stack.sums
     d = square.shape[-1]
-    A = np.broadcast_to(stack.H, (*square.shape, d)).copy()
+    A = np.broadcast_to(sums.H, (*square.shape, d)).copy()
     here = np.arange(d)
     A[..., here, here] += square
-    heights = np.einsum("njj->nj", stack.H_size) + square
-    return inverse_root(A, heights * stack.unit[:, None] * d, heights)
+    heights = np.einsum("njj->nj", sums.H_size) + square
+    return inverse_root(A, heights * sums.unit[:, None] * d, heights)
 
 
 def inverse_root(A: Array, doubt: Array, heights: Array) -> tuple[Array, Array]:

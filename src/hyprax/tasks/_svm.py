@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ._active_set import Factor, negligible, tied_direction
 from ._bernstein import UNIT, Array
 from ._piecewise import PiecewiseFunction
-from ._task import Task, check_domain, check_labels, check_unweighted, checked_weights, singular_floor
+from ._task import Task, check_domain, check_labels, check_unweighted, checked_weights
 from ._zero_one import zero_one_loss
 
 _TIE = 1e-10
@@ -153,43 +153,54 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
     """Kinks from C = 0 to `stop`, ascending, and the dual variables there; `size` counts the equal examples."""
     n = len(Q)
     cost, a = 0.0, np.zeros(n)
-    # Where each variable is: at its bound size * C, or at 0, or between them.
-    high, free = np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
-    factor = Factor(Q, free)
+    # Where each variable is: at its bound size * C (where `base` is its size), at 0 (where that is 0), or between them.
+    free, base, way_in, factor = np.zeros(n, dtype=bool), size.copy(), np.full(n, -1.0), Factor(Q, np.zeros(n, bool))
     kinks, values = [cost], [a]
     for _ in range(200 * (n + 2)):
-        margin = Q @ a
-        low = ~high & ~free
-        tied = ~free & (np.abs(margin - 1) <= _TIE)
-        base = np.where(high, size, 0.0)
+        slack = 1 - Q @ a
+        tied = np.abs(slack) <= _TIE
+        tied[factor.free] = False
         # d = base + v: v is free, >= 0 at the lower bound, <= 0 at the upper one.
-        pull = -Q @ base
-        v = tied_direction(factor, pull, np.where(high, -1.0, 1.0), tied)
-        free = free | (v != 0)
-        high, low, d = high & ~free, low & ~free, base + v
-        rate = Q @ d
+        pull = -(Q @ base)
         flat = negligible(pull)
-        at = free.nonzero()[0]
-        own, way, most = a[at], d[at], size[at]
-        to_zero = np.where(way < 0, -own / way, np.inf)
-        to_bound = np.where(way > most, (most * cost - own) / (way - most), np.inf)
-        meets = (low & (rate < -flat)) | (high & (rate > flat))
-        meets = np.where(meets & ~tied, (1 - margin) / rate, np.inf)
-        leave = np.minimum(to_zero, to_bound)
-        step = max(float(min(leave.min(initial=np.inf), meets.min(), stop - cost)), 0.0)
+        v, factor = tied_direction(factor, pull, way_in, tied, flat)
+        d = base + v
+        at = factor.free
+        free[at] = True
+        base[at] = 0.0
+        rate = Q @ d
+        step, to_zero, to_bound = stop - cost, np.inf, np.inf
+        if at.size:
+            own, way, room = a[at], d[at], size[at] * cost - a[at]
+            beyond = way - size[at]
+            to_zero = np.divide(-own, way, out=np.full(at.size, np.inf), where=way < 0)
+            to_bound = np.divide(room, beyond, out=np.full(at.size, np.inf), where=beyond > 0)
+            step = min(step, float(to_zero.min()), float(to_bound.min()))
+        meets = (way_in * rate < -flat) & ~(free | tied)
+        near = meets.nonzero()[0]
+        if near.size:
+            step = min(step, float((slack[near] / rate[near]).min()))
+        step = max(step, 0.0)
         at_end = step >= (stop - cost) * (1 - 1e-12)
         cost = stop if at_end else cost + step
-        gone = leave <= step * (1 + 1e-10) + 1e-14 * cost
-        high[at[gone & (to_bound <= to_zero)]] = True
-        free[at[gone]] = False
-        a = np.where(high, size * cost, 0.0)
-        factor = Factor(Q, free)
-        at = factor.free
         if at.size:
-            rhs = 1 - Q[at] @ a
+            limit = step * (1 + 1e-10) + 1e-14 * cost
+            gone = np.minimum(to_zero, to_bound) <= limit
+            if gone.any():
+                high = at[gone & (to_bound <= to_zero)]
+                free[at[gone]] = False
+                way_in[at[gone]] = 1.0
+                way_in[high] = -1.0
+                base[high] = size[high]
+                factor = Factor(Q, free)
+                at = factor.free
+        a = base * cost
+        if at.size:
+            rhs = 1 - (Q @ a)[at]
             x = factor.inner(rhs)
-            x = x + factor.inner(rhs - Q[at[:, None], at] @ x)
-            a[at] = np.clip(x, 0.0, size[at] * cost)  # beyond a bound by rounding only; the check would tell
+            x += factor.inner(rhs - factor.block @ x)
+            # Beyond a bound by rounding only; the check would tell.
+            a[at] = np.minimum(np.maximum(x, 0.0), size[at] * cost)
         if cost > kinks[-1]:
             kinks.append(cost)
             values.append(a)
@@ -248,17 +259,14 @@ def _sharpened(Z: Array, a: Array, off: Array, radius: Array, error: Array) -> A
         sets.append(near)
     members, which = np.unique(np.concatenate(sets), axis=0, return_inverse=True)
     count = members.sum(axis=1)
-    spread = np.zeros(len(members))  # `sqrt(|U|) / s` of each set of examples
-    for size in np.unique(count[count > 0]):
+    spread = np.where(count > Z.shape[1], np.inf, 0.0)  # `sqrt(|U|) / s` of each set of examples
+    backward = 4 * UNIT * np.sqrt(members @ norms**2) * (1 + 1e-12)  # Weyl, with the SVD's backward error
+    for size in np.unique(count[(count > 0) & (count <= Z.shape[1])]):
         at = np.flatnonzero(count == size)
-        if size > Z.shape[1]:
-            spread[at] = np.inf
-            continue
         rows = Z[np.nonzero(members[at])[1].reshape(len(at), size)]
-        least = np.linalg.svd(rows, compute_uv=False)
-        floor = [singular_floor(s, np.abs(r)) for s, r in zip(least, rows, strict=True)]
+        least = np.linalg.svd(rows, compute_uv=False)[:, -1]
         with np.errstate(divide="ignore"):
-            spread[at] = np.sqrt(size) / np.array(floor)
+            spread[at] = np.sqrt(size) / np.maximum(least - (size + Z.shape[1]) * backward[at], 0.0)
     worst = off * spread[which.ravel()].reshape(2, -1).max(axis=0)
     return np.minimum(error, worst)
 

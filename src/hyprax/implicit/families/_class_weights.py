@@ -1,12 +1,14 @@
 """Losses of classes with a weight for each class."""
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._double_double import lifted
@@ -18,10 +20,11 @@ class _WeightedClasses(AbstractPointLoss):
 
     Every derivative is that of ℓ times c_y, and M is that of ℓ, since both sides of its inequality are linear in ℓ. The
     statistic is that of ℓ, probabilities p >= 0, with the class in its signs: -p where y is. Weights round each
-    product once more, by a unit.
+    product once more, by a unit. The weights are arrays, so that tables of other weights share a program; constants,
+    which are none, are those of the largest weight rounded up to a power of two.
     """
 
-    weights: tuple[float, ...] = eqx.field(static=True)
+    weights: Float[Array, " C"]
     base: eqx.AbstractVar[AbstractPointLoss]
     curvature: float = eqx.field(static=True)
     third: float = eqx.field(static=True)
@@ -29,8 +32,8 @@ class _WeightedClasses(AbstractPointLoss):
     third_oscillation: float = eqx.field(static=True)
 
     def __init__(self, weights: Sequence[float]):
-        self.weights = tuple(map(float, weights))
-        largest = max(self.weights)
+        self.weights = jnp.asarray(np.asarray(weights, float))
+        largest = 2.0 ** math.ceil(math.log2(max(map(float, weights))) + 1e-12)
         self.curvature, self.third = largest * self.base.curvature, largest * self.base.third
         self.self_concordance = self.base.self_concordance
         self.third_oscillation = largest * self.base.third_oscillation
@@ -139,13 +142,13 @@ class WeightedSoftmaxLoss(_WeightedClasses):
         super().__init__(weights)
 
     def of(self, y, dtype):
-        return jnp.asarray(self.weights, dtype)[y]
+        return self.weights.astype(dtype)[y]
 
     def signed(self, p, y):
         return jnp.where(jax.nn.one_hot(y, p.shape[-1], dtype=bool), -p, p)
 
     def read(self, s):
-        weights = jnp.broadcast_to(jnp.asarray(self.weights, s.dtype), s.shape)
+        weights = jnp.broadcast_to(self.weights.astype(s.dtype), s.shape)
         return jnp.abs(s), jnp.sum(jnp.where(jnp.signbit(s), weights, 0), axis=-1, keepdims=True)
 
 
