@@ -26,8 +26,8 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 LOADER, NAMES = (loaded := load())[0], public_names(loaded[1])
 
 # How many public names each part may have: it is lowered when names go, and raised only with a reason.
-MOST = {"implicit": 52, "unroll": 30, "evidence": 45, "tasks": 64}
-MOST_IN_ALL = 306  # the last: callbacks, studies of Optuna, PyTorch, other frameworks, marginal likelihood, Lion, Muon
+MOST = {"implicit": 53, "unroll": 30, "evidence": 45, "tasks": 64}
+MOST_IN_ALL = 307  # the last: rows on disk, callbacks, studies of Optuna, PyTorch, other frameworks, Lion, Muon
 MOST_AT_THE_FRONT_DOOR = 40
 
 

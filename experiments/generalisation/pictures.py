@@ -1,10 +1,11 @@
 """The pictures of tuning on new data: `python -m experiments.generalisation.pictures [--splits 3]`.
 
 `gains.svg`: for every set that the experiment has run, the mean change of the test loss beside one strength of
-scikit-learn, ± one standard error over splits. `path.svg`: along the shrinkage path, from one strength for all to free
-ones, the criterion (the loss on five folds, which is minimised) and the test loss of the refit, both beside their value
-at one strength; the set's seeds are 0, 1, ...; the point that nested folds choose is marked. Paths are kept in
-out/experiments/generalisation.jsonl like everything else. Colours read on white and on near-black.
+scikit-learn, ± one standard error over splits; a dot without a bar is one split. `path.svg`: along the shrinkage path,
+from one strength for all to free ones, the criterion (the loss on five folds, which is minimised) and the test loss of
+the refit, both beside their value at one strength, for the seeds 0, 1, ...; the points that nested folds choose are
+marked. Paths are kept in out/experiments/generalisation.jsonl like everything else. Colours read on white and on
+near-black.
 """
 
 import argparse
@@ -32,7 +33,7 @@ SHOWN = {
     "estimator, one strength": BLUE,
     "estimator as it comes": ORANGE,
 }
-PATHS = ("synthetic few", "synthetic alike", "diabetes+int", "yacht+int", "boston+int", "adult")
+PATHS = ("synthetic few", "synthetic alike", "diabetes+int", "yacht+int")
 
 
 def path(name: str, seed: int) -> dict[str, Any]:
@@ -54,16 +55,19 @@ def gains() -> Figure:
 
     matplotlib.rcParams.update(STYLE)
     found = stored()
-    names = [name for name in EVERY if any(len(changes(found, name, method)) > 1 for method in SHOWN)]
-    figure = Figure(figsize=(7, 0.32 * len(names) + 0.9))
+    names = [name for name in EVERY if any(len(changes(found, name, method)) for method in SHOWN)]
+    height = 0.28 * len(names) + 1
+    figure = Figure(figsize=(7, height))
     axes = figure.subplots()
     for place, (method, colour) in enumerate(SHOWN.items()):
         each = [(row, changes(found, name, method)) for row, name in enumerate(names)]
-        each = [(row, change) for row, change in each if len(change) > 1]
+        each = [(row, change) for row, change in each if len(change)]
+        if not each:
+            continue
         axes.errorbar(
             [change.mean() for _, change in each],
             [row + 0.18 * (place - 1.5) for row, _ in each],
-            xerr=[standard_error(change) for _, change in each],
+            xerr=[standard_error(change) if len(change) > 1 else 0 for _, change in each],
             fmt="o", markersize=3.5, linewidth=1.2, color=colour, label=method,
         )  # fmt: skip
     axes.axvline(0, color=GREY, linewidth=1)
@@ -74,7 +78,7 @@ def gains() -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(f"change of the test loss in %, beside {BASELINE}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.06), ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.45 / (height - 1)), ncols=2)
     return figure
 
 
@@ -87,8 +91,8 @@ def paths(splits: int) -> Figure:
     for row in rows_of(__file__, cells, {"path": 1}, lambda _, name, seed: path(name, seed)):
         rows[row["cell"][1]].append(row)
         print(*row["cell"], row["chosen"], flush=True)
-    figure = Figure(figsize=(7, 4.4))
-    for axes, (name, found) in zip(figure.subplots(2, 3, sharex=True).flat, rows.items(), strict=True):
+    figure = Figure(figsize=(6, 4.4))
+    for axes, (name, found) in zip(figure.subplots(2, 2, sharex=True).flat, rows.items(), strict=True):
         for key, colour, label in (("criterion", BLUE, "criterion (5 folds)"), ("test", ORANGE, "test")):
             lines = np.array([100 * (np.array(row[key]) / row[key][0] - 1) for row in found])
             place, mean = np.arange(lines.shape[1]), lines.mean(axis=0)
@@ -101,7 +105,7 @@ def paths(splits: int) -> Figure:
         axes.set_title(name)
         axes.set_xticks([0, len(place) - 1], ["one\nstrength", "free"])
     figure.supylabel("change of the loss in %", fontsize=9.5)
-    figure.axes[0].legend(loc="lower left")
+    figure.axes[1].legend(loc="upper left")
     return figure
 
 
@@ -111,7 +115,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="write to out/experiments, keep nothing")
     given = parser.parse_args()
     assert set(SHOWN) <= set(METHODS)
-    for name, figure in (("gains", gains()), ("path", paths(given.splits))):
+    for name, figure in (("path", paths(given.splits)), ("gains", gains())):
         figure.savefig(results_folder(__file__) / f"{name}.svg", transparent=True, metadata={"Date": None})
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import PyTree
 
+from ._processes import here
+
 CHECKSUM = "blake2b"
 NATIVE = "biuf"  # kinds of dtype that safetensors stores as they are; others (bfloat16, float8) go as bytes
 
@@ -35,7 +37,7 @@ def _is_key(leaf: Any) -> bool:
 
 def array_bits(leaf: Any) -> np.ndarray:
     """The leaf as an array of NumPy that safetensors can hold, keys and rare dtypes by their bits."""
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    array = np.asarray(here(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
     array = np.ascontiguousarray(array).reshape(array.shape)
     return array if array.dtype.kind in NATIVE else array.reshape(-1).view(np.uint8)
 
@@ -100,13 +102,13 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Named arrays of one file.
+def load_arrays(path: Path, raw: bytes | None = None) -> dict[str, np.ndarray]:
+    """Named arrays of one file, or of the bytes of one.
 
     **Raises:** `StateError` for a file that is missing, cut short, damaged or altered.
     """
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes() if raw is None else raw
         arrays = safetensors.numpy.load(raw)
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         written = header.get("__metadata__", {}).get(CHECKSUM)
@@ -117,12 +119,12 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def load_tree(path: Path, template: PyTree) -> PyTree:
-    """The saved tree, in the structure, shapes and dtypes of `template`.
+def load_tree(path: Path, template: PyTree, raw: bytes | None = None) -> PyTree:
+    """The saved tree, in the structure, shapes and dtypes of `template`; from the bytes of the file, where given.
 
     **Raises:** `StateError` naming the first leaf that is missing, left over, or of another shape or dtype.
     """
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, raw)
     leaves, structure = jax.tree.flatten(template)
     names = leaf_names(template)
     for name in [*names, *arrays]:
@@ -143,6 +145,6 @@ def _restored(path: Path, name: str, saved: np.ndarray, leaf: Any) -> Any:
         )
     if _is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
-    dtype = np.asarray(leaf).dtype
+    dtype = np.dtype(leaf.dtype) if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
     array = saved if dtype.kind in NATIVE else saved.view(dtype).reshape(np.shape(leaf))
     return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)

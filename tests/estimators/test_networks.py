@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hyprax.sklearn import EvidenceMLPClassifier, EvidenceMLPRegressor
 
+NETWORKS = (EvidenceMLPClassifier, EvidenceMLPRegressor)
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-3, 3, size=(60, 1))
 Y = 5 * np.sin(X[:, 0]) + 3 + 0.5 * RNG.normal(size=60)
@@ -73,3 +75,11 @@ def test_classes_are_found_and_probabilities_are_softer_than_at_the_mode():
     np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), soft)
     del model.covariance_
     np.testing.assert_array_less(soft.max(axis=1), model.predict_proba(X).max(axis=1) + 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([make((2,), max_iter=2, mode_steps=0) for make in NETWORKS])
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)

@@ -26,7 +26,7 @@ from ._self_concordance import (
     together,
     weights_bound,
 )
-from .families._design import SparseDesign
+from .families._design import is_dense
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import prediction_rounding, unit_roundoff
 from .families._norms import DesignNorms
@@ -161,10 +161,11 @@ class CholeskyCertifier(AbstractFamilyCertifier):
     def prepare(self, loss: AbstractInnerLoss, outer, outer_data) -> AbstractFamilyCertifier:
         if isinstance(loss, GeneralisedLinear):
             size = math.prod(loss.shape)
-            if size > LARGEST or isinstance(loss.inputs, SparseDesign) or isinstance(outer_data[0], SparseDesign):
+            if size > LARGEST or not (is_dense(loss.inputs) and is_dense(outer_data[0])):
                 raise ValueError(
-                    f"CholeskyCertifier requires dense data and at most {LARGEST} weights; got {size} weights and "
-                    f"{type(loss.inputs).__name__} data. Use hx.implicit.LookAhead(), which has no such limits."
+                    f"CholeskyCertifier requires dense data and at most {LARGEST} weights; got {size} weights, and "
+                    f"inputs {type(loss.inputs).__name__} and {type(outer_data[0]).__name__}. Use "
+                    "hx.implicit.LookAhead(), which has no such limits."
                 )
         return super().prepare(loss, outer, outer_data)
 
@@ -172,7 +173,7 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         e, hyper, point = evaluation, evaluation.hyper, evaluation.point
         loss, outer = family_of(e)
         family, design = loss.loss, loss.inputs
-        assert not isinstance(design, SparseDesign)  # `prepare` has refused it
+        assert is_dense(design)  # `prepare` has refused it
         space = geometry(loss, e.outer_data, outer_norms, hyper, point)
         residuals = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, point, e.adjoint, e.residual)
         near = around(space, loss, point, point, residuals.gradient, residuals.gradient_error)

@@ -10,6 +10,7 @@ from .._products import product
 from ._adjoint_solvers import conjugate_gradients
 from ._constants import INFLATION, UNIT
 from ._inner_loss import Point
+from .families._chunked import Chunked
 from .families._generalised_linear import GeneralisedLinear
 
 MOST_FREE = 2000  # free weights: their block is dense, and factorised
@@ -71,7 +72,9 @@ def eliminated(loss: GeneralisedLinear, point: Point, hyper: PyTree) -> tuple[Fl
         error = rounding + 2 * UNIT * (jnp.abs(image) + kept * jnp.abs(basis))
         return basis, image, error, found.steps + 2
 
-    basis, image, error, products = jax.lax.map(column, places, batch_size=64)
+    basis, image, error, products = jax.lax.map(
+        column, places, batch_size=None if isinstance(loss.inputs, Chunked) else 64
+    )
     flat, images, errors = (x.reshape(count, size) for x in (basis, image, error))
     inverse = jnp.where(mask, 0, 1 / rest).reshape(1, size)
     left = jnp.sum(jnp.square(jnp.abs(images) + errors) * inverse, axis=1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._products import einsum, product
 from ._inner_loss import AbstractInnerLoss
-from .families._design import SparseDesign
+from .families._design import is_dense
 from .families._generalised_linear import GeneralisedLinear
 from .families._losses import SquaredLoss
 
@@ -191,7 +191,7 @@ def folds_together(
     Masks may be weights of rows. A set's held-out loss is the mean over the rows that its folds judge; a set with fewer
     folds than another gets some that judge nothing.
     """
-    if not isinstance(loss, GeneralisedLinear) or isinstance(loss.inputs, SparseDesign) or loss.weights is not None:
+    if not isinstance(loss, GeneralisedLinear) or not is_dense(loss.inputs) or loss.weights is not None:
         return None
     if loss.free is not None and not bool(loss.free.determined):
         return None
@@ -217,7 +217,7 @@ def _solved(factors: Float[Array, "Q P P"], right: Float[Array, "Q P"]) -> Float
 
 def dense(family: GeneralisedLinear) -> Array:
     """The inputs, which are not sparse here: `together` takes no others."""
-    assert not isinstance(family.inputs, SparseDesign)
+    assert is_dense(family.inputs)
     return family.inputs
 
 

@@ -30,7 +30,7 @@ from ._left_out_sums import Gradient, Judged, corrected, gradient
 from ._objective import promoted
 from ._one_step import one_step
 from ._optimum import Optimum, Refit, family_of, undetermined
-from .families._design import SparseDesign
+from .families._design import is_dense
 from .families._generalised_linear import GeneralisedLinear
 from .families._losses import SoftmaxLoss, SquaredLoss
 from .families._norms import DesignNorms
@@ -314,7 +314,7 @@ def checked_family(name: str, optimum: Any, *, classes: bool = False) -> General
         raise ValueError(
             f"{name}: the family must have {allowed}; got weights of shape {family.shape}. Use hx.CrossValidated."
         )
-    if isinstance(family.inputs, SparseDesign) or math.prod(family.shape) > LARGEST:
+    if not is_dense(family.inputs) or math.prod(family.shape) > LARGEST:
         raise ValueError(
             f"{name}: inputs must be dense, for at most {LARGEST} weights; got {type(family.inputs).__name__} of "
             f"shape {tuple(family.inputs.shape)}. Use hx.CrossValidated."

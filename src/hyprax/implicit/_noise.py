@@ -14,7 +14,7 @@ from .._noise import AbstractNoise, Noise, NoNoise
 from .._trees import tree_norm
 from ._adjoint_solvers._cg import conjugate_gradients
 from ._inner_loss import AbstractInnerLoss
-from .families._design import SparseDesign, backward
+from .families._design import backward, is_dense
 from .families._mean_loss import MeanLoss, over
 
 OVER = "validation examples, given the fit"
@@ -25,7 +25,7 @@ RELATIVE = 1e-2
 
 def costs_little(outer: Any, data: Any, params: PyTree) -> bool:
     """Whether the dense spread can be had at every step for next to nothing."""
-    if not isinstance(outer, MeanLoss) or isinstance(data[0], SparseDesign):
+    if not isinstance(outer, MeanLoss) or not is_dense(data[0]):
         return False
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     return size <= DENSE_BELOW and data[0].shape[0] * size**2 <= LITTLE
@@ -64,8 +64,10 @@ class ExampleNoise(eqx.Module):
                 "ExampleNoise: outer_loss must be the mean loss of a family (`family.mean_loss`), whose examples are "
                 f"known one by one; got a {type(outer).__name__}."
             )
-        if self.probes == 0 and isinstance(data[0], SparseDesign):
-            raise ValueError("ExampleNoise: probes must be at least 1 for sparse validation inputs; got 0.")
+        if self.probes == 0 and not is_dense(data[0]):
+            raise ValueError(
+                "ExampleNoise: probes must be at least 1 for validation inputs that are sparse or in chunks; got 0."
+            )
 
     def serves(self, params: PyTree) -> bool:
         """Whether there are few enough weights for the form that was asked for."""

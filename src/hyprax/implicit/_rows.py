@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._optimum import Optimum, family_of
-from .families._design import SparseDesign
+from .families._chunked import Chunked
+from .families._design import SparseDesign, is_dense
 from .families._free import free_columns
 from .families._generalised_linear import GeneralisedLinear
 from .families._norms import measured
@@ -24,6 +25,8 @@ def padded(size: int, least: int, parts: int) -> int:
 def kept(inputs: Any, rows: np.ndarray) -> Any:
     """The design with zeros in all other rows: they drop out of gradients and Hessians exactly."""
     keep = jnp.asarray(rows, inputs.dtype)
+    if isinstance(inputs, Chunked):
+        raise ValueError("rows that are read in chunks cannot be left out one by one: hold out rows of their own.")
     if not isinstance(inputs, SparseDesign):
         return inputs * keep[:, None]
     entries, row, column = inputs.by_row
@@ -64,7 +67,7 @@ def joined(optimum: Optimum, outer_data: PyTree) -> Optimum:
     """
     family = family_of(optimum)
     inputs, targets = outer_data[:2]
-    if isinstance(family.inputs, SparseDesign) or isinstance(inputs, SparseDesign) or family.weights is not None:
+    if not (is_dense(family.inputs) and is_dense(inputs)) or family.weights is not None:
         raise ValueError(
             "refit joins dense training and validation rows without example weights; for others, make a family of all "
             "rows and use hx.Optimum(family).refit(hyper)."

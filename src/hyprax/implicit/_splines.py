@@ -11,7 +11,7 @@ import scipy.special
 from jaxtyping import Array, Float, PyTree
 
 from .._hyper import validated
-from .families._design import SparseDesign, check_finite, real_numbers
+from .families._design import check_finite, is_dense, real_numbers
 from .families._generalised_linear import GeneralisedLinear
 from .families._losses import LogisticLoss, PoissonLoss, SquaredLoss
 
@@ -183,7 +183,7 @@ class SmoothFit(eqx.Module):
         self, terms: SplineTerms, family: GeneralisedLinear, hyper: PyTree, params: Any, dispersion: float | None
     ):
         size = terms.groups.size
-        if not isinstance(family, GeneralisedLinear) or isinstance(family.inputs, SparseDesign):
+        if not isinstance(family, GeneralisedLinear) or not is_dense(family.inputs):
             raise ValueError("SplineTerms.fitted: family must be a family of dense columns (hx.families).")
         if len(family.shape) != 1 or family.shape[0] < size:
             raise ValueError(

@@ -27,6 +27,7 @@ from .._arrays import (
 from .._certificate import details
 from .._hyper import is_constrained, natural
 from .._objective import Hypergradient
+from .._processes import here, leads, told
 from .._result import result_name
 from ..search import AbstractRecord, Step, TuneResult
 from ._history import History, Lock
@@ -81,11 +82,13 @@ def natural_arrays(hyper: PyTree) -> dict[str, np.ndarray]:
 def _environment() -> dict[str, str]:
     from importlib.metadata import version
 
+    processes, devices = jax.process_count(), jax.device_count()
+    many = f", {devices} devices in {processes} process{'es' * (processes > 1)}" if devices > 1 else ""
     return {
         "hyprax": version("hyprax"),
         "jax": jax.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {jax.devices()[0].device_kind}",
+        "machine": f"{platform.system()} {platform.machine()}, {jax.devices()[0].device_kind}{many}",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -104,6 +107,9 @@ class Run(AbstractRecord):
         given up for room where a disk is full.
     - `start.safetensors`, `best.safetensors`: hyperparameters before and after, in natural units, by name.
     - `summary.json`: how the run ended.
+
+    Of several processes of `jax.distributed`, which make every call alike, process 0 writes and tells the others where
+    to go on.
 
     Nothing is pickled. Used again on the same folder, the run goes on from its last saved state: rows beyond it are
     made again, and the result has the same bits as a run that was never interrupted. A run that has ended makes no
@@ -151,6 +157,8 @@ class Run(AbstractRecord):
         self._lock: Lock | None = None
         self._latest: PyTree | None = None
         self._saved, self._steps = time.monotonic(), 0  # when a state was written, and the steps since
+        if not leads():
+            return
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder}: must be a folder; got a file.")
         if parent := next((path for path in self.folder.parents if path.is_file()), None):
@@ -184,18 +192,33 @@ class Run(AbstractRecord):
             )
 
     def begin(self, template: PyTree, problem: PyTree = None) -> tuple[PyTree, list[dict[str, Any]]] | None:
+        # By all, as they may hold parts of them.
+        asked = {"arrays": arrays_of(problem), "settings": settings_of(problem)}
+        template = jax.tree.map(here, template)
+        began: list[tuple[PyTree, list[dict[str, Any]]] | None] = []
+
+        def say() -> tuple[Any, bytes]:
+            began.append(self._opened(template, asked))
+            found = began[0]
+            return (None, b"") if found is None else (found[1], (self.folder / STATE).read_bytes())
+
+        rows, raw = told(say, RunError)
+        if began or rows is None:
+            return began[0] if began else None
+        return load_tree(self.folder / STATE, template, raw), rows
+
+    def _opened(self, template: PyTree, asked: dict[str, dict[str, str]]) -> tuple[PyTree, list[dict[str, Any]]] | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.folder / LOCK)
         try:
-            return self._begin(template, problem)
+            return self._begin(template, asked)
         except BaseException:
             self._close()
             raise
 
-    def _begin(self, template: PyTree, problem: PyTree) -> tuple[PyTree, list[dict[str, Any]]] | None:
+    def _begin(self, template: PyTree, asked: dict[str, dict[str, str]]) -> tuple[PyTree, list[dict[str, Any]]] | None:
         for path in temporary_files(self.folder.iterdir(), WRITTEN):
             path.unlink(missing_ok=True)
-        asked = {"arrays": arrays_of(problem), "settings": settings_of(problem)}
         if (self.folder / CONFIG).exists():
             self._check_problem(**asked)
         else:
@@ -263,6 +286,9 @@ class Run(AbstractRecord):
         raise damaged[self.folder / STATE]
 
     def step(self, step: Step, state: PyTree) -> Path | None:
+        state = jax.tree.map(here, state)
+        if not leads():
+            return None
         assert self._history is not None  # `begin` comes first
         (self.folder / SUMMARY).unlink(missing_ok=True)  # of a run that had ended, and goes on for more steps
         self._history.append(step.row())
@@ -303,6 +329,8 @@ class Run(AbstractRecord):
         self._history = self._lock = None
 
     def interrupt(self) -> None:
+        if not leads():
+            return
         try:
             self._save()
         finally:
@@ -313,13 +341,15 @@ class Run(AbstractRecord):
 
         A folder that remembers a configuration would refuse the one that is mended.
         """
-        if self._latest is None and not (self.folder / BEST).exists():
+        if leads() and self._latest is None and not (self.folder / BEST).exists():
             for path in (*(self.folder / name for name in (CONFIG, HISTORY, START, STATE, LOCK)), *self._previous):
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
     def finish(self, tuned: TuneResult) -> None:
+        if not leads():
+            return
         self._save()
         if self._latest is None:  # no step was made: the best is written again, whatever became of its file
             save_arrays(self.folder / BEST, natural_arrays(tuned.best))
@@ -341,6 +371,8 @@ class Run(AbstractRecord):
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Add to, or replace in, `summary.json`: how the run ended, and tables to report."""
+        if not leads():
+            return
         text = json.dumps(self._summary() | dict(summary), indent=1)
         write_atomically(self.folder / SUMMARY, text.encode())
 

@@ -14,6 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from .._arrays import array_bits, digest, leaf_names
@@ -43,7 +44,15 @@ def settings_of(problem: PyTree) -> dict[str, str]:
             found[place] = repr(x)[:200]
         elif isinstance(x, type):
             found[place] = f"{x.__module__}.{x.__qualname__}"
+        elif isinstance(x, jax.Array) and not x.sharding.is_fully_replicated:
+            found[f"{place} over devices"] = _sharding(x.sharding)
     return found
+
+
+def _sharding(sharding: jax.sharding.Sharding) -> str:
+    if not isinstance(sharding, NamedSharding):
+        return repr(sharding)[:200]
+    return f"{sharding.spec} on a mesh of {dict(sharding.mesh.shape)}"
 
 
 def _hash(array: np.ndarray) -> str:

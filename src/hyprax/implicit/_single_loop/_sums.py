@@ -18,7 +18,7 @@ from ..._hyper import natural
 from ..._products import product
 from ..._trees import tree_dtype, tree_scale
 from .._inner_loss import AbstractInnerLoss, AutodiffLoss
-from ..families._design import SparseDesign
+from ..families._design import is_dense
 from ..families._generalised_linear import GeneralisedLinear
 from ..families._mean_loss import MeanLoss
 from ._blocks import Blocks, common_length
@@ -258,8 +258,10 @@ class _WeightedLoss(eqx.Module):
 
 
 def _dense(name: str, inputs: Any) -> Array:
-    if isinstance(inputs, SparseDesign):
-        raise ValueError(f"{name}: inputs must be dense, since batches are rows taken at random; got sparse ones.")
+    if not is_dense(inputs):
+        raise ValueError(
+            f"{name}: inputs must be dense, since batches are rows taken at random; got sparse ones, or in chunks."
+        )
     return inputs
 
 

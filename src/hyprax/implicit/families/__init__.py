@@ -1,5 +1,6 @@
 """Losses together with the structure that certificates need: strong convexity, curvature, rounding."""
 
+from ._chunked import Chunked as Chunked
 from ._families import (
     Logistic as Logistic,
     Poisson as Poisson,

@@ -1,15 +1,18 @@
 """Data on their way in: real numbers, checked and never demoted; data matrices, dense or sparse; products with them."""
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from ..._processes import is_spread
 from ..._products import product
+from ._chunked import Chunked
 
 
 def real_numbers(x: Any, name: str) -> Array:
@@ -50,6 +53,8 @@ def real_numbers(x: Any, name: str) -> Array:
 def narrowest(x: Array) -> Array:
     """Counts in float32 where that holds them, so that they do not widen float32 inputs; as they are where traced."""
     with contextlib.suppress(jax.errors.TracerArrayConversionError):
+        if is_spread(x):
+            return x.astype(jnp.float32) if bool(jnp.all(x.astype(jnp.float32) == x)) else x
         narrow = np.asarray(x).astype(np.float32)
         return jnp.asarray(narrow) if np.array_equal(narrow, np.asarray(x)) else x
     return x
@@ -130,7 +135,12 @@ class SparseDesign(eqx.Module):
         return eqx.tree_at(lambda x: (x.by_row[0], x.by_column[0]), self, entries)
 
 
-Design = Float[Array, "n d"] | SparseDesign
+Design = Float[Array, "n d"] | SparseDesign | Chunked
+
+
+def is_dense(x: Any) -> TypeGuard[Array]:
+    """Whether a design is an array in memory."""
+    return not isinstance(x, SparseDesign | Chunked)
 
 
 def _summed(entries: Array, source: Array, target: Array, size: int, v: Array) -> Array:
@@ -143,7 +153,7 @@ def forward(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_row
         return _summed(entries, columns, rows, x.shape[0], v)
-    return product(x, v)
+    return x.forward(v) if isinstance(x, Chunked) else product(x, v)
 
 
 def backward(x: Design, v: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
@@ -151,7 +161,7 @@ def backward(x: Design, v: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_column
         return _summed(entries, rows, columns, x.shape[1], v)
-    return product(x.T, v)
+    return x.backward(v) if isinstance(x, Chunked) else product(x.T, v)
 
 
 def forward_squared(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
@@ -159,14 +169,46 @@ def forward_squared(x: Design, v: Float[Array, "d *C"]) -> Float[Array, "n *C"]:
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_row
         return _summed(jnp.square(entries), columns, rows, x.shape[0], v)
-    return product(jnp.square(x), v)
+    return x.forward(v, 2) if isinstance(x, Chunked) else product(jnp.square(x), v)
+
+
+def backward_squared(x: Design, v: Float[Array, "n *C"]) -> Float[Array, "d *C"]:
+    """(X∘X)ᵀ v."""
+    if isinstance(x, SparseDesign):
+        entries, rows, columns = x.by_column
+        return _summed(jnp.square(entries), rows, columns, x.shape[1], v)
+    return x.backward(v, 2) if isinstance(x, Chunked) else product(jnp.square(x).T, v)
+
+
+def woven(
+    x: Design, row: Callable[[Array, PyTree], tuple[Array, PyTree]], v: Float[Array, "d *C"], rows: PyTree
+) -> tuple[Float[Array, "d *C"], PyTree]:
+    """`(X^T r, kept)` for `r, kept = row(X v, rows)`, a function of rows, one by one: a single pass where X is read in
+    chunks.
+    """
+
+    def apart(v: Array, rows: PyTree) -> tuple[Array, PyTree]:
+        r, kept = row(forward(x, v), rows)
+        return backward(x, r), kept
+
+    if not isinstance(x, Chunked):
+        return apart(v, rows)
+
+    @jax.custom_jvp
+    def together(v: Array, rows: PyTree) -> tuple[Array, PyTree]:
+        return x.woven(row, v, rows)
+
+    together.defjvp(lambda primals, tangents: jax.jvp(apart, primals, tangents))
+    return together(v, rows)
 
 
 def as_design(inputs: Any, name: str) -> Design:
-    """A matrix of real numbers, an array or a `scipy.sparse` matrix, as a design, checked.
+    """A matrix of real numbers, an array, a `scipy.sparse` matrix or a `Chunked` one, as a design, checked.
 
     **Raises:** `ValueError` for another shape than (examples, features), no entries, entries that are not finite.
     """
+    if isinstance(inputs, Chunked):
+        return inputs  # it has looked at itself
     if hasattr(inputs, "tocsr"):
         inputs = SparseDesign.from_scipy(inputs)
     if not isinstance(inputs, SparseDesign):

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from .._constants import UNIT
 from .._double_double import DoubleDouble, lifted, power_of_two
+from ._chunked import Chunked
 from ._design import Design, SparseDesign, backward, forward
 
 
@@ -63,6 +64,9 @@ def _design_slices(x: Design, by_row: bool, bits: int) -> tuple[Design, Design, 
 
 
 def _contract(x: Design, v: DoubleDouble, by_row: bool) -> DoubleDouble:
+    if isinstance(x, Chunked):
+        # Chunks have fewer terms, so their remainders are smaller; a sum of them in double-double loses u² for each.
+        return x.exact(lambda chunk, part: _contract(chunk, part, by_row), v, by_row)
     terms = x.shape[1] if by_row else x.shape[0]
     bits = slice_bits(terms)
     apply = forward if by_row else backward

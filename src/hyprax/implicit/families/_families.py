@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from ..._processes import here
 from ._class_weights import WeightedLogisticLoss, WeightedSoftmaxLoss
 from ._design import Design, as_design
 from ._generalised_linear import GeneralisedLinear
@@ -36,7 +37,7 @@ def _positive(name: str, weights: Sequence[float], classes: int) -> Sequence[flo
 
 
 def _two_classes(name: str, targets: Array) -> None:
-    found = np.unique(np.asarray(targets))
+    found = np.unique(np.asarray(here(targets)))
     if found.size < 2:
         raise ValueError(f"{name}: targets must hold two classes or more; got a single class, {found[0]}.")
 
@@ -48,8 +49,8 @@ class Softmax(GeneralisedLinear):
 
     **Arguments:**
 
-    - `inputs`: X, `(n, d)`, finite; an array or a `scipy.sparse` matrix. No intercept is added: append a column of
-        ones, and name it in `free`, or it is penalised like any feature.
+    - `inputs`: X, `(n, d)`, finite; an array, a `scipy.sparse` matrix or a [`hyprax.families.Chunked`][] one. No
+        intercept is added: append a column of ones, and name it in `free`, or it is penalised like any feature.
     - `targets`: y, `(n,)`, integers 0..C-1, at least two classes.
     - `penalty`: the strengths: a key or attribute of the hyperparameters (`"penalty"`), or a function of them that
         returns a leaf, applied to natural values and to the constrained tree alike. Its shape broadcasts to `(d, C)`:

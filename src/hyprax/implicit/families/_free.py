@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ._chunked import Chunked
 from ._class_weights import unweighted
 from ._design import Design, SparseDesign
 from ._losses import AbstractPointLoss, LogisticLoss, PoissonLoss, SoftmaxLoss
@@ -85,6 +86,8 @@ def free_columns(
 
 
 def _block(inputs: Design, columns: np.ndarray) -> np.ndarray:
+    if isinstance(inputs, Chunked):
+        return np.concatenate([np.asarray(block[:, columns], dtype=np.float64) for block in inputs.blocks()])
     if not isinstance(inputs, SparseDesign):
         return np.asarray(inputs[:, columns], dtype=np.float64)
     entries, rows, places = (np.asarray(part) for part in inputs.by_column)

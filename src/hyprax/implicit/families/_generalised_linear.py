@@ -14,7 +14,17 @@ from ..._products import product
 from ..._trees import tree_add, tree_cast, tree_norm
 from .._constants import Constants, Rounding
 from .._inner_loss import AbstractInnerLoss, Point, Product
-from ._design import Design, SparseDesign, as_offset, backward, common_dtype, forward, forward_squared
+from ._chunked import Chunked
+from ._design import (
+    Design,
+    as_offset,
+    backward,
+    backward_squared,
+    common_dtype,
+    forward,
+    is_dense,
+    woven,
+)
 from ._free import FreeColumns, as_columns, free_columns
 from ._losses import AbstractPointLoss
 from ._mean_loss import MeanLoss, over, per_feature, prediction_rounding, shifted, slope_rounding, underflow
@@ -159,7 +169,11 @@ class GeneralisedLinear(AbstractInnerLoss):
 
     def weighted(self, rows: Float[Array, "n *C"], hyper: PyTree) -> Float[Array, "n *C"]:
         """ω_i rows_i."""
-        return rows if self.weights is None else over(self.weights.values(hyper), rows) * rows
+        return _times(self.omega(hyper), rows)
+
+    def omega(self, hyper: PyTree) -> Float[Array, " n"] | None:
+        """The example weights."""
+        return None if self.weights is None else self.weights.values(hyper)
 
     def resolved(self, hyper: PyTree, dtype: Any) -> "GeneralisedLinear":
         """The same loss at these hyperparameters alone, its arrays converted to `dtype`: exact for a wider one.
@@ -193,23 +207,30 @@ class GeneralisedLinear(AbstractInnerLoss):
         return jnp.mean(losses) + 0.5 * jnp.sum(params * self.pull(self.strengths(hyper), params))
 
     def at(self, params: PyTree, hyper: PyTree) -> Point:
-        strengths = self.strengths(hyper)
-        u = self.predict(params)
-        statistic = self.loss.statistic(u, self.targets)
-        losses = self.weighted(self.loss.value(u, self.targets), hyper)
-        pulled = self.pull(strengths, params)
+        def row(u: Array, rows: PyTree) -> tuple[Array, tuple[Array, Array]]:
+            targets, offset, omega = rows
+            u = shifted(u, offset)
+            statistic = self.loss.statistic(u, targets)
+            slope = _times(omega, self.loss.slope(statistic, targets))
+            return slope, (statistic, _times(omega, self.loss.value(u, targets)))
+
+        rows = (self.targets, self.offset, self.omega(hyper))
+        slope, (statistic, losses) = woven(self.inputs, row, params, rows)
+        pulled = self.pull(self.strengths(hyper), params)
         value = jnp.mean(losses) + 0.5 * jnp.sum(params * pulled)
-        slope = self.weighted(self.loss.slope(statistic, self.targets), hyper)
-        grad = backward(self.inputs, slope) / self.inputs.shape[0] + pulled
-        return Point(params, value, grad, statistic)
+        return Point(params, value, slope / self.inputs.shape[0] + pulled, statistic)
 
     def product(self, point: Point, hyper: PyTree) -> Product:
         """v ↦ Xᵀ(ω D Xv)/n + Λv, D = ∇²ℓ from the statistic that the point has kept."""
         strengths, n = self.strengths(hyper), self.inputs.shape[0]
 
+        def row(u: Array, rows: PyTree) -> tuple[Array, None]:
+            statistic, omega = rows
+            return _times(omega, self.loss.curve(statistic, u)), None
+
         def apply(v: Array) -> Array:
-            rows = self.weighted(self.loss.curve(point.memory, forward(self.inputs, v)), hyper)
-            return backward(self.inputs, rows) / n + self.pull(strengths, v)
+            curved, _ = woven(self.inputs, row, v, (point.memory, self.omega(hyper)))
+            return curved / n + self.pull(strengths, v)
 
         return apply
 
@@ -302,15 +323,16 @@ class GeneralisedLinear(AbstractInnerLoss):
 
     def diagonal(self, point: Point, hyper: PyTree) -> Float[Array, "d *C"]:
         """Σ_i ω_i D_icc x_ij²/n + λ_jc."""
-        backward_squared = jax.linear_transpose(lambda v: forward_squared(self.inputs, v), point.params)
-        return backward_squared(self._curves(point, hyper))[0] + self.pull_diagonal(self.strengths(hyper))
+        return backward_squared(self.inputs, self._curves(point, hyper)) + self.pull_diagonal(self.strengths(hyper))
 
     def hessian(self, point: Point, hyper: PyTree) -> Float[Array, "d d"] | None:
         """Xᵀ ω D X/n + Λ for one output, dense data and at most 512 features: about d/10 products."""
-        if isinstance(self.inputs, SparseDesign) or len(self.shape) != 1 or self.shape[0] > FORM_BELOW:
+        if len(self.shape) != 1 or self.shape[0] > FORM_BELOW:
             return None
-        scaled = self.inputs * self._curves(point, hyper)[:, None]
-        return product(scaled.T, self.inputs) + jnp.diag(self.strengths(hyper))
+        curves, pulled = self._curves(point, hyper), jnp.diag(self.strengths(hyper))
+        if isinstance(self.inputs, Chunked):
+            return self.inputs.gram(curves) + pulled
+        return product((self.inputs * curves[:, None]).T, self.inputs) + pulled if is_dense(self.inputs) else None
 
     def certifiable(self, hyper: PyTree) -> bool:
         """Whether strengths and weights are leaves of the hyperparameters, as certified bounds need them."""
@@ -384,3 +406,7 @@ class GeneralisedLinear(AbstractInnerLoss):
         lost = underflow(params)
         weights_error = None if weights_error is None else weights_error + lost
         return Rounding(gradient + lost, of_product + lost, strengths_error + lost, weights_error)
+
+
+def _times(omega: Array | None, rows: Array) -> Array:
+    return rows if omega is None else over(omega, rows) * rows

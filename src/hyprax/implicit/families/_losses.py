@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._processes import here
 from .. import _double_double as dd
 from .._double_double import DoubleDouble, lifted
 from ._design import check_finite, narrowest, real_numbers
@@ -54,10 +55,10 @@ class AbstractPointLoss(eqx.Module):
         else:
             found = real_numbers(y, name)
             check_finite(found, name)
-            if getattr(y, "dtype", np.asarray(y).dtype).kind in "biu":
+            if (y.dtype if isinstance(y, jax.Array) else np.asarray(y).dtype).kind in "biu":
                 found = narrowest(found)
         with contextlib.suppress(jax.errors.TracerArrayConversionError):
-            complaint = self.complaint(np.asarray(found), outputs)
+            complaint = self.complaint(np.asarray(here(found)), outputs)
             if complaint:
                 raise ValueError(f"{name} must be {complaint}")
         return jnp.asarray(found, jnp.int32) if self.labels else found

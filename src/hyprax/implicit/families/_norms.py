@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._design import Design, SparseDesign
+from ..._processes import here, is_spread
+from ..._products import product
+from ._chunked import Chunked
+from ._design import Design, SparseDesign, is_dense
 
 DENSE_LIMIT = 2000
 CHUNK_ENTRIES = 1 << 23  # 64 MiB of float64
@@ -25,6 +28,9 @@ class _Sums(eqx.Module):
 
 
 def _row_blocks(x: Any) -> Iterator[np.ndarray]:
+    if isinstance(x, Chunked):
+        yield from (np.asarray(block, dtype=np.float64) for block in x.blocks())
+        return
     rows = max(1, CHUNK_ENTRIES // max(1, x.shape[1]))
     for start in range(0, x.shape[0], rows):
         yield np.asarray(x[start : start + rows], dtype=np.float64)
@@ -45,6 +51,15 @@ def _dense_sums(x: Any, with_gram: bool) -> _Sums:
         if gram is not None:
             gram += block.T @ block
     return _Sums(row_squares, column_squares, row_sums, column_sums, gram)
+
+
+@eqx.filter_jit
+def _device_sums(x: Array, with_gram: bool) -> tuple[Array, ...]:
+    """The same where the rows are: for arrays that no process has as a whole."""
+    wide = x.astype(jnp.result_type(float))
+    absolute, squares = jnp.abs(wide), jnp.square(wide)
+    gram = (product(wide.T, wide),) if with_gram else ()
+    return squares.sum(axis=1), squares.sum(axis=0), absolute.sum(axis=1), absolute.sum(axis=0), *gram
 
 
 def _sparse_sums(x: SparseDesign, with_gram: bool) -> _Sums:
@@ -94,25 +109,47 @@ class DesignNorms(eqx.Module):
     columns: Float[Array, " d"]
 
 
+def _spread_norms(x: Array) -> tuple[DesignNorms, np.ndarray | None]:
+    """`measured` of such arrays."""
+    n, d = x.shape
+    sums = _device_sums(x, d <= DENSE_LIMIT)
+    row_squares, row_sums = sums[0], sums[2]
+    column_squares, column_sums, *gram = (np.asarray(here(part)) for part in (sums[1], sums[3], *sums[4:]))
+    unit = float(np.finfo(row_squares.dtype).eps) / 2
+    trace = float(jnp.sum(row_squares)) * (1 + 2 * (n * d + 12) * unit)
+    bound = min(trace, float(column_sums.max()) * float(jnp.max(row_sums)) * (1 + 2 * (n + d + 12) * unit))
+    if gram:
+        bound = min(bound, float(np.linalg.eigvalsh(gram[0])[-1]) + ((n + 12) + 10 * d) * unit * trace)
+    raised = 1 + (max(n, d) + 12) * 2 * unit
+    rows, columns = raised * jnp.sqrt(row_squares), raised * np.sqrt(column_squares)
+    norms = DesignNorms(jnp.asarray(max(bound, 0.0)), rows, jnp.asarray(columns))
+    return norms, gram[0] if gram else None
+
+
 def measured(x: Design) -> tuple[DesignNorms, np.ndarray | None]:
     """The norms of X, and XᵀX where it was formed (d <= 2,000)."""
     n, d = x.shape
     unit = np.finfo(np.float64).eps / 2
     if 0 in x.shape:
         return DesignNorms(jnp.zeros(()), jnp.zeros(n), jnp.zeros(d)), None
-    largest = float(jnp.max(jnp.abs(x.by_row[0] if isinstance(x, SparseDesign) else x), initial=0.0))
+    if isinstance(x, Chunked):
+        largest = x.largest
+    else:
+        largest = float(jnp.max(jnp.abs(x.by_row[0] if isinstance(x, SparseDesign) else x), initial=0.0))
     if not largest <= LARGEST_ENTRY:
         raise ValueError(
             f"inputs must be at most {LARGEST_ENTRY:g} in size, since bounds take powers of them; got "
             f"{largest:.3g}. Scale the data."
         )
+    if is_spread(x):
+        return _spread_norms(x)
     with_gram = d <= DENSE_LIMIT
     sums = _sparse_sums(x, with_gram) if isinstance(x, SparseDesign) else _dense_sums(x, with_gram)
     trace = float(np.sum(sums.row_squares)) * (1 + 2 * (n * d + 12) * unit)
     bound = min(trace, float(sums.column_sums.max() * sums.row_sums.max()) * (1 + 2 * (n + d + 12) * unit))
     gram = sums.gram
-    small, summed = (gram, n) if d <= n or n > DENSE_LIMIT or isinstance(x, SparseDesign) else (None, d)
-    if small is None and not isinstance(x, SparseDesign):
+    small, summed = (gram, n) if d <= n or n > DENSE_LIMIT or not is_dense(x) else (None, d)
+    if small is None and is_dense(x):
         host = np.asarray(x, dtype=np.float64)
         small = host @ host.T
     if small is not None:
