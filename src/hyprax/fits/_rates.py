@@ -68,9 +68,9 @@ class Secants(NamedTuple):
 def secants() -> optax.GradientTransformationExtraArgs:
     """-H g, H the inverse Hessian of Broyden, Fletcher, Goldfarb and Shanno, no coordinate by more than 0.5.
 
-    A move that does not lower the value is taken back, and a quarter of it is the farthest that the next one goes.
-    Before the first value that is finite nothing moves. It needs gradients of one function: those at the mode, with the
-    way of the mode in them.
+    A move that does not lower the value is taken back; the next one is a quarter as long and follows the gradient, as H
+    may be to blame. Before the first value that is finite nothing moves. It needs gradients of one function: those at
+    the mode, with the way of the mode in them.
     """
 
     def init(params: PyTree) -> Secants:
@@ -101,9 +101,10 @@ def secants() -> optax.GradientTransformationExtraArgs:
         reach = jnp.where(fell, jnp.minimum(jnp.maximum(state.reach, 2 * length), LONGEST), length / 4)
         reach = jnp.where(first, LONGEST, reach).astype(x.dtype)
         best = jax.tree.map(lambda a, b: jnp.where(fell, a, b), (x, value, g), state[:3])
+        inverse = jnp.where(fell, inverse, reach / jnp.maximum(jnp.max(jnp.abs(best[2])), tiny) * identity)
         move = -inverse @ best[2]
         move = move * jnp.minimum(1.0, reach / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        moved = Secants(*best, inverse, reach, state.moves + 1)
+        moved = Secants(*best, inverse, reach, jnp.where(fell, state.moves + 1, 1))
         updates = jnp.where(waits, 0, best[0] + move - x)
         return unravel(updates), jax.tree.map(lambda a, b: jnp.where(waits, a, b), state, moved)
 

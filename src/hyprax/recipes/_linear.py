@@ -14,6 +14,7 @@ from .._hyper import natural
 from ..implicit import ExampleNoise, Optimum, families
 from ..search import CrossValidated, refit as refitted
 from ..search._shrinkage_path import HANDFUL
+from ._buckets import Bucketed, blanked
 from ._data import Splits
 from ._errors import RecipeError, Source, as_error
 from ._hyper_tables import Penalty
@@ -69,11 +70,14 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
 
     strength: Any = "penalty" if penalty.tuned else recipe.start
     inputs, targets = splits.train
+    if splits.folded:
+        inputs, targets, settings = blanked(inputs, targets, settings)
     try:
         family = FAMILIES[kind](inputs, targets, penalty=strength, penalty_groups=grouped, free=free, **settings)
         optimum = Optimum(family, solver=inner_solver(recipe.objective, "newton"))
-        if splits.folded:
-            objective = _folds(recipe, optimum, splits)
+        problem = Bucketed(optimum, len(splits.train[1])) if splits.folded else None
+        if problem is not None:
+            objective = _folds(recipe, problem, splits)
         else:
             held, wanted = splits.validation
             held_out = (jnp.asarray(held), jnp.asarray(wanted if kind == "softmax" else wanted.astype(np.float64)))
@@ -88,7 +92,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     asked = recipe.search.hold_back
     refit = None
     if recipe.method == "implicit" and not extra:
-        refit = functools.partial(refitted, optimum if splits.folded else objective)
+        refit = functools.partial(refitted, objective if problem is None else problem)
     held_back = splits.folded and penalty.tuned and (asked == "path" or (asked == "auto" and number > HANDFUL))
 
     def penalties(hyper: PyTree) -> np.ndarray:
@@ -116,7 +120,7 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
         start,
         lambda params, inputs: inputs @ np.asarray(params),
         with_penalty,
-        problem=optimum if splits.folded else None,
+        problem=problem,
         held_back=held_back and number > 1,
         refit=refit,
         penalties=penalties,
@@ -125,11 +129,11 @@ def linear(source: Source, recipe: Recipe, splits: Splits) -> Job:
     )
 
 
-def _folds(recipe: Recipe, optimum: Optimum, splits: Splits) -> CrossValidated:
+def _folds(recipe: Recipe, problem: Bucketed, splits: Splits) -> CrossValidated:
     """The loss on folds, and the noise of its hypergradients where few weights make it cheap."""
-    size = math.prod(optimum.params0.shape)
+    size = math.prod(problem.optimum.params0.shape)
     return CrossValidated(
-        optimum,
+        problem,
         recipe.split.folds if splits.pairs is None else splits.pairs,
         key=jax.random.key(recipe.split.seed),
         adjoint=adjoint_solver(recipe.objective),
