@@ -88,18 +88,20 @@ def page(found: dict[Cell, dict], command: str) -> str:
         *(f"| {name} | {' | '.join(difference(found, name, method) for method in rivals)} |" for name in names),
         "",
         "Not run: " + (", ".join(name for name in EVERY if name not in names) or "none") + ".",
-        "",
-        "| method | better | equal | worse | median change | worst | seconds a split, median |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    table = []
     for method in rivals:
         each = [change for name in names if len(change := changes(found, name, method)) > 2]
         if not each:
             continue
         verdicts, means = [verdict(change) for change in each], np.array([change.mean() for change in each])
         counts = " | ".join(str(verdicts.count(word)) for word in ("better", "equal", "worse"))
-        spread = f"{np.median(means):+.1f} % | {means.max():+.1f} %"
-        lines.append(f"| {method} | {counts} | {spread} | {np.median(seconds[method]):.1f} |")
+        table.append(f"| {method} | {counts} | {np.median(means):+.1f} % | {means.max():+.1f} % |")
+    if table:
+        lines += ["", "| method | better | equal | worse | median change | worst |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |", *table]
+    lines += ["", "| method | processor seconds a split: median, largest |", "| --- | ---: |"]
+    lines += [f"| {method} | {np.median(spent):.1f}, {max(spent):.0f} |" for method, spent in seconds.items()]
     return "\n".join([*lines, ""])
 
 

@@ -228,8 +228,9 @@ def hypergradient(strength: float, weights: np.ndarray) -> float:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # far from the optimum there is a slope
-@pytest.mark.parametrize("criterion", ["folds", pytest.param("leave_one_out", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("criterion", ["folds", "leave_one_out"])
 def test_weights_of_classes_are_certified(criterion):
     settings: dict[str, Any] = {"cv": PAIRS, "criterion": criterion, "max_iter": 2}
     model = TunedLogisticRegression(class_weight="balanced", **settings).fit(X, CLASS)

@@ -33,8 +33,21 @@ def rates(table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return read[:, :2], read[:, 2], read[:, 3]
 
 
-@pytest.mark.parametrize("criterion", ["folds", pytest.param("hold-out", marks=pytest.mark.slow)])
-def test_an_exposure_makes_rates_that_count_by_it(tmp_path, criterion):
+def test_a_fit_is_that_of_rates_weighted_by_their_exposures(tmp_path):
+    job = prepare_table(written(tmp_path), "faults", SHORT, exposure="hours")
+    assert job.splits is not None
+    assert job.refit is not None
+    (X, y), V, offsets = job.splits.fitted, job.splits.test[0], job.splits.offsets
+    exposure = np.exp(np.concatenate(offsets[:2]))
+    theirs = PoissonRegressor(alpha=0.1 * len(y) / exposure.sum(), tol=1e-10, max_iter=100_000)
+    theirs.fit(X[:, :2], y / exposure, sample_weight=exposure)
+    found = np.exp(job.on_test_rows(job.refit({"penalty": hx.Positive(0.1)}).params))
+    np.testing.assert_allclose(found, theirs.predict(V[:, :2]) * np.exp(offsets[2]), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["folds", "hold-out"])
+def test_an_exposure_is_in_losses_scores_and_predictions(tmp_path, criterion):
     table = written(tmp_path)
     job = prepare_table(table, "faults", [*SHORT, f"split.criterion={criterion}"], exposure="hours")
     assert job.splits is not None

@@ -123,7 +123,7 @@ class Chunked(eqx.Module):
         for start in range(0, shape[0], self.size):
             block = self.source.block(start, min(start + self.size, shape[0]))
             numbers = real_numbers(block, name)
-            check_finite(numbers, name)
+            check_finite(numbers, f"{name} from {start} on")
             largest = max(largest, float(jnp.max(jnp.abs(numbers))))
             checksum = zlib.crc32(np.ascontiguousarray(block).view(np.uint8), checksum)
         self.largest, self.checksum = largest, jnp.asarray(checksum, jnp.uint32)
