@@ -93,6 +93,8 @@ def write(here: Path, rows: Sequence[Row], options: str) -> None:
         published=published(rows),
         minutes=sum(row["seconds"] for row in rows) / 60,
         started=f"{SETTINGS['noise']:g}",
+        moving=sum("still moving" in row.get("result", "") for row in rows),
+        fits=sum("result" in row for row in rows),
     )
     (here / "RESULTS.md").write_text(text)
 
@@ -110,7 +112,7 @@ weights that leave each input (automatic relevance determination). *Gaussian pro
 exponential with a length for each input. *grid*: scikit-learn's network of the same shape (L-BFGS), its penalty by
 cross-validation, noise from the held-out errors. *Bayesian ridge*: scikit-learn's. Mean over the splits with its
 standard error, in the units of the targets; log evidence a datum; seconds of processor time, median of a split,
-compilation included.
+compilation included. Of {fits} fits by the evidence, {moving} ended with hyperparameters that were still moving.
 
 | data | method | splits | test log-likelihood | RMSE | training RMSE | noise | log evidence | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
