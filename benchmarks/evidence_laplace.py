@@ -80,7 +80,7 @@ def theirs(python: str, given: dict[str, np.ndarray], epochs: int) -> dict[str, 
     script = Path(__file__).with_name("evidence_laplace_torch.py")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problem.npz"
-        np.savez(path, **given)
+        np.savez(path, **given)  # pyright: ignore[reportArgumentType]
         run = subprocess.run([python, str(script), str(path), str(epochs)], capture_output=True, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
 

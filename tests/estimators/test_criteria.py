@@ -128,7 +128,7 @@ def test_leave_one_out_of_several_classes_is_that_of_refits(weighted, monkeypatc
     )
     objective = minimised(monkeypatch, model, X, kinds, weights)
     omega = np.ones(N)
-    if weighted:
+    if weights is not None:
         omega = weights * (weights.sum() / 3 / np.bincount(kinds, weights))[kinds]
         omega = omega / omega.mean()
     mean = np.average(X, axis=0, weights=omega)
@@ -216,7 +216,7 @@ def hypergradient(strength: float, weights: np.ndarray) -> float:
     prior = strength * np.diag([1.0] * D + [0.0])
     total = 0.0
     for fit, judge in PAIRS:
-        w = np.zeros(D + 1)
+        w, curved = np.zeros(D + 1), prior
         for _ in range(50):
             p = 1 / (1 + np.exp(-design[fit] @ w))
             slope = design[fit].T @ (weights[fit] * (p - CLASS[fit])) / N + prior @ w

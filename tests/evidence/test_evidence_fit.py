@@ -3,6 +3,7 @@
 import functools
 import html
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +188,8 @@ def test_secant_steps_end_at_the_minimum_and_take_back_what_does_not_lower_the_v
     matrix = jnp.asarray(np.diag([1.0, 30.0, 0.2]) + 0.1)
     transformation = secants()
     x = {"a": jnp.ones(2), "b": jnp.asarray(-1.0)}
-    state, taken_back = transformation.init(x), 0
+    state: Any = transformation.init(x)
+    taken_back = 0
     move, state = transformation.update(x, state, x, value=jnp.inf)
     assert not np.any(ravel_pytree(move)[0])  # not at a mode yet
     for _ in range(100):

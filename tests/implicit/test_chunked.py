@@ -1,5 +1,7 @@
 """Rows that are read in chunks give the answers, and the certificates, of rows in memory."""
 
+from pathlib import Path
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ class Loader:
         return found
 
 
-def on_disk(folder, x=X):
+def on_disk(folder: Path, x: np.ndarray = X) -> np.memmap:
     np.save(folder / "rows.npy", x)
     return np.load(folder / "rows.npy", mmap_mode="r")
 

@@ -1,6 +1,7 @@
 """Rows up to a size that other tables have too: the same answers, bounds that hold, and programs that are shared."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,11 +63,13 @@ def test_blank_rows_change_nothing_but_rounding_and_bounds_hold(tmp_path, kind):
             same, _ = alone.value_and_grad(HYPER, alone.init(HYPER))
             assert found.certificate.bound < 3 * same.certificate.bound
             np.testing.assert_allclose(found.value, same.value, rtol=1e-9)
-            errors = [each.noise.standard_errors["penalty"].raw for each in (found, same)]
+            noises: list[Any] = [found.noise, same.noise]
+            errors = [noise.standard_errors["penalty"].raw for noise in noises]
             np.testing.assert_allclose(*errors, rtol=1e-6)
     assert job.refit is not None
     np.testing.assert_allclose(job.refit(HYPER).params, hx.Optimum(family).refit(HYPER).params, rtol=1e-7, atol=1e-9)
     losses = []
+    problem: Any
     for problem in (job.problem, hx.Optimum(family)):  # all folds in one program, as they are for the shrinkage path
         folds = problem.together(HYPER, [alone._drawn(0)])
         losses.append(np.asarray(folds.value_and_grad(ravel_pytree(HYPER)[0][None], folds.start())[0]))

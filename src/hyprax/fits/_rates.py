@@ -51,7 +51,7 @@ def default_hyper_optimizer(
 
         return chosen(moved, turned), (one_after, chosen(other, other_after), count + 1)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  # as below
 
 
 class Secants(NamedTuple):
@@ -100,12 +100,13 @@ def secants() -> optax.GradientTransformationExtraArgs:
         inverse = jnp.where(keeps, left @ before @ left.T + rho * jnp.outer(s, s), before)
         reach = jnp.where(fell, jnp.minimum(jnp.maximum(state.reach, 2 * length), LONGEST), length / 4)
         reach = jnp.where(first, LONGEST, reach).astype(x.dtype)
-        best = jax.tree.map(lambda a, b: jnp.where(fell, a, b), (x, value, g), state[:3])
-        inverse = jnp.where(fell, inverse, reach / jnp.maximum(jnp.max(jnp.abs(best[2])), tiny) * identity)
-        move = -inverse @ best[2]
+        kept = state.point, state.value, state.gradient
+        point, lowest, slope = jax.tree.map(lambda a, b: jnp.where(fell, a, b), (x, value, g), kept)
+        inverse = jnp.where(fell, inverse, reach / jnp.maximum(jnp.max(jnp.abs(slope)), tiny) * identity)
+        move = -inverse @ slope
         move = move * jnp.minimum(1.0, reach / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        moved = Secants(*best, inverse, reach, jnp.where(fell, state.moves + 1, 1))
-        updates = jnp.where(waits, 0, best[0] + move - x)
+        moved = Secants(point, lowest, slope, inverse, reach, jnp.where(fell, state.moves + 1, 1))
+        updates = jnp.where(waits, 0, point + move - x)
         return unravel(updates), jax.tree.map(lambda a, b: jnp.where(waits, a, b), state, moved)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  # a state of its own, as optax's have

@@ -24,6 +24,9 @@ LEAST = 1e-10
 class AbstractTunedRegressor(RegressorMixin, AbstractTuned):
     """What the regressors share."""
 
+    centre_: np.ndarray
+    scale_: np.ndarray
+
     def _encoded(self, y: np.ndarray) -> np.ndarray:
         return np.asarray(y, float)
 

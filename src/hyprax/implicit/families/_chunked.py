@@ -119,15 +119,16 @@ class Chunked(eqx.Module):
         narrow = np.dtype(jax.dtypes.canonicalize_dtype(rows.dtype))
         self.size = min(size, shape[0])
         self.source = _Source(rows, self.size, narrow)
-        checksum, largest = 0, 0.0
+        checksum, largest, dtype = 0, 0.0, narrow
         for start in range(0, shape[0], self.size):
             block = self.source.block(start, min(start + self.size, shape[0]))
             numbers = real_numbers(block, name)
             check_finite(numbers, f"{name} from {start} on")
             largest = max(largest, float(jnp.max(jnp.abs(numbers))))
-            checksum = zlib.crc32(np.ascontiguousarray(block).view(np.uint8), checksum)
+            dtype = numbers.dtype
+            checksum = zlib.crc32(np.ascontiguousarray(block).data, checksum)
         self.largest, self.checksum = largest, jnp.asarray(checksum, jnp.uint32)
-        self.unit = jnp.ones((), numbers.dtype)
+        self.unit = jnp.ones((), dtype)
 
     @classmethod
     def parquet(cls, path: str | Path, columns: Sequence[str] | None = None, size: int | None = None) -> "Chunked":

@@ -49,7 +49,7 @@ def _slices(x: Array, scale: Array, bits: int) -> tuple[Array, Array, Array]:
     return x1, x2, rest - x2
 
 
-def _design_slices(x: Design, by_row: bool, bits: int) -> tuple[Design, Design, Design]:
+def _design_slices(x: SparseDesign | Array, by_row: bool, bits: int) -> tuple[Design, Design, Design]:
     """Slices with a scale for each row (for X v), or for each column (for Xᵀv)."""
     if isinstance(x, SparseDesign):
         entries, rows, columns = x.by_row if by_row else x.by_column

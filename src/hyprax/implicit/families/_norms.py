@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -141,7 +142,7 @@ def measured(x: Design) -> tuple[DesignNorms, np.ndarray | None]:
             f"inputs must be at most {LARGEST_ENTRY:g} in size, since bounds take powers of them; got "
             f"{largest:.3g}. Scale the data."
         )
-    if is_spread(x):
+    if isinstance(x, jax.Array) and is_spread(x):
         return _spread_norms(x)
     with_gram = d <= DENSE_LIMIT
     sums = _sparse_sums(x, with_gram) if isinstance(x, SparseDesign) else _dense_sums(x, with_gram)
