@@ -20,11 +20,11 @@ def tree():
 def test_trees_come_back_from_vectors_of_one_group_and_dtype():
     packing = pack(tree(), [0, 0, 0, 0, 1, 0])
     leaves = [vector.leaves for vector in packing.vectors]
-    assert leaves == [(0, 1, 2), (3,), (4,), (5,)]  # another dtype, another group, and a large leaf stand alone
+    assert leaves == [(0, 1, 2), (3,), (4,), (5,)]  # another dtype, another group, and a large leaf stand alone, the latter in its shape
     assert [vector.group for vector in packing.vectors] == [0, 0, 1, 0]
     vectors = packing.join(tree())
     for vector, numbers in zip(packing.vectors, vectors, strict=True):
-        assert numbers.shape == (vector.size,)
+        assert numbers.shape == vector.shape
         assert numbers.dtype == vector.dtype
     assert packing.size == sum(leaf.size for leaf in jax.tree.leaves(tree()))
     back = packing.split(vectors)
