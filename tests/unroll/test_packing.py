@@ -20,7 +20,7 @@ def tree():
 def test_trees_come_back_from_vectors_of_one_group_and_dtype():
     packing = pack(tree(), [0, 0, 0, 0, 1, 0])
     leaves = [vector.leaves for vector in packing.vectors]
-    assert leaves == [(0, 1, 2), (3,), (4,), (5,)]  # another dtype, another group, and a large leaf stand alone, the latter in its shape
+    assert leaves == [(0, 1, 2), (3,), (4,), (5,)]  # another dtype, another group, a large leaf in its shape
     assert [vector.group for vector in packing.vectors] == [0, 0, 1, 0]
     vectors = packing.join(tree())
     for vector, numbers in zip(packing.vectors, vectors, strict=True):
