@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,11 @@ def text(words: Any) -> str:
     return html.escape(escaped(str(words)))
 
 
+def prose(words: Any) -> str:
+    """The same of sentences, with names between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words))
+
+
 def badge(words: str, colour: str | None = None) -> str:
     return f'<span style="{BADGE.format(colour or COLOURS.get(words, MARK))}">{text(words)}</span>'
 
@@ -47,7 +53,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 
 def paragraphs(*words: str) -> str:
-    return "".join(f'<p style="margin:.4em 0">{text(each)}</p>' for each in words if each)
+    return "".join(f'<p style="margin:.4em 0">{prose(each)}</p>' for each in words if each)
 
 
 def folded(title: str, inside: str) -> str:

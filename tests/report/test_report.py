@@ -59,6 +59,18 @@ def test_a_run_without_steps_has_a_page(tmp_path):
     assert "&lt;script&gt;" in page
 
 
+def test_names_between_backticks_are_code_and_nothing_in_a_message_is_markup(tmp_path):
+    run = hx.Run(tmp_path / "run")
+    hx.tune(objective(), {"scale": hx.Positive(0.3)}, search=hx.search.Optax(optax.sgd(0.1)), steps=1, run=run)
+    said = {"message": "Use `hx.honest` & `<b>`.", "gain": "Not `proved`.", "warnings": ["A `grid`."]}
+    run.write_summary(said | {"tables": [{"title": "t", "rows": [{"a": "1"}]}]})
+    page = report.write(tmp_path / "run").read_text()
+    assert "Use <code>hx.honest</code> &amp; <code>&lt;b&gt;</code>." in page
+    assert "Not <code>proved</code>." in page
+    assert "A <code>grid</code>." in page
+    assert "`" not in page
+
+
 def test_images_heat_maps_and_lines(tmp_path):
     rng = np.random.default_rng(0)
     for shape, image in [((16, 3), (4, 4)), ((6, 3), None), ((5,), None), ((16,), (4, 4))]:

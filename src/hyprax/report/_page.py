@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import write_atomically
+from .._html import prose
 from ..runs import FIELDS, Record, RunError, read
 from ..runs._run import SUMMARY
 
@@ -35,10 +36,12 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
 def render(record: Record, *, refresh: int | None = None) -> str:
     """The page, as text; with `refresh`, one that browsers load again after so many seconds, until the run ends."""
     import jinja2
+    import markupsafe
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hyprax.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["prose"] = lambda words: markupsafe.Markup(prose(words))
     return environment.get_template("page.html.jinja").render(
         **_content(record), refresh=None if record.finished else refresh
     )
