@@ -126,6 +126,11 @@ def test_row_groups_of_parquet_are_read_one_by_one(tmp_path):
         hx.families.Chunked.parquet(tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"'gap' .* must have no empty cells"):
         hx.families.Chunked.parquet(tmp_path / "rows.parquet", ["gap"])
+    with pytest.raises(ValueError, match="must hold at least one row and one column; got 50 rows of 0"):
+        hx.families.Chunked.parquet(tmp_path / "rows.parquet", [])
+    parquet.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="must hold at least one row and one column; got 0 rows"):
+        hx.families.Chunked.parquet(tmp_path / "none.parquet", ["x0"])
 
 
 @pytest.mark.parametrize(

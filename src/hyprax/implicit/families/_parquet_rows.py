@@ -21,6 +21,11 @@ class ParquetRows:
         self.columns = list(schema.names) if columns is None else list(columns)
         if missing := sorted(set(self.columns) - set(schema.names)):
             raise ValueError(f"Chunked.parquet: columns must be of {schema.names}; got {missing[0]!r}.")
+        if not self.columns or self.file.metadata.num_rows == 0:
+            raise ValueError(
+                f"Chunked.parquet: {path} must hold at least one row and one column; got {self.file.metadata.num_rows} "
+                f"rows of {len(self.columns)}."
+            )
         kinds = [schema.field(name).type for name in self.columns]
         for name, kind in zip(self.columns, kinds, strict=True):
             if not (arrow.types.is_integer(kind) or arrow.types.is_floating(kind) or arrow.types.is_boolean(kind)):
