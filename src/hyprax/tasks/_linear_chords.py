@@ -313,9 +313,8 @@ class LinearProblems:
                 continue
             block, count = take(block, ~good), count[~good]
             inner = np.repeat(np.arange(len(count)), count - 1)
-            place = (np.arange(len(inner)) - np.repeat(np.cumsum(count - 1) - (count - 1), count - 1) + 1) / count[
-                inner
-            ]
+            before = np.cumsum(count - 1) - (count - 1)  # cuts of the intervals before
+            place = (np.arange(len(inner)) - before[inner] + 1) / count[inner]
             a, b = block.a[inner], block.b[inner]
             cut = a * (b / a) ** place
             np.add.at(solves, block.which, count - 1)
