@@ -51,7 +51,7 @@ def default_hyper_optimizer(
 
         return chosen(moved, turned), (one_after, chosen(other, other_after), count + 1)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  # as below
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]  # it asks for the value, which optax's protocol leaves open
 
 
 class Secants(NamedTuple):
