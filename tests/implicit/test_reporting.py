@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,32 @@ def test_an_unconverged_adjoint_solve_is_reported():
     assert bool(answer.result == hx.implicit.RESULTS.adjoint_not_converged)
     assert "adjoint_residual" in answer.message
     assert problem.error(answer) <= float(answer.certificate.bound)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_rounding_passes_for_whatever_less_an_accuracy_asks_and_a_solver_that_stops_early_does_not(dtype, size):
+    rng = np.random.default_rng(5)
+    X, V = (jnp.asarray(rng.normal(size=(30, 3)), dtype) for _ in range(2))
+    y, z = (jnp.asarray(size * rng.normal(size=30), dtype) for _ in range(2))
+    hyper = {"penalty": hx.Positive(jnp.asarray(1e-6, dtype))}
+    unreachable = hx.Accuracy(jnp.asarray(1e-25, dtype), jnp.asarray(1e-25, dtype))
+    optimum = hx.Optimum(hx.families.Squared(X, y, penalty="penalty"))
+    exact = hx.ImplicitObjective(optimum, optimum.loss.mean_loss, (V, z), adjoint=hx.implicit.CG())
+    answer, _ = exact.value_and_grad(hyper, exact.init(hyper), unreachable)
+    assert answer.message == ""
+    assert float(answer.stats.inner_gradient_norm) > 1e-25
+    assert float(answer.stats.inner_gradient_norm) < 1e2 * float(jnp.finfo(dtype).eps) * size
+    assert bool(exact.value(hyper, exact.init(hyper), unreachable)[0].result == hx.implicit.RESULTS.successful)
+    early = hx.ImplicitObjective(
+        optimum, optimum.loss.mean_loss, (V, z), adjoint=hx.implicit.CG(preconditioner=False, max_steps=1)
+    )
+    answer, _ = early.value_and_grad(hyper, early.init(hyper), unreachable)
+    assert bool(answer.result == hx.implicit.RESULTS.adjoint_not_converged)
+    early = eqx.tree_at(lambda o: o.optimum, exact, hx.Optimum(optimum.loss, solver=hx.implicit.LBFGS(max_steps=2)))
+    for found in (early.value_and_grad, early.value):
+        answer, _ = found(hyper, early.init(hyper), unreachable)
+        assert bool(answer.result == hx.implicit.RESULTS.inner_not_converged)
 
 
 def test_the_residual_is_the_true_one():

@@ -23,7 +23,7 @@ from ._inner_loss import AbstractInnerLoss, Point, Product
 from ._lookahead import LookAhead
 from ._lookahead_estimate import LookAheadEstimate
 from ._noise import ExampleNoise, costs_little
-from ._optimum import Optimum, Refit, default_tolerance, matched, undetermined
+from ._optimum import Optimum, Refit, default_tolerance, matched, rounding, undetermined
 from ._rows import joined
 from .families._generalised_linear import GeneralisedLinear
 from .families._mean_loss import MeanLoss
@@ -127,7 +127,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     ) -> tuple[Hypergradient, ImplicitState]:
         self._check(state)
         hyper = promoted(hyper, self.optimum.params0)
-        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
+        asked = None if accuracy is None else accuracy.inner
+        tolerance = self.optimum.tolerance(asked, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point = minimum.point
         value, (outer_grad, direct) = jax.value_and_grad(self._outer, argnums=(0, 1))(point.params, hyper)
@@ -167,15 +168,17 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             strong_convexity=assumed,
         )
         finite = jnp.isfinite(value) & tree_all_finite((certified.grad, certified.adjoint, point.grad))
-        result = _inner_result(stats, finite & jnp.isfinite(tree_norm(point.params)), loss, hyper)
+        reachable = self.optimum.reachable(asked, hyper)
+        result = _inner_result(stats, reachable, finite & jnp.isfinite(tree_norm(point.params)), loss, hyper)
         # What is judged is the system that was to be solved, (A + ρI) q = ∇f; `stats` and bounds speak of A q = ∇f.
         judged = tree_norm(tree_axpy(solved.damping, solved.value, residual))
+        least = rounding(self.optimum.params0, tree_norm(outer_grad))
         result = _first_failure(
             result,
             (jnp.logical_not(self.adjoint.solves_indefinite) & (curvature <= 0), RESULTS.indefinite),
             ((assumed > 0) & (curvature < assumed * (1 - 1e-6)), RESULTS.strong_convexity_disproved),
             # Once more the requested residual, for its own rounding: the recursion met it, the recomputation may not.
-            (jnp.logical_not(judged <= 2 * allowed), RESULTS.adjoint_not_converged),
+            (jnp.logical_not(judged <= jnp.maximum(2 * allowed, least)), RESULTS.adjoint_not_converged),
             (jnp.asarray(0.0 if stats.adjoint_left is None else stats.adjoint_left) > HALF, RESULTS.adjoint_truncated),
         )
         certificate = _labelled(certified.certificate, self.adjoint)
@@ -195,7 +198,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     ) -> tuple[Value, ImplicitState]:
         self._check(state)
         hyper = promoted(hyper, self.optimum.params0)
-        tolerance = self.optimum.tolerance(None if accuracy is None else accuracy.inner, hyper)
+        asked = None if accuracy is None else accuracy.inner
+        tolerance = self.optimum.tolerance(asked, hyper)
         minimum = self.optimum.find(hyper, state.params, tolerance)
         point: Point = minimum.point
         value, outer_grad = jax.value_and_grad(self._outer)(point.params, hyper)
@@ -209,7 +213,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             products=minimum.products,
         )
         finite = jnp.isfinite(value) & tree_all_finite(point.params)
-        result = _inner_result(stats, finite, self.optimum.loss, hyper)
+        result = _inner_result(stats, self.optimum.reachable(asked, hyper), finite, self.optimum.loss, hyper)
         stats = dataclasses.replace(stats, inaccurate=result == RESULTS.inner_not_converged)
         after = _next_state(finite, ImplicitState(point.params, state.adjoint), state)
         return Value(value, certificate, NOISE, result, stats), after
@@ -358,13 +362,15 @@ def _check_assumptions(certifier: AbstractCertifier, optimum: Optimum) -> None:
         )
 
 
-def _inner_result(stats: ImplicitStats, finite: Bool[Array, ""], loss: AbstractInnerLoss, hyper: PyTree) -> RESULTS:
+def _inner_result(
+    stats: ImplicitStats, reachable: Array, finite: Bool[Array, ""], loss: AbstractInnerLoss, hyper: PyTree
+) -> RESULTS:
     return _first_failure(
         RESULTS.successful,
         (_unpenalised(loss, hyper), RESULTS.unpenalised),
         (undetermined(loss), RESULTS.no_optimum),
         (jnp.logical_not(finite), RESULTS.diverged),
-        (jnp.logical_not(stats.inner_gradient_norm <= stats.inner_tolerance), RESULTS.inner_not_converged),
+        (jnp.logical_not(stats.inner_gradient_norm <= reachable), RESULTS.inner_not_converged),
     )
 
 

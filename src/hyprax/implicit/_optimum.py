@@ -27,6 +27,12 @@ def default_tolerance(params: PyTree) -> float:
     return float(jnp.finfo(tree_dtype(params)).eps) ** 0.5
 
 
+def rounding(params: PyTree, scale: Float[Array, ""]) -> Float[Array, ""]:
+    """Below what a residual made of terms of the size `scale` says no more: 16 ε of it."""
+    dtype = tree_dtype(params)
+    return (16 * float(jnp.finfo(dtype).eps) * scale).astype(dtype)
+
+
 class Optimum(eqx.Module):
     """w*(λ) = argmin_w g(w, λ), for g smooth and strongly convex in w.
 
@@ -73,6 +79,16 @@ class Optimum(eqx.Module):
         if own is not None:
             return jnp.asarray(own, dtype)
         return (default_tolerance(self.params0) * self.loss.scale(self.params0, hyper)).astype(dtype)
+
+    def reachable(self, asked: Float[Array, ""] | None, hyper: PyTree) -> Float[Array, ""]:
+        """The gradient norm that passes for `tolerance`: at least what rounding leaves of any gradient.
+
+        Searches ask for a share of what the last solve has reached, and an exact one reaches rounding.
+        """
+        tolerance = self.tolerance(asked, hyper)
+        if asked is None:
+            return tolerance
+        return jnp.maximum(tolerance, rounding(self.params0, self.loss.scale(self.params0, hyper)))
 
     def find(self, hyper: PyTree, start: PyTree, tolerance: Float[Array, ""]) -> Minimum:
         """Minimise from `start` to ‖∇_w g‖₂ <= `tolerance`."""

@@ -112,3 +112,13 @@ def check_positive(name: str, **settings: float) -> None:
 def tightening(wanted: float, had: float) -> float:
     """By what to multiply tolerances so that a bound proportional to them falls from `had` to `wanted`."""
     return min(max(wanted / had, SMALLEST_FACTOR), 0.5) if math.isfinite(had) else 0.05
+
+
+def tighter(factor: float, tolerance: float, reached: float) -> float:
+    """`factor` of the tolerance, or of the residual reached where that is less.
+
+    The tolerance as it is where the solver came only to more than that: at rounding or its last step, it gives no less.
+    """
+    if 2 * tolerance < reached < math.inf:
+        return tolerance
+    return factor * min(tolerance, reached)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .._certificate import AbstractCertificate
 from .._objective import AbstractObjective, Hypergradient
 from .._trees import tree_dot, tree_dtype, tree_sub
-from ._descent import Account, Measured, account, check_positive, descend, tightening
+from ._descent import Account, Measured, account, check_positive, descend, tightening, tighter
 from ._results import RESULTS
 from ._search import AbstractSearch, Move
 
@@ -211,8 +211,8 @@ class _Walk:
                 answer, now, self.inner, self.adjoint = best
                 return answer, now, False
             factor = tightening(0.7 * wanted, now.bound)
-            self.inner = factor * min(self.inner, now.inner)
-            self.adjoint = factor * min(self.adjoint, now.adjoint)
+            self.inner = tighter(factor, self.inner, now.inner)
+            self.adjoint = tighter(factor, self.adjoint, now.adjoint)
 
     def line(self, answer: Hypergradient, norm: float, alpha: float) -> tuple[PyTree, float] | None:
         """The next hyperparameters and the decrease proved; `None` where none can be proved."""
@@ -251,7 +251,7 @@ class _Walk:
                 # What decides, if the fall is as computed; one beyond the prediction is the error's.
                 likely = min(max(fall, -predicted), predicted)
                 decisive = max(likely - asked, 2 * asked - likely, 0.5 * asked)
-                inner = tightening(0.7 * decisive, width) * min(inner, max(base.inner, trial.inner))
+                inner = tighter(tightening(0.7 * decisive, width), inner, max(base.inner, trial.inner))
                 _, base, state = self.spent.value(self.hyper, state, inner, self.adjoint)
                 continue
             inner, stalls, attempts = self.inner, _Stalls(), 0

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._hyper import Positive, is_constrained
 from .._objective import AbstractObjective, Hypergradient
 from .._trees import tree_dtype
-from ._descent import Account, Measured, account, tightening
+from ._descent import Account, Measured, account, tightening, tighter
 from ._results import RESULTS
 from ._search import AbstractSearch, Move
 
@@ -210,7 +210,8 @@ class Walk:
                 break
             last = now.bound
             factor = tightening(0.3 * wanted, now.bound)
-            self.inner, self.adjoint = factor * min(self.inner, now.inner), factor * min(self.adjoint, now.adjoint)
+            self.inner = tighter(factor, self.inner, now.inner)
+            self.adjoint = tighter(factor, self.adjoint, now.adjoint)
         if self.inner > 0 and self.sufficient and self.spent.gradients == 1 and now.bound <= 0.2 * wanted:
             # A second hypergradient costs more than a tighter first one: tolerances are loosened slowly.
             self.inner, self.adjoint = (min(1.5 * x, LOOSEST_TOLERANCE) for x in (self.inner, self.adjoint))
@@ -249,6 +250,6 @@ class Walk:
             self._tightenings = MOST_TIGHTENINGS
             return False
         self._narrowest, self._tightenings = width, self._tightenings + 1
-        self.inner = tightening(wanted, width) * min(self.inner, max(base.inner, trial.inner))
+        self.inner = tighter(tightening(wanted, width), self.inner, max(base.inner, trial.inner))
         self.base, self.state = self.value(self.hyper, self.state)
         return True
