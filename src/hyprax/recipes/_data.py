@@ -38,6 +38,7 @@ class Splits:
     - `folded`: training and validation rows are one part, `train`, of which folds are made; `pairs`: these, as masks
         (training, held out), where rows belong together or follow each other.
     - `clusters`: of the test part, the group of each row, where rows are split by groups; `in_time`: by time.
+    - `segments`: of the test part, the value of each row in `data.segments`, or else its group; `None` without both.
     """
 
     train: tuple[np.ndarray, np.ndarray]
@@ -56,6 +57,7 @@ class Splits:
     folded: bool = False
     pairs: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None
     clusters: np.ndarray | None = None
+    segments: np.ndarray | None = None
     in_time: bool = False
     prepare: Preparation | None = None
     read: tuple[str, ...] = ()
@@ -157,6 +159,7 @@ def load_splits(
     if groups is not None:
         found, numbers = np.unique(groups[rows][parts["train"]], return_inverse=True)
         names, numbers = tuple(map(str, found)), numbers.reshape(-1)
+    segments = groups if loaded.segments is None else loaded.segments
     return Splits(
         **pieces,
         classes=classes,
@@ -172,6 +175,7 @@ def load_splits(
         folded=folded,
         pairs=pairs,
         clusters=None if labels is None else labels[parts["test"]],
+        segments=None if segments is None else segments[rows][parts["test"]],
         in_time=split.by == "time",
         prepare=prepare,
         read=read,

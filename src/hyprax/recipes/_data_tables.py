@@ -64,6 +64,9 @@ class CsvData(_Data):
         default=None, description="the columns to predict from; default all others"
     )
     groups: str | None = Field(default=None, description="the column that says which group a row belongs to")
+    segments: str | None = Field(
+        default=None, description="the column by whose values the report has test losses apart; left out, the groups"
+    )
     exposure: str | None = Field(
         default=None, description="of poisson, the column of how long or how much each count was counted over"
     )
@@ -90,6 +93,9 @@ class NpzData(_Data):
     inputs: str = "X"
     targets: str = "y"
     groups: str | None = Field(default=None, description="the array that says which group a row belongs to")
+    segments: str | None = Field(
+        default=None, description="the array by whose values the report has test losses apart; left out, the groups"
+    )
     exposure: str | None = Field(
         default=None, description="of poisson, the array of how long or how much each count was counted over"
     )

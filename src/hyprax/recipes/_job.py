@@ -128,6 +128,7 @@ class Job:
         config.pop("stop")
         if config["data"] is not None:
             config["data"].pop("assume", None)  # it changes nothing but whether there is a run
+            config["data"].pop("segments", None)  # nor this: a run that has ended may get another table
             if config["data"].get("exposure") is None:  # as in runs that were recorded before there were any
                 config["data"].pop("exposure", None)
         config["search"]["optimizer"] = self.optimizer

@@ -21,6 +21,7 @@ from ._job import Job
 from ._judgement import Contestant, Judgement, Simple, judged, score_name, score_of
 from ._saved import Model, model_of
 from ._schema import SINGLE_LOOPS
+from ._segments import by_segment
 
 MOST_WEIGHTS = 20
 HELD_TO_ONE = "One penalty for all: nested folds do not prefer others, or have too few rows to tell; nothing was moved."
@@ -85,17 +86,18 @@ def carry_out(
     judgement = judged(job, simple, tuned.best, held) if found and simple is not None and job.refit else None
     if found:
         contestants.append(_tuned(job, tuned, held, judgement))
-    tables = tuple(_of_examples(job, tuned))
+    segments = by_segment(job, judgement)
+    tables = (*segments, *_of_examples(job, tuned))
     one = held is not None and held.strength is None
     outcome = Outcome(tuned, tuple(contestants), score_name(job), job.objective.value_name, tables, judgement, one)
     if run is not None:
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
-        shown = [{"title": "Comparison", "rows": table}, *tables]
+        shown = [{"title": "Comparison", "rows": table}, *tables[len(segments) :]]
         summary: dict[str, Any] = {"baselines": baselines, "value_name": outcome.value_name}
         if judgement is not None:
             found_model = saved(job, judgement.models[-1].params, tuned.best, run)
             shown.append({"title": "Largest weights, of prepared columns", "rows": weights_table(found_model)})
-            shown.insert(0, judgement.table)
+            shown[:0] = [judgement.table, *segments]
             summary |= {"gain": judgement.gain.meaning(), "warnings": list(judgement.warnings)}
             summary |= {"drawn": judgement.drawn, "columns": list(found_model.features)}
         if held is not None:

@@ -160,6 +160,13 @@ class Recipe(Table):
         kind = self.model.kind
         if self.data is not None and self.data.corrupt and not self.model.classifies:
             raise RecipeError(f"must be 0 where targets are numbers; got {self.data.corrupt:g}", key="data.corrupt")
+        judged = kind in LINEAR and self.method == "implicit" and self.hyper.weights is None and self.grid is not None
+        if getattr(self.data, "segments", None) is not None and not judged:
+            raise RecipeError(
+                'must be left out here: the test losses are those of linear models with method = "implicit", a penalty '
+                "that is tuned, and no [hyper.weights]",
+                key="data.segments",
+            )
         if kind == "custom":
             for table in ("hyper", "objective", "training", "evidence", "baseline"):
                 if table in self.model_fields_set:

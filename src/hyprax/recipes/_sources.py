@@ -30,8 +30,8 @@ MOST_DIGITS = 400
 
 class Loaded(NamedTuple):
     """Inputs, targets, the names of the columns, the shape of an image, and the group of each row; of a table also what
-    its columns were taken for, and that in words; of counts, the exposure of each. Inputs are NaN where a value of a
-    table is missing."""
+    its columns were taken for, and that in words; of counts, the exposure of each; the segment of each row, where a
+    column is named for them. Inputs are NaN where a value of a table is missing."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -41,6 +41,7 @@ class Loaded(NamedTuple):
     columns: tuple[Column, ...] = ()
     notes: tuple[str, ...] = ()
     exposure: np.ndarray | None = None
+    segments: np.ndarray | None = None
 
 
 def load(data: DataSource, folder: Path) -> Loaded:
@@ -167,7 +168,9 @@ def read_csv(path: Path, data: CsvData, usual: str | None = None) -> Loaded:
         raise RecipeError(f"must have a column to learn from; {path} has {said}", key="data.path")
     notes = [f"{path.name}: {table.said}", *(f"{column.name}: {column.said}" for column in columns)]
     notes += [f"assumed: {doubt.said}" for doubt in doubts]
-    groups = None if data.groups is None else table.column(data.groups).astype(str)
+    groups, segments = (
+        None if name is None else table.column(name).astype(str) for name in (data.groups, data.segments)
+    )
     names = tuple(name for column in columns for name in column.features)
     if data.decimal != "." and not any("." in text for text in targets.tolist()):
         commas = np.asarray([text.replace(",", ".") for text in targets.tolist()], dtype=object)
@@ -176,7 +179,8 @@ def read_csv(path: Path, data: CsvData, usual: str | None = None) -> Loaded:
     else:
         targets = _whole_numbers(targets)
     exposure = None if data.exposure is None else _exposure(table, data.exposure, data.decimal)
-    return Loaded(np.concatenate(numbers, axis=1), targets, names, None, groups, tuple(columns), tuple(notes), exposure)
+    inputs = np.concatenate(numbers, axis=1)
+    return Loaded(inputs, targets, names, None, groups, tuple(columns), tuple(notes), exposure, segments)
 
 
 def _exposure(table: Table, name: str, decimal: str | None) -> np.ndarray:
@@ -225,7 +229,8 @@ def _check_columns(path: Path, header: Sequence[str], data: CsvData, features: S
     if not features:
         raise RecipeError(f"must have a column besides the target; {path} has none", key="data.path")
     asked = [("data.target", data.target), *(("data.features", name) for name in features)]
-    asked += [(f"data.{key}", name) for key in ("groups", "exposure") if (name := getattr(data, key)) is not None]
+    others = ((key, getattr(data, key)) for key in ("groups", "segments", "exposure"))
+    asked += [(f"data.{key}", name) for key, name in others if name is not None]
     for key, name in asked:
         if name not in counts:
             raise RecipeError(f"must name columns of {path}, which has {shown}; got {name!r}", key=key)
@@ -261,7 +266,7 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy") for name in archive.namelist()}
             found = {}
-            for key in ("inputs", "targets", "groups", "exposure"):
+            for key in ("inputs", "targets", "groups", "segments", "exposure"):
                 name = getattr(data, key)
                 if name is None:
                     continue
@@ -276,13 +281,15 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
         raise
     except Exception as error:  # of many types, by what is wrong with the file
         raise RecipeError(f"must be an npz file; {path} cannot be read ({error})", key="data.path") from None
-    inputs, groups = found["inputs"], found.get("groups")
-    if groups is not None and (groups.shape != inputs.shape[:1] or groups.dtype.kind not in "iubU"):
-        raise RecipeError(
-            f"must be whole numbers or texts, one for each input; {data.groups} in {path} is "
-            f"{groups.dtype}{list(groups.shape)}",
-            key="data.groups",
-        )
+    inputs = found["inputs"]
+    for key in ("groups", "segments"):
+        labels = found.get(key)
+        if labels is not None and (labels.shape != inputs.shape[:1] or labels.dtype.kind not in "iubU"):
+            raise RecipeError(
+                f"must be whole numbers or texts, one for each input; {getattr(data, key)} in {path} is "
+                f"{labels.dtype}{list(labels.shape)}",
+                key=f"data.{key}",
+            )
     exposure = found.get("exposure")
     if exposure is not None:
         if exposure.shape != inputs.shape[:1] or exposure.dtype.kind not in "fiu":
@@ -296,8 +303,8 @@ def read_npz(path: Path, data: NpzData) -> Loaded:
             raise RecipeError(
                 f"must be finite numbers > 0; got others in {data.exposure} of {path}", key="data.exposure"
             )
-    loaded = Loaded(*_images(inputs, found["targets"], path, (data.inputs, data.targets)), groups)
-    return loaded._replace(exposure=exposure)
+    loaded = Loaded(*_images(inputs, found["targets"], path, (data.inputs, data.targets)), found.get("groups"))
+    return loaded._replace(exposure=exposure, segments=found.get("segments"))
 
 
 def _npy(stream: Any, where: str, key: str) -> np.ndarray:
