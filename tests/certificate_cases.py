@@ -42,7 +42,9 @@ def select_weights(hyper):
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """`penalty`: one, class, feature, weight or group; `weights`: none, each or group; `free`: columns `FREE` and o."""
+    """`penalty`: one, class, feature, weight or group; `weights`: none, each, group or known; `free`: columns `FREE`
+    and o. Known weights are numbers, of the rows of both losses, and some of them are 0.
+    """
 
     kind: str
     penalty: str
@@ -69,6 +71,8 @@ def structures() -> list[Structure]:
         found += [Structure(kind, "feature", "each"), Structure(kind, "group", "group")]
         found += [Structure(kind, "one", "each", dtype="float32"), Structure(kind, "feature", "group", sparse=True)]
         found += [Structure(kind, "feature", free=True), Structure(kind, "group", "each", free=True)]
+        found += [Structure(kind, "feature", "known"), Structure(kind, "group", "known", dtype="float32")]
+        found += [Structure(kind, "feature", "known", free=True), Structure(kind, "one", "known", sparse=True)]
         found += [
             Structure(kind, "one", dtype="float32", free=True),
             Structure(kind, "feature", sparse=True, free=True),
@@ -82,6 +86,7 @@ def few_structures() -> list[Structure]:
         Structure("softmax", "class", "each", free=True),
         Structure("poisson", "one", "group", dtype="float32"),
         Structure("huber", "feature", "each", sparse=True),
+        Structure("logistic", "feature", "known"),
     ]
 
 
@@ -94,6 +99,7 @@ class Case:
 
     structure: Structure
     loss: Any
+    outer: Any
     outer_data: tuple[Any, Any]
     hyper: dict[str, Any]
     truth: oracles.Reference
@@ -142,8 +148,14 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
     options: dict[str, Any] = {"penalty": select_penalty}
     if structure.penalty == "group":
         options["penalty_groups"] = GROUPS
-    of_example = np.zeros(N, int)
-    if structure.weights != "none":
+    of_example, known, outer_known = np.zeros(N, int), None, None
+    if structure.weights == "known":
+        known, outer_known = (np.exp(1.5 * rng.normal(size=m)).astype(dtype) for m in (N, N // 2))
+        outer_known[rng.random(N // 2) < 0.1] = 0
+        if not structure.free:  # there rows of weight 0 may leave the others without an optimum
+            known[rng.random(N) < 0.1] = 0
+        options["weights"] = known
+    elif structure.weights != "none":
         options["weights"] = select_weights
         of_example = np.arange(N)
         if structure.weights == "group":
@@ -168,13 +180,13 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
     else:
         full = np.array(np.broadcast_to(natural[:, None] if natural.shape == (D,) else natural, (D, c)))
     full[FREE if structure.free else []] = 0
-    weights = None
-    if structure.weights != "none":
+    weights = known
+    if "weights" in hyper:
         weights = np.asarray(hyper["weights"].value).astype(float)[of_example]
     exact = [a.astype(float) for a in (x, xv)]
     exact_y = [a if kind == "softmax" else a.astype(float) for a in (y, yv)]
     added = None if offsets is None else (offsets[0].astype(float), offsets[1].astype(float))
-    truth = oracles.reference(kind, exact[0], exact_y[0], exact[1], exact_y[1], full, weights, added)
+    truth = oracles.reference(kind, exact[0], exact_y[0], exact[1], exact_y[1], full, weights, added, outer_known)
 
     def leaves(per_weight: np.ndarray, per_example: np.ndarray) -> dict[str, np.ndarray]:
         if structure.penalty == "group":
@@ -182,7 +194,7 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
         else:
             wide = (D, 1) if natural.shape == (D,) else natural.shape
             found = {"penalty": oracles.sum_to(per_weight, wide).reshape(natural.shape)}
-        if structure.weights != "none":
+        if "weights" in hyper:
             raw = np.asarray(hyper["weights"].raw).astype(oracles.LONG)
             slope = 1 / ((1 + np.exp(-raw)) * (1 + np.exp(raw)))
             found["weights"] = slope * np.array([per_example[of_example == k].sum() for k in range(len(raw))])
@@ -199,7 +211,8 @@ def random_case(rng: np.random.Generator, structure: Structure) -> Case:
     hessian = oracles.hessian(kind, exact[0], exact_y[0], truth.params.astype(float), full, weights, base)
     outer_inputs: Any = SparseDesign.from_scipy(scipy.sparse.csr_array(xv)) if structure.sparse else xv
     outer_data = jax.tree.map(jnp.asarray, (outer_inputs, yv, *(() if offsets is None else offsets[1:])))
-    return Case(structure, loss, outer_data, hyper, truth, grad, hessian, assembled)
+    outer = loss.mean_loss if outer_known is None else loss.mean_loss.weighted(outer_known).of_rows(outer_data)
+    return Case(structure, loss, outer, outer_data, hyper, truth, grad, hessian, assembled)
 
 
 def random_point(rng: np.random.Generator, case: Case) -> tuple[jax.Array, jax.Array]:
@@ -220,13 +233,14 @@ def random_point(rng: np.random.Generator, case: Case) -> tuple[jax.Array, jax.A
 
 def prepared(bounds: dict[str, Any], case: Case) -> dict[str, Any]:
     """The bounds with what depends on the data of the case."""
-    return {name: bound.prepare(case.loss, case.loss.mean_loss, case.outer_data) for name, bound in bounds.items()}
+    return {name: bound.prepare(case.loss, case.outer, case.outer_data) for name, bound in bounds.items()}
 
 
 @eqx.filter_jit
-def certify(bounds: dict[str, Any], loss: Any, outer_data: Any, hyper: Any, params: Any, adjoint: Any) -> dict:
+def certify(
+    bounds: dict[str, Any], loss: Any, outer: Any, outer_data: Any, hyper: Any, params: Any, adjoint: Any
+) -> dict:
     """What each bound says at (ŵ, q): the certified hypergradient, and the certificate of the value; and the value."""
-    outer = loss.mean_loss
     point = loss.at(params, hyper)
     value, outer_grad = jax.value_and_grad(lambda w: outer(w, hyper, outer_data))(params)
     residual = loss.product(point, hyper)(adjoint) - outer_grad
@@ -254,7 +268,7 @@ def check(case: Case, rng: np.random.Generator, bounds: dict[str, Any]) -> Outco
     """One point of one case: every statement of every bound against the truth."""
     ready = prepared(bounds, case)
     params, adjoint = random_point(rng, case)
-    answer = certify(ready, case.loss, case.outer_data, case.hyper, params, adjoint)
+    answer = certify(ready, case.loss, case.outer, case.outer_data, case.hyper, params, adjoint)
     columns = case.truth.params.shape
     first = case.assembled(np.asarray(params).reshape(columns), np.asarray(adjoint).reshape(columns))
     norm, error = _distance(case.grad, {k: 0 * v for k, v in case.grad.items()}), _distance(first, case.grad)

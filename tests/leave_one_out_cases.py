@@ -20,8 +20,10 @@ def structures() -> list[Structure]:
     for kind in ("squared", "logistic", "poisson", "huber"):
         found += [Structure(kind, "feature"), Structure(kind, "one", dtype="float32")]
         found += [Structure(kind, "group", "each"), Structure(kind, "feature", free=True)]
+        found += [Structure(kind, "group", "known")]
     found += [Structure("softmax", "weight"), Structure("softmax", "one", dtype="float32")]
     found += [Structure("softmax", "group", "each"), Structure("softmax", "class", free=True)]
+    found += [Structure("softmax", "feature", "known")]
     return found
 
 
@@ -57,6 +59,8 @@ def exact(case: Case, left: np.ndarray | None = None) -> Truth:
     omega = np.ones(n)
     if structure.weights == "each":
         omega = np.asarray(case.hyper["weights"].value, float)
+    if structure.weights == "known":
+        omega = np.asarray(family.weights.selector, float)
     shares = omega[left].astype(LONG) / omega[left].astype(LONG).sum()
     losses, per_weight, per_example = [], [], []
     for i in left:

@@ -131,10 +131,12 @@ def reference(
     strengths: np.ndarray,
     omega: np.ndarray | None = None,
     offsets: tuple[np.ndarray, np.ndarray] | None = None,
+    outer_omega: np.ndarray | None = None,
 ) -> Reference:
     """The truth: `strengths` (d, C) natural penalties, 0 for free columns; x, xv (n, d); `omega` (n,) example weights.
 
     `offsets`: what is added to the predictions of x and of xv, (n,) and (m,), or a column for each part.
+    `outer_omega`: (m,), what the rows of xv count in the mean over m.
     """
     shape = strengths.shape
     o, ov = (0, 0) if offsets is None else (offset.reshape(len(offset), -1).astype(LONG) for offset in offsets)
@@ -166,7 +168,8 @@ def reference(
     for _ in range(8):  # Newton with long-double residuals: each step gains what float64 can
         g = gradient(kind, xl, y, wl, ol, o) + penalised(wl)
         wl = wl - np.linalg.solve(a, g.astype(float).ravel()).reshape(shape).astype(LONG)
-    fl = gradient(kind, xvl, yv, wl, None, ov)
+    outer_omega = np.ones(len(xv), LONG) if outer_omega is None else outer_omega.astype(LONG)
+    fl = gradient(kind, xvl, yv, wl, outer_omega, ov)
     a = hessian(kind, x, y, wl.astype(float), strengths, omega, od)
     al = curvatures(kind, xl @ wl + o, y)
     q = np.zeros(shape, LONG)
@@ -175,7 +178,8 @@ def reference(
         r = fl - xl.T @ rows / len(x) - penalised(q)
         q = q + np.linalg.solve(a, r.astype(float).ravel()).reshape(shape).astype(LONG)
     per_example = -np.sum(slopes(kind, xl @ wl + o, y) * (xl @ q), axis=1) / len(x)
-    return Reference(wl, q, mean_loss(kind, xvl @ wl + ov, yv), -sl * wl * q, per_example)
+    value = np.mean(outer_omega * losses(kind, xvl @ wl + ov, yv))
+    return Reference(wl, q, value, -sl * wl * q, per_example)
 
 
 def sum_to(per_weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

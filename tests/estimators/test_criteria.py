@@ -22,6 +22,7 @@ from hyprax.sklearn import (
 )
 from hyprax.sklearn._base import arithmetic
 from hyprax.sklearn._rows import Rows
+from thoroughness import slow
 
 RNG = np.random.default_rng(0)
 N, D = 40, 5
@@ -245,11 +246,38 @@ def test_weights_of_classes_are_certified(criterion):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_other_weights_of_classes_share_the_programs_and_weights_of_rows_are_estimated():
+def test_other_weights_share_the_programs():
     settings: dict[str, Any] = {"cv": PAIRS, "max_iter": 2}
     TunedLogisticRegression(class_weight="balanced", **settings).fit(X, CLASS)
     with compilations() as compiled:
         TunedLogisticRegression(class_weight={0: 1.3, 1: 0.8}, **settings).fit(X, CLASS)
+        TunedLogisticRegression(**settings).fit(X, CLASS, 1 + 0.1 * (np.arange(N) == 3))
     assert compiled == []
-    rows = TunedLogisticRegression(**settings).fit(X, CLASS, 1 + 0.1 * (np.arange(N) == 3))
-    assert rows.certificate_["kind"] == "estimated"
+
+
+ROWS = np.where(np.arange(N) % 6 == 0, 0.0, np.exp(np.cos(np.arange(N))))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("criterion", ["folds", slow("leave_one_out")])
+def test_weights_of_rows_are_certified(criterion):
+    settings: dict[str, Any] = {"cv": PAIRS, "criterion": criterion, "max_iter": 2}
+    model = TunedLogisticRegression(**settings).fit(X, CLASS, ROWS)
+    assert model.certificate_["kind"] == "certified"
+    assert 0 < model.certificate_["bound"] < 1e-3
+    assert np.all(model.noise_["standard_errors"] > 0)
+    if criterion == "folds":
+        exact = hypergradient(float(model.strengths_[0]), ROWS / ROWS.mean())
+        assert abs(model.noise_["hypergradient"].item() - exact) <= model.certificate_["bound"] + 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("make", [TunedPoissonRegressor, TunedHuberRegressor])
+def test_weights_of_rows_are_certified_for_numbers_and_counts(make):
+    counts = np.random.default_rng(0).poisson(np.exp(0.5 * X[:, 0] / X[:, 0].std()))
+    targets = counts if make is TunedPoissonRegressor else Y
+    model = make(cv=PAIRS, max_iter=2).fit(X, targets, ROWS)
+    assert model.certificate_["kind"] == "certified"
+    assert 0 < model.certificate_["bound"] < 1e-3
+    assert np.all(model.noise_["standard_errors"] > 0)

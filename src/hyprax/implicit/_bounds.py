@@ -172,7 +172,7 @@ class EhrhardtRoberts(AbstractCertifier):
                     "`lipschitz_direct=`); got an outer loss of unknown structure."
                 )
             norms, _ = measured(outer_data[0])
-            lipschitz = outer.loss.curvature * norms.gram / norms.rows.size
+            lipschitz = outer.loss.curvature * outer.heaviest(norms.gram) * norms.gram / norms.rows.size
             found = dataclasses.replace(self, lipschitz_outer=lipschitz, lipschitz_direct=jnp.zeros(()))
             prepared = eqx.tree_at(lambda c: c.outer_norms, found, norms, is_leaf=lambda x: x is None)
         elif self.lipschitz_direct is None and not isinstance(outer, MeanLoss):

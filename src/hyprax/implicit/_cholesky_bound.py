@@ -197,7 +197,7 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         predicted = outer.predict(point.params, e.outer_data)
         outer_rho = INFLATION * family.self_concordance * _row_norms(factor, inputs, predicted) * tau
         curved = outer.loss.top_curvature(outer.loss.statistic(predicted, targets)) * growth(outer_rho)
-        curved = jnp.minimum(outer.loss.curvature, finite_or_infinite(curved * (1 + 1e-10)))
+        curved = outer.scaled(jnp.minimum(outer.loss.curvature, finite_or_infinite(curved * (1 + 1e-10))))
         columns = predicted.size // len(predicted)
         root = (jnp.sqrt(curved / len(predicted))[:, None] * inputs).T
         spread = (root[:, None, :, None] * jnp.eye(columns, dtype=root.dtype)[None, :, None, :]).reshape(
@@ -216,7 +216,7 @@ class CholeskyCertifier(AbstractFamilyCertifier):
         entries = INFLATION * (entries.reshape(ratio.shape) + ratio * tau * zeta) + rounding.strengths
         total = factor.spectral(of_adjoint) * tau + factor.spectral(of_params) * zeta + jnp.max(ratio) * tau * zeta
         weights = weights_total = None
-        if loss.weights is not None:
+        if loss.weights is not None and not loss.weights.constant:
             weights, weights_total = weights_bound(loss, hyper, point, e.adjoint, space, rows_rho, tau, tau, zeta)
         dense = together(INFLATION * total, entries, rounding, weights, weights_total, nu, zeta)
         bound = jnp.minimum(convex_or_infinite(dense.total, loss, hyper), free.total)

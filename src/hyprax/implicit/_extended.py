@@ -93,6 +93,9 @@ def extended_residuals(
     of_slope, of_curved = _split(exact_backward(loss.inputs, rows), point)
     gradient = _divided(of_slope, n) + _pulled(loss, strengths, point.params)
     product = _divided(of_curved, n) + _pulled(loss, strengths, adjoint)
+    if outer.weights is not None:
+        heavy = over(outer.weights.astype(outer_slope.hi.dtype), outer_slope.hi)
+        outer_slope = outer_slope * lifted(jnp.broadcast_to(heavy, outer_slope.hi.shape))
     residual = product - _divided(exact_backward(outer_data[0], outer_slope), m)
 
     unit = extended_unit(max(n, m, point.params.shape[0]))

@@ -27,7 +27,7 @@ NOT_ASKED = NoNoise(
 
 
 class HeldOut(AbstractObjective[ImplicitState]):
-    """F(λ) = (1/m) Σ_{i in S} ℓ(x_iᵀw(λ); y_i), w(λ) the optimum of a family on its training rows alone.
+    """F(λ) = (1/m) Σ_{i in S} c_i ℓ(x_iᵀw(λ); y_i), w(λ) the optimum of a family on its training rows alone.
 
         w(λ) = argmin_w (1/n) Σ_{i in T} ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j²,    n = all rows, not those of T
 
@@ -38,6 +38,8 @@ class HeldOut(AbstractObjective[ImplicitState]):
 
     - `optimum`: an [`hyprax.Optimum`][] of a family.
     - `training`, `held_out`: the rows to fit on and to judge on, booleans `(n,)`.
+    - `weights`: c, `(n,)`, numbers >= 0: what held-out rows count; m is their number all the same. Default 1, also
+        where the family has example weights, which are those of the fit.
     - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread over the held-out examples; default: not computed.
     - `settings`: of [`hyprax.ImplicitObjective`][].
 
@@ -52,7 +54,14 @@ class HeldOut(AbstractObjective[ImplicitState]):
     value_name: str = eqx.field(static=True)
 
     def __init__(
-        self, optimum: Optimum, training: Any, held_out: Any, *, noise: ExampleNoise | None = None, **settings: Any
+        self,
+        optimum: Optimum,
+        training: Any,
+        held_out: Any,
+        *,
+        weights: Any = None,
+        noise: ExampleNoise | None = None,
+        **settings: Any,
     ):
         family = family_of(optimum)
         training, held_out = np.asarray(training), np.asarray(held_out)
@@ -65,11 +74,17 @@ class HeldOut(AbstractObjective[ImplicitState]):
         data = (kept(family.inputs, held_out), masked(family.targets, held_out))
         if family.offset is not None:
             data = (*data, masked(family.offset, held_out))
-        self.problem = ImplicitObjective(without(optimum, training), family.mean_loss, data, **settings)
+        mean = family.mean_loss
+        if weights is not None:
+            weights = np.asarray(weights)
+            if weights.shape != (n,):
+                raise ValueError(f"HeldOut: weights must be a number for each of {n} rows; got {list(weights.shape)}.")
+            mean = mean.weighted(np.where(held_out, weights, 0))
+        self.problem = ImplicitObjective(without(optimum, training), mean, data, **settings)
         self.held_out = jnp.asarray(held_out, family.inputs.dtype)
         self.noise = noise
         if noise is not None:
-            noise.check(family.mean_loss, self.problem.outer_data)
+            noise.check(mean, self.problem.outer_data)
         self.noisy, self.adaptive, self.value_name = False, True, "held-out loss"
 
     @property
@@ -87,12 +102,14 @@ class HeldOut(AbstractObjective[ImplicitState]):
         return self.problem.init(hyper)
 
     def _scale(self) -> tuple[Array, Array]:
-        """n/m, and what the rows that are not held out add to the mean: (n - m)/m times ℓ(0; 0)."""
+        """n/m, and what the rows that are not held out add to the mean: (n - m)/m times ℓ(0; 0), or with weights 0."""
         n, m = self.held_out.size, jnp.sum(self.held_out)
         inputs, targets = self.problem.outer_data[:2]
         outputs = self.problem.optimum.params0.shape[1:]
         mean = self.problem.outer_loss
         assert isinstance(mean, MeanLoss)  # __init__ has made it that of the family
+        if mean.weights is not None:
+            return n / m, jnp.zeros_like(m)
         blank = mean.loss.value(
             jnp.zeros((1, *outputs), inputs.dtype), jnp.zeros((1, *targets.shape[1:]), targets.dtype)
         )[0]

@@ -93,8 +93,8 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
     with `Mρ‖r‖ < 1` (‖r‖ the residual of row i's own problem and ρ = max_k ‖x_k‖, both in the norm of the inverse
     Hessian there, M the self-concordance constant of the loss) |x_iᵀ(w_(-i) - w̃)| <= ‖x_i‖ (-log(1 - Mρ‖r‖))/(Mρ); of
     several classes max - min stands for the absolute value. It is `certified` in 64-bit arithmetic where strengths and
-    weights are leaves of the hyperparameters, and `estimated` otherwise. Rows whose loss is not enclosed to 1 % of the
-    mean are counted in the statistics, and are a result.
+    weights are leaves of the hyperparameters or numbers, and `estimated` otherwise. Rows whose loss is not enclosed to
+    1 % of the mean are counted in the statistics, and are a result.
 
     **Noise:** every row left out has a hypergradient of its own, and the standard errors are those of their mean. The
     fits share rows, and that dependence is not in it.
@@ -171,7 +171,7 @@ class LeaveOneOut(AbstractObjective[LeaveOneOutState]):
         def pull(of_strengths: Array, of_weights: Array | None) -> PyTree:
             return plain((of_strengths / jnp.square(scale)).reshape(family.shape), of_weights)
 
-        terms_of = None if family.weights is None else formulas.weight_terms
+        terms_of = None if family.weights is None or family.weights.constant else formulas.weight_terms
         slopes = gradient(rows, self.left, fits, seen, pull, terms_of)
         strengths, weights = slopes.strengths, slopes.weights
         bounds = (slopes.strengths_error, slopes.weights_error)

@@ -83,10 +83,10 @@ class ExampleNoise(eqx.Module):
         held: Float[Array, " m"] | None = None,
     ) -> AbstractNoise:
         """The spread at `params`; over the rows where `held` is 1 alone, for a mean over those."""
-        inputs, targets = data[:2]
+        inputs = data[0]
         point = loss.at(params, hyper)
         product = loss.product(point, hyper)
-        rows = outer.loss.slope(outer.loss.statistic(outer.predict(params, data), targets), targets)
+        rows = outer.slopes(params, data)
         held = jnp.ones(rows.shape[0], rows.dtype) if held is None else held
         rows, count = over(held, rows) * rows, jnp.sum(held)
         mean = backward(inputs, rows) / count

@@ -51,7 +51,8 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
 
     - `optimum`: the inner problem, a [`hyprax.Optimum`][].
     - `outer_loss`: a pure function `outer_loss(params, hyper, data)` to a scalar, hyper in natural units;
-        `family.mean_loss` for the unpenalised loss of a family.
+        `family.mean_loss` for the unpenalised loss of a family, `family.mean_loss.weighted(c)` for one whose rows
+        count by c, `(m,)`.
     - `outer_data`: passed to `outer_loss` as it is, typically validation data.
     - `adjoint`: a solver of A q = ∇f, any [`hyprax.implicit.AbstractAdjointSolver`][]; default
         [`hyprax.implicit.CG`][].
@@ -95,6 +96,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             )
         self.noisy, self.adaptive, self.value_name = False, True, "validation loss"
         self.optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
+        outer_loss = outer_loss.of_rows(self.outer_data) if isinstance(outer_loss, MeanLoss) else outer_loss
         self.outer_loss = outer_loss
         self.adjoint = CG() if adjoint is None else adjoint
         self._defaulted = certifier is None
@@ -236,6 +238,11 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             raise ValueError(
                 "ImplicitObjective.refit: outer_loss must be the mean loss of the family, whose rows can be joined to "
                 f"the training rows; got a {type(self.outer_loss).__name__}."
+            )
+        if self.outer_loss.weights is not None:
+            raise ValueError(
+                "ImplicitObjective.refit: outer_loss must be without weights, since rows are joined that count alike; "
+                "got some. Make a family of all rows with weights=, and use hx.Optimum(family).refit(hyper)."
             )
         return joined(self.optimum, self.outer_data).refit(hyper)
 

@@ -159,8 +159,9 @@ def outer_curvature(
     reach = family.self_concordance * family.oscillation_norm(space.outer_rows) * nu
     curved = family.top_curvature(family.statistic(outer.predict(params, outer_data), targets)) * growth(reach)
     widest = jnp.max(space.outer_rows, axis=tuple(range(1, space.outer_rows.ndim)))
-    local = jnp.mean(jnp.minimum(family.curvature, finite_or_infinite(curved)) * widest)
-    return INFLATION * jnp.minimum(finite_or_infinite(local), _times(family.curvature, space.outer_design))
+    local = jnp.mean(outer.scaled(jnp.minimum(family.curvature, finite_or_infinite(curved)) * widest))
+    whole = _times(family.curvature, outer.heaviest(space.outer_design) * space.outer_design)
+    return INFLATION * jnp.minimum(finite_or_infinite(local), whole)
 
 
 def free_bound(
@@ -218,7 +219,7 @@ def free_bound(
     entries = INFLATION * (of_adjoint * nu + of_params * zeta + ratio * nu * zeta) + rounding.strengths
     total = INFLATION * (jnp.max(of_adjoint) * nu + jnp.max(of_params) * zeta + jnp.max(ratio) * nu * zeta)
     weights = weights_total = None
-    if loss.weights is not None:
+    if loss.weights is not None and not loss.weights.constant:
         weights, weights_total = weights_bound(loss, hyper, point, adjoint, space, rows_rho, nu, tau, zeta)
     return together(total, entries, rounding, weights, weights_total, nu, zeta)
 

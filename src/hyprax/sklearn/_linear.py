@@ -163,8 +163,7 @@ class TunedLogisticRegression(ClassifierMixin, AbstractOfFamily):
 
     - `class_weight`: a mapping of classes to weights of their rows (1 where a class is not named), or `"balanced"` for
         weights inversely proportional to how often a class occurs. They multiply `sample_weight`, in the fit and in the
-        criterion alike; probabilities are then those of the weighted classes. Certificates are as without weights;
-        where rows of one class have several weights, they are `estimated`.
+        criterion alike; probabilities are then those of the weighted classes. Certificates are as without weights.
 
     Folds hold the classes in equal shares; a class of fewer than three rows is never held out.
 

@@ -2,7 +2,6 @@
 
 import abc
 import copy
-import dataclasses
 import math
 import warnings
 from typing import Any
@@ -22,7 +21,7 @@ from ._base import IN_SAMPLE, LARGEST, AbstractTuned, Targets, forget
 from ._columns import Columns, Design, columns, with_blanks
 from ._folds import Masks
 from ._penalties import Strengths, strengths
-from ._rows import Known, Rows
+from ._rows import Rows
 from ._tuning import KEY, RANGE, Asked, Tuned, tuned
 
 
@@ -72,13 +71,7 @@ class AbstractOfFamily(AbstractTuned):
             ),
             least=self.least_strength,
         )
-        proved = asked
-        by_class = None if shares is None or not self.classes else weights_of_classes(y, shares)
-        if by_class is not None and self.criterion != "evidence":  # which has no weights of classes
-            problem, _ = self._problem(inputs, targets, y, None, kinds, class_weights=by_class)
-            criterion = self._criterion(problem, targets, folds, scale * weights)
-            proved = dataclasses.replace(asked, problem=problem, criterion=criterion)
-        found = tuned(asked, proved if self.certify else None)
+        found = tuned(asked, prove=bool(self.certify))
         strength = found.strengths * (unit * targets.factor)
         self.cv_score_ = float(self._score_of(found.criterion * ratio, targets, y, held / held.sum()))
         if found.scores is not None:
@@ -115,10 +108,10 @@ class AbstractOfFamily(AbstractTuned):
         y: np.ndarray,
         shares: np.ndarray | None,
         kinds: Strengths,
-        **terms: Any,
     ) -> tuple[Rows, int]:
         """The family on the rows, with blank rows and columns up to a size that other tables have too."""
         n, d = X.shape
+        terms: dict[str, Any] = {}
         rows, width = padded(n, 64, 4), padded(d + bool(self.fit_intercept), 8, 8)
         ones = np.ones(n) if self.fit_intercept else None
         values = targets.values
@@ -128,7 +121,7 @@ class AbstractOfFamily(AbstractTuned):
             ones = None if ones is None else root
             values = values * root.reshape(-1, *(1,) * (values.ndim - 1))
         elif shares is not None:
-            terms["weights"] = Known(jax.numpy.asarray(np.concatenate([shares, np.zeros(rows - n)])))
+            terms["weights"] = np.concatenate([shares, np.zeros(rows - n)])
         blank = np.full((rows - n, *values.shape[1:]), targets.blank, values.dtype)
         index = np.zeros((width, *kinds.index.shape[1:]), int)
         index[:d] = kinds.index
@@ -192,13 +185,6 @@ class AbstractOfFamily(AbstractTuned):
 
     def _keep_covariance(self, X: Design, y: np.ndarray, shares: np.ndarray | None, kinds: Strengths) -> None:
         """Nothing, where predictions have no standard deviation."""
-
-
-def weights_of_classes(labels: np.ndarray, shares: np.ndarray) -> tuple[float, ...] | None:
-    """The weight of the rows of each class, where it is one; `None` where rows of a class have several."""
-    first = np.unique(labels, return_index=True)[1]
-    found = shares[first]
-    return tuple(found.tolist()) if np.array_equal(found[labels], shares) else None
 
 
 def accuracy(x: Design) -> Accuracy:

@@ -4,39 +4,17 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
 from .._result import Result
 from .._stats import Accuracy
-from ..implicit import REML, ImplicitObjective, LeaveOneOut, LookAheadEstimate, NoCertifier, Optimum
+from ..implicit import REML, LeaveOneOut, NoCertifier, Optimum
 from ..implicit._folds_together import folds_together
 from ..implicit._optimum import family_of
-from ..implicit._rows import kept, masked, without
-from ..implicit.families._design import Design, forward
+from ..implicit._rows import masked, without
 from ..implicit.families._generalised_linear import GeneralisedLinear
-from ..implicit.families._losses import AbstractPointLoss
-
-
-class Known(eqx.Module):
-    """Weights of examples that are given, not tuned: an array, so that tables of one shape share a program."""
-
-    values: Float[Array, " n"]
-
-    def __call__(self, hyper: PyTree) -> Float[Array, " n"]:
-        return self.values
-
-
-class WeightedLoss(eqx.Module):
-    """f(w) = Σ_i v_i ℓ(x_iᵀw; y_i), as an outer loss with data (X, y, v)."""
-
-    loss: AbstractPointLoss
-
-    def __call__(self, params: PyTree, hyper: PyTree, data: tuple[Design, Array, Array]) -> Float[Array, ""]:
-        inputs, targets, shares = data
-        return jnp.sum(shares * self.loss.value(forward(inputs, params), targets))
 
 
 class AsItIs(AbstractObjective[PyTree]):
@@ -109,15 +87,9 @@ class Rows:
     def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
         blank = np.zeros(self._blanks, bool)
         training, held_out = np.concatenate([training, blank]), np.concatenate([held_out, blank])
-        if self.shares is None:
-            return AsItIs(objective=self.optimum.held_out(training, held_out, **settings), accuracy=self.accuracy)
-        family = self.family
-        settings = {"certifier": LookAheadEstimate(), **settings}
-        settings.pop("noise", None)  # the spread of weighted examples is not known
-        shares = np.where(held_out, np.concatenate([self.shares, np.zeros(len(blank))]), 0) / held_out.sum()
-        data = (kept(family.inputs, held_out), family.targets, jnp.asarray(shares, family.dtype))
-        weighted = ImplicitObjective(without(self.optimum, training), WeightedLoss(family.loss), data, **settings)
-        return AsItIs(objective=weighted, accuracy=self.accuracy)
+        if self.shares is not None:
+            settings["weights"] = np.concatenate([self.shares, np.zeros(len(blank))])
+        return AsItIs(objective=self.optimum.held_out(training, held_out, **settings), accuracy=self.accuracy)
 
     def together(self, hyper: PyTree, sets: Any, fine: bool = False) -> Any:
         """All folds in one program, weights of rows included; `None` where they are too large for it."""

@@ -110,15 +110,15 @@ class Asked:
         return Stopping(gradient=self.tol, patience=4, improvement=1e-9)
 
 
-def tuned(asked: Asked, proved: Asked | None) -> Tuned:
+def tuned(asked: Asked, *, prove: bool) -> Tuned:
     """Tune the strengths of a problem on folds, or by another criterion, and refit it on all rows.
 
-    `proved`: the same in the form in which certificate and noise are best made; `None` for neither.
+    `prove`: with a certificate and the noise of the hypergradient at the end.
     """
     held_back(asked.hold_back, asked.count)
     found = _at_once(asked) if asked.criterion is None else None
     found = _one_by_one(asked) if found is None else found
-    certificate, noise = ({}, {}) if proved is None else statements(proved, hyper_of(found.strengths))
+    certificate, noise = statements(asked, hyper_of(found.strengths)) if prove else ({}, {})
     message = f"{found.message}{at_the_bound(found.strengths * asked.unit, asked.least)}"
     return dataclasses.replace(found, certificate=certificate, noise=noise, message=message)
 

@@ -188,6 +188,8 @@ class LinearOuter(AbstractSum):
         rows = self.blocks.rows(block)
         predicted, targets = product(self.inputs[rows], params), self.targets[rows]
         weights = self.blocks.weights(block, predicted.dtype)
+        if self.loss.weights is not None:
+            weights = weights * self.loss.weights[rows].astype(weights.dtype)
 
         def weighted(u: Array) -> Float[Array, ""]:
             return jnp.sum(weights * self.loss.loss.value(u, targets))

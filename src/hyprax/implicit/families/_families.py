@@ -54,11 +54,12 @@ class Softmax(GeneralisedLinear):
     - `targets`: y, `(n,)`, integers 0..C-1, at least two classes.
     - `penalty`: the strengths: a key or attribute of the hyperparameters (`"penalty"`), or a function of them that
         returns a leaf, applied to natural values and to the constrained tree alike. Its shape broadcasts to `(d, C)`:
-        `()` one, `(C,)` a class, `(d, 1)` a feature, `(d, C)` a weight. Strengths must be > 0. A number is a strength
-        that is not tuned. Strengths that a function computes from leaves are taken, but not certified.
+        `()` one, `(C,)` a class, `(d, 1)` a feature, `(d, C)` a weight. Strengths must be > 0. Numbers are strengths
+        that are not tuned. Strengths that a function computes from leaves are taken, but not certified.
     - `penalty_groups`: integers `(d,)` or `(d, C)`, the group of each feature or weight; the leaf is then `(groups,)`.
     - `weights`: the example weights ω >= 0, picked in the same way: a leaf of shape `(n,)`, e.g.
-        `hx.Interval(x, 0, 1)`; default 1.
+        `hx.Interval(x, 0, 1)`; or numbers `(n,)` that are not tuned. Certificates hold as they do without. Default 1.
+        Validation rows count by `mean_loss.weighted(c)`.
     - `weight_groups`: integers `(n,)`, the group of each example (its source, say); the leaf is then `(groups,)`.
     - `classes`: C; default the largest label plus one.
     - `class_weights`: a number > 0 for each class, which multiplies the loss of its examples, in the fit and in

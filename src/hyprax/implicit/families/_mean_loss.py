@@ -1,11 +1,13 @@
 """The unpenalised mean loss of linear predictions, and the rounding of its derivatives."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ..._processes import here
 from ._design import Design, as_design, as_offset, backward, common_dtype, forward
 from ._losses import AbstractPointLoss
 from ._norms import DesignNorms
@@ -64,14 +66,57 @@ def per_feature(norms: DesignNorms, rows: Float[Array, "n *C"]) -> Float[Array, 
 
 
 class MeanLoss(eqx.Module):
-    """f(w) = (1/m) Σ_i ℓ(v_iᵀw; y_i): the unpenalised mean loss on given data, as an outer loss.
+    """f(w) = (1/m) Σ_i c_i ℓ(v_iᵀw; y_i): the unpenalised mean loss on given data, as an outer loss.
 
     Called as `outer_loss(params, hyper, data)` with `data = (V, y)`, V an array or a `scipy.sparse` matrix, or
     `(V, y, offset)`, the offset added to the predictions; `hyper` is not used. Integers and narrower floats are
     promoted to what holds them, never the other way.
+
+    - `weights`: c, `(m,)`, numbers >= 0 (see `weighted`); `None` for 1. Every derivative of a row is that of ℓ times
+        c_i, so bounds are sums with c_i before each row; the product rounds once more, by a unit.
     """
 
     loss: AbstractPointLoss
+    weights: Float[Array, " m"] | None = None
+
+    def weighted(self, weights: Any) -> "MeanLoss":
+        """The same mean, rows counting by `weights`, `(m,)`: (1/m) Σ_i c_i ℓ_i, m all rows.
+
+        **Raises:** `ValueError` for anything but finite numbers >= 0, one of them above 0.
+        """
+        found = np.asarray(here(weights))
+        fits = found.ndim == 1 and found.dtype.kind in "fiub"
+        if not fits or not np.all(np.isfinite(found) & (found >= 0)) or not np.any(found > 0):
+            raise ValueError(
+                "mean_loss.weighted: weights must be finite numbers >= 0, one a row and one of them above 0; got "
+                f"{found.dtype}{list(found.shape)}{', not all of them so' if fits else ''}."
+            )
+        return MeanLoss(self.loss, jnp.asarray(found, jnp.result_type(float)))
+
+    def of_rows(self, data: OuterData) -> "MeanLoss":
+        """The same for `data` as `arrays` gives them: weights in their dtype, which defines the problem.
+
+        **Raises:** `ValueError` for weights of another number of rows.
+        """
+        if self.weights is None:
+            return self
+        if len(self.weights) != data[0].shape[0]:
+            raise ValueError(
+                f"outer_data must have a row for each of the {len(self.weights)} weights of the mean loss; got "
+                f"{data[0].shape[0]}."
+            )
+        return MeanLoss(self.loss, self.weights.astype(data[0].dtype))
+
+    def scaled(self, rows: Float[Array, "m *C"]) -> Float[Array, "m *C"]:
+        """c_i rows_i, and 0 where c_i is, whatever the row is."""
+        if self.weights is None:
+            return rows
+        weights = over(self.weights.astype(rows.dtype), rows)
+        return jnp.where(weights > 0, weights * rows, 0)
+
+    def heaviest(self, like: Array) -> Float[Array, ""]:
+        """max_i c_i, in the dtype of `like`."""
+        return jnp.ones((), like.dtype) if self.weights is None else jnp.max(self.weights).astype(like.dtype)
 
     def arrays(self, data: PyTree, params: Array) -> OuterData:
         """Outer data as arrays of one dtype that holds them and the parameters; looked at where they are concrete.
@@ -106,25 +151,30 @@ class MeanLoss(eqx.Module):
         return shifted(forward(data[0], params), offset_of(data))
 
     def __call__(self, params: PyTree, hyper: PyTree, data: OuterData) -> Float[Array, ""]:
-        return jnp.mean(self.loss.value(self.predict(params, data), data[1]))
+        return jnp.mean(self.scaled(self.loss.value(self.predict(params, data), data[1])))
+
+    def slopes(self, params: Array, data: OuterData) -> Float[Array, "m *C"]:
+        """c ∇ℓ, row by row."""
+        targets = data[1]
+        return self.scaled(self.loss.slope(self.loss.statistic(self.predict(params, data), targets), targets))
 
     def gradient(self, params: Array, data: OuterData) -> Float[Array, "d *C"]:
-        """∇f = Vᵀ ∇ℓ/m."""
-        inputs, targets = data[:2]
-        slope = self.loss.slope(self.loss.statistic(self.predict(params, data), targets), targets)
-        return backward(inputs, slope) / inputs.shape[0]
+        """∇f = Vᵀ c∇ℓ/m."""
+        return backward(data[0], self.slopes(params, data)) / data[0].shape[0]
 
     def gradient_rounding(
         self, params: Array, data: OuterData, norms: DesignNorms, unit: float
     ) -> Float[Array, "d *C"]:
-        """|fl(∇f) - ∇f| <= |V|ᵀ(|δ∇ℓ| + γ_m |∇ℓ|)/m, entry by entry, in arithmetic of unit roundoff `unit`."""
+        """|fl(∇f) - ∇f| <= |V|ᵀc(|δ∇ℓ| + γ_m |∇ℓ|)/m, entry by entry, in arithmetic of unit roundoff `unit`."""
         inputs, targets = data[:2]
         statistic = self.loss.statistic(self.predict(params, data), targets)
         rows = slope_rounding(self.loss, statistic, targets, params, norms, unit, offset_of(data))
+        if self.weights is not None:
+            rows = self.scaled(rows + 2 * unit * jnp.abs(self.loss.slope(statistic, targets)))
         return per_feature(norms, rows) / inputs.shape[0] + underflow(params)
 
     def value_rounding(self, params: Array, data: OuterData, norms: DesignNorms, unit: float) -> Float[Array, ""]:
-        """A bound on the rounding of f: the mean of (Σ_c|∇ℓ|_c + D e^{2M du} du) du + γ_m size(ℓ), D = ‖∇²ℓ‖."""
+        """A bound on the rounding of f: the mean of c times (Σ|∇ℓ| + D e^{2M du} du) du + γ_m size(ℓ), D = ‖∇²ℓ‖."""
         inputs, targets = data[:2]
         u = self.predict(params, data)
         parts = tuple(range(1, u.ndim))
@@ -135,7 +185,8 @@ class MeanLoss(eqx.Module):
         columns = u.shape[-1] ** (u.ndim - 1)
         relative = (inputs.shape[0] + 12 + 8 * columns) * unit
         sizes = self.loss.value_size(u, targets) + size
-        return jnp.mean((slope + columns * curved * du) * du + relative * sizes) + underflow(params)
+        relative = relative if self.weights is None else relative + 2 * unit
+        return jnp.mean(self.scaled((slope + columns * curved * du) * du + relative * sizes)) + underflow(params)
 
 
 def slope_rounding(

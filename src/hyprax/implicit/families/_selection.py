@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..._hyper import AbstractConstrained, AbstractElementwise, is_constrained, natural
+from ..._processes import here
 
-Selector: TypeAlias = str | Callable[[PyTree], Any] | float
-"""A key or attribute of the hyperparameters, a function of them, or a number, which is then not tuned."""
+Selector: TypeAlias = str | Callable[[PyTree], Any] | float | np.ndarray | Array
+"""A key or attribute of the hyperparameters, a function of them, or numbers, which are then not tuned."""
 
 
 class Selection(eqx.Module):
@@ -21,7 +22,7 @@ class Selection(eqx.Module):
 
     - `key`: the key or attribute of the hyperparameters; static and compared by value, so that equal problems share a
         compiled program. Empty where there is a function or a number.
-    - `selector`: hyper ↦ the leaf, or a number.
+    - `selector`: hyper ↦ the leaf, or the numbers of one that is not tuned.
     - `shape`: of what the leaf is spread over.
     - `groups`: for each entry of `shape` the index along the first axis of the leaf; `None` for broadcasting.
     - `name`: for messages.
@@ -39,6 +40,11 @@ class Selection(eqx.Module):
     dtype: Any = eqx.field(static=True)
     fixed: tuple[Array, Array] | None = None
     free: Bool[Array, "..."] | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the leaf is no hyperparameter at all."""
+        return not self.key and not callable(self.selector)
 
     def resolved(self, hyper: PyTree) -> "Selection":
         """The same selection at these hyperparameters, whatever it is asked for afterwards."""
@@ -67,14 +73,14 @@ class Selection(eqx.Module):
         return self.selector(hyper) if callable(self.selector) else self.selector
 
     def is_leaf(self, hyper: PyTree) -> bool:
-        """Whether this is a leaf of `hyper` as it is, one coordinate an entry, or a number: certificates need that."""
-        if self.fixed is not None:
+        """Whether this is a leaf of `hyper` as it is, one coordinate an entry, or numbers: certificates need that."""
+        if self.fixed is not None or self.constant:
             return True
         try:
             node = self.node(hyper)
         except Exception:  # a function of natural values, which a constrained leaf is not
             return False
-        if not isinstance(node, AbstractConstrained | jax.Array) or node is self.selector:
+        if not isinstance(node, AbstractConstrained | jax.Array):
             return True
         if isinstance(node, AbstractConstrained) and not isinstance(node, AbstractElementwise):
             return False
@@ -153,7 +159,7 @@ class Selection(eqx.Module):
         node = self.node(hyper)
         if isinstance(node, AbstractElementwise):
             return jnp.abs(node.slope)
-        constant = node is self.selector or not isinstance(node, jax.Array)
+        constant = self.constant or not isinstance(node, jax.Array)
         return jnp.zeros(np.shape(node), self.dtype) if constant else jnp.ones_like(node)
 
     def summed(self, x: Float[Array, "..."], leaf: Array) -> Array:
@@ -208,12 +214,16 @@ def selection(
         if not selector:
             raise ValueError(f"{name} must name a key or attribute of the hyperparameters; got an empty name.")
     elif not callable(selector):
-        if not (np.ndim(selector) == 0 and np.isreal(selector) and float(selector) >= 0):
-            raise ValueError(
-                f"{name} must be a key or attribute of the hyperparameters, a function of them, or a number >= 0; got "
-                f"{selector!r}."
+        numbers = np.asarray(here(selector))
+        if numbers.dtype.kind not in "fiub" or not np.all(np.isfinite(numbers) & (numbers >= 0)):
+            got = (
+                f"{selector!r}" if numbers.ndim == 0 else f"others in an array of {numbers.dtype}{list(numbers.shape)}"
             )
-        chosen = jnp.asarray(float(selector), dtype)
+            raise ValueError(
+                f"{name} must be a key or attribute of the hyperparameters, a function of them, or finite numbers >= "
+                f"0; got {got}."
+            )
+        chosen = jnp.asarray(numbers, dtype)
     wide, count, largest = None, 0, 0
     left = np.ones(shape[0], bool)
     if free is not None:
