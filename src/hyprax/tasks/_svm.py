@@ -89,7 +89,7 @@ def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = T
     order = np.argsort(first)  # the order of the data, so that the path does not depend on sorting
     Z, size = Z[order], np.bincount(same.ravel(), heavy)[order]
     Q = Z @ Z.T
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         costs, a = _follow(Q, size, domain[1])
     costs, a = _from(costs, a, domain[0])
     worst, place, off = _check(Z, Q, size, costs, a)
@@ -171,10 +171,10 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
         rate = Q @ d
         step, to_zero, to_bound = stop - cost, np.inf, np.inf
         if at.size:
-            own, way, room = a[at], d[at], size[at] * cost - a[at]
-            beyond = way - size[at]
-            to_zero = np.divide(-own, way, out=np.full(at.size, np.inf), where=way < 0)
-            to_bound = np.divide(room, beyond, out=np.full(at.size, np.inf), where=beyond > 0)
+            own, way, most = a[at], d[at], size[at]
+            beyond = way - most
+            to_zero = np.where(way < 0, -own / way, np.inf)
+            to_bound = np.where(beyond > 0, (most * cost - own) / beyond, np.inf)
             step = min(step, float(to_zero.min()), float(to_bound.min()))
         meets = (way_in * rate < -flat) & ~(free | tied)
         near = meets.nonzero()[0]
@@ -257,7 +257,9 @@ def _sharpened(Z: Array, a: Array, off: Array, radius: Array, error: Array) -> A
     for half in (0, 1):
         near = (slack[half] * slack[half + 1] <= 0) | (np.minimum(*np.abs(slack[half : half + 2])) <= needed)
         sets.append(near)
-    members, which = np.unique(np.concatenate(sets), axis=0, return_inverse=True)
+    either = np.concatenate(sets)
+    _, first, which = np.unique(np.packbits(either, axis=1), axis=0, return_index=True, return_inverse=True)
+    members = either[first]
     count = members.sum(axis=1)
     spread = np.where(count > Z.shape[1], np.inf, 0.0)  # `sqrt(|U|) / s` of each set of examples
     backward = 4 * UNIT * np.sqrt(members @ norms**2) * (1 + 1e-12)  # Weyl, with the SVD's backward error
