@@ -81,6 +81,7 @@ def entry(tree: Any, path: tuple[str, str], t: int) -> Any:
 def oracle(problem: Problem, name: str) -> tuple[Any, Any]:
     """F and dF/dλ: `jax.grad` through a Python loop, leaf by leaf, from the formulas."""
     training = problem.training
+    slope = jax.jit(jax.grad(training.loss))
 
     def value(hyper: Any) -> Any:
         init_key, step_key = jax.random.split(problem.key)
@@ -91,7 +92,7 @@ def oracle(problem: Problem, name: str) -> tuple[Any, Any]:
         for t in range(training.steps):
             tree = {a: {b: leaves[a, b] for b in tree[a]} for a in tree}
             extra = (jax.random.fold_in(step_key, t),) if training.keyed else ()
-            grads = jax.grad(training.loss)(tree, hyper, training.batches(t), *extra)
+            grads = slope(tree, hyper, training.batches(t), *extra)
             for path in leaves:
                 o = {k: entry(v, path, t) for k, v in hyper["optimizer"].items()}
                 g, w = grads[path[0]][path[1]], leaves[path]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,14 +131,24 @@ def exact_step(name, data):
     return optimizer, c, k, scales, words, gradient
 
 
+@eqx.filter_jit  # as in a training, and compiled once for all examples
+def forward(optimizer, increments, gradient, words):
+    return optimizer.forward(increments, gradient, words)
+
+
+@eqx.filter_jit
+def backward(optimizer, increments, gradient, words):
+    return optimizer.undo_states(increments, gradient, optimizer.undo_weights(increments, words))
+
+
 @pytest.mark.parametrize("name", ["paper", "polyak", "adam", "adamw", "lion", "muon"])
 @examples(15, 25)
 @given(data=st.data())
 def test_a_step_in_fixed_point_is_undone_and_is_the_step_in_floating_point(name, data):
     """To within the units of the words: no factor is rounded."""
     optimizer, c, k, scales, words, gradient = exact_step(name, data)
-    after = optimizer.forward(k, gradient, words)
-    undone = optimizer.undo_states(k, gradient, optimizer.undo_weights(k, after))
+    after = forward(optimizer, k, gradient, words)
+    undone = backward(optimizer, k, gradient, after)
     for x, y in zip(jax.tree.leaves(undone), jax.tree.leaves(words), strict=True):
         assert np.array_equal(x, y)
     kinds = ("weights", *optimizer.states)
