@@ -1,5 +1,7 @@
 """The global optimum over tasks: sweep against brute force, branch and bound against the sweep."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -135,3 +137,16 @@ def test_bad_input_says_what_is_allowed(call, words):
     f, g = PiecewiseFunction.constant((0.0, 1.0), 1.0), PiecewiseFunction.constant((0.0, 2.0), 1.0)
     with pytest.raises(ValueError, match=words):
         call(f, g)
+
+
+def test_ranges_of_pieces_are_as_wide_as_their_enclosures():
+    flat = PiecewiseFunction.from_enclosures([0.0, 1.0, 2.0], [0.125, 0.5], [0.1875, 0.5])
+    bowl = PiecewiseFunction.from_polynomials([0.0, 2.0], [[1.0, -4.0, 4.0]])
+    bowl = dataclasses.replace(bowl, radius=np.array([0.25]))
+    for f, least, most in ((flat, [0.125, 0.5], [0.1875, 0.5]), (bowl, [-0.25], [1.25])):
+        low, high = f.ranges()
+        assert np.all(low <= least)
+        assert np.all(high >= most)
+        np.testing.assert_allclose([low, high], [least, most], rtol=1e-12)
+    best = erm([flat, bowl], method="branch", gap=1e-9)
+    np.testing.assert_allclose(best.lower, 0.5 * (0.125 - 0.25), rtol=1e-8)

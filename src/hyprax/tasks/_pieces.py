@@ -131,7 +131,8 @@ class Pieces:
         hull, error = self.hull(), self.error()
         if self.denominator is not None or self.numerator.shape[1] > 3:
             return hull.min(axis=1) - error, hull.max(axis=1) + error
-        return bernstein.quadratic_minima(hull)[1] - 2 * error, -bernstein.quadratic_minima(-hull)[1] + 2 * error
+        wide = up(2 * error - self.radius)  # the rounding twice: of the value, and of the place of the extremum
+        return down(bernstein.quadratic_minima(hull)[1] - wide), up(-bernstein.quadratic_minima(-hull)[1] + wide)
 
     def locate(self, hyper: Any) -> tuple[Array, Array]:
         """The piece and the local coordinate of each α; one a few units in the last place outside is at the end."""
