@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
-from hyprax.recipes import carry_out, prepare
+from hyprax.recipes import RecipeError, carry_out, prepare
 from hyprax.recipes._judgement import spread
 from hyprax.report import render
 from hyprax.search._cross_validated import drawn_folds
@@ -153,3 +153,17 @@ def test_a_recipe_by_groups_or_in_time_is_judged_as_it_says(tmp_path, by, over):
     assert outcome.judgement is not None
     assert over in outcome.judgement.gain.caution
     assert outcome.judgement.gain.degrees_of_freedom < (20 if by == "groups" else 80)
+
+
+def test_a_fold_of_one_class_is_named_and_not_the_tolerance(tmp_path):
+    """In time the first fold is fitted on rows of one class: without a penalty its intercept has no optimum."""
+    x = np.random.default_rng(0).normal(size=48)
+    lines = [f"{x[k]:.5f},{'late' if k >= 12 and k % 2 else 'early'}" for k in range(48)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,y", *lines]))
+    text = '[data]\nsource = "csv"\npath = "t.csv"\ntarget = "y"\n[model]\nkind = "logistic"\n[split]\nby = "time"\n'
+    (tmp_path / "t.toml").write_text(f'{text}[objective]\ncertificate = "none"\n[baseline]\npoints = 2\n')
+    job = prepare(tmp_path / "t.toml", ["split.folds=4"])
+    with pytest.raises(
+        RecipeError, match=r"data: no strength .* \(split.by and split.folds say .*a fold holds one class"
+    ):
+        carry_out(job, None, progress=False)

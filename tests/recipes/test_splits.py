@@ -189,3 +189,14 @@ def test_too_few_to_fold_is_said(tmp_path, split, key):
     with pytest.raises(RecipeError, match="to fold") as caught:
         load_splits(data, split, tmp_path, classify=False, folds=lambda *_: True)
     assert caught.value.key == key
+
+
+def test_few_groups_and_columns_that_are_taken_are_named(tmp_path):
+    lines = [f"{k % 2},{k}" for k in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["g,y", *lines]))
+    data = CsvData(source="csv", path="t.csv", target="y", groups="g")
+    with pytest.raises(RecipeError, match=r"data\.path must have a column besides the target and the groups"):
+        load_splits(data, Split(), tmp_path, classify=False)
+    (tmp_path / "t.csv").write_text("\n".join(["g,y,x", *(f"{line},{k % 3}" for k, line in enumerate(lines))]))
+    with pytest.raises(RecipeError, match="must be more of 20 rows in 2 groups: that part is empty"):
+        load_splits(data, Split(by="groups"), tmp_path, classify=False)

@@ -322,8 +322,9 @@ def indices(
         parts = _single_rows(targets, split, random, classify=classify)
     for name, rows in parts.items():
         if not len(rows) and split.fractions[name] > 0:  # the evidence needs no validation part
+            of = f"{len(targets)} rows" if groups is None else f"{len(targets)} rows in {len(np.unique(groups))} groups"
             raise RecipeError(
-                f"must be more of {len(targets)} rows: that part is empty; got {split.fractions[name]:g}",
+                f"must be more of {of}: that part is empty; got {split.fractions[name]:g}",
                 key=f"split.{name}",
             )
     return parts

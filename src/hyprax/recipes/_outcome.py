@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from .._hyper import natural
 from .._progress import ProgressBar
-from .._result import succeeded
+from .._result import Result, message_of, result_name, succeeded
 from ..runs import HistoryError, Run, RunError, StateError
 from ..search import Callback, Towards, TuneResult, tune
 from ._cleaning import least_weights, wrong_labels
@@ -189,6 +189,7 @@ def _grid(job: Job, *, progress: bool) -> Simple:
     strengths = np.geomspace(asked.hi, asked.lo, asked.points)
     state: Any = None
     best: tuple[int, float, Any] | None = None
+    missed: Result | None = None
     laps: list[float] = []
     bar = ProgressBar(asked.points) if progress else None
     for number, strength in enumerate(strengths):
@@ -201,18 +202,14 @@ def _grid(job: Job, *, progress: bool) -> Simple:
         converged = bool(succeeded(value.result))
         if converged and (best is None or found < best[1]):
             best = (number, found, state)
+        missed = missed if converged else value.result
         if bar is not None:
             bar.show(number + 1, f"single penalty {strength:.2g}: F={found:.6g}")
     if bar is not None:
         bar.close()
     if best is None:
-        inner = job.recipe.objective.inner_tolerance
-        error = RecipeError(
-            f"no strength of the baseline's grid was solved for to a gradient norm of {inner:g}: raise it, or scale "
-            "the data (data.scale)",
-            key="objective.inner_tolerance",
-        )
-        raise job.source.located(error)
+        assert missed is not None  # of every strength
+        raise job.source.located(_unsolved(job, missed))
     place, found, state = best
     strength = float(strengths[place])
     hyper = job.start_at(strength, bounded=False)
@@ -221,6 +218,19 @@ def _grid(job: Job, *, progress: bool) -> Simple:
     name = f"best of {asked.points} single penalties ({strength:.2g})"
     contestant = Contestant(name, found, score_of(job, params), sum(laps[1:]), laps[0], 0, len(laps), float("nan"))
     return Simple(strength, place in (0, asked.points - 1), refit, contestant)
+
+
+def _unsolved(job: Job, missed: Result) -> RecipeError:
+    """Why no strength of the grid was solved for."""
+    if result_name(missed) == "inner_not_converged":
+        inner = job.recipe.objective.inner_tolerance
+        return RecipeError(
+            f"no strength of the baseline's grid was solved for to a gradient norm of {inner:g}: raise it, or scale "
+            "the data (data.scale)",
+            key="objective.inner_tolerance",
+        )
+    hint = " (split.by and split.folds say which rows are fitted)" if job.splits and job.splits.pairs else ""
+    return RecipeError(f"no strength of the baseline's grid was solved for{hint}. {message_of(missed)}", key="data")
 
 
 def _tuned(job: Job, tuned: TuneResult, held: HeldBack | None, judgement: Judgement | None) -> Contestant:

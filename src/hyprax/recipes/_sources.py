@@ -227,7 +227,10 @@ def _check_columns(path: Path, header: Sequence[str], data: CsvData, features: S
     for name in header:
         counts[name] = counts.get(name, 0) + 1
     if not features:
-        raise RecipeError(f"must have a column besides the target; {path} has none", key="data.path")
+        taken = [f"the {key}" for key in ("groups", "exposure") if getattr(data, key) is not None]
+        raise RecipeError(
+            f"must have a column besides {' and '.join(['the target', *taken])}; {path} has none", key="data.path"
+        )
     asked = [("data.target", data.target), *(("data.features", name) for name in features)]
     others = ((key, getattr(data, key)) for key in ("groups", "segments", "exposure"))
     asked += [(f"data.{key}", name) for key, name in others if name is not None]
