@@ -1,6 +1,6 @@
 """Tables made at random through `hyprax tune` and `hyprax predict`: a model, or one message, and never a traceback.
 
-    python -m experiments.tables [--tables 10000] [--quick] [--read]
+    python -m experiments.tables [--tables 10000] [--quick] [--read] [--tune 600 [--varied]]
 
 Table k depends on k alone: kinds of columns, holes, targets, dialects, encodings, and faults (`made.py`); forty are of
 one shape, so that they share compiled programs. `hyprax tune FILE --target target` runs as it comes but for three steps
@@ -8,7 +8,12 @@ and a grid of five penalties. What ends with exit status 0 must leave a model th
 for each row of the same table; what ends with 2 must have said why. All else is wrong, and listed with its number. Odd
 tables are given `--assume`. Done tables stand in out/experiments/tables.jsonl, from where a run goes on. Writes
 RESULTS.md. With `--read` every table is read, encoded and split alone, without `--assume` and, where a guess is
-doubtful, with it: finite columns and targets in three parts, or one message. Writes READ.md.
+doubtful, with it: finite columns and targets in three parts, or one message. Writes READ.md. With `--tune N` the first
+N tables that can be read go through two steps of tuning, refits, judgement and a saved model in one process, those of a
+shape one after the other: finite losses, outputs and predictions for each row of the same table, probabilities with
+the sum 1, or one message. Writes TUNED.md; JAX_DISABLE_MOST_OPTIMIZATIONS=true makes it a few times quicker. With
+`--varied` beside it segments, weights of classes, and splits in time or by the groups of some column are drawn too,
+many of which ask for what the table cannot give. Writes VARIED.md.
 """
 
 import argparse
@@ -33,6 +38,7 @@ from hyprax.recipes import RecipeError
 from hyprax.recipes._build import recipe_of_table, splits_of
 
 from .made import ALIKE, AT_ONCE, table
+from .tuning import STEPS, chosen, forget, tuned
 
 SETTINGS = {"tables": 3}
 SHORT = ("--set", "search.steps=3", "--set", "baseline.points=5", "--quiet")
@@ -129,6 +135,8 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=10_000)
     parser.add_argument("--quick", action="store_true", help="20 tables; nothing is kept")
     parser.add_argument("--read", action="store_true", help="reading, encoding and splitting alone")
+    parser.add_argument("--tune", type=int, default=0, help="so many tables that can be read, through tuning")
+    parser.add_argument("--varied", action="store_true", help="with settings that are drawn too")
     given = parser.parse_args()
     count = 20 if given.quick else given.tables
     jax.config.update("jax_enable_x64", True)
@@ -136,15 +144,31 @@ def main() -> None:
     if given.read:
         written([read(number) for number in range(count)], "READ.md")
         return
+    if given.tune:
+        before = ""
+        name, more = ("VARIED.md", ("varied",)) if given.varied else ("TUNED.md", ())
+        cells = [(*cell, *more) for cell in chosen(given.tune)]
+        for row in rows_of(__file__, cells, {"steps": list(STEPS)}, tuned):
+            forget(before, before := row["shape"])
+            found.append(row)
+            _tell(row)
+            if len(found) % 50 == 0:
+                written(found, name)
+        written(found, name)
+        return
     for row in rows_of(__file__, ((number,) for number in range(count)), SETTINGS, tried):
         found.append(row)
-        if row["outcome"].startswith("wrong") or row["warnings"]:
-            print(row["cell"], row["outcome"], row["warnings"], row["words"][-400:], flush=True)
+        _tell(row)
         if len(found) % 50 == 0:
             written(found)
         if len(found) % (ALIKE * AT_ONCE) == 0:
             jax.clear_caches()
     written(found)
+
+
+def _tell(row: dict[str, Any]) -> None:
+    if row["outcome"].startswith("wrong") or row["warnings"]:
+        print(row["cell"], row["outcome"], row["warnings"], row["words"][-400:], flush=True)
 
 
 def written(found: list[dict[str, Any]], name: str = "RESULTS.md") -> None:
@@ -154,10 +178,16 @@ def written(found: list[dict[str, Any]], name: str = "RESULTS.md") -> None:
         fault: Counter(row["outcome"].split("\n")[0] for row in found if row["fault"] == fault)
         for fault in sorted({row["fault"] for row in found})
     }
+    how = {
+        "RESULTS.md": "--tables {}",
+        "READ.md": "--tables {} --read",
+        "TUNED.md": "--tune {}",
+        "VARIED.md": "--tune {} --varied",
+    }[name]
     lines = [
         "# Tables made at random",
         "",
-        f"`python -m experiments.tables --tables {len(found)}{' --read' * (name != 'RESULTS.md')}` on a {machine()}. "
+        f"`python -m experiments.tables {how.format(len(found))}` on a {machine()}. "
         + (__doc__ or "").split("\n\n")[2].replace("\n", " "),
         "",
         "| outcome | tables |",
