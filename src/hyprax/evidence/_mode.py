@@ -107,13 +107,17 @@ def _contracted_with(problem: LinearisedModel, rows: Float[Array, "m r c"]) -> t
 
 
 def _solved(matrix: Array, vector: Array) -> Array:
-    """(matrix)⁻¹ vector, the matrix at least I; with a little added where rounding spoils the factor."""
+    """(matrix)⁻¹ vector, the matrix at least I."""
+    return jax.scipy.linalg.cho_solve((_root(matrix), True), vector)
+
+
+def _root(matrix: Array) -> Array:
+    """The Cholesky factor of a matrix that is at least I; with a little added where rounding spoils it."""
     root = jnp.linalg.cholesky(matrix)
     added = 4 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
     fails = ~jnp.isfinite(root[-1, -1])
     identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    root = jax.lax.cond(fails, lambda m: jnp.linalg.cholesky(m + added * identity), lambda m: root, matrix)
-    return jax.scipy.linalg.cho_solve((root, True), vector)
+    return jax.lax.cond(fails, lambda m: jnp.linalg.cholesky(m + added * identity), lambda m: root, matrix)
 
 
 def newton(
@@ -234,21 +238,25 @@ def way_of_mode(
 
 
 def factored(problem: LinearisedModel) -> Callable[[PyTree], PyTree]:
-    """v -> (I + ΦᵀΦ)⁻¹ v, in a matrix of the smaller side."""
+    """v -> (I + ΦᵀΦ)⁻¹ v, in a matrix of the smaller side, factored once."""
     rows = _all_rows(problem)
     if problem.count <= problem.size * problem.outputs:
         matrix = accumulate(problem, None, rows, _second_moment)
-        matrix += jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+        root = _root(matrix + jnp.eye(matrix.shape[0], dtype=matrix.dtype))
 
         def solve(v: PyTree) -> PyTree:
             vector, unravel = jax.flatten_util.ravel_pytree(v)
-            return unravel(_solved(matrix, vector))
+            return unravel(jax.scipy.linalg.cho_solve((root, True), vector))
 
         return solve
     forward, backward = _contracted_with(problem, rows)
     kernel = problem.kernel(None, rows)
-    kernel += jnp.eye(kernel.shape[0], dtype=kernel.dtype)
-    return lambda v: jax.tree.map(jnp.subtract, v, backward(_solved(kernel, forward(v))))
+    root = _root(kernel + jnp.eye(kernel.shape[0], dtype=kernel.dtype))
+
+    def solve_in_outputs(v: PyTree) -> PyTree:
+        return jax.tree.map(jnp.subtract, v, backward(jax.scipy.linalg.cho_solve((root, True), forward(v))))
+
+    return solve_in_outputs
 
 
 def _second_moment(rows: PyTree) -> Array:
