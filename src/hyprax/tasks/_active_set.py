@@ -34,12 +34,12 @@ def tied_direction(factor: "Factor", rhs: Array, s: Array, tied: Array, flat: fl
     """
     H, root = factor.H, factor.root
     dependent = _DEPENDENT if root is None else _DEPENDENT**1.75  # of a squared norm: 3e-11 of the norm of a column
-    free, barred = np.zeros(len(rhs), dtype=bool), np.zeros(len(rhs), dtype=bool)
-    free[factor.free] = True
     d = factor.solve(rhs)
     ties = tied.nonzero()[0]
     if ties.size == 0:
         return d, factor
+    free = np.zeros(len(rhs), dtype=bool)
+    free[factor.free] = True
     if ties.size == 1:  # what the loop below comes to, at nearly every kink
         j = int(ties[0])
         if s[j] * (rhs[j] - H[j] @ d) <= flat or (factor.free.size and factor.beside(j) <= dependent * H[j, j]):
@@ -48,6 +48,7 @@ def tied_direction(factor: "Factor", rhs: Array, s: Array, tied: Array, flat: fl
         made = Factor(H, free, root)
         new = made.solve(rhs)
         return (new, made) if s[j] * new[j] > 0 else (d, factor)
+    barred = np.zeros(len(rhs), dtype=bool)
     for _ in range(10 * (ties.size + 1)):
         gain = np.where(tied & ~(free | barred), s * (rhs - H @ d), 0.0)  # how fast a tie left at zero breaks its bound
         j = int(gain.argmax())

@@ -169,13 +169,14 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
         free[at] = True
         base[at] = 0.0
         rate = Q @ d
-        step, to_zero, to_bound = stop - cost, np.inf, np.inf
+        step, to_zero, to_bound, leaves = stop - cost, slack, slack, slack
         if at.size:
             own, way, most = a[at], d[at], size[at]
             beyond = way - most
             to_zero = np.where(way < 0, -own / way, np.inf)
             to_bound = np.where(beyond > 0, (most * cost - own) / beyond, np.inf)
-            step = min(step, float(to_zero.min()), float(to_bound.min()))
+            leaves = np.minimum(to_zero, to_bound)
+            step = min(step, float(leaves.min()))
         meets = (way_in * rate < -flat) & ~(free | tied)
         near = meets.nonzero()[0]
         if near.size:
@@ -185,7 +186,7 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
         cost = stop if at_end else cost + step
         if at.size:
             limit = step * (1 + 1e-10) + 1e-14 * cost
-            gone = np.minimum(to_zero, to_bound) <= limit
+            gone = leaves <= limit
             if gone.any():
                 high = at[gone & (to_bound <= to_zero)]
                 free[at[gone]] = False
