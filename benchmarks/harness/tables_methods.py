@@ -42,7 +42,7 @@ def tuned(data: Arrays, estimator: str) -> Run:
     return run
 
 
-def additive(data: Arrays) -> Run:
+def additive(data: Arrays, criterion: str) -> Run:
     """By `tune` from equal strengths, as a user would."""
 
     def run() -> dict[str, Any]:
@@ -50,7 +50,7 @@ def additive(data: Arrays) -> Run:
         family = hx.families.Squared(
             terms.columns, data["y"], penalty="penalty", penalty_groups=terms.groups, free=terms.free
         )
-        objective = hx.implicit.GCV(hx.Optimum(family))
+        objective = {"GCV": hx.implicit.GCV, "REML": hx.implicit.REML}[criterion](hx.Optimum(family))
         stop = hx.search.Stopping(gradient=1e-6, patience=5, improvement=1e-9)
         begin = {"penalty": hx.Positive(np.full(terms.count, 0.01))}
         found = hx.tune(objective, begin, search=hx.search.LBFGS(), steps=300, stop=stop, progress=False)

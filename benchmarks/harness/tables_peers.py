@@ -131,8 +131,8 @@ def glmnet(data, alpha, family, domain):
     return run
 
 
-def mgcv(data):
-    rscript = _in_r("mgcv.R", data, SEGMENTS)
+def mgcv(data, criterion):
+    rscript = _in_r("mgcv.R", data, SEGMENTS, criterion)
 
     def run():
         measured, (freedom, fitted) = rscript()
