@@ -73,19 +73,18 @@ def test_rounding_passes_for_less_and_a_solver_that_stops_early_does_not(dtype, 
     y, z = (jnp.asarray(size * rng.normal(size=30), dtype) for _ in range(2))
     hyper = {"penalty": hx.Positive(jnp.asarray(1e-6, dtype))}
     unreachable = hx.Accuracy(jnp.asarray(1e-25, dtype), jnp.asarray(1e-25, dtype))
-    optimum = hx.Optimum(hx.families.Squared(X, y, penalty="penalty"))
-    exact = hx.ImplicitObjective(optimum, optimum.loss.mean_loss, (V, z), adjoint=hx.implicit.CG())
+    family = hx.families.Squared(X, y, penalty="penalty")
+    optimum, mean = hx.Optimum(family), family.mean_loss
+    exact = hx.ImplicitObjective(optimum, mean, (V, z), adjoint=hx.implicit.CG())
     answer, _ = exact.value_and_grad(hyper, exact.init(hyper), unreachable)
     assert answer.message == ""
     assert float(answer.stats.inner_gradient_norm) > 1e-25
     assert float(answer.stats.inner_gradient_norm) < 1e2 * float(jnp.finfo(dtype).eps) * size
     assert bool(exact.value(hyper, exact.init(hyper), unreachable)[0].result == hx.implicit.RESULTS.successful)
-    early = hx.ImplicitObjective(
-        optimum, optimum.loss.mean_loss, (V, z), adjoint=hx.implicit.CG(preconditioner=False, max_steps=1)
-    )
+    early = hx.ImplicitObjective(optimum, mean, (V, z), adjoint=hx.implicit.CG(preconditioner=False, max_steps=1))
     answer, _ = early.value_and_grad(hyper, early.init(hyper), unreachable)
     assert bool(answer.result == hx.implicit.RESULTS.adjoint_not_converged)
-    early = eqx.tree_at(lambda o: o.optimum, exact, hx.Optimum(optimum.loss, solver=hx.implicit.LBFGS(max_steps=2)))
+    early = eqx.tree_at(lambda o: o.optimum, exact, hx.Optimum(family, solver=hx.implicit.LBFGS(max_steps=2)))
     answer, _ = early.value(hyper, early.init(hyper), unreachable)
     assert bool(answer.result == hx.implicit.RESULTS.inner_not_converged)
 

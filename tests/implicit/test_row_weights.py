@@ -1,5 +1,7 @@
 """Rows that count by given numbers, in the fit and where they judge: certified, against dense references."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ STRENGTHS = np.array([0.03, 0.1, 0.02, 0.3, 0.05])
 FOLDS = [(np.arange(N) % 4 != k, np.arange(N) % 4 == k) for k in range(4)]
 
 
-def family(kind, weights=FIT, penalty=select_penalty):
+def family(kind, weights: Any = FIT, penalty: Any = select_penalty):
     classes = {"classes": CLASSES} if kind == "softmax" else {}
     return FAMILIES[kind](X, Y[kind], penalty=penalty, weights=weights, **classes)
 
@@ -92,9 +94,10 @@ def test_the_noise_is_that_of_the_terms_with_their_weights():
     rows = np.flatnonzero(held)
     each = np.array([exact("logistic", FIT * fit, rows[k : k + 1], JUDGE[rows[k : k + 1]])[1] for k in range(10)])
     np.testing.assert_allclose(np.asarray(answer.grad["penalty"].raw), each.mean(axis=0).astype(float), rtol=1e-6)
-    errors = np.asarray(answer.noise.standard_errors["penalty"].raw)
+    noise: Any = answer.noise
+    errors = np.asarray(noise.standard_errors["penalty"].raw)
     np.testing.assert_allclose(errors, (each.std(axis=0, ddof=1) / 10**0.5).astype(float), rtol=1e-6)
-    assert float(answer.noise.degrees_of_freedom) == 9
+    assert float(noise.degrees_of_freedom) == 9
 
 
 def test_by_a_factor_of_the_hessian_too():

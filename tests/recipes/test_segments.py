@@ -171,6 +171,8 @@ def test_naming_segments_changes_neither_split_nor_columns(tmp_path):
         np.testing.assert_array_equal(before, after)
     np.testing.assert_array_equal(without.splits.train[0], with_them.splits.train[0])
     assert without.config == with_them.config
+    assert without.splits.segments is not None
+    assert with_them.splits.segments is not None
     assert set(without.splits.segments) <= {f"s{k:02}" for k in range(ROWS // 3)}
     assert set(with_them.splits.segments) <= {f"r{k:02}" for k in range(1, 26)}
 

@@ -184,11 +184,11 @@ def test_nothing_below_rounding_is_asked_of_solvers_where_the_criterion_is_flat(
     rng = np.random.default_rng(3)
     X, V = rng.normal(size=(2, 60, 2))
     rates = lambda z: np.exp(0.4 * z[:, 0])  # noqa: E731
-    optimum = hx.Optimum(hx.families.Poisson(X, rng.poisson(rates(X)).astype(float), penalty="penalty"))
+    family = hx.families.Poisson(X, rng.poisson(rates(X)).astype(float), penalty="penalty")
     validation = (V, rng.poisson(rates(V)).astype(float))
-    objective = hx.ImplicitObjective(optimum, optimum.loss.mean_loss, validation)
+    objective = hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, validation)
     found = hx.tune(objective, {"penalty": hx.Positive(1e-6)}, search=rule(), steps=6, stop=TO_THE_END)
-    assert not [str(each.message) for each in recwarn if issubclass(each.category, hx.TuningWarning)]
+    assert not [str(each.message) for each in recwarn if issubclass(each.category, hx.search.TuningWarning)]
     assert {row["result"] for row in found.history} <= {"successful"}
     asked = [row["adjoint_tolerance"] for row in found.history]
     assert min(asked) > 1e-22
