@@ -171,6 +171,16 @@ def test_accuracies_are_numbers():
     assert float(hx.Accuracy(1, 2).adjoint) == 2.0
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [-1, np.nan, [1, 2], "a", 1j, None, True, jnp.ones(2)])
+def test_an_accuracy_that_is_no_number_is_refused(wrong):
+    with pytest.raises(ValueError, match="Accuracy: inner must be a number >= 0 or a scalar array; got"):
+        hx.Accuracy(wrong)
+    if wrong is not None:
+        with pytest.raises(ValueError, match="Accuracy: adjoint must be a number"):
+            hx.Accuracy(1e-3, wrong)
+
+
 @pytest.mark.parametrize(
     "key", [0, None, "key", np.zeros(2, np.uint32), jnp.zeros(2), jax.random.split(jax.random.key(0))]
 )

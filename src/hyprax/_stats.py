@@ -20,17 +20,24 @@ class Accuracy(eqx.Module):
 
     - `inner`: the gradient norm to which the inner problem is solved, a number or a scalar array.
     - `adjoint`: the residual norm to which the adjoint system is solved; default `inner`.
+
+    **Raises:** `ValueError` for anything but numbers >= 0 or scalar arrays.
     """
 
     inner: Float[Array, ""]
     adjoint: Float[Array, ""]
 
     def __init__(self, inner: ArrayLike, adjoint: ArrayLike | None = None):
-        self.inner = _number(inner)
-        self.adjoint = self.inner if adjoint is None else _number(adjoint)
+        self.inner = _number("inner", inner)
+        self.adjoint = self.inner if adjoint is None else _number("adjoint", adjoint)
 
 
-def _number(x: ArrayLike) -> Float[Array, ""]:
+def _number(name: str, x: Any) -> Float[Array, ""]:
+    given = x if isinstance(x, jax.Array) else np.asarray(x)  # the values of arrays are unknown inside jit
+    known = not isinstance(x, jax.Array)
+    if given.shape != () or given.dtype.kind not in "fiu" or (known and not given >= 0):
+        found = repr(x) if given.ndim == 0 else f"an array of {given.dtype}{list(given.shape)}"
+        raise ValueError(f"Accuracy: {name} must be a number >= 0 or a scalar array; got {found}.")
     dtype = x.dtype if isinstance(x, jax.Array | np.ndarray) and x.dtype.kind == "f" else jnp.result_type(float)
     return jnp.asarray(x, dtype)  # never weakly typed, so that nothing is compiled twice
 

@@ -156,3 +156,12 @@ def test_what_are_no_weights_is_refused():
     plain = hx.ImplicitObjective(hx.Optimum(family("squared", None)), mean, (X, Y["squared"]))
     with pytest.raises(ValueError, match="refit: outer_loss must be without weights"):
         plain.refit(hyper("squared"))
+
+
+def test_rows_that_all_count_nothing_are_refused():
+    with pytest.raises(ValueError, match="weights must be above 0 for one row at least; got 0 for all 40"):
+        family("logistic", np.zeros(N))
+    fit, held = FOLDS[0]
+    judge = np.where(held, 0.0, 1.0)
+    with pytest.raises(ValueError, match="above 0 for one of the held-out rows at least; got 0 for all 10 of them"):
+        HeldOut(hx.Optimum(family("logistic")), fit, held, weights=judge)

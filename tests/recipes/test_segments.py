@@ -224,3 +224,21 @@ def test_segments_that_cannot_be_are_refused(tmp_path, settings, message):
     written(tmp_path, text=text)
     with pytest.raises(RecipeError, match=message):
         prepare(tmp_path / "recipe.toml", settings)
+
+
+def test_rows_that_count_by_their_class_make_means_over_the_segment_and_not_over_its_mixture(tmp_path):
+    """With balanced classes the constant is one half: log 2 in every segment, whatever classes it holds."""
+    rng = np.random.default_rng(4)
+    a, region = np.round(rng.normal(size=ROWS), 1), rng.integers(4, size=ROWS)
+    y = (a + 1.5 * rng.normal(size=ROWS) > 1.2 - 0.8 * region).astype(int)
+    lines = [f"{a[i]:.1f},{a[i] ** 2:.2f},r{region[i]},{('no', 'yes')[y[i]]}" for i in range(ROWS)]
+    (tmp_path / "set.csv").write_text("\n".join(["a,b,region,y", *lines]))
+    more = 'segments = "region"\nclass_weight = "balanced"'
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("MORE", more).replace('"ridge"', '"logistic"'))
+    job = prepare(tmp_path / "recipe.toml", [])
+    carry_out(job, hx.Run(tmp_path / "run", config=job.config), progress=False)
+    tables = json.loads((tmp_path / "run" / "summary.json").read_text())["tables"]
+    of_segments = next(table for table in tables if "losses by region" in table["title"])
+    assert of_segments["title"].endswith("rows count by their class")
+    assert len(of_segments["rows"]) == 4
+    assert [float(row["a constant"]) for row in of_segments["rows"]] == pytest.approx([math.log(2)] * 4, abs=2e-3)

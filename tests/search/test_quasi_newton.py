@@ -192,3 +192,11 @@ def test_nothing_below_rounding_is_asked_of_solvers_where_the_criterion_is_flat(
     assert {row["result"] for row in found.history} <= {"successful"}
     asked = [row["adjoint_tolerance"] for row in found.history]
     assert min(asked) > 1e-22
+
+
+def test_a_run_that_ends_where_it_began_says_so():
+    flat = hx.tune(lambda h: 1e-9 * jnp.sum((h - 3.0) ** 2), jnp.zeros(2), search=LBFGS(), steps=9)
+    assert len(flat.history) == 1
+    assert "where the run began, so nothing moved" in flat.message
+    moved = hx.tune(lambda h: jnp.sum((h - 3.0) ** 2), jnp.zeros(2), search=LBFGS(), steps=9)
+    assert "where the run began" not in moved.message

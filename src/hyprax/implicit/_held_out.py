@@ -79,6 +79,11 @@ class HeldOut(AbstractObjective[ImplicitState]):
             weights = np.asarray(weights)
             if weights.shape != (n,):
                 raise ValueError(f"HeldOut: weights must be a number for each of {n} rows; got {list(weights.shape)}.")
+            if not np.any(weights[held_out] != 0):
+                raise ValueError(
+                    f"HeldOut: weights must be above 0 for one of the held-out rows at least; got 0 for all "
+                    f"{np.sum(held_out)} of them (the first is row {np.flatnonzero(held_out)[0]})."
+                )
             mean = mean.weighted(np.where(held_out, weights, 0))
         self.problem = ImplicitObjective(without(optimum, training), mean, data, **settings)
         self.held_out = jnp.asarray(held_out, family.inputs.dtype)

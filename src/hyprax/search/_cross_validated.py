@@ -106,7 +106,8 @@ class CrossValidated(AbstractObjective[FoldsState]):
         optimiser from fitting one set of folds, and searches that compare values refuse it.
     - `groups`: passed to a splitter.
     - `sizes`: the weights of given objectives; default equal.
-    - `settings`: of each fold's objective: `adjoint=`, `certifier=`, `noise=hx.implicit.ExampleNoise()`.
+    - `settings`: of each fold's objective: `adjoint=`, `certifier=`, `noise=hx.implicit.ExampleNoise()`, and
+        `weights=`, numbers >= 0 `(n,)`, what rows count where they are held out.
 
     **Noise:** that of the held-out examples given the fits, where the folds have it: the dependence of folds through
     shared training rows is not in it, and no unbiased estimate of that exists (Bengio and Grandvalet, 2004).

@@ -43,6 +43,17 @@ def bound_words(row: Mapping[str, Any]) -> str:
     return f"Coordinates that rest at a bound of the search: {', '.join(said)}." if said else ""
 
 
+def start_words(history: Sequence[Mapping[str, Any]]) -> str:
+    """That nothing moved, of a run that found its hypergradient small enough where it began."""
+    if len(history) != 1:
+        return ""
+    return (
+        f"The hypergradient was that small ({history[0]['gradient_norm']:.2g}) where the run began, so nothing moved. "
+        "Far from an optimum it can be small too: where strengths are near 0, or where the loss is small by its units. "
+        "Start elsewhere, or lower `gradient` of `hx.search.Stopping`."
+    )
+
+
 def sample_words(count: int, noise: AbstractNoise | None, norm: float) -> str:
     """What is to be said of many hyperparameters that followed one sample, into its noise or with noise unmeasured.
 

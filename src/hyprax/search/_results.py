@@ -13,8 +13,8 @@ class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]  # an enumerati
         diverged = ""
 
     gradient_small_uncertified = (
-        "The computed hypergradient is below the requested norm, but its certificate does not prove that the true one "
-        "is. Ask for a tighter inner and adjoint tolerance, or use a family so that the bound is certified."
+        "The computed hypergradient is below the requested norm, but no certificate proves that the true one is. A "
+        "family of `hx.families` at a tighter inner and adjoint tolerance proves it; a plain function cannot."
     )
     no_progress = (
         "The objective has not improved for as many steps as `patience` allows. The best hyperparameters are kept; "

@@ -23,7 +23,7 @@ from .._progress import ProgressBar
 from .._result import Result, explain, message_of, result_name, succeeded
 from ._callbacks import Callback, Start, Watchers
 from ._default import default_search
-from ._progress_words import bound_words, progress_words, sample_words
+from ._progress_words import bound_words, progress_words, sample_words, start_words
 from ._record import AbstractRecord
 from ._results import RESULTS
 from ._search import AbstractSearch, check_fits
@@ -119,7 +119,9 @@ class TuneResult:
             said = f"Stopped after {len(self.history)} steps (the limit){'; ' if trend else ''}{trend}."
             text = f"{said} {message_of(self.result)}"
         else:
-            text = explain(self.result, numbers)
+            small = (self.result == RESULTS.successful) | (self.result == RESULTS.gradient_small_uncertified)
+            begun = start_words(self.history) if bool(small) else ""
+            text = " ".join(part for part in (explain(self.result, numbers), begun) if part)
         noise = None if self.hypergradient is None else self.hypergradient.noise
         count = sum(leaf.size for leaf in jax.tree.leaves(self.best))
         of_sample = sample_words(count, noise, float(last.get("gradient_norm", math.nan)))

@@ -234,7 +234,7 @@ class EvidenceMLPClassifier(ClassifierMixin, AbstractEvidenceMLP):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs rows of two classes or more; got one class, {self.classes_[0]!r}."
+                f"{type(self).__name__} needs rows of two classes or more; got one class, {self.classes_[0]}."
             )
         self._train(X, labels, len(self.classes_), Categorical(), None)
         return self

@@ -229,7 +229,7 @@ class TunedLogisticRegression(ClassifierMixin, AbstractOfFamily):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs rows of two classes or more; got one class, {self.classes_[0]!r}."
+                f"{type(self).__name__} needs rows of two classes or more; got one class, {self.classes_[0]}."
             )
         return labels
 

@@ -82,6 +82,8 @@ class MeanLoss(eqx.Module):
     def weighted(self, weights: Any) -> "MeanLoss":
         """The same mean, rows counting by `weights`, `(m,)`: (1/m) Σ_i c_i ℓ_i, m all rows.
 
+        The units of the loss are those of the weights: weights of mean 1 keep it what tolerances are made for.
+
         **Raises:** `ValueError` for anything but finite numbers >= 0, one of them above 0.
         """
         found = np.asarray(here(weights))

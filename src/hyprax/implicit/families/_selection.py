@@ -223,6 +223,8 @@ def selection(
                 f"{name} must be a key or attribute of the hyperparameters, a function of them, or finite numbers >= "
                 f"0; got {got}."
             )
+        if name == "weights" and numbers.size and not np.any(numbers):
+            raise ValueError(f"weights must be above 0 for one row at least; got 0 for all {numbers.size} of them.")
         chosen = jnp.asarray(numbers, dtype)
     wide, count, largest = None, 0, 0
     left = np.ones(shape[0], bool)
