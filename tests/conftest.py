@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker: set before JAX and the BLAS libraries start theirs
@@ -32,6 +33,9 @@ jaxtyping.install_import_hook("hyprax", "type_checker.check")
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=USUAL)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=USUAL, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: some tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 

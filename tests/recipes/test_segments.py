@@ -8,6 +8,7 @@ import pytest
 
 import hyprax as hx
 from hyprax.recipes import RecipeError, carry_out, prepare
+from hyprax.recipes._segments import _segments
 from hyprax.report import render
 
 ROWS = 180
@@ -242,3 +243,12 @@ def test_rows_that_count_by_their_class_make_means_over_the_segment_and_not_over
     assert of_segments["title"].endswith("rows count by their class")
     assert len(of_segments["rows"]) == 4
     assert [float(row["a constant"]) for row in of_segments["rows"]] == pytest.approx([math.log(2)] * 4, abs=2e-3)
+
+
+def test_no_two_segments_have_one_name():
+    long = "A" * 60
+    levels = ["", "(empty)", long + "A", long + "B", "3 others", *"bcdefgjklm"]
+    rows = np.repeat(np.asarray(levels), range(30, 30 - len(levels), -1))
+    names = [name for name, _ in _segments(rows)]
+    assert len(set(names)) == len(names) == 12
+    assert names[:4] == ["(empty)", "(empty) (2)", long + "…", long + "… (2)"]

@@ -62,6 +62,10 @@ def _segments(of_rows: np.ndarray) -> list[tuple[str, np.ndarray]]:
     found = [(_shown(str(names[place])), numbers == place) for place in kept]
     if len(kept) < len(order):
         found.append((f"{len(order) - len(kept)} others", ~np.isin(numbers, kept)))
+    seen: dict[str, int] = {}
+    for place, (name, inside) in enumerate(found):  # what is cut short or empty may look like another
+        seen[name] = seen.get(name, 0) + 1
+        found[place] = (name if seen[name] == 1 else f"{name} ({seen[name]})", inside)
     return found
 
 
