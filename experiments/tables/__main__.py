@@ -2,18 +2,7 @@
 
     python -m experiments.tables [--tables 10000] [--quick] [--read] [--tune 600 [--varied]]
 
-Table k depends on k alone: kinds of columns, holes, targets, dialects, encodings, and faults (`made.py`); forty are of
-one shape, so that they share compiled programs. `hyprax tune FILE --target target` runs as it comes but for three steps
-and a grid of five penalties. What ends with exit status 0 must leave a model that predicts a finite number or a class
-for each row of the same table; what ends with 2 must have said why. All else is wrong, and listed with its number. Odd
-tables are given `--assume`. Done tables stand in out/experiments/tables.jsonl, from where a run goes on. Writes
-RESULTS.md. With `--read` every table is read, encoded and split alone, without `--assume` and, where a guess is
-doubtful, with it: finite columns and targets in three parts, or one message. Writes READ.md. With `--tune N` the first
-N tables that can be read go through two steps of tuning, refits, judgement and a saved model in one process, those of a
-shape one after the other: finite losses, outputs and predictions for each row of the same table, probabilities with
-the sum 1, or one message. Writes TUNED.md; JAX_DISABLE_MOST_OPTIMIZATIONS=true makes it a few times quicker. With
-`--varied` beside it segments, weights of classes, and splits in time or by the groups of some column are drawn too,
-many of which ask for what the table cannot give. Writes VARIED.md.
+Each way writes a page of its own, with what it did.
 """
 
 import argparse
@@ -39,6 +28,37 @@ from hyprax.recipes._build import recipe_of_table, splits_of
 
 from .made import ALIKE, AT_ONCE, table
 from .tuning import STEPS, chosen, forget, tuned
+
+MADE = (
+    "Table k depends on k alone: kinds of columns, holes, targets, dialects, encodings, and faults (`made.py`); forty "
+    "are of one shape, so that they share compiled programs."
+)
+WAYS = {  # the page that it writes: the options, with the number of tables, and what was done
+    "RESULTS.md": (
+        "--tables {}",
+        "`hyprax tune FILE --target target` runs as it comes but for three steps and a grid of five penalties. What "
+        "ends with exit status 0 must leave a model that predicts a finite number or a class for each row of the same "
+        "table; what ends with 2 must have said why. All else is wrong, and listed with its number. Odd tables are "
+        "given `--assume`. Done tables stand in out/experiments/tables.jsonl, from where a run goes on.",
+    ),
+    "READ.md": (
+        "--tables {} --read",
+        "Every table is read, encoded and split alone, without `--assume` and, where a guess is doubtful, with it: "
+        "finite columns and targets in three parts, or one message.",
+    ),
+    "TUNED.md": (
+        "--tune {}",
+        "The first tables that can be read, others being left out, go through two steps of tuning, a grid of three "
+        "penalties, refits, judgement and a saved model in one process, those of a shape one after the other: finite "
+        "losses, outputs and predictions for each row of the same table, probabilities with the sum 1, or one message. "
+        "`JAX_DISABLE_MOST_OPTIMIZATIONS=true` makes it a few times quicker.",
+    ),
+}
+WAYS["VARIED.md"] = (
+    "--tune {} --varied",
+    f"{WAYS['TUNED.md'][1]} Segments, weights of classes, and splits in time or by the groups of some column are drawn "
+    "too, many of which ask for what the table cannot give.",
+)
 
 SETTINGS = {"tables": 3}
 SHORT = ("--set", "search.steps=3", "--set", "baseline.points=5", "--quiet")
@@ -178,17 +198,11 @@ def written(found: list[dict[str, Any]], name: str = "RESULTS.md") -> None:
         fault: Counter(row["outcome"].split("\n")[0] for row in found if row["fault"] == fault)
         for fault in sorted({row["fault"] for row in found})
     }
-    how = {
-        "RESULTS.md": "--tables {}",
-        "READ.md": "--tables {} --read",
-        "TUNED.md": "--tune {}",
-        "VARIED.md": "--tune {} --varied",
-    }[name]
+    options, done = WAYS[name]
     lines = [
         "# Tables made at random",
         "",
-        f"`python -m experiments.tables {how.format(len(found))}` on a {machine()}. "
-        + (__doc__ or "").split("\n\n")[2].replace("\n", " "),
+        f"`python -m experiments.tables {options.format(len(found))}` on a {machine()}. {MADE} {done}",
         "",
         "| outcome | tables |",
         "| --- | ---: |",

@@ -1,11 +1,11 @@
 """Tables through whole tuning in one process: those of one shape after another, so that programs are compiled once."""
 
+import itertools
 import json
 import shutil
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ FIRST_LOOK = 40
 def chosen(count: int) -> list[tuple[int, str]]:
     """The first `count` tables that can be read and split, with their shapes, in the order of these."""
     found: list[tuple[tuple[Any, ...], int]] = []
-    for number in _numbers():
+    for number in itertools.count():
         folder = Path(tempfile.mkdtemp(prefix="tables"))
         try:
             path, target, _ = table(number, folder)
@@ -46,15 +46,9 @@ def chosen(count: int) -> list[tuple[int, str]]:
         if len(found) == count:
             break
     return [
-        (number, f"{kind}, {classes} classes, {count} columns") for (kind, classes, count, *_), number in sorted(found)
+        (number, f"{kind}, {classes} classes, {columns} columns")
+        for (kind, classes, columns, *_), number in sorted(found)
     ]
-
-
-def _numbers() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
 
 
 def drawn(number: int, path: Path, target: str) -> list[str]:

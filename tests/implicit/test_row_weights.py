@@ -165,3 +165,20 @@ def test_rows_that_all_count_nothing_are_refused():
     judge = np.where(held, 0.0, 1.0)
     with pytest.raises(ValueError, match="above 0 for one of the held-out rows at least; got 0 for all 10 of them"):
         HeldOut(hx.Optimum(family("logistic")), fit, held, weights=judge)
+
+
+def test_single_loops_follow_the_weighted_mean():
+    """Sums over blocks of rows that count differently: variance reduction ends at the hypergradient of all rows."""
+    problem = FAMILIES["logistic"](X, Y["logistic"], penalty=select_penalty)
+    parts = (hx.Optimum(problem), problem.mean_loss.weighted(JUDGE), (X, Y["logistic"]))
+    whole = hx.ImplicitObjective(*parts)
+    start = hyper("logistic")
+    truth, _ = whole.value_and_grad(start, whole.init(start), hx.Accuracy(1e-12))
+    sampled = hx.implicit.SABA(*parts, batch_size=8, key=jax.random.key(0))
+    answer, state = sampled.value_and_grad(start, sampled.init(start))
+    for _ in range(300):
+        answer, state = sampled.value_and_grad(start, state)
+    np.testing.assert_allclose(answer.grad["penalty"].raw, truth.grad["penalty"].raw, rtol=1e-6)
+    value, _ = sampled.final(start, state)
+    assert value.certificate.kind == "certified"
+    assert abs(float(value.value - truth.value)) <= float(value.certificate.bound) + 1e-13

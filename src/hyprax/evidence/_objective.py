@@ -291,8 +291,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             noise = Noise(jnp.std(found, ddof=1) / jnp.sqrt(jnp.asarray(count, found.dtype)), count - 1, OVER)
         one, _ = self.value(hyper, clean)
         last = answers[-1]
-        slack = last.certificate.slack  # pyright: ignore[reportAttributeAccessIssue]  # it is an EvidenceCertificate
-        certificate = eqx.tree_at(lambda c: c.slack, one.certificate, slack)
+        assert isinstance(last.certificate, EvidenceCertificate)
+        certificate = eqx.tree_at(lambda c: c.slack, one.certificate, last.certificate.slack)
         after = eqx.tree_at(lambda s: (s.kept, s.moments), clean, (state.kept, state.moments))
         return Value(jnp.mean(found), certificate, noise, last.result, last.stats), after
 
@@ -374,8 +374,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
         slope = jax.grad(lambda params: self._value(hyper, at(params))[0])(random.params)
         moved = way_of_mode(joint, hyper, random, slope)
-        certificate = answer.certificate.following()  # pyright: ignore[reportAttributeAccessIssue]  # as in `final`
-        whole = jax.tree.map(jnp.add, answer.grad, moved)
+        assert isinstance(answer.certificate, EvidenceCertificate)
+        certificate, whole = answer.certificate.following(), jax.tree.map(jnp.add, answer.grad, moved)
         return Hypergradient(answer.value, whole, certificate, answer.noise, answer.result, answer.stats)
 
     @eqx.filter_jit

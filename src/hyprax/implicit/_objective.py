@@ -95,9 +95,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
                 f"{type(optimum).__name__}."
             )
         self.noisy, self.adaptive, self.value_name = False, True, "validation loss"
-        self.optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
-        outer_loss = outer_loss.of_rows(self.outer_data) if isinstance(outer_loss, MeanLoss) else outer_loss
-        self.outer_loss = outer_loss
+        self.optimum, self.outer_loss, self.outer_data = matched(optimum, outer_loss, outer_data)
         self.adjoint = CG() if adjoint is None else adjoint
         self._defaulted = certifier is None
         self.certifier = _default_certifier(self.optimum, outer_loss) if certifier is None else certifier

@@ -164,8 +164,8 @@ def undetermined(loss: AbstractInnerLoss) -> Bool[Array, ""]:
     return jnp.asarray(False)
 
 
-def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Optimum, PyTree]:
-    """The inner problem and the outer data in one dtype that holds both, the data as arrays that have been looked at.
+def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Optimum, Any, PyTree]:
+    """The inner problem, the outer loss and its data in one dtype, the data as arrays that have been looked at.
 
     **Raises:** `ValueError` for outer data that are no arrays, or that a family's mean loss cannot take.
     """
@@ -179,7 +179,8 @@ def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Opti
                 "targets, offset) beside a family with offset=, and (inputs, targets) beside one without."
             )
         loss, params0 = optimum.loss.begin(optimum.params0.astype(outer_data[0].dtype))
-        return eqx.tree_at(lambda o: (o.loss, o.params0), optimum, (loss, params0)), outer_data
+        optimum = eqx.tree_at(lambda o: (o.loss, o.params0), optimum, (loss, params0))
+        return optimum, outer_loss.of_rows(outer_data), outer_data
 
     def array(path: Any, leaf: Any) -> Any:
         kept = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
@@ -188,4 +189,4 @@ def matched(optimum: Optimum, outer_loss: Any, outer_data: PyTree) -> tuple[Opti
             raise ValueError(f"{where} must be an array of numbers; got {type(leaf).__name__} of dtype {kept.dtype}.")
         return jnp.asarray(kept)
 
-    return optimum, jax.tree_util.tree_map_with_path(array, outer_data)
+    return optimum, outer_loss, jax.tree_util.tree_map_with_path(array, outer_data)

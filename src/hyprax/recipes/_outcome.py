@@ -86,13 +86,13 @@ def carry_out(
     judgement = judged(job, simple, tuned.best, held) if found and simple is not None and job.refit else None
     if found:
         contestants.append(_tuned(job, tuned, held, judgement))
-    segments = by_segment(job, judgement)
-    tables = (*segments, *_of_examples(job, tuned))
+    segments, of_examples = by_segment(job, judgement), list(_of_examples(job, tuned))
+    tables = (*segments, *of_examples)
     one = held is not None and held.strength is None
     outcome = Outcome(tuned, tuple(contestants), score_name(job), job.objective.value_name, tables, judgement, one)
     if run is not None:
         table = [dict(zip(table_header(outcome), row, strict=True)) for row in table_rows(outcome)]
-        shown = [{"title": "Comparison", "rows": table}, *tables[len(segments) :]]
+        shown = [{"title": "Comparison", "rows": table}, *of_examples]
         summary: dict[str, Any] = {"baselines": baselines, "value_name": outcome.value_name}
         if judgement is not None:
             found_model = saved(job, judgement.models[-1].params, tuned.best, run)

@@ -16,9 +16,10 @@ def by_segment(job: Job, judgement: Judgement | None) -> list[dict[str, Any]]:
     """The table of mean test losses by segment, the largest first; none where rows have no segments.
 
     Of a segment S of n rows with the gains d_i = (loss of the single penalty - loss of the tuned penalties) the gain is
-    (1/n) Σ_{i in S} d_i, with losses over the mean of what rows of S count by their class, and the standard error of
-    `spread`: over the rows of S; over the groups in S where rows are split by groups and S is more than one of them, or
-    is of another column. Of one row, or one group, it is a dash.
+    (1/n) Σ_{i in S} d_i, and its standard error that of `spread`: over the rows of S; over the groups in S where rows
+    are split by groups and S is more than one of them, or is of another column. Of one row, or one group, it is a dash.
+    Where rows count by their class, c_i, losses and gains are Σ c_i ℓ_i/Σ c_i over S, the lower sum held fixed in the
+    standard error: a mean over S, and not over the mixture of its classes.
     """
     splits = job.splits
     if judgement is None or splits is None or splits.segments is None:
@@ -35,21 +36,19 @@ def by_segment(job: Job, judgement: Judgement | None) -> list[dict[str, Any]]:
         clusters = None if splits.clusters is None else splits.clusters[inside]
         if own and clusters is not None and len(np.unique(clusters)) == 1:
             clusters = None  # its rows are all there is of it
-        each_counts = counted[inside].mean()  # a mean over S, not over the mixture of its classes
-        gains = all_gains[inside] / each_counts
+        mean_count = counted[inside].mean()
+        gains = all_gains[inside] / mean_count
         error, _ = spread(gains, clusters)
         rows.append(
             {
                 head: name,
                 "test rows": str(int(inside.sum())),
-                **{model: f"{each[inside].mean() / each_counts:.4f}" for model, each in losses.items()},
+                **{model: f"{each[inside].mean() / mean_count:.4f}" for model, each in losses.items()},
                 "gain": f"{gains.mean():.4f} ± {f'{error:.4f}' if np.isfinite(error) else '–'}",
             }
         )
-    title = (
-        f"Mean test losses by {column}, and the gain over the single penalty (± one standard error; of many segments "
-    )
-    title += "some stand out by chance)"
+    title = f"Mean test losses by {column}, and the gain over the single penalty"
+    title += " (± one standard error; of many segments some stand out by chance)"
     title += "; rows count by their class" if splits.class_weights else ""
     return [{"title": title, "rows": rows}]
 

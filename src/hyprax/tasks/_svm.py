@@ -169,14 +169,12 @@ def _follow(Q: Array, size: Array, stop: float) -> tuple[Array, Array]:
         free[at] = True
         base[at] = 0.0
         rate = Q @ d
-        step, to_zero, to_bound, leaves = stop - cost, slack, slack, slack
-        if at.size:
-            own, way, most = a[at], d[at], size[at]
-            beyond = way - most
-            to_zero = np.where(way < 0, -own / way, np.inf)
-            to_bound = np.where(beyond > 0, (most * cost - own) / beyond, np.inf)
-            leaves = np.minimum(to_zero, to_bound)
-            step = min(step, float(leaves.min()))
+        own, way, most = a[at], d[at], size[at]
+        beyond = way - most
+        to_zero = np.where(way < 0, -own / way, np.inf)
+        to_bound = np.where(beyond > 0, (most * cost - own) / beyond, np.inf)
+        leaves = np.minimum(to_zero, to_bound)
+        step = float(leaves.min(initial=stop - cost))
         meets = (way_in * rate < -flat) & ~(free | tied)
         near = meets.nonzero()[0]
         if near.size:

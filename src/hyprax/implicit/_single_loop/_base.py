@@ -20,7 +20,6 @@ from .._answers import RESULTS, SingleLoopStats
 from .._bounds import AbstractCertifier, OuterLoss
 from .._objective import ImplicitObjective, ImplicitState
 from .._optimum import Optimum, matched
-from ..families._mean_loss import MeanLoss
 from ._blocks import common_length
 from ._sums import AbstractSum, LinearInner, Terms, check_mean, inner_sum, outer_sum
 
@@ -120,9 +119,9 @@ class AbstractSingleLoop(AbstractObjective[SingleLoopState]):
         self.noisy, self.adaptive, self.measures_noise = True, False, False
         self.value_name = "validation loss"
         inner_key, outer_key = jax.random.split(key)
-        optimum, self.outer_data = matched(optimum, outer_loss, outer_data)
-        outer_loss = outer_loss.of_rows(self.outer_data) if isinstance(outer_loss, MeanLoss) else outer_loss
-        self.optimum, self.outer_loss = optimum, outer_loss
+        self.optimum, self.outer_loss, self.outer_data = optimum, outer_loss, outer_data = matched(
+            optimum, outer_loss, outer_data
+        )
         self.inner = inner_sum(name, optimum.loss, batch_size, inner_key)
         if outer_batch_size is None:
             outer_batch_size = min(operator.index(batch_size), common_length(f"{name}, outer_data", self.outer_data))
