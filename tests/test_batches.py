@@ -113,7 +113,7 @@ def test_every_position_is_uniform_over_keys(size):
         assert scipy.stats.chisquare(counts).pvalue > 1e-3 / size
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 16])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 11, 16, 30])
 def test_every_pair_of_positions_is_uniform_over_keys(size):
     keys = jax.random.split(jax.random.key(100 + size), 40_000)
     found = np.asarray(images(size, keys))

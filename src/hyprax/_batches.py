@@ -1,6 +1,7 @@
 """Minibatches with random access: the batch of step t is a function of t alone."""
 
 import functools
+import math
 import operator
 from typing import Any, SupportsIndex
 
@@ -11,7 +12,8 @@ from jaxtyping import Array, ArrayLike, Int, Integer, PyTree, UInt32
 
 from ._keys import checked_key
 
-ROUNDS = 8
+ROUNDS, FEW, ROUNDS_OF_FEW = 8, 1 << 10, 16
+"""Of the network; and of that on fewer numbers than `FEW`, whose functions have few values."""
 LARGEST = 1 << 30
 
 
@@ -26,19 +28,23 @@ def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 def permuted(index: Integer[Array, "*n"], size: int, key: Array) -> Int[Array, "*n"]:
     """pi(index), for a pseudo-random permutation pi of 0..size-1 chosen by `key`, without forming pi.
 
-    A balanced Feistel network of 8 rounds on 2k >= log2(size) bits is a bijection of 0..4^k-1 whatever its round
-    function is; walking its cycle until the value is below `size` restricts it to a bijection of 0..size-1 (Black and
-    Rogaway, CT-RSA 2002). At most 4 walks are expected an index, so a batch costs O(batch), not O(size).
+    With a = ⌊√(size - 1)⌋ + 1 and b = ⌈size/a⌉, a Feistel network of 8 rounds (16 for few numbers) on pairs (l, r) of
+    Z_a × Z_b, which adds to l and r by turns a function of the other, is a bijection of 0..ab-1 whatever that function
+    is. Walking its cycle until the value is below `size` restricts it to a bijection of 0..size-1 (Black and Rogaway,
+    CT-RSA 2002). As ab - size < a, about one index in √size walks on, so a batch costs O(batch), not O(size).
     """
-    half = max(1, -(-max(size - 1, 1).bit_length() // 2))
-    mask = jnp.uint32((1 << half) - 1)
-    round_keys = jax.random.bits(key, (ROUNDS,), jnp.uint32)
+    a = math.isqrt(size - 1) + 1
+    b = -(-size // a)
+    rows, columns = jnp.uint32(a), jnp.uint32(b)
+    rounds = ROUNDS if size >= FEW else ROUNDS_OF_FEW
+    round_keys = jax.random.bits(key, (rounds,), jnp.uint32)
 
     def network(x: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
-        left, right = x >> half, x & mask
-        for i in range(ROUNDS):
-            left, right = right, left ^ (_mix(right ^ round_keys[i]) & mask)
-        return (left << half) | right
+        left, right = x // columns, x % columns
+        for i in range(0, rounds, 2):
+            left = (left + _mix(right ^ round_keys[i]) % rows) % rows
+            right = (right + _mix(left ^ round_keys[i + 1]) % columns) % columns
+        return left * columns + right
 
     def walk(x: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:
         return jnp.where(x < size, x, network(x))
