@@ -1,17 +1,27 @@
 """A learning rate for every step of a language model: `python -m experiments.language_model [--size NAME] [--quick]`.
 
 A causal transformer over bytes, trained by AdamW; exact hypergradients, by reversal, of its T learning rates, its
-weight decay, β1 and scale of initial weights, for the loss on text that was held out. The text is the source of
-Python's standard library, which is wherever this runs. Sizes (layers x width): `small` 2 x 64, for a CPU; `10M` 6 x 384
-and `100M` 14 x 768, for one card.
+weight decay, β1 and scale of initial weights, for the loss on text that was held out. Beside it, each in a process of
+its own, the same by checkpoints and by all states stored, where these fit. The text is the source of Python's standard
+library, which is wherever this runs. Sizes (layers x width): `tiny` 1 x 16, to try it; `small` 2 x 64, for a CPU;
+`10M` 6 x 384 and `126M` 13 x 896, for one card.
 
-Writes what an evaluation takes and what came back to RESULTS.md (RESULTS_NAME.md for a card's sizes) beside this file;
-with --quick into out/experiments. With --meta N the hyperparameters are tuned by N steps of Adam.
+Writes times, memory and what came back to RESULTS.md (RESULTS_NAME.md for a card's sizes) beside this file; with
+--quick into out/experiments. With --meta N the hyperparameters are tuned by N steps of Adam.
+
+    python -m experiments.language_model --device gpu --size 126M
+
+is what a card is asked: 200 steps of 126 million weights. Whether sums there are the same in both sweeps is seen by the
+start, which comes back bit for bit or not at all.
 """
 
 import argparse
 import dataclasses
+import json
 import os
+import resource
+import subprocess
+import sys
 import sysconfig
 import textwrap
 import time
@@ -23,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from experiments._common import machine, results_folder
+from experiments._transformer import Size, init, mean_loss
 
 import hyprax as hx
 from hyprax._stats import scalars
@@ -30,32 +41,15 @@ from hyprax.search import Optax
 
 HERE = results_folder(__file__)
 QUICK_STEPS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    layers: int
-    width: int
-    heads: int
-    context: int
-    batch: int
-    steps: int
-
-    def weights(self) -> int:
-        """How many numbers are trained."""
-        shapes = jax.eval_shape(lambda key: init(self, 1.0, key), jax.random.key(0))
-        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-    def tokens(self, steps: int) -> int:
-        """The bytes of text that so many steps predict."""
-        return steps * self.batch * self.context
-
-
 SIZES = {
+    "tiny": Size(1, 16, 2, 16, 2, 20),
     "small": Size(2, 64, 4, 64, 8, 1000),
     "10M": Size(6, 384, 6, 256, 32, 1000),
-    "100M": Size(14, 768, 12, 512, 16, 1000),
+    "126M": Size(13, 896, 14, 512, 16, 200),
 }
+MODES = ("Reversible", "Checkpointed", "StoreAll")
+STATES = 12
+"""Bytes of a weight and its two moments."""
 
 
 def text(length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,51 +59,6 @@ def text(length: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.frombuffer(data[: len(data) // (length + 1) * (length + 1)], np.uint8).reshape(-1, length + 1)
     cut = len(rows) * 9 // 10
     return rows[:cut], rows[cut:]
-
-
-def init(size: Size, scale: Any, key: Any) -> Any:
-    d, n = size.width, size.layers
-    keys = jax.random.split(key, 7)
-
-    def normal(key: Any, *shape: int) -> Any:
-        return scale * jax.random.normal(key, shape, jnp.float32) / np.float32(np.sqrt(shape[-2]))
-
-    return {
-        "bytes": 0.02 * jax.random.normal(keys[0], (256, d), jnp.float32),
-        "places": 0.02 * jax.random.normal(keys[1], (size.context, d), jnp.float32),
-        "blocks": {
-            "mix": normal(keys[2], n, d, 3 * d),
-            "out": normal(keys[3], n, d, d),
-            "up": normal(keys[4], n, d, 4 * d),
-            "down": normal(keys[5], n, 4 * d, d),
-            "gain": jnp.ones((n, 2, d), jnp.float32),
-        },
-        "head": normal(keys[6], d, 256),
-    }
-
-
-def normalised(x: Any) -> Any:
-    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + np.float32(1e-6))
-
-
-def block(heads: int, params: Any, x: Any) -> Any:
-    batch, length, d = x.shape
-    q, k, v = jnp.split(normalised(x) * params["gain"][0][None, None] @ params["mix"], 3, axis=-1)
-    q, k, v = (a.reshape(batch, length, heads, d // heads) for a in (q, k, v))
-    scores = jnp.einsum("blhc,bmhc->bhlm", q, k) / np.float32(np.sqrt(d // heads))
-    past = jnp.tril(jnp.ones((length, length), bool))[None, None]
-    weights = jax.nn.softmax(jnp.where(past, scores, np.float32(-1e9)), axis=-1)
-    x = x + jnp.einsum("bhlm,bmhc->blhc", weights, v).reshape(batch, length, d) @ params["out"]
-    return x + jax.nn.gelu(normalised(x) * params["gain"][1][None, None] @ params["up"]) @ params["down"]
-
-
-def mean_loss(size: Size, params: Any, rows: Any) -> Any:
-    """Nats a byte."""
-    rows = rows.astype(jnp.int32)
-    x = params["bytes"][rows[:, :-1]] + params["places"][None]
-    x = hx.unroll.scan_blocks(lambda p, x: block(size.heads, p, x), params["blocks"], x)
-    logits = normalised(x) @ params["head"]
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]))
 
 
 def problem(size: Size, steps: int, mode: hx.unroll.AbstractMode) -> tuple[hx.UnrolledObjective, Any]:
@@ -146,91 +95,204 @@ def problem(size: Size, steps: int, mode: hx.unroll.AbstractMode) -> tuple[hx.Un
     return objective, hyper
 
 
+def mode_of(name: str, folder: str | None) -> hx.unroll.AbstractMode:
+    if name == "Reversible":
+        return hx.unroll.Reversible(long=hx.unroll.LongRun(folder))
+    return hx.unroll.Checkpointed() if name == "Checkpointed" else hx.unroll.StoreAll()
+
+
+def peak() -> float:
+    """The most gigabytes that the device held, or where it has no count, that the process did."""
+    memory = jax.devices()[0].memory_stats()
+    if memory:
+        return memory["peak_bytes_in_use"] / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def alone(mode: str, size: Size, steps: int, meta: int, folder: str | None) -> dict[str, Any]:
+    """One hypergradient by one mode, in this process."""
+    objective, hyper = problem(size, steps, mode_of(mode, folder))
+    began, used = time.perf_counter(), time.process_time()
+    answer = jax.block_until_ready(hx.hypergradient(objective, hyper, throw=False)[0])
+    found = {
+        "seconds": time.perf_counter() - began,
+        "processor": time.process_time() - used,
+        "peak": peak(),
+        "value": float(answer.value),
+        "gradient": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(answer.grad)]).tolist(),
+        "rates": float(jnp.sum(jax.tree.leaves(answer.grad["rates"])[0])),
+        "came_back": isinstance(answer.certificate, hx.unroll.ReversalCertificate),
+        "message": answer.message,
+        "stats": {name: float(value) for name, value in scalars(answer.stats).items()},
+        "device": jax.devices()[0].device_kind,
+    }
+    if meta:
+        tuned = hx.tune(objective, hyper, steps=meta, search=Optax(optax.adam(0.05)))
+        found["tuned"] = [row["value"] for row in tuned.history]
+    return found
+
+
+def beside(asked: argparse.Namespace, mode: str) -> dict[str, Any]:
+    """`alone` in a process of its own; where that ends without an answer, why."""
+    skipped = ("quick", "alone", *(() if mode == "Reversible" else ("meta", "folder")))
+    given = [f"--{name}={value}" for name, value in vars(asked).items() if value and name not in skipped]
+    run = subprocess.run(
+        [sys.executable, "-m", "experiments.language_model", *given, "--alone", mode, *(["--quick"] * asked.quick)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        last = (run.stderr.strip().splitlines() or [f"ended with {run.returncode}"])[-1]
+        return {"failed": last[:200]}
+    return json.loads(run.stdout.splitlines()[-1])
+
+
 def planned(name: str, theory_bits: float) -> str:
     """What a size that was not run would do, by the bits a weight and step of the run that was."""
     size = SIZES[name]
     kept = size.weights() * size.steps * theory_bits / 8e9
     return (
         f"`--size {name}`: {size.weights():,} weights, T = {size.steps:,}, {size.tokens(size.steps):,} bytes of text; "
-        f"about {kept:.2g} GB of buffers, where all states would take {12 * size.weights() * size.steps / 1e12:.2g} TB."
+        f"about {kept:.2g} GB of buffers, where all states would take "
+        f"{STATES * size.weights() * size.steps / 1e12:.2g} TB."
     )
 
 
-def report(asked: argparse.Namespace, answer: hx.Hypergradient, seconds: float, steps: int, tuned: Any) -> list[str]:
+def table(found: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each mode, and how far its answer is from that of the reversal."""
+    lines = ["| mode | seconds, with compilation | of the processor | most memory, GB | apart |", "| --- " * 5 + "|"]
+    exact = np.asarray(found["Reversible"].get("gradient", [np.nan]))
+    for mode, row in found.items():
+        if "failed" in row:
+            lines.append(f"| {mode} | {row['failed']} | | | |")
+            continue
+        apart = np.linalg.norm(np.asarray(row["gradient"]) - exact) / np.linalg.norm(exact)
+        far = "" if mode == "Reversible" else f"{apart:.0e}"
+        lines.append(f"| {mode} | {row['seconds']:.0f} | {row['processor']:.0f} | {row['peak']:.2f} | {far} |")
+    return lines
+
+
+def report(asked: argparse.Namespace, found: dict[str, dict[str, Any]], size: Size, steps: int) -> list[str]:
     """RESULTS.md, line by line."""
-    size, device = SIZES[asked.size], jax.devices()[0]
+    run = found["Reversible"]
     options = " --quick" * asked.quick + f" --size {asked.size}" * (asked.size != "small")
     options += f" --steps {asked.steps}" * (asked.steps is not None) + f" --meta {asked.meta}" * (asked.meta > 0)
-    stats = {name: float(value) for name, value in scalars(answer.stats).items()}
-    exact = isinstance(answer.certificate, hx.unroll.ReversalCertificate)
+    options += "".join(
+        f" --{name} {getattr(asked, name)}" for name in ("device", "compute", "attention") if getattr(asked, name)
+    )
+    if "failed" in run:
+        return [
+            "# A language model, undone step by step",
+            "",
+            f"    python -m experiments.language_model{options}",
+            "",
+            run["failed"],
+        ]
+    stats = run["stats"]
     rows = {
         "weights": f"{size.weights():,} ({size.layers} layers of width {size.width})",
         "steps, T": f"{steps:,}",
         "bytes of text predicted": f"{size.tokens(steps):,} ({size.batch} x {size.context} a step)",
         "hyperparameters": f"{steps + 3:,}",
-        "exact": f"{'yes' if exact else 'no'}, attempt {int(stats['attempt'])}",
+        "the start came back, bit for bit": f"{'yes' if run['came_back'] else 'no'}, attempt {int(stats['attempt'])}",
         "bits a weight and step, beside theory": f"{stats['bits_per_parameter_step']:.4f} / {stats['theory_bits']:.4f}",
         "buffers put away": f"{stats['stored_bytes'] / 1e6:.1f} MB",
-        "all states would take": f"{12 * size.weights() * steps / 1e6:,.0f} MB",
+        "all states would take": f"{STATES * size.weights() * steps / 1e6:,.0f} MB",
         "the adjoint grows": f"{stats['amplification']:.3g}-fold, {stats['growth']:.4f} a step",
-        "ends as": answer.message.split(": ")[0] if answer.message else "successful",
-        "F, nats a byte": f"{float(answer.value):.4f}",
-        "dF/d log of all rates": f"{sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(answer.grad['rates'])):.4f}",
-        "seconds, with compilation": f"{seconds:.0f}",
+        "ends as": run["message"].split(": ")[0] if run["message"] else "successful",
+        "F, nats a byte": f"{run['value']:.4f}",
+        "dF/d log of all rates": f"{run['rates']:.4f}",
     }
-    memory = device.memory_stats()
-    if memory:
-        rows["peak of the device's memory"] = f"{memory['peak_bytes_in_use'] / 1e9:.2f} GB"
-    if tuned is not None:
-        rows["F by step of tuning"] = " ".join(f"{row['value']:.4f}" for row in tuned.history)
+    if "tuned" in run:
+        rows["F by step of tuning"] = " ".join(f"{value:.4f}" for value in run["tuned"])
     lines = [
         "# A language model, undone step by step",
         "",
         f"    python -m experiments.language_model{options}",
         "",
         textwrap.fill(
-            f"Measured on a {machine()}, load average {os.getloadavg()[0]:.0f}, {device.device_kind}, jax "
-            f"{jax.__version__}. A causal transformer over bytes, trained by AdamW on the source of Python's standard "
-            "library; one hypergradient of the loss on text that was held out, with respect to a learning rate for "
-            "every step, weight decay, β1 and the scale of the initial weights.",
-            105,
+            f"Measured on a {machine()}, load average {os.getloadavg()[0]:.0f}, {run['device']}, "
+            f"jax {jax.__version__}. A causal transformer over bytes, trained by AdamW on the source of Python's "
+            "standard library, computed in "
+            f"{size.compute}; one hypergradient of the loss on text that was held out, with respect to a learning rate "
+            "for every step, weight decay, β1 and the scale of the initial weights.",
+            119,
         ),
         "",
         "| | |",
         "| --- | --- |",
         *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
+        textwrap.fill(
+            "Each mode in a process of its own. *Apart*: the relative distance of its hypergradient from that of the "
+            "reversal; all of them train in single precision, and round differently.",
+            119,
+        ),
+        "",
+        *table(found),
+        "",
     ]
     if asked.size == "small":
-        rest = [f"- {planned(name, stats['theory_bits'])}" for name in SIZES if name != "small"]
+        rest = [f"- {planned(name, stats['theory_bits'])}" for name in ("10M", "126M")]
         lines += [
-            "Not run here, where there is no card (on one, set `XLA_FLAGS=--xla_gpu_deterministic_ops=true`); by the",
-            "bits above they would be:",
+            "Not run here, where there is no card (there: `--device gpu`); by the bits above they would be:",
             "",
-            *(textwrap.fill(line, 105, subsequent_indent="  ") for line in rest),
+            *(textwrap.fill(line, 119, subsequent_indent="  ") for line in rest),
             "",
         ]
     return lines
 
 
+def on_device(name: str) -> None:
+    """Ask for a device; before JAX looks for one.
+
+    **Raises:** `SystemExit` where there is none of that kind.
+    """
+    if name == "gpu":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    jax.config.update("jax_platforms", {"gpu": "cuda", "cpu": "cpu"}[name])
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise SystemExit(f"--device {name}: JAX finds none ({reason}). For a card, install jax[cuda13].") from error
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps; writes into out/experiments")
-    parser.add_argument("--steps", type=int, help="T; default 1,000")
+    parser.add_argument("--steps", type=int, help="T; default 1,000, of 126M 200")
     parser.add_argument("--meta", type=int, default=0, help="steps of tuning")
     parser.add_argument("--folder", help="where to save the evaluation when it is interrupted, and every ten minutes")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what JAX finds")
+    parser.add_argument("--compute", choices=("float32", "bfloat16"), help="of products and activations")
+    parser.add_argument("--attention", choices=("xla", "cudnn"), help="of jax.nn; default: formulas of its own")
+    parser.add_argument("--alone", choices=MODES, help="this mode in this process; prints JSON")
     asked = parser.parse_args()
-    size = SIZES[asked.size]
+    size = dataclasses.replace(
+        SIZES[asked.size], compute=asked.compute or "float32", attention=asked.attention or "written"
+    )
     steps = asked.steps or (QUICK_STEPS if asked.quick else size.steps)
-    objective, hyper = problem(size, steps, hx.unroll.Reversible(long=hx.unroll.LongRun(asked.folder)))
-    began = time.perf_counter()
-    answer = jax.block_until_ready(hx.hypergradient(objective, hyper, throw=False)[0])
-    seconds = time.perf_counter() - began
-    tuned = hx.tune(objective, hyper, steps=asked.meta, search=Optax(optax.adam(0.05))) if asked.meta else None
-    text = "\n".join(report(asked, answer, seconds, steps, tuned))
+    if asked.alone:
+        if asked.device:
+            on_device(asked.device)
+        print(json.dumps(alone(asked.alone, size, steps, asked.meta, asked.folder)))
+        return
+    jax.config.update("jax_platforms", "cpu")  # a card is left to the processes that train
+    found = {}
+    for mode in MODES:
+        need = STATES * size.weights() * steps / 1e9
+        if mode == "StoreAll" and need > 60:
+            found[mode] = {"failed": f"not tried: {need:,.0f} GB of states"}
+            continue
+        found[mode] = beside(asked, mode)
+        print(f"{mode}: {found[mode].get('failed', 'there')}", file=sys.stderr, flush=True)
+    text = "\n".join(report(asked, found, size, steps))
     (HERE / ("RESULTS.md" if asked.size == "small" else f"RESULTS_{asked.size}.md")).write_text(text)
-    print(answer.message, text, sep="\n")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""RESULTS.md and the picture of the horizon."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiments._common import machine, pyplot
+
+from .measures import STEP, rank_correlation
+from .problem import DECAY, KINDS, RATE, Problem
+
+Run = tuple[str, int]
+
+
+def written(
+    folder: Path,
+    problem: Problem,
+    grads: dict[tuple[Any, ...], dict[str, Any]],
+    arrays: dict[Run, dict[str, np.ndarray]],
+    still: dict[str, float],
+    acts: dict[tuple[Any, ...], dict[str, Any]],
+    scores: dict[Run, float],
+    rivals: dict[float, float],
+    smoothness: dict[int, float],
+    subsets: int,
+) -> str:
+    """Write them into `folder`; returns the text."""
+    size, runs = problem.size, list(arrays)
+    whole = arrays[runs[0]]
+    alike = {run: {name: rank_correlation(arrays[run][name], whole[name]) for name in KINDS} for run in runs}
+    gains = {run: {what: still["test"] - acts["acted", *run, what]["test"] for what in (*KINDS, "all")} for run in runs}
+    best = max(rivals, key=lambda damping: rivals[damping])
+    intro = (
+        f"Measured on a {machine()}. A causal transformer over bytes ({size.weights():,} weights, {size.layers} "
+        f"layers of width {size.width}) is trained by AdamW in single precision for {size.steps:,} "
+        f"steps of {size.batch} rows of "
+        f"{size.context} bytes, drawn from {problem.files} files of Python's standard library, {problem.rows} rows of "
+        f"each. F is the loss on {len(problem.validation):,} rows of {problem.files // 4} other files, in nats a byte; "
+        f"the test loss that on rows of as many more. Told are the weight of each file (start: 1), a schedule of "
+        f"{whole['schedule'].size} knots (start: {RATE} throughout) and a decay for each of "
+        f"{whole['decay'].size} tensors (start: {DECAY}). "
+        "*Whole*: the exact hypergradient of the whole training, undone bit for bit (`Reversible`). "
+        "*Short*: the same of a training that ends after T steps, its schedule as long as itself. *Cut*: of the whole "
+        "training, of whose steps only the last T are differentiated (`Truncated`)."
+    )
+    columns = (
+        "Alike: Spearman's correlation with the whole one, entry by entry. Gain: the test loss of a whole "
+        f"training less that of one after a move against the gradient, {STEP} long in the root mean "
+        "square (weights of files: about "
+        f"their mean; schedule and decays: logarithms), from {still['test']:.4f}; one training each. Datamodelling: "
+        f"Spearman's correlation, over {subsets} trainings on random halves of the files, of the loss on the "
+        "validation files with the sum of the derivatives in the weights of the files trained on. Smoothness: "
+        "`UnrolledObjective.metasmoothness` of a training of T steps along the move of the weights. Seconds of the "
+        "processor for the gradient, compilation included."
+    )
+    head = ("", "T", "alike: weights", "schedule", "decay", "gain: weights", "schedule", "decay", "all")
+    head = (*head, "datamodelling", "smoothness", "seconds")
+    lines = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for run in (*runs[1:], runs[0]):
+        kind, steps = run
+        smooth = "" if kind == "cut" else f"{smoothness[steps]:.2f}"
+        numbers = [f"{alike[run][name]:.2f}" for name in KINDS]
+        numbers += [f"{gains[run][what]:+.4f}" for what in (*KINDS, "all")]
+        numbers += [f"{scores[run]:.2f}", smooth, f"{grads['gradient', *run]['seconds']:.0f}"]
+        lines.append(f"| {kind} | {steps:,} | " + " | ".join(numbers) + " |")
+    others = ", ".join(f"{score:.2f} (δ = {damping:g})" for damping, score in rivals.items())
+    steps = f" --steps {size.steps}" if size.steps != 1000 else ""
+    text = "\n".join(
+        [
+            "# How soon short trainings mislead",
+            "",
+            f"    python -m experiments.horizon{steps}",
+            "",
+            textwrap.fill(intro, 119),
+            "",
+            textwrap.fill(columns, 119),
+            "",
+            *lines,
+            "",
+            textwrap.fill(
+                f"Influence functions at the end of the whole training have a datamodelling score of {others}: damped "
+                "by δ, the generalised Gauss-Newton matrix of a sample of rows, 30 products of conjugate gradients.",
+                119,
+            ),
+            "",
+            "![Likeness, gain and datamodelling score by T](horizon.png)",
+            "",
+        ]
+    )
+    reading = folder / "READING.md"
+    text += "\n" + reading.read_text() if reading.exists() else ""
+    _draw(folder / "horizon.png", runs, alike, gains, scores, rivals[best])
+    (folder / "RESULTS.md").write_text(text)
+    return text
+
+
+def _draw(path: Path, runs: list[Run], alike: Any, gains: Any, scores: Any, rival: float) -> None:
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    whole = runs[0]
+    colours = dict(zip((*KINDS, "all"), ("C0", "C1", "C2", "C3"), strict=True))
+    for kind, style in (("short", "-o"), ("cut", "--s")):
+        chosen = [run for run in runs if run[0] == kind] + [whole]
+        at = [steps for _, steps in chosen]
+        for name in KINDS:
+            values = [alike[run][name] for run in chosen]
+            axes[0].plot(at, values, style, color=colours[name], label=f"{name}, {kind}", markersize=4)
+        for what in (*KINDS, "all"):
+            values = [gains[run][what] for run in chosen]
+            axes[1].plot(at, values, style, color=colours[what], label=f"{what}, {kind}", markersize=4)
+        axes[2].plot(at, [scores[run] for run in chosen], style, color="C0", label=kind, markersize=4)
+    axes[2].axhline(rival, color="0.4", linestyle=":", label="influence functions, best δ")
+    titles = ("Spearman's correlation with the whole", "test loss gained by acting", "datamodelling score")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_xscale("log")
+        axis.set_xlabel("steps differentiated, T")
+        axis.set_title(title, fontsize=10)
+        axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axis.legend(fontsize=6)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
