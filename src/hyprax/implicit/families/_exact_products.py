@@ -15,9 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._constants import UNIT
-from .._double_double import DoubleDouble, lifted, power_of_two
+from .._double_double import DoubleDouble, lifted
 from ._chunked import Chunked
 from ._design import Design, SparseDesign, backward, forward
+
+
+EXPONENT = 0x7FF0000000000000
+"""The bits of a float64 that are its exponent."""
 
 
 def slice_bits(terms: int) -> int:
@@ -35,9 +39,9 @@ def extended_unit(terms: int) -> float:
 
 
 def _scale(largest: Array) -> Array:
-    """The power of two above each number; 1 for 0."""
-    exponent = jnp.frexp(largest)[1]
-    return power_of_two(jnp.where(largest > 0, exponent, 0).astype(jnp.int64))
+    """The power of two above each number >= 0, from 2^-1021 to 2^1023: its exponent alone, and one more."""
+    below = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(largest, jnp.int64) & EXPONENT, largest.dtype)
+    return 2 * jnp.clip(below, 2.0**-1022, 2.0**1022)
 
 
 def _slices(x: Array, scale: Array, bits: int) -> tuple[Array, Array, Array]:
