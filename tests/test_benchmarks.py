@@ -104,21 +104,25 @@ def test_the_sentence_below_a_table_says_plainly_who_is_fastest():
 
 def test_files_have_machine_versions_commit_and_a_mark_of_load(part, tmp_path):
     sections = [
-        report.Section("quiet", "Quiet", "Text.", [part], (0.2, 1.2), 1.0),
-        report.Section("busy", "Busy", "Text.", [part], (0.2, 1.9), 1.0),
+        report.Section("quiet", "Quiet", "Text.", [part], (0.2, 1.2), 1.0, "abc123", "2026-01-01"),
+        report.Section("busy", "Busy", "Text.", [part], (0.2, 1.9), 1.0, "def456", "2026-01-02"),
     ]
-    results = report.Results("usual", sections, {"hyprax": {"numpy": np.__version__}}, "abc123", "2026-01-01")
+    results = report.Results("usual", sections, {"hyprax": {"numpy": np.__version__}})
     report.write(results, tmp_path, tmp_path / "pictures")
     text = (tmp_path / "RESULTS.md").read_text()
     assert "MEASURED UNDER LOAD: `busy`" in text
     assert "MEASURED UNDER LOAD: `quiet`" not in text
-    assert "abc123" in text
+    assert "abc123, 2026-01-01" in text
+    assert "def456, 2026-01-02" in text
     assert f"numpy {np.__version__}" in text
     assert "**wrong**" in text
     assert "not installed: " in text
     stored = json.loads((tmp_path / "results.json").read_text())
-    assert stored["commit"] == "abc123"
-    assert stored["sections"]["busy"]["load"] == [0.2, 1.9]
+    busy = stored["sections"]["busy"]
+    assert busy["commit"] == "def456"
+    assert busy["load"] == [0.2, 1.9]
+    # What stands is read back when another section is measured again.
+    assert report.restored("busy", "Busy", "Text.", [part.cell], busy) == sections[1]
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
         "benchmarks-quiet-times.svg",
         "benchmarks-busy-times.svg",

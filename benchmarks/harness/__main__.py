@@ -1,15 +1,17 @@
-"""hyprax and its peers, side by side: python -m benchmarks.harness [--quick | --full] [--section NAME ...]
+"""hyprax and its peers, side by side: python -m benchmarks.harness [--quick | --full] [--section NAME ...] [--renew]
 
-The usual size takes ten minutes on two quiet cores, `--full` hours, with larger problems and scaling curves; `--quick`
-takes a minute or two, nearly all of it compilation, and shows that everything runs. The results go to
+The usual size takes a quarter of an hour on two quiet cores, `--full` hours, with larger problems and scaling curves;
+`--quick` takes a minute or two, nearly all of it compilation, and shows that everything runs. The results go to
 benchmarks/RESULTS.md, benchmarks/results.json and docs/pictures; those of a quick run or of single sections to
-out/benchmarks, or to the folder of --out.
+out/benchmarks, or to the folder of --out. With --renew single sections replace those of the usual size that stand in
+benchmarks/, each with its commit and date.
 """
 
 import argparse
 import datetime
 import importlib
 import inspect
+import json
 import os
 import sys
 import time
@@ -24,10 +26,12 @@ from benchmarks.harness.processes import PeerError, Peers
 from benchmarks.harness.report import Part, Results, Section
 
 SECTIONS = ("implicit", "unroll", "evidence", "tables", "search")
+ORDER = (*SECTIONS, "scaling")
 
 
 def run_section(name: str, size: str, peers: Peers) -> Section:
     module = importlib.import_module(f"benchmarks.harness.{name}")
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     before, begun, parts = report.load(), time.perf_counter(), []
     for cell in module.cells(size):
         try:
@@ -40,8 +44,19 @@ def run_section(name: str, size: str, peers: Peers) -> Section:
         spent = time.perf_counter() - begun
         print(f"{spent:6.0f} s  {name}: {cell.problem}: {report.verdict(part)}", file=sys.stderr, flush=True)
     peers.close()
-    text = inspect.cleandoc(module.__doc__ or "")
-    return Section(name, module.TITLE, text, parts, (before, report.load()), time.perf_counter() - begun)
+    text, seconds = inspect.cleandoc(module.__doc__ or ""), time.perf_counter() - begun
+    return Section(name, module.TITLE, text, parts, (before, report.load()), seconds, report.commit(), date)
+
+
+def standing(folder: Path) -> tuple[list[Section], dict[str, dict[str, str]]]:
+    """The sections that stand in a folder, and the versions that were measured."""
+    found = json.loads((folder / "results.json").read_text())
+    sections = []
+    for name, one in found["sections"].items():
+        module = importlib.import_module(f"benchmarks.harness.{name}")
+        text = inspect.cleandoc(module.__doc__ or "")
+        sections.append(report.restored(name, module.TITLE, text, module.cells(found["size"]), one))
+    return sections, found["versions"]
 
 
 def main() -> None:
@@ -49,22 +64,27 @@ def main() -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", dest="size", action="store_const", const="quick", default="usual")
     sizes.add_argument("--full", dest="size", action="store_const", const="full")
-    parser.add_argument("--section", nargs="+", choices=(*SECTIONS, "scaling"), metavar="NAME", help="these alone")
+    parser.add_argument("--section", nargs="+", choices=ORDER, metavar="NAME", help="these alone")
     parser.add_argument("--out", type=Path, help="the folder of the results")
+    parser.add_argument("--renew", action="store_true", help="put the sections into the results that stand")
     asked = parser.parse_args()
+    if asked.renew and not (asked.section and asked.size == "usual" and asked.out is None):
+        parser.error("--renew goes with --section, and with no --quick, --full or --out.")
     if asked.size == "quick":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     else:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # times of compilation are reported
     names = asked.section or (*SECTIONS, *(("scaling",) if asked.size == "full" else ()))
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    stands = asked.out is None and asked.section is None and asked.size != "quick"
+    stands = asked.renew or (asked.out is None and asked.section is None and asked.size != "quick")
     folder = ROOT / "benchmarks" if stands else asked.out or ROOT / "out" / "benchmarks"
-    results = Results(asked.size, [], {}, report.commit(), date)
+    sections, versions = standing(folder) if asked.renew else ([], {})
+    results = Results(asked.size, sections, versions)
     with Peers(pinned=asked.size != "quick") as peers:
         for name in names:  # written after each, so that a run that is cut off leaves what it has
-            sections = [*results.sections, run_section(name, asked.size, peers)]
-            results = Results(asked.size, sections, peers.versions, results.commit, date)
+            made = run_section(name, asked.size, peers)
+            others = [section for section in sections if section.name != name]
+            sections = sorted([*others, made], key=lambda section: ORDER.index(section.name))
+            results = Results(asked.size, sections, {**versions, **peers.versions})
             report.write(results, folder, report.PICTURES if stands else folder / "pictures")
     print(report.as_markdown(results))
 

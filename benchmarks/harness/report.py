@@ -36,7 +36,7 @@ class Part:
 
 @dataclasses.dataclass
 class Section:
-    """The cells of a section, and the load when it began and when it ended."""
+    """The cells of a section, the load when it began and when it ended, and of which commit it was measured, when."""
 
     name: str
     title: str
@@ -44,6 +44,8 @@ class Section:
     parts: list[Part]
     load: tuple[float, float]
     seconds: float
+    commit: str = ""
+    date: str = ""
 
 
 @dataclasses.dataclass
@@ -51,8 +53,6 @@ class Results:
     size: str
     sections: list[Section]
     versions: dict[str, dict[str, str]]
-    commit: str
-    date: str
 
     @property
     def loaded(self) -> list[Section]:
@@ -77,15 +77,27 @@ def as_json(results: Results) -> str:
     def part(found: Part) -> dict[str, Any]:
         rows = [dataclasses.asdict(row) for row in found.rows]
         accept, name = found.cell.accept, found.cell.error_name
-        return {"problem": found.cell.problem, "accepted_error": accept, "error": name, "rows": rows}
+        problem = {"problem": found.cell.problem, "accepted_error": accept, "error": name, "rows": rows}
+        return problem | ({"left_out": found.left_out} if found.left_out else {})
 
-    sections = {
-        each.name: {"load": each.load, "seconds": each.seconds, "problems": [part(one) for one in each.parts]}
-        for each in results.sections
-    }
-    top = {"machine": machine(), "processor": processor(), "commit": results.commit, "date": results.date}
-    top |= {"size": results.size, "versions": results.versions, "sections": sections}
-    return json.dumps(top, indent=1) + "\n"
+    def section(found: Section) -> dict[str, Any]:
+        facts = {"commit": found.commit, "date": found.date, "load": found.load, "seconds": found.seconds}
+        return facts | {"problems": [part(one) for one in found.parts]}
+
+    top = {"machine": machine(), "processor": processor(), "size": results.size, "versions": results.versions}
+    return json.dumps(top | {"sections": {each.name: section(each) for each in results.sections}}, indent=1) + "\n"
+
+
+def restored(name: str, title: str, text: str, cells: Iterable[Cell], found: dict[str, Any]) -> Section:
+    """A section as `as_json` wrote it: of the cells as they are now, those that were measured then."""
+    known = {cell.problem: cell for cell in cells}
+    parts = [
+        Part(known[one["problem"]], [Row(**row) for row in one["rows"]], one.get("left_out", ""))
+        for one in found["problems"]
+        if one["problem"] in known
+    ]
+    begun, ended = found["load"]
+    return Section(name, title, text, parts, (begun, ended), found["seconds"], found["commit"], found["date"])
 
 
 def _time(seconds: float) -> str:
@@ -161,11 +173,14 @@ def as_markdown(results: Results) -> str:
             f"**MEASURED UNDER LOAD: `{section.name}`, load {start:.1f} at the start and {end:.1f} at the end. "
             "Other work ran beside it: its figures must be measured again.**\n"
         )
-    lines += [f"- {processor()}, {machine()}", f"- commit {results.commit}, {results.date}"]
+    lines.append(f"- {processor()}, {machine()}")
     for environment, found in results.versions.items():
         lines.append(f"- {environment}: {', '.join(f'{name} {version}' for name, version in found.items())}")
-    loads = (f"{section.name} {section.load[0]:.1f} to {section.load[1]:.1f}" for section in results.sections)
-    lines += [f"- load, start to end: {', '.join(loads)}", "", HOW]
+    for section in results.sections:
+        begun, ended = section.load
+        when = f"commit {section.commit}, {section.date}"
+        lines.append(f"- `{section.name}`: {when}, {section.seconds:.0f} s, load {begun:.1f} to {ended:.1f}")
+    lines += ["", HOW]
     for section in results.sections:
         lines += [f"\n## {section.title}\n", section.text]
         for part in section.parts:
@@ -200,8 +215,9 @@ def _dots(plt: Any, section: Section) -> Any:
 
 def _searches(plt: Any, section: Section) -> Any:
     parts = [part for part in section.parts if any(row.trace for row in part.rows)]
-    figure, axes = plt.subplots(1, len(parts), figsize=(3 * len(parts), 3), layout="constrained", squeeze=False)
-    for each, part in zip(axes[0], parts, strict=True):
+    height = -(-len(parts) // 2)  # two beside each other, so that a phone shows them
+    figure, axes = plt.subplots(height, 2, figsize=(7.5, 3 * height), layout="constrained", squeeze=False)
+    for each, part in zip(axes.flat, parts, strict=False):
         styles = iter(("--", ":", "-."))
         for row in part.rows:
             if row.trace:
@@ -212,6 +228,8 @@ def _searches(plt: Any, section: Section) -> Any:
         each.set(xscale="log", title=part.cell.problem, xlabel="seconds")
         each.title.set_fontsize(8)
         each.axhline(part.cell.target, color=FLOOR, lw=0.7)
+    for each in axes.flat[len(parts) :]:
+        each.set_axis_off()
     axes[0][0].set_ylabel("test loss; the line is the target")
     axes[0][0].legend(fontsize=7)
     return figure

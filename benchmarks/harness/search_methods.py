@@ -48,8 +48,9 @@ def _start(data: Arrays) -> np.ndarray:
     return np.full(int(data["groups"].max()) + 1, START)
 
 
-def ours(data: Arrays, budget: float) -> Run:
-    objective = _objective(data)
+def ours(data: Arrays, budget: float, free: bool = False) -> Run:
+    """`hx.tune` as it comes, or with a search that follows the validation loss wherever it leads."""
+    objective, search = _objective(data), hx.search.LBFGS() if free else None
 
     def run(seed: int | None) -> dict[str, Any]:
         """Nothing is drawn; a seed of None stops at once."""
@@ -59,7 +60,7 @@ def ours(data: Arrays, budget: float) -> Run:
             return watch.see(step.value, np.asarray(step.hyper["penalty"].value))
 
         begin = {"penalty": hx.Positive(_start(data))}
-        hx.tune(objective, begin, steps=1000, callbacks=[look], progress=False)
+        hx.tune(objective, begin, search=search, steps=1000, callbacks=[look], progress=False)
         return watch.answer()
 
     return run
