@@ -16,7 +16,18 @@ import numpy as np
 from experiments._common import results_folder, rows_of
 from experiments._transformer import Size
 
-from .measures import DAMPINGS, acted, datamodelling_score, gradient, influence, metasmoothness, subset
+from .measures import (
+    DAMPINGS,
+    LENGTHS,
+    acted,
+    datamodelling_score,
+    difference,
+    gradient,
+    influence,
+    metasmoothness,
+    slope,
+    subset,
+)
 from .problem import KINDS, Problem
 from .report import written
 
@@ -62,6 +73,15 @@ def main() -> None:
         [("metasmoothness", steps) for steps in (*horizons, size.steps)],
         lambda _, steps: {"value": metasmoothness(problem, steps, whole["weights"])},
     )
+    lines = {run: arrays[run]["weights"] for run in (runs[0], runs[-1])}
+    differences = kept(
+        [("difference", *run, length) for run in lines for length in LENGTHS],
+        lambda _, kind, steps, length: {"value": difference(problem, lines[kind, steps], length)},
+    )
+    slopes = {
+        run: [slope(whole["weights"], along), *(differences["difference", *run, h]["value"] for h in LENGTHS)]
+        for run, along in lines.items()
+    }
     scores = {run: datamodelling_score(arrays[run]["weights"], subsets) for run in runs}
     rivals = {
         damping: datamodelling_score(np.asarray(influences["influence", damping]["scores"]), subsets)
@@ -70,7 +90,17 @@ def main() -> None:
     smoothness = {steps: smooth["metasmoothness", steps]["value"] for steps in (*horizons, size.steps)}
     print(
         written(
-            results_folder(__file__), problem, grads, arrays, still[("still",)], acts, scores, rivals, smoothness, count
+            results_folder(__file__),
+            problem,
+            grads,
+            arrays,
+            still[("still",)],
+            acts,
+            scores,
+            rivals,
+            smoothness,
+            slopes,
+            count,
         )
     )
 

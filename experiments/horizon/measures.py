@@ -17,6 +17,8 @@ from .problem import KINDS, Problem
 
 STEP = 0.3
 """Of what is acted on: the root mean square of a move."""
+LENGTHS = (0.03, 0.3, 1.0)
+"""Of steps of the weights along a hypergradient, from 1 each; below the first, single precision is all that is seen."""
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 SAMPLE, PRODUCTS = 256, 30
 """Of influence functions: rows of the curvature, and products with it."""
@@ -54,6 +56,24 @@ def acted(problem: Problem, grads: dict[str, np.ndarray], kinds: tuple[str, ...]
         hyper[kind] = (hyper[kind] + move(kind, grads[kind])).astype(np.float32)
     hyper["weights"] = np.maximum(hyper["weights"], np.float32(0))
     return problem.losses(hyper)
+
+
+def difference(problem: Problem, grad: np.ndarray, length: float) -> float:
+    """The central difference of the validation loss along a hypergradient in the weights, their mean kept."""
+    direction = move("weights", grad)
+    direction = -direction / np.linalg.norm(direction)
+    ends = []
+    for sign in (1, -1):
+        hyper = problem.start()
+        hyper["weights"] = (hyper["weights"] + sign * length * direction).astype(np.float32)
+        ends.append(problem.losses(hyper)["validation"])
+    return (ends[0] - ends[1]) / (2 * length)
+
+
+def slope(grad: np.ndarray, along: np.ndarray) -> float:
+    """What the hypergradient `grad` says of that difference, along another."""
+    direction = move("weights", along)
+    return float(-direction @ grad / np.linalg.norm(direction))
 
 
 def subset(problem: Problem, number: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from experiments._common import machine, pyplot
 
-from .measures import STEP, rank_correlation
+from .measures import LENGTHS, STEP, rank_correlation
 from .problem import DECAY, KINDS, RATE, Problem
 
 Run = tuple[str, int]
@@ -23,6 +23,7 @@ def written(
     scores: dict[Run, float],
     rivals: dict[float, float],
     smoothness: dict[int, float],
+    slopes: dict[Run, list[float]],
     subsets: int,
 ) -> str:
     """Write them into `folder`; returns the text."""
@@ -84,6 +85,20 @@ def written(
                 119,
             ),
             "",
+            textwrap.fill(
+                "The derivative of F in the weights of the files, along two hypergradients (scaled to length 1, their "
+                "mean taken off): as the whole one has it, and by central differences of steps of other lengths, two "
+                "trainings each.",
+                119,
+            ),
+            "",
+            f"| along | whole one | {' | '.join(f'step {h:g}' for h in LENGTHS)} |",
+            f"| --- |{' ---: |' * (1 + len(LENGTHS))}",
+            *(
+                f"| {kind}, T = {steps:,} | {' | '.join(f'{x:.4f}' for x in found)} |"
+                for (kind, steps), found in slopes.items()
+            ),
+            "",
             "![Likeness, gain and datamodelling score by T](horizon.png)",
             "",
         ]
@@ -97,7 +112,7 @@ def written(
 
 def _draw(path: Path, runs: list[Run], alike: Any, gains: Any, scores: Any, rival: float) -> None:
     plt = pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
     whole = runs[0]
     colours = dict(zip((*KINDS, "all"), ("C0", "C1", "C2", "C3"), strict=True))
     for kind, style in (("short", "-o"), ("cut", "--s")):
@@ -105,18 +120,19 @@ def _draw(path: Path, runs: list[Run], alike: Any, gains: Any, scores: Any, riva
         at = [steps for _, steps in chosen]
         for name in KINDS:
             values = [alike[run][name] for run in chosen]
-            axes[0].plot(at, values, style, color=colours[name], label=f"{name}, {kind}", markersize=4)
+            axes[0].plot(at, values, style, color=colours[name], label=name if kind == "short" else None, markersize=4)
         for what in (*KINDS, "all"):
             values = [gains[run][what] for run in chosen]
-            axes[1].plot(at, values, style, color=colours[what], label=f"{what}, {kind}", markersize=4)
+            axes[1].plot(at, values, style, color=colours[what], label=what if kind == "short" else None, markersize=4)
         axes[2].plot(at, [scores[run] for run in chosen], style, color="C0", label=kind, markersize=4)
     axes[2].axhline(rival, color="0.4", linestyle=":", label="influence functions, best δ")
     titles = ("Spearman's correlation with the whole", "test loss gained by acting", "datamodelling score")
+    figure.suptitle("solid: short trainings; dashed: the last steps of the whole one", fontsize=10)
     for axis, title in zip(axes, titles, strict=True):
         axis.set_xscale("log")
         axis.set_xlabel("steps differentiated, T")
         axis.set_title(title, fontsize=10)
         axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=7)
     figure.savefig(path, dpi=130)
     plt.close(figure)
