@@ -19,7 +19,6 @@ from .._double_double import DoubleDouble, lifted
 from ._chunked import Chunked
 from ._design import Design, SparseDesign, backward, forward
 
-
 EXPONENT = 0x7FF0000000000000
 """The bits of a float64 that are its exponent."""
 
