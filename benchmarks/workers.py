@@ -3,13 +3,13 @@
     python -m benchmarks.workers [--tasks 600] [--rows 200000]
 
 - pieces: the duals of made tasks (those of `benchmarks.tasks_scale`), by `map_tasks` on one and two spawned processes;
-- folds: an honest estimate of ridge regression on 20 folds, on no executor and on two spawned processes;
+- folds: an honest estimate of ridge regression on 20 folds, on one and on two spawned processes;
 - rows: one certified hypergradient of logistic regression with 100 columns and as many strengths, its rows on one and
   on two CPU devices of one process, each of one thread; each count in a process of its own, and the second evaluation,
   which compiles nothing.
 
 Prints a table: seconds by the clock, whether the answers have the same bits, or else how far apart they are beside the
-sum of their bounds. Two free cores are needed; processes start in about four seconds, which count.
+sum of their bounds. Two free cores are needed; processes import JAX as they start, which counts.
 """
 
 import argparse

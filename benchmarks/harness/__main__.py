@@ -44,17 +44,24 @@ def run_section(name: str, size: str, peers: Peers) -> Section:
         spent = time.perf_counter() - begun
         print(f"{spent:6.0f} s  {name}: {cell.problem}: {report.verdict(part)}", file=sys.stderr, flush=True)
     peers.close()
-    text, seconds = inspect.cleandoc(module.__doc__ or ""), time.perf_counter() - begun
-    return Section(name, module.TITLE, text, parts, (before, report.load()), seconds, report.commit(), date)
+    seconds = time.perf_counter() - begun
+    return Section(
+        name, module.TITLE, inspect.getdoc(module) or "", parts, (before, report.load()), seconds, report.commit(), date
+    )
 
 
 def standing(folder: Path) -> tuple[list[Section], dict[str, dict[str, str]]]:
-    """The sections that stand in a folder, and the versions that were measured."""
+    """The sections that stand in a folder, and the versions that were measured.
+
+    **Raises:** `SystemExit` for results of another size than the usual.
+    """
     found = json.loads((folder / "results.json").read_text())
+    if found["size"] != "usual":
+        raise SystemExit(f"--renew: the results in {folder} must be of the usual size; got those of --{found['size']}.")
     sections = []
     for name, one in found["sections"].items():
         module = importlib.import_module(f"benchmarks.harness.{name}")
-        text = inspect.cleandoc(module.__doc__ or "")
+        text = inspect.getdoc(module) or ""
         sections.append(report.restored(name, module.TITLE, text, module.cells(found["size"]), one))
     return sections, found["versions"]
 

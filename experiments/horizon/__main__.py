@@ -9,6 +9,7 @@ Writes RESULTS.md and a picture beside this file; with --quick, of a tiny model,
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ from .measures import (
     subset,
 )
 from .problem import KINDS, Problem
-from .report import written
+from .report import Found, written
 
 SIZE, FILES, ROWS, HORIZONS, SUBSETS = Size(2, 64, 4, 64, 8, 1000), 64, 125, (8, 16, 32, 64, 125, 250, 500), 50
 QUICK_SIZE, QUICK_FILES, QUICK_ROWS, QUICK_HORIZONS, QUICK_SUBSETS = Size(1, 16, 2, 16, 4, 24), 8, 24, (8,), 3
@@ -45,7 +46,7 @@ def main() -> None:
     else:
         size, files, rows, horizons, count = SIZE, FILES, ROWS, HORIZONS, SUBSETS
     if asked.steps:
-        size = Size(size.layers, size.width, size.heads, size.context, size.batch, asked.steps)
+        size = dataclasses.replace(size, steps=asked.steps)
     problem = Problem(size, files, rows)
     horizons = tuple(steps for steps in horizons if steps < size.steps)
     settings = {"size": [size.layers, size.width, size.context, size.batch, size.steps], "files": files, "rows": rows}
@@ -82,27 +83,19 @@ def main() -> None:
         run: [slope(whole["weights"], along), *(differences["difference", *run, h]["value"] for h in LENGTHS)]
         for run, along in lines.items()
     }
-    scores = {run: datamodelling_score(arrays[run]["weights"], subsets) for run in runs}
-    rivals = {
-        damping: datamodelling_score(np.asarray(influences["influence", damping]["scores"]), subsets)
-        for damping in DAMPINGS
-    }
-    smoothness = {steps: smooth["metasmoothness", steps]["value"] for steps in (*horizons, size.steps)}
-    print(
-        written(
-            results_folder(__file__),
-            problem,
-            grads,
-            arrays,
-            still[("still",)],
-            acts,
-            scores,
-            rivals,
-            smoothness,
-            slopes,
-            count,
-        )
+    found = Found(
+        problem,
+        arrays,
+        {run: grads["gradient", *run]["seconds"] for run in runs},
+        still["still",]["test"],
+        {run: {what: acts["acted", *run, what]["test"] for what in actions} for run in runs},
+        {run: datamodelling_score(arrays[run]["weights"], subsets) for run in runs},
+        {cell[1]: datamodelling_score(np.asarray(row["scores"]), subsets) for cell, row in influences.items()},
+        {cell[1]: row["value"] for cell, row in smooth.items()},
+        slopes,
+        count,
     )
+    print(written(results_folder(__file__), found))
 
 
 if __name__ == "__main__":

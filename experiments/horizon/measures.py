@@ -60,9 +60,7 @@ def acted(problem: Problem, grads: dict[str, np.ndarray], kinds: tuple[str, ...]
 
 def difference(problem: Problem, grad: np.ndarray, length: float) -> float:
     """The central difference of the validation loss along a hypergradient in the weights, their mean kept."""
-    direction = move("weights", grad)
-    direction = -direction / np.linalg.norm(direction)
-    ends = []
+    direction, ends = uphill(grad), []
     for sign in (1, -1):
         hyper = problem.start()
         hyper["weights"] = (hyper["weights"] + sign * length * direction).astype(np.float32)
@@ -72,8 +70,13 @@ def difference(problem: Problem, grad: np.ndarray, length: float) -> float:
 
 def slope(grad: np.ndarray, along: np.ndarray) -> float:
     """What the hypergradient `grad` says of that difference, along another."""
-    direction = move("weights", along)
-    return float(-direction @ grad / np.linalg.norm(direction))
+    return float(uphill(along) @ grad)
+
+
+def uphill(grad: np.ndarray) -> np.ndarray:
+    """The direction of a hypergradient in the weights, of length 1, their mean taken off."""
+    direction = -move("weights", grad)
+    return direction / np.linalg.norm(direction)
 
 
 def subset(problem: Problem, number: int) -> dict[str, Any]:
@@ -129,8 +132,8 @@ def influence(problem: Problem, damping: float) -> np.ndarray:
         return jax.vjp(outputs, flat)[1](curved)[0] + np.float32(damping) * v
 
     loss = functools.partial(mean_loss, problem.size)
-    slope = jax.grad(lambda w: loss(unravel(w), jnp.asarray(problem.validation)))(flat)
-    solved = jax.scipy.sparse.linalg.cg(product, slope, maxiter=PRODUCTS)[0]
+    outer = jax.grad(lambda w: loss(unravel(w), jnp.asarray(problem.validation)))(flat)
+    solved = jax.scipy.sparse.linalg.cg(product, outer, maxiter=PRODUCTS)[0]
     along = jax.jit(lambda rows: jax.jvp(lambda w: row_losses(problem.size, unravel(w), rows), (flat,), (solved,))[1])
     by_file = [float(jnp.mean(along(problem.train[problem.group == g]))) for g in range(problem.files)]
     return -np.asarray(by_file) / problem.files

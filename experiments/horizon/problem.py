@@ -29,12 +29,11 @@ class Problem:
         self.size, self.files, self.rows = size, files, rows
         held = files // 4
         texts = _texts(files + 2 * held, rows, size.context + 1)
-        self.names = [name for name, _ in texts[:files]]
-        self.train = np.concatenate([text for _, text in texts[:files]])
+        self.train = np.concatenate(texts[:files])
         self.group = np.repeat(np.arange(files), rows)
         few = max(1, rows // 8)
         self.validation, self.test = (
-            np.concatenate([text[:few] for _, text in texts[start : start + held]]) for start in (files, files + held)
+            np.concatenate([text[:few] for text in texts[start : start + held]]) for start in (files, files + held)
         )
 
     def start(self) -> dict[str, Any]:
@@ -91,19 +90,14 @@ class Problem:
         return jax.jit(functools.partial(mean_loss, self.size))
 
 
-def _texts(count: int, rows: int, length: int) -> list[tuple[str, np.ndarray]]:
+def _texts(count: int, rows: int, length: int) -> list[np.ndarray]:
     """So many files that are long enough, tables of encodings among them, in an order of their own."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     found = []
-    for kind, share in (("*.py", 3), ("encodings/*.py", 1)):
+    for kind, wanted in (("*.py", count - count // 4), ("encodings/*.py", count // 4)):
         paths = [p for p in sorted(folder.glob(kind)) if p.stat().st_size >= rows * length]
-        wanted = count * share // 4 if share == 1 else count - count // 4
         if len(paths) < wanted:
             raise FileNotFoundError(f"{folder / kind}: {wanted} files of {rows * length} bytes are needed.")
         found += [paths[i] for i in np.linspace(0, len(paths) - 1, wanted).astype(int)]
     order = np.random.default_rng(0).permutation(len(found))
-    texts = []
-    for path in (found[i] for i in order):
-        text = np.frombuffer(path.read_bytes()[: rows * length], np.uint8).reshape(rows, length)
-        texts.append((str(path.relative_to(folder)), text))
-    return texts
+    return [np.frombuffer(found[i].read_bytes()[: rows * length], np.uint8).reshape(rows, length) for i in order]

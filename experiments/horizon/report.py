@@ -1,5 +1,6 @@
 """RESULTS.md and the picture of the horizon."""
 
+import dataclasses
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,36 @@ from .measures import LENGTHS, STEP, rank_correlation
 from .problem import DECAY, KINDS, RATE, Problem
 
 Run = tuple[str, int]
+READ_OF = 1000
+"""The steps of the whole training that READING.md speaks of."""
 
 
-def written(
-    folder: Path,
-    problem: Problem,
-    grads: dict[tuple[Any, ...], dict[str, Any]],
-    arrays: dict[Run, dict[str, np.ndarray]],
-    still: dict[str, float],
-    acts: dict[tuple[Any, ...], dict[str, Any]],
-    scores: dict[Run, float],
-    rivals: dict[float, float],
-    smoothness: dict[int, float],
-    slopes: dict[Run, list[float]],
-    subsets: int,
-) -> str:
-    """Write them into `folder`; returns the text."""
+@dataclasses.dataclass
+class Found:
+    """What was measured; the first run is the whole training."""
+
+    problem: Problem
+    gradients: dict[Run, dict[str, np.ndarray]]
+    seconds: dict[Run, float]
+    still: float
+    """The test loss of a training at the start."""
+    acted: dict[Run, dict[str, float]]
+    """The test losses after a move, by what was moved."""
+    scores: dict[Run, float]
+    rivals: dict[float, float]
+    """Datamodelling scores, of influence functions by damping."""
+    smoothness: dict[int, float]
+    slopes: dict[Run, list[float]]
+    subsets: int
+
+
+def written(folder: Path, found: Found) -> str:
+    """Write it into `folder`; returns the text."""
+    problem, arrays, scores, rivals = found.problem, found.gradients, found.scores, found.rivals
     size, runs = problem.size, list(arrays)
     whole = arrays[runs[0]]
     alike = {run: {name: rank_correlation(arrays[run][name], whole[name]) for name in KINDS} for run in runs}
-    gains = {run: {what: still["test"] - acts["acted", *run, what]["test"] for what in (*KINDS, "all")} for run in runs}
-    best = max(rivals, key=lambda damping: rivals[damping])
+    gains = {run: {what: found.still - loss for what, loss in found.acted[run].items()} for run in runs}
     intro = (
         f"Measured on a {machine()}. A causal transformer over bytes ({size.weights():,} weights, {size.layers} "
         f"layers of width {size.width}) is trained by AdamW in single precision for {size.steps:,} "
@@ -49,8 +59,8 @@ def written(
         "Alike: Spearman's correlation with the whole one, entry by entry. Gain: the test loss of a whole "
         f"training less that of one after a move against the gradient, {STEP} long in the root mean "
         "square (weights of files: about "
-        f"their mean; schedule and decays: logarithms), from {still['test']:.4f}; one training each. Datamodelling: "
-        f"Spearman's correlation, over {subsets} trainings on random halves of the files, of the loss on the "
+        f"their mean; schedule and decays: logarithms), from {found.still:.4f}; one training each. Datamodelling: "
+        f"Spearman's correlation, over {found.subsets} trainings on random halves of the files, of the loss on the "
         "validation files with the sum of the derivatives in the weights of the files trained on. Smoothness: "
         "`UnrolledObjective.metasmoothness` of a training of T steps along the move of the weights. Seconds of the "
         "processor for the gradient, compilation included."
@@ -60,18 +70,18 @@ def written(
     lines = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for run in (*runs[1:], runs[0]):
         kind, steps = run
-        smooth = "" if kind == "cut" else f"{smoothness[steps]:.2f}"
+        smooth = "" if kind == "cut" else f"{found.smoothness[steps]:.2f}"
         numbers = [f"{alike[run][name]:.2f}" for name in KINDS]
         numbers += [f"{gains[run][what]:+.4f}" for what in (*KINDS, "all")]
-        numbers += [f"{scores[run]:.2f}", smooth, f"{grads['gradient', *run]['seconds']:.0f}"]
+        numbers += [f"{scores[run]:.2f}", smooth, f"{found.seconds[run]:.0f}"]
         lines.append(f"| {kind} | {steps:,} | " + " | ".join(numbers) + " |")
     others = ", ".join(f"{score:.2f} (δ = {damping:g})" for damping, score in rivals.items())
-    steps = f" --steps {size.steps}" if size.steps != 1000 else ""
+    options = f" --steps {size.steps}" if size.steps != READ_OF else ""
     text = "\n".join(
         [
             "# How soon short trainings mislead",
             "",
-            f"    python -m experiments.horizon{steps}",
+            f"    python -m experiments.horizon{options}",
             "",
             textwrap.fill(intro, 119),
             "",
@@ -95,17 +105,17 @@ def written(
             f"| along | whole one | {' | '.join(f'step {h:g}' for h in LENGTHS)} |",
             f"| --- |{' ---: |' * (1 + len(LENGTHS))}",
             *(
-                f"| {kind}, T = {steps:,} | {' | '.join(f'{x:.4f}' for x in found)} |"
-                for (kind, steps), found in slopes.items()
+                f"| {kind}, T = {steps:,} | {' | '.join(f'{x:.4f}' for x in along)} |"
+                for (kind, steps), along in found.slopes.items()
             ),
             "",
             "![Likeness, gain and datamodelling score by T](horizon.png)",
             "",
         ]
     )
-    reading = folder / "READING.md"
-    text += "\n" + reading.read_text() if reading.exists() else ""
-    _draw(folder / "horizon.png", runs, alike, gains, scores, rivals[best])
+    if not options:
+        text += "\n" + (Path(__file__).parent / "READING.md").read_text()
+    _draw(folder / "horizon.png", runs, alike, gains, scores, max(rivals.values()))
     (folder / "RESULTS.md").write_text(text)
     return text
 

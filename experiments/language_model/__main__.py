@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import sysconfig
@@ -32,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from benchmarks import peak_memory
 from experiments._common import machine, results_folder
 from experiments._transformer import Size, init, mean_loss
 
@@ -50,6 +50,8 @@ SIZES = {
 MODES = ("Reversible", "Checkpointed", "StoreAll")
 STATES = 12
 """Bytes of a weight and its two moments."""
+TRIED = 60
+"""Gigabytes of states that are stored at most."""
 
 
 def text(length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +108,7 @@ def peak() -> float:
     memory = jax.devices()[0].memory_stats()
     if memory:
         return memory["peak_bytes_in_use"] / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return peak_memory.peak() / 1e9
 
 
 def alone(mode: str, size: Size, steps: int, meta: int, folder: str | None) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def main() -> None:
     found = {}
     for mode in MODES:
         need = STATES * size.weights() * steps / 1e9
-        if mode == "StoreAll" and need > 60:
+        if mode == "StoreAll" and need > TRIED:
             found[mode] = {"failed": f"not tried: {need:,.0f} GB of states"}
             continue
         found[mode] = beside(asked, mode)
