@@ -24,7 +24,9 @@ def run(folder, *command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [(), ("--compute", "bfloat16"), ("--attention", "xla")], ids=["float32", "bfloat16", "attention of jax.nn"])
+@pytest.mark.parametrize(
+    "given", [(), ("--compute", "bfloat16"), ("--attention", "xla")], ids=["float32", "bfloat16", "attention of jax.nn"]
+)
 def test_a_language_model_is_undone_and_agrees_with_what_is_stored(tmp_path, given):
     code, out, err = run(
         tmp_path, "experiments.language_model", "--size", "tiny", "--device", "cpu", "--steps", "6", *given
