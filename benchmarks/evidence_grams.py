@@ -11,11 +11,12 @@ torch.func's vmap(vjp), and `kfac` is laplace-torch's KFAC of the same data, fit
 cheaper quantity, without a kernel.
 
 `whole` is everything, the Cholesky factor and its derivative included, `kernel` the kernel and the pullback of a fixed
-cotangent alone. Seconds are of one core (process time, one thread) and of one call, the least of the rounds that
---seconds allow, in which the functions take turns of a twentieth of a second at least; compilation is apart. MiB is
-XLA's own figure of temporary storage of the whole. `error` is the relative difference of dense and hyprax, the largest
-over value and derivatives. A case is MODEL:M:all|one:prior|input, MODEL one of mlp, lenet, wrn-16-K; with `:alone` at
-the end dense is left out, and with `:peak` hyprax runs once, for its seconds and the most memory that the process had.
+cotangent alone. Seconds are of one core (process time, one thread; with --device gpu by the clock) and of one call, the
+least of the rounds that --seconds allow, in which the functions take turns of a twentieth of a second at least;
+compilation is apart. MiB is XLA's own figure of temporary storage of the whole. `error` is the relative difference of
+dense and hyprax, the largest over value and derivatives. A case is MODEL:M:all|one:prior|input, MODEL one of mlp,
+lenet, wrn-16-K; with `:alone` at the end dense is left out, and with `:peak` hyprax runs once, for its seconds and the
+most memory that the process had.
 """
 
 import argparse
@@ -28,7 +29,6 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get
 import json
 import platform
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from benchmarks import peak_memory
+from benchmarks import device
 from hyprax.evidence._chain import log_determinant
 from hyprax.evidence._kernel import kernel
 
@@ -178,15 +178,15 @@ def seconds(functions: dict[Any, Callable], example: tuple, limit: float) -> tup
     """
     times: dict[Any, list[float]] = {key: [] for key in functions}
     results = {key: jax.block_until_ready(function(*example)) for key, function in functions.items()}
-    start = time.process_time()
+    start = device.seconds()
     for _ in range(200):
         for key, function in functions.items():
-            before, calls = time.process_time(), 0
-            while not calls or time.process_time() - before < RUN:
+            before, calls = device.seconds(), 0
+            while not calls or device.seconds() - before < RUN:
                 jax.block_until_ready(function(*example))
                 calls += 1
-            times[key].append((time.process_time() - before) / calls)
-        if time.process_time() - start > limit:
+            times[key].append((device.seconds() - before) / calls)
+        if device.seconds() - start > limit:
             break
     return {key: min(found) for key, found in times.items()}, results
 
@@ -215,9 +215,9 @@ def measure(case: str, limit: float, python: str | None) -> None:
     example = precisions, hyper, params, inputs, cotangents
     if "peak" in alone:
         function = compiled(kernel, apply, with_input, example, None)
-        before, start = peak_memory.reset(), time.process_time()
+        before, start = device.reset(), device.seconds()
         jax.block_until_ready(function(*example))
-        used, most = time.process_time() - start, peak_memory.peak()
+        used, most = device.seconds() - start, device.peak()
         print(f"{case}: {used:.1f} s, {most / 2**30:.2f} GiB at the peak, {before / 2**30:.2f} GiB before", flush=True)
         return
     fixed = jnp.asarray(rng.normal(size=(m * r, m * r)), jnp.float32)
@@ -252,7 +252,9 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=CASES)
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter that has PyTorch, and laplace-torch for kfac")
     parser.add_argument("--seconds", type=float, default=10.0, help="the limit for rounds of one function")
+    device.add_argument(parser)
     arguments = parser.parse_args()
+    device.use(arguments.device)
     print(f"{platform.platform()}, {jax.devices()[0].device_kind}, one thread, JAX {jax.__version__}\n")
     if arguments.torch is None:
         print("PyTorch left out: name an interpreter that has it by --torch.\n")

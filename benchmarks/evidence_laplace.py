@@ -7,7 +7,7 @@ each tensor and for numbers the noise, by the evidence with the full curvature: 
 with an interpreter that has laplace-torch and PyTorch, its `marglik_training` (full, layerwise, Adam at 1e-2, a tenth
 of --epochs as burn-in, hyperparameters every five epochs) from the same first weights in float32. Log evidence in nats
 of the standardised data, as each library gives it (tests compare the two definitions on fixed weights); seconds of
-processor time, one thread; compilation, a second fit less a first, apart.
+processor time, one thread (by the clock with --device gpu); compilation, a second fit less a first, apart.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy as np
 from sklearn import datasets
 
 import hyprax as hx
+from benchmarks import device
 from hyprax import evidence as ev
 from hyprax.fits import fit_evidence
 
@@ -56,7 +56,7 @@ def problem(name: str) -> dict[str, np.ndarray]:
 def ours(given: dict[str, np.ndarray]) -> dict[str, Any]:
     classes = bool(given["classes"])
     zeros = {"b": np.zeros(HIDDEN, np.float32), "c": np.zeros(given["v"].shape[1], np.float32)}
-    began = time.process_time()
+    began = device.seconds()
     fitted = fit_evidence(
         network,
         {"w": given["w"], "v": given["v"], **zeros},
@@ -67,7 +67,7 @@ def ours(given: dict[str, np.ndarray]) -> dict[str, Any]:
         progress=False,
         key=jax.random.key(0),
     )
-    seconds, found = time.process_time() - began, hx.natural(fitted.hyper)
+    seconds, found = device.seconds() - began, hx.natural(fitted.hyper)
     precision = {name: round(float(value), 4) for name, value in found["precision"].items()}
     noise = {} if classes else {"noise": round(float(found["noise"]), 4)}
     return {
@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("sets", nargs="?", default=",".join(SETS))
     parser.add_argument("--torch", help="an interpreter that has laplace-torch")
     parser.add_argument("--epochs", type=int, default=300, help="of laplace-torch")
+    device.add_argument(parser)
     given = parser.parse_args()
+    device.use(given.device)
     for name in given.sets.split(","):
         made = problem(name)
         if given.torch:

@@ -1,4 +1,4 @@
-"""Second-order products of a training step two ways: `python -m benchmarks.products`.
+"""Second-order products of a training step two ways: `python -m benchmarks.products [--device gpu]`.
 
 By reverse over reverse (the transposed derivative of the gradient, what the modes of `hx.unroll` do), and by forward
 over reverse (the derivative of the gradient along a direction, as MixFlow-MG, arXiv 2505.00793). Milliseconds of the
@@ -10,15 +10,17 @@ import os
 
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 
+import argparse
 import itertools
 import statistics
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from experiments._common import machine
+
+from benchmarks import device
 
 NETWORKS = (((64, 64, 10), 100), ((64,) * 9 + (10,), 100))
 STEPS, ROUNDS = 100, 7
@@ -65,7 +67,10 @@ def scratch(program: jax.stages.Compiled) -> float:
 
 def main() -> None:
     """A row for every network and way."""
-    print(f"{machine()}, 1 thread; jax {jax.__version__}\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device.add_argument(parser)
+    device.use(parser.parse_args().device)
+    print(f"{device.kind()} of a {machine()}, 1 thread; jax {jax.__version__}\n")
     print("| network | | ms a product | kB of one | kB of the loop |\n| --- | --- | ---: | ---: | ---: |")
     for sizes, rows in NETWORKS:
         weights, loss = network(sizes, rows)
@@ -86,9 +91,9 @@ def main() -> None:
             laps[name] = []
         for _ in range(ROUNDS):
             for name, program in programs.items():
-                began = time.process_time()
+                began = device.seconds()
                 jax.block_until_ready(program(*given))
-                laps[name].append(1e3 * (time.process_time() - began) / STEPS)
+                laps[name].append(1e3 * (device.seconds() - began) / STEPS)
         for name, found in laps.items():
             cells = f"{statistics.median(found):.3f} | {memory[name][0]:.0f} | {memory[name][1]:.0f}"
             print(f"| {'-'.join(map(str, sizes))} | {name} | {cells} |")

@@ -1,11 +1,11 @@
-"""A certificate for a million weights and twenty thousand hyperparameters: `python -m benchmarks.scale`.
+"""A certificate for a million weights and twenty thousand hyperparameters: `python -m benchmarks.scale [--device gpu]`.
 
 Softmax regression on sparse random data: 20,000 examples of 50 entries among 100,000 features, 10 classes (1e6
 weights), features in 20,000 groups with a penalty each. Prints seconds and memory of making the family (its constants:
 one pass over the data), of the first call (with compilation) and of the next; Hessian products; the certificate.
 """
 
-import resource
+import argparse
 import time
 
 import jax
@@ -15,6 +15,7 @@ import scipy.sparse
 jax.config.update("jax_enable_x64", True)
 
 import hyprax as hx
+from benchmarks import device
 from hyprax.implicit._answers import STATUS
 
 EXAMPLES, FEATURES, ENTRIES, CLASSES, GROUPS = 20_000, 100_000, 50, 10, 20_000
@@ -30,8 +31,8 @@ def data(examples: int, rng: np.random.Generator) -> scipy.sparse.csr_array:
 
 
 def memory() -> str:
-    """The most that the process has held so far."""
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    """The most that the process, or the card, has held so far."""
+    return f"{device.peak() / 2**30:.2f} GiB"
 
 
 def select(hyper):
@@ -41,6 +42,9 @@ def select(hyper):
 
 def main() -> None:
     """Time and memory of one certified hypergradient."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device.add_argument(parser)
+    device.use(parser.parse_args().device)
     rng = np.random.default_rng(0)
     x, xv = data(EXAMPLES, rng), data(EXAMPLES // 4, rng)
     planted = rng.normal(size=(FEATURES, CLASSES)) * 3

@@ -14,6 +14,8 @@ from the same numbers; `error` is the relative distance of its derivatives with 
 the growth of the process's peak over one call. Times are those of the processor, which other work on the machine
 changes less than those of a clock, the least of interleaved rounds; compilation is apart.
 
+With `--device gpu` JAX runs on a card: times are then by the clock, and what memory grew by is not known (nan).
+
 The peers run in a process of their own, whose interpreter must have PyTorch: `--torch PYTHON`; without it they are left
 out. Name problems to run those alone: python -m benchmarks.unrolled --torch PYTHON mnist cnn
 
@@ -46,7 +48,7 @@ from experiments._common import data_file, machine
 from sklearn.datasets import load_digits
 
 import hyprax as hx
-from benchmarks import peak_memory, unrolled_table
+from benchmarks import device, unrolled_table
 
 ROUNDS = 5
 SECONDS = 60.0  # of timing a problem, at most, once every method ran
@@ -202,10 +204,10 @@ def ours(objective: hx.UnrolledObjective, hyper: Any, alone: bool = False) -> Ca
     evaluate = objective.value if alone else objective.value_and_grad
 
     def run() -> dict[str, Any]:
-        before = peak_memory.reset()
-        began = time.process_time()
+        before = device.reset()
+        began = device.seconds()
         answer = jax.block_until_ready(evaluate(hyper, state)[0])
-        found = {"seconds": time.process_time() - began, "memory": peak_memory.peak() - before}
+        found = {"seconds": device.seconds() - began, "memory": device.grown(before)}
         return found if alone else found | {"penalties": answer.grad["penalties"], "certificate": answer.certificate}
 
     return run
@@ -256,7 +258,7 @@ def measure(task: Task, peers: Peers | None, folder: str) -> None:
 
 
 def tabulate(*, quick: bool, page: Path | None) -> None:
-    heading = f"{machine()}, 1 thread, load {os.getloadavg()[0]:.0f}; jax {jax.__version__}."
+    heading = f"{device.kind()} of a {machine()}, 1 thread, load {os.getloadavg()[0]:.0f}; jax {jax.__version__}."
     blocks, rounds = (unrolled_table.QUICK, 3) if quick else (unrolled_table.BLOCKS, unrolled_table.ROUNDS)
     text = f"{heading}\n{unrolled_table.table(unrolled_table.measured(blocks, rounds))}"
     print(text)
@@ -271,13 +273,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="every mode by optimizer, dtype and network instead")
     parser.add_argument("--quick", action="store_true", help="the table at its smallest")
     parser.add_argument("--write", metavar="PAGE", type=Path, help="put the table in its place on this page")
+    device.add_argument(parser)
     asked = parser.parse_args()
+    device.use(asked.device)
     if asked.table:
         tabulate(quick=asked.quick, page=asked.write)
         return
     peers = Peers(asked.torch) if asked.torch else None
     beside = f"torch {peers.version} ({', '.join(peers.methods)})" if peers else "no peers: give --torch PYTHON"
-    print(f"{machine()}, 1 thread, load {os.getloadavg()[0]:.0f}; jax {jax.__version__}; {beside}")
+    print(f"{device.kind()} of a {machine()}, 1 thread, load {os.getloadavg()[0]:.0f}; jax {jax.__version__}; {beside}")
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.problems:
             measure(load(name), peers, folder)

@@ -35,7 +35,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import hyprax as hx
-from benchmarks import peak_memory
+from benchmarks import device
 
 MARKS = "<!-- table of benchmarks.unrolled -->", "<!-- end of the table -->"
 ROUNDS, SECONDS = 15, 6.0  # of timing a block, at most, once every method ran
@@ -260,16 +260,16 @@ def measure(block: Block, rounds: int, truth: list[float] | None) -> dict[str, A
         objective = case.objective(mode)
         state = objective.init(hyper)
         methods[name] = lambda objective=objective, state=state: objective.value_and_grad(hyper, state)[0]
-    laps: dict[str, list[tuple[float, int]]] = {name: [] for name in methods}
+    laps: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     answers = {name: jax.block_until_ready(run()) for name, run in methods.items()}
     began = time.perf_counter()
     for count in range(rounds):
         if count >= 3 and time.perf_counter() - began > SECONDS:
             break
         for name, run in methods.items():
-            before, started = peak_memory.reset(), time.process_time()
+            before, started = device.reset(), device.seconds()
             jax.block_until_ready(run())
-            laps[name].append((time.process_time() - started, peak_memory.peak() - before))
+            laps[name].append((device.seconds() - started, device.grown(before)))
     seconds = {name: statistics.median(lap for lap, _ in found) for name, found in laps.items()}
     least = floors(block, seconds["products"] / seconds[ALONE])
     expected = flat(answers[PLAIN]) if truth is None else np.asarray(truth)
@@ -311,8 +311,8 @@ def in_a_process(block: Block, rounds: int, truth: list[float] | None) -> dict[s
 
 
 def measured(blocks: list[Block], rounds: int) -> dict[Block, list[list[dict[str, Any]]]]:
-    """The rows of every block, in float64 and in float32, one process a core."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    """The rows of every block, in float64 and in float32, one process a core; on a card one after the other."""
+    with ThreadPoolExecutor(1 if device.on_card() else os.cpu_count()) as pool:
         return dict(zip(blocks, pool.map(lambda block: pair(block, rounds), blocks), strict=True))
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from benchmarks.harness import environments, implicit, report
+from benchmarks.harness import __main__, environments, implicit, processes, report
 from benchmarks.harness.cells import Cell, Method
 from benchmarks.harness.measuring import Row, measure
 from benchmarks.harness.processes import Peers
@@ -143,3 +143,23 @@ def test_environments_that_were_not_made_are_missed_by_name(tmp_path, monkeypatc
     monkeypatch.setattr(environments, "FOLDER", tmp_path)
     assert environments.missing("hyprax", "jaxopt") is None
     assert environments.missing("torch", "higher") == "make bench-env has not been run"
+
+
+def test_a_card_that_is_not_there_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["harness", "--quick", "--device", "gpu"])
+    with pytest.raises(SystemExit, match="--device gpu: JAX finds none"):
+        __main__.main()
+
+
+def test_on_a_card_the_clock_counts_and_each_method_has_a_process_of_its_own(monkeypatch):
+    monkeypatch.setitem(processes.PLATFORMS, "gpu", "cpu")  # there is none here: the ways to it are what is tested
+    with Peers(pinned=False, device="gpu") as found:
+        made = cell(method("hyprax", function="right"), method("waiting", function="right", settings={"seconds": 0.05}))
+        rows = measure(made, found)
+        assert len(found._peers) == 2
+    assert all(row.by_clock for row in rows)
+    waiting = next(row for row in rows if row.method == "waiting")
+    assert waiting.seconds > 5 * np.median(waiting.cpu)
+    text = report.as_markdown(report.Results("quick", [], {}, "a card"))
+    assert "- a card, beside " in text
+    assert "by the clock" in text

@@ -4,7 +4,9 @@ The usual size takes a quarter of an hour on two quiet cores, `--full` hours, wi
 `--quick` takes a minute or two, nearly all of it compilation, and shows that everything runs. The results go to
 benchmarks/RESULTS.md, benchmarks/results.json and docs/pictures; those of a quick run or of single sections to
 out/benchmarks, or to the folder of --out. With --renew single sections replace those of the usual size that stand in
-benchmarks/, each with its commit and date.
+benchmarks/, each with its commit and date; `--section scaling --renew` puts the curves, which take about an hour,
+there. With `--device gpu` JAX runs on a card, in the sections that are all of JAX; the tasks of the scaling curves stay
+on the CPU. The results go to out/benchmarks.
 """
 
 import argparse
@@ -13,13 +15,18 @@ import importlib
 import inspect
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from benchmarks import device
 from benchmarks.harness import report
+from benchmarks.harness.cells import Cell
 from benchmarks.harness.environments import ROOT
 from benchmarks.harness.measuring import measure
 from benchmarks.harness.processes import PeerError, Peers
@@ -27,13 +34,21 @@ from benchmarks.harness.report import Part, Results, Section
 
 SECTIONS = ("implicit", "unroll", "evidence", "tables", "search")
 ORDER = (*SECTIONS, "scaling")
+ON_CARD = ("implicit", "unroll", "evidence")
+"""The sections in which all of hyprax's work is JAX's."""
+
+
+def problems(name: str, size: str) -> tuple[ModuleType, Iterator[Cell]]:
+    """The module of a section, and its problems; scaling curves are whole but in a quick run."""
+    module = importlib.import_module(f"benchmarks.harness.{name}")
+    return module, module.cells("full" if name == "scaling" and size == "usual" else size)
 
 
 def run_section(name: str, size: str, peers: Peers) -> Section:
-    module = importlib.import_module(f"benchmarks.harness.{name}")
+    module, cells = problems(name, size)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     before, begun, parts = report.load(), time.perf_counter(), []
-    for cell in module.cells(size):
+    for cell in cells:
         try:
             part = Part(cell, measure(cell, peers))
         except FileNotFoundError:
@@ -60,10 +75,24 @@ def standing(folder: Path) -> tuple[list[Section], dict[str, dict[str, str]]]:
         raise SystemExit(f"--renew: the results in {folder} must be of the usual size; got those of --{found['size']}.")
     sections = []
     for name, one in found["sections"].items():
-        module = importlib.import_module(f"benchmarks.harness.{name}")
-        text = inspect.getdoc(module) or ""
-        sections.append(report.restored(name, module.TITLE, text, module.cells(found["size"]), one))
+        module, cells = problems(name, found["size"])
+        sections.append(report.restored(name, module.TITLE, inspect.getdoc(module) or "", cells, one))
     return sections, found["versions"]
+
+
+def found_card() -> str:
+    """The card's name, asked in a process of its own, as this one stays on the CPU.
+
+    **Raises:** `SystemExit` where there is none.
+    """
+    asked = [sys.executable, "-m", "benchmarks.device", "gpu"]
+    surroundings = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    found = subprocess.run(asked, capture_output=True, text=True, check=False, env=surroundings)
+    if found.returncode != 0:
+        raise SystemExit(
+            (found.stderr.strip().splitlines() or ["--device gpu: the process that looked for it died."])[-1]
+        )
+    return found.stdout.strip()
 
 
 def main() -> None:
@@ -74,24 +103,29 @@ def main() -> None:
     parser.add_argument("--section", nargs="+", choices=ORDER, metavar="NAME", help="these alone")
     parser.add_argument("--out", type=Path, help="the folder of the results")
     parser.add_argument("--renew", action="store_true", help="put the sections into the results that stand")
+    device.add_argument(parser)
     asked = parser.parse_args()
+    card = found_card() if asked.device == "gpu" else ""
+    if card and (asked.renew or not {*(asked.section or ON_CARD)} <= {*ON_CARD, "scaling"}):
+        parser.error(f"--device gpu goes with no --renew, and with the sections {', '.join(ON_CARD)} and scaling.")
     if asked.renew and not (asked.section and asked.size == "usual" and asked.out is None):
         parser.error("--renew goes with --section, and with no --quick, --full or --out.")
     if asked.size == "quick":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     else:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # times of compilation are reported
-    names = asked.section or (*SECTIONS, *(("scaling",) if asked.size == "full" else ()))
-    stands = asked.renew or (asked.out is None and asked.section is None and asked.size != "quick")
+    usual = ON_CARD if card else SECTIONS
+    names = asked.section or (*usual, *(("scaling",) if asked.size == "full" else ()))
+    stands = asked.renew or (asked.out is None and asked.section is None and asked.size != "quick" and not card)
     folder = ROOT / "benchmarks" if stands else asked.out or ROOT / "out" / "benchmarks"
     sections, versions = standing(folder) if asked.renew else ([], {})
-    results = Results(asked.size, sections, versions)
-    with Peers(pinned=asked.size != "quick") as peers:
+    results = Results(asked.size, sections, versions, card)
+    with Peers(pinned=asked.size != "quick", device=asked.device) as peers:
         for name in names:  # written after each, so that a run that is cut off leaves what it has
             made = run_section(name, asked.size, peers)
             others = [section for section in sections if section.name != name]
             sections = sorted([*others, made], key=lambda section: ORDER.index(section.name))
-            results = Results(asked.size, sections, {**versions, **peers.versions})
+            results = Results(asked.size, sections, {**versions, **peers.versions}, card)
             report.write(results, folder, report.PICTURES if stands else folder / "pictures")
     print(report.as_markdown(results))
 

@@ -34,11 +34,18 @@ class Row:
     """The most bytes that the process held in a lap."""
     trace: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     """Of a search, in its last repetition: what it had reached, and when."""
+    by_clock: bool = False
+    """Whether the clock counts: while a card works, the processor waits."""
+
+    @property
+    def laps(self) -> list[float]:
+        """The processor's time, which other work on the machine changes less than the clock's; or the clock's."""
+        return self.wall if self.by_clock else self.cpu
 
     @property
     def seconds(self) -> float:
-        """The median of the processor's time, which other work on the machine changes less than the clock's."""
-        return float(np.median(self.cpu))
+        """The median of the laps."""
+        return float(np.median(self.laps))
 
     @property
     def counts(self) -> bool:
@@ -94,6 +101,8 @@ def measure(cell: Cell, peers: Peers) -> list[Row]:
     for method in cell.methods:
         key = f"{method.function} {sorted(method.settings.items())}"
         why = environments.missing(method.environment, method.package)
+        if why is None and peers.device != "cpu" and method.environment != "hyprax":
+            why = "its environment is one for CPUs"
         if why is not None:
             rows.append(Row(method.name, method.ours, method.floor, method.note, failed=f"not installed: {why}"))
             continue
@@ -104,6 +113,7 @@ def measure(cell: Cell, peers: Peers) -> list[Row]:
             rows.append(Row(method.name, method.ours, method.floor, method.note, failed=str(error)))
             continue
         rows.append(row)
+        row.by_clock = peers.device != "cpu"
         if not (row.wrong and method.tuned):  # what never reached the target has no time to it
             running.append((method, row, key, given))
     _turns(cell, peers, running, truth)

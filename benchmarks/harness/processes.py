@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from benchmarks.device import PLATFORMS
 from benchmarks.harness import environments
 from benchmarks.harness.cells import Method
 
@@ -27,8 +28,14 @@ class PeerError(Exception):
     """A method did not answer; the sentence says why."""
 
 
-def _surroundings(x64: bool) -> dict[str, str]:
-    given = os.environ | dict.fromkeys(THREADS, "1") | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(x64).lower()}
+def _surroundings(x64: bool, device: str) -> dict[str, str]:
+    given = (
+        os.environ
+        | dict.fromkeys(THREADS, "1")
+        | {"JAX_PLATFORMS": PLATFORMS[device], "JAX_ENABLE_X64": str(x64).lower()}
+    )
+    if device != "cpu":  # workers stand beside each other: none may take all of a card's memory at its start
+        given["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     paths = [str(environments.ROOT), str(environments.ROOT / "src")]
     return given | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -36,9 +43,9 @@ def _surroundings(x64: bool) -> dict[str, str]:
 class Peer:
     """A worker; `folder` is where arrays are exchanged."""
 
-    def __init__(self, method: Method, folder: Path, *, pinned: bool):
-        place = f"{method.environment}-{method.package}-{method.x64}"
-        self._log, self._folder, self.patience = folder / f"{place}.log", folder, PATIENCE
+    def __init__(self, method: Method, folder: Path, *, pinned: bool, device: str):
+        self._folder, self.patience = folder, PATIENCE
+        self._log = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
         command = [environments.python(method.environment), "-m", "benchmarks.harness.worker"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -47,7 +54,7 @@ class Peer:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=environments.ROOT,
-                env=_surroundings(method.x64),
+                env=_surroundings(method.x64, device),
             )
         self.versions: dict[str, str] = self._read()["versions"]
 
@@ -108,12 +115,16 @@ class Peer:
 
 
 class Peers:
-    """All workers of a run, each started when it is first needed; `pinned` to the last core of the machine."""
+    """All workers of a run, each started when it is first needed; `pinned` to the last core of the machine.
 
-    def __init__(self, *, pinned: bool):
+    `device`: where JAX runs. On a card each method of a problem has a worker of its own, as the peak of a card's memory
+    cannot be forgotten.
+    """
+
+    def __init__(self, *, pinned: bool, device: str = "cpu"):
         self._folder = tempfile.TemporaryDirectory(prefix="hyprax-bench-")
         self._shown = b""
-        self._pinned, self._peers = pinned, dict[tuple[str, str, bool], Peer]()
+        self._pinned, self.device, self._peers = pinned, device, dict[tuple[str, ...], Peer]()
         self.versions: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Self:
@@ -127,17 +138,21 @@ class Peers:
     def folder(self) -> Path:
         return Path(self._folder.name)
 
+    def _place(self, method: Method) -> tuple[str, ...]:
+        alone = () if self.device == "cpu" else (method.name,)
+        return method.environment, method.package, str(method.x64), *alone
+
     def of(self, method: Method) -> Peer:
-        place = method.environment, method.package, method.x64
+        place = self._place(method)
         if place not in self._peers:
-            self._peers[place] = Peer(method, self.folder, pinned=self._pinned)
+            self._peers[place] = Peer(method, self.folder, pinned=self._pinned, device=self.device)
             own = method.environment == "r"
             self.versions[method.environment] = environments.r_versions() if own else self._peers[place].versions
         return self._peers[place]
 
     def drop(self, method: Method, *, ended: bool = False) -> None:
         """End a worker, or with `ended` only one that has ended; the next method of its kind gets a new one."""
-        place = method.environment, method.package, method.x64
+        place = self._place(method)
         if place in self._peers and not (ended and self._peers[place].alive):
             self._peers.pop(place).close()
 
@@ -149,6 +164,8 @@ class Peers:
         if digest.digest() != self._shown:
             self._shown = digest.digest()
             np.savez(path, allow_pickle=False, **arrays)
+            if self.device != "cpu":
+                self.close()
             for peer in self._peers.values():
                 if peer.alive:
                     peer.forget()

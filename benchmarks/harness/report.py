@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from benchmarks.harness.measuring import Row
 LOADED = 1.5
 """A mean load above this at the start or the end says that something else was at work: the harness itself makes one."""
 PICTURES = ROOT / "docs" / "pictures"
+LEAST = 100_000
+"""Bytes: pages and pools make less than this unseen, so it is drawn as this."""
 OURS, THEIRS, FLOOR = "#3f51b5", "#9e9e9e", "#000000"
 
 
@@ -53,6 +55,8 @@ class Results:
     size: str
     sections: list[Section]
     versions: dict[str, dict[str, str]]
+    card: str = ""
+    """The card on which JAX ran, or "" on a CPU."""
 
     @property
     def loaded(self) -> list[Section]:
@@ -85,6 +89,7 @@ def as_json(results: Results) -> str:
         return facts | {"problems": [part(one) for one in found.parts]}
 
     top = {"machine": machine(), "processor": processor(), "size": results.size, "versions": results.versions}
+    top |= {"card": results.card} if results.card else {}
     return json.dumps(top | {"sections": {each.name: section(each) for each in results.sections}}, indent=1) + "\n"
 
 
@@ -113,7 +118,7 @@ def _line(row: Row, best: float | None, cell: Cell) -> str:
     error = f"{row.error:.0e}" if row.error is not None else ""
     if not row.cpu:
         return f"| {name} | does not reach it | | | | {row.first:.1f} s | | | {error} at best |"
-    low, high = np.quantile(row.cpu, [0.25, 0.75])
+    low, high = np.quantile(row.laps, [0.25, 0.75])
     times = "" if best is None or row.wrong else f"{row.seconds / best:.2f}"
     clock = _time(float(np.median(row.wall)))
     cells = [name, _time(row.seconds), f"{_time(low)} to {_time(high)}", clock, times, f"{row.first:.1f} s"]
@@ -163,6 +168,10 @@ library), *memory* the growth of the process in a lap, *process* the most it hel
 computed in float64 by other means: a faster wrong answer is marked, and is never the fastest."""
 
 
+ON_CARD = """On a card *time* and its quartiles are by the clock, memory is the card's, and each method has a process of
+its own."""
+
+
 def as_markdown(results: Results) -> str:
     lines = [f"Written by `make bench{'-full' if results.size == 'full' else ''}` (`benchmarks/harness`).\n"]
     if results.size == "quick":
@@ -173,14 +182,14 @@ def as_markdown(results: Results) -> str:
             f"**MEASURED UNDER LOAD: `{section.name}`, load {start:.1f} at the start and {end:.1f} at the end. "
             "Other work ran beside it: its figures must be measured again.**\n"
         )
-    lines.append(f"- {processor()}, {machine()}")
+    lines.append(f"- {f'{results.card}, beside ' * bool(results.card)}{processor()}, {machine()}")
     for environment, found in results.versions.items():
         lines.append(f"- {environment}: {', '.join(f'{name} {version}' for name, version in found.items())}")
     for section in results.sections:
         begun, ended = section.load
         when = f"commit {section.commit}, {section.date}"
         lines.append(f"- `{section.name}`: {when}, {section.seconds:.0f} s, load {begun:.1f} to {ended:.1f}")
-    lines += ["", HOW]
+    lines += ["", HOW, *([ON_CARD] if results.card else [])]
     for section in results.sections:
         lines += [f"\n## {section.title}\n", section.text]
         for part in section.parts:
@@ -236,6 +245,14 @@ def _searches(plt: Any, section: Section) -> Any:
 
 
 def _curves(plt: Any, section: Section) -> Any:
+    return _lines(plt, section, "seconds", lambda row: row.seconds)
+
+
+def _memory(plt: Any, section: Section) -> Any:
+    return _lines(plt, section, "MB", lambda row: max(row.memory or 0, LEAST) / 1e6)
+
+
+def _lines(plt: Any, section: Section, ylabel: str, of: Callable[[Row], float]) -> Any:
     names = list(dict.fromkeys(part.cell.curve for part in section.parts if part.cell.curve))
     height = -(-len(names) // 3)
     figure, axes = plt.subplots(height, 3, figsize=(10, 3 * height), layout="constrained", squeeze=False)
@@ -248,8 +265,8 @@ def _curves(plt: Any, section: Section) -> Any:
                 continue
             floor = found[0][1].floor
             style = {"color": FLOOR, "ls": "--"} if floor else {"marker": "o", "ms": 3}
-            each.plot([x for x, _ in found], [row.seconds for _, row in found], label=method, **style)
-        each.set(xscale="log", yscale="log", title=name, xlabel=parts[0].cell.xlabel, ylabel="seconds")
+            each.plot([x for x, _ in found], [of(row) for _, row in found], label=method, **style)
+        each.set(xscale="log", yscale="log", title=name, xlabel=parts[0].cell.xlabel, ylabel=ylabel)
         each.title.set_fontsize(9)
         each.legend(fontsize=6)
     for each in axes.flat[len(names) :]:
@@ -266,7 +283,14 @@ def pictures(results: Results, folder: Path) -> list[tuple[str, str]]:
     for section in results.sections:
         drawn = [("times", _dots, section.title)]
         if any(part.cell.curve for part in section.parts):
-            drawn = [("curves", _curves, f"{section.title}: seconds, and floors (dashed)")]
+            drawn = [
+                ("curves", _curves, f"{section.title}: seconds, and floors (dashed)"),
+                (
+                    "memory",
+                    _memory,
+                    f"{section.title}: memory by which a process grew, and that of the floors (dashed)",
+                ),
+            ]
         elif any(row.trace for part in section.parts for row in part.rows):
             drawn = [("searches", _searches, f"{section.title}: test loss by seconds of computation")]
         for kind, draw, alt in drawn:

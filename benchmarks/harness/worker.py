@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import peak_memory
-
+METER = importlib.import_module(
+    "benchmarks.device" if os.environ.get("JAX_PLATFORMS") == "cuda" else "benchmarks.peak_memory"
+)
 SHORTEST = 0.03
 """Seconds of a lap: what is shorter is repeated, and the mean of the lap is taken."""
 PACKAGES = (
@@ -65,7 +66,7 @@ class Worker:
 
     def run(self, asked):
         run, fresh = self.runs[asked["key"]], asked["key"] not in self.ran
-        before, answer = peak_memory.reset(), dict[str, Any]()
+        before, answer = METER.reset(), dict[str, Any]()
         wall, cpu, count = time.perf_counter(), time.process_time(), 0
         while not count or (asked["fill"] and time.perf_counter() - wall < SHORTEST):
             answer = {name: np.asarray(value) for name, value in run(**asked["given"]).items()}
@@ -74,7 +75,7 @@ class Worker:
         if fresh:
             self.ran.add(asked["key"])
             self.firsts[asked["key"]] += wall
-        peak = peak_memory.peak()
+        peak = METER.peak()
         memory = max(0, peak - before)
         if "cpu_seconds" in answer:
             cpu, wall = float(answer.pop("cpu_seconds")), float(answer.pop("wall_seconds"))

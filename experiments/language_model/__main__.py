@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmarks import peak_memory
+from benchmarks import device
 from experiments._common import machine, results_folder
 from experiments._transformer import Size, init, mean_loss
 
@@ -103,14 +103,6 @@ def mode_of(name: str, folder: str | None) -> hx.unroll.AbstractMode:
     return hx.unroll.Checkpointed() if name == "Checkpointed" else hx.unroll.StoreAll()
 
 
-def peak() -> float:
-    """The most gigabytes that the device held, or where it has no count, that the process did."""
-    memory = jax.devices()[0].memory_stats()
-    if memory:
-        return memory["peak_bytes_in_use"] / 1e9
-    return peak_memory.peak() / 1e9
-
-
 def alone(mode: str, size: Size, steps: int, meta: int, folder: str | None) -> dict[str, Any]:
     """One hypergradient by one mode, in this process."""
     objective, hyper = problem(size, steps, mode_of(mode, folder))
@@ -119,14 +111,14 @@ def alone(mode: str, size: Size, steps: int, meta: int, folder: str | None) -> d
     found = {
         "seconds": time.perf_counter() - began,
         "processor": time.process_time() - used,
-        "peak": peak(),
+        "peak": device.peak() / 1e9,
         "value": float(answer.value),
         "gradient": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(answer.grad)]).tolist(),
         "rates": float(jnp.sum(jax.tree.leaves(answer.grad["rates"])[0])),
         "came_back": isinstance(answer.certificate, hx.unroll.ReversalCertificate),
         "message": answer.message,
         "stats": {name: float(value) for name, value in scalars(answer.stats).items()},
-        "device": jax.devices()[0].device_kind,
+        "device": device.kind(),
     }
     if meta:
         tuned = hx.tune(objective, hyper, steps=meta, search=Optax(optax.adam(0.05)))
@@ -246,21 +238,6 @@ def report(asked: argparse.Namespace, found: dict[str, dict[str, Any]], size: Si
     return lines
 
 
-def on_device(name: str) -> None:
-    """Ask for a device; before JAX looks for one.
-
-    **Raises:** `SystemExit` where there is none of that kind.
-    """
-    if name == "gpu":
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    jax.config.update("jax_platforms", {"gpu": "cuda", "cpu": "cpu"}[name])
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:  # what JAX raises where a platform has no device
-        raise SystemExit(f"--device {name}: JAX finds none. For a card, install jax[cuda13].") from error
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
@@ -268,7 +245,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="T; default 1,000, of 126M 200")
     parser.add_argument("--meta", type=int, default=0, help="steps of tuning")
     parser.add_argument("--folder", help="where to save the evaluation when it is interrupted, and every ten minutes")
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what JAX finds")
+    device.add_argument(parser, default=None)
     parser.add_argument("--compute", choices=("float32", "bfloat16"), help="of products and activations")
     parser.add_argument("--attention", choices=("xla", "cudnn"), help="of jax.nn; default: formulas of its own")
     parser.add_argument("--alone", choices=MODES, help="this mode in this process; prints JSON")
@@ -279,7 +256,7 @@ def main() -> None:
     steps = asked.steps or (QUICK_STEPS if asked.quick else size.steps)
     if asked.alone:
         if asked.device:
-            on_device(asked.device)
+            device.use(asked.device)
         print(json.dumps(alone(asked.alone, size, steps, asked.meta, asked.folder)))
         return
     jax.config.update("jax_platforms", "cpu")  # a card is left to the processes that train

@@ -14,8 +14,12 @@ pytestmark = pytest.mark.optimised  # rounding and bits are those of the compile
 BOUNDS = {"look-ahead": hx.implicit.LookAhead(relative=0.0), "free": hx.implicit.ResidualCertifier()}
 
 
-def run(structure: cases.Structure, seed: int, problems: int, points: int) -> list[cases.Outcome]:
-    bounds = dict(BOUNDS)
+PARTS = {f"look-ahead, part {k}": BOUNDS["look-ahead"].part(k) for k in range(2)}
+"""Working precision alone and extended precision alone, which are programs of their own."""
+
+
+def run(structure: cases.Structure, seed: int, problems: int, points: int, **more: object) -> list[cases.Outcome]:
+    bounds = BOUNDS | more
     if structure.dtype == "float64" and not structure.free:  # its constants are global, and it refuses free columns
         bounds["ehrhardt-roberts"] = hx.implicit.EhrhardtRoberts()
     rng = np.random.default_rng([seed, zlib.crc32(str(structure).encode())])
@@ -41,6 +45,13 @@ def test_certificates_hold_and_are_tight(structure):
 @pytest.mark.parametrize("structure", cases.structures(), ids=str)
 def test_certificates_of_every_structure_hold_and_are_tight(structure):
     check(structure, seed=1, problems=60, points=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", cases.few_structures(), ids=str)
+def test_both_parts_of_the_look_ahead_hold(structure):
+    outcomes = run(structure, seed=4, problems=60, points=5, **PARTS)
+    assert [v for outcome in outcomes for v in outcome.violations] == []
 
 
 DENSE = [structure for structure in cases.structures() if not structure.sparse]

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from jax.flatten_util import ravel_pytree
 
 import hyprax as hx
+from hyprax.implicit import _lookahead
 from problems import FAMILIES, random_problem, select_penalty, shapes
 from thoroughness import quickly
 
@@ -184,6 +185,41 @@ def test_one_compilation_for_all_hyperparameters_states_and_accuracies():
         for asked in accuracy:
             _, state = objective.value_and_grad({"a": hx.Positive(value)}, state, asked)
     assert len(traces) == count
+
+
+def test_extended_precision_is_compiled_where_it_is_needed_alone(monkeypatch):
+    traces, extended = [], _lookahead.extended_residuals
+
+    def counted(*arguments):
+        traces.append(1)
+        return extended(*arguments)
+
+    monkeypatch.setattr(_lookahead, "extended_residuals", counted)
+    rng = np.random.default_rng(11)
+    x, y = rng.standard_normal((31, 3)), np.tile([0.0, 1.0], 16)[:31]
+    family = hx.families.Logistic(x, y, penalty="penalty")
+    hyper = {"penalty": hx.Positive(np.full(3, 0.1))}
+
+    def objective(relative):
+        certifier = hx.implicit.LookAhead(relative=relative)
+        return hx.ImplicitObjective(hx.Optimum(family), family.mean_loss, (x[::-1], y), certifier=certifier)
+
+    usual, after = hx.hypergradient(objective(1e-3), hyper)
+    assert isinstance(usual.certificate, hx.implicit.TwoSidedCertificate)
+    assert not traces
+    assert not usual.certificate.terms["extended"]
+    # From its own end, and asked for more than float64 can say.
+    _, after = hx.hypergradient(objective(0.0), hyper, after)
+    exact, _ = hx.hypergradient(objective(0.0), hyper, after)
+    assert isinstance(exact.certificate, hx.implicit.TwoSidedCertificate)
+    assert traces
+    assert exact.certificate.terms["extended"]
+    assert exact.certificate.bound < 1e-3 * usual.certificate.bound
+    assert exact.stats.products > usual.stats.products
+    inside, _ = eqx.filter_jit(lambda o: o.value_and_grad(hyper, after))(objective(0.0))
+    assert inside.certificate.terms["extended"]
+    distance = np.linalg.norm(inside.grad["penalty"].raw - exact.grad["penalty"].raw)
+    assert distance <= inside.certificate.bound + exact.certificate.bound
 
 
 @pytest.mark.parametrize("selector", ["penalty", select_penalty, 0.1, lambda hyper: 2 * hyper["penalty"]])

@@ -68,6 +68,15 @@ class AbstractCertifier(eqx.Module):
     of_hessian: ClassVar[bool] = True
     of_float64: ClassVar[bool] = False
 
+    @property
+    def parts(self) -> int:
+        """How many certifiers it consists of, to be tried in turn while the bound has come to a rounding floor."""
+        return 1
+
+    def part(self, index: int) -> "AbstractCertifier":
+        """One of them. Each has a program of its own, so that nobody waits for one that is not needed to compile."""
+        return self
+
     @abc.abstractmethod
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "AbstractCertifier":
         """The same bound with what depends on the data alone worked out; once, on the host. Refuses what cannot be."""

@@ -41,12 +41,17 @@ class _Round(eqx.Module):
 
 
 class _Carry(eqx.Module):
-    """`extended`: whether the residuals are those of extended precision by now."""
+    """`begun`: whether the unimproved point has been measured, `free` is its bound, and rounds count from there.
+
+    `extended`: whether the residuals are those of extended precision by now.
+    """
 
     current: _Round
+    free: Float[Array, ""]
     accuracy: Float[Array, ""]
     rounds: Int[Array, ""]
     products: Int[Array, ""]
+    begun: Bool[Array, ""]
     extended: Bool[Array, ""]
     stuck: Bool[Array, ""]
 
@@ -68,7 +73,8 @@ class LookAhead(AbstractFamilyCertifier):
     - `relative`: stop when ω⁺ <= relative ‖h⁺‖₂.
     - `rounds`: the most rounds.
     - `extended`: where ω⁺ is stuck at the rounding floor of float64, compute the two residuals that it rests on in
-        extended precision (errors near 2^-80) and go on. Costs nothing until then, but time to compile.
+        extended precision (errors near 2^-80) and go on. Costs nothing until then, not even compilation, except inside
+        `jax.jit` and `jax.vmap`, which compile both ways.
 
     The certificate is a [`hyprax.implicit.TwoSidedCertificate`][]: `shift` Δ; `lower` and `upper`, the bounds Δ ∓ ω⁺
     of the error of the unimproved h, as float64 makes it of ŵ and q; `entries`, bounds |h⁺ - dF/dλ|_k of the single
@@ -84,6 +90,7 @@ class LookAhead(AbstractFamilyCertifier):
     rounds: int = 6
     extended: bool = True
     outer_norms: DesignNorms | None = eqx.field(default_factory=lambda: None, init=False)
+    _arithmetic: str = eqx.field(default_factory=lambda: "either", init=False)
 
     citations: ClassVar[tuple[str, ...]] = (
         """@article{bach2010selfconcordant, author = {Bach, Francis},
@@ -98,6 +105,13 @@ class LookAhead(AbstractFamilyCertifier):
         if not self.relative >= 0 or self.rounds < 0:
             raise ValueError(f"LookAhead: relative and rounds must be >= 0; got {self.relative} and {self.rounds}.")
 
+    @property
+    def parts(self) -> int:
+        return 2 if self.extended else 1
+
+    def part(self, index: int) -> "LookAhead":
+        return eqx.tree_at(lambda c: c._arithmetic, self, ("plain", "extended")[index])
+
     def certify_double(self, evaluation: Evaluation, outer_norms: DesignNorms) -> Certified:
         e, hyper = evaluation, evaluation.hyper
         loss, outer = family_of(e)
@@ -106,11 +120,13 @@ class LookAhead(AbstractFamilyCertifier):
 
         def residuals(extended: Bool[Array, ""], point: Point, adjoint: Array, residual: Array) -> Residuals:
             arguments = (loss, outer, e.outer_data, outer_norms, hyper, point, adjoint)
-            if not self.extended:
-                return plain_residuals(*arguments, residual)
-            return jax.lax.cond(
-                extended, lambda: extended_residuals(*arguments), lambda: plain_residuals(*arguments, residual)
-            )
+            ways = {
+                "plain": lambda: plain_residuals(*arguments, residual),
+                "extended": lambda: extended_residuals(*arguments),
+            }
+            if self._arithmetic == "either" and self.extended:
+                return jax.lax.cond(extended, ways["extended"], ways["plain"])
+            return ways["extended" if self._arithmetic == "extended" else "plain"]()
 
         def measured(point: Point, adjoint: Array, found: Residuals) -> _Round:
             strengths, weights = loss.mixed_parts(point, hyper, adjoint)
@@ -135,15 +151,13 @@ class LookAhead(AbstractFamilyCertifier):
 
             return jax.lax.while_loop(rises, halve, halve((jnp.asarray(2.0, jnp.float64), start)))
 
-        never = jnp.asarray(False)
-        plain = plain_residuals(loss, outer, e.outer_data, outer_norms, hyper, e.point, e.adjoint, e.residual)
-        first = measured(e.point, e.adjoint, plain)
+        strengths, weights = loss.mixed_parts(e.point, hyper, e.adjoint)
 
         def shift(now: _Round) -> Float[Array, ""]:
-            moved = jnp.linalg.norm(now.strengths - first.strengths)
-            if now.weights is None or first.weights is None:
+            moved = jnp.linalg.norm(now.strengths - strengths)
+            if now.weights is None or weights is None:
                 return moved
-            return jnp.hypot(moved, jnp.linalg.norm(now.weights - first.weights))
+            return jnp.hypot(moved, jnp.linalg.norm(now.weights - weights))
 
         def size(now: _Round) -> Float[Array, ""]:
             norm = jnp.linalg.norm(now.strengths)
@@ -157,9 +171,13 @@ class LookAhead(AbstractFamilyCertifier):
 
         def unfinished(carry: _Carry) -> Bool[Array, ""]:
             finished = decided(carry.current) | proved(carry.current) | carry.stuck
-            return jnp.logical_not(finished) & (carry.rounds < self.rounds)
+            return jnp.logical_not(carry.begun) | (jnp.logical_not(finished) & (carry.rounds < self.rounds))
 
-        def ahead(carry: _Carry) -> _Carry:
+        def unimproved(carry: _Carry) -> tuple[Point, Array, Array, Int[Array, ""]]:
+            return e.point, e.adjoint, e.residual, jnp.zeros_like(carry.products)
+
+        def improved(carry: _Carry) -> tuple[Point, Array, Array, Int[Array, ""]]:
+            """A better point and adjoint, its residual in working precision, and the products that they took."""
             now = carry.current
             most = 2 * now.adjoint.size + 20
             gradient = now.residuals.gradient
@@ -186,25 +204,46 @@ class LookAhead(AbstractFamilyCertifier):
                 max_steps=most,
             )
             adjoint = now.adjoint - correction.value
-            new = measured(point, adjoint, residuals(carry.extended, point, adjoint, product(adjoint) - outer_grad))
+            return point, adjoint, product(adjoint) - outer_grad, step.steps + correction.steps + 4
+
+        def ahead(carry: _Carry) -> _Carry:
+            # The unimproved point is measured in the same loop as the better ones, so that this is compiled once.
+            now, first = carry.current, jnp.logical_not(carry.begun)
+            point, adjoint, residual, took = jax.lax.cond(carry.begun, improved, unimproved, carry)
+            new = measured(point, adjoint, residuals(carry.extended, point, adjoint, residual))
             # From too far off nothing is proved where columns have no penalty: then the gradient norm is to fall.
-            nearer = jnp.isinf(now.bound.total) & (scaled(new.point.grad) < scaled(now.point.grad))
+            nearer = first | (jnp.isinf(now.bound.total) & (scaled(new.point.grad) < scaled(now.point.grad)))
             better = (new.bound.total < now.bound.total) | nearer
             gained = (new.bound.total < 0.9 * now.bound.total) | nearer
             new = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, now)
             wanted = jnp.clip(0.15 * shift(new) / new.bound.total, 1e-8, 0.1)
             stuck = jnp.logical_not(gained)
+            further = self.extended and self._arithmetic == "either"
             return _Carry(
                 current=new,
-                accuracy=jnp.where(jnp.isfinite(wanted), wanted, 1e-2),
-                rounds=carry.rounds + 1,
-                products=carry.products + step.steps + correction.steps + 4,
-                extended=carry.extended | (stuck & self.extended),
-                stuck=stuck & (carry.extended | (not self.extended)),
+                free=jnp.where(first, new.bound.total, carry.free),
+                accuracy=jnp.where(carry.begun & jnp.isfinite(wanted), wanted, 1e-2),
+                rounds=carry.rounds + carry.begun.astype(carry.rounds.dtype),
+                products=carry.products + took,
+                begun=jnp.ones_like(carry.begun),
+                extended=carry.extended | (stuck & further),
+                stuck=stuck & (carry.extended | (not further)),
             )
 
-        zero = jnp.asarray(0)
-        start = _Carry(first, jnp.asarray(1e-2, jnp.float64), zero, space.products, never, never)
+        zero, no, infinite = jnp.asarray(0), jnp.asarray(False), jnp.asarray(jnp.inf, jnp.float64)
+        blank = jnp.zeros_like(e.adjoint)
+        bounded = None if loss.weights is None or loss.weights.constant else weights
+        nothing = Enclosure(infinite, strengths, bounded, infinite, infinite)
+        start = _Carry(
+            current=_Round(e.point, e.adjoint, Residuals(*4 * (blank,)), strengths, weights, nothing),
+            free=infinite,
+            accuracy=jnp.asarray(1e-2, jnp.float64),
+            rounds=zero,
+            products=space.products,
+            begun=no,
+            extended=jnp.asarray(self._arithmetic == "extended"),
+            stuck=no,
+        )
         carry = jax.lax.while_loop(unfinished, ahead, start)
         last = carry.current
         status = STATUS.rounds_spent
@@ -215,7 +254,7 @@ class LookAhead(AbstractFamilyCertifier):
         ):
             status = STATUS.where(reached, name, status)
         terms = {
-            "free": first.bound.total,
+            "free": carry.free,
             "inner_error": last.bound.inner_error,
             "adjoint_error": last.bound.adjoint_error,
             "rounds": carry.rounds,

@@ -12,10 +12,10 @@ from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value
-from .._stats import Accuracy
-from .._trees import tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
+from .._stats import AbstractStats, Accuracy
+from .._trees import is_traced, tree_all_finite, tree_axpy, tree_dtype, tree_norm, tree_sub
 from ._adjoint_solvers import CG, TRUE_SYSTEM, AbstractAdjointSolver, AdjointSystem
-from ._answers import RESULTS, ImplicitStats, TwoSidedCertificate
+from ._answers import RESULTS, STATUS, ImplicitStats, TwoSidedCertificate
 from ._bounds import AbstractCertifier, Evaluation, OuterLoss, rayleigh_quotient
 from ._elimination import MOST_FREE, free_weights
 from ._family_bounds import AbstractFamilyCertifier
@@ -121,10 +121,26 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
     def _outer(self, params: PyTree, hyper: PyTree) -> Float[Array, ""]:
         return self.outer_loss(params, natural(hyper), self.outer_data)
 
-    @eqx.filter_jit
     def value_and_grad(
         self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, ImplicitState]:
+        parts = self.certifier.parts
+        if parts == 1 or is_traced((self, hyper, state, accuracy)):
+            return self._evaluated(hyper, state, accuracy, None)
+        answer, after = self._evaluated(hyper, state, accuracy, 0)
+        for part in range(1, parts):
+            if not _at_rounding_floor(answer.certificate):
+                break
+            before = answer.stats
+            answer, after = self._evaluated(hyper, after, accuracy, part)
+            answer = dataclasses.replace(answer, stats=_added(before, answer.stats))
+        return answer, after
+
+    @eqx.filter_jit
+    def _evaluated(
+        self, hyper: PyTree, state: ImplicitState, accuracy: Accuracy | None, part: int | None
+    ) -> tuple[Hypergradient, ImplicitState]:
+        """With one part of the certifier, or with all at once."""
         self._check(state)
         hyper = promoted(hyper, self.optimum.params0)
         asked = None if accuracy is None else accuracy.inner
@@ -152,6 +168,7 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             loss, self.outer_loss, self.outer_data, hyper, point, outer_grad, direct, solved.value, residual
         )
         certifier = self._certifier(hyper)
+        certifier = certifier if part is None else certifier.part(part)
         certified = certifier.certify(evaluation)
         assumed = certifier.assumed_convexity(point, hyper, loss)
         curvature = jnp.minimum(rayleigh_quotient(evaluation), solved.curvature)
@@ -300,6 +317,18 @@ class ImplicitObjective(AbstractObjective[ImplicitState]):
             return jnp.asarray(jnp.inf, dtype)
         relative = default_tolerance(self.optimum.params0) if own is None else own
         return jnp.asarray(relative, dtype) * tree_norm(outer_grad)
+
+
+def _at_rounding_floor(certificate: AbstractCertificate) -> bool:
+    return isinstance(certificate, TwoSidedCertificate) and bool(certificate.status == STATUS.rounding_floor)
+
+
+def _added(before: AbstractStats, after: AbstractStats) -> AbstractStats:
+    """What the last evaluation of several reached, and what all of them took."""
+    assert isinstance(before, ImplicitStats)
+    assert isinstance(after, ImplicitStats)
+    names = "inner_steps", "products", "adjoint_steps"
+    return dataclasses.replace(after, **{name: getattr(before, name) + getattr(after, name) for name in names})
 
 
 def _left(residual: PyTree, rhs: PyTree, preconditioner: Product | None) -> Float[Array, ""]:
