@@ -30,6 +30,7 @@ from ._reversal import (
     one_step,
     one_step_back,
     one_undo_weights,
+    start_words,
     weights_of,
 )
 from ._reversible_optimizer import (
@@ -158,9 +159,7 @@ class ExactRun:
 
     def returned(self, carry: Backward) -> bool:
         """Whether every weight and state is that of the start, as integers, and nothing that was put away is left."""
-        ends, starts = jax.tree.leaves(carry.words), jax.tree.leaves(self.draft.start().words)
-        same = all(bool(jnp.array_equal(a, b)) for a, b in zip(ends, starts, strict=True))
-        return same and not len(self.store)
+        return bool(_are_start(self.draft.setup, self.draft.weights, carry.words)) and not len(self.store)
 
     def weights(self, carry: Forward, t: int) -> PyTree:
         """The weights before step t in the user's dtypes."""
@@ -272,32 +271,45 @@ class Sweep:
 
 def _ended(run: ExactRun, last: Forward, dparams: PyTree, dmodel: PyTree, dhyper: PyTree) -> Backward:
     """What the sweep back starts from. Sweeps use up what they are given: all but the words is a copy of its own."""
-    blank = untouched(run, last)
-    dweights = run.setup.layout.packing.join(dparams)
-    return dataclasses.replace(
-        blank, **jax.tree.map(jnp.copy, {"dweights": dweights, "dmodel": dmodel, "dhyper": dhyper})
-    )
+    return _before_the_end(run, last, (dparams, dmodel, dhyper))
 
 
 def untouched(run: ExactRun, last: Forward) -> Backward:
     """The words of the end of the run, and zeros for the adjoint."""
+    return _before_the_end(run, last, None)
+
+
+def _before_the_end(run: ExactRun, last: Forward, adjoint: tuple[PyTree, PyTree, PyTree] | None) -> Backward:
     with wide():
         here = [words[WEIGHTS] for words in last.words]
-        blank = _zeros(run.setup, here, None if run.setup.layout.keeps else last.model, movable(last.model))
+        blank = _zeros(run.setup, here, None if run.setup.layout.keeps else last.model, movable(last.model), adjoint)
     return dataclasses.replace(blank, words=last.words, kept=last.kept)
 
 
 @eqx.filter_jit
-def _zeros(setup: Setup, words: list[Array], model: PyTree, moving: PyTree) -> Backward:
+def _are_start(setup: Setup, weights: PyTree, words: PyTree) -> Array:
+    """Whether the words are those that a run starts from."""
+    ends, starts = jax.tree.leaves(words), jax.tree.leaves(start_words(setup, weights).words)
+    return jnp.all(jnp.stack([jnp.array_equal(a, b) for a, b in zip(ends, starts, strict=True)]))
+
+
+@eqx.filter_jit
+def _zeros(
+    setup: Setup, words: list[Array], model: PyTree, moving: PyTree, adjoint: tuple[PyTree, PyTree, PyTree] | None
+) -> Backward:
+    """Zeros for what the way back adds up; the adjoint of the end where it is given."""
     zeros = [
         jnp.zeros_like(word, vector.dtype) for word, vector in zip(words, setup.layout.packing.vectors, strict=True)
     ]
     dmodel, dhyper, dtables, drates, blank = jax.tree.map(
         jnp.zeros_like, (moving, setup.program.hyper, setup.tables, setup.rates, model)
     )
+    dweights = zeros
+    if adjoint is not None:
+        dweights, dmodel, dhyper = jax.tree.map(jnp.copy, (setup.layout.packing.join(adjoint[0]), *adjoint[1:]))
     return Backward(
         [],
-        zeros,
+        dweights,
         [dict.fromkeys(setup.layout.rule.states, zero) for zero in zeros],
         dmodel,
         dhyper,

@@ -13,7 +13,7 @@ from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._trees import tree_dot, tree_norm, tree_sub
 from ._checkpointed import Checkpointed
 from ._drivers import DriverName, check_driver
-from ._mode import AbstractMode, Outer, UnrollReport, rounding_only
+from ._mode import AbstractMode, Outer, UnrollReport, UnrollStats, rounding_only
 from ._runner import Runner, run_value
 from ._step import Program, basis, outer_and_grads, start_forward
 from ._training import Training
@@ -40,18 +40,29 @@ class StoreAll(AbstractMode):
         self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
     ) -> tuple[Float[Array, ""], PyTree, UnrollReport]:
         runner = Runner(training, outer, hyper, key, self.driver)
-        carry = runner.start()
-        store, carry = runner.record(runner.driver.empty(carry, training.steps), carry, 0, training.steps)
-        value, last, dhyper = runner.end(carry)
-        adjoint, dhyper = runner.reverse(store, 0, training.steps, last, dhyper)
-        grads = runner.chain(adjoint, dhyper)
-        stats = runner.with_adjoint(adjoint, last)
+        stored = _stored_in_one(runner.program, outer) if runner.in_one else _stored(runner)
+        carry, value, grads, stats = stored
         return value, grads, runner.report(carry, rounding_only(value.dtype), value, grads, stats)
 
     def value(
         self, training: Training, outer: Outer, hyper: PyTree, key: Array, attempt: int = 1
     ) -> tuple[Float[Array, ""], UnrollReport]:
         return run_value(training, outer, hyper, key, self.driver)
+
+
+def _stored(runner: Runner) -> tuple[PyTree, Float[Array, ""], PyTree, UnrollStats]:
+    """What the run ended with, its value, dF/dλ, and statistics."""
+    carry, steps = runner.start(), runner.steps
+    store, carry = runner.record(runner.driver.empty(carry, steps), carry, 0, steps)
+    value, last, dhyper = runner.end(carry)
+    adjoint, dhyper = runner.reverse(store, 0, steps, last, dhyper)
+    return carry, value, runner.chain(adjoint, dhyper), runner.with_adjoint(adjoint, last)
+
+
+@eqx.filter_jit
+def _stored_in_one(program: Program, outer: Outer) -> tuple[PyTree, Float[Array, ""], PyTree, UnrollStats]:
+    """The same as one program: for a short run of a small network the starts of several take as long as the run."""
+    return _stored(Runner(program.training, outer, program.hyper, program.key, "loop"))
 
 
 class ForwardMode(AbstractMode):

@@ -1,5 +1,6 @@
 """The hypergradient through a training run, as an objective."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from .._hyper import natural, validated
 from .._keys import checked_key
 from .._noise import NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
+from .._result import succeeded
 from .._stats import Accuracy
 from .._trees import is_traced, tree_norm
 from ._certifiers import AbstractCertifier, Evaluated
@@ -52,6 +54,8 @@ class ChaosGauge(eqx.Module):
         """How an evaluation ended, once this has looked at it; a mode without an adjoint at both ends passes."""
         if amplification is None:
             return result
+        if not is_traced(amplification):
+            return RESULTS.chaotic if bool(amplification > self.limit) and bool(succeeded(result)) else result
         chaotic = (result == RESULTS.successful) & (amplification > self.limit)
         return RESULTS.where(chaotic, RESULTS.chaotic, result)
 
@@ -189,16 +193,16 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Hypergradient, UnrolledState]:
         refuse_accuracy(self, accuracy)
-        plain, pull = jax.vjp(natural, hyper)
+        plain, pull = _natural(hyper), functools.partial(_pulled, hyper)
         training, outer, key = self._drawn(plain, state)
         value, grads, report = self.mode.value_and_grad(training, outer, plain, key, _attempt(state))
-        (grad,) = pull(grads)
+        grad = pull(grads)
         result = self.gauge.judged(report.result, report.stats.amplification)
         noise = NOISE
         if self.noise:
 
             def derivative(signed: Outer) -> PyTree:
-                return pull(self.mode.value_and_grad(training, signed, plain, key, report.attempt)[1])[0]
+                return pull(self.mode.value_and_grad(training, signed, plain, key, report.attempt)[1])
 
             noise = of_gradient(outer, plain, value, report, derivative, key, self.noise)
         run = Evaluated(training, outer, hyper, key, self.mode, value, grad)
@@ -209,7 +213,7 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
         self, hyper: PyTree, state: UnrolledState, accuracy: Accuracy | None = None
     ) -> tuple[Value, UnrolledState]:
         refuse_accuracy(self, accuracy)
-        plain = natural(hyper)
+        plain = _natural(hyper)
         training, outer, key = self._drawn(plain, state)
         value, report = self.mode.value(training, outer, plain, key, _attempt(state))
         noise = of_value(outer, plain, value, report) if self.noise else NOISE
@@ -282,6 +286,15 @@ class UnrolledObjective(AbstractObjective[UnrolledState]):
 
     def _after(self, state: UnrolledState, report: UnrollReport, evaluations: Array) -> UnrolledState:
         return UnrolledState(state.key, evaluations, report.params, jnp.asarray(report.attempt, jnp.int32))
+
+
+_natural = eqx.filter_jit(natural)
+
+
+@eqx.filter_jit
+def _pulled(hyper: PyTree, grads: PyTree) -> PyTree:
+    """dF/dλ in the coordinates of the leaves, from that in natural units."""
+    return jax.vjp(natural, hyper)[1](grads)[0]
 
 
 def _attempt(state: UnrolledState) -> int:

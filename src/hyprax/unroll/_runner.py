@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._certificate import AbstractCertificate, NoCertificate
 from .._result import Result
 from .._trees import is_traced, tree_all_finite, tree_norm
-from ._drivers import DriverName, choose_driver, index, start
+from ._drivers import DriverName, LoopDriver, choose_driver, index, start
 from ._mode import RESULTS, Outer, UnrollReport, UnrollStats
 from ._step import Program, first, movable, moved, outer_and_grads, start_back
 from ._training import Training
@@ -41,6 +41,11 @@ class Runner:
         """Go on from such a position, with these rows."""
         self.gradients, self.products, self._seen, _ = position
         self._rows = list(rows)
+
+    @property
+    def in_one(self) -> bool:
+        """Whether the whole evaluation can be one program: there is nothing that the host does along the way."""
+        return isinstance(self.driver, LoopDriver) and self.program.training.metrics is None
 
     @property
     def steps(self) -> int:
@@ -211,12 +216,21 @@ def measure(program: Program, params: PyTree, model: PyTree, t: Any) -> PyTree:
     return jax.tree.map(jnp.asarray, program.training.measured(params, model, program.hyper, t))
 
 
+def _run(runner: Runner) -> tuple[PyTree, Float[Array, ""]]:
+    carry = runner.advance(runner.start(), 0, runner.steps)
+    return carry, judge(runner.outer, carry[0], carry[2], runner.program.hyper)
+
+
+@eqx.filter_jit
+def _run_in_one(program: Program, outer: Outer) -> tuple[PyTree, Float[Array, ""]]:
+    return _run(Runner(program.training, outer, program.hyper, program.key, "loop"))
+
+
 def run_value(
     training: Training, outer: Outer, hyper: PyTree, key: Array, driver: DriverName
 ) -> tuple[Float[Array, ""], UnrollReport]:
     """F alone, by running the training forwards."""
     runner = Runner(training, outer, hyper, key, driver)
-    carry = runner.advance(runner.start(), 0, training.steps)
-    value = judge(outer, carry[0], carry[2], hyper)
+    carry, value = _run_in_one(runner.program, outer) if runner.in_one else _run(runner)
     certificate = NoCertificate("the run is made in floating point, and its rounding is not bounded", value.dtype)
     return value, runner.report(carry, certificate, value)
