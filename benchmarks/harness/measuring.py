@@ -29,7 +29,8 @@ class Row:
     wall: list[float] = dataclasses.field(default_factory=list)
     cpu: list[float] = dataclasses.field(default_factory=list)
     memory: int | None = None
-    """Bytes by which the process grew at most in a lap: the least of the laps."""
+    """Bytes by which the process grew at most in a lap, the median of the laps: what an earlier one has not given back
+    yet hides in some of them."""
     resident: int = 0
     """The most bytes that the process held in a lap."""
     trace: dict[str, list[float]] = dataclasses.field(default_factory=dict)
@@ -147,7 +148,7 @@ def _turns(cell: Cell, peers: Peers, running: list[tuple[Method, Row, str, dict[
     for _, row, _, _ in running:
         if row.failed or not row.cpu:
             continue
-        row.memory = min(memory[row.method])
+        row.memory = int(np.median(memory[row.method]))
         if not cell.seeded:
             row.first = max(0.0, (row.first or 0.0) - float(np.median(row.wall)))
         else:
