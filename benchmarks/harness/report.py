@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from benchmarks.harness.measuring import Row
 LOADED = 1.5
 """A mean load above this at the start or the end says that something else was at work: the harness itself makes one."""
 PICTURES = ROOT / "docs" / "pictures"
-LEAST = 100_000
-"""Bytes: pages and pools make less than this unseen, so it is drawn as this."""
 OURS, THEIRS, FLOOR = "#3f51b5", "#9e9e9e", "#000000"
 
 
@@ -245,14 +243,6 @@ def _searches(plt: Any, section: Section) -> Any:
 
 
 def _curves(plt: Any, section: Section) -> Any:
-    return _lines(plt, section, "seconds", lambda row: row.seconds)
-
-
-def _memory(plt: Any, section: Section) -> Any:
-    return _lines(plt, section, "MB", lambda row: max(row.memory or 0, LEAST) / 1e6)
-
-
-def _lines(plt: Any, section: Section, ylabel: str, of: Callable[[Row], float]) -> Any:
     names = list(dict.fromkeys(part.cell.curve for part in section.parts if part.cell.curve))
     height = -(-len(names) // 3)
     figure, axes = plt.subplots(height, 3, figsize=(10, 3 * height), layout="constrained", squeeze=False)
@@ -265,8 +255,8 @@ def _lines(plt: Any, section: Section, ylabel: str, of: Callable[[Row], float]) 
                 continue
             floor = found[0][1].floor
             style = {"color": FLOOR, "ls": "--"} if floor else {"marker": "o", "ms": 3}
-            each.plot([x for x, _ in found], [of(row) for _, row in found], label=method, **style)
-        each.set(xscale="log", yscale="log", title=name, xlabel=parts[0].cell.xlabel, ylabel=ylabel)
+            each.plot([x for x, _ in found], [row.seconds for _, row in found], label=method, **style)
+        each.set(xscale="log", yscale="log", title=name, xlabel=parts[0].cell.xlabel, ylabel="seconds")
         each.title.set_fontsize(9)
         each.legend(fontsize=6)
     for each in axes.flat[len(names) :]:
@@ -283,14 +273,7 @@ def pictures(results: Results, folder: Path) -> list[tuple[str, str]]:
     for section in results.sections:
         drawn = [("times", _dots, section.title)]
         if any(part.cell.curve for part in section.parts):
-            drawn = [
-                ("curves", _curves, f"{section.title}: seconds, and floors (dashed)"),
-                (
-                    "memory",
-                    _memory,
-                    f"{section.title}: memory by which a process grew, and that of the floors (dashed)",
-                ),
-            ]
+            drawn = [("curves", _curves, f"{section.title}: seconds, and floors (dashed)")]
         elif any(row.trace for part in section.parts for row in part.rows):
             drawn = [("searches", _searches, f"{section.title}: test loss by seconds of computation")]
         for kind, draw, alt in drawn:

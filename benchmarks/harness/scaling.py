@@ -6,8 +6,6 @@
 - Tasks: the functions of the tasks, without what minimises their mean; made tasks of 40 rows, five folds each. Ten
   thousand are measured by `python -m benchmarks.tasks_scale`.
 - Leave-one-out: one Cholesky factor and its product with the rows, and nothing else; made least squares.
-
-Memory is what the process grew by, and its floor that of the run that is the floor of the time.
 """
 
 from collections.abc import Iterator

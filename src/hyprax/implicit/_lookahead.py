@@ -1,7 +1,7 @@
 """The look-ahead certificate: take one more step, bound the better point, and answer with it."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,8 @@ from ._family_bounds import AbstractFamilyCertifier, convex_or_infinite, entries
 from ._inner_loss import Point
 from ._self_concordance import Enclosure, Residuals, around, free_bound, geometry, plain_residuals
 from .families._norms import DesignNorms
+
+T = TypeVar("T")
 
 
 class _ScaledNorm(eqx.Module):
@@ -54,6 +56,15 @@ class _Carry(eqx.Module):
     begun: Bool[Array, ""]
     extended: Bool[Array, ""]
     stuck: Bool[Array, ""]
+
+
+def _where(condition: Bool[Array, ""], fn: Callable[[T], T], otherwise: T) -> T:
+    """fn(otherwise) where the condition holds, else `otherwise`; as a loop of one turn or none.
+
+    A branch would be given copies of the data, time after time: XLA moves nothing out of one.
+    """
+    start = condition, otherwise
+    return jax.lax.while_loop(lambda now: now[0], lambda now: (jnp.zeros_like(now[0]), fn(now[1])), start)[1]
 
 
 class LookAhead(AbstractFamilyCertifier):
@@ -120,13 +131,12 @@ class LookAhead(AbstractFamilyCertifier):
 
         def residuals(extended: Bool[Array, ""], point: Point, adjoint: Array, residual: Array) -> Residuals:
             arguments = (loss, outer, e.outer_data, outer_norms, hyper, point, adjoint)
-            ways = {
-                "plain": lambda: plain_residuals(*arguments, residual),
-                "extended": lambda: extended_residuals(*arguments),
-            }
-            if self._arithmetic == "either" and self.extended:
-                return jax.lax.cond(extended, ways["extended"], ways["plain"])
-            return ways["extended" if self._arithmetic == "extended" else "plain"]()
+            if self._arithmetic == "extended":
+                return extended_residuals(*arguments)
+            plain = plain_residuals(*arguments, residual)
+            if self._arithmetic == "plain" or not self.extended:
+                return plain
+            return _where(extended, lambda _: extended_residuals(*arguments), plain)
 
         def measured(point: Point, adjoint: Array, found: Residuals) -> _Round:
             strengths, weights = loss.mixed_parts(point, hyper, adjoint)
@@ -173,9 +183,6 @@ class LookAhead(AbstractFamilyCertifier):
             finished = decided(carry.current) | proved(carry.current) | carry.stuck
             return jnp.logical_not(carry.begun) | (jnp.logical_not(finished) & (carry.rounds < self.rounds))
 
-        def unimproved(carry: _Carry) -> tuple[Point, Array, Array, Int[Array, ""]]:
-            return e.point, e.adjoint, e.residual, jnp.zeros_like(carry.products)
-
         def improved(carry: _Carry) -> tuple[Point, Array, Array, Int[Array, ""]]:
             """A better point and adjoint, its residual in working precision, and the products that they took."""
             now = carry.current
@@ -209,7 +216,8 @@ class LookAhead(AbstractFamilyCertifier):
         def ahead(carry: _Carry) -> _Carry:
             # The unimproved point is measured in the same loop as the better ones, so that this is compiled once.
             now, first = carry.current, jnp.logical_not(carry.begun)
-            point, adjoint, residual, took = jax.lax.cond(carry.begun, improved, unimproved, carry)
+            unimproved = e.point, e.adjoint, e.residual, jnp.zeros_like(carry.products)
+            point, adjoint, residual, took = _where(carry.begun, lambda _: improved(carry), unimproved)
             new = measured(point, adjoint, residuals(carry.extended, point, adjoint, residual))
             # From too far off nothing is proved where columns have no penalty: then the gradient norm is to fall.
             nearer = first | (jnp.isinf(now.bound.total) & (scaled(new.point.grad) < scaled(now.point.grad)))
