@@ -153,6 +153,32 @@ def test_errors_say_what_must_be_and_what_was_given(name):
     assert faults == []
 
 
+def test_names_that_messages_give_exist():
+    """`hx.implicit.LookAhead` in a message leads somewhere: up to the first that is no module."""
+
+    def leads_nowhere(path: str) -> bool:
+        here = hx
+        for name in path.split("."):
+            if not hasattr(here, name):
+                return True
+            here = getattr(here, name)
+            if not isinstance(here, type(hx)):
+                return False
+        return False
+
+    for name in ("callbacks", "fits", "optuna", "sklearn", "torch"):
+        importlib.import_module(f"hyprax.{name}")
+    named = re.compile(r"\bhx\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
+    found = [
+        f"{module}:{line}: hx.{path}"
+        for module, tree in TREES.items()
+        for line, text in texts(tree)
+        for path in named.findall(text)
+        if leads_nowhere(path)
+    ]
+    assert found == []
+
+
 def layers() -> list[type[eqx.Enumeration]]:
     """The core's enumeration of results and those built on it."""
     for name in (*ENGINES, "search", "runs"):

@@ -26,7 +26,8 @@ class RESULTS(CORE):  # pyright: ignore[reportGeneralTypeIssues]  # an enumerati
     no_certified_descent = (
         "No step could be proved to lower the objective: the bounds no longer fall with the tolerances, so the "
         "decrease left is below what they can prove. The best hyperparameters are kept. Use a tighter certificate "
-        "(`hx.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on unproved (`hx.search.Optax`)."
+        "(`hx.implicit.LookAhead`), keep penalties from vanishing (`hx.LogInterval`), or go on unproved "
+        "(`hx.search.Optax`)."
     )
     no_descent = (
         "No step along the negative hypergradient lowered the objective: at these fixed tolerances it, or the value, "
