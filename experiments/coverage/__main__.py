@@ -97,7 +97,9 @@ def main() -> None:
             f"| {quantiles(own['free'])} | {quantiles(own['ehrhardt-roberts'])} |"
         )
     picture(ratios, HERE / "effectivity.png")
-    command = "python -m experiments.coverage" + (" --quick" if asked.quick else f" --cases {asked.cases}" * (asked.cases != 100_000))
+    command = "python -m experiments.coverage" + (
+        " --quick" if asked.quick else f" --cases {asked.cases}" * (asked.cases != 100_000)
+    )
     total = ratios["look-ahead"]
     text = f"""# Coverage and tightness of certificates
 
