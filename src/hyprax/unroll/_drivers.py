@@ -2,7 +2,7 @@
 
 A compiled loop has no cost between steps, so that tiny models are faster in it; but XLA on CPUs runs convolutions
 inside loops many times slower than outside. Bounds of loops are traced: one program serves segments of every
-length, and nothing is compiled again when the number of steps changes.
+length of a run. A run of another number of steps is another program, as that number is part of it.
 """
 
 import abc
