@@ -1,14 +1,13 @@
 """A run in fixed point before its first step: the units of its words, what is put away when, and where it starts."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .._objective import described
 from .._trees import is_traced
@@ -33,6 +32,12 @@ Pair: TypeAlias = Literal["loop", "isolated", "host", "one"]
 or host loops that share one compiled gradient, which are exact by construction."""
 
 _start_words = eqx.filter_jit(start_words)
+
+
+@jax.jit
+def on_device(numbers: PyTree) -> PyTree:
+    """Numbers as arrays on the device: one program takes a fifth of the time of a transfer each."""
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +76,31 @@ def _optimizer(program: Program, hyper: PyTree) -> AbstractReversibleOptimizer:
     return optimizer
 
 
+class Opened(NamedTuple):
+    """What a look at a run finds: the optimizer without its hyperparameters, w_0, whether the way back looks at the
+    state of the loss, which groups of weights share all hyperparameters (`chosen`, by name, and the group of every
+    leaf), these in columns, and learning rates for each weight."""
+
+    rule: AbstractReversibleOptimizer
+    weights: PyTree
+    keeps: bool
+    chosen: dict[str, list[int]]
+    groups: list[int]
+    raw: Coefficients
+    rates: PyTree | None
+
+
 @eqx.filter_jit
-def _open(program: Program) -> tuple[AbstractReversibleOptimizer, PyTree, bool]:
-    """The optimiser, w_0, and whether the way back looks at the state of the loss."""
+def _open(program: Program) -> Opened:
     weights, model = _start(program)(program.hyper)
-    return _optimizer(program, program.hyper), weights, looks_at_state(program, weights, model)
+    optimizer = _optimizer(program, program.hyper)
+    optimizer.check_reversible()
+    chosen, groups = leaf_groups(plain(optimizer), weights)
+    raw, for_each = _columns(program, chosen)(program.hyper)
+    rule = jax.tree.map(lambda _: None, optimizer)
+    return Opened(rule, weights, looks_at_state(program, weights, model), chosen, groups, raw, for_each)
 
 
-@eqx.filter_jit
-def _make_columns(program: Program, chosen: dict[str, list[int]]) -> tuple[Coefficients, PyTree | None]:
-    """The hyperparameters of the optimiser in columns, and learning rates for each weight."""
-    return _columns(program, chosen)(program.hyper)
-
-
-@eqx.filter_jit
 def close(
     program: Program,
     chosen: dict[str, list[int]],
@@ -120,15 +136,14 @@ def _make_tables(rule: Any, raw: Coefficients, steps: int) -> Coefficients:
     return rule.tables(raw, steps)
 
 
-@eqx.filter_jit
 def pull_tables(rule: Any, raw: Coefficients, steps: int, dtables: Coefficients) -> Coefficients:
     """The derivatives with respect to the hyperparameters in columns, from those with respect to the tables."""
     return jax.vjp(lambda raw: rule.tables(raw, steps), raw)[1](dtables)[0]
 
 
-def as_float64(table: Mapping[str, Array | np.ndarray]) -> Coefficients:
-    """The tables in float64; call it where 64-bit types are on."""
-    return {name: jnp.asarray(np.asarray(value), jnp.float64) for name, value in table.items()}
+def as_float64(tables: PyTree) -> PyTree:
+    """Tables in float64, on the device; call it where 64-bit types are on."""
+    return on_device(jax.tree.map(lambda table: np.asarray(table, np.float64), tables))
 
 
 def draft(program: Program) -> Draft:
@@ -142,28 +157,27 @@ def draft(program: Program) -> Draft:
             "Reversible: hyper and key must have values, from which a run is planned on the host; got those of a "
             "transformation of JAX. Under jax.jit and jax.vmap use hx.unroll.StoreAll or hx.unroll.Checkpointed."
         )
-    optimizer, weights, keeps = _open(program)
-    optimizer.check_reversible()
-    chosen, groups = leaf_groups(plain(optimizer), weights)
-    raw, for_each = _make_columns(program, chosen)
-    rule = jax.tree.map(lambda _: None, optimizer)
+    opened = _open(program)
+    rule, weights, chosen = opened.rule, opened.weights, opened.chosen
     bits = rule.fraction_bits()
     with wide():
-        tables = _make_tables(rule, as_float64(raw), steps)
+        tables = _make_tables(rule, as_float64(opened.raw), steps)
         numbers = {name: np.asarray(table) for name, table in tables.items()}
-        packing, count = pack(weights, groups, by_leaf=rule.by_leaf), len(next(iter(chosen.values())))
+        packing, count = pack(weights, opened.groups, by_leaf=rule.by_leaf), len(next(iter(chosen.values())))
         scales = {name: fixed_scale(count, bits[name]) for name in (WEIGHTS, *rule.states)}
         scales |= {name: make_scale(table, steps, bits[name]) for name, table in rule.factors(numbers).items()}
+        increments = rule.increments(numbers, {name: scale.after for name, scale in scales.items()})
+        increments, units = as_float64((increments, {name: scale.units for name, scale in scales.items()}))
         setup = Setup(
             program,
-            Layout(rule, packing, user_x64, keeps, isolated=False),
+            Layout(rule, packing, user_x64, opened.keeps, isolated=False),
             tables,
-            as_float64(rule.increments(numbers, {name: scale.after for name, scale in scales.items()})),
-            as_float64({name: scale.units for name, scale in scales.items()}),
-            None if for_each is None else packing.join(for_each),
+            increments,
+            units,
+            None if opened.rates is None else packing.join(opened.rates),
             jnp.asarray(True),
         )
-    return Draft(setup, scales, chosen, raw, weights)
+    return Draft(setup, scales, chosen, opened.raw, weights)
 
 
 def kept_bits(draft: Draft) -> tuple[float, float]:

@@ -57,14 +57,17 @@ def _stacked(rows: list[Any]) -> Array:
 _weights_of = eqx.filter_jit(weights_of)
 
 
+def isolated(setup: Setup) -> Setup:
+    """The setup whose gradient stands apart, as a branch of its own."""
+    return dataclasses.replace(setup, layout=dataclasses.replace(setup.layout, isolated=True))
+
+
 class ExactRun:
     """A drafted run under one pair of sweeps; use it where 64-bit types are on."""
 
     def __init__(self, draft: Draft, pair: Pair, place: Place):
         self.draft, self.pair = draft, pair
-        self.setup = eqx.tree_at(
-            lambda s: s.layout, draft.setup, dataclasses.replace(draft.setup.layout, isolated=pair == "isolated")
-        )
+        self.setup = draft.setup if pair != "isolated" else isolated(draft.setup)
         self.store = Store(place)
         self._due: dict[int, list[tuple[int, str, int]]] = {}
         for i, vector in enumerate(self.setup.layout.packing.vectors):

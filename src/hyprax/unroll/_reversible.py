@@ -11,13 +11,14 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Kind, NoCertificate, show
 from .._result import Result
-from ._draft import Draft, Pair, as_float64, close, draft, kept_bits, pull_tables
+from ._draft import Draft, Pair, close, draft, kept_bits, on_device, pull_tables
 from ._drivers import DriverName, HostDriver, check_driver, choose_driver
 from ._exact_run import ExactRun, Ranges, Sweep, headroom, ranges
-from ._fixed_point import wide
+from ._fixed_point import as_user, wide
 from ._long_run import BACKWARDS, Journal, LongRun
 from ._mode import RESULTS, AbstractMode, Outer, UnrollReport, UnrollStats
-from ._reversal import Backward
+from ._reversal import Backward, Setup
+from ._reversible_optimizer import Coefficients
 from ._runner import end, growth, judge, judged
 from ._scales import PLACES, Place
 from ._step import Program
@@ -141,20 +142,15 @@ class Reversible(AbstractMode):
         carry = sweep.backward(dparams, dmodel, dhyper)
         with wide():
             returned = run.returned(carry)
-        grads, dweights = _assemble(planned, carry)
-        ends = growth((dweights, carry.dmodel), (dparams, dmodel), planned.steps)
-        counts = {"gradients": jnp.asarray(2 * planned.steps), "products": jnp.asarray(planned.steps)}
+            left = dataclasses.replace(carry, words=[], kept=None)
+            grads, ends = _assemble(planned.setup, planned.chosen, planned.raw, left, (dparams, dmodel))
+        counts = on_device({"gradients": 2 * planned.steps, "products": planned.steps})
         stats = dataclasses.replace(stats, **counts, **ends)
         if returned:
             bits, theory = kept_bits(planned)
             moved, blurred = float(carry.variance) ** 0.5, _blurred(np.asarray(carry.blur))
-            certificate = ReversalCertificate(
-                bound=jnp.full_like(value, jnp.inf),
-                moved=jnp.asarray(moved, value.dtype),
-                blurred=jnp.asarray(blurred, value.dtype),
-                bits=bits,
-                theory=theory,
-            )
+            numbers = on_device([np.asarray(x, value.dtype) for x in (np.inf, moved, blurred)])
+            certificate = ReversalCertificate(*numbers, bits=bits, theory=theory)
             result, stats = judged(run.setup.program, value, grads, stats)
             if not blurred <= BLURRED and bool(result == RESULTS.successful):
                 result = RESULTS.unresolved
@@ -187,16 +183,20 @@ class Reversible(AbstractMode):
         return isinstance(choose_driver(self.driver, program), HostDriver)
 
 
-def _assemble(planned: Draft, carry: Backward) -> tuple[PyTree, PyTree]:
-    """dF/dλ, and the adjoint of w_0."""
-    layout = planned.setup.layout
-    dweights = layout.packing.split(carry.dweights)
-    with wide():
-        wider = pull_tables(layout.rule, as_float64(planned.raw), planned.steps, carry.dtables)
-        draw = {name: value.astype(planned.raw[name].dtype) for name, value in wider.items()}
+@eqx.filter_jit
+def _assemble(
+    setup: Setup, chosen: dict[str, list[int]], raw: Coefficients, carry: Backward, at_end: PyTree
+) -> tuple[PyTree, dict[str, Array]]:
+    """dF/dλ, and the sizes of the adjoints of (w, m) at both ends; compiled where 64-bit types are on."""
+    layout, steps = setup.layout, setup.program.training.steps
+    wider = pull_tables(
+        layout.rule, {name: value.astype(jnp.float64) for name, value in raw.items()}, steps, carry.dtables
+    )
+    draw = {name: value.astype(raw[name].dtype) for name, value in wider.items()}
     drates = None if carry.drates is None else layout.packing.split(carry.drates)
-    dstart = dweights, carry.dmodel
-    return close(planned.setup.program, planned.chosen, draw, drates, dstart, carry.dhyper), dweights
+    at_start = layout.packing.split(carry.dweights), carry.dmodel
+    closed = as_user(layout.user_x64, close)(setup.program, chosen, draw, drates, at_start, carry.dhyper)
+    return closed, as_user(layout.user_x64, growth)(at_start, at_end, steps)
 
 
 def _blurred(squares: np.ndarray) -> float:
@@ -217,17 +217,18 @@ def _left(run: ExactRun, found: Ranges, stats: UnrollStats) -> tuple[Result, Unr
 def _stats(run: ExactRun, found: Ranges, attempt: int) -> UnrollStats:
     bits, theory = kept_bits(run.draft)
 
-    def named(name: str, numbers: dict[str, Any]) -> dict[str, Array]:
-        return {f"{name}_{kind}": jnp.asarray(number) for kind, number in numbers.items()}
+    def named(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
+        return {f"{name}_{kind}": number for kind, number in numbers.items()}
 
-    return UnrollStats(
-        steps=jnp.asarray(run.draft.steps),
-        attempt=jnp.asarray(attempt),
-        bits_per_parameter_step=jnp.asarray(bits),
-        theory_bits=jnp.asarray(theory),
-        stored_bytes=jnp.asarray(float(run.store.bytes)),
-        headroom_bits=jnp.asarray(headroom(found)),
-        used_bits=named("used_bits", found.bits),
-        limit_bits=named("limit_bits", found.limits),
-        resolution=named("resolution", {name: float(run.draft.scales[name].units.max()) for name in found.limits}),
-    )
+    numbers = {
+        "steps": run.draft.steps,
+        "attempt": attempt,
+        "bits_per_parameter_step": bits,
+        "theory_bits": theory,
+        "stored_bytes": float(run.store.bytes),
+        "headroom_bits": headroom(found),
+        "used_bits": named("used_bits", found.bits),
+        "limit_bits": named("limit_bits", found.limits),
+        "resolution": named("resolution", {name: float(run.draft.scales[name].units.max()) for name in found.limits}),
+    }
+    return UnrollStats(**on_device(numbers))
