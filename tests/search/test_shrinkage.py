@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
+from hyprax._objective import FunctionObjective
 from hyprax.search import Towards, shrinkage_path
 from hyprax.search._shrinkage import Together
 from hyprax.search._shrinkage_path import choose
@@ -15,7 +16,7 @@ def bowl(x):
     return jnp.sum((x - jnp.asarray([0.0, 1.0, 4.0, 5.0])) ** 2)
 
 
-BOWL = hx.FunctionObjective(bowl)
+BOWL = FunctionObjective(bowl)
 POINT = jnp.asarray([1.0, 2.0, 3.0, 5.0])
 
 

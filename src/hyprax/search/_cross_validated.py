@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._certificate import KINDS, AbstractCertificate, Kind, NoCertificate, entries_of, right, show
+from .._certificate import KINDS, AbstractCertificate, Certificate, NoCertificate, entries_of
 from .._keys import checked_key
 from .._noise import AbstractNoise, Noise, NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
@@ -41,25 +41,6 @@ class Foldable(Protocol):
     def refit(self, hyper: PyTree) -> Any:
         """The fit on all rows."""
         ...
-
-
-class MeanCertificate(AbstractCertificate):
-    """The certificate of a mean of answers: the mean of their bounds, rounding included; of the weakest kind.
-
-    `entries` holds bounds of the single entries, where every answer had them.
-    """
-
-    bound: Float[Array, "..."]
-    kind: Kind = eqx.field(static=True)
-    quantity: str = eqx.field(static=True)
-    folds: int = eqx.field(static=True)
-    entries: PyTree | None = None
-
-    def meaning(self) -> str:
-        return f"{right(self.kind)} It is the mean of the bounds of {self.folds} folds."
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}: {self.quantity} <= {show(self.bound)} (mean over {self.folds} folds)>"
 
 
 class CrossValidatedStats(AbstractStats):
@@ -92,8 +73,8 @@ class CrossValidated(AbstractObjective[FoldsState]):
     """F(λ) = Σ_k (m_k/m) F_k(λ), F_k the loss on the m_k rows of fold k of a model fitted without them; m = Σ m_k.
 
     Every fold is a problem of its own, with its own warm start. Bounds of the mean are the weighted means of the folds'
-    bounds. λ means the same on a fold as on all rows (see [`hyprax.implicit.HeldOut`][]), so `refit(hyper)` fits all
-    rows with the tuned λ as it is.
+    bounds, of the weakest kind among them. λ means the same on a fold as on all rows (see
+    [`hyprax.implicit.HeldOut`][]), so `refit(hyper)` fits all rows with the tuned λ as it is.
 
     **Arguments:**
 
@@ -394,7 +375,8 @@ def _mean_certificate(
     if weakest.kind == "none":
         reason = weakest.reason if isinstance(weakest, NoCertificate) else "it has no bound"
         return NoCertificate(f"of a fold nothing is known ({reason})", bound.dtype)
-    return MeanCertificate(bound=bound, kind=weakest.kind, quantity=quantity, folds=len(answers), entries=entries)
+    method = f"the mean of the bounds of {len(answers)} folds, rounding included"
+    return Certificate(bound, weakest.kind, quantity, method, entries=entries)
 
 
 def _mean_noise(noises: Sequence[AbstractNoise], errors: PyTree | None, freedom: Array) -> AbstractNoise:
