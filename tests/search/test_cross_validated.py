@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold
 
 import hyprax as hx
 from conformance import CHECKS, Case
-from hyprax._objective import FunctionObjective
+from hyprax.implicit._held_out import HeldOut
 from hyprax.search import CrossValidated
 
 RNG = np.random.default_rng(3)
@@ -107,14 +107,14 @@ def test_classes_are_dealt_out_evenly_and_a_fold_without_a_class_is_fitted():
     labels = np.array([0.0] * 20 + [1.0] * 4)
     optimum = hx.Optimum(hx.families.Logistic(X, labels, penalty="penalty"))
     objective = CrossValidated(optimum, 4, key=jax.random.key(0), certifier=PLAIN)
-    held = np.stack([np.asarray(cast(hx.implicit.HeldOut, part).held_out) for part in objective.parts]).astype(bool)
+    held = np.stack([np.asarray(cast(HeldOut, part).held_out) for part in objective.parts]).astype(bool)
     assert [labels[mask].sum() for mask in held] == [1.0] * 4
     assert np.all(held.sum(axis=0) == 1)
 
 
 def test_given_objectives_are_averaged_by_their_sizes():
     def bowl(centre):
-        return FunctionObjective(lambda x: jnp.sum((x - centre) ** 2))
+        return lambda x: jnp.sum((x - centre) ** 2)
 
     objective = CrossValidated([bowl(0.0), bowl(1.0)], sizes=[1, 3])
     answer, _ = hx.hypergradient(objective, jnp.asarray([2.0]))

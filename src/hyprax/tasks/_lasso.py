@@ -198,7 +198,7 @@ def _loss(path: _Path, loss: str) -> PiecewiseFunction:
 
 def _prediction_error(path: _Path, pieces: Array) -> Array:
     """(m, pieces): a bound of the error of the validation predictions that needs no curvature; see
-    `elastic_net_path`."""
+    `ElasticNetPath.of`."""
     X, y, w = path.centred.X.values, path.centred.y.values[:, 0], path.weights
     n = len(y)
     k = np.flatnonzero(pieces)
