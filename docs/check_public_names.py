@@ -107,7 +107,7 @@ def counted(loader: griffe.GriffeLoader, names: Mapping[str, list[str]]) -> dict
 def table(counts: Mapping[str, tuple[int, int]]) -> str:
     """The counts as a table of Markdown, with their sums."""
     rows = [(part, *both) for part, both in sorted(counts.items())]
-    rows.append(("in all", *(sum(column) for column in zip(*counts.values(), strict=True))))
+    rows.append(("in all", sum(house for _, house, _ in rows), sum(later for _, _, later in rows)))
     lines = [f"| {part} | {house} | {later} | {house + later} |" for part, house, later in rows]
     return "\n".join(["| part | house | later features | together |", "| --- | --- | --- | --- |", *lines])
 

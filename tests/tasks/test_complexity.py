@@ -197,7 +197,10 @@ def test_networks_of_real_size_stay_finite():
         (lambda: Lipschitz(1.0, (1, 0)), "finite a < b"),
         (lambda: Lipschitz(-1.0, (0, 1)), "constant must be"),
         (lambda: Intervals.network((3, 4), examples=2), "at least three"),
-        (lambda: Intervals.network((3, 4, 1), examples=2, loss="hinge"), "'squared' or 'zero-one'"),
+        (
+            lambda: Intervals.network((3, 4, 1), examples=2, loss="hinge"),  # pyright: ignore[reportArgumentType]  # as above
+            "'squared' or 'zero-one'",
+        ),
         (
             lambda: Intervals.graph_kernel(nodes=0, features=1, hidden=1, classes=2, degree=1),
             "nodes must be an integer >= 1",
