@@ -21,7 +21,7 @@ import numpy as np
 from experiments.school.data import schools, split_task
 from threadpoolctl import threadpool_limits
 
-from hyprax.tasks import PiecewiseFunction, Task, elastic_net_dual, elastic_net_path, erm, map_tasks
+from hyprax.tasks import ElasticNetPath, PiecewiseFunction, Task, elastic_net_dual, erm, map_tasks
 
 DOMAIN = (0.001, 1.0)
 PENALTY2 = 0.1
@@ -101,12 +101,12 @@ def beside(repeats: int) -> None:
     tasks: list[Task] = [split_task(k, 0) for k in range(len(schools()))]
     data = [(c.X.values, c.y.values[:, 0]) for c in (t.splits[0].centred(True) for t in tasks)]
     for penalty2 in (0.0, PENALTY2):
-        ours = [elastic_net_path(X, y, DOMAIN, penalty2=penalty2, intercept=False) for X, y in data]
+        ours = [ElasticNetPath.of(X, y, DOMAIN, penalty2=penalty2, intercept=False) for X, y in data]
         theirs = [lars(X, y, penalty2) for X, y in data]
         bad = [violation(X, y, *path, penalty2) for (X, y), path in zip(data, theirs, strict=True)]
         own = [violation(X, y, p.penalties, p.weights, penalty2) for (X, y), p in zip(data, ours, strict=True)]
         paths = partial(
-            lambda l2: [elastic_net_path(X, y, DOMAIN, penalty2=l2, intercept=False) for X, y in data], penalty2
+            lambda l2: [ElasticNetPath.of(X, y, DOMAIN, penalty2=l2, intercept=False) for X, y in data], penalty2
         )
         print(f"\n139 paths, one thread, medians of {repeats}, l2 = {penalty2}, l1 >= {DOMAIN[0]}")
         seconds = timed(paths, repeats)

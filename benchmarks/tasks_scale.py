@@ -21,7 +21,6 @@ from hyprax.tasks import (
     Task,
     elastic_net_dual,
     erm,
-    lasso_dual,
     logistic_dual,
     map_tasks,
     ridge_dual,
@@ -32,7 +31,7 @@ from hyprax.tasks._extrema import minimise_all
 ROWS, COLUMNS, LIMIT = 40, 10, 4.0
 DUALS = {
     "elastic-net": partial(elastic_net_dual, domain=(0.01, 1.0), penalty2=0.1),
-    "lasso": partial(lasso_dual, domain=(0.01, 1.0)),
+    "lasso": partial(elastic_net_dual, domain=(0.01, 1.0)),
     "ridge": partial(ridge_dual, domain=(0.01, 10.0)),
     "svm": partial(svm_dual, domain=(0.001, 1.0)),
     "logistic": partial(logistic_dual, domain=(0.001, 1.0)),

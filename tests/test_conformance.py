@@ -12,6 +12,7 @@ import pytest
 
 import hyprax as hx
 from conformance import CHECKS, Case, check_accuracy, check_hypergradient, check_noisy, check_slope, check_state
+from hyprax._objective import FunctionObjective
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3))
@@ -76,7 +77,7 @@ def evidence() -> Case:
 
 
 def function() -> Case:
-    return Case(hx.FunctionObjective(lambda hyper: jnp.square(hyper["penalty"] - 1.0)), PENALTY, traceable=True)
+    return Case(FunctionObjective(lambda hyper: jnp.square(hyper["penalty"] - 1.0)), PENALTY, traceable=True)
 
 
 CASES = (implicit, single_loop, unrolled, evidence, function)
@@ -89,7 +90,7 @@ def test_objectives_keep_to_the_waist(make, check):
     check(made(make))
 
 
-class Faulty(hx.FunctionObjective):
+class Faulty(FunctionObjective):
     """A plain function, with one promise broken."""
 
     fault: str = eqx.field(static=True)
@@ -104,7 +105,7 @@ class Faulty(hx.FunctionObjective):
         return 3 if self.fault == "number" else ()
 
     def value_and_grad(self, hyper, state, accuracy=None):
-        plain = hx.FunctionObjective(self.fn)
+        plain = FunctionObjective(self.fn)
         answer, state = plain.value_and_grad(hyper, state)
         if self.fault == "slope":
             answer = eqx.tree_at(lambda a: a.grad, answer, jax.tree.map(lambda g: 1.01 * g, answer.grad))

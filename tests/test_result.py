@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import hyprax as hx
-from hyprax._result import describe, message_of
+from hyprax._result import describe, explain, message_of
 
 WAYS_OUT = {
     "inner_not_converged": "Raise `max_steps` of the inner solver",
@@ -19,7 +19,7 @@ WAYS_OUT = {
 
 def test_success_has_nothing_to_say():
     assert hx.RESULTS[hx.RESULTS.successful] == ""
-    assert hx.core.explain(hx.RESULTS.successful, {"steps": jnp.asarray(3)}) == ""
+    assert explain(hx.RESULTS.successful, {"steps": jnp.asarray(3)}) == ""
 
 
 def member(name):
@@ -36,7 +36,7 @@ def test_messages_are_sentences_and_all_different():
 @pytest.mark.parametrize(("name", "way_out"), WAYS_OUT.items())
 def test_a_failure_names_the_way_out_and_the_numbers(name, way_out):
     stats = {"inner_steps": jnp.asarray(100), "gradient_norm": jnp.asarray(0.0312345), "history": jnp.ones(3)}
-    text = hx.core.explain(member(name), stats)
+    text = explain(member(name), stats)
     assert way_out in text
     assert text.endswith("[inner_steps = 100, gradient_norm = 0.03123]")
 
@@ -58,4 +58,4 @@ def test_results_can_be_chosen_inside_a_transformation():
 
     assert judge(1e-4) == results.successful
     assert judge(1e-2) == results.adjoint_not_converged
-    assert "adjoint system" in hx.core.explain(judge(1e-2), {})
+    assert "adjoint system" in explain(judge(1e-2), {})

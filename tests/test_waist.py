@@ -12,6 +12,7 @@ import pytest
 import hyprax as hx
 from hyprax._certificate import details
 from hyprax._keys import checked_key
+from hyprax._result import explain
 from hyprax.search import MAID, Optax
 
 START = {"x": hx.Positive(jnp.asarray([0.5, 3.0]))}
@@ -200,4 +201,4 @@ def test_results_of_every_layer_have_a_name_a_text_and_a_success():
         assert bool(hx.core.succeeded(layer.successful))
         assert not bool(hx.core.succeeded(layer.diverged))
     assert hx.core.result_name(hx.search.RESULTS.no_progress) == "no_progress"
-    assert "patience" in hx.core.explain(hx.search.RESULTS.no_progress, {})
+    assert "patience" in explain(hx.search.RESULTS.no_progress, {})

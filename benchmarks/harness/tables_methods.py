@@ -17,7 +17,7 @@ Run = Callable[[], dict[str, Any]]
 
 def shared(data: Arrays, model: str) -> Run:
     """The global optimum, over all penalties of the domain."""
-    dual, domain = {"ridge": (tasks.ridge_dual, DOMAIN), "lasso": (tasks.lasso_dual, NET_DOMAIN)}[model]
+    dual, domain = {"ridge": (tasks.ridge_dual, DOMAIN), "lasso": (tasks.elastic_net_dual, NET_DOMAIN)}[model]
 
     def run() -> dict[str, Any]:
         task = tasks.Task.k_fold(data["x"], data["y"], data["folds"])

@@ -78,6 +78,7 @@ def rows_of(family: str, n_pairs: int, repeats: int, processes: int) -> tuple[li
 def trained(pairs: list[int], n_hypers: int, n_starts: int) -> tuple[list[str], str]:
     """Networks trained throughout at each α, from several starts, and followed in α."""
     import jax
+    from experiments._trained_networks import activation_losses
 
     plt = pyplot()
 
@@ -86,7 +87,7 @@ def trained(pairs: list[int], n_hypers: int, n_starts: int) -> tuple[list[str], 
     rows = []
     with jax.enable_x64(True):
         for ax, pair in zip(axes[0], pairs, strict=True):
-            losses = tasks.activation_losses(digit_task(pair), [8], o1, o2, penalty=PENALTY)
+            losses = activation_losses(digit_task(pair), [8], o1, o2, penalty=PENALTY)
             starts = [losses.init(jax.random.key(s)) for s in range(n_starts)]
             start = time.perf_counter()
             found = tasks.trained_dual(losses.inner, losses.outer, starts, np.linspace(*domain, n_hypers))

@@ -21,7 +21,6 @@ from hyprax import tasks
 
 from .data import (
     DOMAINS,
-    GAUSSIAN,
     PAIRS,
     SHARE,
     SPLIT_CLASSES,
@@ -68,24 +67,14 @@ def rows_of(method: str, family: str, duals_of: Callable, count: int, processes:
 def network(pair: int, n_hypers: int, n_starts: int) -> tuple[str, str]:
     """A GCN of 8 hidden units on one pair of classes."""
     import jax
+    from experiments._trained_networks import gcn_losses
 
     plt = pyplot()
 
     similar, y, edges, scores = subgraph(PAIRS[pair])
     given = labelled_nodes(y, pair)
     others = np.setdiff1d(np.arange(len(y)), given)
-    losses = tasks.gcn_losses(
-        distances(similar),
-        scores,
-        y,
-        given,
-        others,
-        GAUSSIAN,
-        hidden=8,
-        penalty=1e-2,
-        edges=edges,
-        activation=jax.nn.softplus,
-    )
+    losses = gcn_losses(distances(similar), scores, y, given, others, edges, hidden=8, penalty=1e-2)
     start = time.perf_counter()
     hypers = np.geomspace(*DOMAINS["SGC, exp(-d^2/hyper^2)"], n_hypers)
     with jax.enable_x64(True):

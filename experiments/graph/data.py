@@ -60,10 +60,9 @@ def task_dual(method: str, classes: tuple[int, ...], seed: int) -> tasks.Readout
     similar, y, edges, scores = subgraph(classes)
     given = labelled_nodes(y, seed)
     if method.startswith("label"):
-        return tasks.label_propagation_dual(similar, y, given, POLYNOMIAL, domain=DOMAINS[method], edges=edges)
-    others = np.setdiff1d(np.arange(len(y)), given)
-    return tasks.sgc_dual(
-        distances(similar), scores, y, given, others, GAUSSIAN, domain=DOMAINS[method], penalty=PENALTY, edges=edges
+        return tasks.graph_dual(similar, y, given, POLYNOMIAL, domain=DOMAINS[method], edges=edges)
+    return tasks.graph_dual(
+        distances(similar), y, given, GAUSSIAN, features=scores, domain=DOMAINS[method], penalty=PENALTY, edges=edges
     )
 
 

@@ -31,7 +31,7 @@ from hyprax.tasks import BoxDual, PiecewiseFunction, _split_boxes as split_boxes
 from hyprax.tasks._bounds import empirical_bernstein_bound
 from hyprax.tasks._boxes import ranges
 from hyprax.tasks._split import BETS, Ground, Means, _split, mean_bound, plan
-from hyprax.tasks.complexity import rademacher_bound, rademacher_complexity
+from hyprax.tasks.complexity import rademacher_complexity
 
 HERE = results_folder(__file__)
 N, GRID, RADEMACHER, SCHOOLS = 60, 100, 10, 40
@@ -79,8 +79,7 @@ def one(many: dict[float, int], seconds: float) -> Found:
             if seed < RADEMACHER:
                 complexity = rademacher_complexity(sample, key=key, draws=300, delta=0.1 * delta)
                 for target in truth:
-                    bound = rademacher_bound(complexity.upper, N, 0.9 * delta, 1.0, target)
-                    values[target, "Rademacher"] = bound
+                    values[target, "Rademacher"] = complexity.bound(delta, target=target)
             for (target, name), value in values.items():
                 pair = float(value), float(truth[target][name in ON_GRID])
                 found.setdefault((delta, target, name), []).append(pair)

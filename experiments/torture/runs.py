@@ -19,14 +19,14 @@ import optax
 
 import hyprax as hx
 from hyprax import _arrays
-from hyprax.runs import HistoryError, Run, RunError, StateError
+from hyprax.runs import Run, RunError
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
 Y = X @ np.asarray([1.0, -2.0, 0.0, 0.5]) + 0.5 * RNG.normal(size=60)
 STEPS = 12
 NEVER = hx.search.Stopping(gradient=0.0, patience=None)
-NAMED = (RunError, StateError, HistoryError, OSError)
+NAMED = (RunError, OSError)
 REFUSED, INTERRUPTED = 2, 130
 
 Made = tuple[Any, Any, Any]

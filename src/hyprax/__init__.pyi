@@ -22,7 +22,6 @@ from ._hyper import (
 )
 from ._noise import Noise as Noise, NoNoise as NoNoise
 from ._objective import (
-    FunctionObjective as FunctionObjective,
     Hypergradient as Hypergradient,
     HypergradientError as HypergradientError,
     hypergradient as hypergradient,

@@ -21,8 +21,12 @@ CHECKSUM = "blake2b"
 NATIVE = "biuf"  # kinds of dtype that safetensors stores as they are; others (bfloat16, float8) go as bytes
 
 
-class StateError(ValueError):
-    """A file does not hold what is asked of it."""
+class RunError(ValueError):
+    """A run cannot be read, written or gone on with: its record is missing, damaged, in use, or of something else."""
+
+
+class StateError(RunError):
+    """A file of arrays does not hold what is asked of it."""
 
 
 def leaf_names(tree: PyTree) -> list[str]:

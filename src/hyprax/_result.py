@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 class RESULTS(eqx.Enumeration):
     """How a computation ended. `RESULTS[result]` is the message: what happened and what to try.
 
-    The measured numbers travel beside the result, in `stats`; [`hyprax.core.explain`][] joins the two.
+    The measured numbers travel beside the result, in `stats`; the `message` of an answer joins the two.
     """
 
     successful = ""

@@ -10,6 +10,7 @@ import pytest
 import hyprax as hx
 import oracles
 from hyprax.implicit._elimination import eliminated
+from hyprax.implicit._held_out import HeldOut
 
 N, D, CLASSES = 60, 4, 3
 FAMILIES = {
@@ -117,7 +118,7 @@ def result(family, training=None) -> str:
     optimum = hx.Optimum(family)
     if training is not None:
         fold = optimum.held_out(training, ~training)
-        assert isinstance(fold, hx.implicit.HeldOut)
+        assert isinstance(fold, HeldOut)
         optimum = fold.problem.optimum
     return hx.implicit.RESULTS[optimum.refit({"penalty": hx.Positive(0.1)}).result]
 

@@ -10,7 +10,7 @@ import pytest
 import hyprax as hx
 import oracles
 from certificate_cases import FAMILIES, select_penalty, select_weights
-from hyprax.implicit import CholeskyCertifier, ExampleNoise, HeldOut, LeaveOneOut
+from hyprax.implicit import CholeskyCertifier, ExampleNoise, LeaveOneOut
 from hyprax.implicit._single_loop._sums import block_codes, mean_terms, outer_sum
 from thoroughness import quickly
 
@@ -88,7 +88,7 @@ def test_leaving_one_out_is_certified(kind):
 def test_the_noise_is_that_of_the_terms_with_their_weights():
     """h = (1/m) Σ c_i h_i: se² = Σ (c_i h_i - h)²/(m(m - 1)), at the fit."""
     fit, held = FOLDS[0]
-    objective = HeldOut(hx.Optimum(family("logistic")), fit, held, weights=JUDGE, noise=ExampleNoise())
+    objective = hx.Optimum(family("logistic")).held_out(fit, held, weights=JUDGE, noise=ExampleNoise())
     start = hyper("logistic")
     answer, _ = objective.value_and_grad(start, objective.init(start))
     rows = np.flatnonzero(held)
@@ -143,7 +143,7 @@ def test_what_are_no_weights_is_refused():
             family("squared", weights)
         with pytest.raises(ValueError, match=r"mean_loss\.weighted: weights must be finite numbers >= 0, one a row"):
             family("squared").mean_loss.weighted(weights)
-    start, short = hyper("squared"), HeldOut(hx.Optimum(family("squared", FIT[:7])), *FOLDS[0])
+    start, short = hyper("squared"), hx.Optimum(family("squared", FIT[:7])).held_out(*FOLDS[0])
     with pytest.raises(ValueError, match=r"weights must have the shape \(\) for one, or \(40,\) for each"):
         short.value_and_grad(start, short.init(start))
     mean = family("squared").mean_loss.weighted(JUDGE)
@@ -151,8 +151,8 @@ def test_what_are_no_weights_is_refused():
         ValueError, match="outer_data must have a row for each of the 40 weights of the mean loss; got 9"
     ):
         hx.ImplicitObjective(hx.Optimum(family("squared")), mean, (X[:9], Y["squared"][:9]))
-    with pytest.raises(ValueError, match=r"HeldOut: weights must be a number for each of 40 rows; got \[7\]"):
-        HeldOut(hx.Optimum(family("squared")), *FOLDS[0], weights=JUDGE[:7])
+    with pytest.raises(ValueError, match=r"Optimum.held_out: weights must be a number for each of 40 rows; got \[7\]"):
+        hx.Optimum(family("squared")).held_out(*FOLDS[0], weights=JUDGE[:7])
     plain = hx.ImplicitObjective(hx.Optimum(family("squared", None)), mean, (X, Y["squared"]))
     with pytest.raises(ValueError, match="refit: outer_loss must be without weights"):
         plain.refit(hyper("squared"))
@@ -164,7 +164,7 @@ def test_rows_that_all_count_nothing_are_refused():
     fit, held = FOLDS[0]
     judge = np.where(held, 0.0, 1.0)
     with pytest.raises(ValueError, match="above 0 for one of the held-out rows at least; got 0 for all 10 of them"):
-        HeldOut(hx.Optimum(family("logistic")), fit, held, weights=judge)
+        hx.Optimum(family("logistic")).held_out(fit, held, weights=judge)
 
 
 def test_single_loops_follow_the_weighted_mean():

@@ -340,7 +340,7 @@ def test_modes_agree_and_reversal_is_told_exact(tmp_path):
 
 
 def hx_report(record):
-    from hyprax.report import render
+    from hyprax.report._page import render
 
     return render(record)
 

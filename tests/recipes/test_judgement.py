@@ -7,7 +7,7 @@ import pytest
 import hyprax as hx
 from hyprax.recipes import RecipeError, carry_out, prepare
 from hyprax.recipes._judgement import spread
-from hyprax.report import render
+from hyprax.report._page import render
 from hyprax.search._cross_validated import drawn_folds
 
 RECIPE = """

@@ -12,6 +12,7 @@ import pytest
 
 import hyprax as hx
 from hyprax import cli
+from hyprax._objective import FunctionObjective
 from hyprax.cli._looking import serve, weights_as_csv
 from hyprax.recipes import Model, load
 from hyprax.recipes._columns import Column
@@ -174,7 +175,7 @@ def test_weights_of_classes_are_exported_in_units_and_products_are_not():
 def test_a_run_is_watched_on_the_loopback(tmp_path):
     """A page that renews itself while the run goes on, and stops doing so when it has ended."""
     run, said = hx.Run(tmp_path / "run"), queue.SimpleQueue()
-    objective = hx.FunctionObjective(lambda hyper: (hyper["x"] - 1) ** 2)
+    objective = FunctionObjective(lambda hyper: (hyper["x"] - 1) ** 2)
     hx.tune(objective, {"x": hx.Positive(2.0)}, steps=2, run=run)
     summary = tmp_path / "run" / "summary.json"
     ended = summary.read_bytes()

@@ -9,7 +9,7 @@ import pytest
 import hyprax as hx
 from hyprax.recipes import RecipeError, carry_out, prepare
 from hyprax.recipes._segments import _segments
-from hyprax.report import render
+from hyprax.report._page import render
 
 ROWS = 180
 RECIPE = """

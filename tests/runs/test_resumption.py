@@ -20,7 +20,8 @@ import pytest
 import hyprax as hx
 from hyprax._arrays import load_arrays
 from hyprax._interrupt import Terminated, deferred_interrupt
-from hyprax.runs import HistoryError, Run, RunError, RunWarning, StateError, _run, read
+from hyprax._objective import FunctionObjective
+from hyprax.runs import Run, RunError, RunWarning, _run, read
 from hyprax.runs._history import History
 from hyprax.search import Stopping
 
@@ -66,10 +67,10 @@ class Data(hx.core.AbstractObjective):
         return jnp.zeros(())
 
     def value_and_grad(self, hyper, state, accuracy=None):
-        return hx.FunctionObjective(lambda h: jnp.mean((h["a"][0] - self.rows) ** 2)).value_and_grad(hyper, state)
+        return FunctionObjective(lambda h: jnp.mean((h["a"][0] - self.rows) ** 2)).value_and_grad(hyper, state)
 
     def value(self, hyper, state, accuracy=None):
-        return hx.FunctionObjective(lambda h: jnp.mean((h["a"][0] - self.rows) ** 2)).value(hyper, state)
+        return FunctionObjective(lambda h: jnp.mean((h["a"][0] - self.rows) ** 2)).value(hyper, state)
 
     def params(self, state):
         return None
@@ -161,7 +162,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path, damage):
     assert (tmp_path / "run" / "state.safetensors").read_bytes() == states[0]
     for name in ("state", "previous"):
         flip(tmp_path / "run" / f"{name}.safetensors", -3)
-    with pytest.raises(StateError, match="does not match its checksum"):
+    with pytest.raises(RunError, match="does not match its checksum"):
         go(tmp_path / "run", 7)
 
 
@@ -233,11 +234,11 @@ def test_a_full_disk_is_said_and_loses_at_most_a_step(tmp_path, monkeypatch):
 
     def append(self, row, usual=History.append):
         if full:
-            raise HistoryError("history.sqlite: cannot be written (database or disk is full).")
+            raise RunError("history.sqlite: cannot be written (database or disk is full).")
         usual(self, row)
 
     monkeypatch.setattr(History, "append", append)
-    with pytest.raises(HistoryError, match="disk is full"):
+    with pytest.raises(RunError, match="disk is full"):
         hx.tune(
             squares,
             HYPER,
@@ -312,7 +313,7 @@ def test_an_altered_history_is_named(tmp_path):
             connection.execute(f"{change} WHERE step = 1")
             connection.commit()
         for use in (read, lambda folder: go(folder, 5)):
-            with pytest.raises(HistoryError, match=r"history\.sqlite: cannot be read \(step [12] does not match"):
+            with pytest.raises(RunError, match=r"history\.sqlite: cannot be read \(step [12] does not match"):
                 use(tmp_path / "run")
         path.write_bytes(whole)
     assert len(go(tmp_path / "run", 5).history) == 5
@@ -382,7 +383,7 @@ def test_a_folder_that_is_gone_is_named(tmp_path):
         if step.step == 1:
             shutil.rmtree(tmp_path / "run")
 
-    with pytest.raises((HistoryError, OSError), match="run"):
+    with pytest.raises((RunError, OSError), match="run"):
         hx.tune(
             squares, HYPER, search=ADAM, steps=9, run=Run(tmp_path / "run", every=0.0), progress=False, callbacks=[gone]
         )
@@ -394,7 +395,7 @@ def test_threads_write_runs_side_by_side_and_never_one_run(tmp_path):
     def write(i):
         try:
             go(tmp_path / f"run {i % 4}", 4)
-        except HistoryError as error:
+        except RunError as error:
             refused.append(str(error))
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:

@@ -15,7 +15,7 @@ import pytest
 
 import hyprax as hx
 from hyprax._arrays import leaf_names, load_tree, save_tree
-from hyprax.runs import HistoryError, Run, RunError, StateError, read
+from hyprax.runs import Run, RunError, read
 
 
 class Layer(eqx.Module):
@@ -67,10 +67,10 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path):
         ({"a": jnp.zeros(4), "b": jnp.zeros(2)}, r"a is float64\[3\], expected is float64\[4\]"),
         ({"a": jnp.zeros(3), "b": jnp.zeros(2, jnp.float32)}, "b is float64"),
     ]:
-        with pytest.raises(StateError, match=named):
+        with pytest.raises(RunError, match=named):
             load_tree(path, template)
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(StateError, match="cannot be read"):
+    with pytest.raises(RunError, match="cannot be read"):
         load_tree(path, {"a": jnp.zeros(3), "b": jnp.zeros(2)})
 
 
@@ -216,7 +216,7 @@ def test_two_writers_are_refused(tmp_path):
     objective, hyper = problem()
 
     def second(step):
-        with pytest.raises(HistoryError, match="another process"):
+        with pytest.raises(RunError, match="another process"):
             Run(tmp_path / "run").begin(None)
         return True
 
@@ -228,5 +228,5 @@ def test_two_writers_are_refused(tmp_path):
 def test_other_hyperparameters_in_the_same_folder_are_refused(tmp_path):
     go(tmp_path / "run", 2)
     objective, _ = problem()
-    with pytest.raises(StateError, match="penalty"):
+    with pytest.raises(RunError, match="penalty"):
         hx.tune(objective, {"penalty": hx.Positive(0.1)}, search=SEARCH, steps=3, run=Run(tmp_path / "run"))

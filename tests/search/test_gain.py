@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 import hyprax as hx
-from hyprax.search import AbstractGain, Gain, Improvement, honest, improvement, rows_needed
+from hyprax.search import Gain, Improvement, honest, improvement, rows_needed
+from hyprax.search._gain import AbstractGain
 from hyprax.search._student import quantile, widened
 
 METHODS = ("betting", "empirical Bernstein")

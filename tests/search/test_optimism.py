@@ -9,13 +9,14 @@ import pytest
 
 import hyprax as hx
 from hyprax._noise import Noise as Spread, NoNoise
+from hyprax._objective import FunctionObjective
 from hyprax.search import Optimism, Step
 
 COLUMNS, RATE = 40, 0.02
 CURVES = np.geomspace(0.1, 1, COLUMNS)
 
 
-ANSWER, _ = hx.hypergradient(hx.FunctionObjective(lambda x: jnp.sum(x**2)), jnp.ones(2))
+ANSWER, _ = hx.hypergradient(FunctionObjective(lambda x: jnp.sum(x**2)), jnp.ones(2))
 BLANK = {"certificate_kind": "none", "result": "successful", "stats": {}}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hyprax as hx
+from hyprax._objective import FunctionObjective
 from hyprax.search import Towards, shrinkage_path
 from hyprax.search._shrinkage import Together
 from hyprax.search._shrinkage_path import choose
@@ -15,13 +16,13 @@ def bowl(x):
     return jnp.sum((x - jnp.asarray([0.0, 1.0, 4.0, 5.0])) ** 2)
 
 
-BOWL = hx.FunctionObjective(bowl)
+BOWL = FunctionObjective(bowl)
 POINT = jnp.asarray([1.0, 2.0, 3.0, 5.0])
 
 
 @pytest.mark.parametrize("groups", [None, [0, 0, 1, 1]])
 def test_the_prior_is_a_variance_within_groups_and_between_them(groups):
-    objective = Towards(BOWL, 3.0, between=0.5, groups=groups)
+    objective = Towards(bowl, 3.0, between=0.5, groups=groups)
     answer, _ = hx.hypergradient(objective, POINT)
     x = np.asarray(POINT)
     if groups is None:
@@ -37,7 +38,7 @@ def test_the_prior_is_a_variance_within_groups_and_between_them(groups):
         ends = [float(objective.value(jnp.asarray(x + s * step), ())[0].value) for s in (1, -1)]
         np.testing.assert_allclose(answer.grad[j], (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
     with pytest.raises(ValueError, match="must be numbers >= 0"):
-        Towards(BOWL, -1.0)
+        Towards(bowl, -1.0)
 
 
 def test_one_number_for_all_has_the_sum_of_the_entries():

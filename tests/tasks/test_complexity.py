@@ -7,24 +7,16 @@ import numpy as np
 import pytest
 
 from hyprax.tasks import gap
-from hyprax.tasks._networks import log_cells
+from hyprax.tasks._cells import log_cells
 from hyprax.tasks.complexity import (
-    ActivationInterpolation,
     Bounded,
     ElasticNetPenalties,
-    GraphKernel,
     Intervals,
-    LassoKinks,
     Lipschitz,
     Oscillations,
     Pieces,
-    PiecewisePolynomial,
     PseudoDimension,
-    Rational,
     RidgePenalties,
-    RidgeRank,
-    ValidationOptimum,
-    published_order,
 )
 
 
@@ -71,10 +63,10 @@ def test_the_count_of_labellings_is_attained():
         (Oscillations(1), 2),
         (Pieces(1), 0),
         (Pieces(2), 1),  # thresholds: 2 <= 2, 4 > 3
-        (RidgeRank(1), 4),
-        (LassoKinks(0), 2),  # one convex quadratic
-        (Rational(0), 2),
-        (Rational(2), 4),
+        (Intervals.ridge(1), 4),
+        (Intervals.lasso(0), 2),  # one convex quadratic
+        (Intervals.rational(0), 2),
+        (Intervals.rational(2), 4),
         (PseudoDimension(7), 7),
         (PseudoDimension(300), 300),
         (Bounded(), math.inf),
@@ -168,37 +160,28 @@ def test_a_choice_made_before_is_paid_for():
 def test_neural_network_counts_by_exact_integers():
     # widths (1, 1, 1), no biases, 2 examples, ReLU against identity: hidden 2 polynomials of degree 1 in 2 variables;
     # then those and one loss of degree 2 * 3 in 3 variables.
-    net = ActivationInterpolation((1, 1, 1), examples=2, biases=False)
+    net = Intervals.network((1, 1, 1), examples=2, biases=False)
     b0 = cells_by_integers(2, 2, 1) * cells_by_integers(3, 3, 6)
-    assert net.weights == 2
     assert net.log_labellings(10) == pytest.approx(math.log(20 * b0 + 1))
-    deep = ActivationInterpolation((3, 4, 2, 3), examples=5, breakpoints=2, degree=2, loss="zero-one")
-    assert deep.weights == 4 * 4 + 5 * 2 + 3 * 3
+    deep = Intervals.network((3, 4, 2, 3), examples=5, breakpoints=2, degree=2, loss="zero-one")
     b0 = cells_by_integers(40, 17, 1) * cells_by_integers(20, 27, 4) * cells_by_integers(40 + 20 + 15, 36, 10)
     assert deep.log_labellings(1) == pytest.approx(math.log(2 * b0 + 1))
-    graph = GraphKernel(nodes=6, features=3, hidden=2, classes=3, degree=2)
+    graph = Intervals.graph_kernel(nodes=6, features=3, hidden=2, classes=3, degree=2)
     b0 = cells_by_integers(12, 7, 3) * cells_by_integers(12 + 18, 13, 6)
     assert graph.log_labellings(4) == pytest.approx(math.log(8 * b0 + 1))
-    assert PiecewisePolynomial(3, 5, 2, 4).log_labellings(2) == pytest.approx(
+    assert Intervals.training_optimum(weights=4, degree=2, pieces=3, boundaries=5).log_labellings(2) == pytest.approx(
         math.log(4 * 3 * cells_by_integers(6, 5, 2) + 1)
     )
-    optimum = ValidationOptimum(weights=2, degree=2, pieces=3, boundaries=4, validation_pieces=2)
+    optimum = Intervals.validation_optimum(weights=2, degree=2, pieces=3, boundaries=4, validation_pieces=2)
     assert optimum.log_labellings(2) == pytest.approx(math.log(4 * 6 * cells_by_integers(4 + 2 + 1, 3, 2) + 1))
 
 
 def test_networks_of_real_size_stay_finite():
-    net = ActivationInterpolation((784, 128, 64, 10), examples=1000, degree=2, breakpoints=2)
+    net = Intervals.network((784, 128, 64, 10), examples=1000, degree=2, breakpoints=2)
     assert math.isfinite(net.pseudo_dimension())
-    assert net.pseudo_dimension() > ActivationInterpolation((784, 128, 10), examples=1000).pseudo_dimension()
-    assert math.isfinite(GraphKernel(2708, 1433, 16, 7, 3).pseudo_dimension())
-
-
-def test_the_published_orders():
-    size = {"weights": 5, "pieces": 4, "boundaries": 6, "degree": 3}
-    training = published_order("training", **size)
-    assert training == pytest.approx(math.log(4) + 5 * math.log(11) + 5 * math.log(3))
-    assert published_order("validation", **size) == pytest.approx(math.log(4) + 25 * math.log(20))
-    assert published_order("training", **size, hyperparameters=3) == pytest.approx(3 * training)
+    assert net.pseudo_dimension() > Intervals.network((784, 128, 10), examples=1000).pseudo_dimension()
+    cora = Intervals.graph_kernel(nodes=2708, features=1433, hidden=16, classes=7, degree=3)
+    assert math.isfinite(cora.pseudo_dimension())
 
 
 @pytest.mark.parametrize(
@@ -213,10 +196,17 @@ def test_the_published_orders():
         (lambda: Intervals(1, range=math.nan), "range must be a finite number > 0"),
         (lambda: Lipschitz(1.0, (1, 0)), "finite a < b"),
         (lambda: Lipschitz(-1.0, (0, 1)), "constant must be"),
-        (lambda: ActivationInterpolation((3, 4), examples=2), "at least three"),
-        (lambda: ActivationInterpolation((3, 4, 1), examples=2, loss="hinge"), "'squared' or 'zero-one'"),
-        (lambda: GraphKernel(0, 1, 1, 2, 1), "nodes must be an integer >= 1"),
-        (lambda: published_order("test", weights=1, pieces=1, boundaries=1, degree=1), "'training' or 'validation'"),
+        (lambda: Intervals.network((3, 4), examples=2), "at least three"),
+        (
+            lambda: Intervals.network((3, 4, 1), examples=2, loss="hinge"),  # pyright: ignore[reportArgumentType]  # as above
+            "'squared' or 'zero-one'",
+        ),
+        (
+            lambda: Intervals.graph_kernel(nodes=0, features=1, hidden=1, classes=2, degree=1),
+            "nodes must be an integer >= 1",
+        ),
+        (lambda: Intervals.lasso(-1), "Intervals.lasso: kinks must be an integer >= 0"),
+        (lambda: Intervals.ridge(3, range=0.0), "range must be a finite number > 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")  # as for a user, whose arguments nobody checks

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from hyprax.tasks import Task, elastic_net_dual, lasso_dual, ridge_dual
+from hyprax.tasks import Task, elastic_net_dual, ridge_dual
 
 DOMAIN = (1e-3, 2.0)
 
@@ -84,7 +84,7 @@ def test_the_truth_lies_in_an_enclosure_that_says_something(kind, method):
     if method == "ridge":
         f, fixed = ridge_dual(task, DOMAIN), lambda x: (Fraction(0), Fraction(x))
     elif method == "lasso":
-        f, fixed = lasso_dual(task, DOMAIN), lambda x: (Fraction(x), Fraction(0))
+        f, fixed = elastic_net_dual(task, DOMAIN), lambda x: (Fraction(x), Fraction(0))
     else:
         f, fixed = elastic_net_dual(task, DOMAIN, penalty2=0.5), lambda x: (Fraction(x), Fraction(0.5))
     assert f.certified
@@ -103,7 +103,7 @@ def test_columns_that_are_one_quantity_in_two_units():
         c, x = rng.normal(size=30).round(6), rng.normal(size=30).round(6)
         y = c - x + rng.normal(size=30)
         task = Task.k_fold(np.column_stack([c, (1.8 * c + 32).round(6), x]), y, np.arange(30) % 5).standardised()
-        f = lasso_dual(task, (1e-4, 1.0))
+        f = elastic_net_dual(task, (1e-4, 1.0))
         assert f.certified
         assert np.max(f.radius) <= 1e-3 * f.maximise().value
 
@@ -139,7 +139,7 @@ def test_leaving_one_out_by_its_closed_form_is_leaving_one_out(n, d, q, intercep
 def test_points_an_ulp_outside_the_domain_are_its_ends():
     rng = np.random.default_rng(4)
     X = rng.normal(size=(20, 3))
-    f = lasso_dual(Task.hold_out(X, X[:, 0], X, X[:, 0]), (0.1, 100.0))
+    f = elastic_net_dual(Task.hold_out(X, X[:, 0], X, X[:, 0]), (0.1, 100.0))
     x = np.exp(np.linspace(np.log(0.1), np.log(100.0), 7))
     assert x[0] < 0.1 or x[-1] > 100
     np.testing.assert_array_equal(f(x), f(x.clip(0.1, 100.0)))

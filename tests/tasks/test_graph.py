@@ -47,7 +47,7 @@ def _check(duals, hyper, out, y, k):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_label_propagation_encloses_direct_solves(seed):
     _, d, edges, y, k, labelled, free, kernel, domain, rng = _graph(seed)
-    duals = tasks.label_propagation_dual(d, y, labelled, kernel, domain=domain, edges=edges)
+    duals = tasks.graph_dual(d, y, labelled, kernel, domain=domain, edges=edges)
     target = np.where(y > 0, 1.0, -1.0)[:, None] if k == 2 else np.eye(k)[y]
     for hyper in [*rng.uniform(*domain, 50), *domain]:
         a = _weights(d, kernel, hyper) * (1.0 if edges is None else edges)
@@ -62,7 +62,9 @@ def test_label_propagation_encloses_direct_solves(seed):
 def test_sgc_encloses_direct_solves(seed):
     x, d, edges, y, k, train, val, kernel, domain, rng = _graph(seed)
     hops, penalty = 1 + seed % 3, 10.0 ** rng.uniform(-3, 0)
-    duals = tasks.sgc_dual(d, x, y, train, val, kernel, domain=domain, penalty=penalty, edges=edges, hops=hops)
+    duals = tasks.graph_dual(
+        d, y, train, kernel, features=x, score_on=val, domain=domain, penalty=penalty, edges=edges, hops=hops
+    )
     target = np.where(y > 0, 1.0, -1.0)[:, None] if k == 2 else np.eye(k)[y]
     for hyper in [*rng.uniform(*domain, 50), *domain]:
         support = 1.0 if edges is None else edges | np.eye(len(d), dtype=bool)
@@ -78,7 +80,7 @@ def test_sgc_encloses_direct_solves(seed):
 def test_float_labels_are_a_regression():
     _, d, _, _, _, labelled, free, _, domain, rng = _graph(2)
     y = rng.normal(size=len(d))
-    duals = tasks.label_propagation_dual(d, y, labelled, tasks.PolynomialKernel(2), domain=domain)
+    duals = tasks.graph_dual(d, y, labelled, tasks.PolynomialKernel(2), domain=domain)
     assert duals.zero_one is None
     a = (d + 1.0) ** 2
     np.fill_diagonal(a, 0.0)
@@ -90,25 +92,30 @@ def test_float_labels_are_a_regression():
 def test_bad_input_is_named():
     x, d, _, y, _, labelled, free, kernel, domain, _ = _graph(0)
     with pytest.raises(ValueError, match="symmetric"):
-        tasks.label_propagation_dual(np.triu(d), y, labelled, kernel, domain=domain)
+        tasks.graph_dual(np.triu(d), y, labelled, kernel, domain=domain)
     with pytest.raises(ValueError, match="every node must have a path"):
-        tasks.label_propagation_dual(d, y, labelled, kernel, domain=domain, edges=np.zeros(d.shape, dtype=bool))
+        tasks.graph_dual(d, y, labelled, kernel, domain=domain, edges=np.zeros(d.shape, dtype=bool))
     with pytest.raises(ValueError, match="d \\+ hyper must be >= 0"):
-        tasks.label_propagation_dual(d, y, labelled, kernel, domain=(-1.0, 1.0))
+        tasks.graph_dual(d, y, labelled, kernel, domain=(-1.0, 1.0))
     with pytest.raises(ValueError, match="must be positive on the domain"):
-        tasks.label_propagation_dual(d, y, labelled, tasks.GaussianKernel(), domain=(0.0, 1.0))
+        tasks.graph_dual(d, y, labelled, tasks.GaussianKernel(), domain=(0.0, 1.0))
     with pytest.raises(ValueError, match="at least two classes"):
-        tasks.label_propagation_dual(d, np.zeros(len(d), dtype=int), labelled, kernel, domain=domain)
-    with pytest.raises(ValueError, match="must not share nodes"):
-        tasks.sgc_dual(d, x, y, labelled, labelled, kernel, domain=domain, penalty=1.0)
-    with pytest.raises(ValueError, match="penalty"):
-        tasks.sgc_dual(d, x, y, labelled, free, kernel, domain=domain, penalty=-1.0)
+        tasks.graph_dual(d, np.zeros(len(d), dtype=int), labelled, kernel, domain=domain)
+    with pytest.raises(ValueError, match="must not hold labelled nodes"):
+        tasks.graph_dual(d, y, labelled, kernel, features=x, score_on=labelled, domain=domain, penalty=1.0)
+    for penalty in (-1.0, None):
+        with pytest.raises(ValueError, match="penalty must be positive"):
+            tasks.graph_dual(d, y, labelled, kernel, features=x, score_on=free, domain=domain, penalty=penalty)
+    with pytest.raises(ValueError, match="penalty must be None without features"):
+        tasks.graph_dual(d, y, labelled, kernel, domain=domain, penalty=1.0)
+    with pytest.raises(ValueError, match="hops must be at least 1"):
+        tasks.graph_dual(d, y, labelled, kernel, features=x, domain=domain, penalty=1.0, hops=0)
     with pytest.raises(ValueError, match="indices of some"):
-        tasks.label_propagation_dual(d, y, [9999], kernel, domain=domain)
+        tasks.graph_dual(d, y, [9999], kernel, domain=domain)
     far = np.abs(np.subtract.outer(place := np.array([0, 1, 2, 1e3]), place))
-    with pytest.raises(ValueError, match=r"label_propagation_dual: .*singular.*need a larger hyperparameter"):
-        tasks.label_propagation_dual(far, np.array([0, 1, 0, 1]), [0, 1], tasks.GaussianKernel(), domain=(0.5, 5.0))
+    with pytest.raises(ValueError, match=r"graph_dual: .*singular.*need a larger hyperparameter"):
+        tasks.graph_dual(far, np.array([0, 1, 0, 1]), [0, 1], tasks.GaussianKernel(), domain=(0.5, 5.0))
     with pytest.raises(ValueError, match="whole number"):
         tasks.PolynomialKernel(0)
     with pytest.raises(ValueError, match="finite on every edge"):
-        tasks.label_propagation_dual(np.where(d > 0, np.nan, d), y, labelled, kernel, domain=domain)
+        tasks.graph_dual(np.where(d > 0, np.nan, d), y, labelled, kernel, domain=domain)

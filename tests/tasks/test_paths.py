@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from hyprax.tasks import Task, elastic_net_dual, elastic_net_path, lasso_dual, ridge_dual
+from hyprax.tasks import ElasticNetPath, Task, elastic_net_dual, ridge_dual
 from thoroughness import examples
 
 DOMAIN = (1e-3, 1e2)
@@ -100,7 +100,7 @@ def test_paths_survive_ties_and_fulfil_the_optimality_conditions(seed, penalty2,
     rng = np.random.default_rng(seed)
     X, y = awkward(rng)
     domain = (0.0, 2.0) if rng.integers(2) else (1e-3, 5.0)
-    path = elastic_net_path(X, y, domain, penalty2=penalty2, intercept=intercept)
+    path = ElasticNetPath.of(X, y, domain, penalty2=penalty2, intercept=intercept)
     assert path.penalties[0] == domain[0]
     assert path.penalties[-1] == domain[1]
     for l1 in np.concatenate([path.penalties, rng.uniform(*domain, 10)]):
@@ -118,7 +118,7 @@ def test_elastic_net_against_coordinate_descent(seed):
         fit = ElasticNet(alpha=l1 + l2, l1_ratio=l1 / (l1 + l2), tol=1e-12, max_iter=1_000_000, fit_intercept=False)
         Xc, yc = X - X.mean(axis=0), y - y.mean()
         w = fit.fit(Xc, yc).coef_
-        path = elastic_net_path(X, y, (0.01, 1.0), penalty2=l2)
+        path = ElasticNetPath.of(X, y, (0.01, 1.0), penalty2=l2)
         np.testing.assert_allclose(path(l1), w, atol=1e-7 * (1 + np.max(np.abs(w))))
 
 
@@ -128,7 +128,7 @@ def test_elastic_net_dual_is_the_loss_of_the_path(seed, penalty2):
     rng = np.random.default_rng(seed)
     task = random_task(rng)
     f = elastic_net_dual(task, (0.01, 3.0), penalty2=penalty2)
-    paths = [elastic_net_path(s.X, s.y[:, 0], (0.01, 3.0), penalty2=penalty2) for s in task.splits]
+    paths = [ElasticNetPath.of(s.X, s.y[:, 0], (0.01, 3.0), penalty2=penalty2) for s in task.splits]
     for l1 in rng.uniform(0.01, 3.0, 10):
         total = 0.0
         for s, path in zip(task.splits, paths, strict=True):
@@ -144,7 +144,7 @@ def test_elastic_net_dual_is_the_loss_of_the_path(seed, penalty2):
 def test_proven_error_of_the_path_contains_a_rational_solution():
     # Orthogonal columns: w_j = soft(c_j, l1) / (1 + l2) exactly.
     X, y = np.eye(4) * 2.0, np.array([3.0, -1.0, 1.0, 0.25]) * 2.0
-    path = elastic_net_path(X, y, (0.0, 5.0), penalty2=0.5, intercept=False)
+    path = ElasticNetPath.of(X, y, (0.0, 5.0), penalty2=0.5, intercept=False)
     c = X.T @ y / 4
     for k, l1 in enumerate(path.penalties[:-1]):
         truth = np.sign(c) * np.maximum(np.abs(c) - l1, 0) / (1.0 + 0.5)
@@ -155,10 +155,10 @@ def test_proven_error_of_the_path_contains_a_rational_solution():
 
 def test_constant_target_and_constant_inputs():
     X = np.array([[1.0, 2.0], [1.0, 3.0], [1.0, 5.0]])
-    path = elastic_net_path(X, np.full(3, 7.0), (0.0, 1.0))
+    path = ElasticNetPath.of(X, np.full(3, 7.0), (0.0, 1.0))
     assert np.all(path.weights == 0)
     np.testing.assert_allclose(path.intercepts, 7.0)
-    flat = lasso_dual(Task.hold_out(np.ones((3, 2)), [1.0, 2, 3], np.ones((1, 2)), [4.0]), (0.0, 1.0))
+    flat = elastic_net_dual(Task.hold_out(np.ones((3, 2)), [1.0, 2, 3], np.ones((1, 2)), [4.0]), (0.0, 1.0))
     np.testing.assert_allclose(flat([0.0, 0.3, 1.0]), 4.0)
     np.testing.assert_allclose(ridge_dual(Task.leave_one_out(X, np.full(3, 7.0)), (0.1, 1.0))([0.1, 1]), 0, atol=1e-25)
 
@@ -175,8 +175,8 @@ def test_constant_target_and_constant_inputs():
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (1.0, 0.1)), "a < b"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), np.ones(3)), (0.0, 0.1)), "0 < a < b"),
         (lambda: ridge_dual(Task.leave_one_out(np.eye(3), [1.0, 2, 3]), (0.1, 1.0), loss="zero-one"), "labels"),
-        (lambda: elastic_net_path(np.eye(3), np.ones(3), (0.0, 1.0), penalty2=-1.0), "penalty2"),
-        (lambda: elastic_net_path(np.eye(3), np.ones((3, 2)), (0.0, 1.0)), "one column"),
+        (lambda: ElasticNetPath.of(np.eye(3), np.ones(3), (0.0, 1.0), penalty2=-1.0), "penalty2"),
+        (lambda: ElasticNetPath.of(np.eye(3), np.ones((3, 2)), (0.0, 1.0)), "one column"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, words):

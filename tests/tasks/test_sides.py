@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from hyprax.tasks import PiecewiseFunction, Task, dispersion, erm, play, svm_dual, svm_path
+from hyprax.tasks import PiecewiseFunction, SVMPath, Task, dispersion, erm, play, svm_dual
 from thoroughness import examples
 
 KEY = jax.random.key(0)
@@ -93,7 +93,7 @@ def test_every_sign_change_of_a_support_vector_machine_is_a_jump():
     X, V = rng.normal(size=(30, 3)), rng.normal(size=(40, 3))
     y, v = np.sign(X[:, 0] + rng.normal(size=30)), np.sign(V[:, 0] + rng.normal(size=40))
     domain = (1e-3, 5.0)
-    task, path = Task.hold_out(X, y, V, v), svm_path(X, y, domain)
+    task, path = Task.hold_out(X, y, V, v), SVMPath.of(X, y, domain)
     margins = path.weights @ (np.column_stack([V, np.ones(40)]) * v[:, None]).T  # linear between kinks
     assert len(svm_dual(task, domain, loss="zero-one").jumps()) == np.sum(margins[1:] * margins[:-1] < 0)
     assert np.max(path.weight_error) < 1e-9  # near rounding, not its square root

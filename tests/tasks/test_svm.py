@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from hyprax.tasks import Task, svm_dual, svm_path
+from hyprax.tasks import SVMPath, Task, svm_dual
 from thoroughness import examples
 
 DOMAIN = (0.01, 10.0)
@@ -39,7 +39,7 @@ def test_path_survives_ties_and_is_optimal(seed):
 
     rng = np.random.default_rng(seed)
     X, y = awkward(rng)
-    path = svm_path(X, y, (1e-3, 20.0))
+    path = SVMPath.of(X, y, (1e-3, 20.0))
     assert path.violation <= 1e-9
     Z = np.hstack([X, np.ones((len(X), 1))]) * y[:, None]
     for cost in np.concatenate([path.costs[:3], np.exp(rng.uniform(np.log(1e-3), np.log(20), 3))]):
@@ -63,7 +63,7 @@ def test_path_against_liblinear(seed):
     X, y = awkward(rng)
     if np.unique(y).size < 2:
         return
-    path = svm_path(X, y, (0.01, 5.0))
+    path = SVMPath.of(X, y, (0.01, 5.0))
     for cost in (0.02, 0.3, 3.0):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,7 +85,7 @@ def test_duals_are_the_losses_of_the_path(seed, folds):
         return
     task = Task.hold_out(X, y, X[:3] + 0.3, y[:3]) if folds == 1 else Task.k_fold(X, y, np.arange(len(y)) % folds)
     hinge, wrong = svm_dual(task, DOMAIN), svm_dual(task, DOMAIN, loss="zero-one")
-    paths = [svm_path(s.X, s.y[:, 0], DOMAIN) for s in task.splits]
+    paths = [SVMPath.of(s.X, s.y[:, 0], DOMAIN) for s in task.splits]
     for cost in np.exp(rng.uniform(np.log(0.01), np.log(10), 12)):
         margins = np.concatenate(
             [
@@ -105,7 +105,7 @@ def test_duals_are_the_losses_of_the_path(seed, folds):
 
 def test_two_points_by_hand():
     # y = ±1 at x = ±1, no intercept: w = 2 C up to C = 1/2, then 1.
-    path = svm_path([[1.0], [-1.0]], [1.0, -1.0], (0.1, 2.0), intercept=False)
+    path = SVMPath.of([[1.0], [-1.0]], [1.0, -1.0], (0.1, 2.0), intercept=False)
     np.testing.assert_allclose(path.costs, [0.1, 0.5, 2.0])
     np.testing.assert_allclose(path.weights[:, 0], [0.2, 1.0, 1.0])
     f = svm_dual(Task.hold_out([[1.0], [-1.0]], [1.0, -1.0], [[2.0]], [1.0]), (0.1, 2.0), intercept=False)
@@ -118,9 +118,9 @@ def test_two_points_by_hand():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: svm_path([[1.0]], [2.0], (0.1, 1.0)), "labels"),
-        (lambda: svm_path([[np.inf]], [1.0], (0.1, 1.0)), "finite"),
-        (lambda: svm_path([[1.0]], [1.0], (1.0, 0.1)), "a < b"),
+        (lambda: SVMPath.of([[1.0]], [2.0], (0.1, 1.0)), "labels"),
+        (lambda: SVMPath.of([[np.inf]], [1.0], (0.1, 1.0)), "finite"),
+        (lambda: SVMPath.of([[1.0]], [1.0], (1.0, 0.1)), "a < b"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, words):

@@ -16,15 +16,12 @@ from hyprax.tasks._bounds import (
     lipschitz_bound,
     wealth_bound,
 )
-from hyprax.tasks._brackets import cell_ranges
+from hyprax.tasks._brackets import Complexity, cell_ranges
 from hyprax.tasks._split import split_excess_bound, split_risk_bound
 from hyprax.tasks.complexity import (
     Bounded,
     Intervals,
-    LassoKinks,
     Lipschitz,
-    RidgeRank,
-    rademacher_bound,
     rademacher_complexity,
 )
 
@@ -110,16 +107,17 @@ def test_empirical_bernstein_by_hand_and_by_exact_coverage():
 
 def test_bounds_by_hand():
     assert hoeffding_bound(185, 0.05) <= 0.1 < hoeffding_bound(184, 0.05)
-    one = crossing_bound(LassoKinks(3, range=2.0), 100, 0.1, "deviation")
+    one = crossing_bound(Intervals.lasso(3, range=2.0), 100, 0.1, "deviation")
     assert one == pytest.approx(2 * (math.sqrt(2 * math.log(801) / 100) + math.sqrt(math.log(10) / 200)))
-    two = crossing_bound(LassoKinks(3, range=2.0), 100, 0.1, "excess")
+    two = crossing_bound(Intervals.lasso(3, range=2.0), 100, 0.1, "excess")
     assert two - one == pytest.approx(2 * math.sqrt(math.log(10) / 200))
     flat = Lipschitz(0.0, (0, 1))
     assert lipschitz_bound(flat, 50, 0.1, "deviation") == pytest.approx(math.sqrt(math.log(10) / 100))
     assert lipschitz_bound(flat, 50, 0.1, "excess") == pytest.approx(2 * math.sqrt(math.log(20) / 100))
-    assert rademacher_bound(0.01, 139, 0.05, 0.5, "deviation") == pytest.approx(
-        0.02 + 1.5 * math.sqrt(math.log(40) / 278)
-    )
+    complexity = Complexity(n=139, estimate=0.008, upper=0.01, delta=0.01, draws=100)
+    half = math.sqrt(math.log(40) / 278)
+    assert complexity.bound(0.06, range=0.5, target="deviation") == pytest.approx(0.02 + 1.5 * half)
+    assert complexity.bound(0.06) == pytest.approx(0.02 + 4 * half)
 
 
 def test_lipschitz_bound_is_the_best_net():
@@ -130,7 +128,9 @@ def test_lipschitz_bound_is_the_best_net():
 
 
 @pytest.mark.parametrize("target", ["excess", "deviation"])
-@pytest.mark.parametrize("structure", [RidgeRank(20), [Intervals(40), Lipschitz(3.0, (0, 1))], Lipschitz(0.1, (0, 1))])
+@pytest.mark.parametrize(
+    "structure", [Intervals.ridge(20), [Intervals(40), Lipschitz(3.0, (0, 1))], Lipschitz(0.1, (0, 1))]
+)
 def test_tasks_needed_inverts_gap(structure, target):
     for epsilon, delta in ((0.5, 0.3), (0.1, 0.05), (0.01, 1e-6)):
         n = tasks_needed(structure, epsilon, delta, target=target)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hyprax.recipes._tasks import ValidationTable, task_of
 from hyprax.recipes._tasks_cli import app
 from hyprax.tasks import Task, erm, gap, ridge_dual, tasks_needed
-from hyprax.tasks.complexity import LassoKinks
+from hyprax.tasks.complexity import Intervals
 
 TOML = """
 processes = {processes}
@@ -122,13 +122,13 @@ def test_plot_writes_a_picture(table):
 
 def test_needed_and_gap_print_what_the_library_gives(table):
     result = invoke("needed", 0.1, "--structure", "lasso-kinks=30", "--delta", 0.01)
-    assert str(tasks_needed(LassoKinks(30), 0.1, 0.01)) in result.output
+    assert str(tasks_needed(Intervals.lasso(30), 0.1, 0.01)) in result.output
     result = invoke("gap", 139, "--structure", "lasso-kinks=30", "--range", 2.0, "--target", "deviation")
-    assert str(gap(LassoKinks(30, range=2.0), 139, 0.05, target="deviation")) in result.output
+    assert str(gap(Intervals.lasso(30, range=2.0), 139, 0.05, target="deviation")) in result.output
     result = invoke("gap", "--data", table / "run.toml", "--structure", "ridge-rank=9", "--quiet")
     assert result.exit_code == 0, result.output
     assert "over 6 tasks" in result.output
-    assert "crossings (RidgeRank)" in result.output
+    assert "crossings (Intervals.ridge)" in result.output
 
 
 @pytest.mark.parametrize(

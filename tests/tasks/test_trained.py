@@ -48,22 +48,23 @@ def test_continuation_finds_the_branch_that_a_start_misses():
     assert np.any(swept.start < 0)
 
 
-@pytest.mark.parametrize("which", ["activation", "gcn"])
-def test_network_slopes_match_finite_differences(which):
+def test_slopes_of_a_trained_network_match_finite_differences():
+    # A hidden layer of α softplus + (1 - α) tanh, all of whose weights are trained.
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 3)), rng.integers(0, 2, 40)
     x[:, 0] += 1.5 * y
-    if which == "activation":
-        t = np.where(y > 0, 1.0, -1.0)
-        task = tasks.Task.hold_out(x[:25], t[:25], x[25:], t[25:])
-        losses = tasks.activation_losses(task, [4], tasks.Activation.RELU2, tasks.Activation.IDENTITY, penalty=0.05)
-    else:
-        d = np.sqrt(np.sum((x[:, None] - x[None]) ** 2, axis=2))
-        nodes = np.arange(40)
-        kernel = tasks.GaussianKernel()
-        losses = tasks.gcn_losses(d, x, y, nodes[:15], nodes[15:], kernel, hidden=4, penalty=0.05, activation=jnp.tanh)
-    start, h = losses.init(jax.random.key(1)), 1e-3
-    found = tasks.trained_dual(losses.inner, losses.outer, [start], [0.6 - h, 0.6, 0.6 + h])
+
+    def loss(params, hyper, rows):
+        z = x[rows] @ params["first"]
+        out = (hyper * jax.nn.softplus(z) + (1 - hyper) * jnp.tanh(z)) @ params["second"]
+        return jnp.mean(jax.nn.softplus(jnp.where(y[rows] > 0, -1.0, 1.0) * out))
+
+    def inner(params, hyper):
+        return loss(params, hyper, np.arange(25)) + 0.025 * sum(jnp.sum(w**2) for w in params.values())
+
+    start, h = {"first": jnp.asarray(rng.normal(size=(3, 4))), "second": jnp.asarray(rng.normal(size=4))}, 1e-3
+    outer = lambda params, hyper: loss(params, hyper, np.arange(25, 40))  # noqa: E731
+    found = tasks.trained_dual(inner, outer, [start], [0.6 - h, 0.6, 0.6 + h])
     assert np.max(found.stationarity) < 1e-5
     assert found.slopes[1] == pytest.approx((found.validation[2] - found.validation[0]) / (2 * h), rel=1e-2, abs=1e-3)
 

@@ -13,7 +13,6 @@ from hyprax.tasks import (
     descent_dual,
     elastic_net_dual,
     huber_dual,
-    lasso_dual,
     logistic_dual,
     ridge_dual,
     svm_dual,
@@ -34,7 +33,7 @@ def square(truth, score):
 
 KINDS = {
     "ridge": (ridge_dual, lambda a, n: Ridge(alpha=a * n, tol=1e-12), square, "predict"),
-    "lasso": (lasso_dual, lambda a, n: ElasticNet(alpha=a, l1_ratio=1.0, tol=1e-12), square, "predict"),
+    "lasso": (elastic_net_dual, lambda a, n: ElasticNet(alpha=a, l1_ratio=1.0, tol=1e-12), square, "predict"),
     "elastic_net": (
         lambda t, d: elastic_net_dual(t, d, penalty2=0.2),
         lambda a, n: ElasticNet(alpha=a + 0.2, l1_ratio=a / (a + 0.2), tol=1e-12),

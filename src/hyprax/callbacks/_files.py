@@ -10,7 +10,7 @@ from typing import Any
 
 from .._arrays import write_atomically
 from .._result import result_name
-from ..search import FIELDS, Start, Step, TuneResult
+from ..search import Start, Step, TuneResult
 from ._numbers import row_of
 
 Row = Mapping[str, Any]
@@ -83,7 +83,7 @@ class CSV:
 
 def _columns(rows: Iterable[Row]) -> list[str]:
     """All names, those that every history has first."""
-    found = dict.fromkeys(FIELDS) | {name: None for row in rows for name in row}
+    found = dict.fromkeys(Step.COLUMNS) | {name: None for row in rows for name in row}
     return list(found) if rows else []
 
 

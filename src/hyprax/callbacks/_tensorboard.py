@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..search import FIELDS, Start, Step, TuneResult
+from ..search import Start, Step, TuneResult
 from ._numbers import finite_numbers, needed, row_of
 
 
@@ -28,7 +28,7 @@ class TensorBoard:
 
     def step(self, step: Step) -> None:
         for name, x in finite_numbers(row_of(step)).items():
-            plain = name in FIELDS or name.startswith("hyper/")
+            plain = name in Step.COLUMNS or name.startswith("hyper/")
             self._writer.add_scalar(name if plain else f"measured/{name}", x, step.step)
 
     def checkpoint(self, folder: Path) -> None:

@@ -425,9 +425,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="hyprax")
     except (ValueError, OSError) as error:
         from ..recipes import RecipeError
-        from ..runs import HistoryError, RunError, StateError
+        from ..runs import RunError
 
-        if not isinstance(error, RecipeError | RunError | StateError | HistoryError | OSError):
+        if not isinstance(error, RecipeError | RunError | OSError):
             raise
         text = str(error)
         if isinstance(error, OSError) and error.strerror:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..recipes import Model, RecipeError
-from ..report import render
+from ..report._page import render
 from ..runs import Record, RunError, read
 
 LOOPBACK = "127.0.0.1"

@@ -10,7 +10,6 @@ from .._objective import (
 )
 from .._result import (
     Result as Result,
-    explain as explain,
     result_name as result_name,
     succeeded as succeeded,
 )

@@ -1,7 +1,6 @@
 """Hypergradients at an optimum, with a posteriori bounds of their error."""
 
 from . import families as families
-from ._a_priori import APrioriRate as APrioriRate
 from ._adjoint_solvers import (
     CG as CG,
     MINRES as MINRES,
@@ -27,7 +26,6 @@ from ._bounds import (
 )
 from ._cholesky_bound import CholeskyCertifier as CholeskyCertifier
 from ._constants import Constants as Constants
-from ._directional import DirectionalCertifier as DirectionalCertifier
 from ._elastic_net import ElasticNet as ElasticNet
 from ._family_bounds import ResidualCertifier as ResidualCertifier
 from ._first_order import (
@@ -38,7 +36,6 @@ from ._first_order import (
 )
 from ._gauss_newton import GaussNewton as GaussNewton
 from ._gcv import GCV as GCV
-from ._held_out import HeldOut as HeldOut
 from ._inner_loss import AbstractInnerLoss as AbstractInnerLoss, Point as Point
 from ._inner_solvers import (
     LBFGS as LBFGS,

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._certificate import AbstractCertificate, Certificate, NoCertificate
 from .._hyper import natural
 from .._trees import tree_dot, tree_dtype, tree_norm, tree_sub
-from ._a_priori import a_priori_bound
 from ._constants import INFLATION, Constants
 from ._inner_loss import AbstractInnerLoss, Point
 from .families._generalised_linear import GeneralisedLinear
@@ -160,8 +159,6 @@ class EhrhardtRoberts(AbstractCertifier):
   title = {Analyzing inexact hypergradients for bilevel learning}, journal = {IMA Journal of Applied Mathematics},
   year = {2023}, note = {arXiv:2301.04764}}""",
     )
-
-    a_priori = staticmethod(a_priori_bound)
 
     def prepare(self, loss: AbstractInnerLoss, outer: OuterLoss, outer_data: PyTree) -> "EhrhardtRoberts":
         if self.constants is None and not isinstance(loss, GeneralisedLinear):

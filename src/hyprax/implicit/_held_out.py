@@ -27,24 +27,7 @@ NOT_ASKED = NoNoise(
 
 
 class HeldOut(AbstractObjective[ImplicitState]):
-    """F(λ) = (1/m) Σ_{i in S} c_i ℓ(x_iᵀw(λ); y_i), w(λ) the optimum of a family on its training rows alone.
-
-        w(λ) = argmin_w (1/n) Σ_{i in T} ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j²,    n = all rows, not those of T
-
-    so that λ means the same on the fold as on all rows: a prior of precision n λ. Rows that are left out are zeros, and
-    every fold of a family has the shape of the whole: all share one compiled program.
-
-    **Arguments:**
-
-    - `optimum`: an [`hyprax.Optimum`][] of a family.
-    - `training`, `held_out`: the rows to fit on and to judge on, booleans `(n,)`.
-    - `weights`: c, `(n,)`, numbers >= 0: what held-out rows count; m is their number all the same. Default 1, also
-        where the family has example weights, which are those of the fit.
-    - `noise`: [`hyprax.implicit.ExampleNoise`][] for the spread over the held-out examples; default: not computed.
-    - `settings`: of [`hyprax.ImplicitObjective`][].
-
-    **Raises:** `ValueError` for an inner loss that is no family, or masks of another length or without a row.
-    """
+    """F(λ) = (1/m) Σ_{i in S} c_i ℓ(x_iᵀw(λ); y_i): what [`hyprax.Optimum.held_out`][] returns, and says all of."""
 
     problem: ImplicitObjective
     held_out: Float[Array, " n"]
@@ -69,7 +52,8 @@ class HeldOut(AbstractObjective[ImplicitState]):
         for name, mask in (("training", training), ("held_out", held_out)):
             if mask.dtype != bool or mask.shape != (n,) or not mask.any():
                 raise ValueError(
-                    f"HeldOut: {name} must be booleans ({n},), some of them true; got {mask.dtype}{list(mask.shape)}."
+                    f"Optimum.held_out: {name} must be booleans ({n},), some of them true; got {mask.dtype}"
+                    f"{list(mask.shape)}."
                 )
         data = (kept(family.inputs, held_out), masked(family.targets, held_out))
         if family.offset is not None:
@@ -78,10 +62,12 @@ class HeldOut(AbstractObjective[ImplicitState]):
         if weights is not None:
             weights = np.asarray(weights)
             if weights.shape != (n,):
-                raise ValueError(f"HeldOut: weights must be a number for each of {n} rows; got {list(weights.shape)}.")
+                raise ValueError(
+                    f"Optimum.held_out: weights must be a number for each of {n} rows; got {list(weights.shape)}."
+                )
             if not np.any(weights[held_out] != 0):
                 raise ValueError(
-                    f"HeldOut: weights must be above 0 for one of the held-out rows at least; got 0 for all "
+                    f"Optimum.held_out: weights must be above 0 for one of the held-out rows at least; got 0 for all "
                     f"{np.sum(held_out)} of them (the first is row {np.flatnonzero(held_out)[0]})."
                 )
             mean = mean.weighted(np.where(held_out, weights, 0))

@@ -103,7 +103,24 @@ class Optimum(eqx.Module):
         return isinstance(unweighted(family_of(self).loss), LogisticLoss | SoftmaxLoss)
 
     def held_out(self, training: np.ndarray, held_out: np.ndarray, **settings: Any) -> AbstractObjective:
-        """The loss on some rows of a family fitted on others, [`hyprax.implicit.HeldOut`][]; masks are booleans."""
+        """F(λ) = (1/m) Σ_{i in S} c_i ℓ(x_iᵀw(λ); y_i), w(λ) the optimum of a family on its training rows T alone.
+
+            w(λ) = argmin_w (1/n) Σ_{i in T} ω_i ℓ(x_iᵀw; y_i) + ½ Σ_j λ_j w_j²,    n = all rows, not those of T
+
+        so that λ means the same on the fold as on all rows: a prior of precision n λ. Rows that are left out are zeros,
+        and every fold of a family has the shape of the whole: all share one compiled program.
+
+        **Arguments:**
+
+        - `training`, `held_out`: the rows T to fit on and the m rows S to judge on, booleans `(n,)`.
+        - `settings`: of [`hyprax.ImplicitObjective`][]; `noise=`, [`hyprax.implicit.ExampleNoise`][] for the spread
+            over the held-out examples (default: not computed); `weights=`, c, `(n,)`, numbers >= 0: what held-out rows
+            count. Default 1, also where the family has example weights ω, which are those of the fit.
+
+        **Returns:** an objective.
+
+        **Raises:** `ValueError` for an inner loss that is no family, or masks of another length or without a row.
+        """
         from ._held_out import HeldOut  # it is made of an objective, which is made of this
 
         return HeldOut(self, training, held_out, **settings)

@@ -68,7 +68,8 @@ class Refitted:
 class Judgement:
     """The models on the test rows: a constant, the single penalty, the tuned penalties.
 
-    - `models`: in this order.
+    - `models`: in this order; each has a `name`, its `losses` on the test rows, row by row, its `score`, and the `area`
+        under the ROC curve, NaN for what is not of two classes.
     - `gain`: of the last beside the one before, row by row, a [`hyprax.search.Gain`][].
     - `warnings`: what a reader should know before trusting it, in sentences.
     - `table`: the same as texts; `drawn`: what the report draws of their outputs.

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from .._hyper import natural
 from .._progress import ProgressBar
 from .._result import Result, message_of, result_name, succeeded
-from ..runs import HistoryError, Run, RunError, StateError
+from ..runs import Run, RunError
 from ..search import Callback, Towards, TuneResult, tune
 from ._cleaning import least_weights, wrong_labels
 from ._errors import RecipeError, as_error
@@ -34,7 +34,13 @@ TABLES = {"unroll": "training", "evidence": "evidence", **dict.fromkeys(("implic
 class Outcome:
     """What a job found: the run itself, the comparison, and further tables (a title, rows of texts by column).
 
-    `judgement` is what the models, refitted on all rows but those of the test part, are worth there; of linear models.
+    - `tuned`: the run, a [`hyprax.search.TuneResult`][].
+    - `contestants`: the lines of the comparison. Each has a `name`; `validation_loss` and `test_score`, at the
+        hyperparameters found, the score being the accuracy, R², or D² of counts that `score_name` says; `seconds` of
+        computation and `compile_seconds`; `evaluations` of the hypergradient and `solves` of the inner problem alone;
+        and `relative_bound`, the largest bound / ‖h‖ over all hypergradients, NaN where none was computed.
+    - `judgement`: what the models, refitted on all rows but those of the test part, are worth there; of linear models,
+        a [`hyprax.recipes.Judgement`][].
     """
 
     tuned: TuneResult
@@ -148,7 +154,7 @@ def _searched(
             callbacks=callbacks,
             progress=progress,
         )
-    except (RunError, StateError, HistoryError):
+    except RunError:
         raise
     except ValueError as error:
         if job.predict is None:  # in code of the user's own, whose place the traceback says

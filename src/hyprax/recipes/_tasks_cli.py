@@ -16,13 +16,10 @@ from ..tasks._bounds import Target
 from ..tasks.complexity import (
     Bounded,
     Intervals,
-    LassoKinks,
     Lipschitz,
     Oscillations,
     Pieces,
     PseudoDimension,
-    Rational,
-    RidgeRank,
     Structure,
 )
 from ._tasks import Duals, Settings, duals_of, load_settings
@@ -38,9 +35,9 @@ _COUNTED: dict[str, Callable[[int, float], Structure]] = {
     "intervals": lambda count, width: Intervals(count, range=width),
     "oscillations": lambda count, width: Oscillations(count, range=width),
     "pieces": lambda count, width: Pieces(count, range=width),
-    "rational-degree": lambda count, width: Rational(count, range=width),
-    "ridge-rank": lambda count, width: RidgeRank(count, range=width),
-    "lasso-kinks": lambda count, width: LassoKinks(count, range=width),
+    "rational-degree": lambda count, width: Intervals.rational(count, range=width),
+    "ridge-rank": lambda count, width: Intervals.ridge(count, range=width),
+    "lasso-kinks": lambda count, width: Intervals.lasso(count, range=width),
     "pseudo-dimension": lambda count, width: PseudoDimension(count, range=width),
 }
 """Structures that one integer says all of."""

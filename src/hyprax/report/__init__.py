@@ -1,3 +1,3 @@
 """Reports: one self-contained HTML page from the record of a run."""
 
-from ._page import render as render, write as write
+from ._page import write as write

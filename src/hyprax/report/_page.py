@@ -9,8 +9,9 @@ import numpy as np
 
 from .._arrays import write_atomically
 from .._html import prose
-from ..runs import FIELDS, Record, RunError, read
+from ..runs import Record, RunError, read
 from ..runs._run import SUMMARY
+from ..search import Step
 
 PAGE = "report.html"
 
@@ -137,7 +138,7 @@ def _measured(history: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     if not history:
         return []
     first, last = history[0], history[-1]
-    return [(name, _cell(first.get(name, math.nan)), _cell(x)) for name, x in last.items() if name not in FIELDS]
+    return [(name, _cell(first.get(name, math.nan)), _cell(x)) for name, x in last.items() if name not in Step.COLUMNS]
 
 
 def _cell(x: Any) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .._arrays import RunError
+
 COLUMNS = {
     "step": "INTEGER PRIMARY KEY",
     "value": "REAL",
@@ -24,7 +26,7 @@ COLUMNS = {
 CHECKSUM = "row_checksum"
 
 
-class HistoryError(ValueError):
+class HistoryError(RunError):
     """The history cannot be opened, read or written."""
 
 

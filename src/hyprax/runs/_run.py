@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._arrays import (
+    RunError,
     StateError,
     leaf_names,
     load_tree,
@@ -39,10 +40,6 @@ STATE = "state.safetensors"
 START, BEST, SUMMARY = "start.safetensors", "best.safetensors", "summary.json"
 WRITTEN = (CONFIG, STATE, START, BEST, SUMMARY)
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class RunError(ValueError):
-    """A folder cannot be used for this run."""
 
 
 class RunWarning(UserWarning):
@@ -127,8 +124,8 @@ class Run(AbstractRecord):
     - `resume`: whether a folder that holds a run already is continued, rather than refused.
 
     **Raises:** [`hyprax.runs.RunError`][] for a folder of other things, of another configuration or other data, or
-    whose history is not whole; `StateError` for a state that does not fit the hyperparameters and the search;
-    `HistoryError` where another process is writing the run, or the disk takes no more.
+    whose history is not whole; for a state that is damaged or does not fit the hyperparameters and the search; where
+    another process is writing the run, or the disk takes no more.
     """
 
     def __init__(

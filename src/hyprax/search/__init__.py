@@ -4,11 +4,9 @@ from ._callbacks import Callback as Callback, Start as Start
 from ._cross_validated import (
     CrossValidated as CrossValidated,
     Foldable as Foldable,
-    MeanCertificate as MeanCertificate,
 )
 from ._fixed import FixedTolerance as FixedTolerance
 from ._gain import (
-    AbstractGain as AbstractGain,
     Gain as Gain,
     Improvement as Improvement,
     improvement as improvement,
@@ -17,7 +15,7 @@ from ._gain import (
 from ._gate import Gate as Gate
 from ._gated_lbfgs import GatedLBFGS as GatedLBFGS
 from ._hoag import HOAG as HOAG
-from ._honest import Honest as Honest, Procedure as Procedure, honest as honest, refit as refit
+from ._honest import Honest as Honest, honest as honest, refit as refit
 from ._lbfgs import LBFGS as LBFGS
 from ._maid import MAID as MAID
 from ._optax import Optax as Optax
@@ -27,7 +25,7 @@ from ._results import RESULTS as RESULTS
 from ._search import AbstractSearch as AbstractSearch, Move as Move
 from ._shrinkage import Towards as Towards
 from ._shrinkage_path import ShrinkagePath as ShrinkagePath, shrinkage_path as shrinkage_path
-from ._step import FIELDS as FIELDS, Step as Step
+from ._step import Step as Step
 from ._trust_region import TrustRegion as TrustRegion
 from ._tune import (
     Stopping as Stopping,

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._certificate import KINDS, AbstractCertificate, Kind, NoCertificate, entries_of, right, show
+from .._certificate import KINDS, AbstractCertificate, Certificate, NoCertificate, entries_of
 from .._keys import checked_key
 from .._noise import AbstractNoise, Noise, NoNoise
-from .._objective import AbstractObjective, Hypergradient, Value, refuse_accuracy
+from .._objective import AbstractObjective, Hypergradient, Value, as_objective, refuse_accuracy
 from .._result import Result, succeeded
 from .._stats import AbstractStats, Accuracy, Effort
 from ._measured import measured
@@ -41,25 +41,6 @@ class Foldable(Protocol):
     def refit(self, hyper: PyTree) -> Any:
         """The fit on all rows."""
         ...
-
-
-class MeanCertificate(AbstractCertificate):
-    """The certificate of a mean of answers: the mean of their bounds, rounding included; of the weakest kind.
-
-    `entries` holds bounds of the single entries, where every answer had them.
-    """
-
-    bound: Float[Array, "..."]
-    kind: Kind = eqx.field(static=True)
-    quantity: str = eqx.field(static=True)
-    folds: int = eqx.field(static=True)
-    entries: PyTree | None = None
-
-    def meaning(self) -> str:
-        return f"{right(self.kind)} It is the mean of the bounds of {self.folds} folds."
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}: {self.quantity} <= {show(self.bound)} (mean over {self.folds} folds)>"
 
 
 class CrossValidatedStats(AbstractStats):
@@ -92,13 +73,14 @@ class CrossValidated(AbstractObjective[FoldsState]):
     """F(λ) = Σ_k (m_k/m) F_k(λ), F_k the loss on the m_k rows of fold k of a model fitted without them; m = Σ m_k.
 
     Every fold is a problem of its own, with its own warm start. Bounds of the mean are the weighted means of the folds'
-    bounds. λ means the same on a fold as on all rows (see [`hyprax.implicit.HeldOut`][]), so `refit(hyper)` fits all
-    rows with the tuned λ as it is.
+    bounds, of the weakest kind among them. λ means the same on a fold as on all rows (see
+    [`hyprax.Optimum.held_out`][]), so `refit(hyper)` fits all rows with the tuned λ as it is.
 
     **Arguments:**
 
     - `problem`: an [`hyprax.Optimum`][] of a family; or a sequence of objectives of equal hyperparameters, one a fold
-        (of any engine: folds of unrolled runs), whose mean is then taken, weighted by `sizes`.
+        (of any engine, such as folds of unrolled runs, or functions of hyper), whose mean is then taken, weighted by
+        `sizes`.
     - `folds`: how many (rows are shuffled by `key`, classes are stratified); or pairs of index arrays (training, held
         out); or an object with `split(X, y, groups)`, such as the splitters of scikit-learn.
     - `key`: a JAX random key, for a number of folds.
@@ -127,7 +109,7 @@ class CrossValidated(AbstractObjective[FoldsState]):
 
     def __init__(
         self,
-        problem: Foldable | Sequence[AbstractObjective],
+        problem: Foldable | Sequence[AbstractObjective | Callable[[PyTree], Any]],
         folds: Any = None,
         *,
         key: Array | None = None,
@@ -154,7 +136,7 @@ class CrossValidated(AbstractObjective[FoldsState]):
             self.parts, self.weights = self._made(masks)
         else:
             parts = tuple(problem) if isinstance(problem, Iterable) else ()
-            if not parts or not all(isinstance(part, AbstractObjective) for part in parts):
+            if not parts or not all(isinstance(part, AbstractObjective) or callable(part) for part in parts):
                 raise ValueError(
                     "CrossValidated: problem must be an hx.Optimum of a family, or a sequence of objectives; got "
                     f"a {type(problem).__name__}."
@@ -164,7 +146,7 @@ class CrossValidated(AbstractObjective[FoldsState]):
             shares = np.ones(len(parts)) if sizes is None else np.asarray(sizes, float)
             if shares.shape != (len(parts),) or not np.all(shares > 0):
                 raise ValueError(f"CrossValidated: sizes must be {len(parts)} numbers > 0; got {sizes}.")
-            self.problem, self.folds, self.parts = None, 0, parts
+            self.problem, self.folds, self.parts = None, 0, tuple(as_objective(part) for part in parts)
             self.weights = tuple((shares / shares.sum()).tolist())
         self.noisy = redraw or any(part.noisy for part in self.parts)
         self.adaptive = all(part.adaptive for part in self.parts)
@@ -394,7 +376,8 @@ def _mean_certificate(
     if weakest.kind == "none":
         reason = weakest.reason if isinstance(weakest, NoCertificate) else "it has no bound"
         return NoCertificate(f"of a fold nothing is known ({reason})", bound.dtype)
-    return MeanCertificate(bound=bound, kind=weakest.kind, quantity=quantity, folds=len(answers), entries=entries)
+    method = f"the mean of the bounds of {len(answers)} folds, rounding included"
+    return Certificate(bound, weakest.kind, quantity, method, entries=entries)
 
 
 def _mean_noise(noises: Sequence[AbstractNoise], errors: PyTree | None, freedom: Array) -> AbstractNoise:

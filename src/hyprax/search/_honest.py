@@ -16,9 +16,6 @@ from .._objective import described
 from ._cross_validated import drawn_folds, given_folds
 from ._gain import Gain, gain_badge
 
-Procedure = Callable[[np.ndarray, np.ndarray], Any]
-"""`(training rows, held-out rows) -> losses of the held-out rows`, of a model fitted and tuned on the training rows."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Honest:
@@ -47,8 +44,8 @@ class Honest:
 
 
 def honest(
-    procedure: Procedure,
-    baseline: Procedure,
+    procedure: Callable[[np.ndarray, np.ndarray], Any],
+    baseline: Callable[[np.ndarray, np.ndarray], Any],
     rows: int,
     *,
     folds: Any = 5,
@@ -128,7 +125,7 @@ def honest(
     return Honest(gain, loss, simple_loss, parts, np.asarray(worse) if len(worse) == len(parts) else None)
 
 
-def _both(procedure: Procedure, baseline: Procedure, rows: tuple[np.ndarray, np.ndarray]) -> Any:
+def _both(procedure: Callable, baseline: Callable, rows: tuple[np.ndarray, np.ndarray]) -> Any:
     """Losses of the two on an outer part, and the path of the first."""
     fit, judge = rows
     losses, path = _losses("procedure", procedure(fit, judge), len(judge))

@@ -1,6 +1,7 @@
 """Holding back by a prior on hyperparameters: `Towards`, and one number for all of them or for each group."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._certificate import AbstractCertificate, Certificate
 from .._noise import NoNoise
-from .._objective import AbstractObjective, Hypergradient, Value
+from .._objective import AbstractObjective, Hypergradient, Value, as_objective
 from .._stats import Accuracy
 
 
@@ -23,7 +24,7 @@ class Towards(AbstractObjective[PyTree]):
 
     **Arguments:**
 
-    - `objective`: F.
+    - `objective`: F, an objective or a function of hyper to a scalar.
     - `strength`: τ >= 0, within groups (all one group by default).
     - `between`: the strength of the second part; default τ.
     - `groups`: integers, one a coordinate in the order of the leaves; default all in one group.
@@ -40,7 +41,15 @@ class Towards(AbstractObjective[PyTree]):
     measures_noise: bool = eqx.field(static=True)
     value_name: str = eqx.field(static=True)
 
-    def __init__(self, objective: AbstractObjective, strength: Any, *, between: Any = None, groups: Any = None):
+    def __init__(
+        self,
+        objective: AbstractObjective | Callable[[PyTree], Any],
+        strength: Any,
+        *,
+        between: Any = None,
+        groups: Any = None,
+    ):
+        objective = as_objective(objective)
         self.objective = objective
         self.strength = jnp.asarray(strength, float)
         self.between = self.strength if between is None else jnp.asarray(between, float)

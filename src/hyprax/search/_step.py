@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from ._search import Move
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one step measured, at the hyperparameters that it evaluated.
+    """What one step measured, at the hyperparameters that it evaluated. The scalars of `COLUMNS` are in every history.
 
     - `step`: its number, from 0.
     - `value`, `gradient_norm`: of the outer objective, and ‖dF/d hyper‖₂.
@@ -31,6 +31,19 @@ class Step:
     - `hyper`: the hyperparameters evaluated.
     - `hypergradient`: the whole answer.
     """
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "step",
+        "value",
+        "gradient_norm",
+        "certificate_kind",
+        "certificate_bound",
+        "noise",
+        "work",
+        "result",
+        "seconds",
+    )
+    """The columns that every row of a history has, in order; statistics stand beside them."""
 
     step: int
     value: float
@@ -47,21 +60,7 @@ class Step:
 
     def row(self) -> dict[str, Any]:
         """The scalars by name, statistics beside the rest: one row of a history."""
-        return {name: getattr(self, name) for name in FIELDS} | dict(self.stats)
-
-
-FIELDS = (
-    "step",
-    "value",
-    "gradient_norm",
-    "certificate_kind",
-    "certificate_bound",
-    "noise",
-    "work",
-    "result",
-    "seconds",
-)
-"""The columns that every row of a history has, in order; statistics stand beside them."""
+        return {name: getattr(self, name) for name in self.COLUMNS} | dict(self.stats)
 
 
 @eqx.filter_jit

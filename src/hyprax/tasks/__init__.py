@@ -9,17 +9,14 @@ from ._enclosure import SmoothProblem as SmoothProblem, enclose as enclose
 from ._erm import GlobalOptimum as GlobalOptimum, erm as erm
 from ._erm_box import BoxOptimum as BoxOptimum, erm_box as erm_box
 from ._forecast import Forecast as Forecast, forecast as forecast
-from ._graph import label_propagation_dual as label_propagation_dual, sgc_dual as sgc_dual
+from ._graph import graph_dual as graph_dual
 from ._guarantees import Guarantee as Guarantee, SampleSize as SampleSize, gap as gap, tasks_needed as tasks_needed
 from ._kernel import GaussianKernel as GaussianKernel, PolynomialKernel as PolynomialKernel
 from ._lasso import (
     ElasticNetPath as ElasticNetPath,
     elastic_net_dual as elastic_net_dual,
-    elastic_net_path as elastic_net_path,
-    lasso_dual as lasso_dual,
 )
 from ._linear import huber_dual as huber_dual, logistic_dual as logistic_dual
-from ._network_losses import activation_losses as activation_losses, gcn_losses as gcn_losses
 from ._online import (
     ExponentialForecaster as ExponentialForecaster,
     OnlineRun as OnlineRun,
@@ -30,6 +27,6 @@ from ._parallel import map_tasks as map_tasks
 from ._pieces import BoundedDual as BoundedDual, Extremum as Extremum
 from ._piecewise import PiecewiseFunction as PiecewiseFunction
 from ._ridge import ridge_dual as ridge_dual
-from ._svm import SVMPath as SVMPath, svm_dual as svm_dual, svm_path as svm_path
+from ._svm import SVMPath as SVMPath, svm_dual as svm_dual
 from ._task import Split as Split, Task as Task
 from ._trained import TrainedDual as TrainedDual, trained_dual as trained_dual

@@ -76,14 +76,8 @@ def lipschitz_bound(structure: Structure, n: int, delta: float, target: Target =
 def rademacher_bound(complexity: float, n: int, delta: float, range: float = 1.0, target: Target = "excess") -> float:
     r"""`2 R + 3 H sqrt(ln(2/delta) / 2n)` for the deviation, `2 R + 4 H sqrt(ln(2/delta) / 2n)` for the excess.
 
-    R is the empirical Rademacher complexity `E_s max_α (1/n) sum_i s_i loss_α(x_i)` of these n tasks, or an
-    upper bound of it ([`rademacher_complexity`][hyprax.tasks.complexity.rademacher_complexity]).
-
-    *Proof.* `E sup (L - M) <= 2 E R`; exchanging one task moves R by at most H/n, so `E R <= R + H sqrt(ln(2/delta) /
-    2n)` with probability 1 - delta/2; bounded differences with the other half of delta. ∎ Centring leaves R as it is
-    (`E s_i = 0`), and so helps the confidence term only through variance: that is what the split bounds are for.
-
-    Source: Bartlett and Mendelson (2002).
+    R is the empirical Rademacher complexity `E_s max_α (1/n) sum_i s_i loss_α(x_i)` of these n tasks, or an upper
+    bound of it. The proof stands in the method `bound` of what `rademacher_complexity` returns.
     """
     check_sample(n, delta)
     confidence = range * math.sqrt(math.log(2 / delta) / (2 * n))

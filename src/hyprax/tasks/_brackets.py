@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from . import _bernstein as bernstein
 from ._bernstein import Array
-from ._bounds import ROUNDING, check_sample
+from ._bounds import ROUNDING, Target, check_sample, rademacher_bound
 from ._piecewise import PiecewiseFunction
 from ._random import generator
 
@@ -49,7 +49,10 @@ def merged_cells(duals: Sequence[PiecewiseFunction], most: int) -> Float[Array, 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Empirical Rademacher complexity of the duals of n tasks, in units of the loss."""
+    """Empirical Rademacher complexity of the duals of n tasks, in units of the loss, and the bound that it gives."""
+
+    n: int
+    """How many tasks."""
 
     estimate: float
     """Mean over the drawn signs of the inner maximum."""
@@ -59,6 +62,24 @@ class Complexity:
     """The probability with which `upper` may fail, over the draw of the signs."""
     draws: int
     """How many signs were drawn."""
+
+    def bound(self, delta: float, *, range: float = 1.0, target: Target = "excess") -> float:
+        r"""`2 R + 3 H sqrt(ln(2/δ) / 2n)` for the deviation, `2 R + 4 H sqrt(ln(2/δ) / 2n)` for the excess.
+
+        R is `upper`. It holds with probability 1 - `delta`, δ = `delta` less the part that `upper` has used; losses
+        lie in [0, H], H = `range`.
+
+        *Proof.* `E sup (L - M) <= 2 E R`; exchanging one task moves R by at most H/n, so `E R <= R + H sqrt(ln(2/δ) /
+        2n)` with probability 1 - δ/2; bounded differences with the other half of δ. ∎ Centring leaves R as it is
+        (`E s_i = 0`), and so helps the confidence term only through variance: that is what the split bounds are for.
+
+        **Raises:** `ValueError` for a `delta` that does not lie between that of `upper` and 1.
+
+        Source: Bartlett and Mendelson (2002).
+        """
+        if not self.delta < delta < 1:
+            raise ValueError(f"delta must lie between {self.delta:g}, that of the complexity, and 1; got {delta}.")
+        return rademacher_bound(self.upper, self.n, delta - self.delta, range, target)
 
 
 def rademacher_complexity(
@@ -100,7 +121,7 @@ def rademacher_complexity(
         best = np.maximum(best, tops.max(axis=1))
     estimate = float(np.mean(best)) / n
     doubt = float(np.sqrt(2 * np.sum((half / n) ** 2) * np.log(1 / delta) / draws))
-    return Complexity(estimate, estimate + doubt + ROUNDING * float(np.max(half)), delta, draws)
+    return Complexity(n, estimate, estimate + doubt + ROUNDING * float(np.max(half)), delta, draws)
 
 
 def _row_maxima(b: Array) -> Array:

@@ -13,7 +13,7 @@ labelling. At a place with m >= 2 ends it adds at most two (the place, and what 
 each of the n B places adds at most two labellings, itself and what follows.
 
 Source: Balcan, DeBlasio, Dick, Kingsford, Sandholm and Vitercik, "How much data is sufficient to learn high-performing
-algorithms?" (2021). The structures of neural networks are in `_networks.py`.
+algorithms?" (2021). Theorems that count intervals, those on neural networks among them, are in `_intervals.py`.
 """
 
 import abc
@@ -22,6 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+
+from ._cells import log_binomial_sum
+
+
+def check_count(where: str, *, least: int = 1, **counts: int) -> None:
+    """Refuse anything but integers of at least `least`."""
+    for name, value in counts.items():
+        if not (isinstance(value, int | np.integer) and value >= least):
+            raise ValueError(f"{where}: {name} must be an integer >= {least}; got {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +48,9 @@ class Structure(abc.ABC):
         if not (math.isfinite(self.range) and self.range > 0):
             raise ValueError(f"{type(self).__name__}: range must be a finite number > 0; got {self.range!r}.")
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = self._least(field.name)
-            if field.type is int and not (isinstance(value, int | np.integer) and value >= least):
-                raise ValueError(f"{type(self).__name__}: {field.name} must be an integer >= {least}; got {value!r}.")
+            if field.type is int:
+                count = {field.name: getattr(self, field.name)}
+                check_count(type(self).__name__, least=self._least(field.name), **count)
 
     def _least(self, name: str) -> int:
         """Smallest value allowed for an integer field."""
@@ -61,6 +69,11 @@ class Structure(abc.ABC):
     @abc.abstractmethod
     def assumption(self) -> str:
         """The structure in words."""
+
+    @property
+    def name(self) -> str:
+        """What answers call it."""
+        return type(self).__name__
 
     def pseudo_dimension(self) -> float:
         """`max {n : 2^n <= N(n)}`: an upper bound of the pseudo-dimension of the dual functions; infinite where N is.
@@ -86,11 +99,6 @@ class Structure(abc.ABC):
         return low
 
 
-def from_intervals(n: int, log_intervals: float) -> float:
-    """`ln(2 n B0 + 1)` from `ln B0`, which may be far beyond the range of a float."""
-    return float(np.logaddexp(0.0, math.log(2 * n) + log_intervals))
-
-
 @dataclass(frozen=True)
 class Bounded(Structure):
     """`N(n) = inf`: nothing is known but the range of the loss. Only bounds computed from the duals of tasks apply."""
@@ -101,24 +109,6 @@ class Bounded(Structure):
     @property
     def assumption(self) -> str:
         return "nothing is assumed of the dual functions but their range"
-
-
-@dataclass(frozen=True)
-class Intervals(Structure):
-    """`N(n) = 2 n B0 + 1`: every set `{α : loss < z}` is a union of at most B0 = `count` intervals.
-
-    A jointly convex training loss has B0 = 1 (projections of convex sets are convex), so Pdim <= 2.
-    """
-
-    count: int
-    """B0."""
-
-    def log_labellings(self, n: int) -> float:
-        return from_intervals(n, math.log(self.count))
-
-    @property
-    def assumption(self) -> str:
-        return f"every set {{hyper : loss < z}} is a union of at most {self.count} intervals"
 
 
 @dataclass(frozen=True)
@@ -191,69 +181,6 @@ class Lipschitz(Structure):
 
 
 @dataclass(frozen=True)
-class Rational(Structure):
-    """`B0 = floor(D / 2) + 1`: every dual is one quotient N/M, M > 0, with both degrees at most D = `degree`.
-
-    `N - z M` is negative on the set in question, and between two neighbouring intervals of it lie at least two of its
-    at most D roots, counted with multiplicity (the two ends of the gap, or a double root).
-    """
-
-    degree: int
-    """D."""
-
-    def _least(self, name: str) -> int:
-        return 0
-
-    def log_labellings(self, n: int) -> float:
-        return from_intervals(n, math.log(self.degree // 2 + 1))
-
-    @property
-    def assumption(self) -> str:
-        return f"every dual function is a quotient of polynomials of degree at most {self.degree} in hyper"
-
-
-@dataclass(frozen=True)
-class RidgeRank(Structure):
-    """`B0 = r + 1`: the squared validation loss of ridge regression is rational of degree 2r in λ, r = `rank`.
-
-    With the singular values s_j of a training matrix of rank r, predictions are `sum_j c_j / (s_j^2 + λ)`: over
-    the common denominator `prod_j (s_j^2 + λ)^2` the loss has degree 2r over 2r. K folds have K denominators:
-    give K r.
-    """
-
-    rank: int
-    """r, over all folds."""
-
-    def log_labellings(self, n: int) -> float:
-        return from_intervals(n, math.log(self.rank + 1))
-
-    @property
-    def assumption(self) -> str:
-        return f"ridge regression, squared loss, training matrices of rank at most {self.rank}"
-
-
-@dataclass(frozen=True)
-class LassoKinks(Structure):
-    """`B0 = K + 1`: the path of the lasso or elastic net is linear between at most K = `kinks` kinks.
-
-    On each of the K + 1 pieces the squared validation loss is a convex quadratic, and `{convex < z}` is one interval.
-    """
-
-    kinks: int
-    """K, the most of any path."""
-
-    def _least(self, name: str) -> int:
-        return 0
-
-    def log_labellings(self, n: int) -> float:
-        return from_intervals(n, math.log(self.kinks + 1))
-
-    @property
-    def assumption(self) -> str:
-        return f"lasso or elastic-net paths with at most {self.kinks} kinks, squared loss"
-
-
-@dataclass(frozen=True)
 class PseudoDimension(Structure):
     """`N(n) = sum_{j <= P} binom(n, j)` (Sauer and Shelah), for a class known only by its pseudo-dimension P."""
 
@@ -269,15 +196,6 @@ class PseudoDimension(Structure):
     @property
     def assumption(self) -> str:
         return f"the dual functions have pseudo-dimension at most {self.value}"
-
-
-def log_binomial_sum(s: int, k: int, log_base: float) -> float:
-    """`ln sum_{j <= min(k, s)} binom(s, j) base^j`."""
-    from scipy.special import gammaln
-
-    j = np.arange(min(k, s) + 1, dtype=np.float64)
-    terms = gammaln(s + 1.0) - gammaln(j + 1) - gammaln(s - j + 1) + j * log_base
-    return float(np.logaddexp.reduce(terms))
 
 
 def as_structures(structure: Structure | Sequence[Structure]) -> tuple[Structure, ...]:

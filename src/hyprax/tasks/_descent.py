@@ -28,8 +28,8 @@ def descent_dual(
 
     On each training part `w_0 = 0` and `w_{t+1} = w_t + β (w_t - w_{t-1}) + η X^T (y - X w_t) / n`, gradient descent on
     `‖y - X w‖^2 / (2 n)`, with β = `momentum` as in torch.optim.SGD. So w_T is a polynomial of degree T in η and f one
-    of degree 2 T: `complexity.Rational(2 * T)` counts it. The rate with the best mean over many tasks, for tasks to
-    come, is what [`erm`][hyprax.tasks.erm] finds.
+    of degree 2 T: `complexity.Intervals.rational(2 * T)` counts it. The rate with the best mean over many tasks, for
+    tasks to come, is what [`erm`][hyprax.tasks.erm] finds.
 
     **Certified.** On a piece `η = c + h s`, |s| <= 1, the coefficients of w_t in s follow the recurrence itself. Those
     of f above degree 8 are bounded by their absolute sum, and the piece is halved until that is at most `tolerance` of

@@ -1,6 +1,7 @@
 """Duals in the parameter of a graph kernel: label propagation, and simplified graph convolution with a ridge
 read-out."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,30 +20,41 @@ _FAR = (
 """The way out where weights are too small for a proof."""
 
 
-def label_propagation_dual(
+def graph_dual(
     distances: Any,
     labels: Any,
     labelled: Any,
     kernel: Kernel,
     *,
     domain: tuple[float, float],
+    features: Any = None,
+    penalty: float | None = None,
+    hops: int = 2,
     edges: Any = None,
     score_on: Any = None,
     accuracy: float = 1e-10,
     degree: int = 10,
 ) -> ReadoutDuals:
-    r"""`α -> loss of f(α)` on nodes without a label, `(D_uu - A_uu) f = A_ul y_l`, `D = diag(A 1)`, `A =
-    A(α)`.
+    r"""The dual of a graph kernel's parameter: `α -> loss on nodes without a label`, of one of two methods.
 
-    Label propagation: f is the harmonic function with the given labels, each value the weighted mean of its
-    neighbours'. With `A_ij = (d_ij + α)^Δ` the solution is rational in α; with the Gaussian kernel it is
-    smooth.
+    *Label propagation*, without `features`: `(D_uu - A_uu) f = A_ul y_l`, `A = A(α)`, `D = diag(A 1)`. f is the
+    harmonic function with the given labels, each value the weighted mean of its neighbours'. With `A_ij =
+    (d_ij + α)^Δ` the solution is rational in α; with the Gaussian kernel it is smooth.
 
-    *Certificate.* The matrix `M(s) = D_uu - A_uu` has non-positive entries off the diagonal. If `v > 0` and
-    `M(s) v >= c > 0` for all |s| <= 1, then M(s) is a non-singular M-matrix and `‖M^-1‖_inf <= max v / c`: for
-    `M x = r`, `-|r|_inf M v / c <= r <= |r|_inf M v / c` and `M^-1 >= 0`. v is the computed `M_0^-1 1`, and the bound
-    `M_0 v - sum_{j >= 1} |M_j v|` less rounding holds on the whole piece. The polynomial f_hat is then within
+    *Simplified graph convolution* of `features` X: `Phi(α) = (D^-1 A(α))^hops X`, features averaged over neighbours
+    `hops` times, and a ridge read-out on the labelled nodes, `w = argmin ‖Phi_l w - Y‖^2 / n + penalty ‖w‖^2`. Every
+    node is a neighbour of itself, with the weight `k(d_ii, α)`.
+
+    *Certificate of label propagation.* The matrix `M(s) = D_uu - A_uu` has non-positive entries off the diagonal. If
+    `v > 0` and `M(s) v >= c > 0` for all |s| <= 1, then M(s) is a non-singular M-matrix and `‖M^-1‖_inf <= max v / c`:
+    for `M x = r`, `-|r|_inf M v / c <= r <= |r|_inf M v / c` and `M^-1 >= 0`. v is the computed `M_0^-1 1`, and the
+    bound `M_0 v - sum_{j >= 1} |M_j v|` less rounding holds on the whole piece. The polynomial f_hat is then within
     `(max v / c) |A_ul y - M f_hat|_inf`.
+
+    *Certificate of the convolution.* `D F_k = A F_(k-1)` is solved in power series. `D^-1 A` averages, so an error in
+    F_(k-1) is not amplified in the largest norm, and `|F_k - F_hat_k| <= |F_(k-1) - F_hat_(k-1)|_inf + |A F_hat_(k-1) -
+    D F_hat_k| / D` entry by entry; what the kernel's series leaves out enters the residual. The read-out is verified as
+    in `ridge_outputs`.
 
     **Arguments:**
 
@@ -50,18 +62,23 @@ def label_propagation_dual(
     - `labels` (N,): integers are classes (two: -1 and +1; more: one-hot), floats targets. All nodes'; those outside
         `labelled` only score the answer.
     - `labelled`: indices of the nodes whose labels are given, or a boolean mask.
-    - `edges` (N, N) boolean: where there are weights; all pairs by default. Weights of nodes with themselves play no
-      part.
-    - `score_on`: indices of the nodes scored; all the others by default.
+    - `kernel`: [`PolynomialKernel`][hyprax.tasks.PolynomialKernel] or [`GaussianKernel`][hyprax.tasks.GaussianKernel].
+    - `features` (N, p): of all nodes, for the convolution; `penalty`: of its read-out, above 0; `hops`: how often
+        features are averaged, at least 1.
+    - `edges` (N, N) boolean: where there are weights; all pairs by default. In label propagation weights of nodes with
+        themselves play no part.
+    - `score_on`: indices of the nodes scored, or a mask; all the others by default.
     - `domain`, `accuracy`, `degree`: as for [`activation_dual`][hyprax.tasks.activation_dual].
 
-    **Raises:** `ValueError` for bad input, and where a node is not connected to a labelled one (or by weights too small
-    to prove it).
+    **Raises:** `ValueError` for bad input, and where label propagation meets a node that is not connected to a labelled
+    one (or by weights too small to prove it).
 
-    Source: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions".
+    Sources: Zhu, Ghahramani, Lafferty (2003), "Semi-supervised learning using Gaussian fields and harmonic functions";
+    Wu et al. (2019), "Simplifying graph convolutional networks", arXiv 1902.07153 (there with the symmetric
+    normalisation `D^-1/2 A D^-1/2`).
     """
-    graph = Graph(distances, edges, loops=False)
-    a, b = check_domain(domain, "label_propagation_dual", "")
+    graph = Graph(distances, edges, loops=features is not None)
+    a, b = check_domain(domain, "graph_dual", "")
     kernel.check(graph.values, a, b)
     given = _nodes(labelled, graph.n, "labelled")
     free = np.setdiff1d(np.arange(graph.n), given)
@@ -69,81 +86,39 @@ def label_propagation_dual(
     if np.isin(scored, given).any():
         raise ValueError("score_on must not hold labelled nodes: their labels are given to the method.")
     targets, check, truth = _targets(labels, graph.n, given, scored)
-    _check_connected(graph, given)
     place = np.searchsorted(free, scored)
 
-    def expand(lo: float, hi: float) -> Scores:
+    def propagated(lo: float, hi: float) -> Scores:
         weights = graph.expand(kernel, lo, hi, degree)
         solution, radius, cut = _harmonic(weights, given, free, targets, degree)
         rows = np.full(len(scored), np.sqrt(targets.shape[1]) * (1 + gamma(8)))
         return score(Outputs(solution[:, place], rows * radius, rows * cut), check, truth, degree)
 
-    return ReadoutDuals.assemble(
-        cover((a, b), expand, accuracy, "label_propagation_dual", _FAR), len(scored), truth is not None
-    )
-
-
-def sgc_dual(
-    distances: Any,
-    features: Any,
-    labels: Any,
-    train: Any,
-    validation: Any,
-    kernel: Kernel,
-    *,
-    domain: tuple[float, float],
-    penalty: float,
-    edges: Any = None,
-    hops: int = 2,
-    accuracy: float = 1e-10,
-    degree: int = 10,
-) -> ReadoutDuals:
-    r"""`α -> L_val(w(α))` for `Phi(α) = (D^-1 A(α))^hops X`, `w = argmin ‖Phi_t w - Y‖^2 / n +
-    penalty ‖w‖^2`.
-
-    Simplified graph convolution: features averaged over neighbours `hops` times, and a ridge read-out on the nodes of
-    `train`. Every node is a neighbour of itself, with the weight `k(d_ii, α)`.
-
-    *Certificate.* `D F_k = A F_(k-1)` is solved in power series. `D^-1 A` averages, so an error in F_(k-1) is not
-    amplified in the largest norm, and `|F_k - F_hat_k| <= |F_(k-1) - F_hat_(k-1)|_inf + |A F_hat_(k-1) - D F_hat_k| /
-    D` entry by entry; what the kernel's series leaves out enters the residual. The read-out is verified as in
-    `ridge_outputs`.
-
-    **Arguments:** as for [`label_propagation_dual`][hyprax.tasks.label_propagation_dual], and
-
-    - `features` (N, p): of all nodes.
-    - `train`, `validation`: indices (or masks) of the nodes that fit the read-out, and of those that score it.
-    - `penalty`: of the read-out, positive. `hops`: how often features are averaged, at least 1.
-
-    Source: Wu et al. (2019), "Simplifying graph convolutional networks", arXiv 1902.07153 (there with the symmetric
-    normalisation `D^-1/2 A D^-1/2`).
-    """
-    graph = Graph(distances, edges, loops=True)
-    a, b = check_domain(domain, "sgc_dual", "")
-    kernel.check(graph.values, a, b)
-    x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2 or len(x) != graph.n or not np.all(np.isfinite(x)):
-        raise ValueError(f"features must be finite, one row for each of {graph.n} nodes; got shape {x.shape}.")
-    if not penalty > 0 or not np.isfinite(penalty):
-        raise ValueError(f"penalty must be positive and finite; got {penalty}.")
-    if hops < 1:
-        raise ValueError(f"hops must be at least 1; got {hops}.")
-    fit, scored = _nodes(train, graph.n, "train"), _nodes(validation, graph.n, "validation")
-    if np.isin(scored, fit).any():
-        raise ValueError("train and validation must not share nodes.")
-    targets, check, truth = _targets(labels, graph.n, fit, scored)
-
-    def expand(lo: float, hi: float) -> Scores:
+    def convolved(x: Array, strength: float, lo: float, hi: float) -> Scores:
         weights = graph.expand(kernel, lo, hi, degree)
         phi, error, cut = _averaged(weights, x, hops, degree)
         width = np.sqrt(x.shape[1]) * (1 + gamma(8))
         both = [
             Features(phi[:, rows], np.full(len(rows), error * width), np.full(len(rows), cut * width))
-            for rows in (fit, scored)
+            for rows in (given, scored)
         ]
-        return score(ridge_outputs(both[0], targets, both[1], penalty, degree), check, truth, degree)
+        return score(ridge_outputs(both[0], targets, both[1], strength, degree), check, truth, degree)
 
-    return ReadoutDuals.assemble(cover((a, b), expand, accuracy, "sgc_dual", PENALTY), len(scored), truth is not None)
+    if features is None:
+        if penalty is not None:
+            raise ValueError(f"penalty must be None without features, as nothing is fitted then; got {penalty}.")
+        _check_connected(graph, given)
+        pieces = cover((a, b), propagated, accuracy, "graph_dual", _FAR)
+    else:
+        x = np.asarray(features, dtype=np.float64)
+        if x.ndim != 2 or len(x) != graph.n or not np.all(np.isfinite(x)):
+            raise ValueError(f"features must be finite, one row for each of {graph.n} nodes; got shape {x.shape}.")
+        if penalty is None or not 0 < penalty < np.inf:
+            raise ValueError(f"penalty must be positive and finite, for the read-out of features; got {penalty}.")
+        if hops < 1:
+            raise ValueError(f"hops must be at least 1; got {hops}.")
+        pieces = cover((a, b), partial(convolved, x, penalty), accuracy, "graph_dual", PENALTY)
+    return ReadoutDuals.assemble(pieces, len(scored), truth is not None)
 
 
 def _targets(labels: Any, n: int, fit: Array, scored: Array) -> tuple[Array, Array, Array | None]:

@@ -170,9 +170,9 @@ def _structural(
     bounds: dict[str, tuple[Structure, Callable[[int, float], float]]] = {}
     for s in structures:
         if math.isfinite(s.log_labellings(1)):
-            bounds[f"crossings ({type(s).__name__})"] = s, lambda n, delta, s=s: crossing_bound(s, n, delta, target)
+            bounds[f"crossings ({s.name})"] = s, lambda n, delta, s=s: crossing_bound(s, n, delta, target)
         if math.isfinite(s.variation):
-            bounds[f"net ({type(s).__name__})"] = s, lambda n, delta, s=s: lipschitz_bound(s, n, delta, target)
+            bounds[f"net ({s.name})"] = s, lambda n, delta, s=s: lipschitz_bound(s, n, delta, target)
     return bounds
 
 

@@ -28,8 +28,7 @@ _FINE = 1e-11
 class ElasticNetPath:
     r"""`w(l1) = argmin_w ‖y - X w‖^2 / (2 n) + l1 ‖w‖_1 + l2 ‖w‖^2 / 2`, piecewise linear in l1.
 
-    Between two kinks `w` is the straight line between their `weights`. Build one with
-    [`elastic_net_path`][hyprax.tasks.elastic_net_path].
+    Between two kinks `w` is the straight line between their `weights`. `ElasticNetPath.of(X, y, domain)` finds it.
     """
 
     penalties: Float[Array, " K_plus_1"]
@@ -56,98 +55,85 @@ class ElasticNetPath:
         t = (penalty - self.penalties[k]) / (self.penalties[k + 1] - self.penalties[k])
         return (1 - t) * self.weights[k] + t * self.weights[k + 1]
 
+    @classmethod
+    def of(
+        cls,
+        X: Any,
+        y: Any,
+        domain: tuple[float, float],
+        *,
+        penalty2: float = 0.0,
+        intercept: bool = True,
+    ) -> "ElasticNetPath":
+        r"""The path of the elastic net in l1 for a fixed l2 (`penalty2`), or of the lasso (`penalty2 = 0`).
 
-def elastic_net_path(
-    X: Any,
-    y: Any,
-    domain: tuple[float, float],
-    *,
-    penalty2: float = 0.0,
-    intercept: bool = True,
-) -> ElasticNetPath:
-    r"""The path of the elastic net in l1 for a fixed l2 (`penalty2`), or of the lasso (`penalty2 = 0`).
+        The homotopy follows w downwards from the smallest l1 with w = 0. It differs from least-angle regression (Efron
+        et al., 2004) as follows:
 
-    The homotopy follows w downwards from the smallest l1 with w = 0. It differs from least-angle regression (Efron et
-    al., 2004) as follows:
+        1. At a kink, with A the non-zero weights and Z the zero ones whose correlation equals l1, the direction d of
+           the path is found from the optimality conditions of *all* ties at once: `min d^T H d / 2 - s^T d` over d_A
+           free and `s_Z d_Z >= 0`, d = 0 elsewhere, `H = X^T X / n + l2 I`, s the signs of the correlations. So any
+           number of weights may enter, leave, or do both at the same place.
+        2. Columns equal up to sign (and to rounding) are one column whose weight is shared equally: exact for l2 > 0;
+           for the lasso, the one of its many solutions that is the limit l2 -> 0. Constant columns are never used.
+        3. Every weight is solved for anew at every kink, so errors do not add up.
+        4. The optimality conditions are checked at every kink and at every midpoint on the data as given; as the
+           violation is a convex function of l1 between kinks, this covers the whole path. Above 1e-9 of the largest
+           `|X^T y| / n` the path is computed again by triangular factors of X, which are good for columns that agree to
+           ten digits.
 
-    1. At a kink, with A the non-zero weights and Z the zero ones whose correlation equals l1, the direction d of the
-       path is found from the optimality conditions of *all* ties at once: `min d^T H d / 2 - s^T d` over d_A free and
-       `s_Z d_Z >= 0`, d = 0 elsewhere, `H = X^T X / n + l2 I`, s the signs of the correlations. So any number of
-       weights may enter, leave, or do both at the same place.
-    2. Columns equal up to sign (and to rounding) are one column whose weight is shared equally: exact for l2 > 0; for
-       the lasso, the one of its many solutions that is the limit l2 -> 0. Constant columns are never used.
-    3. Every weight is solved for anew at every kink, so errors do not add up.
-    4. The optimality conditions are checked at every kink and at every midpoint on the data as given; as the violation
-       is a convex function of l1 between kinks, this covers the whole path. Above 1e-9 of the largest `|X^T y| / n` the
-       path is computed again by triangular factors of X, which are good for columns that agree to ten digits.
+        *Proof of `weight_error`.* On a piece the computed w fulfils the optimality conditions up to a vector g (the
+        violation, with the rounding of its computation). The conditions are a strongly monotone relation with constant
+        `mu = l2 + s_min(X)^2 / n`, so `‖w - w_true‖ <= ‖g‖ / mu`. Where X has not full column rank and l2 = 0:
+        monotonicity gives `‖X (w - w_true)‖^2 / n <= ‖g‖_inf (‖w‖_1 + ‖w_true‖_1)` and so columns whose correlation
+        stays away from l1 are zero in every solution; mu is then that of the other columns.
 
-    *Proof of `weight_error`.* On a piece the computed w fulfils the optimality conditions up to a vector g (the
-    violation, with the rounding of its computation). The conditions are a strongly monotone relation with constant `mu
-    = l2 + s_min(X)^2 / n`, so `‖w - w_true‖ <= ‖g‖ / mu`. Where X has not full column rank and l2 = 0:
-    monotonicity gives `‖X (w - w_true)‖^2 / n <= ‖g‖_inf (‖w‖_1 + ‖w_true‖_1)` and so columns whose
-    correlation stays away from l1 are zero in every solution; mu is then that of the other columns.
+        *Predictions without curvature.* Where mu is tiny (nearly equal columns), the duals use the same monotonicity
+        for predictions: `‖X e‖^2 <= n <g, e> <= n ‖g‖_inf ‖e‖_1` for `e = w - w_true`, and `‖e‖_1 <= ‖w‖_1 + ‖w_true‖_1
+        =: R`, where `l1 ‖w_true‖_1 <= ‖y‖^2 / (2 n)`, or, as the objective of w_true is at most that of w, `‖w_true‖_1
+        <= ‖w‖_1 + (‖y - X w‖ + ‖X e‖) ‖X e‖ / (n l1)`. Then for every row v and any c, `|v e| <= ‖c‖ ‖X e‖ + ‖v - X^T
+        c‖_inf R`. This holds for every solution, if there are several.
 
-    *Predictions without curvature.* Where mu is tiny (nearly equal columns), the duals use the same monotonicity for
-    predictions: `‖X e‖^2 <= n <g, e> <= n ‖g‖_inf ‖e‖_1` for `e = w - w_true`, and `‖e‖_1 <= ‖w‖_1 +
-    ‖w_true‖_1 =: R`, where `l1 ‖w_true‖_1 <= ‖y‖^2 / (2 n)`, or, as the objective of w_true is at most that of w,
-    `‖w_true‖_1 <= ‖w‖_1 + (‖y - X w‖ + ‖X e‖) ‖X e‖ / (n l1)`. Then for every row v and any c, `|v e| <=
-    ‖c‖ ‖X e‖ + ‖v - X^T c‖_inf R`. This holds for every solution, if there are several.
+        **Arguments:**
 
-    **Arguments:**
+        - `X`, `y`: (n, d) and (n,), finite; standardise columns beforehand if the penalty should treat them alike.
+        - `domain`: (a, b), the range of l1, 0 <= a < b.
+        - `penalty2`: l2 >= 0.
+        - `intercept`: whether an unpenalised intercept is fitted.
 
-    - `X`, `y`: (n, d) and (n,), finite; standardise columns beforehand if the penalty should treat them alike.
-    - `domain`: (a, b), the range of l1, 0 <= a < b.
-    - `penalty2`: l2 >= 0.
-    - `intercept`: whether an unpenalised intercept is fitted.
-
-    **Raises:** `ValueError` for bad input; `ArithmeticError`, with the place, where the optimality conditions fail
-    (data that are too ill-conditioned for float64).
-    """
-    split = Split(X, y, X, y)
-    domain = check_domain(domain, "elastic_net_path", "0 <= ")
-    found = _path(split, domain, penalty2, intercept, "elastic_net_path")
-    w, centred = found.weights, found.centred
-    intercepts = centred.y.mean[0, 0] - w @ (centred.X.mean[0] if intercept else np.zeros(w.shape[1]))
-    violation = found.violation / found.scale if found.scale > 0 else 0.0
-    return ElasticNetPath(found.penalties, w, intercepts, intercept, found.penalty2, violation, found.weight_error)
+        **Raises:** `ValueError` for bad input; `ArithmeticError`, with the place, where the optimality conditions fail
+        (data that are too ill-conditioned for float64).
+        """
+        split = Split(X, y, X, y)
+        domain = check_domain(domain, "ElasticNetPath.of", "0 <= ")
+        found = _path(split, domain, penalty2, intercept, "ElasticNetPath.of")
+        w, centred = found.weights, found.centred
+        intercepts = centred.y.mean[0, 0] - w @ (centred.X.mean[0] if intercept else np.zeros(w.shape[1]))
+        violation = found.violation / found.scale if found.scale > 0 else 0.0
+        return cls(found.penalties, w, intercepts, intercept, found.penalty2, violation, found.weight_error)
 
 
 def elastic_net_dual(
     task: Task,
     domain: tuple[float, float],
     *,
-    penalty2: float,
+    penalty2: float = 0.0,
     intercept: bool = True,
     loss: Literal["squared", "zero-one"] = "squared",
 ) -> PiecewiseFunction:
     r"""`f(l1) = (1/M) sum (y_i - x_i w(l1))^2` over validation examples, w the path on each training part.
 
-    Exact: w is linear between kinks, so f is quadratic there, with Bernstein coefficients `(‖e_0‖^2, e_0 . e_1,
-    ‖e_1‖^2) / M` from the residuals e_0, e_1 at the two kinks. The radius holds the proven error of w; where the
-    solution is not shown to be unique (possible for l2 = 0 only), the function is marked `certified = False`.
+    Of the elastic net with l2 = `penalty2`, or of the lasso (`penalty2 = 0`). Exact: w is linear between kinks, so f is
+    quadratic there, with Bernstein coefficients `(‖e_0‖^2, e_0 . e_1, ‖e_1‖^2) / M` from the residuals e_0, e_1 at the
+    two kinks. The radius holds the proven error of w; where the solution is not shown to be unique (possible for l2 = 0
+    only), the function is marked `certified = False`.
 
-    **Arguments:** as for [`elastic_net_path`][hyprax.tasks.elastic_net_path], and
+    **Arguments:** as for [`ElasticNetPath.of`][hyprax.tasks.ElasticNetPath.of], and
 
     - `task`: one target column; for `loss="zero-one"` labels -1 and +1.
     - `loss`: `"squared"`, or `"zero-one"`: the share of examples with `y_i x_i w <= 0`.
     """
-    return _dual(task, domain, penalty2, intercept, loss, "elastic_net_dual")
-
-
-def lasso_dual(
-    task: Task,
-    domain: tuple[float, float],
-    *,
-    intercept: bool = True,
-    loss: Literal["squared", "zero-one"] = "squared",
-) -> PiecewiseFunction:
-    """[`elastic_net_dual`][hyprax.tasks.elastic_net_dual] with l2 = 0."""
-    return _dual(task, domain, 0.0, intercept, loss, "lasso_dual")
-
-
-def _dual(
-    task: Task, domain: tuple[float, float], penalty2: float, intercept: bool, loss: str, name: str
-) -> PiecewiseFunction:
+    name = "elastic_net_dual"
     domain = check_domain(domain, name, "0 <= ")
     if loss not in ("squared", "zero-one"):
         raise ValueError(f"{name}: loss must be 'squared' or 'zero-one'; got {loss!r}.")
@@ -212,7 +198,7 @@ def _loss(path: _Path, loss: str) -> PiecewiseFunction:
 
 def _prediction_error(path: _Path, pieces: Array) -> Array:
     """(m, pieces): a bound of the error of the validation predictions that needs no curvature; see
-    `elastic_net_path`."""
+    `ElasticNetPath.of`."""
     X, y, w = path.centred.X.values, path.centred.y.values[:, 0], path.weights
     n = len(y)
     k = np.flatnonzero(pieces)
@@ -377,7 +363,7 @@ def _clip(lam: Array, w: Array, domain: tuple[float, float]) -> tuple[Array, Arr
 
 
 def _check(centred: Centred, lam: Array, w: Array, penalty2: float, kept: Array) -> tuple[float, float, Array, Array]:
-    """Largest violation, where, the violation on each piece, and the bound of the error of w (see `elastic_net_path`).
+    """Largest violation, where, the violation on each piece, and the bound of the error of w (see `ElasticNetPath.of`).
 
     The signs of w at a piece's midpoint are its pattern. The violation is that of `X_j^T (y - X w) / n - l2 w_j = l1
     s_j` where s_j is not 0 and of `|..| <= l1` elsewhere, at both ends and the midpoint: a convex function of l1

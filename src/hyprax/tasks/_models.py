@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from ._bernstein import Array
-from ._lasso import elastic_net_dual, elastic_net_path
+from ._lasso import ElasticNetPath, elastic_net_dual
 from ._linear import logistic_dual, weighted
 from ._linear_chords import LinearProblems
 from ._losses import Logistic
 from ._piecewise import PiecewiseFunction
 from ._ridge import ridge_dual
-from ._svm import svm_dual, svm_path
+from ._svm import SVMPath, svm_dual
 from ._task import Split, Task
 
 Model: TypeAlias = Literal["ridge", "lasso", "elastic_net", "hinge", "logistic"]
@@ -82,7 +82,7 @@ def fitted(
     ways: dict[str, Callable[[], Fitted]] = {
         "ridge": lambda: _ridge(split, hyper, intercept),
         "hinge": lambda: _ended(
-            svm_path(X, y, (0.0, hyper), intercept=intercept, weights=weights).weights[-1], intercept
+            SVMPath.of(X, y, (0.0, hyper), intercept=intercept, weights=weights).weights[-1], intercept
         ),
         "logistic": lambda: _logistic(split, hyper, intercept),
     }
@@ -100,7 +100,7 @@ def _ridge(split: Split, hyper: float, intercept: bool) -> Fitted:
 def _elastic_net(split: Split, hyper: float, penalty2: float, intercept: bool) -> Fitted:
     centred = split.centred(intercept)
     X, y = (centred.X.values, centred.y.values[:, 0]) if split.weights is not None else (split.X, split.y[:, 0])
-    path = elastic_net_path(X, y, (hyper, 2 * hyper), penalty2=penalty2, intercept=intercept and split.weights is None)
+    path = ElasticNetPath.of(X, y, (hyper, 2 * hyper), penalty2=penalty2, intercept=intercept and split.weights is None)
     if split.weights is None:
         return Fitted(path.weights[0], float(path.intercepts[0]))
     w = path.weights[0]

@@ -2,7 +2,7 @@ r"""Structures of duals in several penalties, with explicit constants: counted b
 
 **Lemma (cells).** If the labels `1[loss_λ(x_i) < z_i]` of n tasks are fixed by the signs (< 0, = 0, > 0) of s
 polynomials of degree at most D in p hyperparameters λ, then `N(n) <= C(s, p, D)`: no label changes within a cell. With
-the theorem of Basu, Pollack and Roy (see `_networks.py`), `C(s, p, D) = D (2D - 1)^(p-1) sum_{j<=p} binom(s, j) 4^j`.
+the theorem of Basu, Pollack and Roy (see `_cells.py`), `C(s, p, D) = D (2D - 1)^(p-1) sum_{j<=p} binom(s, j) 4^j`.
 The number of hyperparameters p is the exponent of n; the number of features enters s and D alone.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._cells import log_cells
 from ._complexity import Structure
-from ._networks import log_cells
 
 
 @dataclass(frozen=True)

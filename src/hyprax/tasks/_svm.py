@@ -24,8 +24,8 @@ KKT_TOLERANCE = 1e-9
 class SVMPath:
     r"""`w(C) = argmin_w ‖w‖^2 / 2 + C sum_i max(0, 1 - y_i x_i w)`, piecewise linear in C.
 
-    With an intercept, `x_i` ends in a constant 1 and w in the intercept, which is penalised like any weight. Build one
-    with [`svm_path`][hyprax.tasks.svm_path].
+    With an intercept, `x_i` ends in a constant 1 and w in the intercept, which is penalised like any weight.
+    `SVMPath.of(X, y, domain)` finds it.
     """
 
     costs: Float[Array, " K_plus_1"]
@@ -48,59 +48,61 @@ class SVMPath:
         t = (cost - self.costs[k]) / (self.costs[k + 1] - self.costs[k])
         return (1 - t) * self.weights[k] + t * self.weights[k + 1]
 
+    @classmethod
+    def of(
+        cls, X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = True, weights: Any = None
+    ) -> "SVMPath":
+        r"""The path of the support vector machine in C, by a parametric active set.
 
-def svm_path(X: Any, y: Any, domain: tuple[float, float], *, intercept: bool = True, weights: Any = None) -> SVMPath:
-    r"""The path of the support vector machine in C, by a parametric active set.
+        The dual variables are `0 <= a_i <= C`, `w = sum_i a_i y_i x_i`, with margins `m_i = y_i x_i w`: `a_i = C` where
+        `m_i < 1`, `a_i = 0` where `m_i > 1`, in between where `m_i = 1`. From C = 0, where every a_i = C, they are
+        followed upwards; at a kink the next direction solves one small quadratic problem for all ties at once, so that
+        any number of examples may reach the margin, leave it, or both (Hastie et al., 2004, assume one). Equal examples
+        are one, with a bound that counts them.
 
-    The dual variables are `0 <= a_i <= C`, `w = sum_i a_i y_i x_i`, with margins `m_i = y_i x_i w`: `a_i = C` where
-    `m_i < 1`, `a_i = 0` where `m_i > 1`, in between where `m_i = 1`. From C = 0, where every a_i = C, they are followed
-    upwards; at a kink the next direction solves one small quadratic problem for all ties at once, so that any number of
-    examples may reach the margin, leave it, or both (Hastie et al., 2004, assume one). Equal examples are one, with a
-    bound that counts them.
+        The conditions are checked at every kink and midpoint; as margins and variables are linear between, that covers
+        the path.
 
-    The conditions are checked at every kink and midpoint; as margins and variables are linear between, that covers the
-    path.
+        *Proof of `weight_error`.* The computed a fulfils the conditions of the problem whose margins 1 are replaced by
+        `1 + e_i`, `|e_i| <= e`, e the violation with the rounding of its computation (once a_i within 1e-15 of a bound
+        are moved to it, which is counted too). Adding the variational inequalities of both problems gives `‖w -
+        w_true‖^2 <= e sum_i |a_i - a_true_i| <= e n C`, a square root that costs half the digits. With it, examples
+        further than `‖x_i‖ ‖w - w_true‖` from the margin are at the same bound in both solutions. Let U hold the
+        others, and s be the smallest singular value of their rows: as `w - w_true = sum_U (a_i - a_true_i) y_i x_i`,
+        `‖w - w_true‖ >= s ‖a - a_true‖_U`, and the first inequality becomes `‖w - w_true‖ <= e |U|^(1/2) / s`.
 
-    *Proof of `weight_error`.* The computed a fulfils the conditions of the problem whose margins 1 are replaced by
-    `1 + e_i`, `|e_i| <= e`, e the violation with the rounding of its computation (once a_i within 1e-15 of a bound are
-    moved to it, which is counted too). Adding the variational inequalities of
-    both problems gives `‖w - w_true‖^2 <= e sum_i |a_i - a_true_i| <= e n C`, a square root that costs half the digits.
-    With it, examples further than `‖x_i‖ ‖w - w_true‖` from the margin are at the same bound in both solutions. Let
-    U hold the others, and s be the smallest singular value of their rows: as `w - w_true = sum_U (a_i - a_true_i) y_i
-    x_i`, `‖w - w_true‖ >= s ‖a - a_true‖_U`, and the first inequality becomes `‖w - w_true‖ <= e |U|^(1/2) / s`.
+        **Arguments:**
 
-    **Arguments:**
+        - `X`, `y`: (n, d) and (n,), labels -1 and +1.
+        - `domain`: (a, b), the range of C, 0 <= a < b.
+        - `intercept`: whether a constant column is added; its weight is penalised.
+        - `weights`: (n,), positive: an example has the cost C times its weight over the mean of all.
 
-    - `X`, `y`: (n, d) and (n,), labels -1 and +1.
-    - `domain`: (a, b), the range of C, 0 <= a < b.
-    - `intercept`: whether a constant column is added; its weight is penalised.
-    - `weights`: (n,), positive: an example has the cost C times its weight over the mean of all.
-
-    **Raises:** `ValueError` for bad input; `ArithmeticError`, with the place, where the optimality conditions fail.
-    """
-    task = Task.hold_out(X, y, X, y)
-    split = task.splits[0]
-    check_labels(split.y, "svm_path")
-    domain = check_domain(domain, "svm_path", "0 <= ")
-    rows = _extended(split.X, intercept) * split.y
-    heavy = np.ones(len(rows)) if weights is None else checked_weights(weights, len(rows), "weights")
-    heavy = heavy / np.mean(heavy)
-    Z, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # the order of the data, so that the path does not depend on sorting
-    Z, size = Z[order], np.bincount(same.ravel(), heavy)[order]
-    Q = Z @ Z.T
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        costs, a = _follow(Q, size, domain[1])
-    costs, a = _from(costs, a, domain[0])
-    worst, place, off = _check(Z, Q, size, costs, a)
-    if not np.all(np.isfinite(a)) or worst > KKT_TOLERANCE:
-        raise ArithmeticError(
-            f"the support vector machine's path violates its optimality conditions by {worst:.3g} at C = {place:.17g}: "
-            "the data are too ill-conditioned; rescale columns or lower C."
-        )
-    moved = _AT_BOUND * np.linalg.norm(size @ np.abs(Z)) * costs[1:] + _rounding(Z, a)
-    error = np.sqrt(off * size.sum() * costs[1:]) * (1 + 1e-12)
-    return SVMPath(costs, a @ Z, intercept, worst, (_sharpened(Z, a, off, error + moved, error) + moved) * (1 + 1e-12))
+        **Raises:** `ValueError` for bad input; `ArithmeticError`, with the place, where the optimality conditions fail.
+        """
+        task = Task.hold_out(X, y, X, y)
+        split = task.splits[0]
+        check_labels(split.y, "SVMPath.of")
+        domain = check_domain(domain, "SVMPath.of", "0 <= ")
+        rows = _extended(split.X, intercept) * split.y
+        heavy = np.ones(len(rows)) if weights is None else checked_weights(weights, len(rows), "weights")
+        heavy = heavy / np.mean(heavy)
+        Z, first, same = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # the order of the data, so that the path does not depend on sorting
+        Z, size = Z[order], np.bincount(same.ravel(), heavy)[order]
+        Q = Z @ Z.T
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            costs, a = _follow(Q, size, domain[1])
+        costs, a = _from(costs, a, domain[0])
+        worst, place, off = _check(Z, Q, size, costs, a)
+        if not np.all(np.isfinite(a)) or worst > KKT_TOLERANCE:
+            raise ArithmeticError(
+                f"the support vector machine's path violates its optimality conditions by {worst:.3g} at "
+                f"C = {place:.17g}: the data are too ill-conditioned; rescale columns or lower C."
+            )
+        moved = _AT_BOUND * np.linalg.norm(size @ np.abs(Z)) * costs[1:] + _rounding(Z, a)
+        error = np.sqrt(off * size.sum() * costs[1:]) * (1 + 1e-12)
+        return cls(costs, a @ Z, intercept, worst, (_sharpened(Z, a, off, error + moved, error) + moved) * (1 + 1e-12))
 
 
 def svm_dual(
@@ -116,7 +118,7 @@ def svm_dual(
     1. The radius holds the proven error of w: near rounding where the examples at the margin are independent (always,
     in general position), else the square root of that.
 
-    **Arguments:** as for [`svm_path`][hyprax.tasks.svm_path], and
+    **Arguments:** as for [`SVMPath.of`][hyprax.tasks.SVMPath.of], and
 
     - `task`: one target column of labels -1 and +1.
     - `loss`: `"hinge"`, or `"zero-one"`: the share of examples with `y_i x_i w <= 0`.
@@ -129,7 +131,7 @@ def svm_dual(
     parts = []
     for split in task.splits:
         check_labels(np.concatenate([split.y, split.y_val]), "svm_dual")
-        path = svm_path(split.X, split.y[:, 0], domain, intercept=intercept, weights=split.weights)
+        path = SVMPath.of(split.X, split.y[:, 0], domain, intercept=intercept, weights=split.weights)
         rows = _extended(split.X_val, intercept) * split.y_val
         margins = rows @ path.weights.T  # (m, K + 1)
         lost = (rows.shape[1] + 4) * UNIT * (np.abs(rows) @ np.abs(path.weights).T)
@@ -244,7 +246,7 @@ def _check(Z: Array, Q: Array, size: Array, costs: Array, a: Array) -> tuple[flo
 
 
 def _sharpened(Z: Array, a: Array, off: Array, radius: Array, error: Array) -> Array:
-    """The error of w on each piece, at most `error`, from the examples that may be at the margin (see `svm_path`).
+    """The error of w on each piece, at most `error`, from the examples that may be at the margin (see `SVMPath.of`).
 
     Each piece is looked at in two halves: an example that comes to the margin at one end and one that leaves it at the
     other are at it together nowhere.
