@@ -317,6 +317,9 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
     - `steps`: the most steps.
     - `tolerance`: the decrement in nats before the last step, which is taken.
     """
+    if exact_side(problem.count, problem.size, problem.outputs) is not None and not _unrolled(problem):
+        from ._truncated_newton import by_newton
+        return Arrival(*(lambda p, l, k: (p, jnp.asarray(l, problem.dtype), k))(*by_newton(problem, steps, tolerance)))
     damping, taken, left = 0.0, 0, math.inf
     for _ in range(steps):
         moved, found, before, after = _trial(problem, jnp.asarray(damping, problem.dtype))

@@ -30,7 +30,7 @@ from ._problem import GaussianPrior, LinearisedModel, widened
 from ._tangent import Choice
 
 FINAL_DRAWS = 10
-NEAR, NEAR_A_DATUM = 1e-3, 1e-5
+NEAR, NEAR_A_DATUM = 1e-5, 1e-7
 """Nats left at which the way to the mode ends with a last step: in all, and for each example."""
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""

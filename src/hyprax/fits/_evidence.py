@@ -47,7 +47,7 @@ LEAST_STEPS, LEAST_EPOCHS = 2000, 100
 """Of the weights, where nothing is said."""
 SETTLED, MOVING, MOVING_A_DATUM = 1e-4, 0.1, 1e-3
 """Nats a unit of log hyperparameter: below the first they have arrived; above the others they were still moving."""
-PATIENCE = 5
+PATIENCE = 8
 """Steps at the mode without a better value, after which there is none to expect."""
 
 
@@ -210,7 +210,7 @@ def fit_evidence(
         hyper_steps=hyper_steps,
         mode_after=online if mode_steps else None,
         finish=finish,
-        newton_steps=100,
+        newton_steps=1000,
     )
     objective = EvidenceObjective(
         apply,

@@ -55,7 +55,8 @@ def default_hyper_optimizer(
 
 
 class Secants(NamedTuple):
-    """The best point with its value and gradient, the inverse Hessian so far, how far a move may go, and the moves."""
+    """The best point with its value and gradient, the inverse Hessian so far, how far a move may go, the moves, and how
+    many in a row were taken back."""
 
     point: Float[Array, " n"]
     value: Float[Array, ""]
@@ -63,13 +64,14 @@ class Secants(NamedTuple):
     inverse: Float[Array, "n n"]
     reach: Float[Array, ""]
     moves: Int[Array, ""]
+    failed: Int[Array, ""]
 
 
 def secants() -> optax.GradientTransformationExtraArgs:
     """-H g, H the inverse Hessian of Broyden, Fletcher, Goldfarb and Shanno, no coordinate by more than 0.5.
 
-    A move that does not lower the value is taken back; the next one is a quarter as long and follows the gradient, as H
-    may be to blame. Before the first value that is finite nothing moves. It needs gradients of one function: those at
+    A move that does not lower the value is taken back, and the next one goes a quarter as far; from the second in a row
+    on it follows the gradient, as H may be to blame. Before the first value that is finite nothing moves. It needs gradients of one function: those at
     the mode, with the way of the mode in them.
     """
 
@@ -77,7 +79,7 @@ def secants() -> optax.GradientTransformationExtraArgs:
         x, _ = ravel_pytree(params)
         far = jnp.asarray(jnp.inf, x.dtype)
         none = jnp.zeros((), jnp.int32)
-        return Secants(x, far, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.full_like(far, LONGEST), none)
+        return Secants(x, far, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.full_like(far, LONGEST), none, none)
 
     def update(
         updates: PyTree, state: Secants, params: PyTree = None, *, value: Any, **others: Any
@@ -102,10 +104,13 @@ def secants() -> optax.GradientTransformationExtraArgs:
         reach = jnp.where(first, LONGEST, reach).astype(x.dtype)
         kept = state.point, state.value, state.gradient
         point, lowest, slope = jax.tree.map(lambda a, b: jnp.where(fell, a, b), (x, value, g), kept)
-        inverse = jnp.where(fell, inverse, reach / jnp.maximum(jnp.max(jnp.abs(slope)), tiny) * identity)
+        failed = jnp.where(fell, 0, state.failed + 1)
+        blamed = failed > 1
+        inverse = jnp.where(blamed, reach / jnp.maximum(jnp.max(jnp.abs(slope)), tiny) * identity, inverse)
         move = -inverse @ slope
         move = move * jnp.minimum(1.0, reach / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        moved = Secants(point, lowest, slope, inverse, reach, jnp.where(fell, state.moves + 1, 1))
+        moves = jnp.where(blamed, 1, state.moves + 1)
+        moved = Secants(point, lowest, slope, inverse, reach, moves, failed)
         updates = jnp.where(waits, 0, point + move - x)
         return unravel(updates), jax.tree.map(lambda a, b: jnp.where(waits, a, b), state, moved)
 
