@@ -12,13 +12,17 @@ from .methods import DEFAULT, GRID, SAMPLES, Settings
 
 Row = dict[str, Any]
 COLUMNS = {
+    "log_likelihood_before": ("log-likelihood before", 3),
+    "accuracy_before": ("accuracy before", 1),
     "log_likelihood": ("log-likelihood", 3),
     "accuracy": ("accuracy", 1),
     "ece": ("ECE", 1),
     "train_log_likelihood": ("training log-likelihood", 3),
     "bound": ("log evidence, common bound", 3),
     "epoch": ("epoch kept", 0),
+    "decrement": ("decrement", 1),
     "seconds": ("seconds", 0),
+    "seconds_to_mode": ("to the mode", 0),
 }
 POSTERIORS = {
     "log_likelihood": ("log-likelihood, weights kept", 3),
@@ -53,7 +57,7 @@ def table(found: dict[str, list[Row]], columns: dict[str, tuple[str, int]]) -> s
         cells = []
         for key, (_, digits) in columns.items():
             values = [row[key] for row in rows]
-            cells.append(shown([min(values)] if key == "seconds" else values, digits))
+            cells.append(shown([min(values)] if key.startswith("seconds") else values, digits))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -62,6 +62,10 @@ class EvidenceCertificate(AbstractCertificate):
             bound=unknown, kind="none", quantity="nothing", side=self.side, slack=slack, of_gradient=True
         )
 
+    def for_value(self) -> "EvidenceCertificate":
+        """Of the value of the same draw, whose distance from the evidence is not bounded either."""
+        return dataclasses.replace(self, of_gradient=False)
+
     def following(self) -> "EvidenceCertificate":
         """Of a gradient that has the way of the mode in it."""
         return dataclasses.replace(self, follows=True)
