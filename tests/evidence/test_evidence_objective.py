@@ -202,14 +202,11 @@ def test_where_no_matrix_is_cheap_the_decrement_is_measured_once_at_the_end(
     assert answer.stats.decrement == np.inf
     assert answer.stats.kept == -1
     value, after = objective.final(hyper, state)
-    h, g = x.T @ x / 0.25 + 0.8 * np.eye(D), x.T @ (y - x @ state.params["w"]) / 0.25 - 0.8 * state.params["w"]
-    if finish:
-        np.testing.assert_allclose(after.params["w"], np.linalg.solve(h, x.T @ y / 0.25), rtol=1e-2)
-        assert value.stats.decrement <= 0.02
-        assert value.result == ev.RESULTS.successful
-    else:
-        np.testing.assert_allclose(value.stats.decrement, 0.5 * np.sum(g * np.linalg.solve(h, g)), rtol=0.5)
-        assert value.result == ev.RESULTS.not_at_a_mode
+    h = x.T @ x / 0.25 + 0.8 * np.eye(D)
+    off = after.params["w"] - np.linalg.solve(h, x.T @ y / 0.25)
+    left = 0.5 * np.sum(off * (h @ off))  # of a linear model: all that the log joint density lacks
+    assert left <= value.stats.decrement <= (10 * (1e-3 + 1e-5 * N) if finish else 1.5 * left)
+    assert value.result == (ev.RESULTS.successful if finish else ev.RESULTS.not_at_a_mode)
 
 
 def classifier(params, hyper, x):
