@@ -268,7 +268,7 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
 
 
 def measure(settings: Settings, train: Images, test: Images, name: str, seed: int) -> dict[str, Any]:
-    """One method at one seed: what `judged` says at the end of a last stage, which takes the weights towards their mode.
+    """One method at one seed: what `judged` says after a last stage, which takes the weights towards their mode.
 
     Beside it the precisions kept, those over the epochs, and what the weights predicted before that stage.
     """

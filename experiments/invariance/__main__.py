@@ -1,4 +1,4 @@
-"""Invariances found from the training data alone: `python -m experiments.invariance [--quick] [--seeds M F]`.
+"""Invariances found from the training data alone: `python -m experiments.invariance [--quick] [--plain M F] ...`.
 
 Small MNIST and Fashion-MNIST, plain, rotated fully and by half, and translated: the ranges of six affine generators
 learned by the log evidence, against the truth; test accuracy and log-likelihood against no augmentation and the right
@@ -9,6 +9,8 @@ Writes RESULTS.md and ranges.png beside this file; with --quick into out/experim
 
 import argparse
 import functools
+import shlex
+import sys
 import time
 from typing import Any
 
@@ -43,15 +45,14 @@ class Fixed(eqx.Module):
         return AVERAGED(params, {"ranges": self.ranges}, x)
 
 
-def cells(seeds: dict[str, int], quick: bool) -> list[tuple[str, str, str, int]]:
-    """Data set, version, method and seed of each run: plain images first, then the others, seed by seed."""
-    versions = ["fully rotated"] if quick else list(TRUTH)
+def cells(plain: list[int], moved: list[int], versions: list[str]) -> list[tuple[str, str, str, int]]:
+    """Data set, version, method and seed of each run, so many seeds for each set: plain images, then those moved."""
     found = []
-    for group in (versions[:1], versions[1:]):
-        for seed in range(max(seeds.values())):
-            for name in (name for name in SETS if seed < seeds[name]):
-                for version in group:
-                    methods = (NONE, LEARNED, RIGHT) if TRUTH[version] and not quick else (NONE, LEARNED)
+    for seeds, group in ((plain, ["plain"]), (moved, versions)):
+        for seed in range(max(seeds)):
+            for name, count in zip(SETS, seeds, strict=True):
+                for version in group if seed < count else []:
+                    methods = (NONE, LEARNED, RIGHT) if TRUTH[version] else (NONE, LEARNED)
                     found += [(name, version, method, seed) for method in methods]
     return found
 
@@ -156,20 +157,21 @@ def _logits(problem: ev.LinearisedModel, x: Array) -> Array:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: 100 images, one version of MNIST, two methods")
-    parser.add_argument("--seeds", type=int, nargs=2, default=[3, 3], metavar=("M", "F"), help="for the two data sets")
+    parser.add_argument("--quick", action="store_true", help="a minute: 100 images, one version of MNIST")
+    parser.add_argument("--plain", type=int, nargs=2, default=[3, 3], metavar=("M", "F"), help="seeds of plain images")
+    parser.add_argument("--moved", type=int, nargs=2, default=[1, 0], metavar=("M", "F"), help="seeds of the others")
+    parser.add_argument("--versions", nargs="*", default=list(TRUTH)[1:], choices=list(TRUTH)[1:], help="these others")
     given = parser.parse_args()
     sizes = QUICK if given.quick else FULL
-    seeds: dict[str, int] = dict(zip(SETS, [1, 0] if given.quick else given.seeds, strict=True))
     settings = {**SETTINGS, **sizes}
+    todo = cells([0, 0], [1, 0], ["fully rotated"]) if given.quick else cells(given.plain, given.moved, given.versions)
     found = []
-    for row in rows_of(__file__, cells(seeds, given.quick), settings, functools.partial(measure, sizes)):
+    for row in rows_of(__file__, todo, settings, functools.partial(measure, sizes)):
         found.append(row)
         numbers = f"{row['accuracy']:.1f} {row['log_likelihood']:.3f} {row['evidence']:.3f}"
         rest = f"{row['decrement']:.2f} nats {row['seconds']:.0f} s"
         print(*row["cell"], numbers, np.round(row["ranges"], 2), rest, flush=True)
-    seeded = given.seeds == parser.get_default("seeds")
-    options = " --quick" if given.quick else "" if seeded else " --seeds {} {}".format(*given.seeds)
+    options = "".join(f" {shlex.quote(part)}" for part in sys.argv[1:])
     write(HERE, found, settings, options)
 
 
