@@ -39,6 +39,7 @@ SMALL = Settings(
     kfac_every=4,
     likelihood=1000,
     common=(512, 1024, 2),
+    to_mode=150,
     start=5.0,
     hyper_rate=0.3,
 )
@@ -52,6 +53,7 @@ QUICK = dataclasses.replace(
     one_row=32,
     linearised=10,
     likelihood=300,
+    to_mode=10,
     common=(32, 32, 2),
 )
 FULL = dataclasses.replace(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +51,8 @@ class Settings:
     """Data for the log-likelihood of a hyper-step."""
     common: tuple[int, int, int]
     """Of the bound that is the same for all: fresh data, reference data, draws."""
+    to_mode: int
+    """The most steps of L-BFGS in the last stage."""
     start: float
     """The precision of every tensor at first, and the rate of Adam in its logarithm."""
     hyper_rate: float
@@ -168,7 +171,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         batch_size=settings.batch,
         likelihood_batch=settings.likelihood,
         mode_steps=0,
-        finish=False,  # the curvature of all images is too dear: the result says how far the weights are
+        finish=False,  # the last stage follows, for all methods alike
         callbacks=(lambda step: history.append({"step": step.step, **by_tensor(hx.natural(step.hyper))}),),
         key=jax.random.key(seed),
     )
@@ -265,11 +268,27 @@ def judged(settings: Settings, outcome: Outcome, test: Images) -> dict[str, floa
 
 
 def measure(settings: Settings, train: Images, test: Images, name: str, seed: int) -> dict[str, Any]:
-    """One method at one seed: what `judged` says, the precisions kept, and those over the epochs."""
+    """One method at one seed: what `judged` says after a last stage, which takes the weights towards their mode.
+
+    Beside it the precisions kept, those over the epochs, and what the weights predicted before that stage.
+    """
     if name == MAP:
         outcome = by_map(settings, train, DEFAULT, seed)
     elif name == GRID:
         outcome = by_grid(settings, train, seed)
     else:
         outcome = by_evidence(settings, train, name, seed)
-    return {**judged(settings, outcome, test), "precisions": outcome.precisions, "history": outcome.history}
+    before = log_probabilities(logits(outcome.problem, test.x))
+    began = time.process_time()
+    arrival = ev.to_mode(outcome.problem, steps=settings.to_mode // 10, tolerance=1e-3 * outcome.problem.size)
+    spent = time.process_time() - began
+    problem = eqx.tree_at(lambda model: model.params, outcome.problem, arrival.params)
+    return {
+        **judged(settings, outcome._replace(problem=problem), test),
+        "accuracy_before": 100 * float(np.mean(before.argmax(1) == test.y)),
+        "log_likelihood_before": log_likelihood(before, test.y),
+        "decrement": float(arrival.decrement),
+        "seconds_to_mode": spent,
+        "precisions": outcome.precisions,
+        "history": outcome.history,
+    }

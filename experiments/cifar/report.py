@@ -12,13 +12,17 @@ from .methods import DEFAULT, GRID, SAMPLES, Settings
 
 Row = dict[str, Any]
 COLUMNS = {
+    "log_likelihood_before": ("log-likelihood before", 3),
+    "accuracy_before": ("accuracy before", 1),
     "log_likelihood": ("log-likelihood", 3),
     "accuracy": ("accuracy", 1),
     "ece": ("ECE", 1),
     "train_log_likelihood": ("training log-likelihood", 3),
     "bound": ("log evidence, common bound", 3),
     "epoch": ("epoch kept", 0),
+    "decrement": ("decrement", 1),
     "seconds": ("seconds", 0),
+    "seconds_to_mode": ("to the mode", 0),
 }
 POSTERIORS = {
     "log_likelihood": ("log-likelihood, weights kept", 3),
@@ -53,7 +57,7 @@ def table(found: dict[str, list[Row]], columns: dict[str, tuple[str, int]]) -> s
         cells = []
         for key, (_, digits) in columns.items():
             values = [row[key] for row in rows]
-            cells.append(shown([min(values)] if key == "seconds" else values, digits))
+            cells.append(shown([min(values)] if key.startswith("seconds") else values, digits))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -144,8 +148,10 @@ WRN-16-4 on 32 x 32 for 300 epochs with the published schedule of the precisions
   then trained again on all data (chosen, by seed: {chosen}). Last weights.
 - All others learn a precision for each tensor from the training data alone: from {settings.start}, after a burn-in of
   {settings.burn_in} epochs, by {settings.hyper_steps} steps of Adam (rate {settings.hyper_rate}) at intervals of
-  {settings.every} (KFAC: {settings.kfac_every}, and as many steps an epoch); the weights and precisions of the best
-  smoothed value are kept.
+  {settings.every} (KFAC: {settings.kfac_every}, and as many steps an epoch). Last weights and precisions.
+- For all, a last stage then takes the weights towards their mode at these precisions, by at most
+  {settings.to_mode} steps of L-BFGS on all training images (`hx.evidence.to_mode`). *Decrement*: the nats, of
+  all images, that a Newton step would still add, from above; *before*: on the test images before that stage.
 - Bounds: *subset*: that of Immer et al. (2023) for one random output of {settings.one_row} data. *chain*:
   {settings.one_row} rows, one a datum, or all outputs of {settings.all_rows} data. *tangent*: {settings.tangent} fresh
   data a draw; basis and guess from as many others, or from past draws.

@@ -23,11 +23,9 @@ TRUTH = {
     "fully rotated": {"rotation": np.pi},
     "half rotated": {"rotation": np.pi / 2},
     "translated": {"translation_x": 4 / 14, "translation_y": 4 / 14},
-    "scaled": {"scale_x": 0.5, "scale_y": 0.5},
-    "translated, 8 pixels": {"translation_x": 8 / 14, "translation_y": 8 / 14},
 }
-"""The ranges by which each version of the data is moved: translations are by up to 4 or 8 of the 28 pixels, half widths
-of the image being 1; scalings by factors from 0.61 to 1.65 along each axis."""
+"""The ranges by which each version of the data is moved: translations are by up to 4 of the 28 pixels, half widths of
+the image being 1."""
 
 
 def true_ranges(version: str) -> np.ndarray:

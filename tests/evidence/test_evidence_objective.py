@@ -10,6 +10,7 @@ import pytest
 
 import hyprax as hx
 from hyprax import evidence as ev
+from hyprax.evidence import _arrival, _mode, _objective
 
 N, D = 30, 4
 
@@ -185,6 +186,27 @@ def test_training_reaches_the_mode_and_never_retraces():
     state = objective.train(hyper, objective.init(hyper), 2000)
     h = x.T @ x / 0.25 + 0.8 * np.eye(D)
     np.testing.assert_allclose(state.params["w"], np.linalg.solve(h, x.T @ y / 0.25), rtol=1e-6)
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_where_no_matrix_is_cheap_the_decrement_is_measured_once_at_the_end(
+    finish: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Weights in training are not said to have arrived; after the run they are, or lack the nats of a Newton step."""
+    for module in (_objective, _arrival, _mode):
+        monkeypatch.setattr(module, "exact_side", lambda *_: None)
+    objective, hyper, x, y = regression(
+        schedule=ev.Schedule(every=2, finish=finish), estimator=ev.Chain(ev.designs.OneRow(8)), batch_size=N
+    )
+    answer, state = objective.value_and_grad(hyper, objective.init(hyper))
+    assert answer.stats.decrement == np.inf
+    assert answer.stats.kept == -1
+    value, after = objective.final(hyper, state)
+    h = x.T @ x / 0.25 + 0.8 * np.eye(D)
+    off = after.params["w"] - np.linalg.solve(h, x.T @ y / 0.25)
+    left = 0.5 * np.sum(off * (h @ off))  # of a linear model: all that the log joint density lacks
+    assert left <= value.stats.decrement <= (10 * (1e-3 + 1e-5 * N) if finish else 1.5 * left)
+    assert value.result == (ev.RESULTS.successful if finish else ev.RESULTS.not_at_a_mode)
 
 
 def classifier(params, hyper, x):

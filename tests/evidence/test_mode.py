@@ -6,10 +6,11 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from evidence_oracles import softmax
 
 from hyprax import evidence as ev
-from hyprax.evidence import _estimator, _mode
+from hyprax.evidence import _arrival, _estimator, _mode
 from thoroughness import slow
 
 N, D, H, C = 12, 3, 5, 3
@@ -101,6 +102,112 @@ def test_a_network_arrives_where_no_step_is_left():
     left = _mode.decrement(eqx.tree_at(lambda p: p.params, problem, arrival.params))
     assert left.value < 1e-3
     assert _mode.decrement(problem).value > 0.1
+
+
+def test_a_network_arrives_at_a_maximum_whatever_its_start():
+    """The gradient is 0 and the dense Hessian of the log joint density negative."""
+    for scale in (0.1, 1.0, 3.0):
+        arrival = ev.to_mode(built(scale, 0.05), steps=500, tolerance=1e-10)
+        problem = eqx.tree_at(lambda p: p.params, built(scale, 0.05), arrival.params)
+        flat, unravel = jax.flatten_util.ravel_pytree(problem.params)
+
+        def joint(w: jax.Array, problem=problem, unravel=unravel) -> jax.Array:
+            return _mode.log_joint(problem, unravel(w))
+
+        assert arrival.decrement <= 1e-10
+        assert np.max(np.abs(jax.grad(joint)(flat))) < 1e-5
+        assert np.max(np.linalg.eigvalsh(jax.hessian(joint)(flat))) < 0
+
+
+def test_a_saddle_is_left_where_gauss_newton_stays():
+    """f = a b x of targets x: (0, 0) is a saddle of the log joint density, and the modes are known."""
+    x, precision = np.linspace(-1, 1, 9)[:, None], 0.3
+    problem = ev.linearise(
+        lambda p, h, x: p["a"] * p["b"] * x, {"a": jnp.asarray(1e-6), "b": jnp.asarray(-2e-6)}, (x, x),
+        likelihood=ev.Gaussian(0.5), prior=ev.GaussianPrior(precision),
+    )  # fmt: skip
+    assert _arrival._by_gauss_newton(problem, 50, 1e-6).decrement <= 1e-6
+    arrival = ev.to_mode(problem)
+    share = 0.25 * precision / float(np.sum(x**2))  # |a| = |b|, a b = 1 - σ² P0/Σx²
+    np.testing.assert_allclose(abs(arrival.params["a"] * arrival.params["b"]), 1 - share, rtol=1e-5)
+    stopped = ev.to_mode(problem, steps=1)
+    assert np.isinf(stopped.decrement)
+
+
+def test_weights_near_a_saddle_are_not_at_a_mode():
+    x = np.linspace(-1, 1, 9)[:, None]
+    objective = ev.EvidenceObjective(
+        lambda p, h, x: p["a"] * p["b"] * x, {"a": jnp.asarray(1e-6), "b": jnp.asarray(-2e-6)}, (x, x),
+        likelihood=ev.Gaussian(0.5), schedule=ev.Schedule(mode_after=0, newton_steps=1), key=jax.random.key(0),
+    )  # fmt: skip
+    hyper = {"precision": ev.precisions(objective.initial, 0.3)}
+    answer, state = objective.value_and_grad(hyper, objective.init(hyper))
+    assert answer.result == ev.RESULTS.not_at_a_mode
+    assert "near a saddle" in answer.message
+    assert not np.isfinite(state.kept.value)
+
+
+@pytest.fixture
+def no_matrix(monkeypatch: pytest.MonkeyPatch):
+    """Models as if no matrix of a side were cheap, their examples gone through in three chunks of two sizes."""
+    for module in (_mode, _arrival):
+        monkeypatch.setattr(module, "exact_side", lambda *_: None)
+    monkeypatch.setattr(_arrival, "EXAMPLES", 5)
+
+
+@pytest.mark.usefixtures("no_matrix")
+def test_without_a_matrix_the_mode_is_that_of_scipy():
+    """Softmax regression, whose mode is the only one; weighted, tempered, with a precision for each weight."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(N, D)), rng.integers(0, C, N)
+    counts, precision, mean, t = rng.uniform(0.5, 2, N), 10.0 ** rng.uniform(-3, 1, (D, C)), 0.3, 1.2
+
+    def negative(w: np.ndarray) -> tuple[float, np.ndarray]:
+        f, off = x @ w.reshape(D, C), w.reshape(D, C) - mean
+        log_p = f - scipy.special.logsumexp(f, axis=1, keepdims=True)
+        slope = x.T @ (counts[:, None] * (np.exp(log_p) - np.eye(C)[y])) / t + precision * off
+        return -counts @ log_p[np.arange(N), y] / t + 0.5 * np.sum(precision * off**2), slope.ravel()
+
+    want = scipy.optimize.minimize(negative, np.zeros(D * C), jac=True, method="BFGS", options={"gtol": 1e-9})
+    problem = ev.linearise(
+        lambda p, h, x: x @ p, jnp.asarray(rng.normal(size=(D, C))), (x, y, counts),
+        likelihood=ev.Categorical(), prior=ev.GaussianPrior(precision, mean), temperature=t,
+    )  # fmt: skip
+    arrival = ev.to_mode(problem, tolerance=1e-14)
+    np.testing.assert_allclose(arrival.params.ravel(), want.x, rtol=1e-5, atol=1e-6)
+    assert arrival.decrement <= 1e-14
+    assert 0 < arrival.steps < 500
+
+
+@pytest.mark.usefixtures("no_matrix")
+@pytest.mark.parametrize("steps", [1, 50])
+def test_what_is_left_is_bounded_from_above_whether_or_not_the_weights_arrived(steps: int):
+    problem = built(2.0, 0.3)
+    arrival = ev.to_mode(problem, steps=steps, tolerance=1e-6)
+    left = dense(eqx.tree_at(lambda p: p.params, problem, arrival.params))
+    assert left <= arrival.decrement * (1 + 1e-6)
+    assert (arrival.decrement <= 1e-6) == (steps == 50)
+    if steps == 1:
+        assert arrival.steps == 10
+        assert arrival.decrement <= 1.5 * left
+
+
+def test_the_rest_of_conjugate_gradients_is_bounded_at_every_step():
+    """θ rᵀr >= rᵀA⁻¹r for A >= 1, by far nearer than rᵀr where A is large."""
+    rng = np.random.default_rng(6)
+    basis = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    a = basis * np.geomspace(1.0, 1e4, 30) @ basis.T
+    x, r, share = np.zeros(30), rng.normal(size=30), jnp.asarray(1.0)
+    p = r
+    for _ in range(12):
+        q = a @ p
+        alpha = r @ r / (p @ q)
+        x, new = x + alpha * p, r - alpha * q
+        beta = new @ new / (r @ r)
+        r, p = new, new + beta * p
+        share = _mode.radau(share, jnp.asarray(alpha), jnp.asarray(beta), 1.0)
+        assert float(share) * (r @ r) >= r @ np.linalg.solve(a, r) * (1 - 1e-9)
+    assert float(share) < 0.1
 
 
 def test_a_last_layer_is_one_set_of_weights_in_one_formula():

@@ -1,6 +1,7 @@
 """Hyperparameters from the training data alone: stochastic bounds on the evidence of a Laplace approximation."""
 
 from . import designs as designs, roots as roots, structures as structures
+from ._arrival import to_mode as to_mode
 from ._certificate import (
     RESULTS as RESULTS,
     EvidenceCertificate as EvidenceCertificate,
@@ -21,7 +22,6 @@ from ._likelihoods import (
     Poisson as Poisson,
 )
 from ._log_evidence import LogEvidence as LogEvidence, linearise as linearise, log_evidence as log_evidence
-from ._mode import to_mode as to_mode
 from ._objective import EvidenceObjective as EvidenceObjective
 from ._online import Schedule as Schedule
 from ._partitions import FullData as FullData, Lanczos as Lanczos, OnlineKFAC as OnlineKFAC, Partition as Partition

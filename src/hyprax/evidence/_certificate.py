@@ -62,6 +62,10 @@ class EvidenceCertificate(AbstractCertificate):
             bound=unknown, kind="none", quantity="nothing", side=self.side, slack=slack, of_gradient=True
         )
 
+    def for_value(self) -> "EvidenceCertificate":
+        """Of the value of the same draw, whose distance from the evidence is not bounded either."""
+        return dataclasses.replace(self, of_gradient=False)
+
     def following(self) -> "EvidenceCertificate":
         """Of a gradient that has the way of the mode in it."""
         return dataclasses.replace(self, follows=True)
@@ -99,7 +103,10 @@ class EvidenceStats(AbstractStats):
     log_determinant: Float[Array, ""]
     """The estimate of log|I + K|."""
     decrement: Float[Array, ""]
-    """½ gᵀ(P0 + H)⁻¹g: about how many nats the evidence at these weights lacks of that at their mode."""
+    """½ gᵀ(P0 + H)⁻¹g: about how many nats the evidence at these weights lacks of that at their mode.
+
+    Infinite where the way to the mode ended near a saddle, and while weights train and no matrix of the smaller side
+    is cheap: it is then measured at the mode and at the end."""
     slack: Float[Array, ""]
     """Half the distance of the two sides of log|I + K|, a datum, smoothed over past draws; infinite for one side."""
     rounding: Float[Array, ""]
@@ -131,8 +138,9 @@ class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # how 
 
     not_at_a_mode = (
         "The weights are not at their optimum, which a Laplace evidence presumes: `decrement` says about how many nats "
-        "of log joint density a Newton step would add. Train for longer or at a falling learning rate, or go the rest "
-        "of the way: `hx.evidence.to_mode`, or an objective with `Schedule(mode_after=0)`."
+        "of log joint density a Newton step would add; where it is infinite, they are near a saddle. Train for longer "
+        "or at a falling learning rate, or go the rest of the way: `hx.evidence.to_mode`, or an objective with "
+        "`Schedule(mode_after=0)`."
     )
     hyperparameters_still_moving = (
         "The hyperparameters were still moving when the steps were spent: a unit of log hyperparameter would still "

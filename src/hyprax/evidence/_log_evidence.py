@@ -173,21 +173,21 @@ def evaluate(built: LinearisedModel, estimator: AbstractEstimator, key: Array, b
     other = None if sides.lower is None else fit - 0.5 * penalty - 0.5 * sides.lower
     certificate = EvidenceCertificate.of_draw(estimator.kind, estimator.draws, sides)
     left = decrement(random, jax.random.fold_in(key, 1))
-    stats = measured(random, sides, left, certificate.slack / built.size, jnp.zeros((), jnp.int32))
+    stats = measured(random, sides, left.value, certificate.slack / built.size, jnp.zeros((), jnp.int32))
     result = judged(stats, built.size, jnp.isfinite(value))
     known = jax.lax.stop_gradient((left, stats, certificate, result))
     return LogEvidence(value, other, fit, penalty, sides.upper, *known)
 
 
 def measured(
-    random: LinearisedModel, sides: LogDeterminant, left: Decrement, slack: Array, trained: Array, chosen: Any = None
+    random: LinearisedModel, sides: LogDeterminant, left: Array, slack: Array, trained: Array, chosen: Any = None
 ) -> EvidenceStats:
     """The statistics of an evaluation, through which no derivative flows."""
     dtype = sides.upper.dtype
     precisions = [p.astype(dtype) for p in jax.tree.leaves(random.prior.precision)]
     numbers = (
         sides.upper,
-        left.value,
+        left.astype(dtype),
         slack,
         jnp.asarray(sides.rounding, dtype),
         noise_share(random),

@@ -1,4 +1,4 @@
-"""How far the weights are from their mode, in nats, and the way there."""
+"""How far the weights are from their mode, in nats, and how the mode moves."""
 
 import functools
 import math
@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._jaxprs import equations
@@ -61,24 +60,25 @@ def log_joint(
     return scale * fit / problem.temperature.astype(fit.dtype) - 0.5 * problem.prior.penalty(params).astype(fit.dtype)
 
 
-def _dot(a: PyTree, b: PyTree) -> Array:
+def dot(a: PyTree, b: PyTree) -> Array:
     parts = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
     return functools.reduce(jnp.add, parts)
 
 
-def _scales(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
+def deviations(problem: LinearisedModel) -> PyTree[Float[Array, "..."]]:
+    """P0^-½, like the weights: w / P0^-½ are the coordinates in which the prior is N(m, I)."""
     variances = problem.prior.variances(problem.params)
     return jax.tree.map(lambda v, w: jnp.broadcast_to(jnp.sqrt(v), w.shape), variances, problem.params)
 
 
-def _scaled_gradient(problem: LinearisedModel, data: Int[Array, " m"] | None = None, scale: float = 1.0) -> PyTree:
+def scaled_gradient(problem: LinearisedModel, data: Int[Array, " m"] | None = None, scale: float = 1.0) -> PyTree:
     grad = jax.grad(lambda w: log_joint(problem, w, data, scale))(problem.params)
-    return jax.tree.map(jnp.multiply, grad, _scales(problem))
+    return jax.tree.map(jnp.multiply, grad, deviations(problem))
 
 
-def _rows_times(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: float = 1.0) -> tuple:
+def rows_times(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: float = 1.0) -> tuple:
     """v -> Φ v, and its transpose, Φ = √scale Lᵀ J P0^-½: without the rows themselves, C x C numbers a datum."""
-    scales = _scales(problem)
+    scales = deviations(problem)
     f, shares = problem.logits(data), math.sqrt(scale) * problem.shares(data)
     transposed = jax.vmap(problem.likelihood.transposed_root_times)
 
@@ -94,7 +94,7 @@ def _rows_times(problem: LinearisedModel, data: Int[Array, " m"] | None, scale: 
 
 def _contracted_with(problem: LinearisedModel, rows: Float[Array, "m r c"]) -> tuple:
     """The same of rows at hand, which are of all data."""
-    scales = _scales(problem)
+    scales = deviations(problem)
 
     def contracted(scaled: PyTree) -> Array:
         w = jax.tree.map(jnp.multiply, scaled, scales)
@@ -120,25 +120,23 @@ def _root(matrix: Array) -> Array:
     return jax.lax.cond(fails, lambda m: jnp.linalg.cholesky(m + added * identity), lambda m: root, matrix)
 
 
-def newton(
-    problem: LinearisedModel, damping: Float[Array, ""], whole: bool, key: Array | None
-) -> tuple[PyTree, Decrement]:
+def newton(problem: LinearisedModel, damping: Float[Array, ""], key: Array | None = None) -> tuple[PyTree, Decrement]:
     """d = P0^-½ ((1 + μ) I + ΦᵀΦ)⁻¹ P0^-½ g, and ½ gᵀd: the Newton step at μ = 0.
 
-    `whole` asks for the step: then all examples are gone through, however many they are.
+    With a key, a sample stands for more than 2,048 examples where no matrix of the smaller side is cheap.
     """
     problem = problem.constant()
     one = 1 + damping.astype(problem.dtype)
     side = exact_side(problem.count, problem.size, problem.outputs)
     zero = jnp.zeros((), problem.dtype)
     if side == "weights":
-        g = _scaled_gradient(problem)
+        g = scaled_gradient(problem)
         curvature = accumulate(problem, None, _all_rows(problem), _second_moment)
         vector, unravel = jax.flatten_util.ravel_pytree(g)
         x = unravel(_solved(curvature + one * jnp.eye(vector.size, dtype=vector.dtype), vector))
         slack, way = zero, "weights"
     elif side == "functions":
-        g = _scaled_gradient(problem)
+        g = scaled_gradient(problem)
         rows = _all_rows(problem)
         forward, backward = _contracted_with(problem, rows)
         kernel = problem.kernel(None, rows)
@@ -146,7 +144,7 @@ def newton(
         x = jax.tree.map(lambda a, b: (a - b) / one, g, backward(solved))
         slack, way = zero, "functions"
     else:
-        drawn = not whole and problem.size > MOST_EXAMPLES and key is not None
+        drawn = problem.size > MOST_EXAMPLES and key is not None
         data, scale = None, 1.0
         if drawn:
             assert key is not None
@@ -154,58 +152,69 @@ def newton(
             scale = problem.size / data.shape[0]
             # Two halves that know nothing of each other: the product of their gradients has no bias from their noise.
             first, second = data[::2], data[1::2]
-            g, other = (_scaled_gradient(problem, half, 2 * scale) for half in (first, second))
+            g, other = (scaled_gradient(problem, half, 2 * scale) for half in (first, second))
         else:
-            g = other = _scaled_gradient(problem)
-        forward, backward = _rows_times(problem, data, scale)
+            g = other = scaled_gradient(problem)
+        forward, backward = rows_times(problem, data, scale)
 
         def matvec(v: PyTree) -> PyTree:
             return jax.tree.map(lambda a, b: one * a + b, v, backward(forward(v)))
 
-        x, residual = _conjugate_gradients(matvec, g, _unrolled(problem), 4 if whole else 1)
+        x, beyond = _conjugate_gradients(matvec, g, one, unrolled(problem))
         if drawn:
-            value = jnp.maximum(0.5 * _dot(other, x), 0.0)
+            value = jnp.maximum(0.5 * dot(other, x), 0.0)
             return x, Decrement(value.astype(problem.dtype), zero, "sampled")
-        # gᵀA⁻¹g = gᵀx + rᵀA⁻¹r for conjugate gradients from 0, and A >= (1 + μ) I.
-        slack, way = 0.5 * _dot(residual, residual) / one, "conjugate gradients"
-    value = jnp.maximum(0.5 * _dot(g, x), 0.0) + slack
-    step = jax.tree.map(jnp.multiply, x, _scales(problem))
+        slack, way = 0.5 * beyond, "conjugate gradients"
+    value = jnp.maximum(0.5 * dot(g, x), 0.0) + slack
+    step = jax.tree.map(jnp.multiply, x, deviations(problem))
     return step, Decrement(value.astype(problem.dtype), slack.astype(problem.dtype), way)
 
 
-def _unrolled(problem: LinearisedModel) -> bool:
+def unrolled(problem: LinearisedModel) -> bool:
     if jax.default_backend() != "cpu":
         return False
     closed = eqx.filter_make_jaxpr(problem.apply)(problem.params, problem.hyper, problem.example)[0]
     return any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
 
 
+def radau(share: Array, alpha: Array, beta: Array, least: Array | float) -> Array:
+    """θ of rᵀA⁻¹r <= θ rᵀr after one more step of conjugate gradients, A >= `least`: θ' = (θ - α)/(a (θ - α) + β).
+
+    From θ = 1/a. gᵀA⁻¹g = gᵀx + rᵀA⁻¹r for conjugate gradients from 0, and the rest is bounded by the quadrature of
+    Gauss and Radau with a node at a (Meurant and Tichý 2013, Numerical Algorithms 62): by far nearer than rᵀr/a.
+    """
+    further = jnp.maximum(share - alpha, 0)
+    below = least * further + beta
+    return jnp.where(below > 0, further / jnp.where(below > 0, below, 1), 1 / least)
+
+
 def _conjugate_gradients(
-    matvec: Callable[[PyTree], PyTree], b: PyTree, unrolled: bool, times: int
-) -> tuple[PyTree, PyTree]:
-    """x of A x = b from 0, and the residual; stops at a residual of 1e-4 of b."""
-    start = _dot(b, b)
-    carry = (jax.tree.map(jnp.zeros_like, b), b, b, start, jnp.zeros((), jnp.int32))
-    least = jnp.asarray(1e-8, start.dtype) * start
+    matvec: Callable[[PyTree], PyTree], b: PyTree, least: Array, unrolled: bool
+) -> tuple[PyTree, Array]:
+    """x of A x = b from 0, A >= `least`, and a bound of rᵀA⁻¹r; stops at a residual of 1e-4 of b."""
+    start = dot(b, b)
+    share = (1 / least).astype(start.dtype)
+    carry = (jax.tree.map(jnp.zeros_like, b), b, b, start, jnp.zeros((), jnp.int32), share)
+    enough = jnp.asarray(1e-8, start.dtype) * start
 
     def step(carry: tuple) -> tuple:
-        x, r, p, square, count = carry
+        x, r, p, square, count, share = carry
         q = matvec(p)
-        curved = _dot(p, q)
+        curved = dot(p, q)
         alpha = jnp.where(curved > 0, square / jnp.where(curved > 0, curved, 1), 0)
         x = jax.tree.map(lambda x, p: x + alpha.astype(x.dtype) * p, x, p)
         r = jax.tree.map(lambda r, q: r - alpha.astype(r.dtype) * q, r, q)
-        new = _dot(r, r)
+        new = dot(r, r)
         beta = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)
         p = jax.tree.map(lambda r, p: r + beta.astype(r.dtype) * p, r, p)
-        return x, r, p, new, count + 1
+        return x, r, p, new, count + 1, radau(share, alpha, beta, least.astype(share.dtype)).astype(share.dtype)
 
     if unrolled:
-        for _ in range(STEPS_UNROLLED * times):
+        for _ in range(STEPS_UNROLLED):
             carry = step(carry)
     else:
-        carry = jax.lax.while_loop(lambda c: (c[3] > least) & (c[4] < STEPS * times), step, carry)
-    return carry[0], carry[1]
+        carry = jax.lax.while_loop(lambda c: (c[3] > enough) & (c[4] < STEPS), step, carry)
+    return carry[0], carry[5] * carry[3]
 
 
 def decrement(problem: LinearisedModel, key: Array | None = None) -> Decrement:
@@ -214,7 +223,7 @@ def decrement(problem: LinearisedModel, key: Array | None = None) -> Decrement:
     In a matrix of the smaller side where that is small enough; else by conjugate gradients, whose value here is from
     above, over all examples up to 2,048 and over a sample of 1,024 beyond, where there is a key.
     """
-    return jax.lax.stop_gradient(newton(problem, jnp.zeros((), problem.dtype), False, key)[1])
+    return jax.lax.stop_gradient(newton(problem, jnp.zeros((), problem.dtype), key)[1])
 
 
 def way_of_mode(
@@ -225,7 +234,7 @@ def way_of_mode(
     A⁻¹ by conjugate gradients, A the Hessian of -joint, with P0 + H in a matrix of the smaller side as preconditioner.
     Where A is not positive along the way, as it can be before the mode, the solution is that of P0 + H.
     """
-    scales, params = _scales(problem), problem.params
+    scales, params = deviations(problem), problem.params
 
     def times(v: PyTree) -> PyTree:
         along = jax.tree.map(jnp.multiply, v, scales)
@@ -267,19 +276,19 @@ def _second_moment(rows: PyTree) -> Array:
 def _preconditioned(matvec: Callable[[PyTree], PyTree], inverse: Callable[[PyTree], PyTree], b: PyTree) -> PyTree:
     """x of A x = b by preconditioned conjugate gradients; M⁻¹ b where A is not positive along the way."""
     z = inverse(b)
-    start = _dot(b, z)
+    start = dot(b, z)
     least = jnp.finfo(start.dtype).eps * start
     carry = (jax.tree.map(jnp.zeros_like, b), b, z, start, jnp.zeros((), jnp.int32), jnp.asarray(True))
 
     def step(carry: tuple) -> tuple:
         x, r, p, square, count, _ = carry
         q = matvec(p)
-        curved = _dot(p, q)
+        curved = dot(p, q)
         alpha = square / jnp.where(curved > 0, curved, 1)
         x = jax.tree.map(lambda x, p: x + alpha.astype(x.dtype) * p, x, p)
         r = jax.tree.map(lambda r, q: r - alpha.astype(r.dtype) * q, r, q)
         y = inverse(r)
-        new = _dot(r, y)
+        new = dot(r, y)
         p = jax.tree.map(lambda y, p: y + (new / square).astype(y.dtype) * p, y, p)
         return x, r, p, new, count + 1, curved > 0
 
@@ -288,56 +297,3 @@ def _preconditioned(matvec: Callable[[PyTree], PyTree], inverse: Callable[[PyTre
 
     x, *_, positive = jax.lax.while_loop(goes_on, step, carry)
     return jax.tree.map(lambda a, b: jnp.where(positive, a, b), x, z)
-
-
-class Arrival(eqx.Module):
-    """Where [`hyprax.evidence.to_mode`][] ended: the weights, the nats left, and the steps taken."""
-
-    params: PyTree
-    decrement: Float[Array, ""]
-    steps: int
-
-
-@eqx.filter_jit
-def _trial(problem: LinearisedModel, damping: Array) -> tuple[PyTree, Array, Array, Array]:
-    step, found = newton(problem, damping, True, None)
-    moved = jax.tree.map(jnp.add, problem.params, step)
-    return moved, found.value, log_joint(problem, problem.params), log_joint(problem, moved)
-
-
-def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-4) -> Arrival:
-    """w <- w + ((1 + μ) P0 + H)⁻¹ g until the Newton decrement is at most `tolerance` nats: damped Gauss-Newton.
-
-    The damping μ is 0 for as long as steps bring what they promise, and grows where they do not (Levenberg, Marquardt).
-    A linear model with Gaussian noise arrives in one step.
-
-    **Arguments:**
-
-    - `problem`: the model, as [`hyprax.evidence.linearise`][] makes it.
-    - `steps`: the most steps.
-    - `tolerance`: the decrement in nats before the last step, which is taken.
-    """
-    if exact_side(problem.count, problem.size, problem.outputs) is not None and not _unrolled(problem):
-        from ._truncated_newton import by_newton
-        return Arrival(*(lambda p, l, k: (p, jnp.asarray(l, problem.dtype), k))(*by_newton(problem, steps, tolerance)))
-    damping, taken, left = 0.0, 0, math.inf
-    for _ in range(steps):
-        moved, found, before, after = _trial(problem, jnp.asarray(damping, problem.dtype))
-        promised, before, after = float(found), float(before), float(after)
-        if not math.isfinite(before):
-            break
-        floor = 8 * float(np.finfo(problem.dtype).eps) * abs(before)
-        left = (1 + damping) * promised  # A + μ I <= (1 + μ) A, since A >= I
-        arrived = left <= tolerance
-        if after - before >= 0.1 * promised - floor:
-            problem = eqx.tree_at(lambda p: p.params, problem, moved)
-            taken += 1
-            if after - before >= 0.5 * promised:
-                damping = damping / 4 if damping > 1e-3 else 0.0
-            if arrived or promised <= floor:
-                break
-        else:
-            if arrived or damping > 1e8:
-                break
-            damping = max(4 * damping, 0.03)
-    return Arrival(problem.params, jnp.asarray(left, problem.dtype), taken)

@@ -17,14 +17,15 @@ from .._noise import AbstractNoise, Noise, NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
 from .._stats import Accuracy
 from .._trees import tree_all_finite
-from ._certificate import RESULTS, EvidenceCertificate
+from ._arrival import bounded_decrement, to_mode
+from ._certificate import RESULTS, EvidenceCertificate, EvidenceStats
 from ._chain import LogDeterminant
 from ._data import Data, as_data
 from ._designs import check_size
 from ._estimator import AbstractAdaptive, AbstractEstimator, exact_side, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import judged, linearise, measured, tempered_fit
-from ._mode import decrement, log_joint, to_mode, way_of_mode
+from ._mode import decrement, log_joint, way_of_mode
 from ._online import OVER, Moments, Schedule
 from ._problem import GaussianPrior, LinearisedModel, widened
 from ._tangent import Choice
@@ -32,6 +33,8 @@ from ._tangent import Choice
 FINAL_DRAWS = 10
 NEAR, NEAR_A_DATUM = 1e-5, 1e-7
 """Nats left at which the way to the mode ends with a last step: in all, and for each example."""
+FIRST_ORDER = 10
+"""As many times more where the way is by gradients alone."""
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
 
@@ -216,10 +219,15 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     def at_mode(self, hyper: PyTree, state: EvidenceState) -> EvidenceState:
         """The state with the weights that are random at their mode."""
+        return self._arrived(hyper, state)[0]
+
+    def _arrived(self, hyper: PyTree, state: EvidenceState) -> tuple[EvidenceState, Float[Array, ""]]:
+        """The same, and the decrement that is left."""
         random = self.estimator.random(self.model(hyper, state))
-        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=NEAR + NEAR_A_DATUM * random.size)
+        near = (NEAR + NEAR_A_DATUM * random.size) * (1 if _cheap(random) else FIRST_ORDER)
+        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=near)
         params = eqx.combine(arrival.params, state.params)
-        return eqx.tree_at(lambda s: s.params, state, params)
+        return eqx.tree_at(lambda s: s.params, state, params), arrival.decrement
 
     def _from_kept(self, state: EvidenceState) -> EvidenceState:
         """With the weights of the best stationary evaluation: a search sets out from there after a step too far."""
@@ -232,17 +240,19 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     ) -> tuple[Hypergradient, EvidenceState]:
         refuse_accuracy(self, accuracy)
         if self.schedule.frozen:
-            return self._gradient(hyper, state, jnp.asarray(False))
+            return self._gradient(hyper, state, jnp.asarray(False), None)
         evaluation = int(state.draws)
         at_mode = self.schedule.at_mode(evaluation)
         steps = self.schedule.steps(evaluation)
+        cheap = _cheap(self.estimator.random(self.model(hyper, state)))
+        left = jnp.full_like(state.moments.value, 0 if cheap else jnp.inf)  # of weights in training: not gone through
         if at_mode:
-            state = self.at_mode(hyper, state if self.draws else self._from_kept(state))
+            state, left = self._arrived(hyper, state if self.draws else self._from_kept(state))
         elif steps:
             state = self.train(hyper, state, steps)
         if bool(tree_all_finite(state.params)):
             state = self._informed(hyper, state, at_mode or steps > 0)
-        answer, after = self._gradient(hyper, state, jnp.asarray(not at_mode))
+        answer, after = self._gradient(hyper, state, jnp.asarray(not at_mode), left)
         if at_mode and self._follows(hyper, state):
             answer = self._followed(answer, hyper, state)
         return answer, after
@@ -262,7 +272,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         value, (sides, _) = self._value(hyper, state)
         size = self.model(hyper, state).size
         certificate = EvidenceCertificate.of_draw(self.estimator.kind, self.draws, sides).scaled(size)
-        stats = self._measured(hyper, state, sides, certificate.slack)
+        stats = self._measured(hyper, state, sides, certificate.slack, None)
         result = judged(stats, size, jnp.isfinite(value), training=not self.schedule.frozen)
         noise = NoNoise("one draw has no spread: compare several" if self.draws else "nothing is drawn")
         return Value(value, certificate, noise, result, stats), state
@@ -276,23 +286,27 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         The draws are those that follow the last of the run, so that no choice has seen them.
         """
         clean = eqx.tree_at(lambda s: s.moments, state, jax.tree.map(jnp.zeros_like, state.moments))
-        finish = self.schedule.finish and not self.schedule.frozen
-        if finish:
-            clean = self.at_mode(hyper, clean)
+        left = None
+        if self.schedule.finish and not self.schedule.frozen:
+            clean, left = self._arrived(hyper, clean)
+        elif not self.schedule.frozen:
+            left = self._left(hyper, clean)
         clean = self._informed(hyper, clean, moved=True)
         count = FINAL_DRAWS if self.draws else 1
         answers: list[Hypergradient] = []
         for _ in range(count):
-            answer, clean = self._gradient(hyper, clean, jnp.asarray(False))
+            answer, clean = self._gradient(hyper, clean, jnp.asarray(False), left)
             answers.append(answer)
         found = jnp.stack([answer.value for answer in answers])
         noise: AbstractNoise = NoNoise("nothing is drawn")
         if self.draws:
             noise = Noise(jnp.std(found, ddof=1) / jnp.sqrt(jnp.asarray(count, found.dtype)), count - 1, OVER)
-        one, _ = self.value(hyper, clean)
         last = answers[-1]
         assert isinstance(last.certificate, EvidenceCertificate)
-        certificate = eqx.tree_at(lambda c: c.slack, one.certificate, last.certificate.slack)
+        certificate = last.certificate.for_value()
+        if not self.draws:
+            one, _ = self.value(hyper, clean)
+            certificate = eqx.tree_at(lambda c: c.slack, one.certificate, last.certificate.slack)
         after = eqx.tree_at(lambda s: (s.kept, s.moments), clean, (state.kept, state.moments))
         return Value(jnp.mean(found), certificate, noise, last.result, last.stats), after
 
@@ -347,9 +361,19 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         total = fit - 0.5 * (random.prior.penalty(random.params).astype(fit.dtype) + sides.upper)
         return -total / built.size, (sides, past)
 
-    def _measured(self, hyper: PyTree, state: EvidenceState, sides: LogDeterminant, slack: Array):
+    def _left(self, hyper: PyTree, state: EvidenceState) -> Float[Array, ""] | None:
+        """The decrement by a loop of the host's, once for all draws; `None` where each of them measures it."""
+        random = self.estimator.random(self.model(hyper, state))
+        return None if _cheap(random) else bounded_decrement(random)
+
+    def _measured(
+        self, hyper: PyTree, state: EvidenceState, sides: LogDeterminant, slack: Array, left: Array | None
+    ) -> EvidenceStats:
+        """`left` is what the way to the mode says is left: all that is known where it is too dear to measure here."""
         random = self.estimator.random(self.model(hyper, state).constant())
-        left = decrement(random, jax.random.fold_in(jax.random.fold_in(self.key, state.draws), 2))
+        if left is None or _cheap(random):
+            here = decrement(random, jax.random.fold_in(jax.random.fold_in(self.key, state.draws), 2)).value
+            left = here if left is None else jnp.where(jnp.isinf(left), left.astype(here.dtype), here)
         chosen = self.estimator.chosen(state.past) if isinstance(self.estimator, Choice) else None
         return measured(random, sides, left, slack, state.trained, chosen)
 
@@ -357,8 +381,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         """Whether gradients at the mode hold how the mode moves: where one matrix is cheap, and nothing is drawn."""
         if self.draws or not isinstance(self.estimator, AbstractEstimator):
             return False
-        random = self.estimator.random(self.model(hyper, state))
-        return exact_side(random.count, random.size, random.outputs) is not None
+        return _cheap(self.estimator.random(self.model(hyper, state)))
 
     @eqx.filter_jit
     def _followed(self, answer: Hypergradient, hyper: PyTree, state: EvidenceState) -> Hypergradient:
@@ -380,7 +403,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 
     @eqx.filter_jit
     def _gradient(
-        self, hyper: PyTree, state: EvidenceState, training: Bool[Array, ""]
+        self, hyper: PyTree, state: EvidenceState, training: Bool[Array, ""], left: Float[Array, ""] | None
     ) -> tuple[Hypergradient, EvidenceState]:
         """At fixed weights; `training` is an array, so that one program serves all evaluations."""
         (value, (sides, past)), grad = jax.value_and_grad(self._value, has_aux=True)(hyper, state)
@@ -390,7 +413,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         slack = certificate.slack if two_sided else jnp.zeros_like(value)
         moments = state.moments.updated(self.decay, grad, value, slack)
         smoothed = moments.slack / moments.total if two_sided else jnp.full_like(value, jnp.inf)
-        stats = self._measured(hyper, state, sides, smoothed)
+        stats = self._measured(hyper, state, sides, smoothed, left)
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
         result = judged(stats, size, finite, training)
         seen = (moments.value / moments.total).astype(value.dtype) if self.draws else value
@@ -431,6 +454,11 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 def tensor_prior(hyper: Any) -> GaussianPrior:
     """The prior of the precisions `hyper["precision"]`."""
     return GaussianPrior(hyper["precision"])
+
+
+def _cheap(random: LinearisedModel) -> bool:
+    """Whether one matrix of the smaller side is: the decrement is then measured at every evaluation."""
+    return exact_side(random.count, random.size, random.outputs) is not None
 
 
 def _outputs(targets: Array, labels: bool) -> int:

@@ -28,7 +28,7 @@ class Schedule:
     - `hyper_steps`: evaluations in a stage; >= 1.
     - `mode_after`: the first evaluation at the mode; `None` for never, 0 for always.
     - `finish`: whether weights that are trained go to the mode before the final value.
-    - `newton_steps`: the most steps of the way to the mode ([`hyprax.evidence.to_mode`][]).
+    - `newton_steps`: the most steps of the way to the mode, `steps` of [`hyprax.evidence.to_mode`][].
     """
 
     burn_in: int | None = None

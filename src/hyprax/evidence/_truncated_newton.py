@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._mode import _dot, _scaled_gradient, _scales, factored, log_joint
+from ._mode import deviations, dot, factored, log_joint, scaled_gradient
 from ._problem import LinearisedModel
 
 PRODUCTS = 60
@@ -42,7 +42,7 @@ def steihaug(
     Source: Steihaug 1983; Conn, Gould and Toint 2000, Trust-Region Methods, section 7.5.
     """
     z = inverse(gradient)
-    start = _dot(gradient, z)
+    start = dot(gradient, z)
     zero = jnp.zeros_like(start)
     least = jnp.minimum(0.01, jnp.sqrt(start)) * start
     none = jnp.asarray(False)
@@ -52,7 +52,7 @@ def steihaug(
     def along(carry: tuple) -> tuple:
         s, r, p, square, (ss, sp, pp), promised, _, _, count = carry
         q = times(p)
-        curved = _dot(p, q)
+        curved = dot(p, q)
         indefinite = curved <= 0
         alpha = square / jnp.where(indefinite, 1, curved)
         beyond = indefinite | (ss + alpha * (2 * sp + alpha * pp) >= radius**2)
@@ -63,7 +63,7 @@ def steihaug(
         s = jax.tree.map(lambda s, p: s + alpha.astype(s.dtype) * p, s, p)
         r = jax.tree.map(lambda r, q: r - alpha.astype(r.dtype) * q, r, q)
         z = inverse(r)
-        new = _dot(r, z)
+        new = dot(r, z)
         beta = new / square
         p = jax.tree.map(lambda z, p: z + beta.astype(z.dtype) * p, z, p)
         norms = ss + alpha * (2 * sp + alpha * pp), beta * (sp + alpha * pp), new + beta**2 * pp
@@ -80,15 +80,15 @@ def steihaug(
 def _trial(problem: LinearisedModel, radius: Array) -> tuple[PyTree, Step, Array, Array, Array]:
     """The weights after a step, the step, the decrement before it, and what it brings, on the log joint density."""
     problem = problem.constant()
-    scales, params = _scales(problem), problem.params
-    g, inverse = _scaled_gradient(problem), factored(problem)
+    scales, params = deviations(problem), problem.params
+    g, inverse = scaled_gradient(problem), factored(problem)
     slope = jax.grad(lambda w: log_joint(problem, w))
 
     def times(v: PyTree) -> PyTree:
         found = jax.jvp(slope, (params,), (jax.tree.map(jnp.multiply, v, scales),))[1]
         return jax.tree.map(lambda x, s: -x * s, found, scales)
 
-    toward = _dot(g, inverse(g))
+    toward = dot(g, inverse(g))
     radius = jnp.where(jnp.isfinite(radius), radius, 1.01 * jnp.sqrt(toward))  # at first, a step of Gauss-Newton
     step = steihaug(times, inverse, g, radius)
     moved = jax.tree.map(lambda w, s, scale: w + s * scale, params, step.step, scales)
@@ -99,20 +99,22 @@ def _trial(problem: LinearisedModel, radius: Array) -> tuple[PyTree, Step, Array
 def by_newton(problem: LinearisedModel, steps: int, tolerance: float) -> tuple[PyTree, float, int]:
     """The weights at a mode, the decrement before the last step, and the steps taken.
 
+    The decrement is infinite where the steps were spent and the last met a direction in which the density is convex.
+
     s about the maximum of the second-order model of the log joint density in a region ‖s‖_M <= Δ around the weights,
     M = P0 + H of Gauss-Newton, A the Hessian itself: near a mode the steps are Newton's, and a saddle, where
     Gauss-Newton stays, is left along a direction in which the density grows.
     """
-    radius, taken, left = math.inf, 0, math.inf
+    radius, taken, left, saddle = math.inf, 0, math.inf, False
     for _ in range(steps):
         moved, step, decrement, before, gained = _trial(problem, jnp.asarray(radius, problem.dtype))
         promised, length, before, gained = (float(x) for x in (step.promised, step.length, before, gained))
         if not math.isfinite(before):
             break
-        left = float(decrement)
+        left, saddle = float(decrement), bool(step.indefinite)
         floor = 8 * float(np.finfo(problem.dtype).eps) * abs(before)
         share = gained / promised if promised > floor else 1.0
-        arrived = not bool(step.indefinite) and (left <= tolerance or promised <= floor)
+        arrived = not saddle and (left <= tolerance or promised <= floor)
         if share >= TAKEN and gained >= -floor:
             problem = eqx.tree_at(lambda p: p.params, problem, moved)
             taken += 1
@@ -126,4 +128,4 @@ def by_newton(problem: LinearisedModel, steps: int, tolerance: float) -> tuple[P
             radius = 2 * length
         if radius**2 <= floor:
             break
-    return problem.params, left, taken
+    return problem.params, math.inf if saddle else left, taken

@@ -71,15 +71,17 @@ def secants() -> optax.GradientTransformationExtraArgs:
     """-H g, H the inverse Hessian of Broyden, Fletcher, Goldfarb and Shanno, no coordinate by more than 0.5.
 
     A move that does not lower the value is taken back, and the next one goes a quarter as far; from the second in a row
-    on it follows the gradient, as H may be to blame. Before the first value that is finite nothing moves. It needs gradients of one function: those at
-    the mode, with the way of the mode in them.
+    on it follows the gradient, as H may be to blame. Before the first value that is finite nothing moves. It needs
+    gradients of one function: those at the mode, with the way of the mode in them.
     """
 
     def init(params: PyTree) -> Secants:
         x, _ = ravel_pytree(params)
         far = jnp.asarray(jnp.inf, x.dtype)
         none = jnp.zeros((), jnp.int32)
-        return Secants(x, far, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.full_like(far, LONGEST), none, none)
+        return Secants(
+            x, far, jnp.zeros_like(x), jnp.eye(x.size, dtype=x.dtype), jnp.full_like(far, LONGEST), none, none
+        )
 
     def update(
         updates: PyTree, state: Secants, params: PyTree = None, *, value: Any, **others: Any
