@@ -1,4 +1,4 @@
-"""Regression without a validation set: `python -m experiments.uci [--quick] [--splits K] [--methods NAME,...]`.
+"""Regression without a validation set: `python -m experiments.uci [--quick] [--splits K] [--methods NAME,...] [--sets NAME,...]`.
 
 A network of one hidden layer by `fit_evidence` with its defaults, on the published splits of six UCI data sets, against
 scikit-learn's Gaussian process, its multi-layer perceptron with a cross-validated grid, and Bayesian ridge regression.
@@ -24,13 +24,17 @@ SMALL, LARGE = ("yacht", "boston", "energy", "concrete", "wine_red"), ("power",)
 OTHERS = tuple(BASELINES)
 
 
-def cells(splits: int, methods: tuple[str, ...]) -> list[tuple[str, str, int]]:
-    """Data set, method and split of each run; all of one split before those of the next, large sets last."""
+def cells(splits: int, methods: tuple[str, ...], sets: list[str]) -> list[tuple[str, str, int]]:
+    """Data set, method and split of each run; all of one split before those of the next, large sets last.
+
+    Of all sets where none is named.
+    """
     return [
         (name, method, number)
         for names, most in ((SMALL, splits), (LARGE, 1))
         for number in range(min(splits, most))
         for name in names
+        if not sets or name in sets
         for method in methods
         if name in SMALL or method not in ("Gaussian process", "grid of 5, 3-fold")
     ]
@@ -48,14 +52,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one split of one set")
     parser.add_argument("--splits", type=int, default=20, help="at most so many of the published 20")
     parser.add_argument("--methods", default="", help="some of the methods, by what their names begin with")
+    parser.add_argument("--sets", default="", help="some of the data sets: " + ", ".join(SMALL + LARGE))
     given = parser.parse_args()
     jax.config.update("jax_enable_x64", True)  # 1/σ² times the kernel is beyond what single precision can factor
     wanted = [name for name in given.methods.split(",") if name]
-    found = []
-    options = " --quick" if given.quick else f" --splits {given.splits}"
+    sets, found = [name for name in given.sets.split(",") if name], []
+    options = " --quick" if given.quick else f" --splits {given.splits}" + f" --sets {given.sets}" * bool(sets)
     for settings, methods in ((SETTINGS, (TENSOR,)), ({"hidden": SETTINGS["hidden"]}, OTHERS), (SETTINGS, (INPUT,))):
         chosen = tuple(m for m in methods if not wanted or any(m.startswith(name) for name in wanted))
-        todo = [("yacht", method, 0) for method in chosen] if given.quick else cells(given.splits, chosen)
+        todo = [("yacht", method, 0) for method in chosen] if given.quick else cells(given.splits, chosen, sets)
         for row in rows_of(__file__, todo, settings, timed):
             found.append(row)
             print(*row["cell"], {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True)

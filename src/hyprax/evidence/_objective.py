@@ -224,10 +224,22 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def _arrived(self, hyper: PyTree, state: EvidenceState) -> tuple[EvidenceState, Float[Array, ""]]:
         """The same, and the decrement that is left."""
         random = self.estimator.random(self.model(hyper, state))
-        near = (NEAR + NEAR_A_DATUM * random.size) * (1 if _cheap(random) else FIRST_ORDER)
-        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=near)
+        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=_near(random))
         params = eqx.combine(arrival.params, state.params)
         return eqx.tree_at(lambda s: s.params, state, params), arrival.decrement
+
+    def _arrived_within(
+        self, hyper: PyTree, state: EvidenceState, stats: EvidenceStats, value: Float[Array, ""]
+    ) -> Bool[Array, ""]:
+        """Whether weights that go to their mode came as near as they were to come, but for rounding.
+
+        Short of it the evidence can be many nats above that of the mode which lies ahead.
+        """
+        random = self.estimator.random(self.model(hyper, state))
+        if self.schedule.mode_after is None or not _cheap(random):
+            return jnp.asarray(True)
+        rounding = 8 * jnp.finfo(random.dtype).eps * random.size * jnp.abs(value)
+        return stats.decrement <= _near(random) + rounding
 
     def _from_kept(self, state: EvidenceState) -> EvidenceState:
         """With the weights of the best stationary evaluation: a search sets out from there after a step too far."""
@@ -418,7 +430,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         result = judged(stats, size, finite, training)
         seen = (moments.value / moments.total).astype(value.dtype) if self.draws else value
         kept = Kept(state.params, hyper, seen, state.draws)
-        better = (judged(stats, size, finite) == RESULTS.successful) & (kept.value < state.kept.value)
+        arrived = self._arrived_within(hyper, state, stats, value)
+        better = (judged(stats, size, finite) == RESULTS.successful) & arrived & (kept.value < state.kept.value)
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), kept, state.kept)
         place = jnp.where(jnp.isfinite(kept.value), kept.evaluation, -1)
         stats = eqx.tree_at(lambda s: s.kept, stats, place, is_leaf=lambda x: x is None)
@@ -459,6 +472,11 @@ def tensor_prior(hyper: Any) -> GaussianPrior:
 def _cheap(random: LinearisedModel) -> bool:
     """Whether one matrix of the smaller side is: the decrement is then measured at every evaluation."""
     return exact_side(random.count, random.size, random.outputs) is not None
+
+
+def _near(random: LinearisedModel) -> float:
+    """The decrement at which weights count as at their mode."""
+    return (NEAR + NEAR_A_DATUM * random.size) * (1 if _cheap(random) else FIRST_ORDER)
 
 
 def _outputs(targets: Array, labels: bool) -> int:
