@@ -1,4 +1,4 @@
-"""Regression without a validation set: `python -m experiments.uci [--quick] [--splits K] [--methods NAME,...] [--sets NAME,...]`.
+"""Regression without a validation set: `python -m experiments.uci [--quick] [--splits K] [--methods ...] [--sets ...]`.
 
 A network of one hidden layer by `fit_evidence` with its defaults, on the published splits of six UCI data sets, against
 scikit-learn's Gaussian process, its multi-layer perceptron with a cross-validated grid, and Bayesian ridge regression.
