@@ -64,7 +64,11 @@ def evaluate(name, sizes, steps, dtype, mode):
 @pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize(("sizes", "steps"), [((4, 16, 1), 1000), ((50, 20, 20, 1), 300), ((300, 300, 1), 60)])
 def test_no_hyperparameter_is_rounded(name, sizes, steps):
-    """To 1e-6 of reverse mode in float64; in float32, to twice the error of reverse mode through the float32 run."""
+    """To 1e-6 of reverse mode in float64; in float32, to twice the error of reverse mode through the float32 run.
+
+    And to the rounding of one sum over n weights, of about √n units: two programs that sum in their own order, as for
+    the derivative of the one penalty, do not share its luck.
+    """
     truth = evaluate(name, sizes, steps, jnp.float64, hx.unroll.Checkpointed())
     assert isinstance(truth.stats, hx.unroll.UnrollStats)
     assert truth.stats.amplification is not None
@@ -76,4 +80,5 @@ def test_no_hyperparameter_is_rounded(name, sizes, steps):
     narrow, undone = (
         evaluate(name, sizes, steps, jnp.float32, mode) for mode in (hx.unroll.Checkpointed(), hx.unroll.Reversible())
     )
-    assert relative_error(undone.grad, truth.grad) < 2 * relative_error(narrow.grad, truth.grad) + 1e-6
+    rounding = np.finfo(np.float32).eps / 2 * sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True)) ** 0.5
+    assert relative_error(undone.grad, truth.grad) < 2 * relative_error(narrow.grad, truth.grad) + 1e-6 + rounding
