@@ -105,7 +105,9 @@ class EvidenceStats(AbstractStats):
     decrement: Float[Array, ""]
     """½ gᵀ(P0 + H)⁻¹g: about how many nats the evidence at these weights lacks of that at their mode.
 
-    Infinite while weights train and no matrix of the smaller side is cheap: it is measured at the mode and at the end."""
+    Infinite while weights train and no matrix of the smaller side is cheap: it is then measured at the mode, and at the
+    end.
+    """
     slack: Float[Array, ""]
     """Half the distance of the two sides of log|I + K|, a datum, smoothed over past draws; infinite for one side."""
     rounding: Float[Array, ""]
