@@ -62,7 +62,7 @@ def table(found: dict[str, list[Row]], columns: dict[str, tuple[str, int]]) -> s
     return "\n".join(lines)
 
 
-def picture(folder: Path, found: dict[str, list[Row]]) -> None:
+def picture(file: Path, found: dict[str, list[Row]]) -> None:
     """The precision kept for each tensor, by method; and those of the first seed over the epochs."""
     plt = pyplot()
     learned = {name: rows for name, rows in found.items() if rows[0]["history"]}
@@ -94,7 +94,7 @@ def picture(folder: Path, found: dict[str, list[Row]]) -> None:
     below.yaxis.set_minor_formatter("{x:.0f}")
     below.yaxis.set_major_formatter("{x:.0f}")
     below.grid(alpha=0.3, which="both")
-    figure.savefig(folder / "precisions.png", dpi=90)
+    figure.savefig(file, dpi=90)
     plt.close(figure)
 
 
@@ -116,10 +116,12 @@ def _of_grid(row: Row) -> float:
 
 def write(folder: Path, rows: Sequence[Row], settings: Settings, options: str) -> None:
     found = grouped(rows)
-    picture(folder, found)
+    page, drawn = ("mode.md", "mode.png") if "--mode" in options else ("RESULTS.md", "precisions.png")
+    picture(folder / drawn, found)
     template = RESULTS if options else RESULTS + READING  # which is of the plain run alone
     text = template.format(
         options=options,
+        drawn=drawn,
         machine=machine(),
         version=jax.__version__,
         settings=settings,
@@ -131,7 +133,7 @@ def write(folder: Path, rows: Sequence[Row], settings: Settings, options: str) -
         outcomes=table(found, COLUMNS),
         posteriors=table(found, POSTERIORS),
     )
-    (folder / "RESULTS.md").write_text(text)
+    (folder / page).write_text(text)
 
 
 RESULTS = """# Prior precisions of a residual network on a CIFAR-10 subset
@@ -166,7 +168,7 @@ of the grid are of all its runs.
 
 {outcomes}
 
-![The precisions kept for each tensor, and their mean over the epochs](precisions.png)
+![The precisions kept for each tensor, and their mean over the epochs]({drawn})
 
 Above: geometric mean over the seeds, least and largest; kernels and head on the left. Below: the first seed, what was
 kept in a ring.

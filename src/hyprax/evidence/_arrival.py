@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._estimator import exact_side
-from ._mode import deviations, log_joint, newton, radau, rows_times, unrolled
+from ._mode import deviations, dot, log_joint, newton, radau, rows_times, unrolled
 from ._problem import LinearisedModel
 from ._truncated_newton import by_newton
 
@@ -119,13 +119,13 @@ class _Memory(eqx.Module):
     @eqx.filter_jit
     def after(self, s: Array, y: Array) -> "_Memory":
         """With one more pair, sᵀy > 0."""
-        product = s @ y
+        along = dot(s, y)
 
         def appended(old: Array, new: Array) -> Array:
             return jnp.roll(old, -1, axis=0).at[-1].set(new)
 
-        scale = product / (y @ y)
-        return _Memory(appended(self.s, s), appended(self.y, y), appended(self.inverse, 1 / product), scale)
+        scale = along / dot(y, y)
+        return _Memory(appended(self.s, s), appended(self.y, y), appended(self.inverse, 1 / along), scale)
 
     @eqx.filter_jit
     def times(self, v: Array) -> Array:
@@ -133,12 +133,12 @@ class _Memory(eqx.Module):
 
         def back(v: Array, pair: tuple) -> tuple[Array, Array]:
             s, y, inverse = pair
-            share = inverse * (s @ v)
+            share = inverse * dot(s, v)
             return v - share * y, share
 
         def forth(v: Array, pair: tuple) -> tuple[Array, None]:
             s, y, inverse, share = pair
-            return v + (share - inverse * (y @ v)) * s, None
+            return v + (share - inverse * dot(y, v)) * s, None
 
         pairs = (self.s, self.y, self.inverse)
         v, shares = jax.lax.scan(back, v, pairs, reverse=True)
@@ -216,32 +216,32 @@ def _bound(scaled: _Scaled, x: Array, grad: Array, tolerance: float, last: bool)
     Done where the bound is at most `tolerance`, or, but for the `last`, where the decrement is known to be more.
     """
     at, b = scaled.at(x), -grad
-    step, r, p, square, share = jnp.zeros_like(b), b, b, b @ b, jnp.ones((), b.dtype)
+    step, r, p, square, share = jnp.zeros_like(b), b, b, dot(b, b), jnp.ones((), b.dtype)
     bound = 0.5 * float(square)
     for _ in range(CHECK):
-        below = 0.5 * float(b @ step)
+        below = 0.5 * float(dot(b, step))
         if bound <= max(tolerance, 1.5 * below) or (below > tolerance and not last):
             break
         q = scaled.curvature_times(at, p)
-        alpha = square / (p @ q)
+        alpha = square / dot(p, q)
         step, r = step + alpha * p, r - alpha * q
-        square, before = r @ r, square
+        square, before = dot(r, r), square
         beta = square / before
         p, share = r + beta * p, radau(share, alpha, beta, 1.0)
-        bound = min(bound, 0.5 * float(b @ step + share * square))
+        bound = min(bound, 0.5 * float(dot(b, step) + share * square))
     return bound
 
 
 def _along(scaled: _Scaled, x: Array, value: float, grad: Array, direction: Array) -> tuple | None:
     """A step t d that Wolfe's weak conditions hold for, by doubling and halving; `None` where rounding allows none."""
-    slope, floor = float(grad @ direction), 8 * float(jnp.finfo(x.dtype).eps) * abs(value)
+    slope, floor = float(dot(grad, direction)), 8 * float(jnp.finfo(x.dtype).eps) * abs(value)
     low, high, t = 0.0, math.inf, 1.0
     for _ in range(TRIALS):
         moved = x + t * direction
         new, new_grad = scaled.value_and_gradient(moved)
         if not new <= value + DECREASE * t * slope + floor:  # also where it is not a number
             high = t
-        elif float(new_grad @ direction) < SLOPE * slope:
+        elif float(dot(new_grad, direction)) < SLOPE * slope:
             low = t
         else:
             return moved, new, new_grad
@@ -256,7 +256,7 @@ def _by_quasi_newton(problem: LinearisedModel, steps: int, tolerance: float) -> 
     memory, taken, left, looks = _Memory.empty(x), 0, math.inf, tolerance
     while math.isfinite(value):
         direction = -memory.times(grad)
-        estimate = -0.5 * float(grad @ direction) if taken else math.inf
+        estimate = -0.5 * float(dot(grad, direction)) if taken else math.inf
         if estimate <= looks or taken == steps:
             left = _bound(scaled, x, grad, tolerance, taken == steps)
             if left <= tolerance or taken == steps:
