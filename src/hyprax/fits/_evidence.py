@@ -210,7 +210,7 @@ def fit_evidence(
         hyper_steps=hyper_steps,
         mode_after=online if mode_steps else None,
         finish=finish,
-        newton_steps=1000,
+        newton_steps=300,
     )
     objective = EvidenceObjective(
         apply,
