@@ -44,7 +44,7 @@ SMALL = Settings(
     start=5.0,
     hyper_rate=0.3,
 )
-MODE = dataclasses.replace(SMALL, train=1000, common=(256, 512, 2), to_mode=100)
+MODE = dataclasses.replace(SMALL, train=1000, linearised=50, common=(128, 256, 2), to_mode=100)
 QUICK = dataclasses.replace(
     SMALL,
     side=8,
@@ -90,7 +90,7 @@ def main() -> None:
     settings = QUICK if given.quick else FULL if given.full else MODE if given.mode else SMALL
     methods = [MAP, GRID, *settings.estimators()]
     if given.quick or given.mode:
-        methods = [MAP, "chain, one row"] if given.quick else [MAP, GRID, "chain, one row", "chain, midpoint"]
+        methods = [MAP, "chain, one row"] if given.quick else [MAP, "chain, one row", GRID, "chain, midpoint"]
     seeds = given.seeds or (1 if given.quick or given.mode else 3)
     cells = [(name, seed) for seed in range(seeds) for name in methods]
     data = images(settings.side, settings.train, settings.test)
