@@ -213,6 +213,6 @@ READING_AT_THE_MODE = """
 - The last stage does not end at a mode: {settings.to_mode} steps leave 130 nats at precision 1 and 1600 where
   precisions are learned, for {settings.train} images, so these evidences are of weights that have not arrived.
 - Towards the mode at precision 1 the training images are fitted nearly without error, and the test log-likelihood falls
-  from -2 to -11: early stopping was what kept it. At the precisions learned from training images alone it falls by 0.2, and
-  accuracy rises by four points. One seed and 1000 test images: no more than that is to be read from it.
+  from -2 to -11: early stopping was what kept it. At the precisions learned from training images alone it falls by 0.2,
+  and accuracy rises by four points. One seed and 1000 test images: no more than that is to be read from it.
 """
