@@ -162,6 +162,7 @@ def by_evidence(settings: Settings, data: Images, name: str, seed: int) -> Outco
         {"precision": ev.precisions(params, settings.start)},
         prior=prior,
         estimator=estimator,
+        standardise=False,  # the images are
         epochs=settings.epochs,
         burn_in=settings.burn_in,
         every=every,

@@ -118,7 +118,8 @@ def write(folder: Path, rows: Sequence[Row], settings: Settings, options: str) -
     found = grouped(rows)
     page, drawn = ("mode.md", "mode.png") if "--mode" in options else ("RESULTS.md", "precisions.png")
     picture(folder / drawn, found)
-    template = RESULTS if options else RESULTS + READING  # which is of the plain run alone
+    reading = {"": READING, " --mode": READING_AT_THE_MODE}  # which are of these runs alone
+    template = RESULTS + reading.get(options, "")
     text = template.format(
         options=options,
         drawn=drawn,
@@ -205,4 +206,13 @@ READING = """
   precisions are learned or chosen by the grid. That of all layers, from {settings.linearised} data, is too wide: at
   precision 1 half of the accuracy goes, elsewhere the log-likelihood falls by up to 0.03 and the ECE rises, up to
   about twice. This speaks of so small a subset and not of the posterior from all data, which was not tried.
+"""
+READING_AT_THE_MODE = """
+## Reading
+
+- The last stage does not end at a mode: {settings.to_mode} steps leave 130 nats at precision 1 and 1600 where
+  precisions are learned, for {settings.train} images, so these evidences are of weights that have not arrived.
+- Towards the mode at precision 1 the training images are fitted nearly without error, and the test log-likelihood falls
+  from -2 to -11: early stopping was what kept it. At the precisions learned from training images alone it falls by 0.2,
+  and accuracy rises by four points. One seed and 1000 test images: no more than that is to be read from it.
 """

@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute: 100 images, one version of MNIST")
     parser.add_argument("--plain", type=int, nargs=2, default=[3, 3], metavar=("M", "F"), help="seeds of plain images")
     parser.add_argument("--moved", type=int, nargs=2, default=[1, 0], metavar=("M", "F"), help="seeds of the others")
-    parser.add_argument("--versions", nargs="*", default=list(TRUTH)[1:], choices=list(TRUTH)[1:], help="these others")
+    parser.add_argument(
+        "--versions", nargs="*", default=["fully rotated"], choices=list(TRUTH)[1:], help="these others"
+    )
     given = parser.parse_args()
     sizes = QUICK if given.quick else FULL
     settings = {**SETTINGS, **sizes}
