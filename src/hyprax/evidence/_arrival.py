@@ -40,6 +40,8 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
     itself, by conjugate gradients with P0 + H, of Gauss-Newton, as preconditioner; where A is not positive, it follows
     a direction in which the density is convex, so that saddles are left. A linear model with Gaussian noise arrives in
     one step. Convolutions on a CPU, slow in compiled loops, go by damped Gauss-Newton, w <- w + ((1 + μ) P0 + H)⁻¹ g.
+    Weights exactly at a saddle, where g is 0 and there is nothing to follow, are not told from a mode: all weights of
+    a network 0, for instance. Start from random ones.
 
     Else: L-BFGS on the log joint density of all data in the coordinates P0^½ w, where the prior is N(m, I); examples
     are gone through in chunks by a loop of the host's. Its own estimate of the decrement says when to look: conjugate
