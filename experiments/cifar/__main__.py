@@ -1,4 +1,4 @@
-"""A wide residual network on a CIFAR-10 subset: `python -m experiments.cifar [--quick | --mode | --full] [--seeds K]`.
+"""A wide residual network on a CIFAR-10 subset: `python -m experiments.cifar [--quick | --full] [--seeds K]`.
 
 A prior precision for each tensor, by several estimators of the log evidence, on all training data; beside training at a
 fixed precision and at the best of a grid on held-out data. Test log-likelihood, accuracy, calibration, seconds, and one
@@ -7,8 +7,7 @@ bound of the log evidence that is the same for all.
 Without options the network and the images are small enough for one core of a CPU. --full is WRN-16-4 on 32 x 32 images
 with the published schedule, for a machine with a card.
 
-Writes RESULTS.md and precisions.png beside this file, with --mode mode.md and mode.png; with --quick into
-out/experiments.
+Writes RESULTS.md and precisions.png beside this file; with --quick into out/experiments.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from .report import write
 SMALL = Settings(
     WideResNet(1, 1),
     side=16,
-    train=4000,
+    train=1000,
     test=1000,
     epochs=30,
     burn_in=5,
@@ -35,16 +34,15 @@ SMALL = Settings(
     one_row=128,
     all_rows=32,
     tangent=128,
-    linearised=100,
+    linearised=50,
     grid=(1.0, 5.0, 25.0, 125.0),
     kfac_every=4,
     likelihood=1000,
-    common=(512, 1024, 2),
-    to_mode=150,
+    common=(128, 256, 2),
+    to_mode=100,
     start=5.0,
     hyper_rate=0.3,
 )
-MODE = dataclasses.replace(SMALL, train=1000, linearised=50, common=(128, 256, 2), to_mode=100)
 QUICK = dataclasses.replace(
     SMALL,
     side=8,
@@ -62,6 +60,8 @@ FULL = dataclasses.replace(
     SMALL,
     network=WideResNet(2, 4),
     side=32,
+    train=4000,
+    linearised=100,
     epochs=300,
     burn_in=10,
     every=5,
@@ -84,12 +84,11 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="300 images of 8 x 8, two methods, four epochs")
     size.add_argument("--full", action="store_true", help="WRN-16-4, 32 x 32, 300 epochs: for a machine with a card")
-    size.add_argument("--mode", action="store_true", help="1000 images, two methods: what the last stage changes")
-    parser.add_argument("--seeds", type=int, help="the first so many; default 3, of --quick and --mode 1")
+    parser.add_argument("--seeds", type=int, help="the first so many; default 3, of --quick 1")
     given = parser.parse_args()
-    settings = QUICK if given.quick else FULL if given.full else MODE if given.mode else SMALL
-    methods = [MAP, "chain, one row"] if given.quick or given.mode else [MAP, GRID, *settings.estimators()]
-    seeds = given.seeds or (1 if given.quick or given.mode else 3)
+    settings = QUICK if given.quick else FULL if given.full else SMALL
+    methods = [MAP, "chain, one row"] if given.quick else [MAP, GRID, *settings.estimators()]
+    seeds = given.seeds or (1 if given.quick else 3)
     cells = [(name, seed) for seed in range(seeds) for name in methods]
     data = images(settings.side, settings.train, settings.test)
     found = []
@@ -97,10 +96,7 @@ def main() -> None:
         found.append(row)
         print(*row["cell"], {k: round(v, 3) for k, v in row.items() if isinstance(v, float)}, flush=True)
     options = "".join(
-        [" --quick"] * given.quick
-        + [" --full"] * given.full
-        + [" --mode"] * given.mode
-        + [f" --seeds {given.seeds}"] * bool(given.seeds)
+        [" --quick"] * given.quick + [" --full"] * given.full + [f" --seeds {given.seeds}"] * bool(given.seeds)
     )
     write(results_folder(__file__), found, settings, options)
 

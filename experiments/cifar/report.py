@@ -116,13 +116,10 @@ def _of_grid(row: Row) -> float:
 
 def write(folder: Path, rows: Sequence[Row], settings: Settings, options: str) -> None:
     found = grouped(rows)
-    page, drawn = ("mode.md", "mode.png") if "--mode" in options else ("RESULTS.md", "precisions.png")
-    picture(folder / drawn, found)
-    reading = {"": READING, " --mode": READING_AT_THE_MODE}  # which are of these runs alone
-    template = RESULTS + reading.get(options, "")
-    text = template.format(
+    picture(folder / "precisions.png", found)
+    reading = "" if "--quick" in options or "--full" in options else READING  # which is of these runs alone
+    text = (RESULTS + reading).format(
         options=options,
-        drawn=drawn,
         machine=machine(),
         version=jax.__version__,
         settings=settings,
@@ -134,7 +131,7 @@ def write(folder: Path, rows: Sequence[Row], settings: Settings, options: str) -
         outcomes=table(found, COLUMNS),
         posteriors=table(found, POSTERIORS),
     )
-    (folder / page).write_text(text)
+    (folder / "RESULTS.md").write_text(text)
 
 
 RESULTS = """# Prior precisions of a residual network on a CIFAR-10 subset
@@ -169,7 +166,7 @@ of the grid are of all its runs.
 
 {outcomes}
 
-![The precisions kept for each tensor, and their mean over the epochs]({drawn})
+![The precisions kept for each tensor, and their mean over the epochs](precisions.png)
 
 Above: geometric mean over the seeds, least and largest; kernels and head on the left. Below: the first seed, what was
 kept in a ring.

@@ -37,10 +37,13 @@ def _place(row: Row) -> tuple[int, int]:
 def chosen(rows: Sequence[Row], name: str, version: str, size: int, clear: bool) -> list[Row]:
     """Of each seed what was learned, where its log evidence is higher than that of none; else none.
 
-    Higher by more than the nats that none still lacks, where that is to be `clear`.
+    Where that is to be `clear`, higher by more than a nat for each range (Akaike's price of what is fitted) and the
+    nats that none still lacks.
     """
     pairs = zip(pick(rows, name, version, LEARNED), pick(rows, name, version, NONE), strict=True)
-    return [a if size * (a["evidence"] - b["evidence"]) > clear * b["decrement"] else b for a, b in pairs]
+    return [
+        a if size * (a["evidence"] - b["evidence"]) > clear * (len(NAMES) + b["decrement"]) else b for a, b in pairs
+    ]
 
 
 def head(*columns: str) -> str:
