@@ -3,6 +3,7 @@
 import functools
 import html
 import math
+import re
 from typing import Any
 
 import jax
@@ -167,7 +168,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path):
 
 
 def test_a_fit_shows_itself_with_its_two_statements():
-    card = drawn()._repr_html_()
+    card = re.sub("</?code>", "`", drawn()._repr_html_())
     for words in (drawn().message, drawn().certificate.meaning(), drawn().noise.meaning()):
         assert html.escape(words) in card
     assert f"{drawn().log_evidence:.6g}" in card
@@ -179,8 +180,7 @@ def test_equal_fits_with_default_optimizers_compile_once():
     before = len(TRACES)
     x, y = data()
     regression(**DRAWN, points=(x + 1, y - 1))
-    assert len(TRACES) - before <= 12  # the shape of an output is asked for where data are looked at; none is compiled
-    assert before > 24
+    assert len(TRACES) == before > 0  # nothing of the model is gone through again
 
 
 def test_secant_steps_end_at_the_minimum_and_take_back_what_does_not_lower_the_value():

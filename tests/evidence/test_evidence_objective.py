@@ -10,7 +10,7 @@ import pytest
 
 import hyprax as hx
 from hyprax import evidence as ev
-from hyprax.evidence import _arrival, _mode, _objective
+from hyprax.evidence import _arrival, _mode
 
 N, D = 30, 4
 
@@ -87,8 +87,8 @@ def test_the_laplace_evidence_of_a_linear_model_is_its_evidence():
 
 def test_at_the_mode_the_gradient_is_that_of_the_evidence_with_its_mode(monkeypatch: pytest.MonkeyPatch):
     """Against differences of the value at the mode of each hyperparameter, for a network whose curvature moves."""
-    monkeypatch.setattr("hyprax.evidence._objective.NEAR", 1e-13)
-    monkeypatch.setattr("hyprax.evidence._objective.NEAR_A_DATUM", 0.0)
+    monkeypatch.setattr("hyprax.evidence._arrival.NEAR", 1e-13)
+    monkeypatch.setattr("hyprax.evidence._arrival.NEAR_A_DATUM", 0.0)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(12, 2))
     objective = hx.EvidenceObjective(
@@ -193,7 +193,7 @@ def test_where_no_matrix_is_cheap_the_decrement_is_measured_once_at_the_end(
     finish: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """Weights in training are not said to have arrived; after the run they are, or lack the nats of a Newton step."""
-    for module in (_objective, _arrival, _mode):
+    for module in (_arrival, _mode):
         monkeypatch.setattr(module, "exact_side", lambda *_: None)
     objective, hyper, x, y = regression(
         schedule=ev.Schedule(every=2, finish=finish), estimator=ev.Chain(ev.designs.OneRow(8)), batch_size=N

@@ -10,7 +10,7 @@ import scipy.optimize
 from evidence_oracles import softmax
 
 from hyprax import evidence as ev
-from hyprax.evidence import _arrival, _estimator, _mode
+from hyprax.evidence import _arrival, _estimator, _mode, _truncated_newton
 from thoroughness import slow
 
 N, D, H, C = 12, 3, 5, 3
@@ -119,19 +119,108 @@ def test_a_network_arrives_at_a_maximum_whatever_its_start():
         assert np.max(np.linalg.eigvalsh(jax.hessian(joint)(flat))) < 0
 
 
-def test_a_saddle_is_left_where_gauss_newton_stays():
-    """f = a b x of targets x: (0, 0) is a saddle of the log joint density, and the modes are known."""
-    x, precision = np.linspace(-1, 1, 9)[:, None], 0.3
+def two_factors(a: float, b: float, dtype: str = "float64") -> tuple[ev.LinearisedModel, float]:
+    """f = a b x of targets x: (0, 0) is a saddle of the log joint density. The model, and a b at its modes."""
+    x, precision = np.linspace(-1, 1, 9, dtype=dtype)[:, None], 0.3
     problem = ev.linearise(
-        lambda p, h, x: p["a"] * p["b"] * x, {"a": jnp.asarray(1e-6), "b": jnp.asarray(-2e-6)}, (x, x),
-        likelihood=ev.Gaussian(0.5), prior=ev.GaussianPrior(precision),
+        lambda p, h, x: p["a"] * p["b"] * x, {"a": jnp.asarray(a, dtype), "b": jnp.asarray(b, dtype)}, (x, x),
+        likelihood=ev.Gaussian(jnp.asarray(0.5, dtype)), prior=ev.GaussianPrior(jnp.asarray(precision, dtype)),
     )  # fmt: skip
-    assert _arrival._by_gauss_newton(problem, 50, 1e-6).decrement <= 1e-6
+    return problem, 1 - 0.25 * precision / float(np.sum(x**2))  # |a| = |b|, a b = 1 - σ² P0/Σx²
+
+
+def test_a_saddle_is_left_where_gauss_newton_stays():
+    problem, product = two_factors(1e-6, -2e-6)
     arrival = ev.to_mode(problem)
-    share = 0.25 * precision / float(np.sum(x**2))  # |a| = |b|, a b = 1 - σ² P0/Σx²
-    np.testing.assert_allclose(abs(arrival.params["a"] * arrival.params["b"]), 1 - share, rtol=1e-5)
+    np.testing.assert_allclose(abs(arrival.params["a"] * arrival.params["b"]), product, rtol=1e-5)
     stopped = ev.to_mode(problem, steps=1)
     assert np.isinf(stopped.decrement)
+
+
+def test_the_acceleration_is_that_of_the_dense_second_derivative():
+    """-(I + ΦᵀΦ)⁻¹ Φᵀ Lᵀ D²f[s, s] in the coordinates P0^½ w, from dense derivatives of the outputs."""
+    problem = built(1.0)
+    flat, unravel = jax.flatten_util.ravel_pytree(problem.params)
+    scale = float(problem.prior.precision) ** -0.5
+
+    def outputs(u: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x: network(unravel(scale * u), None, x))(problem.inputs)
+
+    u, s = flat / scale, np.random.default_rng(3).normal(size=flat.size)
+    p = softmax(np.asarray(outputs(u)))
+    curvature = (np.einsum("nc,cd->ncd", p, np.eye(C)) - p[:, :, None] * p[:, None]) / float(problem.temperature)
+    jacobian = np.asarray(jax.jacobian(outputs)(u))
+    bend = np.einsum("ncpq,p,q->nc", np.asarray(jax.jacfwd(jax.jacrev(outputs))(u)), s, s)
+    matrix = np.eye(s.size) + np.einsum("ncp,ncd,ndq->pq", jacobian, curvature, jacobian)
+    want = -np.linalg.solve(matrix, np.einsum("ncp,ncd,nd->p", jacobian, curvature, bend))
+    step = unravel(jnp.asarray(s))
+    found = _truncated_newton._acceleration(problem, _mode.factored(problem), step)
+    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(found)[0], want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_a_narrow_bent_valley_is_gone_through(seed: int):
+    """Ten points and little noise: straight steps, which soon climb the walls of the valley, take 500 and more."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(10, 2))
+    y = np.sin(2 * x[:, :1]) * x[:, 1:] + 0.01 * rng.normal(size=(10, 1))
+    params = {"w": jnp.asarray(rng.normal(size=(2, 20))), "v": jnp.asarray(rng.normal(size=(20, 1)))}
+    problem = ev.linearise(network, params, (x, y), likelihood=ev.Gaussian(1e-3), prior=ev.GaussianPrior(0.1))
+    arrival = ev.to_mode(problem, steps=400, tolerance=1e-5)
+    assert arrival.decrement <= 1e-5
+    left = _mode.decrement(eqx.tree_at(lambda p: p.params, problem, arrival.params))
+    assert left.value < 1e-4
+
+
+WAYS = ["newton", "gauss-newton", "quasi-newton"]
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`to_mode` goes this way, whatever the model."""
+    if request.param == "gauss-newton":
+        monkeypatch.setattr(_arrival, "unrolled", lambda _: True)
+    elif request.param == "quasi-newton":
+        monkeypatch.setattr(_arrival, "exact_side", lambda *_: None)
+        monkeypatch.setattr(_arrival, "EXAMPLES", 5)
+    return request.param
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.usefixtures("way")
+def test_weights_exactly_at_a_saddle_do_not_count_as_arrived(dtype: str):
+    problem, product = two_factors(0.0, 0.0, dtype)
+    arrival = ev.to_mode(problem)
+    assert arrival.decrement <= 1e-4
+    np.testing.assert_allclose(abs(arrival.params["a"] * arrival.params["b"]), product, rtol=2e-2)
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("start", ["zero", "alike"])
+def test_units_that_are_alike_part_where_the_density_is_higher(start: str, way: str):
+    """All weights 0, and five equal units: gradients keep them so, the dense Hessian says whether that is a mode."""
+    problem = built(2.0, 0.01)
+    first = jax.tree.map(jnp.zeros_like, problem.params)
+    if start == "alike":
+        first = {"w": jnp.tile(problem.params["w"][:, :1], (1, H)), "v": jnp.tile(problem.params["v"][:1], (H, 1))}
+    problem = eqx.tree_at(lambda p: p.params, problem, first)
+    tolerance = 1e-4 if way == "gauss-newton" else 1e-8  # which arrives slowly where the Hessian is another
+    arrival = ev.to_mode(problem, steps=300, tolerance=tolerance)
+    flat, unravel = jax.flatten_util.ravel_pytree(arrival.params)
+    hessian = np.asarray(jax.hessian(lambda w: _mode.log_joint(problem, unravel(w)))(flat))
+    assert arrival.decrement <= tolerance
+    assert np.max(np.linalg.eigvalsh(hessian)) < 1e-6
+    assert _mode.log_joint(problem, arrival.params) > _mode.log_joint(problem, first) + 1
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_zero_weights_are_believed_where_they_are_the_mode(way: str):
+    """Under a prior that is strong enough nothing is learned, and that is the maximum."""
+    problem = built(0.0, 100.0)
+    arrival = ev.to_mode(problem)
+    assert arrival.decrement <= 1e-4
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(arrival.params))
 
 
 def test_weights_near_a_saddle_are_not_at_a_mode():

@@ -1,6 +1,7 @@
 """The way of the weights to their mode."""
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,8 +13,12 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._estimator import exact_side
 from ._mode import deviations, dot, log_joint, newton, radau, rows_times, unrolled
 from ._problem import LinearisedModel
-from ._truncated_newton import by_newton
+from ._truncated_newton import LENGTHS, PROBES, by_newton, hessian
 
+NEAR, NEAR_A_DATUM = 1e-5, 1e-7
+"""Nats left at which the way to the mode ends with a last step: in all, and for each example."""
+FIRST_ORDER = 10
+"""As many times more where the way is by gradients alone."""
 PAIRS = 30
 """Steps that the quasi-Newton way remembers."""
 EXAMPLES = 500
@@ -22,6 +27,16 @@ CHECK = 20
 """Of conjugate gradients, at most, to see whether the weights have arrived."""
 DECREASE, SLOPE, TRIALS = 1e-4, 0.9, 20
 """Of the search along a direction: Wolfe's two constants, and the most lengths tried."""
+
+
+def cheap(random: LinearisedModel) -> bool:
+    """Whether one matrix of the smaller side is: the decrement is then measured at every evaluation."""
+    return exact_side(random.count, random.size, random.outputs) is not None
+
+
+def near(random: LinearisedModel) -> float:
+    """The decrement at which weights count as at their mode."""
+    return (NEAR + NEAR_A_DATUM * random.size) * (1 if cheap(random) else FIRST_ORDER)
 
 
 class Arrival(eqx.Module):
@@ -40,13 +55,16 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
     itself, by conjugate gradients with P0 + H, of Gauss-Newton, as preconditioner; where A is not positive, it follows
     a direction in which the density is convex, so that saddles are left. A linear model with Gaussian noise arrives in
     one step. Convolutions on a CPU, slow in compiled loops, go by damped Gauss-Newton, w <- w + ((1 + μ) P0 + H)⁻¹ g.
-    Weights exactly at a saddle, where g is 0 and there is nothing to follow, are not told from a mode: all weights of
-    a network 0, for instance. Start from random ones.
 
     Else: L-BFGS on the log joint density of all data in the coordinates P0^½ w, where the prior is N(m, I); examples
     are gone through in chunks by a loop of the host's. Its own estimate of the decrement says when to look: conjugate
     gradients for A = I + P0^-½ H P0^-½ then bound it from above, as A >= I, and the weights have arrived where the
     bound is at most `tolerance`. Where the steps are spent before, the bound is what is reported.
+
+    Where g vanishes it says nothing of saddles: at all weights 0 of a network, for instance, or two units alike. So
+    before weights are believed to have arrived, conjugate gradients for A s = b, b drawn at random, look for a
+    direction in which A is not positive, by 15 products; the way goes on along it where it brings more than
+    `tolerance`. A saddle that 15 products do not show is not left.
 
     **Arguments:**
 
@@ -59,7 +77,7 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
 
     Source: Nocedal and Wright 2006, Numerical Optimization, chapters 4, 5 and 7.
     """
-    if exact_side(problem.count, problem.size, problem.outputs) is None:
+    if not cheap(problem):
         return _by_quasi_newton(problem, 10 * steps, tolerance)
     if unrolled(problem):
         return _by_gauss_newton(problem, steps, tolerance)
@@ -89,12 +107,13 @@ def _by_gauss_newton(problem: LinearisedModel, steps: int, tolerance: float) -> 
             taken += 1
             if after - before >= 0.5 * promised:
                 damping = damping / 4 if damping > 1e-3 else 0.0
-            if arrived or promised <= floor:
-                break
-        else:
-            if arrived or damping > 1e8:
-                break
+        elif not arrived:
             damping = max(4 * damping, 0.03)
+        if arrived or promised <= floor or damping > 1e8:
+            beyond = _beyond(scaled := _Scaled(problem), scaled.start, lambda v: v, max(floor, tolerance))
+            if beyond is None:
+                break
+            problem, damping, left = scaled.at(beyond), 0.0, math.inf
     return Arrival(problem.params, jnp.asarray(left, problem.dtype), taken)
 
 
@@ -171,6 +190,13 @@ class _Scaled:
             slope = jax.tree.map(jnp.subtract, slope, part)
         return value, jax.flatten_util.ravel_pytree(slope)[0]
 
+    def hessian_times(self, at: LinearisedModel, v: Array) -> Array:
+        tree = self.unravel(v)
+        total = v
+        for data in self.parts:
+            total = total + jax.flatten_util.ravel_pytree(_bent(at, data, tree))[0] - v  # each counts the prior
+        return total
+
     def curvature_times(self, at: LinearisedModel, v: Array) -> Array:
         tree = self.unravel(v)
         total = v
@@ -210,6 +236,41 @@ def _penalty(problem: LinearisedModel) -> tuple[Array, PyTree]:
 def _curved(problem: LinearisedModel, data: Int[Array, " m"] | None, v: PyTree) -> PyTree:
     forward, backward = rows_times(problem, data)
     return backward(forward(v))
+
+
+@eqx.filter_jit
+def _bent(problem: LinearisedModel, data: Int[Array, " m"] | None, v: PyTree) -> PyTree:
+    return hessian(problem, data)(v)
+
+
+def _beyond(scaled: _Scaled, x: Array, inverse: Callable[[Array], Array], enough: float) -> Array | None:
+    """Weights beyond a saddle, of more than `enough` nats: `None` where no direction with pᵀA p <= 0 was found.
+
+    Conjugate gradients for A s = b, b random, with the preconditioner `inverse`.
+    """
+    at, r = scaled.at(x), jax.random.normal(jax.random.key(0), x.shape, x.dtype)
+    p = inverse(r)
+    start = square = dot(r, p)
+    for _ in range(PROBES):
+        q = scaled.hessian_times(at, p)
+        curved = dot(p, q)
+        if curved <= 0:
+            break
+        r = r - square / curved * q
+        z = inverse(r)
+        square, before = dot(r, z), square
+        if square <= jnp.finfo(x.dtype).eps * start:
+            return None
+        p = z + square / before * p
+    else:
+        return None
+    value, direction = scaled.value_and_gradient(x)[0], p / jnp.linalg.norm(p)
+    for length in (*LENGTHS, *(LENGTHS[-1] * y for y in LENGTHS[1:])):
+        for sign in (1, -1):
+            moved = x + sign * length * direction
+            if scaled.value_and_gradient(moved)[0] < value - enough:
+                return moved
+    return None
 
 
 def _bound(scaled: _Scaled, x: Array, grad: Array, tolerance: float, last: bool) -> float:
@@ -259,19 +320,24 @@ def _by_quasi_newton(problem: LinearisedModel, steps: int, tolerance: float) -> 
     while math.isfinite(value):
         direction = -memory.times(grad)
         estimate = -0.5 * float(dot(grad, direction)) if taken else math.inf
-        if estimate <= looks or taken == steps:
-            left = _bound(scaled, x, grad, tolerance, taken == steps)
-            if left <= tolerance or taken == steps:
-                break
+        length, found, spent = float(jnp.linalg.norm(grad)), None, taken == steps
+        if estimate <= looks or spent or not length:
+            left = _bound(scaled, x, grad, tolerance, spent)
             looks = 0.25 * min(looks, estimate)
-        if not taken:
-            direction = direction * min(1.0, 1.0 / float(jnp.linalg.norm(grad)))
-        found = _along(scaled, x, value, grad, direction)
+        if left > tolerance and not spent:
+            first = 1.0 if taken else min(1.0, 1.0 / length)
+            found = _along(scaled, x, value, grad, first * direction)
+            if found is None:
+                left = _bound(scaled, x, grad, tolerance, True)
         if found is None:
-            left = _bound(scaled, x, grad, tolerance, True)
-            break
-        moved, value, new = found
-        memory = memory.after(moved - x, new - grad)
-        x, grad = moved, new
+            beyond = None if spent else _beyond(scaled, x, memory.times, tolerance)
+            if beyond is None:
+                break
+            x, memory, left, looks = beyond, _Memory.empty(x), math.inf, tolerance
+            value, grad = scaled.value_and_gradient(x)
+        else:
+            moved, value, new = found
+            memory = memory.after(moved - x, new - grad)
+            x, grad = moved, new
         taken += 1
     return Arrival(scaled.at(x).params, jnp.asarray(left, problem.dtype), taken)

@@ -124,6 +124,8 @@ class EvidenceStats(AbstractStats):
 
     kept: Int[Array, ""] | None = None
     """The evaluation of an objective that is the best of those at a mode so far; -1 where there is none."""
+    gained: Int[Array, ""] | None = None
+    """The last such evaluation that was better by more than a twentieth of a nat."""
 
     def effort(self) -> Effort:
         return Effort()
@@ -145,6 +147,12 @@ class RESULTS(CORE_RESULTS):  # pyright: ignore[reportGeneralTypeIssues]  # how 
     hyperparameters_still_moving = (
         "The hyperparameters were still moving when the steps were spent: a unit of log hyperparameter would still "
         "change the log evidence by `gradient_nats`. Ask for more `epochs` or `mode_steps`."
+    )
+    mode_folds = (
+        "No step finds a better evidence any more, although a unit of log hyperparameter would still change it by "
+        "`gradient_nats` here: as where the mode of the weights ends, and a little further they go to another, of "
+        "lower evidence. More steps do not help. Compare the log evidence of several starts (other weights or keys), "
+        "or use a smaller network or more data."
     )
     precision_running_away = (
         "A prior precision has left the range in which it makes a difference: compare `largest_precision` and "

@@ -15,7 +15,7 @@ from .._jaxprs import equations
 from .._products import einsum, product
 from ._designs import subset
 from ._estimator import cotangents, exact_side
-from ._problem import LinearisedModel
+from ._problem import LinearisedModel, called
 from ._roots import StickBreaking
 from ._structures import accumulate, flat
 
@@ -173,7 +173,7 @@ def newton(problem: LinearisedModel, damping: Float[Array, ""], key: Array | Non
 def unrolled(problem: LinearisedModel) -> bool:
     if jax.default_backend() != "cpu":
         return False
-    closed = eqx.filter_make_jaxpr(problem.apply)(problem.params, problem.hyper, problem.example)[0]
+    closed = eqx.filter_make_jaxpr(called)(problem.apply, problem.params, problem.hyper, problem.example)[0]
     return any(eqn.primitive.name == "conv_general_dilated" for eqn in equations(closed.jaxpr))
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._batches import Minibatches
 from .._hyper import natural, validated
@@ -17,24 +17,22 @@ from .._noise import AbstractNoise, Noise, NoNoise
 from .._objective import AbstractObjective, Hypergradient, Value, described, refuse_accuracy
 from .._stats import Accuracy
 from .._trees import tree_all_finite
-from ._arrival import bounded_decrement, to_mode
+from ._arrival import bounded_decrement, cheap, near, to_mode
 from ._certificate import RESULTS, EvidenceCertificate, EvidenceStats
 from ._chain import LogDeterminant
 from ._data import Data, as_data
 from ._designs import check_size
-from ._estimator import AbstractAdaptive, AbstractEstimator, exact_side, or_default
+from ._estimator import AbstractAdaptive, AbstractEstimator, or_default
 from ._likelihoods import AbstractLikelihood, Categorical
 from ._log_evidence import judged, linearise, measured, tempered_fit
 from ._mode import decrement, log_joint, way_of_mode
-from ._online import OVER, Moments, Schedule
+from ._online import OVER, EvidenceState, Kept, Moments, Schedule
 from ._problem import GaussianPrior, LinearisedModel, widened
 from ._tangent import Choice
 
 FINAL_DRAWS = 10
-NEAR, NEAR_A_DATUM = 1e-5, 1e-7
-"""Nats left at which the way to the mode ends with a last step: in all, and for each example."""
-FIRST_ORDER = 10
-"""As many times more where the way is by gradients alone."""
+TRIFLE = 0.05
+"""Nats of the whole data set that a search does not go on for."""
 ADAM = optax.adam(1e-3)
 """The default optimizer of the weights: one object, so that objectives of equal shapes share what is compiled."""
 
@@ -46,28 +44,6 @@ class Constant(eqx.Module):
 
     def __call__(self, hyper: PyTree) -> Any:
         return self.value
-
-
-class Kept(eqx.Module):
-    """The weights and hyperparameters of the best stationary evaluation so far, by the smoothed value."""
-
-    params: PyTree
-    hyper: PyTree
-    value: Float[Array, ""]
-    evaluation: Int[Array, ""]
-
-
-class EvidenceState(eqx.Module):
-    """The weights and their optimizer, the steps and draws made so far, what past draws said, and the best of them."""
-
-    params: PyTree
-    optimizer_state: PyTree
-    trained: Int[Array, ""]
-    draws: Int[Array, ""]
-    moments: Moments
-    past: Any
-    """The state of an adaptive estimator."""
-    kept: Kept
 
 
 class EvidenceObjective(AbstractObjective[EvidenceState]):
@@ -204,7 +180,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
             draws=count,
             moments=Moments(nothing, nothing, zero, zero, zero, zero),
             past=past,
-            kept=Kept(self.initial, hyper, jnp.full_like(zero, jnp.inf), count),
+            kept=Kept(self.initial, hyper, far := jnp.full_like(zero, jnp.inf), count, far, count),
         )
 
     def examples(self, hyper: PyTree) -> int:
@@ -224,7 +200,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def _arrived(self, hyper: PyTree, state: EvidenceState) -> tuple[EvidenceState, Float[Array, ""]]:
         """The same, and the decrement that is left."""
         random = self.estimator.random(self.model(hyper, state))
-        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=_near(random))
+        arrival = to_mode(random, steps=self.schedule.newton_steps, tolerance=near(random))
         params = eqx.combine(arrival.params, state.params)
         return eqx.tree_at(lambda s: s.params, state, params), arrival.decrement
 
@@ -236,10 +212,10 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         Short of it the evidence can be many nats above that of the mode which lies ahead.
         """
         random = self.estimator.random(self.model(hyper, state))
-        if self.schedule.mode_after is None or not _cheap(random):
+        if self.schedule.mode_after is None or not cheap(random):
             return jnp.asarray(True)
         rounding = 8 * jnp.finfo(random.dtype).eps * random.size * jnp.abs(value)
-        return stats.decrement <= _near(random) + rounding
+        return stats.decrement <= near(random) + rounding
 
     def _from_kept(self, state: EvidenceState) -> EvidenceState:
         """With the weights of the best stationary evaluation: a search sets out from there after a step too far."""
@@ -256,8 +232,8 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         evaluation = int(state.draws)
         at_mode = self.schedule.at_mode(evaluation)
         steps = self.schedule.steps(evaluation)
-        cheap = _cheap(self.estimator.random(self.model(hyper, state)))
-        left = jnp.full_like(state.moments.value, 0 if cheap else jnp.inf)  # of weights in training: not gone through
+        measurable = cheap(self.estimator.random(self.model(hyper, state)))
+        left = jnp.full_like(state.moments.value, 0 if measurable else jnp.inf)
         if at_mode:
             state, left = self._arrived(hyper, state if self.draws else self._from_kept(state))
         elif steps:
@@ -376,14 +352,14 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
     def _left(self, hyper: PyTree, state: EvidenceState) -> Float[Array, ""] | None:
         """The decrement by a loop of the host's, once for all draws; `None` where each of them measures it."""
         random = self.estimator.random(self.model(hyper, state))
-        return None if _cheap(random) else bounded_decrement(random)
+        return None if cheap(random) else bounded_decrement(random)
 
     def _measured(
         self, hyper: PyTree, state: EvidenceState, sides: LogDeterminant, slack: Array, left: Array | None
     ) -> EvidenceStats:
         """`left` is what the way to the mode says is left: all that is known where it is too dear to measure here."""
         random = self.estimator.random(self.model(hyper, state).constant())
-        if left is None or _cheap(random):
+        if left is None or cheap(random):
             here = decrement(random, jax.random.fold_in(jax.random.fold_in(self.key, state.draws), 2)).value
             left = here if left is None else jnp.where(jnp.isinf(left), left.astype(here.dtype), here)
         chosen = self.estimator.chosen(state.past) if isinstance(self.estimator, Choice) else None
@@ -393,7 +369,7 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         """Whether gradients at the mode hold how the mode moves: where one matrix is cheap, and nothing is drawn."""
         if self.draws or not isinstance(self.estimator, AbstractEstimator):
             return False
-        return _cheap(self.estimator.random(self.model(hyper, state)))
+        return cheap(self.estimator.random(self.model(hyper, state)))
 
     @eqx.filter_jit
     def _followed(self, answer: Hypergradient, hyper: PyTree, state: EvidenceState) -> Hypergradient:
@@ -429,12 +405,14 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
         finite = jnp.isfinite(value) & tree_all_finite((grad, state.params))
         result = judged(stats, size, finite, training)
         seen = (moments.value / moments.total).astype(value.dtype) if self.draws else value
-        kept = Kept(state.params, hyper, seen, state.draws)
+        matters = seen < state.kept.mark - TRIFLE / size
+        marked = jnp.where(matters, seen, state.kept.mark), jnp.where(matters, state.draws, state.kept.gained)
+        kept = Kept(state.params, hyper, seen, state.draws, *marked)
         arrived = self._arrived_within(hyper, state, stats, value)
         better = (judged(stats, size, finite) == RESULTS.successful) & arrived & (kept.value < state.kept.value)
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), kept, state.kept)
-        place = jnp.where(jnp.isfinite(kept.value), kept.evaluation, -1)
-        stats = eqx.tree_at(lambda s: s.kept, stats, place, is_leaf=lambda x: x is None)
+        places = tuple(jnp.where(jnp.isfinite(kept.value), x, -1) for x in (kept.evaluation, kept.gained))
+        stats = eqx.tree_at(lambda s: (s.kept, s.gained), stats, places, is_leaf=lambda x: x is None)
         noise: AbstractNoise = moments.noise() if self.draws else NoNoise("nothing is drawn")
         known = moments, past
         moments, past = jax.tree.map(lambda a, b: jnp.where(finite, a, b), known, (state.moments, state.past))
@@ -467,16 +445,6 @@ class EvidenceObjective(AbstractObjective[EvidenceState]):
 def tensor_prior(hyper: Any) -> GaussianPrior:
     """The prior of the precisions `hyper["precision"]`."""
     return GaussianPrior(hyper["precision"])
-
-
-def _cheap(random: LinearisedModel) -> bool:
-    """Whether one matrix of the smaller side is: the decrement is then measured at every evaluation."""
-    return exact_side(random.count, random.size, random.outputs) is not None
-
-
-def _near(random: LinearisedModel) -> float:
-    """The decrement at which weights count as at their mode."""
-    return (NEAR + NEAR_A_DATUM * random.size) * (1 if _cheap(random) else FIRST_ORDER)
 
 
 def _outputs(targets: Array, labels: bool) -> int:

@@ -1,12 +1,13 @@
-"""What training online needs: a schedule of the weights, and the moments of past draws."""
+"""What training online needs: a schedule of the weights, the moments of past draws, and the state that holds them."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._noise import Noise
 
@@ -102,3 +103,28 @@ class Moments(eqx.Module):
         errors = jax.tree.map(deviation, self.gradient, self.square)
         draws = jnp.square(self.total) / self.squared_total
         return Noise(errors, jnp.maximum(draws - 1, 0), OVER)
+
+
+class Kept(eqx.Module):
+    """The weights and hyperparameters of the best stationary evaluation so far, by the smoothed value."""
+
+    params: PyTree
+    hyper: PyTree
+    value: Float[Array, ""]
+    evaluation: Int[Array, ""]
+    mark: Float[Array, ""]
+    """The value when it last fell by more than a trifle, and the evaluation."""
+    gained: Int[Array, ""]
+
+
+class EvidenceState(eqx.Module):
+    """The weights and their optimizer, the steps and draws made so far, what past draws said, and the best of them."""
+
+    params: PyTree
+    optimizer_state: PyTree
+    trained: Int[Array, ""]
+    draws: Int[Array, ""]
+    moments: Moments
+    past: Any
+    """The state of an adaptive estimator."""
+    kept: Kept

@@ -261,12 +261,18 @@ class LinearisedModel(eqx.Module):
         self.prior.variances(self.params)
 
 
+@eqx.filter_jit
+def called(apply: Callable[[Any, Any, Any], Array], params: PyTree, hyper: PyTree, one: PyTree) -> Any:
+    """`apply(params, hyper, one)`, which is traced once for equal shapes, however often it is asked for them."""
+    return apply(params, hyper, one)
+
+
 def output_shape(apply: Callable[[Any, Any, Any], Array], params: PyTree, hyper: PyTree, one: PyTree) -> tuple:
     """(C,), or (S, C) of a model with an output for each token.
 
     **Raises:** `ValueError` for any other output.
     """
-    found = eqx.filter_eval_shape(apply, params, hyper, one)
+    found = eqx.filter_eval_shape(called, apply, params, hyper, one)
     shape = getattr(found, "shape", None)
     if shape is None or len(shape) not in (1, 2):
         what = f"is a {type(found).__name__}" if shape is None else f"has shape {shape}"

@@ -47,6 +47,8 @@ LEAST_STEPS, LEAST_EPOCHS = 2000, 100
 """Of the weights, where nothing is said."""
 SETTLED, MOVING, MOVING_A_DATUM = 1e-4, 0.1, 1e-3
 """Nats a unit of log hyperparameter: below the first they have arrived; above the others they were still moving."""
+FAR = 10
+"""As many times more of these others promise a better value soon; where none comes, the mode has ended."""
 PATIENCE = 8
 """Steps at the mode without a better value, after which there is none to expect."""
 
@@ -238,7 +240,8 @@ def fit_evidence(
         assert isinstance(stats, EvidenceStats)
         kept = -1 if stats.kept is None else int(stats.kept)
         waits = kept >= online and step.step - kept >= PATIENCE
-        return waits or size * step.gradient_norm <= SETTLED
+        nats = size * step.gradient_norm
+        return waits or _stuck(objective, step.step, stats.gained, nats) or nats <= SETTLED
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)  # the result says it, once and for all
@@ -269,7 +272,10 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
     result, numbers = value.result, scalars(value.stats)
     if bool(succeeded(result)):
         numbers["gradient_nats"] = jnp.asarray(moving)
-        if moving > MOVING + MOVING_A_DATUM * size:
+        last = tuned.history[-1]["step"] if tuned.history else 0
+        if math.isfinite(float(kept.value)) and _stuck(objective, last, kept.gained, moving):
+            result = RESULTS.mode_folds
+        elif moving > _moving(size):
             result = RESULTS.hyperparameters_still_moving
     if result_name(tuned.result) == "diverged":
         result = RESULTS.diverged
@@ -291,6 +297,19 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
         message=message,
         tuned=tuned,
     )
+
+
+def _stuck(objective: EvidenceObjective, step: int, gained: Array | None, nats: float) -> bool:
+    """Whether steps at the mode have brought nothing for long, although a gradient of so many nats promises much."""
+    since, after = -1 if gained is None else int(gained), objective.schedule.mode_after
+    if objective.draws or after is None or since < after:
+        return False
+    return step - since >= PATIENCE and nats > FAR * _moving(objective.batches.size)
+
+
+def _moving(size: int) -> float:
+    """The nats a unit of log hyperparameter from which the hyperparameters are still moving."""
+    return MOVING + MOVING_A_DATUM * size
 
 
 def _gradient_nats(objective: EvidenceObjective, tuned: TuneResult, size: int) -> float:

@@ -111,7 +111,7 @@ def secants() -> optax.GradientTransformationExtraArgs:
         inverse = jnp.where(blamed, reach / jnp.maximum(jnp.max(jnp.abs(slope)), tiny) * identity, inverse)
         move = -inverse @ slope
         move = move * jnp.minimum(1.0, reach / jnp.maximum(jnp.max(jnp.abs(move)), tiny))
-        moves = jnp.where(blamed, 1, state.moves + 1)
+        moves = jnp.where(fell, state.moves + 1, jnp.where(blamed, 1, state.moves))
         moved = Secants(point, lowest, slope, inverse, reach, moves, failed)
         updates = jnp.where(waits, 0, point + move - x)
         return unravel(updates), jax.tree.map(lambda a, b: jnp.where(waits, a, b), state, moved)
