@@ -17,6 +17,7 @@ from sklearn.linear_model import BayesianRidge
 import hyprax as hx
 from hyprax import evidence as ev
 from hyprax.fits import fit_evidence
+from hyprax.fits._evidence import _stuck
 from hyprax.fits._rates import secants
 from thoroughness import slow
 
@@ -181,6 +182,41 @@ def test_equal_fits_with_default_optimizers_compile_once():
     x, y = data()
     regression(**DRAWN, points=(x + 1, y - 1))
     assert len(TRACES) == before > 0  # nothing of the model is gone through again
+
+
+def test_a_search_is_stuck_where_much_is_promised_and_nothing_comes():
+    def at(**changes):
+        options = {"schedule": ev.Schedule(mode_after=4), "likelihood": ev.Gaussian(1.0), "key": jax.random.key(0)}
+        return ev.EvidenceObjective(linear, {"w": jnp.zeros((D, 1))}, data(), **options | changes)
+
+    much = 10 * (0.1 + 1e-3 * N) + 0.01
+    assert _stuck(at(), 20, jnp.asarray(12), much)
+    assert not _stuck(at(), 20, jnp.asarray(13), much)  # it gained within eight steps
+    assert not _stuck(at(), 20, jnp.asarray(12), much - 0.02)  # little is promised
+    assert not _stuck(at(), 20, jnp.asarray(3), much)  # nothing was kept at the mode
+    assert not _stuck(at(), 20, None, much)
+    assert not _stuck(at(schedule=ev.Schedule(every=1)), 20, jnp.asarray(12), much)
+    assert not _stuck(at(estimator=DRAWN["estimator"]), 20, jnp.asarray(12), much)  # one draw says little
+
+
+@pytest.mark.slow
+def test_where_the_mode_ends_the_search_does_and_says_so():
+    """A small network on few points: from the best value on, every step along the gradient loses the mode."""
+    rng = np.random.default_rng(5)
+    x = rng.uniform(-2, 2, size=(20, 1))
+    y = np.sin(3 * x) + 0.1 * rng.normal(size=(20, 1))
+    params = {"w": rng.normal(size=(1, 8)), "b": rng.normal(size=8), "v": rng.normal(size=(8, 1)) / 3}
+    found = fit_evidence(
+        lambda p, h, x: jnp.tanh(x @ p["w"] + p["b"]) @ p["v"], params, (x, y), {"noise": hx.Positive(1.0)},
+        likelihood=noise, epochs=60, key=jax.random.key(5), progress=False,
+    )  # fmt: skip
+    values = np.array([row["value"] for row in found.history])
+    assert found.result == ev.RESULTS.mode_folds
+    assert "ends" in found.message
+    assert "gradient_nats" in found.message
+    assert found.stats.decrement < 1e-3
+    assert len(values) < 180 + 50
+    assert len(x) * (values[-9] - np.min(values[-8:])) < 0.05
 
 
 def test_secant_steps_end_at_the_minimum_and_take_back_what_does_not_lower_the_value():

@@ -53,8 +53,10 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
     Where a matrix of the smaller side (weights or outputs) is cheap: Newton's method with a trust region. A step
     maximises the second-order model gᵀs - ½ sᵀA s of the log joint density where sᵀ(P0 + H)s <= Δ², A the Hessian
     itself, by conjugate gradients with P0 + H, of Gauss-Newton, as preconditioner; where A is not positive, it follows
-    a direction in which the density is convex, so that saddles are left. A linear model with Gaussian noise arrives in
-    one step. Convolutions on a CPU, slow in compiled loops, go by damped Gauss-Newton, w <- w + ((1 + μ) P0 + H)⁻¹ g.
+    a direction in which the density is convex, so that saddles are left. Where it brings more, the step is bent to
+    s + ½ a, a = -(P0 + H)⁻¹ Jᵀ Λ D²f[s, s] (geodesic acceleration), along which the outputs keep their course: valleys
+    of the density wind. A linear model with Gaussian noise arrives in one step. Convolutions on a CPU, slow in compiled
+    loops, go by damped Gauss-Newton, w <- w + ((1 + μ) P0 + H)⁻¹ g.
 
     Else: L-BFGS on the log joint density of all data in the coordinates P0^½ w, where the prior is N(m, I); examples
     are gone through in chunks by a loop of the host's. Its own estimate of the decrement says when to look: conjugate
@@ -75,7 +77,7 @@ def to_mode(problem: LinearisedModel, *, steps: int = 50, tolerance: float = 1e-
     **Returns:** the weights as `params`, the decrement left as `decrement`, infinite where the steps were spent near a
     saddle, and the `steps` taken.
 
-    Source: Nocedal and Wright 2006, Numerical Optimization, chapters 4, 5 and 7.
+    Source: Nocedal and Wright 2006, Numerical Optimization, chapters 4, 5 and 7; Transtrum and Sethna 2011.
     """
     if not cheap(problem):
         return _by_quasi_newton(problem, 10 * steps, tolerance)
