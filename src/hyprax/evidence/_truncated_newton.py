@@ -37,20 +37,20 @@ def steihaug(
     times: Callable[[PyTree], PyTree],
     inverse: Callable[[PyTree], PyTree],
     gradient: PyTree,
+    z: PyTree,
     radius: Array,
     share: Array,
     products: Array,
 ) -> Step:
     """About the s that maximises gᵀs - ½ sᵀA s where sᵀM s <= radius².
 
-    Conjugate gradients for A s = g with the preconditioner M, `times` v -> A v and `inverse` v -> M⁻¹ v. They end where
-    the residual is small (‖r‖² <= `share` ‖g‖² in the norm of M⁻¹), after so many `products`, at the border of the
-    region, or in a direction p with pᵀA p <= 0, which is followed to the border. A share of at most ‖g‖ makes steps
-    converge faster than linearly.
+    Conjugate gradients for A s = g with the preconditioner M, `times` v -> A v, `inverse` v -> M⁻¹ v, and z = M⁻¹ g.
+    They end where the residual is small (‖r‖² <= `share` ‖g‖² in the norm of M⁻¹), after so many `products`, at the
+    border of the region, or in a direction p with pᵀA p <= 0, which is followed to the border. A share of at most ‖g‖
+    makes steps converge faster than linearly.
 
     Source: Steihaug 1983; Conn, Gould and Toint 2000, Trust-Region Methods, section 7.5.
     """
-    z = inverse(gradient)
     start = dot(gradient, z)
     zero = jnp.zeros_like(start)
     least = share * start
@@ -86,30 +86,34 @@ def steihaug(
 
 
 @eqx.filter_jit
-def _trial(problem: LinearisedModel, radius: Array, probes: Array) -> tuple[PyTree, Step, Array, Array, Array]:
+def _trial(
+    problem: LinearisedModel, radius: Array, drawn: Float[Array, " p"]
+) -> tuple[PyTree, Step, Array, Array, Array]:
     """The weights after a step, the step, the decrement before it, and what it brings, on the log joint density.
 
-    Where it `probes`, the step is for a random b in place of g, as far as it goes: where g is 0 there is nothing to
+    Where a b was `drawn`, not 0, the step is for it in place of g, as far as it goes: where g is 0 there is nothing to
     follow, but conjugate gradients for A s = b meet a direction with pᵀA p <= 0 as soon as the space of
     b, M⁻¹A b, ... holds one, and end far along it. Both in one program, which takes long to compile.
     """
     problem = problem.constant()
-    g, inverse = scaled_gradient(problem), factored(problem)
-    toward = dot(g, inverse(g))
-    vector, unravel = jax.flatten_util.ravel_pytree(g)
-    b = unravel(jnp.where(probes, jax.random.normal(jax.random.key(0), vector.shape, vector.dtype), vector))
-    length = dot(b, inverse(b))
-    radius = jnp.where(jnp.isfinite(radius), radius, 1.01 * jnp.sqrt(toward))  # at first, a step of Gauss-Newton
-    radius = jnp.where(probes, 1e3 * jnp.sqrt(length), radius)
-    share = jnp.where(probes, jnp.finfo(vector.dtype).eps, jnp.minimum(0.01, jnp.sqrt(length)))
-    step = steihaug(hessian(problem), inverse, b, radius, share, jnp.where(probes, PROBES, PRODUCTS))
-    straight, before = _moved(problem, step.step), log_joint(problem, problem.params)
-    bent = _moved(
-        problem, jax.tree.map(lambda s, a: s + 0.5 * a, step.step, _acceleration(problem, inverse, step.step))
-    )
-    one, other = log_joint(problem, straight), log_joint(problem, bent)
+    vector, unravel = jax.flatten_util.ravel_pytree(scaled_gradient(problem))
+    probes = jnp.any(drawn != 0)
+    b = unravel(jnp.where(probes, drawn, vector))
+    inverse = factored(problem)
+    z = inverse(b)
+    square = dot(b, z)
+    length = jnp.sqrt(square)
+    radius = jnp.where(jnp.isfinite(radius), radius, 1.01 * length)  # at first, a step of Gauss-Newton
+    radius = jnp.where(probes, 1e3 * length, radius)
+    share = jnp.where(probes, jnp.finfo(vector.dtype).eps, jnp.minimum(0.01, length))
+    step = steihaug(hessian(problem), inverse, b, z, radius, share, jnp.where(probes, PROBES, PRODUCTS))
+    acceleration = _acceleration(problem, inverse, step.step)
+    straight = _moved(problem, step.step)
+    bent = _moved(problem, jax.tree.map(lambda s, a: s + 0.5 * a, step.step, acceleration))
+    there = jax.tree.map(lambda *each: jnp.stack(each), problem.params, straight, bent)
+    before, one, other = jax.vmap(lambda w: log_joint(problem, w))(there)
     moved = jax.tree.map(lambda a, b: jnp.where(other > one, b, a), straight, bent)
-    return moved, step, 0.5 * toward, before, jnp.fmax(one, other) - before
+    return moved, step, 0.5 * square, before, jnp.fmax(one, other) - before
 
 
 def _acceleration(problem: LinearisedModel, inverse: Callable[[PyTree], PyTree], step: PyTree) -> PyTree:
@@ -158,7 +162,8 @@ def _further(problem: LinearisedModel, step: PyTree, length: Array) -> tuple[PyT
 
 def _beyond(problem: LinearisedModel, radius: Array, enough: float) -> PyTree | None:
     """Weights beyond a saddle, of more than `enough` nats: `None` where no direction to such was found."""
-    step = _trial(problem, radius, jnp.asarray(True))[1]
+    drawn = np.random.default_rng(0).normal(size=problem.count)
+    step = _trial(problem, radius, jnp.asarray(drawn, problem.dtype))[1]
     for part in LENGTHS if step.indefinite else ():
         for sign in (1, -1):
             moved, gained = _further(problem, step.step, sign * part / step.length)
@@ -178,8 +183,9 @@ def by_newton(problem: LinearisedModel, steps: int, tolerance: float) -> tuple[P
     direction is looked for before the weights are believed.
     """
     radius, taken, left, saddle = math.inf, 0, math.inf, False
+    nothing = jnp.zeros(problem.count, problem.dtype)
     for _ in range(steps):
-        moved, step, decrement, before, gained = _trial(problem, jnp.asarray(radius, problem.dtype), jnp.asarray(False))
+        moved, step, decrement, before, gained = _trial(problem, jnp.asarray(radius, problem.dtype), nothing)
         promised, length, before, gained = (float(x) for x in (step.promised, step.length, before, gained))
         if not math.isfinite(before):
             break
