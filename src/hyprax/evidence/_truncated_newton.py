@@ -102,7 +102,7 @@ def _trial(
     inverse = factored(problem)
     z = inverse(b)
     square = dot(b, z)
-    length = jnp.sqrt(square)
+    length = jnp.sqrt(jnp.maximum(square, 0.0))
     radius = jnp.where(jnp.isfinite(radius), radius, 1.01 * length)  # at first, a step of Gauss-Newton
     radius = jnp.where(probes, 1e3 * length, radius)
     share = jnp.where(probes, jnp.finfo(vector.dtype).eps, jnp.minimum(0.01, length))
@@ -112,7 +112,8 @@ def _trial(
     bent = _moved(problem, jax.tree.map(lambda s, a: s + 0.5 * a, step.step, acceleration))
     there = jax.tree.map(lambda *each: jnp.stack(each), problem.params, straight, bent)
     before, one, other = jax.vmap(lambda w: log_joint(problem, w))(there)
-    moved = jax.tree.map(lambda a, b: jnp.where(other > one, b, a), straight, bent)
+    bends = (other > one) | jnp.isnan(one)
+    moved = jax.tree.map(lambda a, b: jnp.where(bends, b, a), straight, bent)
     return moved, step, 0.5 * square, before, jnp.fmax(one, other) - before
 
 
