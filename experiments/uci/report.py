@@ -94,6 +94,7 @@ def write(here: Path, rows: Sequence[Row], options: str) -> None:
         minutes=sum(row["seconds"] for row in rows) / 60,
         started=f"{SETTINGS['noise']:g}",
         moving=sum("still moving" in row.get("result", "") for row in rows),
+        ended=sum("No step finds" in row.get("result", "") for row in rows),
         fits=sum("result" in row for row in rows),
     )
     (here / "RESULTS.md").write_text(text)
@@ -112,9 +113,10 @@ weights that leave each input (automatic relevance determination). *Gaussian pro
 exponential with a length for each input. *grid*: scikit-learn's network of the same shape (L-BFGS), its penalty by
 cross-validation, noise from the held-out errors. *Bayesian ridge*: scikit-learn's. Mean over the splits with its
 standard error, in the units of the targets; log evidence a datum; seconds of processor time, median of a split,
-compilation included. Of {fits} fits by the evidence, {moving} ended with hyperparameters that were still moving.
-The search of the hyperparameters and the way to the mode were mended after runs on splits 0 to 3 had been seen, test
-scores included: those rows are no fresh test.
+compilation included. Of {fits} fits by the evidence, {ended} ended where the mode of the weights does, so that no step
+found a better value although the gradient promised one, {moving} with hyperparameters that were still moving, the
+others at rest. The search of the hyperparameters and the way to the mode were mended after runs on splits 0 to 3 had
+been seen, test scores included: those rows are no fresh test, those of later splits are.
 
 | data | method | splits | test log-likelihood | RMSE | training RMSE | noise | log evidence | seconds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
