@@ -190,13 +190,14 @@ def test_a_search_is_stuck_where_much_is_promised_and_nothing_comes():
         return ev.EvidenceObjective(linear, {"w": jnp.zeros((D, 1))}, data(), **options | changes)
 
     much = 10 * (0.1 + 1e-3 * N) + 0.01
-    assert _stuck(at(), 20, jnp.asarray(12), much)
-    assert not _stuck(at(), 20, jnp.asarray(13), much)  # it gained within eight steps
-    assert not _stuck(at(), 20, jnp.asarray(12), much - 0.02)  # little is promised
-    assert not _stuck(at(), 20, jnp.asarray(3), much)  # nothing was kept at the mode
-    assert not _stuck(at(), 20, None, much)
-    assert not _stuck(at(schedule=ev.Schedule(every=1)), 20, jnp.asarray(12), much)
-    assert not _stuck(at(estimator=DRAWN["estimator"]), 20, jnp.asarray(12), much)  # one draw says little
+    assert _stuck(at(), N, 20, jnp.asarray(12), much)
+    assert not _stuck(at(), N, 20, jnp.asarray(13), much)  # it gained within eight steps
+    assert not _stuck(at(), N, 20, jnp.asarray(12), much - 0.02)  # little is promised
+    assert not _stuck(at(), 9 * N, 20, jnp.asarray(12), much)  # for as many examples, as of sequences of 9 tokens
+    assert not _stuck(at(), N, 20, jnp.asarray(3), much)  # nothing was kept at the mode
+    assert not _stuck(at(), N, 20, None, much)
+    assert not _stuck(at(schedule=ev.Schedule(every=1)), N, 20, jnp.asarray(12), much)
+    assert not _stuck(at(estimator=DRAWN["estimator"]), N, 20, jnp.asarray(12), much)  # one draw says little
 
 
 @pytest.mark.slow

@@ -241,7 +241,7 @@ def fit_evidence(
         kept = -1 if stats.kept is None else int(stats.kept)
         waits = kept >= online and step.step - kept >= PATIENCE
         nats = size * step.gradient_norm
-        return waits or _stuck(objective, step.step, stats.gained, nats) or nats <= SETTLED
+        return waits or _stuck(objective, size, step.step, stats.gained, nats) or nats <= SETTLED
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TuningWarning)  # the result says it, once and for all
@@ -273,7 +273,7 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
     if bool(succeeded(result)):
         numbers["gradient_nats"] = jnp.asarray(moving)
         last = tuned.history[-1]["step"] if tuned.history else 0
-        if math.isfinite(float(kept.value)) and _stuck(objective, last, kept.gained, moving):
+        if math.isfinite(float(kept.value)) and _stuck(objective, size, last, kept.gained, moving):
             result = RESULTS.mode_folds
         elif moving > _moving(size):
             result = RESULTS.hyperparameters_still_moving
@@ -299,12 +299,12 @@ def _judged(objective: EvidenceObjective, tuned: TuneResult, size: int) -> Evide
     )
 
 
-def _stuck(objective: EvidenceObjective, step: int, gained: Array | None, nats: float) -> bool:
+def _stuck(objective: EvidenceObjective, size: int, step: int, gained: Array | None, nats: float) -> bool:
     """Whether steps at the mode have brought nothing for long, although a gradient of so many nats promises much."""
     since, after = -1 if gained is None else int(gained), objective.schedule.mode_after
     if objective.draws or after is None or since < after:
         return False
-    return step - since >= PATIENCE and nats > FAR * _moving(objective.batches.size)
+    return step - since >= PATIENCE and nats > FAR * _moving(size)
 
 
 def _moving(size: int) -> float:
